@@ -1,0 +1,438 @@
+"""Steps and pipelines: plain functions, named, bound, and listed in tuples.
+
+A *step* is a pure function from a Dataset to a new Dataset. :func:`step` turns the function into
+a frozen, hashable callable that knows its name, its references and its parameters, and records
+in the result what it did. A *pipeline* is a tuple of steps, of ``product(...)`` markers, and of
+``also_on(...)`` lifts to associated exposures. Nothing here reads or writes a file.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from dataclasses import replace as _replace
+from typing import Any, overload
+
+from spec2fn.errors import ContractError, HostOnlyError, ParameterError, nearest
+from spec2fn.kernels.namespace import is_traced
+from spec2fn.parameters import Parameter, parameters_of, unknown_parameter
+from spec2fn.schema import require, with_status
+
+__all__ = [
+    "AlsoOn",
+    "Element",
+    "Observation",
+    "Pipeline",
+    "Product",
+    "Skip",
+    "Step",
+    "also_on",
+    "find_step",
+    "insert_after",
+    "insert_before",
+    "product",
+    "registered_steps",
+    "replace",
+    "step",
+    "steps_of",
+    "with_parameters",
+    "without",
+]
+
+_REGISTRY: dict[str, Step] = {}
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Returned by a step (or its planner) that does not apply; `reason` is shown to the user."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A science exposure and its associated exposures.
+
+    Attributes
+    ----------
+    science : xarray.Dataset
+        The exposure to calibrate.
+    members : mapping of str to tuple of xarray.Dataset
+        Associated exposures by role: ``background``, ``imprint``, ``selfcal``,
+        ``target_acquisition``, …
+    """
+
+    science: Any
+    members: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def replace(self, science: Any = None, **members: tuple[Any, ...]) -> Observation:
+        """Return a copy with the science exposure or some members replaced."""
+        return Observation(
+            self.science if science is None else science, {**self.members, **members}
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """A pure function ``Dataset -> Dataset`` with a name, references and parameters.
+
+    Call it like the function it is: ``flat_field(ds, flat, inverse=True)``. Made by :func:`step`.
+
+    Attributes
+    ----------
+    name : str
+    function : callable
+        The undecorated function.
+    refs : tuple of str
+        CRDS reference types, in the order of the positional arguments after the Dataset.
+    members : tuple of str
+        Roles of associated exposures the step takes, as keyword arguments.
+    reads : tuple of str
+        Variables the Dataset must hold.
+    provides : tuple of str
+        Variables the step adds.
+    traceable : bool
+        Whether the step may run inside a JAX transformation (given its plan, if it has one).
+    planner : callable, optional
+        Host-side half of a two-phase step, ``planner(ds, *refs, **members, **parameters)``.
+    skip : bool
+        Whether the step is off unless a parameter reference or the user switches it on.
+    chunkable : bool
+        Whether integrations may be processed in pieces with identical results.
+    aliases : tuple of str
+        Other names of the step (those of the peer).
+    suffix : str
+        Suffix of the file when the output of this step alone is saved.
+    bound : tuple of (str, value)
+        Parameters bound by :meth:`with_`.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    refs: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ("sci",)
+    provides: tuple[str, ...] = ()
+    traceable: bool = False
+    planner: Callable[..., Any] | None = None
+    skip: bool = False
+    chunkable: bool = True
+    aliases: tuple[str, ...] = ()
+    suffix: str = ""
+    bound: tuple[tuple[str, Any], ...] = ()
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.function, self.skip, repr(self.bound)))
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return self.function.__doc__
+
+    @property
+    def parameters(self) -> Mapping[str, Parameter]:
+        """The step's parameters by name (without ``skip``, which every step has)."""
+        return _parameters(self.function, self.members)
+
+    def defaults(self) -> dict[str, Any]:
+        """Every parameter with the value a bare call would use."""
+        return {n: p.default for n, p in self.parameters.items()} | dict(self.bound)
+
+    def with_(self, *, skip: bool | None = None, **parameters: Any) -> Step:
+        """Return this step with parameters bound (and switched on or off).
+
+        Raises
+        ------
+        ParameterError
+            For an unknown parameter or a value of the wrong type or out of range.
+        """
+        values = dict(self.bound)
+        for name, value in parameters.items():
+            known = self.parameters
+            if name not in known:
+                raise unknown_parameter(self.name, name, known)
+            values[name] = known[name].coerce(value, self.name)
+        return _replace(
+            self, bound=tuple(values.items()), skip=self.skip if skip is None else skip
+        )
+
+    def __call__(self, ds: Any, *refs: Any, plan: Any = None, **kwargs: Any) -> Any:
+        """Apply the step.
+
+        Parameters
+        ----------
+        ds : xarray.Dataset
+            Not modified.
+        *refs : xarray.Dataset, array, path or None
+            References in the order of :attr:`refs`; they can be given by keyword as well.
+        plan : optional
+            Host-side half of a two-phase step, from :meth:`plan`.
+        **kwargs
+            Parameters and members.
+
+        Returns
+        -------
+        xarray.Dataset
+            A new Dataset, with ``status_<name>`` recorded.
+        """
+        if len(refs) > len(self.refs):
+            msg = f"{self.name} takes {len(self.refs)} references {self.refs}, got {len(refs)}"
+            raise ContractError(msg)
+        references, members, parameters = self._sort(refs, kwargs)
+        require(ds, self.reads, self.name)
+        if self.planner is None:
+            out = self.function(ds, *references, **members, **parameters)
+        else:
+            if plan is None:
+                plan = self._plan(ds, references, members, parameters)
+            out = (
+                plan
+                if isinstance(plan, Skip)
+                else self.function(ds, *references, plan=plan, **members, **parameters)
+            )
+        if isinstance(out, Skip):
+            return with_status(ds, self.name, f"SKIPPED: {out.reason}")
+        return with_status(_freeze(out, ds), self.name, "COMPLETE")
+
+    def plan(self, ds: Any, *refs: Any, **kwargs: Any) -> Any:
+        """Compute the host-side half of a two-phase step, or None if it has none."""
+        if self.planner is None:
+            return None
+        references, members, parameters = self._sort(refs, kwargs)
+        return self._plan(ds, references, members, parameters)
+
+    def _plan(self, ds: Any, references: Any, members: Any, parameters: Any) -> Any:
+        assert self.planner is not None
+        if any(is_traced(v.data) for v in ds.variables.values()):
+            msg = (
+                f"{self.name} plans on the host and cannot do so inside a JAX transformation;"
+                f" compute plan = {self.name}.plan(ds, ...) outside and pass plan=plan"
+            )
+            raise HostOnlyError(msg)
+        accepted = inspect.signature(self.planner).parameters
+        extra = {k: v for k, v in {**members, **parameters}.items() if k in accepted}
+        return self.planner(ds, *references, **extra)
+
+    def _sort(
+        self, refs: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+        references = dict(zip(self.refs, refs, strict=False))
+        members: dict[str, Any] = {}
+        parameters = self.defaults()
+        known = self.parameters
+        for name, value in kwargs.items():
+            if name in self.refs:
+                if name in references:
+                    msg = f"{self.name}: reference {name!r} is given twice"
+                    raise ContractError(msg)
+                references[name] = value
+            elif name in self.members:
+                members[name] = value
+            elif name in known:
+                parameters[name] = known[name].coerce(value, self.name)
+            else:
+                raise unknown_parameter(self.name, name, known)
+        values = [as_reference(references.get(name), name) for name in self.refs]
+        return values, members, parameters
+
+
+def as_reference(value: Any, reftype: str) -> Any:
+    """Return a reference as steps want it: a Dataset (or None).
+
+    A path is opened, an array becomes the ``sci`` plane of a Dataset, a lazy reference is loaded.
+    """
+    if value is None or hasattr(value, "data_vars"):
+        return value
+    from spec2fn.refs import coerce_reference
+
+    return coerce_reference(value, reftype)
+
+
+@functools.cache
+def _parameters(
+    function: Callable[..., Any], members: tuple[str, ...]
+) -> Mapping[str, Parameter]:
+    return parameters_of(function, exclude=("plan", *members))
+
+
+def _freeze(ds: Any, before: Any) -> Any:
+    # what a step made is read-only, so that nobody can change it behind a shared buffer; what the
+    # caller brought along is left as it was
+    for name, var in ds.variables.items():
+        data = var._data  # noqa: SLF001 - `.data` would load lazy variables
+        if hasattr(data, "setflags") and not (
+            name in before.variables and data is before.variables[name]._data  # noqa: SLF001
+        ):
+            data.setflags(write=False)
+    return ds
+
+
+@overload
+def step(function: Callable[..., Any]) -> Step: ...
+@overload
+def step(**options: Any) -> Callable[[Callable[..., Any]], Step]: ...
+def step(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Turn ``function(ds, *refs, *, members…, parameters…)`` into a registered :class:`Step`.
+
+    Options are the attributes of :class:`Step`. The function returns a new Dataset or
+    ``Skip(reason)``. A two-phase step names its ``planner`` and takes ``plan`` as a keyword.
+    """
+
+    def decorate(fn: Callable[..., Any]) -> Step:
+        name = options.pop("name", fn.__name__)
+        made = Step(name=name, function=fn, **options)
+        made = _replace(made, suffix=made.suffix or name)
+        _REGISTRY[name] = made
+        return made
+
+    return decorate if function is None else decorate(function)
+
+
+def registered_steps() -> Mapping[str, Step]:
+    """Every step of the library by name (imports all of them)."""
+    import importlib
+    import pkgutil
+
+    import spec2fn.steps
+
+    for module in pkgutil.iter_modules(spec2fn.steps.__path__):
+        importlib.import_module(f"spec2fn.steps.{module.name}")
+    return dict(sorted(_REGISTRY.items()))
+
+
+@dataclass(frozen=True)
+class Product:
+    """Marks where in a pipeline the product ``_<kind>`` is taken."""
+
+    kind: str
+    optional: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name under which pipelines address the marker."""
+        return f"product:{self.kind}"
+
+
+def product(kind: str, *, optional: bool = False) -> Product:
+    """Mark where a product is taken; an `optional` one only when asked for (``save_<kind>``)."""
+    return Product(kind, optional)
+
+
+@dataclass(frozen=True)
+class AlsoOn:
+    """A step applied to the science exposure and to the members of `roles` as well."""
+
+    roles: tuple[str, ...]
+    step: Step
+    share_plan: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the lifted step."""
+        return self.step.name
+
+
+def also_on(*args: Any, share_plan: bool = False) -> AlsoOn:
+    """Lift a step to associated exposures: ``also_on("background", "imprint", nsclean)``.
+
+    With `share_plan`, the plan made for the science exposure is applied to the members too
+    (badpix_selfcal: one list of bad pixels for all); otherwise each exposure has its own.
+    """
+    *roles, lifted = args
+    return AlsoOn(tuple(roles), lifted, share_plan)
+
+
+Element = Step | Product | AlsoOn
+Pipeline = tuple[Element, ...]
+
+
+def steps_of(pipeline: Pipeline) -> Iterator[Step]:
+    """Iterate over the steps of a pipeline, lifted ones included."""
+    for element in pipeline:
+        if isinstance(element, AlsoOn):
+            yield element.step
+        elif isinstance(element, Step):
+            yield element
+
+
+def find_step(pipeline: Pipeline, name: str) -> Step:
+    """Return the step called `name` (or with that alias).
+
+    Raises
+    ------
+    ParameterError
+        Naming the nearest step of the pipeline if there is none.
+    """
+    for s in steps_of(pipeline):
+        if name == s.name or name in s.aliases:
+            return s
+    names = [n for s in steps_of(pipeline) for n in (s.name, *s.aliases)]
+    listed = ", ".join(s.name for s in steps_of(pipeline))
+    msg = f"no step {name!r} in this pipeline{nearest(name, names)} (its steps: {listed})"
+    raise ParameterError(msg)
+
+
+def _index(pipeline: Pipeline, name: str) -> int:
+    for i, element in enumerate(pipeline):
+        if element.name == name or (isinstance(element, Product) and element.kind == name):
+            return i
+    wanted = find_step(pipeline, name).name
+    return next(i for i, element in enumerate(pipeline) if element.name == wanted)
+
+
+def replace(pipeline: Pipeline, **changes: Any) -> Pipeline:
+    """Return a pipeline with steps replaced by name; None removes one.
+
+    A plain function ``Dataset -> Dataset`` may stand in for a step.
+    """
+    out = list(pipeline)
+    for name, new in changes.items():
+        i = _index(tuple(out), name)
+        old = out[i]
+        if new is None:
+            del out[i]
+        elif isinstance(old, AlsoOn) and isinstance(new, Step):
+            out[i] = _replace(old, step=new)
+        else:
+            out[i] = _element(new)
+    return tuple(out)
+
+
+def without(pipeline: Pipeline, *names: str) -> Pipeline:
+    """Return a pipeline without the named elements."""
+    return replace(pipeline, **dict.fromkeys(names))
+
+
+def insert_before(pipeline: Pipeline, name: str, *new: Any) -> Pipeline:
+    """Return a pipeline with elements inserted before the one called `name`."""
+    i = _index(pipeline, name)
+    return (*pipeline[:i], *map(_element, new), *pipeline[i:])
+
+
+def insert_after(pipeline: Pipeline, name: str, *new: Any) -> Pipeline:
+    """Return a pipeline with elements inserted after the one called `name`."""
+    i = _index(pipeline, name) + 1
+    return (*pipeline[:i], *map(_element, new), *pipeline[i:])
+
+
+def with_parameters(pipeline: Pipeline, params: Mapping[str, Mapping[str, Any]]) -> Pipeline:
+    """Return a pipeline with parameters bound: ``{"photom": {"inverse": True}}``.
+
+    Steps may be named by their aliases; the parameter ``skip`` switches a step on or off.
+    """
+    out = pipeline
+    for name, values in params.items():
+        found = find_step(out, name)
+        out = replace(out, **{found.name: found.with_(**values)})
+    return out
+
+
+def _element(value: Any) -> Element:
+    if isinstance(value, (Step, Product, AlsoOn)):
+        return value
+    if callable(value):
+        # a user's own function: not registered, known by its name
+        return Step(name=getattr(value, "__name__", "function"), function=value, reads=())
+    msg = f"a pipeline holds steps, product(...) markers and also_on(...) lifts, not {value!r}"
+    raise ContractError(msg)

@@ -1,0 +1,186 @@
+"""Typed, validated step parameters.
+
+The parameters of a step are the keyword-only arguments of its function. Their type hints carry
+everything needed to check a value, from Python and from the command line alike::
+
+    kernel_size: Annotated[int, Range(1)] = 15
+    algorithm: Literal["mingrad", "fit_profile"] = "mingrad"
+    bkg_order: Annotated[int, Range(0)] | None = None
+    output_shape: tuple[int, int] | None = None
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from spec2fn.errors import ParameterError, nearest
+
+__all__ = ["Parameter", "Range", "parameters_of"]
+
+_NOTHING = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number, both included; None leaves a side open."""
+
+    minimum: float | None = None
+    maximum: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return (self.minimum is None or value >= self.minimum) and (
+            self.maximum is None or value <= self.maximum
+        )
+
+    def __str__(self) -> str:
+        if self.minimum is None:
+            return f"at most {self.maximum}"
+        if self.maximum is None:
+            return f"at least {self.minimum}"
+        return f"from {self.minimum} to {self.maximum}"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a step."""
+
+    name: str
+    hint: Any
+    default: Any
+
+    @property
+    def type_name(self) -> str:
+        """The type as shown to a user."""
+        return _describe(self.hint)
+
+    def coerce(self, value: Any, who: str) -> Any:
+        """Return `value` as the declared type; text (command line, CRDS) is parsed.
+
+        Raises
+        ------
+        ParameterError
+            Naming step and parameter, what was found and what is needed.
+        """
+        try:
+            return _coerce(self.hint, value)
+        except (TypeError, ValueError) as error:
+            detail = f" ({error})" if str(error) else ""
+            msg = f"{who}.{self.name}: needs {self.type_name}, got {value!r}{detail}"
+            raise ParameterError(msg) from None
+
+
+def parameters_of(
+    function: Callable[..., Any], exclude: tuple[str, ...] = ()
+) -> Mapping[str, Parameter]:
+    """Return the parameters of `function`: its keyword-only arguments but those in `exclude`."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    return {
+        p.name: Parameter(p.name, hints.get(p.name, Any), p.default)
+        for p in inspect.signature(function).parameters.values()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in exclude
+    }
+
+
+def unknown_parameter(step: str, name: str, known: Mapping[str, Any]) -> ParameterError:
+    """The error for a parameter that `step` does not have."""
+    listed = ", ".join(known) or "none"
+    return ParameterError(
+        f"{step} has no parameter {name!r}{nearest(name, known)} (its parameters: {listed})"
+    )
+
+
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, types.UnionType)
+
+
+def _describe(hint: Any) -> str:
+    origin = get_origin(hint)
+    if origin is Annotated:
+        base, *notes = get_args(hint)
+        return " ".join([_describe(base), *(str(n) for n in notes if isinstance(n, Range))])
+    if origin is Literal:
+        return " or ".join(repr(v) for v in get_args(hint))
+    if _is_union(hint):
+        return " or ".join(_describe(h) for h in get_args(hint))
+    if origin is tuple:
+        items = get_args(hint)
+        if len(items) == 2 and items[1] is Ellipsis:
+            return f"list of {_describe(items[0])}"
+        return f"({', '.join(_describe(h) for h in items)})"
+    if hint is type(None):
+        return "none"
+    return getattr(hint, "__name__", str(hint))
+
+
+def _coerce(hint: Any, value: Any) -> Any:  # noqa: C901, PLR0911, PLR0912 - one case per kind of type
+    origin = get_origin(hint)
+    if hint is Any or hint is object:
+        return value
+    if origin is Annotated:
+        base, *notes = get_args(hint)
+        out = _coerce(base, value)
+        for note in notes:
+            if isinstance(note, Range) and out not in note:
+                raise ValueError(f"out of range, allowed is {note}")
+        return out
+    if _is_union(hint):
+        options = get_args(hint)
+        is_none = value is None or (isinstance(value, str) and value.strip().lower() == "none")
+        if is_none and type(None) in options:
+            return None
+        problem: Exception = ValueError("")
+        for option in options:
+            if option is type(None):
+                continue
+            try:
+                return _coerce(option, value)
+            except (TypeError, ValueError) as error:
+                problem = error
+        raise problem
+    if origin is Literal:
+        for option in get_args(hint):
+            if value == option or (
+                isinstance(value, str) and value.strip().lower() == str(option).lower()
+            ):
+                return option
+        raise ValueError
+    if origin is tuple:
+        return _coerce_tuple(get_args(hint), value)
+    if hint is bool:
+        if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+            return value.strip().lower() == "true"
+        if isinstance(value, bool) or (isinstance(value, int) and value in (0, 1)):
+            return bool(value)
+        raise ValueError
+    if hint is int:
+        if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
+            raise ValueError
+        return int(value)
+    if hint is float:
+        if isinstance(value, bool):
+            raise ValueError
+        return float(value)
+    if hint is str:
+        if isinstance(value, str):
+            return value
+        raise ValueError
+    if isinstance(hint, type) and isinstance(value, hint):
+        return value
+    raise ValueError
+
+
+def _coerce_tuple(items: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
+    if isinstance(value, str):
+        value = [v.strip() for v in value.strip().strip("[]()").split(",") if v.strip()]
+    elif not isinstance(value, (list, tuple)):
+        value = [value]
+    if len(items) == 2 and items[1] is Ellipsis:
+        return tuple(_coerce(items[0], v) for v in value)
+    if len(value) != len(items):
+        raise ValueError(f"needs {len(items)} values, got {len(value)}")
+    return tuple(_coerce(h, v) for h, v in zip(items, value, strict=True))

@@ -1,0 +1,330 @@
+"""Names, dimensions, dtypes and units of every Dataset that flows through spec2fn.
+
+This module is the single place that says what a variable is called, which FITS extension or
+keyword it comes from, and which attributes steps may branch on. See ``docs/dataset.md``.
+
+Three kinds of attribute live on a Dataset:
+
+* *mode attributes* (:data:`MODE_ATTRS`): flat and hashable; steps branch on them, so a new value
+  means a new trace;
+* *status attributes* (``status_<step>``): what each step did, and why;
+* one opaque :class:`Meta` under ``"meta"``: headers, file names and gwcs objects, which never
+  reach a trace. Numbers that a step needs in a trace are therefore scalar variables
+  (:data:`SCALARS`), not header look-ups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from dataclasses import replace as _replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import DatasetError, InputError
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from astropy.io.fits import Header
+
+__all__ = [
+    "EXTRACTED",
+    "INT_TIMES",
+    "MODE_ATTRS",
+    "PLANES",
+    "SCALARS",
+    "Meta",
+    "Plane",
+    "Scalar",
+    "meta_of",
+    "replace_data",
+    "require",
+    "set_scalars",
+    "status_of",
+    "validate",
+    "with_attrs",
+    "with_meta",
+    "with_status",
+]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """An array variable of an exposure, a cutout, a cube or a resampled image."""
+
+    hdu: str
+    dtype: str
+    kind: str  # "value" scales with the data, "variance" with its square; "flag", "aux" do not
+    about: str
+
+
+PLANES: Mapping[str, Plane] = {
+    "sci": Plane("SCI", "float32", "value", "count rate, then surface brightness or flux density"),
+    "err": Plane("ERR", "float32", "value", "standard error of sci"),
+    "dq": Plane("DQ", "uint32", "flag", "data-quality bits (spec2fn.dq)"),
+    "wavelength": Plane("WAVELENGTH", "float64", "aux", "wavelength [um]"),
+    "wht": Plane("WHT", "float32", "aux", "drizzle weight"),
+    "con": Plane("CON", "int32", "flag", "bit map of the exposures that contribute"),
+    "var_poisson": Plane("VAR_POISSON", "float32", "variance", "variance by photon noise"),
+    "var_rnoise": Plane("VAR_RNOISE", "float32", "variance", "variance by read noise"),
+    "var_flat": Plane("VAR_FLAT", "float32", "variance", "variance by the flat field"),
+    "pathloss_ps": Plane("PATHLOSS_PS", "float32", "aux", "pathloss correction, point source"),
+    "pathloss_un": Plane("PATHLOSS_UN", "float32", "aux", "pathloss correction, uniform source"),
+    "ra": Plane("", "float64", "aux", "right ascension (ICRS) [deg]"),
+    "dec": Plane("", "float64", "aux", "declination (ICRS) [deg]"),
+}
+"""Array variables by name, in the order in which their HDUs appear in a product."""
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A number kept as a zero-dimensional variable; written as a FITS keyword."""
+
+    keyword: str
+    hdu: str  # "PRIMARY", "SCI" or "" (never written)
+    unit: str
+    about: str
+    read: bool = False  # read from the header when an exposure is opened
+
+
+SCALARS: Mapping[str, Scalar] = {
+    "mid_time": Scalar("EXPMID", "", "d", "mid time of the exposure [MJD, UTC]", read=True),
+    "exposure_time": Scalar("XPOSURE", "", "s", "effective exposure time", read=True),
+    "photmjsr": Scalar("PHOTMJSR", "SCI", "MJy/sr", "[MJy/sr] flux density producing 1 cps"),
+    "photuja2": Scalar("PHOTUJA2", "SCI", "uJy/arcsec2", "[uJy/arcsec2] flux density producing 1 cps"),
+    "pixar_sr": Scalar("PIXAR_SR", "SCI", "sr", "[sr] nominal pixel area"),
+    "pixar_a2": Scalar("PIXAR_A2", "SCI", "arcsec2", "[arcsec2] nominal pixel area"),
+    "ta_xpos": Scalar("TA_XPOS", "SCI", "pixel", "source x-position in TA verification image"),
+    "ta_ypos": Scalar("TA_YPOS", "SCI", "pixel", "source y-position in TA verification image"),
+    "source_xpos": Scalar("SRCXPOS", "SCI", "pixel", "source position in slit (x-axis)"),
+    "source_ypos": Scalar("SRCYPOS", "SCI", "pixel", "source position in slit (y-axis)"),
+    "dithered_ra": Scalar("DITH_RA", "PRIMARY", "deg", "RA of dithered pointing location"),
+    "dithered_dec": Scalar("DITH_DEC", "PRIMARY", "deg", "Dec of dithered pointing location"),
+}
+
+# name -> (FITS keyword, type); a keyword that is absent leaves the attribute out.
+MODE_ATTRS: Mapping[str, tuple[str, type]] = {
+    "exp_type": ("EXP_TYPE", str),
+    "instrument": ("INSTRUME", str),
+    "detector": ("DETECTOR", str),
+    "filter": ("FILTER", str),
+    "grating": ("GRATING", str),
+    "pupil": ("PUPIL", str),
+    "channel": ("CHANNEL", str),
+    "band": ("BAND", str),
+    "module": ("MODULE", str),
+    "subarray": ("SUBARRAY", str),
+    "lamp_state": ("LAMP", str),
+    "lamp_mode": ("OPMODE", str),
+    "fixed_slit": ("FXD_SLIT", str),
+    "tso": ("TSOVISIT", bool),
+    "background_target": ("BKGDTARG", bool),
+    "dither_type": ("PATTTYPE", str),
+    "dither_optimized_for": ("DITHOPFR", str),
+    "source_type_apt": ("SRCTYAPT", str),
+    "source_type": ("SRCTYPE", str),
+    "xstart": ("SUBSTRT1", int),
+    "ystart": ("SUBSTRT2", int),
+    "xsize": ("SUBSIZE1", int),
+    "ysize": ("SUBSIZE2", int),
+    "dispaxis": ("DISPAXIS", int),
+}
+"""Attributes that steps branch on, with the FITS keyword each is read from.
+
+Set by steps, without a keyword to read: ``model`` (the JWST data model of the next product) and
+``s_region``, ``specsys``.
+"""
+
+INT_TIMES: Mapping[str, tuple[str, str]] = {
+    "integration_number": ("integration_number", "int32"),
+    "int_start_mjd_utc": ("int_start_MJD_UTC", "float64"),
+    "int_mid_mjd_utc": ("int_mid_MJD_UTC", "float64"),
+    "int_end_mjd_utc": ("int_end_MJD_UTC", "float64"),
+    "int_start_bjd_tdb": ("int_start_BJD_TDB", "float64"),
+    "int_mid_bjd_tdb": ("int_mid_BJD_TDB", "float64"),
+    "int_end_bjd_tdb": ("int_end_BJD_TDB", "float64"),
+}
+"""Variables on ``integration``, with the column of the INT_TIMES table each comes from."""
+
+# name -> (FITS column, unit); dims ([integration,] spectrum, wave), float64 except dq (uint32).
+EXTRACTED: Mapping[str, tuple[str, str]] = {
+    "wavelength": ("WAVELENGTH", "um"),
+    "flux": ("FLUX", "Jy"),
+    "flux_error": ("FLUX_ERROR", "Jy"),
+    "flux_var_poisson": ("FLUX_VAR_POISSON", "Jy^2"),
+    "flux_var_rnoise": ("FLUX_VAR_RNOISE", "Jy^2"),
+    "flux_var_flat": ("FLUX_VAR_FLAT", "Jy^2"),
+    "surf_bright": ("SURF_BRIGHT", "MJy/sr"),
+    "sb_error": ("SB_ERROR", "MJy/sr"),
+    "sb_var_poisson": ("SB_VAR_POISSON", "MJy^2 / sr^2"),
+    "sb_var_rnoise": ("SB_VAR_RNOISE", "MJy^2 / sr^2"),
+    "sb_var_flat": ("SB_VAR_FLAT", "MJy^2 / sr^2"),
+    "dq": ("DQ", ""),
+    "background": ("BACKGROUND", "MJy/sr"),
+    "bkgd_error": ("BKGD_ERROR", "MJy/sr"),
+    "bkgd_var_poisson": ("BKGD_VAR_POISSON", "MJy^2 / sr^2"),
+    "bkgd_var_rnoise": ("BKGD_VAR_RNOISE", "MJy^2 / sr^2"),
+    "bkgd_var_flat": ("BKGD_VAR_FLAT", "MJy^2 / sr^2"),
+    "npixels": ("NPIXELS", ""),
+    "flux_error_cov": ("FLUX_ERROR_COV", "Jy"),
+}
+"""Columns of an extracted spectrum; ``flux_error_cov`` (ours) includes the covariance of resampling."""
+
+
+@dataclass(frozen=True, eq=False)
+class Meta:
+    """What travels with a Dataset but never enters a trace.
+
+    Attributes
+    ----------
+    primary, science : astropy.io.fits.Header
+        Headers of the PRIMARY and the SCI extension the exposure came with. Treat as read-only.
+    filename : str
+        Name of the file the exposure came from.
+    wcs : gwcs.WCS or mapping of slit id to gwcs.WCS, optional
+        Pixel to world, set by ``assign_wcs`` (and ``resample_spec`` for its own grid).
+    records : mapping
+        Everything else: products of steps that are no array of the exposure, provenance.
+    """
+
+    primary: Header | None = None
+    science: Header | None = None
+    filename: str = ""
+    wcs: Any = None
+    records: Mapping[str, Any] = field(default_factory=dict)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Meta:
+        # xarray deep-copies attributes; this value is immutable and its gwcs is large.
+        return self
+
+    def get(self, keyword: str, default: Any = None) -> Any:
+        """Value of a FITS keyword of the PRIMARY or SCI header, or `default`."""
+        for header in (self.primary, self.science):
+            if header is not None and keyword in header:
+                return header[keyword]
+        return default
+
+    def require(self, keyword: str, who: str) -> Any:
+        """Value of a FITS keyword; :class:`InputError` naming file and keyword if absent."""
+        value = self.get(keyword)
+        if value is None:
+            msg = (
+                f"{who}: keyword {keyword} is missing from {self.filename or 'the exposure'};"
+                " it is needed here: add it to the SCI or PRIMARY header"
+            )
+            raise InputError(msg)
+        return value
+
+    def replace(self, **changes: Any) -> Meta:
+        """Return a copy with some fields replaced; ``records`` are merged."""
+        if "records" in changes:
+            changes["records"] = {**self.records, **changes["records"]}
+        return _replace(self, **changes)
+
+
+def meta_of(ds: xr.Dataset) -> Meta:
+    """Return the :class:`Meta` of a Dataset (an empty one inside a trace)."""
+    meta = ds.attrs.get("meta")
+    return meta if isinstance(meta, Meta) else Meta()
+
+
+def with_meta(ds: xr.Dataset, **changes: Any) -> xr.Dataset:
+    """Return `ds` with fields of its :class:`Meta` replaced."""
+    return ds.assign_attrs(meta=meta_of(ds).replace(**changes))
+
+
+def with_attrs(ds: xr.Dataset, **attrs: Any) -> xr.Dataset:
+    """Return `ds` with mode attributes replaced (None removes one)."""
+    out = ds.copy(deep=False)
+    kept = {k: v for k, v in {**ds.attrs, **attrs}.items() if v is not None}
+    out.attrs = kept
+    return out
+
+
+def with_status(ds: xr.Dataset, step: str, status: str) -> xr.Dataset:
+    """Return `ds` with the status of a step recorded (``COMPLETE``, ``SKIPPED: why``, …)."""
+    return ds.assign_attrs({f"status_{step}": status})
+
+
+def status_of(ds: xr.Dataset, step: str) -> str:
+    """Return the recorded status of `step`, or an empty string if it has not been seen."""
+    return str(ds.attrs.get(f"status_{step}", ""))
+
+
+def replace_data(ds: xr.Dataset, units: str | None = None, **arrays: Any) -> xr.Dataset:
+    """Return `ds` with the data of existing variables replaced, dims and attributes kept.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Not modified.
+    units : str, optional
+        New units of the replaced variables whose :class:`Plane` kind is "value".
+    **arrays
+        New data by variable name.
+    """
+    new = {}
+    for name, array in arrays.items():
+        old = ds.variables[name]
+        attrs = dict(old.attrs)
+        plane = PLANES.get(name)
+        if units is not None and plane is not None and plane.kind == "value":
+            attrs["units"] = units
+        new[name] = (old.dims, array, attrs)
+    return ds.assign(new)
+
+
+def set_scalars(ds: xr.Dataset, **values: Any) -> xr.Dataset:
+    """Return `ds` with zero-dimensional variables of :data:`SCALARS` set (None removes one)."""
+    drop = [k for k, v in values.items() if v is None and k in ds]
+    new = {}
+    for name, value in values.items():
+        if value is None:
+            continue
+        if not hasattr(value, "dtype"):
+            value = np.float64(value)
+        new[name] = ((), value, {"units": SCALARS[name].unit})
+    return ds.drop_vars(drop).assign(new)
+
+
+def require(ds: xr.Dataset, names: Iterable[str], who: str) -> None:
+    """Raise :class:`DatasetError` unless `ds` holds all variables of `names`."""
+    missing = [n for n in names if n not in ds]
+    if missing:
+        msg = (
+            f"{who}: needs variable {', '.join(map(repr, missing))}, but the Dataset holds "
+            f"{', '.join(sorted(map(str, ds.data_vars))) or 'nothing'}"
+        )
+        hint = {"wavelength": "; run assign_wcs first"}.get(missing[0], "")
+        raise DatasetError(msg + hint)
+
+
+def validate(ds: xr.Dataset) -> xr.Dataset:
+    """Check dims, dtypes and the agreement of shapes of an exposure; return it unchanged.
+
+    Raises
+    ------
+    DatasetError
+        Naming the first variable that does not fit, what was found and what is needed.
+    """
+    require(ds, ("sci", "err", "dq"), "validate")
+    dims = ds["sci"].dims
+    if dims[-2:] != ("y", "x"):
+        msg = f"validate: 'sci' has dims {dims}; the last two must be ('y', 'x')"
+        raise DatasetError(msg)
+    for name, plane in PLANES.items():
+        if name not in ds:
+            continue
+        var = ds.variables[name]
+        if str(var.dtype) != plane.dtype:
+            msg = f"validate: {name!r} is {var.dtype}, needs {plane.dtype}; convert it with astype"
+            raise DatasetError(msg)
+        if plane.kind in ("value", "variance") and var.dims != dims:
+            msg = f"validate: {name!r} has dims {var.dims}, needs those of 'sci' {dims}"
+            raise DatasetError(msg)
+    for name in ("exp_type", "instrument"):
+        if name not in ds.attrs:
+            msg = f"validate: attribute {name!r} is missing; set it with ds.assign_attrs"
+            raise DatasetError(msg)
+    return ds
