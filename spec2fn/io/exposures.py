@@ -1,0 +1,230 @@
+"""Countrate exposures (``_rate``, ``_rateints``) as Datasets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import InputError, nearest
+from spec2fn.io.fitsfile import FitsFile, Hdu, scan
+from spec2fn.schema import INT_TIMES, MODE_ATTRS, PLANES, SCALARS, Meta
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["SPECTROSCOPIC", "mode_attrs", "open_exposure"]
+
+SPECTROSCOPIC = (
+    "MIR_LRS-FIXEDSLIT",
+    "MIR_LRS-SLITLESS",
+    "MIR_MRS",
+    "MIR_WFSS",
+    "NIS_SOSS",
+    "NIS_WFSS",
+    "NRC_GRISM",
+    "NRC_TSGRISM",
+    "NRC_WFSS",
+    "NRS_AUTOFLAT",
+    "NRS_AUTOWAVE",
+    "NRS_BRIGHTOBJ",
+    "NRS_FIXEDSLIT",
+    "NRS_IFU",
+    "NRS_LAMP",
+    "NRS_MSASPEC",
+)
+"""Values of EXP_TYPE that mean spectroscopy."""
+
+_TWO_DIMENSIONAL = ("wavelength", "pathloss_ps", "pathloss_un")
+
+
+def open_exposure(path: str | os.PathLike[str], *, any_exp_type: bool = False) -> xr.Dataset:
+    """Open a countrate exposure.
+
+    Pixels are read when they are used; selecting integrations first
+    (``ds.isel(integration=slice(0, 10))``) reads only those.
+
+    Parameters
+    ----------
+    path : path
+        ``_rate`` or ``_rateints`` (or later) FITS file of the JWST pipeline, or ``.fits.gz``.
+    any_exp_type : bool
+        Accept exposures that are not spectroscopic (target acquisition, direct images).
+
+    Returns
+    -------
+    xarray.Dataset
+        dims ``([integration,] y, x)``; variables ``sci err var_*`` float32 and ``dq`` uint32 as
+        far as the file has them, the INT_TIMES columns on ``integration``, and the
+        zero-dimensional float64 scalars of :data:`spec2fn.schema.SCALARS` that are read.
+        Attributes: see :data:`spec2fn.schema.MODE_ATTRS`; ``model``; ``meta``.
+
+    Raises
+    ------
+    InputError
+        Naming the file: missing, truncated, not FITS, without SCI or EXP_TYPE, not
+        spectroscopic, or with planes that do not fit each other.
+    """
+    import xarray as xr
+
+    from spec2fn.io.lazy import lazy_variable
+
+    file = scan(path)
+    science = file.find("SCI")
+    if science is None or not science.shape:
+        held = ", ".join(h.name for h in file.hdus[1:]) or "nothing besides PRIMARY"
+        msg = f"{file.path}: has no SCI extension (it holds {held}); give a _rate or _rateints file"
+        raise InputError(msg)
+    records: dict[str, Any] = {}
+    meta = Meta(file.hdus[0].header, science.header, _plain_name(file.path), records=records)
+    _check_exp_type(file.path, meta, any_exp_type)
+    dims = _dims(file.path, science, meta)
+    variables: dict[str, Any] = {}
+    for name, plane in PLANES.items():
+        hdu = file.find(plane.hdu) if plane.hdu else None
+        if hdu is None or not hdu.shape:
+            continue
+        if name in ("wht", "con"):
+            continue
+        _check_shape(file.path, hdu, science, name)
+        on = dims if len(hdu.shape) == len(dims) else dims[-2:]
+        unit = hdu.header.get("BUNIT") if plane.kind == "value" else None
+        attrs = {"units": str(unit).strip()} if unit else {}
+        variables[name] = lazy_variable(on, file, hdu, plane.dtype, attrs)
+    variables.update(_int_times(file, science.shape[0] if len(dims) == 3 else None, meta, records))
+    for name, scalar in SCALARS.items():
+        value = meta.get(scalar.keyword) if scalar.read else None
+        if isinstance(value, (int, float)):
+            variables[name] = xr.Variable((), np.float64(value), {"units": scalar.unit})
+    attrs = mode_attrs(meta, file.path)
+    attrs["model"] = str(meta.get("DATAMODL", "ImageModel" if len(dims) == 2 else "CubeModel"))
+    return xr.Dataset(variables, attrs={**attrs, "meta": meta})
+
+
+def _plain_name(path: Path) -> str:
+    return path.name.removesuffix(".gz")
+
+
+def _check_exp_type(path: Path, meta: Meta, any_exp_type: bool) -> None:
+    exp_type = meta.get("EXP_TYPE")
+    if exp_type is None:
+        msg = f"{path}: keyword EXP_TYPE is missing; it says how the exposure was taken: add it"
+        raise InputError(msg)
+    if not any_exp_type and str(exp_type).strip() not in SPECTROSCOPIC:
+        msg = (
+            f"{path}: EXP_TYPE {exp_type!r} is not spectroscopic{nearest(exp_type, SPECTROSCOPIC)};"
+            f" spectroscopic are {', '.join(SPECTROSCOPIC)}"
+        )
+        raise InputError(msg)
+
+
+def _dims(path: Path, science: Hdu, meta: Meta) -> tuple[str, ...]:
+    shape = science.shape
+    if len(shape) == 2:
+        return ("y", "x")
+    if len(shape) != 3:
+        msg = (
+            f"{path}: SCI has {len(shape)} dimensions {shape}; a countrate exposure has 2 (_rate)"
+            " or 3 (_rateints): run stage 1 first"
+        )
+        raise InputError(msg)
+    allowed = set()
+    nints, first, last = (meta.get(k) for k in ("NINTS", "INTSTART", "INTEND"))
+    if isinstance(nints, int):
+        allowed.add(nints)
+    if isinstance(first, int) and isinstance(last, int):
+        allowed.add(last - first + 1)
+    if allowed and shape[0] not in allowed:
+        says = " and ".join(
+            f"{k}={v}" for k, v in (("NINTS", nints), ("INTSTART", first), ("INTEND", last)) if v
+        )
+        msg = f"{path}: SCI holds {shape[0]} integrations, but the header says {says}; correct it"
+        raise InputError(msg)
+    return ("integration", "y", "x")
+
+
+def _check_shape(path: Path, hdu: Hdu, science: Hdu, name: str) -> None:
+    fits = {science.shape}
+    if name in _TWO_DIMENSIONAL:
+        fits.add(science.shape[-2:])
+    if hdu.shape not in fits:
+        msg = f"{path}: {hdu.name} is {hdu.shape}, but SCI is {science.shape}; they must agree"
+        raise InputError(msg)
+
+
+def _int_times(
+    file: FitsFile, integrations: int | None, meta: Meta, records: dict[str, Any]
+) -> dict[str, Any]:
+    """Columns of INT_TIMES as variables on ``integration``; the raw table if they do not fit."""
+    import xarray as xr
+
+    hdu = file.find("INT_TIMES")
+    if hdu is None:
+        return {}
+    table = file.table(hdu)
+    if integrations is None or not table.size:
+        records["int_times"] = table
+        return {}
+    if len(table) != integrations and "integration_number" in (table.dtype.names or ()):
+        # a segment of an exposure may carry the times of the whole exposure
+        first = int(meta.get("INTSTART", 1))
+        number = table["integration_number"]
+        table = table[(number >= first) & (number < first + integrations)]
+    if len(table) != integrations:
+        warning = (
+            f"INT_TIMES has {hdu.shape[0]} rows, which do not match the {integrations} integrations"
+            " of SCI; the times are left out"
+        )
+        records["warnings"] = (*records.get("warnings", ()), warning)
+        return {}
+    return {
+        name: xr.Variable(("integration",), np.ascontiguousarray(table[column]).astype(dtype))
+        for name, (column, dtype) in INT_TIMES.items()
+        if column in (table.dtype.names or ())
+    }
+
+
+def mode_attrs(meta: Meta, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the attributes that steps branch on from the headers.
+
+    Parameters
+    ----------
+    meta : Meta
+    path : path
+        For messages.
+
+    Returns
+    -------
+    dict
+        By the names of :data:`spec2fn.schema.MODE_ATTRS`; keywords that are absent are left out.
+
+    Raises
+    ------
+    InputError
+        If a keyword holds a value of the wrong type.
+    """
+    return read_attrs(MODE_ATTRS, meta, path)
+
+
+def read_attrs(
+    table: Mapping[str, tuple[str, type]], meta: Meta, path: str | os.PathLike[str]
+) -> dict[str, Any]:
+    """Read attributes by a table of name to (keyword, type)."""
+    out: dict[str, Any] = {}
+    for name, (keyword, kind) in table.items():
+        value = meta.get(keyword)
+        if value is None or type(value).__name__ == "Undefined":
+            continue
+        try:
+            if kind is bool and not isinstance(value, (bool, np.bool_)):
+                raise ValueError
+            if kind is int and (isinstance(value, (str, bool)) or int(value) != value):
+                raise ValueError
+            out[name] = value.strip() if isinstance(value, str) else kind(value)
+        except ValueError:
+            msg = f"{path}: keyword {keyword} is {value!r}, needs {kind.__name__}; correct it"
+            raise InputError(msg) from None
+    return out

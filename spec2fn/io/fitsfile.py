@@ -1,0 +1,295 @@
+"""The structure of a FITS file: where each extension lies, checked against the file's size.
+
+Headers are read with :mod:`astropy.io.fits`; pixels are read by offset, so that a part of a large
+array costs only that part, and nothing stays mapped or open.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import InputError
+
+if TYPE_CHECKING:
+    from astropy.io.fits import Header
+
+__all__ = ["BLOCK", "FitsFile", "Hdu", "scan"]
+
+BLOCK = 2880
+"""Length of a FITS block [bytes]."""
+
+_TYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
+_UNSIGNED = {16: 2**15, 32: 2**31, 64: 2**63}
+
+
+@dataclass(frozen=True, eq=False)
+class Hdu:
+    """One header and data unit.
+
+    Attributes
+    ----------
+    name : str
+        EXTNAME in upper case; "PRIMARY" for the first.
+    version : int
+        EXTVER.
+    header : astropy.io.fits.Header
+    start : int
+        Offset of the data in the (decompressed) file [bytes].
+    size : int
+        Length of the data without padding [bytes].
+    """
+
+    name: str
+    version: int
+    header: Header
+    start: int
+    size: int
+
+    @property
+    def is_table(self) -> bool:
+        """Whether this is a binary table."""
+        return str(self.header.get("XTENSION", "")).strip() == "BINTABLE"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array in numpy order; () without data."""
+        n = int(self.header["NAXIS"])
+        return tuple(int(self.header[f"NAXIS{i}"]) for i in range(n, 0, -1))
+
+    @property
+    def stored(self) -> np.dtype[Any]:
+        """Type of the stored numbers (big-endian)."""
+        return np.dtype(_TYPES[int(self.header["BITPIX"])])
+
+    @property
+    def unsigned(self) -> bool:
+        """Whether the numbers are unsigned integers stored with the customary BZERO."""
+        zero = self.header.get("BZERO", 0)
+        return _UNSIGNED.get(int(self.header["BITPIX"])) == zero
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the numbers once read (native)."""
+        stored = self.stored
+        return np.dtype(f"u{stored.itemsize}") if self.unsigned else stored.newbyteorder("=")
+
+
+@dataclass(frozen=True, eq=False)
+class FitsFile:
+    """A FITS file of known structure; holds no open file.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+    hdus : tuple of Hdu
+    content : bytes, optional
+        The decompressed file, if it was compressed.
+    """
+
+    path: Path
+    hdus: tuple[Hdu, ...]
+    content: bytes | None = None
+
+    def find(self, name: str, version: int | None = None) -> Hdu | None:
+        """Return the first extension called `name` (of that EXTVER), or None."""
+        for hdu in self.hdus:
+            if hdu.name == name and version in (None, hdu.version):
+                return hdu
+        return None
+
+    def raw(self, start: int, size: int) -> bytearray:
+        """Return `size` bytes from offset `start` as a writable buffer.
+
+        Raises
+        ------
+        InputError
+            If the file has shrunk or vanished since it was scanned.
+        """
+        if self.content is not None:
+            return bytearray(self.content[start : start + size])
+        out = bytearray(size)
+        try:
+            with self.path.open("rb", buffering=0) as stream:
+                stream.seek(start)
+                view = memoryview(out)
+                got = 0
+                while got < size:
+                    n = stream.readinto(view[got:])
+                    if not n:
+                        break
+                    got += n
+        except OSError as err:
+            raise InputError(_unreadable(self.path, err)) from err
+        if got < size:
+            msg = f"{self.path}: the file has become shorter while it was being read; restore it"
+            raise InputError(msg)
+        return out
+
+    def array(self, hdu: Hdu, rows: slice = slice(None)) -> np.ndarray[Any, Any]:
+        """Return the image of `hdu`, or the part `rows` of its first axis, in native byte order.
+
+        Unsigned integers are restored; a plane with another BSCALE or BZERO becomes float64.
+        """
+        shape, stored = hdu.shape, hdu.stored
+        if not shape:
+            return np.zeros((), hdu.dtype)
+        first, last, step = rows.indices(shape[0])
+        if step != 1:
+            return self.array(hdu)[rows]
+        count = max(last - first, 0)
+        stride = int(np.prod(shape[1:], dtype=np.int64)) * stored.itemsize
+        buffer = self.raw(hdu.start + first * stride, count * stride)
+        data = np.frombuffer(buffer, stored).reshape(count, *shape[1:])
+        native = data.byteswap(inplace=True).view(stored.newbyteorder("="))
+        if hdu.unsigned:
+            unsigned = native.view(hdu.dtype)
+            unsigned ^= hdu.dtype.type(_UNSIGNED[int(hdu.header["BITPIX"])])
+            return unsigned
+        scale, zero = hdu.header.get("BSCALE", 1), hdu.header.get("BZERO", 0)
+        return native if (scale, zero) == (1, 0) else native * float(scale) + float(zero)
+
+    def table(self, hdu: Hdu) -> np.ndarray[Any, Any]:
+        """Return a binary table as a native structured array.
+
+        Strings are numpy unicode, stripped at the right; columns keep the names of the file.
+        """
+        from astropy.io import fits
+
+        padded = -(-hdu.size // BLOCK) * BLOCK
+        raw = bytes(self.raw(hdu.start, hdu.size)).ljust(padded, b"\0")
+        made = fits.BinTableHDU.fromstring(hdu.header.tostring().encode("ascii") + raw)
+        columns = {name: np.asarray(made.data[name]) for name in made.columns.names}
+        fields = []
+        for name, col in columns.items():
+            kind = col.dtype if col.dtype.kind in "SUO" else col.dtype.newbyteorder("=")
+            fields.append((name, kind, col.shape[1:]))
+        out = np.empty(hdu.shape[0], dtype=np.dtype(fields))
+        for name, col in columns.items():
+            out[name] = col
+        return out
+
+
+def _unreadable(path: Path, err: OSError) -> str:
+    return f"{path}: cannot be read ({err.strerror or err}); check the path and its permissions"
+
+
+def scan(path: str | os.PathLike[str]) -> FitsFile:
+    """Find every extension of a FITS file (``.fits`` or ``.fits.gz``).
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    FitsFile
+
+    Raises
+    ------
+    InputError
+        Naming the file, if it is missing, unreadable, not FITS, or shorter than its headers say.
+    """
+    where = Path(path)
+    content: bytes | None = None
+    try:
+        with where.open("rb") as stream:
+            start = stream.read(10)
+            total = os.fstat(stream.fileno()).st_size
+            if start[:2] == b"\x1f\x8b":
+                stream.seek(0)
+                content = _decompress(stream.read(), where)
+                start, total = content[:10], len(content)
+            if total == 0:
+                raise InputError(f"{where}: is empty, not a FITS file; fetch it again")
+            if start[:9] != b"SIMPLE  =":
+                msg = f"{where}: is not a FITS file (it does not start with SIMPLE); check the path"
+                raise InputError(msg)
+
+            def read(at: int, size: int) -> bytes:
+                if content is not None:
+                    return content[at : at + size]
+                stream.seek(at)
+                return stream.read(size)
+
+            hdus = tuple(_walk(read, total, where))
+    except FileNotFoundError:
+        raise InputError(f"{where}: no such file; check the path") from None
+    except OSError as err:
+        raise InputError(_unreadable(where, err)) from err
+    return FitsFile(where, hdus, content)
+
+
+def _decompress(raw: bytes, where: Path) -> bytes:
+    import zlib
+
+    try:
+        return gzip.decompress(raw)
+    except (OSError, EOFError, zlib.error) as err:
+        raise InputError(f"{where}: is truncated or damaged ({err}); fetch it again") from err
+
+
+def _walk(read: Any, total: int, where: Path) -> Any:
+    at = 0
+    number = 0
+    while at < total:
+        header, at = _header(read, at, total, where, number)
+        try:
+            size = _data_size(header)
+        except (KeyError, ValueError, TypeError) as err:
+            msg = f"{where}: the header of extension {number} is damaged ({err}); fetch it again"
+            raise InputError(msg) from err
+        name = str(header.get("EXTNAME", "")).strip().upper() if number else "PRIMARY"
+        end = at + -(-size // BLOCK) * BLOCK
+        # the padding of the last block may be missing in files of sloppy writers; data may not
+        if at + size > total:
+            msg = (
+                f"{where}: is truncated: {total} bytes, but extension {name or number} ends at"
+                f" byte {at + size}; fetch it again"
+            )
+            raise InputError(msg)
+        yield Hdu(name, int(header.get("EXTVER", 1)), header, at, size)
+        at = end
+        number += 1
+
+
+def _header(read: Any, at: int, total: int, where: Path, number: int) -> tuple[Any, int]:
+    from astropy.io.fits import Header
+
+    cards = b""
+    while True:
+        block = read(at, BLOCK)
+        if len(block) < BLOCK:
+            msg = (
+                f"{where}: is truncated: {total} bytes end inside the header of extension"
+                f" {number}; fetch it again"
+            )
+            raise InputError(msg)
+        if not cards and number and block[:8] not in (b"XTENSION", b"SIMPLE  "):
+            msg = f"{where}: extension {number} does not start with XTENSION; fetch it again"
+            raise InputError(msg)
+        at += BLOCK
+        cards += block
+        if any(block[i : i + 8] == b"END     " for i in range(0, BLOCK, 80)):
+            break
+    try:
+        return Header.fromstring(cards.decode("ascii")), at
+    except UnicodeDecodeError as err:
+        msg = f"{where}: the header of extension {number} is not text; fetch it again"
+        raise InputError(msg) from err
+
+
+def _data_size(header: Header) -> int:
+    n = int(header["NAXIS"])
+    if n == 0:
+        return 0
+    elements = 1
+    for i in range(1, n + 1):
+        elements *= int(header[f"NAXIS{i}"])
+    groups = int(header.get("GCOUNT", 1))
+    return abs(int(header["BITPIX"])) // 8 * groups * (int(header.get("PCOUNT", 0)) + elements)

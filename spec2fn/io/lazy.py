@@ -1,0 +1,84 @@
+"""Arrays of a FITS file that are read when they are looked at.
+
+Imports xarray at the top: import this module only where a Dataset is made.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from xarray import Variable
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from spec2fn.io.fitsfile import FitsFile, Hdu
+
+__all__ = ["LazyPlane", "lazy_variable"]
+
+
+class LazyPlane(BackendArray):
+    """One image of a FITS file, read by slices of its first axis.
+
+    Parameters
+    ----------
+    file : FitsFile
+    hdu : Hdu
+    dtype : numpy dtype, optional
+        Convert to this type after reading.
+    axes : int
+        Number of trailing axes kept: leading axes of length one beyond them are dropped.
+    """
+
+    def __init__(
+        self, file: FitsFile, hdu: Hdu, dtype: Any = None, axes: int | None = None
+    ) -> None:
+        self.file = file
+        self.hdu = hdu
+        self.dtype = np.dtype(hdu.dtype if dtype is None else dtype)
+        full = hdu.shape
+        self.shape = full if axes is None else full[len(full) - axes :]
+        self.dropped = len(full) - len(self.shape)
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.BASIC, self._read
+        )
+
+    def _read(self, key: tuple[Any, ...]) -> Any:
+        if self.dropped:
+            return self.file.array(self.hdu).reshape(self.shape).astype(self.dtype)[key]
+        first, rest = key[0], key[1:]
+        if isinstance(first, slice):
+            data = self.file.array(self.hdu, _ascending(first, self.shape[0]))
+            part = data[(slice(None, None, _direction(first)), *rest)]
+        else:
+            index = range(self.shape[0])[first]
+            part = self.file.array(self.hdu, slice(index, index + 1))[(0, *rest)]
+        # a small window must not keep the buffer of whole rows alive
+        whole = isinstance(part, np.ndarray) and part.flags.c_contiguous
+        return part.astype(self.dtype, copy=not whole)
+
+
+def _ascending(rows: slice, length: int) -> slice:
+    if rows.step in (None, 1):
+        return rows
+    hit = range(length)[rows]
+    return slice(min(hit, default=0), max(hit, default=-1) + 1)
+
+
+def _direction(rows: slice) -> int | None:
+    return None if rows.step in (None, 1) else rows.step
+
+
+def lazy_variable(
+    dims: tuple[str, ...],
+    file: FitsFile,
+    hdu: Hdu,
+    dtype: Any = None,
+    attrs: dict[str, Any] | None = None,
+) -> Variable:
+    """Return a variable on `dims` that reads (and then keeps) the image of `hdu` when used."""
+    plane = LazyPlane(file, hdu, dtype, len(dims))
+    lazy: Any = indexing.LazilyIndexedArray(plane)
+    return Variable(dims, indexing.MemoryCachedArray(indexing.CopyOnWriteArray(lazy)), attrs)
