@@ -103,6 +103,10 @@ class Step:
         Whether integrations may be processed in pieces with identical results.
     aliases : tuple of str
         Other names of the step (those of the peer).
+    needs_refs : tuple of str
+        Reference types without any of which the step is skipped.
+    needs_members : tuple of str
+        Roles of associated exposures without any of which the step is skipped.
     suffix : str
         Suffix of the file when the output of this step alone is saved.
     bound : tuple of (str, value)
@@ -120,6 +124,8 @@ class Step:
     skip: bool = False
     chunkable: bool = True
     aliases: tuple[str, ...] = ()
+    needs_refs: tuple[str, ...] = ()
+    needs_members: tuple[str, ...] = ()
     suffix: str = ""
     bound: tuple[tuple[str, Any], ...] = ()
 
@@ -303,9 +309,19 @@ def registered_steps() -> Mapping[str, Step]:
 
 @dataclass(frozen=True)
 class Product:
-    """Marks where in a pipeline the product ``_<kind>`` is taken."""
+    """Marks where in a pipeline the product ``_<kind>`` is taken.
+
+    Attributes
+    ----------
+    kind : str
+    of : str
+        Step that must have run for the product to exist; empty for always.
+    optional : bool
+        Taken only when asked for.
+    """
 
     kind: str
+    of: str = ""
     optional: bool = False
 
     @property
@@ -314,9 +330,9 @@ class Product:
         return f"product:{self.kind}"
 
 
-def product(kind: str, *, optional: bool = False) -> Product:
-    """Mark where a product is taken; an `optional` one only when asked for (``save_<kind>``)."""
-    return Product(kind, optional)
+def product(kind: str, *, of: str = "", optional: bool = False) -> Product:
+    """Mark where a product is taken; see :class:`Product`."""
+    return Product(kind, of, optional)
 
 
 @dataclass(frozen=True)

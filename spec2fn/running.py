@@ -1,0 +1,353 @@
+"""Run a pipeline on Datasets in memory, and say beforehand what a run would do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from spec2fn.compose import (
+    AlsoOn,
+    Element,
+    Observation,
+    Pipeline,
+    Product,
+    Skip,
+    Step,
+    steps_of,
+)
+from spec2fn.errors import ContractError, Spec2fnError, StepFailedError
+from spec2fn.schema import status_of, with_status
+from spec2fn.settings import Settings, resolve_settings
+
+__all__ = ["PlannedStep", "Result", "RunPlan", "StepRecord", "needed_references", "plan", "run"]
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one step did."""
+
+    name: str
+    status: str
+    parameters: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
+    references: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run made.
+
+    Attributes
+    ----------
+    dataset : xarray.Dataset
+        The output of the last step.
+    products : mapping of str to xarray.Dataset
+        By kind: ``cal``, ``s2d``, ``x1d``, …
+    saved : mapping of str to xarray.Dataset
+        Outputs of single steps that were asked for.
+    report : tuple of StepRecord
+        One per step, in order.
+    plans : mapping of str to Plan
+        Host-side halves of the two-phase steps, to be used again.
+    members : mapping of str to tuple of xarray.Dataset
+        Associated exposures as the steps left them.
+    """
+
+    dataset: Any
+    products: Mapping[str, Any]
+    saved: Mapping[str, Any]
+    report: tuple[StepRecord, ...]
+    plans: Mapping[str, Any]
+    members: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+def run(
+    pipeline: Pipeline,
+    science: Any,
+    refs: Mapping[str, Any] | None = None,
+    *,
+    members: Mapping[str, tuple[Any, ...]] | None = None,
+    params: Mapping[str, Mapping[str, Any]] | Settings | None = None,
+    plans: Mapping[str, Any] | None = None,
+    save_steps: Iterable[str] = (),
+    products: Iterable[str] = (),
+    progress: Callable[[str], Any] | None = None,
+) -> Result:
+    """Run `pipeline` on an exposure.
+
+    Parameters
+    ----------
+    pipeline : tuple
+        Steps, product markers and lifts, as in :mod:`spec2fn.pipelines`.
+    science : xarray.Dataset or Observation
+        Not modified.
+    refs : mapping of str to Dataset, array, path or None, optional
+        References by type.
+    members : mapping of str to tuple of xarray.Dataset, optional
+        Associated exposures by role.
+    params : mapping, optional
+        ``{"photom": {"inverse": True}}``; the parameter ``skip`` switches a step on or off.
+    plans : mapping of str to Plan, optional
+        Plans from an earlier run of the same geometry.
+    save_steps : iterable of str
+        Steps whose output is kept in ``result.saved``.
+    products : iterable of str
+        Kinds of optional products to keep.
+    progress : callable, optional
+        Called with the name of each step before it runs.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    ContractError
+        If a step needs a variable that nothing before it provides.
+    StepFailedError
+        If a step raises an error that is not one of spec2fn's own.
+    """
+    obs = science if isinstance(science, Observation) else Observation(science)
+    obs = obs.replace(**{k: tuple(v) for k, v in (members or {}).items()})
+    settings = params if isinstance(params, Settings) else resolve_settings(pipeline, params)
+    check_order(settings.pipeline, obs.science)
+    refs = refs or {}
+    made: dict[str, Any] = dict(plans or {})
+    taken: dict[str, Any] = {}
+    saved: dict[str, Any] = {}
+    records: list[StepRecord] = []
+    wanted = {*save_steps, *settings.save}
+    optional = set(products)
+    for element in settings.pipeline:
+        if isinstance(element, Product):
+            asked = not element.optional or element.kind in optional
+            if asked and (not element.of or status_of(obs.science, element.of) == "COMPLETE"):
+                taken[element.kind] = obs.science
+            continue
+        step = element.step if isinstance(element, AlsoOn) else element
+        if progress is not None:
+            progress(step.name)
+        start = time.perf_counter()
+        obs = _apply(element, obs, refs, made)
+        records.append(
+            StepRecord(
+                step.name,
+                status_of(obs.science, step.name),
+                settings.table(step),
+                {r: _reference_name(refs.get(r)) for r in step.refs},
+                time.perf_counter() - start,
+            )
+        )
+        if step.name in wanted and records[-1].status == "COMPLETE":
+            saved[step.name] = obs.science
+    return Result(obs.science, taken, saved, tuple(records), made, obs.members)
+
+
+def _apply(
+    element: Element, obs: Observation, refs: Mapping[str, Any], plans: dict[str, Any]
+) -> Observation:
+    step = element.step if isinstance(element, AlsoOn) else element
+    assert isinstance(step, Step)
+    if step.skip:
+        reason = "SKIPPED: switched off"
+        return obs.replace(with_status(obs.science, step.name, reason))
+    bound = {name: refs.get(name) for name in step.refs}
+    members = {role: obs.members.get(role, ()) for role in step.members}
+    try:
+        if step.planner is not None and step.name not in plans:
+            plans[step.name] = step.plan(obs.science, **bound, **members)
+        made = plans.get(step.name)
+        science = step(obs.science, plan=made, **bound, **members)
+        if not isinstance(element, AlsoOn) or isinstance(made, Skip):
+            return obs.replace(science)
+        shared = made if element.share_plan else None
+        changed = {
+            role: tuple(
+                step(ds, plan=shared, **bound, **members) for ds in obs.members.get(role, ())
+            )
+            for role in element.roles
+        }
+        return obs.replace(science, **changed)
+    except Spec2fnError:
+        raise
+    except Exception as error:
+        msg = f"step {step.name} failed: {type(error).__name__}: {error}"
+        raise StepFailedError(msg) from error
+
+
+def check_order(pipeline: Pipeline, science: Any) -> None:
+    """Raise :class:`ContractError` if a step reads what nothing before it provides."""
+    held = set(map(str, science.variables))
+    for step in steps_of(pipeline):
+        if step.skip:
+            continue
+        missing = [name for name in step.reads if name not in held]
+        if missing:
+            makers = [s.name for s in steps_of(pipeline) if set(missing) & set(s.provides)]
+            hint = f"; put {makers[0]} before it" if makers else ""
+            msg = f"{step.name} reads {missing[0]!r}, which no step before it provides{hint}"
+            raise ContractError(msg)
+        held.update(step.provides)
+
+
+def needed_references(pipeline: Pipeline) -> tuple[str, ...]:
+    """Reference types of the steps that are switched on, in order, without repetition."""
+    return tuple(dict.fromkeys(r for s in steps_of(pipeline) if not s.skip for r in s.refs))
+
+
+def _reference_name(value: Any) -> str:
+    if value is None:
+        return "N/A"
+    name = getattr(value, "name", None) or getattr(value, "attrs", {}).get("filename")
+    return str(name) if name else ("array" if hasattr(value, "dtype") else "given")
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """What one step of a planned run will do."""
+
+    name: str
+    runs: bool
+    reason: str
+    parameters: Mapping[str, tuple[Any, str]]
+    references: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run would do; ``print`` it."""
+
+    steps: tuple[PlannedStep, ...]
+    products: tuple[str, ...]
+    missing: tuple[str, ...]
+    peak_memory: int
+    context: str = ""
+    ignored: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = []
+        for s in self.steps:
+            lines.append(f"{'run ' if s.runs else 'skip'}  {s.name}" + _because(s.reason))
+            for name, (value, origin) in s.parameters.items():
+                if origin != "default" or s.runs:
+                    lines.append(f"        {name} = {value!r}  [{origin}]")
+            for reftype, name in s.references.items():
+                if name != "N/A":
+                    lines.append(f"        {reftype}: {name}")
+        lines.append(f"products: {', '.join(self.products)}")
+        if self.context:
+            lines.append(f"CRDS context: {self.context}")
+        if self.ignored:
+            lines.append(f"ignored entries of parameter references: {', '.join(self.ignored)}")
+        lines.append(f"expected peak memory: {self.peak_memory / 2**20:.0f} MB")
+        if self.missing:
+            lines.append("missing references:")
+            lines.extend(f"    {m}" for m in self.missing)
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as JSON-able data."""
+        return {
+            "steps": [
+                {
+                    "step": s.name,
+                    "runs": s.runs,
+                    "reason": s.reason,
+                    "parameters": {
+                        n: {"value": v, "origin": o} for n, (v, o) in s.parameters.items()
+                    },
+                    "references": dict(s.references),
+                }
+                for s in self.steps
+            ],
+            "products": list(self.products),
+            "missing": list(self.missing),
+            "peak_memory_bytes": self.peak_memory,
+            "crds_context": self.context,
+            "ignored": list(self.ignored),
+        }
+
+
+def _because(reason: str) -> str:
+    return f"  ({reason})" if reason else ""
+
+
+def plan(
+    pipeline: Pipeline,
+    science: Any,
+    refs: Mapping[str, Any] | None = None,
+    *,
+    members: Mapping[str, tuple[Any, ...]] | None = None,
+    params: Mapping[str, Mapping[str, Any]] | Settings | None = None,
+    products: Iterable[str] = (),
+    missing: Iterable[str] = (),
+    context: str = "",
+) -> RunPlan:
+    """Say what :func:`run` would do with the same arguments, without doing it.
+
+    Raises
+    ------
+    ContractError
+        If the order of the steps cannot work.
+    """
+    obs = science if isinstance(science, Observation) else Observation(science)
+    have = {**obs.members, **(members or {})}
+    settings = params if isinstance(params, Settings) else resolve_settings(pipeline, params)
+    check_order(settings.pipeline, obs.science)
+    refs = refs or {}
+    optional = set(products)
+    steps, kinds = [], []
+    running: dict[str, bool] = {}
+    for element in settings.pipeline:
+        if isinstance(element, Product):
+            asked = not element.optional or element.kind in optional
+            if asked and (not element.of or running.get(element.of, False)):
+                kinds.append(element.kind)
+            continue
+        step = element.step if isinstance(element, AlsoOn) else element
+        reason = _foreseen_skip(step, settings, refs, have)
+        names = {r: _reference_name(refs.get(r)) for r in step.refs} if not step.skip else {}
+        running[step.name] = not reason
+        steps.append(PlannedStep(step.name, not reason, reason, settings.table(step), names))
+    return RunPlan(
+        tuple(steps),
+        tuple(kinds),
+        tuple(missing),
+        expected_memory(obs.science),
+        context,
+        settings.ignored,
+    )
+
+
+def _foreseen_skip(
+    step: Step, settings: Settings, refs: Mapping[str, Any], members: Mapping[str, Any]
+) -> str:
+    if step.skip:
+        origin = settings.origins.get((step.name, "skip"), "")
+        if origin:
+            return f"switched off by {origin}"
+        return f"off by default; switch on with --set {step.name}.skip=false"
+    if step.needs_refs and all(refs.get(r) is None for r in step.needs_refs):
+        return f"no {' or '.join(step.needs_refs)} reference for this exposure"
+    if step.needs_members and not any(members.get(m) for m in step.needs_members):
+        return f"no {' or '.join(step.needs_members)} exposure is associated"
+    return ""
+
+
+# Planes alive at once at the worst moment of a run (input, output, and temporaries of a step),
+# and what the imports take; measured with benchmarks/compare_peer.py.
+_PLANES_ALIVE = 14
+_IMPORTS = 350 * 2**20
+
+
+def expected_memory(ds: Any, chunk: int | None = None) -> int:
+    """Expected peak memory of a run in bytes, for all integrations or `chunk` of them at once."""
+    sizes = dict(ds.sizes)
+    if chunk is not None and "integration" in sizes:
+        sizes["integration"] = min(chunk, sizes["integration"])
+    pixels = 1
+    for dim in ds["sci"].dims:
+        pixels *= sizes[dim]
+    return _IMPORTS + _PLANES_ALIVE * 4 * pixels
