@@ -1,0 +1,450 @@
+"""Read a reference file into a Dataset.
+
+FITS extensions become variables, ASDF and JSON trees travel as the attribute ``tree``. Files are
+read with astropy and asdf alone: building data-model objects of them costs more than the reading.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from spec2fn.dq import PIXEL
+from spec2fn.errors import ReferenceError
+from spec2fn.refs.keywords import KEYWORDS
+from spec2fn.schema import MODE_ATTRS, Meta
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = [
+    "LazyReference",
+    "clear_cache",
+    "coerce_reference",
+    "open_reference",
+    "standard_dq",
+]
+
+_LOG = logging.getLogger("spec2fn.refs")
+
+# other names under which files of a type may present themselves (CRDS renamed the type)
+_SYNONYMS: Mapping[str, frozenset[str]] = {"bkg": frozenset({"wfssbkg"})}
+
+# numbers that steps need inside a trace
+_HEADER_SCALARS = {"pixar_sr": "PIXAR_SR", "pixar_a2": "PIXAR_A2"}
+
+_CACHE_BYTES = 256 * 2**20
+_cache: OrderedDict[tuple[str, int, int], xr.Dataset] = OrderedDict()
+_lock = threading.Lock()
+
+
+def open_reference(path: str | os.PathLike[str], reftype: str | None = None) -> xr.Dataset:
+    """Read a reference file.
+
+    Parameters
+    ----------
+    path : path-like
+        A FITS, ASDF or JSON file.
+    reftype : str, optional
+        The CRDS type the file must be of; not checked if None, or if the file does not say.
+
+    Returns
+    -------
+    xarray.Dataset
+        FITS: each image extension as variable ``<extname>`` with dims ``(y, x)`` (2-D; a second
+        size of image in the same file gets dims of its own) or ``(<extname>_d0, …, y, x)``; each
+        table column as ``<extname>.<column>`` with dims ``(<extname>_row, …)``; ``pixar_sr`` [sr]
+        and ``pixar_a2`` [arcsec2] where the header has them. An extension with EXTVER above 1 is
+        called ``<extname>_<extver>``. ``dq`` (uint32) has the standard bits of
+        :mod:`spec2fn.dq`. ASDF and JSON: no variables, ``attrs["tree"]`` is the content; do not
+        modify it. ``attrs`` also holds ``reftype``, ``filename``, ``path``, mode attributes
+        (:data:`spec2fn.schema.MODE_ATTRS`) and ``meta``. Arrays are read-only and in native byte
+        order. A file that has not changed is read once in a process.
+
+    Raises
+    ------
+    spec2fn.errors.ReferenceError
+        If the file does not exist, cannot be read, is truncated, or is of another type.
+    """
+    where = Path(path)
+    label = f"reference {reftype!r}" if reftype else "reference"
+    try:
+        stat = where.stat()
+    except OSError as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else error.strerror
+        msg = f"{label}: {where} {reason}; give the path of a FITS, ASDF or JSON reference file"
+        raise ReferenceError(msg) from None
+    key = (str(where.resolve()), stat.st_mtime_ns, stat.st_size)
+    with _lock:
+        ds = _cache.get(key)
+        if ds is not None:
+            _cache.move_to_end(key)
+    if ds is None:
+        ds = _read(where, label)
+        _remember(key, ds)
+    ds = ds.copy(deep=False)
+    found = ds.attrs["reftype"]
+    if reftype is not None:
+        if found and not _same_type(found, reftype):
+            msg = (
+                f"{label}: {where} is a reference of type {found!r}; a file whose REFTYPE is"
+                f" {reftype.upper()} is needed"
+            )
+            raise ReferenceError(msg)
+        ds.attrs["reftype"] = reftype
+    return ds
+
+
+def clear_cache() -> None:
+    """Forget the references read so far in this process."""
+    with _lock:
+        _cache.clear()
+
+
+@dataclass(eq=False)
+class LazyReference:
+    """A reference file that is read when it is needed, once.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+    reftype : str
+    """
+
+    path: Path
+    reftype: str
+
+    def __post_init__(self) -> None:
+        self.path = Path(self.path)
+        self._loaded: xr.Dataset | None = None
+
+    @property
+    def name(self) -> str:
+        """File name without its folder."""
+        return self.path.name
+
+    def load(self) -> xr.Dataset:
+        """Return the Dataset of :func:`open_reference`."""
+        if self._loaded is None:
+            self._loaded = open_reference(self.path, self.reftype)
+        return self._loaded
+
+    def release(self) -> None:
+        """Forget the Dataset; the next :meth:`load` reads again."""
+        self._loaded = None
+
+
+def coerce_reference(value: Any, reftype: str) -> xr.Dataset | None:
+    """Return what a user gave for a reference as a Dataset.
+
+    Parameters
+    ----------
+    value : xarray.Dataset, LazyReference, path-like, mapping, array or None
+        A mapping is the content of an ASDF or JSON reference; an array becomes the variable
+        ``sci`` with dims ``(y, x)`` (``(sci_d0, y, x)`` for 3-D). The path ``"N/A"`` means None.
+    reftype : str
+        CRDS type, for checks and messages.
+
+    Returns
+    -------
+    xarray.Dataset or None
+
+    Raises
+    ------
+    spec2fn.errors.ReferenceError
+        If the value cannot be a reference, or the file cannot be read.
+    """
+    if value is None or hasattr(value, "data_vars"):
+        return cast("xr.Dataset | None", value)
+    if isinstance(value, LazyReference):
+        return value.load()
+    if isinstance(value, (str, os.PathLike)):
+        if os.fspath(value) == "N/A":
+            return None
+        return open_reference(value, reftype)
+    import xarray as xr
+
+    attrs: dict[str, Any] = {"reftype": reftype, "filename": ""}
+    if isinstance(value, Mapping):
+        return xr.Dataset(attrs=attrs | {"tree": dict(value), "meta": Meta()})
+    data = getattr(value, "data", value) if hasattr(value, "dims") else value
+    if not hasattr(data, "shape"):
+        data = np.asarray(data)
+    if getattr(data, "ndim", 0) < 2 or getattr(data.dtype, "kind", "") not in "fiub":
+        msg = (
+            f"reference {reftype!r}: needs a Dataset, a path or a numeric array with at least 2"
+            f" dimensions, got {_describe(data)}"
+        )
+        raise ReferenceError(msg)
+    attrs["meta"] = Meta()
+    return xr.Dataset({"sci": (_image_dims("sci", data.ndim), data)}, attrs=attrs)
+
+
+def standard_dq(
+    dq: np.ndarray[Any, Any], values: np.ndarray[Any, Any], names: np.ndarray[Any, Any]
+) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
+    """Translate the bits of a reference file to the standard ones.
+
+    Parameters
+    ----------
+    dq : ndarray
+        Integer flags, whose bits the table defines.
+    values : ndarray, shape (n,)
+        Value of each flag in this file (column VALUE of the DQ_DEF table).
+    names : ndarray of str, shape (n,)
+        Standard name of each flag (column NAME).
+
+    Returns
+    -------
+    dq : ndarray of uint32
+        Flags with the standard bits; a bit the table does not define is dropped.
+    unknown : tuple of str
+        Names that are no JWST flags; their bits are dropped as well.
+
+    Notes
+    -----
+    JWST reference files carry a DQ_DEF extension (JWST documentation, "Data Quality Flags").
+    """
+    dq = np.asarray(dq).astype(np.uint32, copy=False)
+    out = np.zeros(dq.shape, np.uint32)
+    if not len(values):
+        return dq, ()
+    present = int(np.bitwise_or.reduce(dq, axis=None)) if dq.size else 0
+    unchanged = 0
+    unknown = []
+    for value, raw in zip(values, names, strict=True):
+        name = str(raw).strip()
+        bits = int(value) & 0xFFFFFFFF
+        if name not in PIXEL:
+            unknown.append(name)
+        elif bits == PIXEL[name]:
+            unchanged |= bits
+        elif bits & present:
+            out |= np.where(dq & np.uint32(bits), np.uint32(PIXEL[name]), np.uint32(0))
+    out |= dq & np.uint32(unchanged)
+    return out, tuple(unknown)
+
+
+def _read(path: Path, label: str) -> xr.Dataset:
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(8)
+    except OSError as error:
+        msg = f"{label}: {path} cannot be read ({error.strerror}); check its permissions"
+        raise ReferenceError(msg) from None
+    try:
+        if start.startswith(b"SIMPLE"):
+            ds = _read_fits(path)
+        elif start.startswith(b"#ASDF"):
+            ds = _read_asdf(path)
+        elif path.suffix.lower() == ".json" or start.lstrip()[:1] == b"{":
+            ds = _read_json(path)
+        else:
+            msg = "it is no FITS, ASDF or JSON file"
+            raise ValueError(msg)  # noqa: TRY301 - one message for every kind of broken file
+    except Exception as error:
+        # whatever a broken file makes the readers stumble on, the user needs the same answer
+        reason = " ".join(str(error).split()) or type(error).__name__
+        msg = f"{label}: {path} cannot be read as a reference ({reason[:200]}); fetch it again"
+        raise ReferenceError(msg) from error
+    for var in ds.variables.values():
+        if isinstance(var.data, np.ndarray):
+            var.data.setflags(write=False)
+    ds.attrs["path"] = str(path)
+    return ds
+
+
+def _read_fits(path: Path) -> xr.Dataset:
+    import warnings
+
+    import xarray as xr
+    from astropy.io import fits
+
+    with warnings.catch_warnings(), fits.open(path, memmap=False) as hdus:
+        warnings.simplefilter("ignore")
+        # the last extension tells whether the file has all its bytes
+        info = hdus[len(hdus) - 1].fileinfo()
+        needed = info["datLoc"] + info["datSpan"]
+        size = path.stat().st_size
+        if size < needed:
+            msg = f"{size} bytes, its headers promise {needed}"
+            raise OSError(msg)
+        primary = hdus[0].header
+        science = fits.Header()
+        headers: dict[str, Any] = {"primary": primary}
+        variables: dict[str, Any] = {}
+        image_shape: tuple[int, ...] | None = None
+        for hdu in hdus:
+            name = _variable_name(hdu)
+            if hdu.name == "ASDF":
+                continue
+            if hdu is not hdus[0]:
+                headers[name] = hdu.header
+                science.update({k: v for k, v in hdu.header.items() if k and k not in science})
+            if hdu.data is None:
+                continue
+            if isinstance(hdu, (fits.BinTableHDU, fits.TableHDU)):
+                variables.update(_columns(name, hdu))
+                continue
+            data = _native(hdu.data)
+            if _is_dq(name):
+                data = data.astype(np.uint32, copy=False)
+            same = image_shape is None or data.shape[-2:] == image_shape
+            if data.ndim >= 2 and image_shape is None:
+                image_shape = data.shape[-2:]
+            variables[name] = (_image_dims(name, data.ndim, own=not same), data)
+    _map_dq(variables, path.name)
+    for scalar, keyword in _HEADER_SCALARS.items():
+        value = primary.get(keyword, science.get(keyword))
+        if isinstance(value, (int, float)):
+            variables[scalar] = ((), np.float64(value))
+    meta = Meta(primary=primary, science=science, filename=path.name, records={"headers": headers})
+    return xr.Dataset(variables, attrs=_attrs(meta))
+
+
+def _is_dq(name: str) -> bool:
+    return name == "dq" or (name.startswith("dq_") and name[3:].isdigit())
+
+
+def _variable_name(hdu: Any) -> str:
+    name = (hdu.name or "primary").lower()
+    return name if getattr(hdu, "ver", 1) == 1 else f"{name}_{hdu.ver}"
+
+
+def _image_dims(name: str, ndim: int, *, own: bool = False) -> tuple[str, ...]:
+    if ndim < 2:
+        return tuple(f"{name}_d{i}" for i in range(ndim))
+    last = (f"{name}_y", f"{name}_x") if own else ("y", "x")
+    return (*(f"{name}_d{i}" for i in range(ndim - 2)), *last)
+
+
+def _columns(name: str, hdu: Any) -> Iterator[tuple[str, Any]]:
+    for column in hdu.columns.names:
+        key = f"{name}.{column.lower()}"
+        data = _native(_regular(hdu.data[column]))
+        dims = (f"{name}_row", *(f"{key}_d{i}" for i in range(1, data.ndim)))
+        yield key, (dims, data)
+
+
+def _regular(data: Any) -> Any:
+    # variable-length columns come as objects; short rows are padded
+    if data.dtype.kind != "O":
+        return data
+    rows = [np.atleast_1d(row) for row in data]
+    length = max((len(row) for row in rows), default=0)
+    kind = np.result_type(*rows) if rows else np.dtype(np.float64)
+    out = np.full((len(rows), length), np.nan if kind.kind == "f" else 0, kind)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return out
+
+
+def _native(data: Any) -> np.ndarray[Any, Any]:
+    array = np.asarray(data)
+    if array.dtype.kind in "SU":
+        return np.char.strip(array.astype(str))
+    # always a copy: the buffer belongs to the file
+    return np.array(array, dtype=array.dtype.newbyteorder("="))
+
+
+def _map_dq(variables: dict[str, Any], filename: str) -> None:
+    for name in [n for n in variables if _is_dq(n)]:
+        table = name.replace("dq", "dq_def")
+        if f"{table}.value" not in variables:
+            table = "dq_def"
+        if f"{table}.value" not in variables or f"{table}.name" not in variables:
+            continue
+        dims, data = variables[name]
+        data, unknown = standard_dq(
+            data, variables[f"{table}.value"][1], variables[f"{table}.name"][1]
+        )
+        if unknown:
+            _LOG.warning("%s: flags %s are no JWST flags, ignored", filename, ", ".join(unknown))
+        variables[name] = (dims, data)
+
+
+def _read_asdf(path: Path) -> xr.Dataset:
+    import warnings
+
+    import asdf
+    import xarray as xr
+
+    with warnings.catch_warnings():
+        # newer or older writers than ours are no news to the user
+        warnings.simplefilter("ignore")
+        # a config_context without validation would cost more: asdf then rebuilds its extensions
+        with asdf.open(path, lazy_load=False, memmap=False) as file:
+            tree = dict(file.tree)
+    keywords = _keywords_of(tree)
+    # Meta only ever asks `keyword in header` and header[keyword]
+    meta = Meta(primary=cast("Any", keywords), filename=path.name)
+    return xr.Dataset(attrs=_attrs(meta) | {"tree": tree})
+
+
+def _keywords_of(tree: Mapping[str, Any]) -> dict[str, Any]:
+    out = {}
+    for name, keyword in KEYWORDS.items():
+        value: Any = tree
+        for part in name.lower().split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if isinstance(value, (str, bool, int, float)):
+            out[keyword] = value
+    return out
+
+
+def _read_json(path: Path) -> xr.Dataset:
+    import xarray as xr
+
+    with path.open(encoding="utf-8") as stream:
+        tree = json.load(stream)
+    if not isinstance(tree, dict):
+        msg = "its content is no JSON object"
+        raise TypeError(msg)
+    keywords = {k.upper(): v for k, v in tree.items() if isinstance(v, (str, bool, int, float))}
+    if "INSTRUMENT" in keywords:
+        keywords["INSTRUME"] = keywords.pop("INSTRUMENT")
+    meta = Meta(primary=cast("Any", keywords), filename=path.name)
+    return xr.Dataset(attrs=_attrs(meta) | {"tree": tree})
+
+
+def _attrs(meta: Meta) -> dict[str, Any]:
+    attrs: dict[str, Any] = {}
+    for name, (keyword, kind) in MODE_ATTRS.items():
+        value = meta.get(keyword)
+        if isinstance(value, (str, bool, int, float)):
+            attrs[name] = kind(value)
+    attrs["reftype"] = str(meta.get("REFTYPE", "")).strip().lower()
+    attrs["filename"] = meta.filename
+    attrs["meta"] = meta
+    return attrs
+
+
+def _same_type(found: str, wanted: str) -> bool:
+    wanted = wanted.lower()
+    found = found.lower()
+    return found == wanted or found in _SYNONYMS.get(wanted, ())
+
+
+def _describe(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    if shape is None:
+        return f"{type(value).__name__}"
+    return f"an array of {value.dtype} with shape {tuple(shape)}"
+
+
+def _remember(key: tuple[str, int, int], ds: xr.Dataset) -> None:
+    if ds.nbytes > _CACHE_BYTES:
+        return
+    with _lock:
+        _cache[key] = ds
+        while sum(d.nbytes for d in _cache.values()) > _CACHE_BYTES:
+            _cache.popitem(last=False)
