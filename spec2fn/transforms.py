@@ -61,19 +61,13 @@ def _is_number(data: Any) -> bool:
 
 
 class Packed:
-    """A Dataset or a plan taken apart: `arrays` are traced, `template` is static.
+    """A Dataset or a plan taken apart: `arrays` are traced, `template` is static."""
 
-    `outside` holds what never enters a trace; it is dropped on flattening.
-    """
+    __slots__ = ("arrays", "template")
 
-    __slots__ = ("arrays", "outside", "template")
-
-    def __init__(
-        self, arrays: dict[str, Any], template: _Static, outside: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, arrays: dict[str, Any], template: _Static) -> None:
         self.arrays = arrays
         self.template = template
-        self.outside = dict(outside or {})
 
 
 @functools.cache
@@ -130,10 +124,8 @@ def _pack_dataset(ds: Any) -> Packed:
             arrays[name] = data
         else:
             static[name] = data
-    inside, outside = {}, {}
-    for key, attr in ds.attrs.items():
-        (outside if isinstance(attr, Meta) or key == "tree" else inside)[key] = attr
-    return Packed(arrays, _Static(("dataset", tuple(layout), static, inside)), outside)
+    attrs = {k: v for k, v in ds.attrs.items() if not isinstance(v, Meta) and k != "tree"}
+    return Packed(arrays, _Static(("dataset", tuple(layout), static, attrs)))
 
 
 def _unpack_dataset(packed: Packed) -> Any:
@@ -144,7 +136,7 @@ def _unpack_dataset(packed: Packed) -> Any:
     for name, dims, var_attrs, is_coord in layout:
         data = packed.arrays[name] if name in packed.arrays else static[name]
         (coords if is_coord else data_vars)[name] = xr.Variable(dims, data, dict(var_attrs))
-    return xr.Dataset(data_vars, coords=coords, attrs={**attrs, **packed.outside})
+    return xr.Dataset(data_vars, coords=coords, attrs=dict(attrs))
 
 
 def _pack_plan(plan: Plan) -> Packed:
@@ -380,7 +372,7 @@ def _put(packed: Any, leaves: Mapping[str, Any]) -> Any:
     if not leaves:
         return packed
     if isinstance(packed, Packed):
-        return Packed({**packed.arrays, **leaves}, packed.template, packed.outside)
+        return Packed({**packed.arrays, **leaves}, packed.template)
     out = dict(packed)
     for path, leaf in leaves.items():
         head, _, tail = path.partition("/")
@@ -406,7 +398,7 @@ def _split_dim(packed: Any, dim: str) -> tuple[Any, list[int | None]]:
                 new_layout.append((name, dims, var_attrs, is_coord))
         static = {k: v for k, v in static.items() if dim not in dims_of[k]}
         template = _Static(("dataset", tuple(new_layout), static, attrs))
-        return Packed(packed.arrays, template, packed.outside), axes
+        return Packed(packed.arrays, template), axes
     return packed, [None] * len(jax.tree_util.tree_leaves(packed))
 
 
@@ -419,7 +411,7 @@ def _add_dim(packed: Any, dim: str) -> Any:
             (name, (dim, *dims) if name in packed.arrays else dims, var_attrs, is_coord)
             for name, dims, var_attrs, is_coord in layout
         )
-        return Packed(packed.arrays, _Static(("dataset", new, static, attrs)), packed.outside)
+        return Packed(packed.arrays, _Static(("dataset", new, static, attrs)))
     if isinstance(packed, dict):
         return {k: _add_dim(v, dim) for k, v in packed.items()}
     if isinstance(packed, tuple):

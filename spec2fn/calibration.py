@@ -1,0 +1,492 @@
+"""From files to files: open, select references, run the pipeline, write the products.
+
+This is the outer shell; everything it does can be done by hand with :mod:`spec2fn.io`,
+:mod:`spec2fn.refs` and :func:`spec2fn.run`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from spec2fn.compose import Observation, Pipeline, find_step, steps_of
+from spec2fn.errors import InputError, ReferenceError
+from spec2fn.running import Result, RunPlan, StepRecord, needed_references, plan, run
+from spec2fn.schema import with_meta
+from spec2fn.settings import Settings, resolve_settings
+
+__all__ = ["Calibration", "Job", "calibrate", "prepare"]
+
+# Bytes of pixels that may be in work at once; exposures of many integrations are cut to fit.
+CHUNK_BYTES = 192 * 2**20
+_PLANES_IN_WORK = 20
+
+# Parameters that name files which are opened as associated exposures.
+_MEMBER_PARAMETERS = {("background", "bkg_list"): "background", ("targ_centroid", "ta_file"): "target_acquisition"}
+
+Format = Literal["fits", "netcdf"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a run needs, resolved but not started.
+
+    Attributes
+    ----------
+    name : str
+        Base name of the products.
+    mode : str
+        Name of the pipeline.
+    observation : Observation
+        Science exposure and members, opened lazily.
+    settings : Settings
+        The pipeline with its parameters, and who set them.
+    references : mapping
+        References by type.
+    missing : tuple of str
+        References that are neither cached nor reachable.
+    """
+
+    name: str
+    mode: str
+    observation: Observation
+    settings: Settings
+    references: Mapping[str, Any]
+    missing: tuple[str, ...] = ()
+
+    @property
+    def multi_integration(self) -> bool:
+        """Whether the exposure keeps its integrations apart (``_rateints``)."""
+        return "integration" in self.observation.science.dims
+
+    def plan(self, products: Iterable[str] = ()) -> RunPlan:
+        """Say what running this job would do."""
+        return plan(
+            self.settings.pipeline,
+            self.observation,
+            self.references,
+            params=self.settings,
+            products=products,
+            missing=self.missing,
+            context=getattr(self.references, "context", "") or "",
+        )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What :func:`calibrate` made.
+
+    Attributes
+    ----------
+    products : mapping of str to xarray.Dataset
+        By kind (``cal``, ``s2d``, ``x1d``, …); opened from the file if the exposure was
+        processed in pieces.
+    files : mapping of str to Path
+        Files written, by kind (``cal``) or step name.
+    report : mapping
+        JSON-able: steps with status, parameters and their origin, references, seconds.
+    """
+
+    products: Mapping[str, Any]
+    files: Mapping[str, Path]
+    report: Mapping[str, Any]
+    saved: Mapping[str, Any] = field(default_factory=dict)
+
+
+def prepare(
+    source: Any,
+    *,
+    pipeline: Pipeline | None = None,
+    params: Mapping[str, Mapping[str, Any]] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    context: str | None = None,
+    lock: Any = None,
+    parameter_references: bool = True,
+    allow_missing: bool = False,
+) -> Job:
+    """Open an exposure or association and resolve its pipeline, parameters and references.
+
+    Parameters
+    ----------
+    source : path, mapping, Dataset or Observation
+        A ``_rate``/``_rateints`` FITS file, a level-2 association (file or mapping), or data.
+    pipeline : tuple, optional
+        Steps to run; default: the pipeline of the exposure type.
+    params : mapping, optional
+        Parameters by step; they win over those of CRDS.
+    overrides : mapping of str to path, array, Dataset or None, optional
+        References by type that replace the selected ones; None means "no such reference".
+    context : str, optional
+        CRDS context; default: ``CRDS_CONTEXT``, then the server's or the cache's.
+    lock : path, optional
+        Lock file: use exactly these references and ask CRDS nothing.
+    parameter_references : bool
+        Apply the CRDS parameter references.
+    allow_missing : bool
+        Return a job that lists missing references instead of raising.
+
+    Raises
+    ------
+    InputError
+        For input that cannot be used, in one line that says how to repair it.
+    ReferenceError
+        Listing every reference that is missing.
+    """
+    from spec2fn import pipelines, refs
+    from spec2fn.io import open_observation
+
+    obs, name = _open(source, open_observation)
+    mode = "custom"
+    if pipeline is None:
+        mode, pipeline = pipelines.for_exposure(obs.science)
+    names = [s.name for s in steps_of(pipeline)]
+    crds: Mapping[str, Any] = {}
+    if parameter_references and lock is None:
+        crds = refs.parameter_references(obs.science, names, context=context)
+    settings = resolve_settings(pipeline, params, crds)
+    obs = _with_member_files(obs, settings)
+    needed = needed_references(settings.pipeline)
+    missing: tuple[str, ...] = ()
+    try:
+        found = refs.references(
+            obs.science, needed, context=context, overrides=overrides or {}, lock=lock
+        )
+    except ReferenceError as error:
+        if not allow_missing or not getattr(error, "missing", ()):
+            raise
+        found, missing = {}, tuple(getattr(error, "missing", ()))
+    return Job(name, mode, obs, settings, found, missing)
+
+
+def _open(source: Any, open_observation: Callable[[Any], Observation]) -> tuple[Observation, str]:
+    from spec2fn.io import base_name
+
+    if isinstance(source, Observation):
+        obs = source
+    elif hasattr(source, "data_vars"):
+        obs = Observation(source)
+    else:
+        obs = open_observation(source)
+    meta = obs.science.attrs["meta"]
+    return obs, str(meta.records.get("product_name") or base_name(meta.filename))
+
+
+def _with_member_files(obs: Observation, settings: Settings) -> Observation:
+    from spec2fn.io import open_exposure
+
+    for (step_name, parameter), role in _MEMBER_PARAMETERS.items():
+        steps = [s for s in steps_of(settings.pipeline) if s.name == step_name]
+        files = steps[0].defaults().get(parameter) if steps else None
+        if not files or (role == "background" and obs.members.get(role)):
+            continue  # an association's own backgrounds win over a list, as in the peer
+        files = (files,) if isinstance(files, str) else files
+        opened = tuple(open_exposure(f, any_exp_type=role != "background") for f in files)
+        obs = obs.replace(**{role: opened})
+    return obs
+
+
+def calibrate(
+    source: Any,
+    output_dir: str | os.PathLike[str] | None = None,
+    *,
+    pipeline: Pipeline | None = None,
+    params: Mapping[str, Mapping[str, Any]] | None = None,
+    skip: Iterable[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    context: str | None = None,
+    lock: Any = None,
+    parameter_references: bool = True,
+    save_steps: Iterable[str] = (),
+    save_bsub: bool = False,
+    file_format: Format = "fits",
+    chunk_integrations: int | None = None,
+    progress: Callable[[str], Any] | None = None,
+) -> Calibration:
+    """Calibrate an exposure and write its products.
+
+    Parameters
+    ----------
+    source : path, mapping, Dataset or Observation
+        A ``_rate``/``_rateints`` FITS file, a level-2 association, or data in memory.
+    output_dir : path, optional
+        Where products go (made if it does not exist); without it nothing is written.
+    pipeline, params, overrides, context, lock, parameter_references
+        See :func:`prepare`.
+    skip : iterable of str
+        Steps to switch off.
+    save_steps : iterable of str
+        Steps whose own output is saved too.
+    save_bsub : bool
+        Save the background-subtracted exposure.
+    file_format : {"fits", "netcdf"}
+    chunk_integrations : int, optional
+        Integrations in work at once; default: as many as fit a fixed amount of memory. The
+        result does not depend on it.
+    progress : callable, optional
+        Called with the name of each step before it runs.
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    InputError, ReferenceError
+        Before anything is written.
+    """
+    start = time.perf_counter()
+    wanted = {k: dict(v) for k, v in (params or {}).items()}
+    for name in skip:
+        wanted.setdefault(name, {})["skip"] = True
+    job = prepare(
+        source,
+        pipeline=pipeline,
+        params=wanted,
+        overrides=overrides,
+        context=context,
+        lock=lock,
+        parameter_references=parameter_references,
+    )
+    steps = tuple(find_step(job.settings.pipeline, name).name for name in save_steps)
+    products = ("bsub",) if save_bsub else ()
+    folder = _output_folder(output_dir)
+    chunk = _chunk_size(job, chunk_integrations)
+    pieces = _run_pieces(job, chunk, steps, products, progress)
+    if chunk is None:
+        result = next(pieces)
+        made = _labelled(job, result)
+        files = {} if folder is None else _write(job, made, folder, file_format)
+    else:
+        made, files, result = _stream(job, pieces, folder, file_format)
+    report = _report(job, result, files, time.perf_counter() - start)
+    kinds = {k: v for k, v in made.items() if k in result.products}
+    return Calibration(kinds, files, report, {k: v for k, v in made.items() if k not in kinds})
+
+
+def _output_folder(output_dir: str | os.PathLike[str] | None) -> Path | None:
+    if output_dir is None:
+        return None
+    folder = Path(output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"output folder {folder} cannot be made ({error.strerror}); choose another"
+        raise InputError(msg) from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        msg = f"output folder {folder} is not writable; choose another or change its permissions"
+        raise InputError(msg)
+    return folder
+
+
+def _chunk_size(job: Job, asked: int | None) -> int | None:
+    """Integrations per piece, or None to run the exposure in one piece."""
+    if not job.multi_integration:
+        return None
+    ds = job.observation.science
+    total = ds.sizes["integration"]
+    pixels = ds.sizes["y"] * ds.sizes["x"]
+    size = asked or max(1, CHUNK_BYTES // (4 * pixels * _PLANES_IN_WORK))
+    whole = any(not s.skip and not s.chunkable for s in steps_of(job.settings.pipeline))
+    return None if whole or size >= total else size
+
+
+def _run_pieces(
+    job: Job,
+    chunk: int | None,
+    steps: tuple[str, ...],
+    products: tuple[str, ...],
+    progress: Callable[[str], Any] | None,
+) -> Iterator[Result]:
+    obs = job.observation
+    plans: Mapping[str, Any] = {}
+    total = obs.science.sizes.get("integration", 1)
+    size = chunk or total
+    for first in range(0, total, size):
+        piece = obs.science
+        if chunk is not None:
+            piece = piece.isel(integration=slice(first, first + size))
+        result = run(
+            job.settings.pipeline,
+            obs.replace(piece.compute()),
+            job.references,
+            params=job.settings,
+            plans=plans,
+            save_steps=steps,
+            products=products,
+            progress=progress,
+        )
+        plans = result.plans
+        yield result
+
+
+def _labelled(job: Job, result: Result) -> dict[str, Any]:
+    """The products and saved steps of a result, carrying the record of the run."""
+    record = _record(job, result)
+    extra = {
+        "run": record,
+        "references": {k: v["name"] for k, v in record["references"].items()},
+        "crds_context": record["crds_context"],
+        "crds_version": record["versions"].get("crds", ""),
+    }
+    return {
+        kind: with_meta(ds, records=extra)
+        for kind, ds in {**result.products, **result.saved}.items()
+    }
+
+
+def _paths(job: Job, kinds: Iterable[str], folder: Path, file_format: Format) -> dict[str, Path]:
+    from spec2fn.io import product_name
+
+    ending = ".fits" if file_format == "fits" else ".nc"
+    suffixes = {s.name: s.suffix for s in steps_of(job.settings.pipeline)}
+    return {
+        kind: folder
+        / (product_name(job.name, suffixes.get(kind, kind), job.multi_integration) + ending)
+        for kind in kinds
+    }
+
+
+def _write(
+    job: Job, made: Mapping[str, Any], folder: Path, file_format: Format
+) -> dict[str, Path]:
+    from spec2fn.io import save
+
+    paths = _paths(job, made, folder, file_format)
+    for kind, path in paths.items():
+        save(made[kind], path)
+    return paths
+
+
+def _stream(
+    job: Job, pieces: Iterator[Result], folder: Path | None, file_format: Format
+) -> tuple[dict[str, Any], dict[str, Path], Result]:
+    """Write the products piece by piece; without a folder, keep the pieces and join them."""
+    from spec2fn.io import ProductStream, open_product, save
+
+    total = job.observation.science.sizes["integration"]
+    kept: dict[str, list[Any]] = {}
+    seconds: dict[str, float] = {}
+    with contextlib.ExitStack() as stack:
+        streams: dict[str, Any] = {}
+        paths: dict[str, Path] = {}
+        result = None
+        for result in pieces:
+            for record in result.report:
+                seconds[record.name] = seconds.get(record.name, 0.0) + record.seconds
+            made = _labelled(job, result)
+            if folder is None or file_format != "fits":
+                for kind, ds in made.items():
+                    kept.setdefault(kind, []).append(ds)
+                continue
+            if not streams:
+                paths = _paths(job, made, folder, file_format)
+                for kind, path in paths.items():
+                    stream = ProductStream(path, made[kind], total)
+                    streams[kind] = stack.enter_context(stream)
+            for kind, ds in made.items():
+                streams[kind].append(ds)
+    assert result is not None
+    result = _with_seconds(result, seconds)
+    if kept:
+        joined = {kind: _join(parts) for kind, parts in kept.items()}
+        if folder is None:
+            return joined, {}, result
+        paths = _paths(job, joined, folder, file_format)
+        for kind, path in paths.items():
+            save(joined[kind], path)
+        return joined, paths, result
+    return {kind: open_product(path) for kind, path in paths.items()}, paths, result
+
+
+def _join(parts: list[Any]) -> Any:
+    import xarray as xr
+
+    joined = xr.concat(
+        parts, dim="integration", data_vars="minimal", coords="minimal", compat="override",
+        join="exact", combine_attrs="override",
+    )
+    return joined.transpose("integration", ...)
+
+
+def _with_seconds(result: Result, seconds: Mapping[str, float]) -> Result:
+    from dataclasses import replace
+
+    report = tuple(replace(r, seconds=seconds.get(r.name, r.seconds)) for r in result.report)
+    return replace(result, report=report)
+
+
+def _record(job: Job, result: Result) -> dict[str, Any]:
+    """The run as stored in every product: no times, so that equal input gives equal bytes."""
+    import spec2fn
+
+    hashes = getattr(job.references, "sha256", None)
+    names = getattr(job.references, "names", {})
+    used = needed_references(job.settings.pipeline)
+    references = {}
+    for reftype in used:
+        given = job.references.get(reftype)
+        references[reftype] = {
+            "name": str(names.get(reftype, "N/A")),
+            "sha256": hashes(reftype) if hashes is not None and given is not None else "",
+        }
+    return {
+        "software": f"spec2fn {spec2fn.__version__}",
+        "mode": job.mode,
+        "input": job.observation.science.attrs["meta"].filename,
+        "members": {
+            role: [ds.attrs["meta"].filename for ds in members]
+            for role, members in job.observation.members.items()
+        },
+        "crds_context": getattr(job.references, "context", "") or "",
+        "steps": [_step_record(r) for r in result.report],
+        "ignored_parameters": list(job.settings.ignored),
+        "references": references,
+        "versions": _versions(),
+    }
+
+
+def _step_record(record: StepRecord) -> dict[str, Any]:
+    return {
+        "step": record.name,
+        "status": record.status,
+        "parameters": {
+            name: {"value": _plain(value), "origin": origin}
+            for name, (value, origin) in record.parameters.items()
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return f"<{type(value).__name__}>"
+
+
+def _versions() -> dict[str, str]:
+    from importlib import metadata
+
+    names = ("astropy", "crds", "gwcs", "jax", "numpy", "scipy", "stdatamodels", "xarray")
+    return {name: metadata.version(name) for name in names}
+
+
+def _report(
+    job: Job, result: Result, files: Mapping[str, Path], seconds: float
+) -> dict[str, Any]:
+    import resource
+
+    record = _record(job, result)
+    for entry, step in zip(record["steps"], result.report, strict=True):
+        entry["seconds"] = round(step.seconds, 4)
+    return {
+        **record,
+        "products": {kind: str(path) for kind, path in files.items()},
+        "seconds": round(seconds, 3),
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    }

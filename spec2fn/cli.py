@@ -1,0 +1,293 @@
+"""The command line: ``spec2fn run``, ``plan``, ``modes``, ``demo``, ``diff``, ``refs``.
+
+Nothing heavy is imported before a command needs it, so that ``spec2fn --help`` answers at once.
+Exit status: 0 done, 1 failure, 2 usage or input error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from spec2fn import __version__
+from spec2fn.errors import InputError, ParameterError, Spec2fnError
+
+__all__ = ["main"]
+
+DEMOS = ("miri-lrs-slit", "miri-lrs-slitless")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        status: int = args.command(args)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("spec2fn: interrupted; nothing half-written was left behind\n")
+        return 1
+    except (Spec2fnError, OSError) as error:
+        if args.debug:
+            raise
+        sys.stderr.write(f"spec2fn: {_one_line(error)}\n")
+        return error.exit_code if isinstance(error, Spec2fnError) else 1
+    except Exception as error:  # noqa: BLE001 - the last resort: one line, no traceback
+        if args.debug:
+            raise
+        sys.stderr.write(
+            f"spec2fn: {type(error).__name__}: {_one_line(error)} (--debug shows where)\n"
+        )
+        return 1
+    return status
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) if "\n" not in str(error) else str(error)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="spec2fn",
+        description="JWST stage-2 spectroscopic calibration: _rate to _cal, _s2d, _s3d, _x1d.",
+    )
+    parser.add_argument("--version", action="version", version=f"spec2fn {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    run = commands.add_parser("run", help="calibrate an exposure or an association")
+    _job_options(run)
+    run.add_argument("--output-dir", default=".", metavar="DIR", help="default: this folder")
+    run.add_argument("--save-bsub", action="store_true", help="save the _bsub product")
+    run.add_argument("--save-step", action="append", default=[], metavar="STEP",
+                     help="save the output of a step (repeatable)")
+    run.add_argument("--format", choices=("fits", "netcdf"), default="fits")
+    run.add_argument("--chunk-integrations", type=int, metavar="N",
+                     help="integrations in work at once (default: as memory allows)")
+    run.add_argument("--json", action="store_true", help="print the report as JSON")
+    run.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    run.set_defaults(command=_run)
+
+    plan = commands.add_parser("plan", help="say what a run would do, without doing it")
+    _job_options(plan)
+    plan.add_argument("--save-bsub", action="store_true", help=argparse.SUPPRESS)
+    plan.add_argument("--json", action="store_true", help="print the plan as JSON")
+    plan.set_defaults(command=_plan)
+
+    modes = commands.add_parser("modes", help="list observing modes and their pipelines")
+    modes.add_argument("--json", action="store_true")
+    modes.set_defaults(command=_modes)
+
+    demo = commands.add_parser(
+        "demo", help="render an exposure with known truth, calibrate it, plot the result"
+    )
+    demo.add_argument("mode", choices=DEMOS, metavar="MODE", help=" or ".join(DEMOS))
+    demo.add_argument("--output-dir", metavar="DIR", help="default: spec2fn-demo-MODE")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--json", action="store_true", help="print the summary as JSON")
+    demo.set_defaults(command=_demo)
+
+    diff = commands.add_parser("diff", help="compare two products, or two folders of products")
+    diff.add_argument("a")
+    diff.add_argument("b")
+    diff.add_argument("--rtol", type=float, default=1e-5)
+    diff.add_argument("--atol", type=float, default=0.0)
+    diff.add_argument("--json", action="store_true")
+    diff.set_defaults(command=_diff)
+
+    refs = commands.add_parser("refs", help="list, check and lock the references of an exposure")
+    _job_options(refs)
+    refs.add_argument("--write-lock", metavar="FILE", help="write a lock file")
+    refs.add_argument("--json", action="store_true")
+    refs.set_defaults(command=_refs)
+    return parser
+
+
+def _job_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", metavar="INPUT",
+                        help="_rate or _rateints FITS file, or level-2 association JSON")
+    parser.add_argument("--set", action="append", default=[], metavar="STEP.PARAM=VALUE",
+                        help="set a parameter (repeatable); STEP.skip=true|false switches a step")
+    parser.add_argument("--skip", action="append", default=[], metavar="STEP",
+                        help="switch a step off (repeatable)")
+    parser.add_argument("--override", action="append", default=[], metavar="REFTYPE=FILE",
+                        help="use this reference file; REFTYPE=N/A for none (repeatable)")
+    parser.add_argument("--context", metavar="PMAP", help="CRDS context, default $CRDS_CONTEXT")
+    parser.add_argument("--lock", metavar="FILE", help="use the references of a lock file")
+    parser.add_argument("--no-crds-parameters", action="store_true",
+                        help="do not apply CRDS parameter references")
+
+
+def _settings(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    params: dict[str, dict[str, Any]] = {}
+    for item in args.set:
+        name, equals, value = item.partition("=")
+        step, dot, parameter = name.partition(".")
+        if not equals or not dot or not step or not parameter:
+            msg = f"--set needs STEP.PARAM=VALUE, got {item!r}"
+            raise ParameterError(msg)
+        params.setdefault(step, {})[parameter] = value
+    for step in args.skip:
+        params.setdefault(step, {})["skip"] = "true"
+    return params
+
+
+def _overrides(args: argparse.Namespace) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for item in args.override:
+        reftype, equals, path = item.partition("=")
+        if not equals or not reftype or not path:
+            msg = f"--override needs REFTYPE=FILE, got {item!r}"
+            raise ParameterError(msg)
+        out[reftype] = None if path.upper() == "N/A" else path
+    return out
+
+
+def _job_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "params": _settings(args),
+        "overrides": _overrides(args),
+        "context": args.context,
+        "lock": args.lock,
+        "parameter_references": not args.no_crds_parameters,
+    }
+
+
+def _run(args: argparse.Namespace) -> int:
+    from spec2fn.calibration import calibrate
+
+    if args.chunk_integrations is not None and args.chunk_integrations < 1:
+        msg = f"--chunk-integrations needs at least 1, got {args.chunk_integrations}"
+        raise InputError(msg)
+    with _progress_bar(quiet=args.quiet or args.json) as progress:
+        result = calibrate(
+            args.input,
+            args.output_dir,
+            save_steps=args.save_step,
+            save_bsub=args.save_bsub,
+            file_format=args.format,
+            chunk_integrations=args.chunk_integrations,
+            progress=progress,
+            **_job_arguments(args),
+        )
+    if args.json:
+        _print_json(result.report)
+    elif not args.quiet:
+        for step in result.report["steps"]:
+            print(f"{step['step']:16s} {step['status']:40s} {step['seconds']:8.3f} s")
+        for path in result.files.values():
+            print(path)
+        seconds, memory = result.report["seconds"], result.report["peak_memory_mb"]
+        print(f"done in {seconds:.1f} s, peak memory {memory:.0f} MB")
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from spec2fn.calibration import prepare
+
+    job = prepare(args.input, allow_missing=True, **_job_arguments(args))
+    planned = job.plan(("bsub",) if args.save_bsub else ())
+    if args.json:
+        _print_json({"mode": job.mode, "name": job.name, **planned.as_dict()})
+    else:
+        print(f"{job.name}: {job.mode}")
+        print(planned)
+    return 2 if planned.missing else 0
+
+
+def _modes(args: argparse.Namespace) -> int:
+    from spec2fn.compose import Product
+    from spec2fn.pipelines import MODES
+
+    table = {
+        exp_type: {
+            "pipeline": name,
+            "elements": [
+                f"product({e.kind})" if isinstance(e, Product) else e.name for e in pipeline
+            ],
+        }
+        for exp_type, (name, pipeline) in MODES.items()
+    }
+    if args.json:
+        _print_json(table)
+    else:
+        for exp_type, entry in table.items():
+            print(f"{exp_type}  {entry['pipeline']}")
+            print("    " + ", ".join(entry["elements"]))
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from spec2fn.demo import run_demo
+
+    folder = Path(args.output_dir or f"spec2fn-demo-{args.mode}")
+    with _progress_bar(quiet=args.json) as progress:
+        summary = run_demo(args.mode, folder, seed=args.seed, progress=progress)
+    if args.json:
+        _print_json(summary.as_dict())
+    else:
+        print(summary)
+    return 0
+
+
+def _diff(args: argparse.Namespace) -> int:
+    from spec2fn.io import diff
+
+    report = diff(args.a, args.b, rtol=args.rtol, atol=args.atol)
+    if args.json:
+        _print_json(report.as_dict())
+    else:
+        print(report)
+    return 0 if report.equal else 1
+
+
+def _refs(args: argparse.Namespace) -> int:
+    from spec2fn.calibration import prepare
+    from spec2fn.refs import write_lock
+
+    job = prepare(args.input, **_job_arguments(args))
+    names = getattr(job.references, "names", {})
+    if args.write_lock:
+        write_lock(args.write_lock, job.references)
+    if args.json:
+        _print_json({"context": getattr(job.references, "context", ""), "references": dict(names)})
+    else:
+        for reftype, name in names.items():
+            print(f"{reftype:16s} {name}")
+    return 0
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, sort_keys=True, default=str))
+
+
+@contextlib.contextmanager
+def _progress_bar(*, quiet: bool) -> Iterator[Callable[[str], Any] | None]:
+    """A bar on a terminal for work that lasts longer than two seconds."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(unit="step", delay=2.0, leave=False, bar_format="{desc} [{elapsed}]") as bar:
+
+        def show(name: str) -> None:
+            bar.set_description_str(name)
+            bar.update()
+
+        yield show
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""The peer's products on generated exposures.
+
+``SPEC2FN_PEERBENCH`` names the folder of the generator scripts; tests are skipped without it or
+without the ``parity`` extra. A scenario is generated and calibrated by the peer once per session.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ENV = {
+    "CRDS_SERVER_URL": "https://crds-serverless-mode.stsci.edu",
+    "CRDS_OBSERVATORY": "jwst",
+    "CRDS_READONLY_CACHE": "1",
+}
+
+
+@pytest.fixture(scope="session")
+def peerbench(tmp_path_factory):
+    """A private copy of the generator scripts."""
+    folder = os.environ.get("SPEC2FN_PEERBENCH")
+    if not folder:
+        pytest.skip("SPEC2FN_PEERBENCH is not set")
+    if importlib.util.find_spec("jwst") is None:
+        pytest.skip("the parity extra (jwst==3.0.0) is not installed")
+    if not Path(folder, "make.py").exists():
+        pytest.fail(f"SPEC2FN_PEERBENCH={folder} holds no make.py")
+    copy = tmp_path_factory.mktemp("peerbench") / "scripts"
+    shutil.copytree(folder, copy)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def scenario(peerbench, tmp_path_factory):
+    """``scenario(name, seed=0)``: folder with the exposures and the peer's products.
+
+    ``peer_out`` holds the final products, ``steps`` the output of every step.
+    """
+    made = {}
+    base = tmp_path_factory.mktemp("scenarios")
+
+    def make(name, seed=0):
+        if (name, seed) not in made:
+            folder = base / f"{name}-{seed}"
+            env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+            env.pop("JAX_NUMPY_DTYPE_PROMOTION", None)
+            _call([peerbench / "make.py", name, folder, "--seed", seed], env)
+            _call([peerbench / "run_peer.py", folder, "--save-all", "--out", folder / "steps"], env)
+            failed = json.loads((folder / "steps" / "timing.json").read_text())["error"]
+            assert not failed, f"the peer failed on {name}: {failed}"
+            out = folder / "peer_out"
+            out.mkdir()
+            for kind in ("cal", "calints", "s2d", "s3d", "x1d", "x1dints"):
+                for path in (folder / "steps").glob(f"*_{kind}.fits"):
+                    shutil.copy(path, out)
+            made[name, seed] = folder
+        return made[name, seed]
+
+    return make
+
+
+def _call(command, env):
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+
+@pytest.fixture
+def crds_cache(monkeypatch):
+    """``crds_cache(folder)``: point the CRDS client at the offline cache of a scenario."""
+
+    def use(folder):
+        from spec2fn.refs import clear_cache
+
+        for key, value in {
+            **ENV,
+            "CRDS_PATH": str(Path(folder) / "crds_cache"),
+            "CRDS_CONTEXT": "jwst_0001.pmap",
+        }.items():
+            monkeypatch.setenv(key, value)
+        clear_cache()
+
+    return use
+
+
+def _fraction(ours, theirs, rtol):
+    ours, theirs = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
+    assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
+    a, b = np.isfinite(theirs), np.isfinite(ours)
+    either, both = a | b, a & b
+    if not either.any():
+        return 1.0
+    scale = np.median(np.abs(theirs[both])) if both.any() else 0.0
+    with np.errstate(invalid="ignore"):
+        fine = both & (np.abs(ours - theirs) <= rtol * (np.abs(theirs) + scale))
+    return fine.sum() / either.sum()
+
+
+@pytest.fixture
+def compare_planes():
+    """``compare_planes(ours, theirs, rtol)``: fraction of elements that agree.
+
+    Of the elements finite in either array: finite in both and within rtol of (value + median).
+    """
+    return _fraction

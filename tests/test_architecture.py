@@ -1,0 +1,76 @@
+"""The import rule: which room may import which."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import spec2fn
+
+ROOT = Path(spec2fn.__file__).parent
+BASE = {"schema", "dq", "errors", "units", "typing", "parameters"}
+ALLOWED = {
+    "kernels": {"kernels"},
+    "plans": BASE | {"kernels", "wcs", "plans"},
+    "wcs": BASE | {"kernels", "plans", "wcs"},
+    "steps": BASE | {"kernels", "plans", "wcs", "compose", "slits", "transforms", "steps"},
+    "refs": BASE | {"refs", "plans", "compose"},
+    "io": BASE | {"io", "compose", "refs"},
+}
+HEAVY = {"jax", "gwcs", "asdf", "crds", "matplotlib", "astropy", "stdatamodels", "xarray", "scipy"}
+
+
+def modules(room):
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def imports(path, *, top_level):
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_rooms_import_only_what_they_may(room):
+    for path in modules(room):
+        for name in imports(path, top_level=False):
+            parts = name.split(".")
+            if parts[0] != "spec2fn":
+                continue
+            target = parts[1] if len(parts) > 1 else ""
+            inside_package = target == "" and room in ("io", "refs")
+            assert target in ALLOWED[room] or inside_package, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("room", ["kernels", "plans", "steps", "io", "refs"])
+def test_rooms_do_not_import_heavy_packages_at_the_top(room):
+    for path in modules(room):
+        heavy = {n for n in imports(path, top_level=True) if n.split(".")[0] in HEAVY}
+        assert not heavy, f"{path} imports {heavy} at the top; import it where it is used"
+
+
+def test_steps_do_not_leave_jax_silently():
+    # these turn JAX data into NumPy without a word
+    forbidden = {"interp", "rolling"}
+    for path in modules("steps"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                owner = node.func.value
+                is_array_library = isinstance(owner, ast.Name) and owner.id in ("np", "xp")
+                assert is_array_library or node.func.attr not in forbidden, f"{path}:{node.lineno}"
+
+
+def test_every_step_file_holds_its_step():
+    from spec2fn.compose import registered_steps
+
+    names = {p.stem for p in modules("steps")} - {"__init__"}
+    assert names == set(registered_steps())
+    for name, step in registered_steps().items():
+        assert step.__doc__, f"{name} has no docstring"
+        assert "Parameters" in step.__doc__, f"{name}: document the parameters"
