@@ -15,19 +15,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spec2fn.compose import Pipeline, also_on, product
-from spec2fn.errors import InputError
 from spec2fn.steps.assign_wcs import assign_wcs
 from spec2fn.steps.background import background
 from spec2fn.steps.badpix_selfcal import badpix_selfcal
 from spec2fn.steps.extract_1d import extract_1d
+from spec2fn.steps.pixel_replace import pixel_replace
+from spec2fn.steps.resample_spec import resample_spec
+from spec2fn.steps.targ_centroid import targ_centroid
+
+from spec2fn.compose import Pipeline, also_on, product
+from spec2fn.errors import InputError
 from spec2fn.steps.flat_field import flat_field
 from spec2fn.steps.pathloss import pathloss
 from spec2fn.steps.photom import photom
-from spec2fn.steps.pixel_replace import pixel_replace
-from spec2fn.steps.resample_spec import resample_spec
 from spec2fn.steps.srctype import srctype
-from spec2fn.steps.targ_centroid import targ_centroid
 
 __all__ = ["MIRI_LRS_FIXEDSLIT", "MIRI_LRS_SLITLESS", "MODES", "for_exposure"]
 

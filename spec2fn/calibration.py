@@ -27,7 +27,10 @@ CHUNK_BYTES = 192 * 2**20
 _PLANES_IN_WORK = 20
 
 # Parameters that name files which are opened as associated exposures.
-_MEMBER_PARAMETERS = {("background", "bkg_list"): "background", ("targ_centroid", "ta_file"): "target_acquisition"}
+_MEMBER_PARAMETERS = {
+    ("background", "bkg_list"): "background",
+    ("targ_centroid", "ta_file"): "target_acquisition",
+}
 
 Format = Literal["fits", "netcdf"]
 
@@ -351,9 +354,7 @@ def _paths(job: Job, kinds: Iterable[str], folder: Path, file_format: Format) ->
     }
 
 
-def _write(
-    job: Job, made: Mapping[str, Any], folder: Path, file_format: Format
-) -> dict[str, Path]:
+def _write(job: Job, made: Mapping[str, Any], folder: Path, file_format: Format) -> dict[str, Path]:
     from spec2fn.io import save
 
     paths = _paths(job, made, folder, file_format)
@@ -407,8 +408,13 @@ def _join(parts: list[Any]) -> Any:
     import xarray as xr
 
     joined = xr.concat(
-        parts, dim="integration", data_vars="minimal", coords="minimal", compat="override",
-        join="exact", combine_attrs="override",
+        parts,
+        dim="integration",
+        data_vars="minimal",
+        coords="minimal",
+        compat="override",
+        join="exact",
+        combine_attrs="override",
     )
     return joined.transpose("integration", ...)
 
@@ -476,9 +482,7 @@ def _versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in names}
 
 
-def _report(
-    job: Job, result: Result, files: Mapping[str, Path], seconds: float
-) -> dict[str, Any]:
+def _report(job: Job, result: Result, files: Mapping[str, Path], seconds: float) -> dict[str, Any]:
     import resource
 
     record = _record(job, result)

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(f"spec2fn: {_one_line(error)}\n")
         return error.exit_code if isinstance(error, Spec2fnError) else 1
-    except Exception as error:  # noqa: BLE001 - the last resort: one line, no traceback
+    except Exception as error:
         if args.debug:
             raise
         sys.stderr.write(
@@ -70,11 +70,20 @@ def _parser() -> argparse.ArgumentParser:
     _job_options(run)
     run.add_argument("--output-dir", default=".", metavar="DIR", help="default: this folder")
     run.add_argument("--save-bsub", action="store_true", help="save the _bsub product")
-    run.add_argument("--save-step", action="append", default=[], metavar="STEP",
-                     help="save the output of a step (repeatable)")
+    run.add_argument(
+        "--save-step",
+        action="append",
+        default=[],
+        metavar="STEP",
+        help="save the output of a step (repeatable)",
+    )
     run.add_argument("--format", choices=("fits", "netcdf"), default="fits")
-    run.add_argument("--chunk-integrations", type=int, metavar="N",
-                     help="integrations in work at once (default: as memory allows)")
+    run.add_argument(
+        "--chunk-integrations",
+        type=int,
+        metavar="N",
+        help="integrations in work at once (default: as memory allows)",
+    )
     run.add_argument("--json", action="store_true", help="print the report as JSON")
     run.add_argument("--quiet", action="store_true", help="print nothing but errors")
     run.set_defaults(command=_run)
@@ -115,18 +124,31 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _job_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="INPUT",
-                        help="_rate or _rateints FITS file, or level-2 association JSON")
-    parser.add_argument("--set", action="append", default=[], metavar="STEP.PARAM=VALUE",
-                        help="set a parameter (repeatable); STEP.skip=true|false switches a step")
-    parser.add_argument("--skip", action="append", default=[], metavar="STEP",
-                        help="switch a step off (repeatable)")
-    parser.add_argument("--override", action="append", default=[], metavar="REFTYPE=FILE",
-                        help="use this reference file; REFTYPE=N/A for none (repeatable)")
+    parser.add_argument(
+        "input", metavar="INPUT", help="_rate or _rateints FITS file, or level-2 association JSON"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="STEP.PARAM=VALUE",
+        help="set a parameter (repeatable); STEP.skip=true|false switches a step",
+    )
+    parser.add_argument(
+        "--skip", action="append", default=[], metavar="STEP", help="switch a step off (repeatable)"
+    )
+    parser.add_argument(
+        "--override",
+        action="append",
+        default=[],
+        metavar="REFTYPE=FILE",
+        help="use this reference file; REFTYPE=N/A for none (repeatable)",
+    )
     parser.add_argument("--context", metavar="PMAP", help="CRDS context, default $CRDS_CONTEXT")
     parser.add_argument("--lock", metavar="FILE", help="use the references of a lock file")
-    parser.add_argument("--no-crds-parameters", action="store_true",
-                        help="do not apply CRDS parameter references")
+    parser.add_argument(
+        "--no-crds-parameters", action="store_true", help="do not apply CRDS parameter references"
+    )
 
 
 def _settings(args: argparse.Namespace) -> dict[str, dict[str, Any]]:

@@ -159,9 +159,7 @@ class Step:
             if name not in known:
                 raise unknown_parameter(self.name, name, known)
             values[name] = known[name].coerce(value, self.name)
-        return _replace(
-            self, bound=tuple(values.items()), skip=self.skip if skip is None else skip
-        )
+        return _replace(self, bound=tuple(values.items()), skip=self.skip if skip is None else skip)
 
     def __call__(self, ds: Any, *refs: Any, plan: Any = None, **kwargs: Any) -> Any:
         """Apply the step.
@@ -256,9 +254,7 @@ def as_reference(value: Any, reftype: str) -> Any:
 
 
 @functools.cache
-def _parameters(
-    function: Callable[..., Any], members: tuple[str, ...]
-) -> Mapping[str, Parameter]:
+def _parameters(function: Callable[..., Any], members: tuple[str, ...]) -> Mapping[str, Parameter]:
     return parameters_of(function, exclude=("plan", *members))
 
 

@@ -78,12 +78,18 @@ def parameters_of(
     function: Callable[..., Any], exclude: tuple[str, ...] = ()
 ) -> Mapping[str, Parameter]:
     """Return the parameters of `function`: its keyword-only arguments but those in `exclude`."""
-    hints = typing.get_type_hints(function, include_extras=True)
-    return {
-        p.name: Parameter(p.name, hints.get(p.name, Any), p.default)
+    found = {
+        p.name: p
         for p in inspect.signature(function).parameters.values()
         if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in exclude
     }
+    # only these hints: those of Datasets name xarray, which steps import for type checkers alone
+    written = types.SimpleNamespace(
+        __annotations__={n: p.annotation for n, p in found.items() if p.annotation is not _NOTHING}
+    )
+    names = getattr(inspect.unwrap(function), "__globals__", {})
+    hints = typing.get_type_hints(written, globalns=names, include_extras=True)
+    return {n: Parameter(n, hints.get(n, Any), p.default) for n, p in found.items()}
 
 
 def unknown_parameter(step: str, name: str, known: Mapping[str, Any]) -> ParameterError:
@@ -117,7 +123,7 @@ def _describe(hint: Any) -> str:
     return getattr(hint, "__name__", str(hint))
 
 
-def _coerce(hint: Any, value: Any) -> Any:  # noqa: C901, PLR0911, PLR0912 - one case per kind of type
+def _coerce(hint: Any, value: Any) -> Any:  # noqa: C901 - one case per kind of type
     origin = get_origin(hint)
     if hint is Any or hint is object:
         return value

@@ -92,7 +92,9 @@ SCALARS: Mapping[str, Scalar] = {
     "mid_time": Scalar("EXPMID", "", "d", "mid time of the exposure [MJD, UTC]", read=True),
     "exposure_time": Scalar("XPOSURE", "", "s", "effective exposure time", read=True),
     "photmjsr": Scalar("PHOTMJSR", "SCI", "MJy/sr", "[MJy/sr] flux density producing 1 cps"),
-    "photuja2": Scalar("PHOTUJA2", "SCI", "uJy/arcsec2", "[uJy/arcsec2] flux density producing 1 cps"),
+    "photuja2": Scalar(
+        "PHOTUJA2", "SCI", "uJy/arcsec2", "[uJy/arcsec2] flux density producing 1 cps"
+    ),
     "pixar_sr": Scalar("PIXAR_SR", "SCI", "sr", "[sr] nominal pixel area"),
     "pixar_a2": Scalar("PIXAR_A2", "SCI", "arcsec2", "[arcsec2] nominal pixel area"),
     "ta_xpos": Scalar("TA_XPOS", "SCI", "pixel", "source x-position in TA verification image"),
@@ -169,7 +171,7 @@ EXTRACTED: Mapping[str, tuple[str, str]] = {
     "npixels": ("NPIXELS", ""),
     "flux_error_cov": ("FLUX_ERROR_COV", "Jy"),
 }
-"""Columns of an extracted spectrum; ``flux_error_cov`` (ours) includes the covariance of resampling."""
+"""Columns of an extracted spectrum; ``flux_error_cov`` (ours) has the covariance of resampling."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,9 +284,8 @@ def set_scalars(ds: xr.Dataset, **values: Any) -> xr.Dataset:
     for name, value in values.items():
         if value is None:
             continue
-        if not hasattr(value, "dtype"):
-            value = np.float64(value)
-        new[name] = ((), value, {"units": SCALARS[name].unit})
+        number = value if hasattr(value, "dtype") else np.float64(value)
+        new[name] = ((), number, {"units": SCALARS[name].unit})
     return ds.drop_vars(drop).assign(new)
 
 

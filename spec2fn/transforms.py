@@ -132,7 +132,8 @@ def _unpack_dataset(packed: Packed) -> Any:
     import xarray as xr
 
     _, layout, static, attrs = packed.template.value
-    data_vars, coords = {}, {}
+    data_vars: dict[str, Any] = {}
+    coords: dict[str, Any] = {}
     for name, dims, var_attrs, is_coord in layout:
         data = packed.arrays[name] if name in packed.arrays else static[name]
         (coords if is_coord else data_vars)[name] = xr.Variable(dims, data, dict(var_attrs))
@@ -324,14 +325,12 @@ def lift(
         extra = [d for d in ds[inputs[0]].dims if d not in core]
         arrays = [ds[name].transpose(..., *core).data for name in inputs]
         has = [[d for d in ds[name].dims if d not in core] for name in inputs]
-        run = functools.partial(kernel, **kwargs)
+        run: Callable[..., Any] = functools.partial(kernel, **kwargs)
         for dim in reversed(extra):
             run = _map_axis(run, [0 if dim in h else None for h in has])
         out = run(*arrays)
         out = out if isinstance(out, tuple) else (out,)
-        return ds.assign(
-            {name: ((*extra, *core), o) for name, o in zip(outputs, out, strict=True)}
-        )
+        return ds.assign({name: ((*extra, *core), o) for name, o in zip(outputs, out, strict=True)})
 
     return wrapper
 
@@ -386,11 +385,11 @@ def _split_dim(packed: Any, dim: str) -> tuple[Any, list[int | None]]:
 
     if isinstance(packed, Packed) and packed.template.value[0] == "dataset":
         _, layout, static, attrs = packed.template.value
-        axes: list[int | None] = []
         new_layout = []
         dims_of = {name: dims for name, dims, _, _ in layout}
-        for name in packed.arrays:
-            axes.append(dims_of[name].index(dim) if dim in dims_of[name] else None)
+        axes: list[int | None] = [
+            dims_of[name].index(dim) if dim in dims_of[name] else None for name in packed.arrays
+        ]
         for name, dims, var_attrs, is_coord in layout:
             if name in packed.arrays:
                 new_layout.append((name, tuple(d for d in dims if d != dim), var_attrs, is_coord))
