@@ -1,0 +1,292 @@
+"""Multiplicative calibrations of pixels: flat fields, aperture losses, flux factors.
+
+All kernels take plain arrays whose last two axes are detector rows and columns; planes of the
+data may have leading axes (integrations), planes of a calibration have none and are broadcast.
+Invalid pixels are masked before the arithmetic as well as after it, so that gradients stay
+finite there whatever values they hold.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from spec2fn.kernels.namespace import array_namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "agree_on_invalid",
+    "bilinear",
+    "expand_to",
+    "exponential_change",
+    "flat_field",
+    "interpolate_planned",
+    "linear_change",
+    "power_law_change",
+    "rescale",
+]
+
+DAYS_PER_YEAR = 365.0
+"""Length of the year of the JWST time-dependence coefficients."""
+
+
+def expand_to(plane: Any, like: Any) -> Any:
+    """Return `plane` with leading axes of length one added until it has as many as `like`."""
+    xp = array_namespace(plane, like)
+    missing = len(like.shape) - len(plane.shape)
+    return xp.reshape(plane, (1,) * missing + tuple(plane.shape)) if missing > 0 else plane
+
+
+def _any_nan(planes: Mapping[str, Any], xp: Any) -> Any:
+    found = None
+    for plane in planes.values():
+        nan = xp.isnan(plane)
+        found = nan if found is None else found | nan
+    return found
+
+
+def agree_on_invalid(
+    planes: Mapping[str, Any], dq: Any, do_not_use: int
+) -> tuple[dict[str, Any], Any]:
+    """Make NaN and a flag mark the same pixels.
+
+    A pixel that is NaN in any plane, or flagged, becomes NaN in every plane and is flagged.
+
+    Parameters
+    ----------
+    planes : mapping of str to array, shape (..., y, x), float
+        Values, errors and variances.
+    dq : array of uint32, shape (..., y, x)
+    do_not_use : int
+        The bit that marks a pixel as unusable.
+
+    Returns
+    -------
+    planes : dict of str to array
+    dq : array of uint32
+    """
+    xp = array_namespace(dq, *planes.values())
+    bit = xp.asarray(do_not_use, dtype=dq.dtype)
+    invalid = _any_nan(planes, xp) | ((dq & bit) != 0)
+    out = {
+        name: xp.where(invalid, xp.asarray(xp.nan, dtype=plane.dtype), plane)
+        for name, plane in planes.items()
+    }
+    return out, xp.where(invalid, dq | bit, dq)
+
+
+def rescale(
+    values: Mapping[str, Any],
+    variances: Mapping[str, Any],
+    dq: Any,
+    factor: Any,
+    usable: Any,
+    *,
+    do_not_use: int,
+    inverse: bool = False,
+) -> tuple[dict[str, Any], Any]:
+    """Multiply values by a factor and variances by its square.
+
+    Parameters
+    ----------
+    values, variances : mapping of str to array, shape (..., y, x), float32
+    dq : array of uint32, shape (..., y, x)
+    factor : array, shape (y, x)
+        Only looked at where `usable`; cast to the dtype of the planes.
+    usable : array of bool, shape (y, x)
+        Where the factor is defined; elsewhere pixels become NaN and are flagged.
+    do_not_use : int
+        The bit that marks a pixel as unusable.
+    inverse : bool
+        Divide instead.
+
+    Returns
+    -------
+    planes : dict of str to array
+        Values and variances by their names.
+    dq : array of uint32
+    """
+    xp = array_namespace(dq, factor, *values.values(), *variances.values())
+    bit = xp.asarray(do_not_use, dtype=dq.dtype)
+    planes = {**values, **variances}
+    invalid = _any_nan(planes, xp) | ((dq & bit) != 0) | ~expand_to(usable, dq)
+
+    out = {}
+    for name, plane in planes.items():
+        scale = xp.where(usable, factor, xp.ones((), dtype=factor.dtype)).astype(plane.dtype)
+        if name in variances:
+            scale = scale * scale
+        scale = expand_to(scale, plane)
+        safe = xp.where(invalid, xp.zeros((), dtype=plane.dtype), plane)
+        out[name] = safe / scale if inverse else safe * scale
+    return agree_on_invalid(out, xp.where(invalid, dq | bit, dq), do_not_use)
+
+
+def flat_field(
+    sci: Any,
+    var_poisson: Any,
+    var_rnoise: Any,
+    dq: Any,
+    *,
+    flat: Any,
+    flat_err: Any,
+    flat_dq: Any,
+    do_not_use: int,
+    inverse: bool = False,
+) -> tuple[dict[str, Any], Any]:
+    """Divide by a flat field and propagate its error.
+
+    ``sci / f``, ``var_poisson / f²``, ``var_rnoise / f²``,
+    ``var_flat = (sci / f)² σ_f² / f²``, and ``err²`` is the sum of the variances.
+
+    Parameters
+    ----------
+    sci, var_poisson, var_rnoise : array, shape (..., y, x), float32
+    dq : array of uint32, shape (..., y, x)
+    flat, flat_err : array, shape (y, x)
+    flat_dq : array of uint32, shape (y, x)
+        Must mark with `do_not_use` every pixel where the flat cannot be used (NaN and zero
+        included).
+    do_not_use : int
+        The bit that marks a pixel as unusable.
+    inverse : bool
+        Multiply instead; ``var_flat`` is zero then.
+
+    Returns
+    -------
+    planes : dict of str to array
+        ``sci``, ``err``, ``var_poisson``, ``var_rnoise``, ``var_flat``.
+    dq : array of uint32
+        Input flags with those of the flat.
+
+    Notes
+    -----
+    Algorithm: JWST pipeline documentation, flat_field step ("Imaging and non-NIRSpec
+    spectroscopic data").
+    """
+    xp = array_namespace(sci, var_poisson, var_rnoise, dq, flat, flat_err, flat_dq)
+    dtype = sci.dtype
+    zero, one = xp.zeros((), dtype=dtype), xp.ones((), dtype=dtype)
+    bit = xp.asarray(do_not_use, dtype=dq.dtype)
+
+    dq = dq | expand_to(flat_dq, dq)
+    unusable = (flat_dq & bit) != 0
+    f = expand_to(xp.where(unusable, one, flat.astype(dtype)), sci)
+    f_err = expand_to(xp.where(unusable, zero, flat_err.astype(dtype)), sci)
+    inputs = {"sci": sci, "p": var_poisson, "r": var_rnoise}
+    invalid = _any_nan(inputs, xp) | ((dq & bit) != 0) | xp.isnan(f_err)
+    sci, var_poisson, var_rnoise = (xp.where(invalid, zero, v) for v in inputs.values())
+    f_err = xp.where(xp.isnan(f_err), zero, f_err)
+
+    if inverse:
+        sci, var_poisson, var_rnoise = sci * f, var_poisson * (f * f), var_rnoise * (f * f)
+        var_flat = xp.zeros_like(sci)
+    else:
+        sci, var_poisson, var_rnoise = sci / f, var_poisson / (f * f), var_rnoise / (f * f)
+        var_flat = sci * sci / (f * f) * (f_err * f_err)
+    planes = {
+        "sci": sci,
+        "err": _sqrt(var_poisson + var_rnoise + var_flat),
+        "var_poisson": var_poisson,
+        "var_rnoise": var_rnoise,
+        "var_flat": var_flat,
+    }
+    return agree_on_invalid(planes, xp.where(invalid, dq | bit, dq), do_not_use)
+
+
+def _sqrt(variance: Any) -> Any:
+    # the derivative of the square root is infinite at zero, where a masked pixel stands; a
+    # negative variance gives NaN, as it should
+    xp = array_namespace(variance)
+    zero = variance == 0
+    root = xp.sqrt(xp.where(zero, xp.ones((), dtype=variance.dtype), variance))
+    return xp.where(zero, xp.zeros((), dtype=variance.dtype), root)
+
+
+def interpolate_planned(table: Any, index: Any, fraction: Any) -> Any:
+    """Interpolate linearly at planned places: ``(1 - t) table[i] + t table[i + 1]``.
+
+    Parameters
+    ----------
+    table : array, shape (n,)
+    index : array of int, any shape
+        From 0 to n - 2.
+    fraction : array of float, shape of `index`
+        The dtype in which to compute.
+
+    Returns
+    -------
+    array
+        Of the shape of `index`.
+    """
+    xp = array_namespace(table, index, fraction)
+    table = xp.asarray(table).astype(fraction.dtype)
+    low = table[index]
+    return low + fraction * (table[index + 1] - low)
+
+
+def bilinear(cube: Any, column: Any, row: Any) -> Any:
+    """Interpolate planes of a cube at one place, differentiable in the place.
+
+    Parameters
+    ----------
+    cube : array, shape (n, y, x)
+    column, row : scalar arrays of float
+        Zero-based; the dtype in which to compute. Places outside are extrapolated from the
+        nearest cell.
+
+    Returns
+    -------
+    array, shape (n,)
+    """
+    xp = array_namespace(cube, column, row)
+    column, row = xp.asarray(column), xp.asarray(row)
+    n_rows, n_columns = cube.shape[-2:]
+    j = xp.clip(xp.floor(column), 0, max(n_columns - 2, 0)).astype("int32")
+    i = xp.clip(xp.floor(row), 0, max(n_rows - 2, 0)).astype("int32")
+    t = column - j.astype(column.dtype)
+    u = row - i.astype(row.dtype)
+    cube = xp.asarray(cube)
+
+    def at(y: Any, x: Any) -> Any:
+        return cube[:, y, x].astype(column.dtype)
+
+    lower = (1 - t) * at(i, j) + t * at(i, j + 1)
+    upper = (1 - t) * at(i + 1, j) + t * at(i + 1, j + 1)
+    return (1 - u) * lower + u * upper
+
+
+def linear_change(time: Any, t0: Any, loss_per_year: Any) -> Any:
+    """Relative throughput falling linearly: ``1 - loss (t - t0) / 365 d``.
+
+    Parameters
+    ----------
+    time, t0 : scalar or array
+        Modified Julian dates [d].
+    loss_per_year : scalar or array
+        Fraction of the throughput lost per year.
+
+    Notes
+    -----
+    Forms of the time dependence: JWST pipeline documentation, photom step and PHOTOM reference
+    file, "Time-dependent correction".
+    """
+    return 1.0 - loss_per_year * (time - t0) / DAYS_PER_YEAR
+
+
+def exponential_change(time: Any, t0: Any, amplitude: Any, tau: Any, const: Any) -> Any:
+    """Relative throughput decaying exponentially: ``amplitude exp(-(t - t0) / tau) + const``.
+
+    Times and `tau` are in days; see :func:`linear_change`.
+    """
+    xp = array_namespace(time, t0, amplitude, tau, const)
+    return amplitude * xp.exp(-(time - t0) / tau) + const
+
+
+def power_law_change(time: Any, t0: Any, year1_value: Any, t_soft: Any, alpha: Any) -> Any:
+    """Relative throughput changing as a power of time, `year1_value` one year after `t0`.
+
+    ``year1_value ((t - t0 + t_soft) / (365 d + t_soft))^alpha``; see :func:`linear_change`.
+    """
+    return year1_value * ((time - t0 + t_soft) / (DAYS_PER_YEAR + t_soft)) ** alpha

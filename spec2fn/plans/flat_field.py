@@ -1,0 +1,60 @@
+"""Host-side half of flat-fielding: which flat, and which part of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from spec2fn.plans.base import Plan
+from spec2fn.plans.subarray import subarray_slices
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["FlatFieldPlan", "is_path", "plan_image_flat"]
+
+
+@dataclass(frozen=True, eq=False)
+class FlatFieldPlan(Plan):
+    """Where an exposure stands on its two-dimensional flat.
+
+    Attributes
+    ----------
+    rows, columns : tuple of int
+        First pixel and end, zero-based, of the part of the flat that belongs to the exposure.
+    opened : tuple of array, optional
+        ``sci``, ``err``, ``dq`` of a flat given as a path, already cut; None where the flat is
+        given as a Dataset or array, which the step reads itself (so that it can be
+        differentiated).
+    """
+
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    opened: tuple[Any, ...] | None = None
+
+
+def is_path(value: Any) -> bool:
+    """Whether `value` names a file."""
+    return isinstance(value, (str, PathLike))
+
+
+def plan_image_flat(flat: Any, ds: xr.Dataset, reftype: str = "flat") -> FlatFieldPlan:
+    """Find the part of a two-dimensional flat that belongs to an exposure.
+
+    Parameters
+    ----------
+    flat : xarray.Dataset or array
+        Flat field.
+    ds : xarray.Dataset
+        Exposure.
+    reftype : str
+        What the flat is called in messages.
+
+    Raises
+    ------
+    ReferenceError, DatasetError
+        See :func:`spec2fn.plans.subarray.subarray_slices`.
+    """
+    rows, columns = subarray_slices(flat, ds, "flat_field", reftype)
+    return FlatFieldPlan((rows.start, rows.stop), (columns.start, columns.stop))

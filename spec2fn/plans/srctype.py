@@ -1,0 +1,94 @@
+"""Rules for the source type of exposures with a single source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spec2fn.plans.base import Plan
+
+__all__ = ["SINGLE_SOURCE", "SourceTypePlan", "decide_source_type", "is_time_series"]
+
+SINGLE_SOURCE = frozenset(
+    {
+        "MIR_LRS-FIXEDSLIT",
+        "MIR_LRS-SLITLESS",
+        "MIR_MRS",
+        "NRC_TSGRISM",
+        "NIS_SOSS",
+        "NRS_FIXEDSLIT",
+        "NRS_BRIGHTOBJ",
+        "NRS_IFU",
+    }
+)
+"""Exposure types for which the observing program names one source."""
+
+_ALWAYS_TIME_SERIES = frozenset({"NRC_TSIMAGE", "NRC_TSGRISM", "NRS_BRIGHTOBJ"})
+_INTEGRAL_FIELD = frozenset({"MIR_MRS", "NRS_IFU"})
+
+
+@dataclass(frozen=True, eq=False)
+class SourceTypePlan(Plan):
+    """The decided source type.
+
+    Attributes
+    ----------
+    source_type : str
+        POINT, EXTENDED or UNKNOWN.
+    source_type_apt : str or None
+        The type requested in the observing program.
+    """
+
+    source_type: str
+    source_type_apt: str | None = None
+
+
+def is_time_series(exp_type: str, flagged: bool, integrations: int) -> bool:
+    """Whether an exposure is a time series of more than one integration.
+
+    Parameters
+    ----------
+    exp_type : str
+    flagged : bool
+        Whether the visit is marked as a time series (TSOVISIT).
+    integrations : int
+        Of the whole exposure (NINTS).
+    """
+    return (flagged or exp_type.upper() in _ALWAYS_TIME_SERIES) and integrations >= 2
+
+
+def decide_source_type(
+    exp_type: str,
+    *,
+    user: str | None,
+    background: bool,
+    tso: bool,
+    requested: str | None,
+    pattern: str | None,
+) -> str:
+    """Return POINT or EXTENDED for an exposure of a single source.
+
+    Parameters
+    ----------
+    exp_type : str
+    user : str or None
+        Source type given as a parameter.
+    background : bool
+        Whether the target is a background target.
+    tso : bool
+        Whether the exposure is a time series.
+    requested : str or None
+        Source type of the observing program.
+    pattern : str or None
+        Dither pattern, or what it is optimized for.
+    """
+    if user is not None:
+        return user
+    if background:
+        return "EXTENDED"
+    if tso:
+        return "POINT"
+    if requested in ("POINT", "EXTENDED"):
+        return requested
+    if pattern is not None and ("NOD" in pattern or "POINT-SOURCE" in pattern):
+        return "POINT"
+    return "EXTENDED" if exp_type in _INTEGRAL_FIELD else "POINT"

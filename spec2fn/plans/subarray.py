@@ -1,0 +1,124 @@
+"""Cutting a full-frame reference to the subarray of an exposure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import DatasetError, ReferenceError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["match_subarray", "subarray_slices"]
+
+FULL_FRAME = {"MIRI": (1024, 1032)}
+"""Rows and columns of a full frame, where they are not 2048 x 2048."""
+
+
+def subarray_slices(
+    ref: xr.Dataset | Any, ds: xr.Dataset, who: str, reftype: str
+) -> tuple[slice, slice]:
+    """Return the rows and columns of a reference that belong to an exposure.
+
+    The corners come from the attributes ``xstart``, ``ystart`` (SUBSTRT1, SUBSTRT2) of both. A
+    reference without corners must be a full frame, or have the shape of the exposure: it is then
+    taken to be the exposure's own subarray.
+
+    Parameters
+    ----------
+    ref : xarray.Dataset or array
+        Reference with a ``sci`` plane, or that plane.
+    ds : xarray.Dataset
+        Exposure; only the shape of ``sci`` and the attributes count.
+    who : str
+        Name of the step, for the message.
+    reftype : str
+        CRDS type of the reference, for the message.
+
+    Returns
+    -------
+    rows, columns : slice
+        Of the reference, zero-based.
+
+    Raises
+    ------
+    ReferenceError
+        If the reference does not cover the exposure.
+    DatasetError
+        If the exposure does not say where its subarray stands, and that matters.
+    """
+    shape = tuple(ds["sci"].shape[-2:])
+    is_dataset = hasattr(ref, "data_vars")
+    if is_dataset and "sci" not in ref:
+        listed = ", ".join(sorted(map(str, ref.data_vars))) or "nothing"
+        msg = f"{who}: reference {reftype!r} needs a 'sci' image, but holds {listed}"
+        raise ReferenceError(msg)
+    ref_shape = tuple(np.shape(ref["sci"] if is_dataset else ref)[-2:])
+    attrs = ref.attrs if is_dataset else {}
+    corner = _corner(attrs)
+    if corner is None:
+        if ref_shape == shape:
+            return slice(0, shape[0]), slice(0, shape[1])
+        instrument = str(ds.attrs.get("instrument", "")).upper()
+        if ref_shape != FULL_FRAME.get(instrument, (2048, 2048)):
+            raise _mismatch(who, reftype, ref_shape, shape, "its corners are not known")
+        corner = (1, 1)
+    own = _corner(ds.attrs)
+    if own is None:
+        msg = (
+            f"{who}: 'sci' does not say where its subarray stands; set the attributes xstart and"
+            " ystart (SUBSTRT1, SUBSTRT2: one-based detector column and row of its first pixel)"
+        )
+        raise DatasetError(msg)
+    column, row = own[0] - corner[0], own[1] - corner[1]
+    rows, columns = slice(row, row + shape[0]), slice(column, column + shape[1])
+    if row < 0 or column < 0 or rows.stop > ref_shape[0] or columns.stop > ref_shape[1]:
+        where = f"their first pixels are {corner} and {own}"
+        raise _mismatch(who, reftype, ref_shape, shape, where)
+    return rows, columns
+
+
+def match_subarray(ref: xr.Dataset, ds: xr.Dataset) -> xr.Dataset:
+    """Return a reference cut to the subarray of an exposure.
+
+    Parameters
+    ----------
+    ref : xarray.Dataset
+        Reference with planes on dims ``y, x``.
+    ds : xarray.Dataset
+        Exposure.
+
+    Returns
+    -------
+    xarray.Dataset
+        `ref` on the pixels of `ds`, with the attributes that place it there.
+
+    Raises
+    ------
+    ReferenceError, DatasetError
+        See :func:`subarray_slices`.
+    """
+    reftype = str(ref.attrs.get("reftype", "reference"))
+    rows, columns = subarray_slices(ref, ds, "match_subarray", reftype)
+    placed = {k: ds.attrs[k] for k in ("xstart", "ystart") if k in ds.attrs}
+    n_rows, n_columns = ds["sci"].shape[-2:]
+    return ref.isel(y=rows, x=columns).assign_attrs(
+        **placed, xsize=int(n_columns), ysize=int(n_rows)
+    )
+
+
+def _corner(attrs: Any) -> tuple[int, int] | None:
+    if attrs.get("xstart") is None or attrs.get("ystart") is None:
+        return None
+    return int(attrs["xstart"]), int(attrs["ystart"])
+
+
+def _mismatch(
+    who: str, reftype: str, found: tuple[int, ...], needed: tuple[int, ...], why: str
+) -> ReferenceError:
+    return ReferenceError(
+        f"{who}: reference {reftype!r} is {found} but 'sci' is {needed}; {why}: give a reference"
+        " that covers the exposure, with SUBSTRT1 and SUBSTRT2, or cut it to the exposure's shape"
+    )

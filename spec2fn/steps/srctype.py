@@ -1,0 +1,86 @@
+"""Source type of an exposure: point or extended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from spec2fn.compose import Skip, step
+from spec2fn.plans.srctype import SINGLE_SOURCE, SourceTypePlan, decide_source_type, is_time_series
+from spec2fn.schema import meta_of, with_attrs
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["srctype"]
+
+_PER_SLIT = ("NRS_MSASPEC", "NIS_WFSS", "NRC_WFSS", "MIR_WFSS")
+
+
+def _plan(
+    ds: xr.Dataset, source_type: Literal["POINT", "EXTENDED"] | None = None
+) -> SourceTypePlan | Skip:
+    exp_type = str(ds.attrs.get("exp_type", "")).upper()
+    if exp_type in _PER_SLIT:
+        return Skip(f"sources of {exp_type} have their types slit by slit")
+    recorded = meta_of(ds).get("NINTS")
+    count = int(recorded) if recorded is not None else int(ds.sizes.get("integration", 1))
+    tso = is_time_series(exp_type, bool(ds.attrs.get("tso")), count)
+    if exp_type not in SINGLE_SOURCE:
+        return SourceTypePlan("POINT" if tso else "UNKNOWN", ds.attrs.get("source_type_apt"))
+    requested = ds.attrs.get("source_type_apt", ds.attrs.get("source_type"))
+    pattern = "dither_optimized_for" if exp_type == "MIR_MRS" else "dither_type"
+    decided = decide_source_type(
+        exp_type,
+        user=source_type,
+        background=bool(ds.attrs.get("background_target")),
+        tso=tso,
+        requested=requested,
+        pattern=ds.attrs.get(pattern),
+    )
+    return SourceTypePlan(decided, requested)
+
+
+@step(
+    reads=("sci",),
+    traceable=True,
+    planner=_plan,
+    aliases=("source_type",),
+)
+def srctype(
+    ds: xr.Dataset,
+    *,
+    plan: SourceTypePlan,
+    source_type: Literal["POINT", "EXTENDED"] | None = None,  # noqa: ARG001 - read by the planner
+) -> xr.Dataset:
+    """Say whether an exposure is calibrated for a point or an extended source.
+
+    The first of these that applies decides: `source_type`; a background target is EXTENDED; a
+    time series is POINT; the type requested in the observing program (SRCTYAPT, or SRCTYPE in
+    old files); nod patterns and patterns optimized for point sources are POINT; the default of
+    the mode (EXTENDED for integral-field units, POINT otherwise).
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Exposure; only its attributes are read.
+    plan : SourceTypePlan
+        From ``srctype.plan(ds, ...)``.
+    source_type : {"POINT", "EXTENDED"}, optional
+        Overrides every other rule.
+
+    Returns
+    -------
+    xarray.Dataset
+        With the attribute ``source_type`` (and ``source_type_apt``, where it was missing).
+        LRS exposures count as one slit from here on (attribute ``model``).
+
+    Notes
+    -----
+    Algorithm: JWST pipeline documentation, srctype step ("Single-source observations").
+    """
+    attrs: dict[str, Any] = {"source_type": plan.source_type}
+    if plan.source_type_apt is not None:
+        attrs["source_type_apt"] = plan.source_type_apt
+    if str(ds.attrs.get("exp_type", "")).upper().startswith("MIR_LRS-"):
+        attrs["model"] = "SlitModel"
+    return with_attrs(ds, **attrs)
