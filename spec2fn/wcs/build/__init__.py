@@ -1,0 +1,111 @@
+"""Building the gwcs of an exposure from its CRDS references, one module per instrument.
+
+:data:`BUILDERS` names the function for each exposure type. A builder takes the exposure and a
+mapping of reference type to reference Dataset (None if there is none) and returns an
+:class:`AssignedWcs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from spec2fn.errors import InputError, ReferenceError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["BUILDERS", "AssignedWcs", "builder_for", "reference"]
+
+
+@dataclass(frozen=True, eq=False)
+class AssignedWcs:
+    """What a builder knows about an exposure.
+
+    Attributes
+    ----------
+    wcs : gwcs.WCS
+        Detector (x, y), zero-indexed in the subarray, to the sky and wavelength [um].
+    dispaxis : int, optional
+        1 if the spectrum runs along x, 2 along y.
+    s_region : str, optional
+        Footprint on the sky; None leaves the keyword as it was.
+    scalars : mapping of str to float
+        Numbers stored with the exposure (:data:`spec2fn.schema.SCALARS`).
+    """
+
+    wcs: Any
+    dispaxis: int | None = None
+    s_region: str | None = None
+    scalars: Mapping[str, float] = field(default_factory=dict)
+
+
+Builder = Callable[["xr.Dataset", Mapping[str, Any]], AssignedWcs]
+
+BUILDERS: dict[str, str] = {
+    "MIR_LRS-FIXEDSLIT": "miri:lrs",
+    "MIR_LRS-SLITLESS": "miri:lrs",
+}
+"""Exposure type -> ``module:function`` inside this package."""
+
+# the modes of JWST that disperse light; some are not supported (yet)
+SPECTROSCOPIC = frozenset(
+    {
+        "MIR_LRS-FIXEDSLIT",
+        "MIR_LRS-SLITLESS",
+        "MIR_MRS",
+        "MIR_WFSS",
+        "NIS_SOSS",
+        "NIS_WFSS",
+        "NRC_GRISM",
+        "NRC_TSGRISM",
+        "NRC_WFSS",
+        "NRS_AUTOFLAT",
+        "NRS_AUTOWAVE",
+        "NRS_BRIGHTOBJ",
+        "NRS_FIXEDSLIT",
+        "NRS_IFU",
+        "NRS_LAMP",
+        "NRS_MSASPEC",
+    }
+)
+
+
+def builder_for(exp_type: str) -> Builder:
+    """Return the function that builds the WCS of an exposure type.
+
+    Raises
+    ------
+    InputError
+        If the exposure type is not spectroscopic, or not supported.
+    """
+    from importlib import import_module
+
+    home = BUILDERS.get(exp_type)
+    if home is None:
+        why = "is not supported" if exp_type in SPECTROSCOPIC else "is not spectroscopic"
+        known = ", ".join(sorted(BUILDERS))
+        msg = f"assign_wcs: exposure type {exp_type!r} {why}; spec2fn calibrates {known}"
+        raise InputError(msg)
+    module, function = home.split(":")
+    builder: Builder = getattr(import_module(f"{__name__}.{module}"), function)
+    return builder
+
+
+def reference(refs: Mapping[str, Any], reftype: str, who: str) -> Any:
+    """Return the reference of a type.
+
+    Raises
+    ------
+    ReferenceError
+        Naming step and type if there is none.
+    """
+    found = refs.get(reftype)
+    if found is None:
+        msg = (
+            f"{who}: reference {reftype!r} is missing; pass {reftype}=… or set CRDS up so that"
+            " it selects one"
+        )
+        raise ReferenceError(msg)
+    return found

@@ -1,0 +1,93 @@
+"""Linear interpolation in tables with one or two axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spec2fn.kernels.namespace import array_namespace
+
+__all__ = ["interpolate1d", "interpolate2d", "nearest1d"]
+
+
+def _locate(xp: Any, points: Any, x: Any) -> tuple[Any, Any, Any]:
+    # index of the interval and the fraction inside it; a NaN coordinate lands in some interval
+    # and comes back out through the fraction
+    n = points.shape[0]
+    if n == 1:
+        index = xp.zeros(xp.shape(x), dtype=int)
+        return index, x - points[0], x == points[0]
+    index = xp.clip(xp.searchsorted(points, x, side="right") - 1, 0, n - 2)
+    low = points[index]
+    fraction = (x - low) / (points[index + 1] - low)
+    return index, fraction, (x >= points[0]) & (x <= points[n - 1])
+
+
+def _outside(xp: Any, value: Any, inside: Any, x: Any, fill: float | None) -> Any:
+    if fill is None:
+        return value
+    return xp.where(inside | xp.isnan(x), value, xp.asarray(fill, dtype=value.dtype))
+
+
+def interpolate1d(points: Any, values: Any, x: Any, fill: float | None = None) -> Any:
+    """Interpolate linearly in a table.
+
+    Parameters
+    ----------
+    points : array, shape (n,)
+        Strictly ascending.
+    values : array, shape (n,)
+    x : array
+        Any shape; NaN gives NaN.
+    fill : float, optional
+        Value outside the table; None extrapolates the first and last interval.
+
+    Returns
+    -------
+    array
+        Of the shape of `x`; differentiable in `values` and, piecewise, in `x` and `points`.
+    """
+    xp = array_namespace(points, values, x)
+    index, t, inside = _locate(xp, points, x)
+    last = values.shape[0] - 1
+    upper = values[xp.minimum(index + 1, last)]
+    value = values[index] * (1.0 - t) + upper * t
+    return _outside(xp, value, inside, x, fill)
+
+
+def nearest1d(points: Any, values: Any, x: Any, fill: float | None = None) -> Any:
+    """Return the value of the nearest point (the lower one half way); arguments as above."""
+    xp = array_namespace(points, values, x)
+    index, t, inside = _locate(xp, points, x)
+    value = values[xp.where(t <= 0.5, index, xp.minimum(index + 1, values.shape[0] - 1))]
+    return _outside(xp, value + 0.0 * t, inside, x, fill)
+
+
+def interpolate2d(
+    points: tuple[Any, Any], values: Any, x: Any, y: Any, fill: float | None = None
+) -> Any:
+    """Interpolate bilinearly.
+
+    Parameters
+    ----------
+    points : tuple of two arrays, shapes (n,) and (m,)
+        Strictly ascending.
+    values : array, shape (n, m)
+    x, y : array
+        Coordinates along the first and second axis; they broadcast against each other.
+    fill : float, optional
+        Value outside the table; None extrapolates.
+
+    Returns
+    -------
+    array
+    """
+    xp = array_namespace(*points, values, x, y)
+    i, s, inside_x = _locate(xp, points[0], x)
+    j, t, inside_y = _locate(xp, points[1], y)
+    value = (
+        values[i, j] * (1.0 - s) * (1.0 - t)
+        + values[i, j + 1] * (1.0 - s) * t
+        + values[i + 1, j] * s * (1.0 - t)
+        + values[i + 1, j + 1] * s * t
+    )
+    return _outside(xp, value, inside_x & inside_y, x + y, fill)

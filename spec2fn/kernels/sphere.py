@@ -1,0 +1,72 @@
+"""Rotations of vectors and conversions between spherical and Cartesian coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from spec2fn.kernels.namespace import array_namespace
+
+__all__ = ["apply_matrix", "rotation_matrix", "safe_hypot", "to_cartesian", "to_spherical"]
+
+
+def safe_hypot(x: Any, y: Any) -> Any:
+    """Return ``sqrt(x**2 + y**2)`` with a zero instead of a NaN derivative at the origin."""
+    xp = array_namespace(x, y)
+    square = x * x + y * y
+    positive = square > 0
+    one = xp.ones((), dtype=square.dtype)
+    # NaN is not positive, and has to stay NaN
+    root = xp.sqrt(xp.where(positive, square, one))
+    return xp.where(positive, root, square)
+
+
+def rotation_matrix(angles: Any, axes: Sequence[str]) -> list[list[Any]]:
+    """Matrix of successive rotations of the coordinate system about its axes.
+
+    Parameters
+    ----------
+    angles : array, shape (n,)
+        Angles in radians; the first is applied first.
+    axes : sequence of {"x", "y", "z"}
+        Axis of each rotation. A positive angle turns the axes counter-clockwise, i.e. a vector's
+        components clockwise.
+
+    Returns
+    -------
+    list of three lists of three scalars
+    """
+    xp = array_namespace(angles)
+    rows: list[list[Any]] = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    cosines, sines = xp.cos(angles), xp.sin(angles)
+    for k, axis in enumerate(axes):
+        a = "xyz".index(axis)
+        i, j = (a + 1) % 3, (a + 2) % 3
+        c, s = cosines[k], sines[k]
+        first = [c * p + s * q for p, q in zip(rows[i], rows[j], strict=True)]
+        second = [c * q - s * p for p, q in zip(rows[i], rows[j], strict=True)]
+        rows[i], rows[j] = first, second
+    return rows
+
+
+def apply_matrix(matrix: Sequence[Sequence[Any]], x: Any, y: Any, z: Any) -> tuple[Any, Any, Any]:
+    """Multiply the vectors (x, y, z), any shape, by a 3 x 3 matrix given as rows."""
+    a, b, c = (row[0] * x + row[1] * y + row[2] * z for row in matrix)
+    return a, b, c
+
+
+def to_cartesian(lon: Any, lat: Any) -> tuple[Any, Any, Any]:
+    """Unit vector of longitude and latitude in radians."""
+    xp = array_namespace(lon, lat)
+    cos_lat = xp.cos(lat)
+    return cos_lat * xp.cos(lon), cos_lat * xp.sin(lon), xp.sin(lat)
+
+
+def to_spherical(x: Any, y: Any, z: Any) -> tuple[Any, Any]:
+    """Longitude (-pi, pi] and latitude in radians of a vector; the longitude of a pole is 0."""
+    xp = array_namespace(x, y, z)
+    h = safe_hypot(x, y)
+    pole = h == 0
+    one = xp.ones((), dtype=h.dtype)
+    lon = xp.where(pole, xp.zeros((), dtype=h.dtype), xp.arctan2(y, xp.where(pole, one, x)))
+    return lon, xp.arctan2(z, h)

@@ -1,0 +1,88 @@
+"""Build the WCS of an exposure and evaluate it at every pixel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from spec2fn.compose import step
+from spec2fn.errors import InputError
+from spec2fn.schema import meta_of, set_scalars, with_attrs, with_meta
+from spec2fn.wcs.build import builder_for
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_REFS = (
+    "distortion",
+    "filteroffset",
+    "specwcs",
+    "regions",
+    "wavelengthrange",
+    "camera",
+    "collimator",
+    "disperser",
+    "fore",
+    "fpa",
+    "msa",
+    "ote",
+    "ifupost",
+    "ifufore",
+    "ifuslicer",
+    "chromcorr",
+)
+
+
+@step(refs=_REFS, reads=("sci",), provides=("wavelength", "ra", "dec"), traceable=False)
+def assign_wcs(ds: xr.Dataset, *references: xr.Dataset | None) -> xr.Dataset:
+    """Give an exposure its world coordinate system.
+
+    A gwcs is built from the references and kept in ``meta.wcs``; wavelength, right ascension and
+    declination of every pixel become variables.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Exposure with ``sci`` ([integration,] y, x).
+    *references : xarray.Dataset or None
+        In the order of ``assign_wcs.refs``; each mode uses some of them (the LRS ``distortion``
+        and ``specwcs``).
+
+    Returns
+    -------
+    xarray.Dataset
+        With ``wavelength`` [um], ``ra`` and ``dec`` [deg, ICRS] (y, x) float64, NaN outside the
+        bounding box; attributes ``dispaxis``, ``specsys`` and ``s_region``; for the LRS slit the
+        scalars ``dithered_ra`` and ``dithered_dec``.
+
+    Raises
+    ------
+    InputError
+        If the exposure type is missing, not spectroscopic or not supported, or a keyword of the
+        pointing is missing.
+    ReferenceError
+        If a reference that the mode needs is missing or lacks a column or keyword.
+
+    Notes
+    -----
+    Without the keyword VELOSYS wavelengths are not corrected to the barycentre, and without
+    VA_SCALE there is no correction of the velocity aberration.
+    """
+    from spec2fn.wcs.lower import box_of, evaluate_on_box, lower
+
+    meta = meta_of(ds)
+    exp_type = ds.attrs.get("exp_type") or meta.require("EXP_TYPE", "assign_wcs")
+    if not isinstance(exp_type, str):
+        msg = f"assign_wcs: keyword EXP_TYPE is {exp_type!r}, needs the name of a mode"
+        raise InputError(msg)
+    built = builder_for(exp_type)(ds, dict(zip(_REFS, references, strict=False)))
+    shape = ds["sci"].shape[-2:]
+    ra, dec, wavelength = evaluate_on_box(lower(built.wcs), (shape[0], shape[1]), box_of(built.wcs))
+    out = ds.assign(
+        wavelength=(("y", "x"), wavelength, {"units": "um"}),
+        ra=(("y", "x"), ra, {"units": "deg"}),
+        dec=(("y", "x"), dec, {"units": "deg"}),
+    )
+    out = set_scalars(out, **built.scalars)
+    attrs = {"specsys": "BARYCENT", "dispaxis": built.dispaxis, "s_region": built.s_region}
+    out = with_attrs(out, **{k: v for k, v in attrs.items() if v is not None})
+    return with_meta(out, wcs=built.wcs)

@@ -1,0 +1,323 @@
+"""Lowering rules of astropy's models."""
+
+# ruff: noqa: ARG001, ARG005, PLR0917 - every rule and kernel has the same signature, used or not
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from spec2fn.errors import UnsupportedModelError
+from spec2fn.kernels.interpolation_linear import interpolate1d, interpolate2d, nearest1d
+from spec2fn.kernels.polynomials import (
+    chebyshev_basis,
+    legendre_basis,
+    map_domain,
+    polynomial1d,
+    polynomial2d,
+    series2d,
+)
+from spec2fn.kernels.sphere import (
+    apply_matrix,
+    rotation_matrix,
+    safe_hypot,
+    to_cartesian,
+    to_spherical,
+)
+from spec2fn.wcs.lowered import Kernel, plain_parameters, register
+
+Ruled = tuple[Kernel, Any]
+
+_FUNCTIONAL = "astropy.modeling.functional_models."
+_POLYNOMIAL = "astropy.modeling.polynomial."
+_PROJECTION = "astropy.modeling.projections."
+_ROTATION = "astropy.modeling.rotations."
+
+
+@register(_FUNCTIONAL + "Shift")
+def _shift(model: Any) -> Ruled:
+    return lambda xp, p, x: (x + p["offset"],), plain_parameters(model)
+
+
+@register(_FUNCTIONAL + "Scale")
+@register(_FUNCTIONAL + "Multiply")
+def _scale(model: Any) -> Ruled:
+    return lambda xp, p, x: (x * p["factor"],), plain_parameters(model)
+
+
+@register(_FUNCTIONAL + "Const1D")
+def _const1d(model: Any) -> Ruled:
+    return lambda xp, p, x: (p["amplitude"] * xp.ones_like(x),), plain_parameters(model)
+
+
+@register(_FUNCTIONAL + "Const2D")
+def _const2d(model: Any) -> Ruled:
+    def kernel(xp: Any, p: Any, x: Any, y: Any) -> tuple[Any, ...]:
+        return (p["amplitude"] * (xp.ones_like(x) * xp.ones_like(y)),)
+
+    return kernel, plain_parameters(model)
+
+
+@register(_FUNCTIONAL + "Linear1D")
+def _linear1d(model: Any) -> Ruled:
+    return lambda xp, p, x: (p["slope"] * x + p["intercept"],), plain_parameters(model)
+
+
+@register("astropy.modeling.mappings.Identity")
+def _identity(model: Any) -> Ruled:
+    return lambda xp, p, *c: c, {}
+
+
+@register("astropy.modeling.mappings.Mapping")
+def _mapping(model: Any) -> Ruled:
+    indices = tuple(model.mapping)
+    return lambda xp, p, *c: tuple(c[i] for i in indices), {}
+
+
+@register(_POLYNOMIAL + "Polynomial1D")
+def _polynomial1d(model: Any) -> Ruled:
+    domain, window = model.domain, model.window
+
+    def kernel(xp: Any, p: Any, x: Any) -> tuple[Any, ...]:
+        if domain is not None:
+            x = map_domain(x, domain, window)
+        return (polynomial1d(p["c"], x),)
+
+    return kernel, {"c": _series(model)}
+
+
+def _series(model: Any) -> np.ndarray:
+    values = plain_parameters(model)
+    return np.array([values[name] for name in model.param_names], dtype=np.float64)
+
+
+def _matrix(model: Any, shape: tuple[int, int]) -> np.ndarray:
+    out = np.zeros(shape)
+    for name, value in plain_parameters(model).items():
+        i, j = name[1:].split("_")
+        out[int(i), int(j)] = value
+    return out
+
+
+def _map_xy(model: Any) -> Any:
+    x_domain, x_window = model.x_domain, model.x_window
+    y_domain, y_window = model.y_domain, model.y_window
+
+    def mapped(x: Any, y: Any) -> tuple[Any, Any]:
+        if x_domain is not None:
+            x = map_domain(x, x_domain, x_window)
+        if y_domain is not None:
+            y = map_domain(y, y_domain, y_window)
+        return x, y
+
+    return mapped
+
+
+@register(_POLYNOMIAL + "Polynomial2D")
+def _polynomial2d(model: Any) -> Ruled:
+    mapped = _map_xy(model)
+    n = model.degree + 1
+    return lambda xp, p, x, y: (polynomial2d(p["c"], *mapped(x, y)),), {"c": _matrix(model, (n, n))}
+
+
+def _orthogonal1d(model: Any, basis: Any) -> Ruled:
+    domain, window, degree = model.domain, model.window, model.degree
+
+    def kernel(xp: Any, p: Any, x: Any) -> tuple[Any, ...]:
+        if domain is not None:
+            x = map_domain(x, domain, window)
+        terms = basis(x, degree)
+        out = p["c"][0] * terms[0]
+        for i in range(1, degree + 1):
+            out = out + p["c"][i] * terms[i]
+        return (out,)
+
+    return kernel, {"c": _series(model)}
+
+
+def _orthogonal2d(model: Any, basis: Any) -> Ruled:
+    mapped = _map_xy(model)
+    nx, ny = model.x_degree, model.y_degree
+
+    def kernel(xp: Any, p: Any, x: Any, y: Any) -> tuple[Any, ...]:
+        x, y = mapped(x, y)
+        return (series2d(p["c"], basis(x, nx), basis(y, ny)),)
+
+    return kernel, {"c": _matrix(model, (nx + 1, ny + 1))}
+
+
+@register(_POLYNOMIAL + "Chebyshev1D")
+def _chebyshev1d(model: Any) -> Ruled:
+    return _orthogonal1d(model, chebyshev_basis)
+
+
+@register(_POLYNOMIAL + "Legendre1D")
+def _legendre1d(model: Any) -> Ruled:
+    return _orthogonal1d(model, legendre_basis)
+
+
+@register(_POLYNOMIAL + "Chebyshev2D")
+def _chebyshev2d(model: Any) -> Ruled:
+    return _orthogonal2d(model, chebyshev_basis)
+
+
+@register(_POLYNOMIAL + "Legendre2D")
+def _legendre2d(model: Any) -> Ruled:
+    return _orthogonal2d(model, legendre_basis)
+
+
+@register("astropy.modeling.tabular._Tabular")
+def _tabular(model: Any) -> Ruled:
+    n = model.n_inputs
+    method = model.method
+    if n > 2 or method not in ("linear", "nearest") or (n == 2 and method != "linear"):
+        msg = (
+            f"a Tabular model with {n} inputs and method {method!r} has no lowering rule; those"
+            " with one input (linear, nearest) or two (linear) have"
+        )
+        raise UnsupportedModelError(msg)
+    points = [np.asarray(p, dtype=np.float64) for p in model.points]
+    table = np.asarray(model.lookup_table, dtype=np.float64)
+    for axis, values in enumerate(points):
+        if values.size > 1 and values[0] > values[-1]:
+            points[axis] = values[::-1]
+            table = np.flip(table, axis)
+    strict, fill = model.bounds_error, model.fill_value
+    if strict:
+        fill = np.nan if fill is None else fill
+
+    def kernel(xp: Any, p: Any, *c: Any) -> tuple[Any, ...]:
+        # an exception cannot depend on the values of a trace: there, out of bounds gives the fill
+        if strict and xp is np:
+            _check_bounds(p["points"], c)
+        if n == 1:
+            interpolate = interpolate1d if method == "linear" else nearest1d
+            return (interpolate(p["points"][0], p["lookup_table"], c[0], fill),)
+        return (interpolate2d(p["points"], p["lookup_table"], c[0], c[1], fill),)
+
+    params = {
+        "points": tuple(np.ascontiguousarray(v) for v in points),
+        "lookup_table": np.ascontiguousarray(table),
+    }
+    return kernel, params
+
+
+def _check_bounds(points: Any, coordinates: Any) -> None:
+    for axis, (grid, c) in enumerate(zip(points, coordinates, strict=True)):
+        if np.any((c < grid[0]) | (c > grid[-1])):
+            msg = f"coordinate {axis} leaves the table, which covers {grid[0]} to {grid[-1]}"
+            raise ValueError(msg)
+
+
+@register(_PROJECTION + "AffineTransformation2D")
+def _affine(model: Any) -> Ruled:
+    def kernel(xp: Any, p: Any, x: Any, y: Any) -> tuple[Any, ...]:
+        m, t = p["matrix"], p["translation"]
+        return m[0, 0] * x + m[0, 1] * y + t[0], m[1, 0] * x + m[1, 1] * y + t[1]
+
+    return kernel, plain_parameters(model)
+
+
+@register(_PROJECTION + "Pix2Sky_Gnomonic")
+def _pix2sky_tan(model: Any) -> Ruled:
+    # Calabretta & Greisen (2002), A&A 395, 1077, eqs. 14, 15 and 55
+    def kernel(xp: Any, p: Any, x: Any, y: Any) -> tuple[Any, ...]:
+        r = safe_hypot(x, y)
+        origin = r == 0
+        one = xp.ones((), dtype=r.dtype)
+        phi = xp.arctan2(xp.where(origin, 0 * one, x), xp.where(origin, one, -y))
+        return xp.rad2deg(phi), xp.rad2deg(xp.arctan2(xp.rad2deg(one), r))
+
+    return kernel, {}
+
+
+@register(_PROJECTION + "Sky2Pix_Gnomonic")
+def _sky2pix_tan(model: Any) -> Ruled:
+    # Calabretta & Greisen (2002), eqs. 12, 13 and 54
+    def kernel(xp: Any, p: Any, phi: Any, theta: Any) -> tuple[Any, ...]:
+        phi, theta = xp.deg2rad(phi), xp.deg2rad(theta)
+        r = xp.rad2deg(xp.cos(theta) / xp.sin(theta))
+        return r * xp.sin(phi), -r * xp.cos(phi)
+
+    return kernel, {}
+
+
+def _degrees(model: Any, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    # rotations keep radians inside and show degrees
+    return {n: np.array(getattr(model, n).value, dtype=np.float64).reshape(()) for n in names}
+
+
+@register(_ROTATION + "Rotation2D")
+def _rotation2d(model: Any) -> Ruled:
+    def kernel(xp: Any, p: Any, x: Any, y: Any) -> tuple[Any, ...]:
+        angle = xp.deg2rad(p["angle"])
+        c, s = xp.cos(angle), xp.sin(angle)
+        return c * x - s * y, s * x + c * y
+
+    return kernel, _degrees(model, ("angle",))
+
+
+def _angles(model: Any) -> dict[str, np.ndarray]:
+    return {"angles": np.array(model.angles.value, dtype=np.float64).ravel()}
+
+
+@register(_ROTATION + "RotationSequence3D")
+def _rotation_sequence(model: Any) -> Ruled:
+    axes = model.axes_order
+
+    def kernel(xp: Any, p: Any, x: Any, y: Any, z: Any) -> tuple[Any, ...]:
+        return apply_matrix(rotation_matrix(xp.deg2rad(p["angles"]), axes), x, y, z)
+
+    return kernel, _angles(model)
+
+
+def _turn(xp: Any, matrix: Any, lon: Any, lat: Any) -> tuple[Any, Any]:
+    vector = to_cartesian(xp.deg2rad(lon), xp.deg2rad(lat))
+    lon, lat = to_spherical(*apply_matrix(matrix, *vector))
+    return xp.rad2deg(lon), xp.rad2deg(lat)
+
+
+@register(_ROTATION + "SphericalRotationSequence")
+def _spherical_sequence(model: Any) -> Ruled:
+    axes = model.axes_order
+
+    def kernel(xp: Any, p: Any, lon: Any, lat: Any) -> tuple[Any, ...]:
+        return _turn(xp, rotation_matrix(xp.deg2rad(p["angles"]), axes), lon, lat)
+
+    return kernel, _angles(model)
+
+
+@register(_ROTATION + "EulerAngleRotation")
+def _euler(model: Any) -> Ruled:
+    axes = model.axes_order
+
+    def kernel(xp: Any, p: Any, lon: Any, lat: Any) -> tuple[Any, ...]:
+        angles = xp.deg2rad(xp.stack([p["phi"], p["theta"], p["psi"]]))
+        return _turn(xp, rotation_matrix(angles, axes), lon, lat)
+
+    return kernel, _degrees(model, ("phi", "theta", "psi"))
+
+
+def _sky_rotation(model: Any, to_celestial: bool) -> Ruled:
+    # Calabretta & Greisen (2002), section 2.4: three Euler angles about z, x, z
+    def kernel(xp: Any, p: Any, lon: Any, lat: Any) -> tuple[Any, ...]:
+        if to_celestial:
+            angles = [p["lon_pole"] - 90.0, p["lat"] - 90.0, -90.0 - p["lon"]]
+        else:
+            angles = [90.0 + p["lon"], 90.0 - p["lat"], 90.0 - p["lon_pole"]]
+        matrix = rotation_matrix(xp.deg2rad(xp.stack(angles)), "zxz")
+        out_lon, out_lat = _turn(xp, matrix, lon, lat)
+        return xp.where(out_lon < 0, out_lon + 360.0, out_lon), out_lat
+
+    return kernel, _degrees(model, ("lon", "lat", "lon_pole"))
+
+
+@register(_ROTATION + "RotateNative2Celestial")
+def _native2celestial(model: Any) -> Ruled:
+    return _sky_rotation(model, to_celestial=True)
+
+
+@register(_ROTATION + "RotateCelestial2Native")
+def _celestial2native(model: Any) -> Ruled:
+    return _sky_rotation(model, to_celestial=False)
