@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Observation": "spec2fn.compose",
+    "after": "spec2fn.compose",
     "also_on": "spec2fn.compose",
     "calibrate": "spec2fn.calibration",
     "diff": "spec2fn.io",

@@ -28,6 +28,7 @@ __all__ = [
     "Product",
     "Skip",
     "Step",
+    "after",
     "also_on",
     "find_step",
     "insert_after",
@@ -426,6 +427,11 @@ def insert_after(pipeline: Pipeline, name: str, *new: Any) -> Pipeline:
     """Return a pipeline with elements inserted after the one called `name`."""
     i = _index(pipeline, name) + 1
     return (*pipeline[:i], *map(_element, new), *pipeline[i:])
+
+
+def after(pipeline: Pipeline, name: str) -> Pipeline:
+    """Return what follows the element called `name`: the rest of a run that stopped there."""
+    return pipeline[_index(pipeline, name) + 1 :]
 
 
 def with_parameters(pipeline: Pipeline, params: Mapping[str, Mapping[str, Any]]) -> Pipeline:
