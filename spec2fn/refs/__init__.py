@@ -7,27 +7,60 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "LazyReference",
-    "clear_cache",
-    "coerce_reference",
-    "open_reference",
-]
-
-_HOMES = {
-    "LazyReference": "reference",
-    "clear_cache": "reference",
-    "coerce_reference": "reference",
-    "open_reference": "reference",
-}
-
 if TYPE_CHECKING:
+    from spec2fn.refs.cache import CacheEntry, cache_environment, use_cache, write_cache
+    from spec2fn.refs.lock import Lock, read_lock, write_lock
+    from spec2fn.refs.pars import ParameterReferences, parameter_references
     from spec2fn.refs.reference import (
         LazyReference,
         clear_cache,
         coerce_reference,
         open_reference,
     )
+    from spec2fn.refs.resolution import References, references
+    from spec2fn.refs.selection import MissingReferencesError, resolve_context, select
+
+__all__ = [
+    "CacheEntry",
+    "LazyReference",
+    "Lock",
+    "MissingReferencesError",
+    "ParameterReferences",
+    "References",
+    "cache_environment",
+    "clear_cache",
+    "coerce_reference",
+    "open_reference",
+    "parameter_references",
+    "read_lock",
+    "references",
+    "resolve_context",
+    "select",
+    "use_cache",
+    "write_cache",
+    "write_lock",
+]
+
+_HOMES = {
+    "CacheEntry": "cache",
+    "LazyReference": "reference",
+    "Lock": "lock",
+    "MissingReferencesError": "selection",
+    "ParameterReferences": "pars",
+    "References": "resolution",
+    "cache_environment": "cache",
+    "clear_cache": "reference",
+    "coerce_reference": "reference",
+    "open_reference": "reference",
+    "parameter_references": "pars",
+    "read_lock": "lock",
+    "references": "resolution",
+    "resolve_context": "selection",
+    "select": "selection",
+    "use_cache": "cache",
+    "write_cache": "cache",
+    "write_lock": "lock",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,207 @@
+"""CRDS parameter references: the values the mission recommends for a mode.
+
+A file of type ``pars-<step>step`` holds parameters of one step, ``pars-spec2pipeline`` those of
+the pipeline and, under ``steps``, of its steps; for a parameter that both set, the pipeline's wins
+(https://jwst-pipeline.readthedocs.io, "Parameter Reference Files").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from spec2fn.errors import ReferenceError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["PARS_TYPES", "ParameterReferences", "parameter_references"]
+
+PIPELINE_TYPE = "pars-spec2pipeline"
+
+PARS_TYPES: Mapping[str, str] = {
+    "adaptive_trace_model": "pars-adaptivetracemodelstep",
+    "assign_wcs": "pars-assignwcsstep",
+    "background": "pars-backgroundstep",
+    "badpix_selfcal": "pars-badpixselfcalstep",
+    "barshadow": "pars-barshadowstep",
+    "cube_build": "pars-cubebuildstep",
+    "extract_1d": "pars-extract1dstep",
+    "extract_2d": "pars-extract2dstep",
+    "flat_field": "pars-flatfieldstep",
+    "fringe": "pars-fringestep",
+    "imprint": "pars-imprintstep",
+    "master_background": "pars-masterbackgroundmosstep",
+    "msaflagopen": "pars-msaflagopenstep",
+    "nsclean": "pars-cleanflickernoisestep",
+    "pathloss": "pars-pathlossstep",
+    "photom": "pars-photomstep",
+    "pixel_replace": "pars-pixelreplacestep",
+    "resample_spec": "pars-resamplespecstep",
+    "residual_fringe": "pars-residualfringestep",
+    "srctype": "pars-sourcetypestep",
+    "straylight": "pars-straylightstep",
+    "targ_centroid": "pars-targcentroidstep",
+    "wavecorr": "pars-wavecorrstep",
+    "wfss_contam": "pars-wfsscontamstep",
+}
+"""CRDS type of the parameter reference of each step."""
+
+_OTHER_NAMES = {
+    "bkg_subtract": "background",
+    "clean_flicker_noise": "nsclean",
+    "imprint_subtract": "imprint",
+    "master_background_mos": "master_background",
+    "msa_flagging": "msaflagopen",
+}
+
+# What stpipe writes into every parameter reference, with the values that mean nothing.
+_MACHINERY: Mapping[str, tuple[Any, ...]] = {
+    "input_dir": (None, "", "None"),
+    "output_dir": (None, "", "None"),
+    "output_ext": (None, "", "None", ".fits"),
+    "output_file": (None, "", "None"),
+    "output_use_index": (None, True),
+    "output_use_model": (None, False, True),
+    "pre_hooks": (None, [], ""),
+    "post_hooks": (None, [], ""),
+    "search_output_file": (None, True, False),
+    "suffix": (None, "", "None"),
+    "logcfg": (None, ""),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ParameterReferences(Mapping[str, Any]):
+    """Parameters by step, and under ``"pipeline"`` those of ``pars-spec2pipeline`` by step.
+
+    Attributes
+    ----------
+    entries : mapping
+        The parameters; ``skip`` and ``save_results`` count as parameters.
+    options : mapping
+        Parameters of the pipeline itself (``save_bsub``, …).
+    files : mapping of str to str
+        Names of the files that were applied, by type.
+    ignored : tuple of str
+        Entries that would steer the machinery of the peer and mean nothing here.
+    context : str
+        CRDS context.
+    """
+
+    entries: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    context: str = ""
+
+    def __getitem__(self, name: str) -> Mapping[str, Any]:
+        return self.entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+def parameter_references(
+    ds: xr.Dataset,
+    step_names: Iterable[str],
+    *,
+    context: str | None = None,
+    also: Iterable[str] = (),
+) -> ParameterReferences:
+    """Return the parameters that CRDS recommends for an exposure.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        The exposure.
+    step_names : iterable of str
+        Names of the steps of the pipeline, ours or the peer's.
+    context : str, optional
+        CRDS context; default ``CRDS_CONTEXT``, then the server's, then the cache's.
+    also : iterable of str
+        Further reference types that will be needed: if any file at all is missing, one error
+        lists the missing ones of these types too.
+
+    Raises
+    ------
+    spec2fn.refs.MissingReferencesError
+        If parameter references apply that are not in the cache and cannot be fetched.
+    spec2fn.errors.InputError
+        For an unknown context.
+    spec2fn.errors.ReferenceError
+        If a file cannot be read or holds no parameters.
+    """
+    from spec2fn.refs import selection
+    from spec2fn.refs.reference import open_reference
+
+    types = {step: kind for step in step_names if (kind := pars_type(step))}
+    used = selection.resolve_context(context)
+    header = selection.header_of(ds)
+    names = selection.select(header, (PIPELINE_TYPE, *dict.fromkeys(types.values())), used)
+    if selection.missing_files(names):
+        wider = tuple(r for r in also if r not in names)
+        names = {**selection.select(header, wider, used), **names}
+    paths = selection.fetch({k: v for k, v in names.items() if v}, used)
+    read = {
+        kind: _parameters(open_reference(path, kind), path.name)
+        for kind, path in paths.items()
+        if path is not None and kind.startswith("pars-")
+    }
+    ignored: list[str] = []
+    entries: dict[str, Any] = {
+        step: _sorted_out(read[kind], step, ignored) for step, kind in types.items() if kind in read
+    }
+    whole = read.get(PIPELINE_TYPE, {})
+    steps = whole.get("steps") or {}
+    if steps:
+        entries["pipeline"] = {
+            step: _sorted_out(values, step, ignored) for step, values in _listed(steps).items()
+        }
+    plain = {k: v for k, v in whole.items() if k != "steps"}
+    options = _sorted_out(plain, "pipeline", ignored)
+    files = {kind: str(names[kind]) for kind in read}
+    return ParameterReferences(entries, options, files, tuple(ignored), used)
+
+
+def pars_type(step: str) -> str | None:
+    """CRDS type of the parameter reference of a step (by our name or the peer's), or None."""
+    return PARS_TYPES.get(step) or PARS_TYPES.get(_OTHER_NAMES.get(step, ""))
+
+
+def _listed(steps: Any) -> Mapping[str, Mapping[str, Any]]:
+    # written as a mapping, or as a list of entries that name their step
+    if isinstance(steps, Mapping):
+        return {str(k): v for k, v in steps.items() if isinstance(v, Mapping)}
+    out = {}
+    for entry in steps:
+        values = entry.get("parameters", entry)
+        out[str(entry.get("name") or values.get("name"))] = values
+    return out
+
+
+def _parameters(ds: xr.Dataset, filename: str) -> Mapping[str, Any]:
+    tree = ds.attrs.get("tree", {})
+    values = tree.get("parameters")
+    if not isinstance(values, Mapping):
+        msg = f"{filename}: a parameter reference needs an entry 'parameters'; it has none"
+        raise ReferenceError(msg)
+    # stpipe's own format keeps the steps of a pipeline beside its parameters
+    return {**values, **({"steps": tree["steps"]} if tree.get("steps") else {})}
+
+
+def _sorted_out(values: Mapping[str, Any], step: str, ignored: list[str]) -> dict[str, Any]:
+    out = {}
+    for name, value in values.items():
+        if name in ("class", "name"):
+            continue
+        if name in _MACHINERY:
+            if value not in _MACHINERY[name]:
+                ignored.append(f"{step}.{name}")
+        elif name not in ("save_results", "skip") or value is not None:
+            out[name] = value
+    return out
