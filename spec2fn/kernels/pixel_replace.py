@@ -1,0 +1,354 @@
+"""Estimates of the flux of bad pixels from their neighbours.
+
+Both algorithms are those described for the pixel replacement step of the JWST calibration
+pipeline (https://jwst-pipeline.readthedocs.io), written for whole arrays: any number of leading
+axes, no search that depends on values, so that they run under ``jit``, ``grad`` and ``vmap``.
+In NumPy, where array indices may depend on data, only the pixels that need it are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from spec2fn.kernels.namespace import array_namespace, safe_divide
+from spec2fn.kernels.statistics import masked_median, safe_sqrt
+
+__all__ = ["Planes", "fit_profile", "minimum_gradient"]
+
+_DO_NOT_USE = 1
+_NON_SCIENCE = 1 << 9
+_FLUX_ESTIMATED = 1 << 28
+_SIGNIFICANT = 5.0
+_OVERFLOW = 1e20
+
+
+class Planes(NamedTuple):
+    """The planes of a spectrum, each (…, y, x): values, flags, and what is known of the errors.
+
+    ``errors`` holds standard errors and ``variances`` variances, by name.
+    """
+
+    sci: Any
+    dq: Any
+    errors: Mapping[str, Any]
+    variances: Mapping[str, Any]
+
+
+def _bit(dq: Any, bit: int) -> Any:
+    return (dq & np.asarray(bit, dtype=dq.dtype)) != 0
+
+
+def _replaced_flags(dq: Any, replaced: Any, clear: Any) -> Any:
+    xp = array_namespace(dq, replaced)
+    usable = xp.where(clear, dq & ~np.asarray(_DO_NOT_USE, dtype=dq.dtype), dq)
+    return xp.where(replaced, usable | np.asarray(_FLUX_ESTIMATED, dtype=dq.dtype), usable)
+
+
+def _crop(mask: Any) -> tuple[slice, slice] | None:
+    # the smallest rectangle that holds all true pixels of a NumPy mask
+    plane = mask.any(axis=tuple(range(mask.ndim - 2)))
+    rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
+    if rows.size == 0:
+        return None
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def minimum_gradient(planes: Planes) -> Planes:
+    """Replace pixels that are not finite by the mean of two neighbours.
+
+    The two neighbours along x or along y are taken, whichever differ less; if one pair is not
+    finite, the other. Errors are averaged as standard errors. A pixel without a finite pair, and
+    the outermost pixels (two at the start, one at the end of each axis), stay as they are.
+
+    Parameters
+    ----------
+    planes : Planes
+
+    Returns
+    -------
+    Planes
+        ``FLUX_ESTIMATED`` set where a value was estimated, and ``DO_NOT_USE`` cleared there
+        unless the pixel is ``NON_SCIENCE``.
+    """
+    sci = planes.sci
+    ny, nx = sci.shape[-2:]
+    if min(ny, nx) < 4:  # noqa: PLR2004 - no pixel is far enough from the edges
+        return planes
+    xp = array_namespace(sci, planes.dq, *planes.errors.values(), *planes.variances.values())
+    if xp is not np:
+        return _gradient_dense(planes, xp)
+    box = _crop(np.isfinite(sci))
+    if box is None:
+        return planes
+    inner = tuple(
+        slice(max(b.start, 2), min(b.stop, n - 1)) for b, n in zip(box, (ny, nx), strict=True)
+    )
+    index = np.nonzero(~np.isfinite(sci[(..., *inner)]))
+    *lead, y, x = index
+    y, x = y + inner[0].start, x + inner[1].start
+
+    def pairs(a: Any) -> tuple[Any, Any, Any, Any]:
+        return a[*lead, y, x - 1], a[*lead, y, x + 1], a[*lead, y - 1, x], a[*lead, y + 1, x]
+
+    def change(a: Any, values: Any) -> Any:
+        out = a.copy()
+        out[*lead, y, x] = np.where(usable, values, a[*lead, y, x])
+        return out
+
+    along_y, usable = _choose(*pairs(sci))
+    old = planes.dq[*lead, y, x]
+    clear = usable & ~_bit(old, _NON_SCIENCE)
+    return Planes(
+        change(sci, _mean(along_y, *pairs(sci))),
+        change(planes.dq, _replaced_flags(old, usable, clear)),
+        {k: change(a, _mean(along_y, *pairs(a))) for k, a in planes.errors.items()},
+        {
+            k: change(a, _mean(along_y, *(safe_sqrt(p) for p in pairs(a))) ** 2)
+            for k, a in planes.variances.items()
+        },
+    )
+
+
+def _choose(left: Any, right: Any, down: Any, up: Any) -> tuple[Any, Any]:
+    xp = array_namespace(left)
+    infinity = xp.asarray(np.inf, left.dtype)
+    with np.errstate(invalid="ignore"):
+        along_x, along_y = xp.abs(left - right), xp.abs(down - up)
+    along_x = xp.where(xp.isnan(along_x), infinity, along_x)
+    along_y = xp.where(xp.isnan(along_y), infinity, along_y)
+    return along_y < along_x, xp.isfinite(along_x) | xp.isfinite(along_y)
+
+
+def _mean(along_y: Any, left: Any, right: Any, down: Any, up: Any) -> Any:
+    xp = array_namespace(left)
+    return xp.where(along_y, (down + up) / 2, (left + right) / 2)
+
+
+def _gradient_dense(planes: Planes, xp: Any) -> Planes:
+    ny, nx = planes.sci.shape[-2:]
+    inner = [(0, 0)] * (planes.sci.ndim - 2) + [(2, 1), (2, 1)]
+
+    def pairs(a: Any) -> tuple[Any, Any, Any, Any]:
+        y, x = slice(2, ny - 1), slice(2, nx - 1)
+        return (
+            a[..., y, 1 : nx - 2],
+            a[..., y, 3:nx],
+            a[..., 1 : ny - 2, x],
+            a[..., 3:ny, x],
+        )
+
+    along_y, usable = _choose(*pairs(planes.sci))
+    replaced = xp.pad(usable, inner) & ~xp.isfinite(planes.sci)
+
+    def change(a: Any, values: Any) -> Any:
+        return xp.where(replaced, xp.pad(values, inner), a)
+
+    return Planes(
+        change(planes.sci, _mean(along_y, *pairs(planes.sci))),
+        _replaced_flags(planes.dq, replaced, replaced & ~_bit(planes.dq, _NON_SCIENCE)),
+        {k: change(a, _mean(along_y, *pairs(a))) for k, a in planes.errors.items()},
+        {
+            k: change(a, _mean(along_y, *(safe_sqrt(p) for p in pairs(a))) ** 2)
+            for k, a in planes.variances.items()
+        },
+    )
+
+
+def fit_profile(planes: Planes, dispaxis: int, n_adjacent: int) -> Planes:
+    """Replace bad pixels by the median spatial profile of adjacent columns, scaled to their own.
+
+    The profiles of up to `n_adjacent` columns on either side are divided by their largest
+    absolute value (unless nothing in them exceeds five standard errors), their median is taken,
+    and scaled to the good pixels of the column: the scale is the exact minimum of
+    ``sum((|c| - s |m|)**2)``, `c` being the column in units of its largest value and `m` the
+    median profile. Errors get the median of the adjacent errors with the same scales.
+
+    Parameters
+    ----------
+    planes : Planes
+    dispaxis : {1, 2}
+        Dispersion along x or along y.
+    n_adjacent : int
+        Columns on either side; a "column" runs across the dispersion.
+
+    Returns
+    -------
+    Planes
+        Pixels with ``DO_NOT_USE`` and without ``NON_SCIENCE``, in columns and within the rows
+        that hold good pixels, carry an estimate and ``FLUX_ESTIMATED`` instead; they become NaN
+        if no adjacent column has a good pixel in that row.
+    """
+    if array_namespace(planes.sci, planes.dq) is np:
+        box = _crop(~_bit(planes.dq, _DO_NOT_USE))
+        if box is None:
+            return planes
+        inner = _map(planes, lambda a: a[(..., *box)])
+        fitted = _across(_fit(_across(inner, dispaxis), n_adjacent), dispaxis)
+        return _paste(planes, fitted, box)
+    return _across(_fit(_across(planes, dispaxis), n_adjacent), dispaxis)
+
+
+def _map(planes: Planes, function: Any) -> Planes:
+    return Planes(
+        function(planes.sci),
+        function(planes.dq),
+        {k: function(a) for k, a in planes.errors.items()},
+        {k: function(a) for k, a in planes.variances.items()},
+    )
+
+
+def _across(planes: Planes, dispaxis: int) -> Planes:
+    # the last axis is the dispersion from here on
+    return _map(planes, lambda a: a.swapaxes(-1, -2)) if dispaxis == 2 else planes  # noqa: PLR2004
+
+
+def _paste(planes: Planes, inner: Planes, box: tuple[slice, slice]) -> Planes:
+    def put(old: Any, new: Any) -> Any:
+        out = old.copy()
+        out[(..., *box)] = new
+        return out
+
+    return Planes(
+        put(planes.sci, inner.sci),
+        put(planes.dq, inner.dq),
+        {k: put(a, inner.errors[k]) for k, a in planes.errors.items()},
+        {k: put(a, inner.variances[k]) for k, a in planes.variances.items()},
+    )
+
+
+class _Neighbours(NamedTuple):
+    """What the median over adjacent columns needs to know, padded along the dispersion."""
+
+    usable: Any  # (…, row, column + 2 n) pixel of a column that may lend its profile
+    peak: Any  # (…, 1, column + 2 n) largest absolute value of the column
+    faint: Any  # (…, 1, column) nothing significant among the neighbours: no normalisation
+    n: int
+
+    def median(self, values: Any, mask: Any, at: Any = None) -> tuple[Any, Any]:
+        """Median of `values` of the adjacent columns, everywhere or at NumPy indices `at`."""
+        xp = array_namespace(values)
+        padded, mask = _pad(values, self.n), self.usable & _pad(mask, self.n)
+        offsets = [k for k in range(2 * self.n + 1) if k != self.n]
+        width = values.shape[-1]
+        faint = self.faint if at is None else self.faint[(*at[:-2], 0, at[-1])]
+        one = np.ones((), values.dtype)
+        stack, masks = [], []
+        for k in offsets:
+            if at is None:
+                window = (..., slice(k, k + width))
+                v, m, p = padded[window], mask[window], self.peak[window]
+            else:
+                there = at[-1] + k
+                v, m = padded[(*at[:-1], there)], mask[(*at[:-1], there)]
+                p = self.peak[(*at[:-2], 0, there)]
+            m = m & (faint | (p > 0))  # noqa: PLW2901
+            stack.append(xp.where(m, v, 0 * one) / xp.where(faint | (p <= 0), one, p))
+            masks.append(m)
+        return masked_median(stack, masks)
+
+
+def _pad(a: Any, n: int) -> Any:
+    xp = array_namespace(a)
+    return xp.pad(a, [(0, 0)] * (a.ndim - 1) + [(n, n)])
+
+
+def _near(flags: Any, n: int) -> Any:
+    # whether any of the adjacent columns is flagged
+    padded, width = _pad(flags, n), flags.shape[-1]
+    out = padded[..., :width]
+    for k in range(1, 2 * n + 1):
+        if k != n:
+            out = out | padded[..., k : k + width]
+    return out
+
+
+def _neighbours(sci: Any, err: Any, good: Any, valid: Any, n: int) -> _Neighbours:
+    xp = array_namespace(sci, err, good)
+    usable = good & valid & xp.isfinite(sci)
+    zero = np.zeros((), sci.dtype)
+    size = xp.where(usable, xp.abs(sci), zero)
+    peak = xp.max(size, axis=-2, keepdims=True)
+    # |x| > 5 err, without dividing by errors that may be zero
+    known = usable & ~xp.isnan(err) & ((size > 0) | (err != 0))
+    with np.errstate(over="ignore"):
+        bright = known & (size >= np.asarray(_SIGNIFICANT, sci.dtype) * xp.abs(err))
+    any_known = _near(xp.any(known, axis=-2, keepdims=True), n)
+    faint = any_known & ~_near(xp.any(bright, axis=-2, keepdims=True), n)
+    return _Neighbours(_pad(good & valid, n), _pad(peak, n), faint, n)
+
+
+def _within(flags: Any) -> Any:
+    # true from the first to the last true row
+    xp = array_namespace(flags)
+    count = xp.cumsum(flags.astype(xp.int32), axis=-2)
+    total = count[..., -1:, :]
+    return (count > 0) & ((count < total) | flags)
+
+
+def _fit(planes: Planes, n: int) -> Planes:
+    sci, dq = planes.sci, planes.dq
+    xp = array_namespace(sci, dq, *planes.errors.values(), *planes.variances.values())
+    unusable, non_science = _bit(dq, _DO_NOT_USE), _bit(dq, _NON_SCIENCE)
+    rows = _within(xp.any(~unusable, axis=-1, keepdims=True))
+    bad = unusable & ~non_science & rows
+    valid = xp.any(~unusable & ~non_science & rows, axis=-2, keepdims=True)
+    nan = np.asarray(np.nan, sci.dtype)
+
+    near = _neighbours(sci, planes.errors["err"], ~unusable & rows, valid, n)
+    median, found = near.median(xp.where(xp.isfinite(sci), sci, np.zeros((), sci.dtype)), xp.isfinite(sci))
+    own = ~unusable & rows & xp.isfinite(sci)
+    scale = _scale(sci, own, median, found, near.faint)
+
+    fitted = (
+        valid
+        & xp.any(bad, axis=-2, keepdims=True)
+        & _near(valid, n)
+        & xp.any(own, axis=-2, keepdims=True)
+    )
+    changed = bad & fitted
+    replaced = changed & found
+    value = (median.astype(scale.dtype) * scale).astype(sci.dtype)
+    new_sci = xp.where(replaced, value, xp.where(unusable & rows & fitted, nan, sci))
+
+    at = np.nonzero(changed) if xp is np else None
+
+    def estimate(sigma: Any, known: Any, old: Any, power: int) -> Any:
+        middle, has = near.median(xp.where(known, sigma, np.zeros((), sigma.dtype)), known, at)
+        s = scale if at is None else scale[(*at[:-2], 0, at[-1])]
+        new = (middle.astype(s.dtype) * s) ** power
+        new = xp.where(has, new, np.asarray(np.nan, s.dtype)).astype(old.dtype)
+        if at is None:
+            return xp.where(changed, new, old)
+        out = old.copy()
+        out[at] = new
+        return out
+
+    errors = {k: estimate(a, ~xp.isnan(a), a, 1) for k, a in planes.errors.items()}
+    variances = {
+        k: estimate(safe_sqrt(a), a >= 0, a, 2) for k, a in planes.variances.items()
+    }
+    return Planes(new_sci, _replaced_flags(dq, replaced, replaced), errors, variances)
+
+
+def _scale(sci: Any, own: Any, median: Any, found: Any, faint: Any) -> Any:
+    # float64 (…, 1, column): brings the median profile to the column it is fitted to
+    xp = array_namespace(sci, own, median)
+    zero = np.zeros((), sci.dtype)
+    low = np.asarray(-np.inf, sci.dtype)
+    peak = xp.max(xp.where(own, sci, low), axis=-2, keepdims=True)
+    has_peak = xp.any(own, axis=-2, keepdims=True) & (peak != 0)
+    peak = xp.where(has_peak, peak, np.ones((), sci.dtype))
+    column = xp.abs(xp.where(own, sci, zero) / peak)
+    profile = xp.where(own & found, xp.abs(median), zero)
+    limit = np.asarray(_OVERFLOW, sci.dtype)
+    tame = xp.all((profile < limit) & (column < limit), axis=-2, keepdims=True)
+    tame = tame & has_peak & xp.any(own & found, axis=-2, keepdims=True)
+    p = xp.where(tame, profile, zero).astype(xp.float64)
+    c = xp.where(tame, column, zero).astype(xp.float64)
+    square = xp.sum(p * p, axis=-2, keepdims=True)
+    ratio = safe_divide(xp.sum(p * c, axis=-2, keepdims=True), square, square > 0, fill=1.0)
+    full = ratio * xp.abs(peak).astype(xp.float64)
+    return xp.where(tame & ~faint, full, np.ones((), np.float64))

@@ -1,0 +1,127 @@
+"""Subtraction of the background measured in separate exposures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from spec2fn.compose import Skip, step
+from spec2fn.kernels.background import add_in_quadrature, per_plane
+from spec2fn.kernels.namespace import is_traced
+from spec2fn.parameters import Range
+from spec2fn.plans.background import (
+    BackgroundPlan,
+    combine_backgrounds,
+    describe,
+    require_opened,
+)
+from spec2fn.schema import replace_data, with_meta
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["background", "plan_background"]
+
+
+def plan_background(
+    ds: xr.Dataset,
+    bkg: xr.Dataset | None = None,
+    wavelengthrange: xr.Dataset | None = None,
+    *,
+    background: tuple[xr.Dataset, ...] = (),
+    bkg_list: tuple[str, ...] | None = None,
+    sigma: float = 3.0,
+    maxiters: int | None = None,
+) -> BackgroundPlan | Skip:
+    """Combine the background exposures; see :func:`background`."""
+    require_opened(background, bkg_list)
+    if not background:
+        return Skip("no background exposures")
+    plan = combine_backgrounds(ds, background, sigma, maxiters)
+    return Skip("no background exposure overlaps the subarray") if plan is None else plan
+
+
+@step(
+    refs=("bkg", "wavelengthrange"),
+    members=("background",),
+    reads=("sci", "err", "dq"),
+    traceable=True,
+    planner=plan_background,
+    aliases=("bkg_subtract",),
+    suffix="bsub",
+)
+def background(
+    ds: xr.Dataset,
+    bkg: xr.Dataset | None = None,
+    wavelengthrange: xr.Dataset | None = None,
+    *,
+    plan: BackgroundPlan,
+    background: tuple[xr.Dataset, ...] = (),
+    bkg_list: tuple[str, ...] | None = None,
+    save_combined_background: bool = False,
+    sigma: Annotated[float, Range(0.0)] = 3.0,
+    maxiters: Annotated[int, Range(1)] | None = None,
+    propagate_variance: bool = True,
+) -> Any:
+    """Subtract the sigma-clipped average of background exposures.
+
+    Linear in ``sci``. Every integration has the same image subtracted, so that with
+    `propagate_variance` the part of the error added here is fully correlated between them.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Exposure, (y, x) or (integration, y, x), with ``sci`` [DN/s], ``err``, ``dq``.
+    bkg, wavelengthrange : xarray.Dataset, optional
+        References of the slitless modes; exposures are not scaled by them.
+    plan : BackgroundPlan
+        Combined background, made by :func:`plan_background`.
+    background : tuple of xarray.Dataset
+        Background exposures (a nod partner or a dedicated field), of any number of integrations
+        and on any subarray that overlaps.
+    bkg_list : tuple of str, optional
+        Files to use as `background`; a run opens them.
+    save_combined_background : bool
+        Keep the combined image as a Dataset in ``ds.attrs["meta"].records`` under
+        ``"combined_background"`` (not inside a JAX transformation).
+    sigma : float
+        Clipping threshold in standard deviations about the median, over the integrations of each
+        exposure and then over exposures.
+    maxiters : int, optional
+        Maximum number of clipping iterations; until nothing is clipped if None.
+    propagate_variance : bool
+        Add the variance of the combined background to ``var_poisson``, ``var_rnoise`` and
+        ``err``; if false they stay as they were.
+
+    Returns
+    -------
+    xarray.Dataset
+        With the flags of the backgrounds added to ``dq``, and ``DO_NOT_USE`` where none of them
+        has a valid value (nothing is subtracted there).
+
+    Raises
+    ------
+    DatasetError
+        If units, sizes or subarrays contradict each other.
+    ParameterError
+        If `bkg_list` is given but no exposure was opened.
+
+    Notes
+    -----
+    Algorithm: background subtraction step of the JWST calibration pipeline
+    (https://jwst-pipeline.readthedocs.io).
+    """
+    sci = ds["sci"].data
+    new = {
+        "sci": sci - per_plane(plan.sci, sci),
+        "dq": ds["dq"].data | per_plane(plan.dq, ds["dq"].data),
+    }
+    if propagate_variance:
+        new["err"] = add_in_quadrature(ds["err"].data, plan.var)
+        for name in ("var_poisson", "var_rnoise"):
+            if name in ds:
+                old = ds[name].data
+                new[name] = old + per_plane(getattr(plan, name), old)
+    out = replace_data(ds, **new)
+    if save_combined_background and not (is_traced(sci) or is_traced(plan.sci)):
+        out = with_meta(out, records={"combined_background": describe(plan, ds)})
+    return out

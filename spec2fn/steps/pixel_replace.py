@@ -1,0 +1,77 @@
+"""Estimates for the flux of flagged pixels, before spectra are resampled or extracted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from spec2fn.compose import step
+from spec2fn.errors import DatasetError
+from spec2fn.kernels.pixel_replace import Planes, fit_profile, minimum_gradient
+from spec2fn.parameters import Range
+from spec2fn.schema import replace_data
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["pixel_replace"]
+
+
+@step(reads=("sci", "err", "dq"), traceable=True, skip=True)
+def pixel_replace(
+    ds: xr.Dataset,
+    *,
+    algorithm: Literal["fit_profile", "mingrad"] = "mingrad",
+    n_adjacent_cols: Annotated[int, Range(1)] = 3,
+) -> Any:
+    """Replace flagged pixels by estimates from their neighbours.
+
+    Each integration is treated on its own. The estimate is a differentiable function of the
+    pixels it is made from (piecewise: which of them are used depends on their values).
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Calibrated spectrum, (y, x) or (integration, y, x), with ``sci``, ``err``, ``dq`` and any
+        variances; bad pixels are NaN.
+    algorithm : {"mingrad", "fit_profile"}
+        Mean of the two neighbours, along x or y, that differ less; or the median profile across
+        the dispersion of the adjacent columns, scaled to the good pixels of the column.
+    n_adjacent_cols : int
+        Columns on either side that make the profile of ``fit_profile``.
+
+    Returns
+    -------
+    xarray.Dataset
+        Replaced pixels carry ``FLUX_ESTIMATED`` and no longer ``DO_NOT_USE``; their errors and
+        variances are estimated from the same neighbours.
+
+    Raises
+    ------
+    DatasetError
+        If ``fit_profile`` does not know the dispersion axis.
+
+    Notes
+    -----
+    Algorithms: pixel replacement step of the JWST calibration pipeline
+    (https://jwst-pipeline.readthedocs.io). The scale of ``fit_profile`` is the exact minimum of
+    the squared differences.
+    """
+    planes = Planes(
+        ds["sci"].data,
+        ds["dq"].data,
+        {"err": ds["err"].data},
+        {v: ds[v].data for v in ("var_poisson", "var_rnoise", "var_flat") if v in ds},
+    )
+    if algorithm == "mingrad":
+        out = minimum_gradient(planes)
+    else:
+        dispaxis = ds.attrs.get("dispaxis")
+        if dispaxis not in (1, 2):
+            msg = (
+                "pixel_replace: algorithm 'fit_profile' needs the dispersion axis, attribute"
+                f" 'dispaxis' = 1 (along x) or 2 (along y), found {dispaxis!r}; set it or run"
+                " assign_wcs first"
+            )
+            raise DatasetError(msg)
+        out = fit_profile(planes, dispaxis, n_adjacent_cols)
+    return replace_data(ds, sci=out.sci, dq=out.dq, **out.errors, **out.variances)
