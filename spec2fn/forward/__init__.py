@@ -1,0 +1,42 @@
+"""Forward model: from a spectrum to detector count rates, and whole exposures with known truth.
+
+* :mod:`spec2fn.forward.operator`: the linear operator spectrum → count rate, with its adjoint;
+* :mod:`spec2fn.forward.instrument`: the instrument the synthetic exposures are taken with;
+* :mod:`spec2fn.forward.scenes`: what is on the sky;
+* :mod:`spec2fn.forward.references`: reference files of that instrument;
+* :mod:`spec2fn.forward.exposures`: headers, noise and files of exposures;
+* :mod:`spec2fn.forward.render`: exposures with their truth.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spec2fn.forward.operator import SpectralOperator as SpectralOperator
+    from spec2fn.forward.operator import operator as operator
+    from spec2fn.forward.render import Rendered as Rendered
+    from spec2fn.forward.render import render_miri_lrs_slit as render_miri_lrs_slit
+    from spec2fn.forward.render import render_miri_lrs_slitless as render_miri_lrs_slitless
+
+_HOME = {
+    "Rendered": "render",
+    "SpectralOperator": "operator",
+    "operator": "operator",
+    "render_miri_lrs_slit": "render",
+    "render_miri_lrs_slitless": "render",
+}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605 - the names are those of _HOME, kept in one place
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"spec2fn.forward.{_HOME[name]}"), name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,352 @@
+"""Synthetic exposures: headers, noise, flags, files.
+
+Headers carry the JWST keywords that stage 2 needs; files are written with astropy's headers and
+plain arrays, integration by integration if there are many.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.dq import Pixel
+from spec2fn.forward import instrument as lrs
+from spec2fn.schema import INT_TIMES, PLANES, SCALARS, Meta
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from astropy.io.fits import Header
+
+__all__ = ["START", "Setup", "bad_pixels", "int_times", "observe", "to_dataset", "write_exposure"]
+
+Array = np.ndarray[Any, Any]
+
+START = 60370.5
+"""Start of every exposure [MJD]."""
+TARGET = (53.1, -27.8)
+"""Position of the source on the sky, ICRS [deg]."""
+ROLL = 30.0
+_DATE = "2024-03-01"
+_STEPS = ["DARK", "DQINIT", "GANSCL", "GRPSCL", "JUMP", "LINEAR", "RAMP", "REFPIX", "SATURA"]
+_BAD_FRACTION = 1.5e-3
+_HIT_FRACTION = 1.0e-3
+_HIT_VARIANCE = 3.0
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How an exposure is taken.
+
+    Attributes
+    ----------
+    name : str
+        File name.
+    exp_type, filter, subarray : str
+        As in the headers.
+    corner : (int, int)
+        First column and row of the subarray, from 1.
+    shape : tuple of int
+        ([integrations,] rows, columns).
+    integration_time : float
+        Seconds per integration.
+    offset : float
+        Dither along the slit [arcsec].
+    number : int
+        Of the exposure, and of its dither position.
+    """
+
+    name: str
+    exp_type: str
+    filter: str
+    subarray: str
+    corner: tuple[int, int]
+    shape: tuple[int, ...]
+    integration_time: float
+    offset: float = 0.0
+    number: int = 1
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def integrations(self) -> int:
+        """Number of integrations."""
+        return self.shape[0] if len(self.shape) == 3 else 1
+
+    def headers(self) -> tuple[Header, Header]:
+        """PRIMARY and SCI headers."""
+        from astropy.io.fits import Header
+
+        primary, science = Header(), Header()
+        for header, cards in ((primary, self._primary()), (science, self._science())):
+            for keyword, value in cards.items():
+                header[keyword] = value
+        return primary, science
+
+    def _primary(self) -> dict[str, Any]:
+        seconds = self.integration_time * self.integrations
+        multi = len(self.shape) == 3
+        return {
+            "DATE": "2024-03-02T00:00:00.000",
+            "ORIGIN": "STSCI",
+            "FILENAME": self.name,
+            "CAL_VER": "1.0.0",
+            "DATAMODL": "CubeModel" if multi else "ImageModel",
+            "TELESCOP": "JWST",
+            "TITLE": "synthetic exposure of spec2fn",
+            "CATEGORY": "COM",
+            "DATE-OBS": _DATE,
+            "TIME-OBS": "12:00:00.000",
+            "DATE-BEG": f"{_DATE}T12:00:00.000",
+            "PROGRAM": "01234",
+            "OBSERVTN": "001",
+            "VISIT": "001",
+            "VISITGRP": "01",
+            "SEQ_ID": "1",
+            "ACT_ID": "01",
+            "EXPOSURE": f"{self.number:05d}",
+            "VISIT_ID": "01234001001",
+            "VISITYPE": "PRIME_TARGETED_FIXED",
+            "TSOVISIT": self.exp_type == "MIR_LRS-SLITLESS",
+            "TARGPROP": "SYNTHETIC",
+            "TARGNAME": "SYNTHETIC",
+            "TARGTYPE": "FIXED",
+            "TARG_RA": TARGET[0],
+            "TARG_DEC": TARGET[1],
+            "SRCTYAPT": "POINT",
+            "INSTRUME": "MIRI",
+            "DETECTOR": "MIRIMAGE",
+            "FILTER": self.filter,
+            "EXP_TYPE": self.exp_type,
+            "EXPCOUNT": 1,
+            "EXPSTART": START,
+            "EXPMID": START + seconds / 2 / 86400,
+            "EXPEND": START + seconds / 86400,
+            "READPATT": "FASTR1",
+            "NINTS": self.integrations,
+            "INTSTART": 1,
+            "INTEND": self.integrations,
+            "NGROUPS": 10,
+            "NFRAMES": 1,
+            "GROUPGAP": 0,
+            "TFRAME": self.integration_time / 10,
+            "TGROUP": self.integration_time / 10,
+            "EFFINTTM": self.integration_time,
+            "EFFEXPTM": seconds,
+            "TMEASURE": seconds,
+            "DURATION": seconds,
+            "GAINFACT": 1.0,
+            "SUBARRAY": self.subarray,
+            "SUBSTRT1": self.corner[0],
+            "SUBSTRT2": self.corner[1],
+            "SUBSIZE1": self.shape[-1],
+            "SUBSIZE2": self.shape[-2],
+            "FASTAXIS": 1,
+            "SLOWAXIS": 2,
+            "PATTTYPE": "ALONG-SLIT-NOD" if self.offset else "NONE",
+            "PATT_NUM": self.number,
+            "NUMDTHPT": 2 if self.offset else 1,
+            "XOFFSET": self.offset,
+            "YOFFSET": 0.0,
+            "APERNAME": "MIRIM_SLIT" if self.subarray == "FULL" else "MIRIM_SLITLESSPRISM",
+            **{f"S_{step}": "COMPLETE" for step in _STEPS},
+            **self.extra,
+        }
+
+    def _science(self) -> dict[str, Any]:
+        mode = "MIR_LRS-SLITLESS" if self.subarray == "SLITLESSPRISM" else "MIR_LRS-FIXEDSLIT"
+        v2, v3 = lrs.to_v2v3(*lrs.aperture(mode))
+        ra, dec = self._pointing()
+        return {
+            "SRCTYPE": "POINT",
+            "MJD-BEG": START,
+            "XPOSURE": self.integration_time * self.integrations,
+            "PA_APER": ROLL + lrs.V3_ANGLE,
+            "VA_SCALE": 1.00002,
+            "BUNIT": "DN/s",
+            "RA_V1": ra,
+            "DEC_V1": dec,
+            "PA_V3": ROLL,
+            "WCSAXES": 3,
+            "CRPIX1": 0.0,
+            "CRPIX2": 0.0,
+            "CRVAL1": ra,
+            "CRVAL2": dec,
+            "CTYPE1": "RA---TAN",
+            "CTYPE2": "DEC--TAN",
+            "CUNIT1": "deg",
+            "CUNIT2": "deg",
+            "CDELT1": lrs.PIXEL_SCALE / 3600,
+            "CDELT2": lrs.PIXEL_SCALE / 3600,
+            "PC1_1": -1.0,
+            "PC1_2": 0.0,
+            "PC2_1": 0.0,
+            "PC2_2": 1.0,
+            "DISPAXIS": 2,
+            "V2_REF": float(v2),
+            "V3_REF": float(v3),
+            "VPARITY": -1,
+            "V3I_YANG": lrs.V3_ANGLE,
+            "RA_REF": ra,
+            "DEC_REF": dec,
+            "ROLL_REF": ROLL,
+            "VELOSYS": 12345.6,
+        }
+
+    def _pointing(self) -> tuple[float, float]:
+        """Sky position of the aperture when the source stands `offset` along the slit from it."""
+        angle, roll = np.deg2rad(lrs.V3_ANGLE), np.deg2rad(ROLL)
+        v2, v3 = -self.offset * np.cos(angle), self.offset * np.sin(angle)
+        east, north = v2 * np.cos(roll) + v3 * np.sin(roll), v3 * np.cos(roll) - v2 * np.sin(roll)
+        dec = TARGET[1] - north / 3600
+        return float(TARGET[0] - east / 3600 / np.cos(np.deg2rad(dec))), float(dec)
+
+
+def bad_pixels(shape: tuple[int, int], seed: int) -> Array:
+    """Flags (uint32) of pixels that never work: dead ones, and the reference columns."""
+    rng = np.random.default_rng([seed, 3])
+    dq = np.zeros(shape, np.uint32)
+    dq[rng.random(shape) < _BAD_FRACTION] = Pixel.DO_NOT_USE | Pixel.DEAD
+    # reference columns: at both sides of the detector, of which the subarray has the left one
+    reference = Pixel.DO_NOT_USE | Pixel.REFERENCE_PIXEL
+    dq[:, :4] = reference
+    if shape[1] > 1000:
+        dq[:, -4:] = reference
+    return dq
+
+
+def observe(rate: Array, bad: Array, seconds: float, seed: tuple[int, ...]) -> dict[str, Array]:
+    """Take an image of a true count rate.
+
+    Parameters
+    ----------
+    rate : array, shape (y, x)
+        Expected count rate [DN/s].
+    bad : array of uint32
+        Flags of :func:`bad_pixels`.
+    seconds : float
+        Integration time.
+    seed : tuple of int
+        Of the noise.
+
+    Returns
+    -------
+    dict of str to array
+        ``sci err var_poisson var_rnoise`` float32 and ``dq`` uint32. The variances are those the
+        noise is drawn from. Pixels a cosmic ray hit (JUMP_DET) have lost part of their ramp: the
+        rate is right, the variance larger. Bad pixels are NaN.
+    """
+    rng = np.random.default_rng(seed)
+    hit = rng.random(rate.shape) < _HIT_FRACTION
+    loss = np.where(hit, _HIT_VARIANCE, 1.0)
+    poisson = loss * np.maximum(rate, 0.0) / (lrs.GAIN * seconds)
+    rnoise = loss * (lrs.READ_NOISE * 100.0 / seconds) ** 2
+    total = np.sqrt(poisson + rnoise)
+    sci = rate + total * rng.standard_normal(rate.shape)
+    dead = (bad & np.uint32(Pixel.DO_NOT_USE)) != 0
+    planes = {"sci": sci, "err": total, "var_poisson": poisson, "var_rnoise": rnoise}
+    out = {k: np.where(dead, np.nan, v).astype(np.float32) for k, v in planes.items()}
+    out["dq"] = bad | np.where(hit, np.uint32(Pixel.JUMP_DET), np.uint32(0))
+    return out
+
+
+def int_times(integrations: int, seconds: float) -> dict[str, Array]:
+    """Columns of the INT_TIMES table, by the names of :data:`spec2fn.schema.INT_TIMES`."""
+    edges = START + np.arange(integrations + 1) * seconds / 86400
+    times = {"start": edges[:-1], "mid": (edges[:-1] + edges[1:]) / 2, "end": edges[1:]}
+    out: dict[str, Array] = {"integration_number": np.arange(1, integrations + 1, dtype=np.int32)}
+    # barycentric times differ by the light-travel time, here 90 s
+    for scale, shift in (("mjd_utc", 0.0), ("bjd_tdb", 90.0 / 86400)):
+        for which, value in times.items():
+            out[f"int_{which}_{scale}"] = value + shift
+    return {name: out[name] for name in INT_TIMES}
+
+
+def to_dataset(setup: Setup, planes: Mapping[str, Array]) -> xr.Dataset:
+    """Return an exposure as :func:`spec2fn.io.open_exposure` would."""
+    import xarray as xr
+
+    from spec2fn.io.exposures import mode_attrs
+
+    primary, science = setup.headers()
+    meta = Meta(primary, science, setup.name)
+    dims = ("integration", "y", "x") if len(setup.shape) == 3 else ("y", "x")
+    variables: dict[str, Any] = {}
+    for name, data in planes.items():
+        attrs = {"units": "DN/s"} if PLANES[name].kind == "value" else {}
+        variables[name] = (dims, data, attrs)
+    if len(dims) == 3:
+        for name, data in int_times(setup.integrations, setup.integration_time).items():
+            variables[name] = (("integration",), data)
+    for name, scalar in SCALARS.items():
+        if scalar.read:
+            value = np.float64(meta.get(scalar.keyword))
+            variables[name] = ((), value, {"units": scalar.unit})
+    attrs = mode_attrs(meta, setup.name) | {"model": primary["DATAMODL"], "meta": meta}
+    return xr.Dataset(variables, attrs=attrs)
+
+
+def write_exposure(
+    path: str | os.PathLike[str], setup: Setup, pieces: Iterable[Mapping[str, Array]]
+) -> None:
+    """Write a ``_rate`` or ``_rateints`` file.
+
+    Parameters
+    ----------
+    path : path
+    setup : Setup
+    pieces : iterable of mapping of str to array
+        Planes of :func:`observe`, shape (y, x) each, one mapping per integration, in order; never
+        more than one is held.
+    """
+    from astropy.io import fits
+
+    primary, science = setup.headers()
+    start: dict[str, int] = {}
+    with Path(path).open("wb") as file:
+        file.write(fits.PrimaryHDU(header=primary).header.tostring().encode("ascii"))
+        for name in ("sci", "err", "dq", "var_poisson", "var_rnoise"):
+            plane = PLANES[name]
+            # the header of an image that is never made
+            empty = np.broadcast_to(np.zeros((), plane.dtype), setup.shape)
+            hdu = fits.ImageHDU(empty, name=plane.hdu)
+            if name == "sci":
+                hdu.header.extend(science, strip=False)
+            elif name == "err":
+                hdu.header["BUNIT"] = "DN/s"
+            file.write(hdu.header.tostring().encode("ascii"))
+            start[name] = file.tell()
+            file.seek(start[name] + -(-empty.nbytes // 2880) * 2880)
+        if len(setup.shape) == 3:
+            file.write(_times_hdu(setup))
+        else:
+            file.truncate()
+        for number, piece in enumerate(pieces):
+            for name, at in start.items():
+                stored = _stored(piece[name])
+                file.seek(at + number * stored.nbytes)
+                file.write(stored.tobytes())
+
+
+def _stored(data: Array) -> Array:
+    # FITS is big-endian and knows unsigned integers as signed ones with an offset
+    if data.dtype == np.uint32:
+        return (data ^ np.uint32(1 << 31)).astype(">u4")
+    return data.astype(">f4")
+
+
+def _times_hdu(setup: Setup) -> bytes:
+    from astropy.io import fits
+
+    columns = int_times(setup.integrations, setup.integration_time)
+    kinds = [(INT_TIMES[n][0], v.dtype) for n, v in columns.items()]
+    table = np.empty(setup.integrations, dtype=kinds)
+    for name, value in columns.items():
+        table[INT_TIMES[name][0]] = value
+    buffer = io.BytesIO()
+    fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(table, name="INT_TIMES")]).writeto(buffer)
+    return buffer.getvalue()[2880:]

@@ -1,0 +1,293 @@
+"""The linear operator from a spectrum to detector count rates.
+
+It is the calibration read backwards: wavelength and position along the slit of every pixel come
+from the gwcs of ``assign_wcs``; the conversion from counts to flux from the ``photom`` and
+``pathloss`` steps applied to ones; only the image of a point source across the dispersion is
+added. Everything is planned once on the host; application is array work for NumPy and JAX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import DatasetError
+from spec2fn.forward.instrument import sigma as lrs_sigma
+from spec2fn.kernels.namespace import array_namespace, is_jax
+from spec2fn.plans.base import Plan
+from spec2fn.schema import meta_of, replace_data, require, set_scalars
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["SpectralOperator", "gaussian_fractions", "operator"]
+
+Array = Any
+
+
+def gaussian_fractions(lower: Array, upper: Array, center: Array, sigma: Array) -> Array:
+    """Fraction of a Gaussian image that falls between `lower` and `upper`.
+
+    Parameters
+    ----------
+    lower, upper : array
+        Ends of a pixel [pixel].
+    center : array
+        Position of the source [pixel].
+    sigma : array
+        Standard deviation of the image [pixel].
+
+    Returns
+    -------
+    array
+        Exact integral over the pixel; NumPy or JAX, as the arguments.
+    """
+    xp = array_namespace(lower, upper, center, sigma)
+    if xp is np:
+        from scipy.special import erf
+    else:
+        from jax.scipy.special import erf
+    scale = 1.0 / (np.sqrt(2.0) * sigma)
+    return 0.5 * (erf((upper - center) * scale) - erf((lower - center) * scale))
+
+
+@dataclass(frozen=True, eq=False)
+class SpectralOperator(Plan):
+    """Flux density on a wavelength grid → count rate of the pixels of a window of the detector.
+
+    Linear in the flux (and in the flat); differentiable in flux, source position and flat.
+
+    Attributes
+    ----------
+    grid : array, shape (n,)
+        Wavelengths [um], ascending.
+    index : integer array, shape (y, x)
+        Grid point below the wavelength of each pixel.
+    fraction : array, shape (y, x)
+        Distance to it, in units of the grid spacing.
+    gain : array, shape (y, x)
+        Count rate per flux density [DN/s per Jy] if all the light of a row fell in the pixel;
+        zero where the detector is not illuminated.
+    lower, upper : array, shape (y, x)
+        Ends of the pixel along the slit [pixel], in the units of `position`.
+    sigma : array, shape (y, x)
+        Standard deviation of the image of a point source [pixel].
+    flat : array, shape (y, x)
+        Response of the pixel.
+    position : float
+        Position of the source along the slit [pixel].
+    window : tuple of (int, int)
+        First and last (exclusive) row and column on the detector.
+    """
+
+    grid: Array
+    index: Array
+    fraction: Array
+    gain: Array
+    lower: Array
+    upper: Array
+    sigma: Array
+    flat: Array
+    position: float
+    window: tuple[tuple[int, int], tuple[int, int]]
+
+    @property
+    def shape(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of the result and of the argument."""
+        return tuple(self.gain.shape), tuple(self.grid.shape)
+
+    def __call__(
+        self, flux: Array, position: Array | None = None, flat: Array | None = None
+    ) -> Array:
+        """Count rate [DN/s] of a point source.
+
+        Parameters
+        ----------
+        flux : array, shape (..., n)
+            Flux density [Jy] on the grid, linear in between.
+        position, flat : optional
+            Replace those of the operator.
+
+        Returns
+        -------
+        array, shape (..., y, x)
+        """
+        flux = flux if is_jax(flux) else np.asarray(flux)
+        below = flux[..., self.index]
+        above = flux[..., self.index + 1]
+        return self.weights(position, flat) * (below + self.fraction * (above - below))
+
+    def weights(self, position: Array | None = None, flat: Array | None = None) -> Array:
+        """Count rate per flux density at each pixel's wavelength [DN/s per Jy], shape (y, x)."""
+        image = gaussian_fractions(
+            self.lower, self.upper, self.position if position is None else position, self.sigma
+        )
+        return (self.flat if flat is None else flat) * self.gain * image
+
+    @property
+    def T(self) -> Callable[..., Array]:  # noqa: N802 - the name arrays use for it
+        """The adjoint: ``T(image, position=None, flat=None)``, image (y, x) → grid (n,)."""
+        return self._adjoint
+
+    def _adjoint(
+        self, image: Array, position: Array | None = None, flat: Array | None = None
+    ) -> Array:
+        weighted = self.weights(position, flat) * image
+        if array_namespace(weighted) is not np:
+            import jax
+
+            zero = jax.ShapeDtypeStruct(self.grid.shape, weighted.dtype)
+            return jax.linear_transpose(lambda f: self(f, position, flat), zero)(
+                jax.numpy.asarray(image, dtype=weighted.dtype)
+            )[0]
+        n = len(self.grid)
+        index = np.asarray(self.index).ravel()
+        share = np.ravel(weighted * self.fraction)
+        out = np.bincount(index, np.ravel(weighted) - share, n)
+        return out + np.bincount(index + 1, share, n)
+
+    def dense(self) -> Array:
+        """Matrix of shape (y * x, n); for small windows."""
+        pixels = np.arange(self.gain.size)
+        weights = np.ravel(self.weights())
+        index, fraction = np.ravel(self.index), np.ravel(self.fraction)
+        out = np.zeros((self.gain.size, len(self.grid)))
+        out[pixels, index] = weights * (1 - fraction)
+        out[pixels, index + 1] += weights * fraction
+        return out
+
+    def embed(self, image: Array, shape: tuple[int, int]) -> Array:
+        """Put an image of the window (..., y, x) into zeros of the whole detector `shape`."""
+        (y0, y1), (x0, x1) = self.window
+        out = np.zeros((*image.shape[:-2], *shape), dtype=image.dtype)
+        out[..., y0:y1, x0:x1] = image
+        return out
+
+
+def operator(
+    ds: xr.Dataset,
+    references: Mapping[str, Any],
+    grid: Array,
+    *,
+    position: tuple[float, float],
+    sigma: Callable[[Array], Array] = lrs_sigma,
+    flat: Array | None = None,
+) -> SpectralOperator:
+    """Build the operator of a point source in a long-slit or slitless exposure.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Exposure after ``assign_wcs`` (its pixel values do not matter).
+    references : mapping
+        Datasets by type: ``photom``; ``pathloss`` and ``flat`` where they apply.
+    grid : array, shape (n,)
+        Wavelengths [um], ascending, which cover those of the exposure.
+    position : (float, float)
+        Detector column and row [pixel, from 0] where the source's undispersed image falls, as
+        ``source_xpos`` and ``source_ypos``.
+    sigma : callable
+        Standard deviation of the image [pixel] by wavelength [um].
+    flat : array, shape (y, x), optional
+        Response of the pixels; default: the ``flat`` reference, or one.
+
+    Returns
+    -------
+    SpectralOperator
+        On the window of the detector that is illuminated.
+
+    Raises
+    ------
+    spec2fn.errors.DatasetError
+        If there is no WCS, or the grid does not cover the wavelengths of the exposure.
+    """
+    require(ds, ("wavelength",), "forward.operator")
+    wcs = meta_of(ds).wcs
+    if wcs is None:
+        msg = "forward.operator: the exposure has no WCS; run assign_wcs first"
+        raise DatasetError(msg)
+    if "integration" in ds.dims:
+        ds = ds.isel(integration=0)
+    gain_all = _gain(ds, references, position)
+    wave = np.asarray(ds["wavelength"].data)
+    lit = np.isfinite(gain_all) & np.isfinite(wave)
+    if not lit.any():
+        msg = "forward.operator: no pixel has a wavelength and a flux conversion"
+        raise DatasetError(msg)
+    rows, columns = np.nonzero(lit.any(1))[0], np.nonzero(lit.any(0))[0]
+    window = ((int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1))
+    cut = np.s_[window[0][0] : window[0][1], window[1][0] : window[1][1]]
+    lit, wave, gain = lit[cut], wave[cut], np.where(lit, gain_all, 0.0)[cut]
+    grid = np.asarray(grid, dtype=np.float64)
+    low, high = wave[lit].min(), wave[lit].max()
+    if low < grid[0] or high > grid[-1]:
+        msg = (
+            f"forward.operator: the exposure covers {low:.3f} to {high:.3f} um, the grid"
+            f" {grid[0]:.3f} to {grid[-1]:.3f} um; extend the grid"
+        )
+        raise DatasetError(msg)
+    wave = np.where(lit, wave, low)
+    index = np.clip(np.searchsorted(grid, wave, side="right") - 1, 0, len(grid) - 2)
+    lower, upper = _pixel_ends(wcs, window)
+    if flat is None:
+        reference = references.get("flat")
+        flat = np.ones(ds["sci"].shape) if reference is None else reference["sci"].data
+    response = np.asarray(flat, dtype=np.float64)[cut]
+    return SpectralOperator(
+        grid=grid,
+        index=index,
+        fraction=(wave - grid[index]) / (grid[index + 1] - grid[index]),
+        gain=gain,
+        lower=np.where(lit, lower, 0.0),
+        upper=np.where(lit, upper, 0.0),
+        sigma=sigma(wave),
+        flat=np.where(np.isfinite(response), response, 1.0),
+        position=float(position[0]),
+        window=window,
+    )
+
+
+def _gain(ds: xr.Dataset, references: Mapping[str, Any], position: tuple[float, float]) -> Array:
+    """Count rate per flux density [DN/s per Jy], NaN where there is none, shape (y, x)."""
+    from spec2fn.steps.pathloss import pathloss
+    from spec2fn.steps.photom import photom
+
+    shape = ds["sci"].shape
+    one = np.ones(shape, np.float32)
+    planes = {n: one for n in ("sci", "err", "var_poisson", "var_rnoise") if n in ds}
+    unit = replace_data(ds, **planes, dq=np.zeros(shape, np.uint32))
+    unit = set_scalars(unit, source_xpos=position[0], source_ypos=position[1])
+    if references.get("pathloss") is not None:
+        unit = pathloss(unit, references["pathloss"])
+    unit = photom(unit, references["photom"])
+    per_pixel = np.asarray(unit["sci"].data, dtype=np.float64)
+    area = float(unit["pixar_sr"])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gain = 1.0 / (per_pixel * area * 1e6)
+    return np.where(np.isfinite(gain), gain, np.nan)
+
+
+def _pixel_ends(wcs: Any, window: tuple[tuple[int, int], tuple[int, int]]) -> tuple[Array, Array]:
+    """Coordinates along the slit [pixel] of the left and right ends of every pixel."""
+    (y0, y1), (x0, x1) = window
+    to_slit = wcs.get_transform("detector", "alpha_beta")
+    y, x = np.mgrid[y0:y1, x0 : x1 + 1].astype(np.float64)
+    alpha = to_slit(x - 0.5, y, with_bounding_box=False)[0]
+    # alpha is an angle; the column it would have without distortion is what positions are in
+    scale = np.nanmedian(np.diff(alpha, axis=1))
+    origin = -to_slit.offset_0 if hasattr(to_slit, "offset_0") else -_first_shift(to_slit)
+    column = alpha / scale + origin
+    return column[:, :-1], column[:, 1:]
+
+
+def _first_shift(model: Any) -> float:
+    from astropy.modeling.models import Shift
+
+    for part in model.traverse_postorder():
+        if isinstance(part, Shift):
+            return float(part.offset.value)
+    msg = "forward.operator: the WCS does not name the reference pixel of the aperture"
+    raise DatasetError(msg)
