@@ -1,6 +1,6 @@
 """Lowering rules of astropy's models."""
 
-# ruff: noqa: ARG001, ARG005, PLR0917 - every rule and kernel has the same signature, used or not
+# ruff: noqa: ARG001, ARG005 - every rule and kernel has the same signature, used or not
 
 from __future__ import annotations
 

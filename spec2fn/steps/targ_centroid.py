@@ -1,0 +1,167 @@
+"""Measure where the target of a MIRI LRS exposure is, in its acquisition verification image."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.compose import Skip, step
+from spec2fn.errors import ReferenceError
+from spec2fn.plans.centroid import cut_around, gaussian_centroid
+from spec2fn.plans.target_position import TargetPosition, dither_on_detector
+from spec2fn.schema import meta_of, set_scalars
+from spec2fn.wcs.build.pointing import subarray_origin
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_WHO = "targ_centroid"
+_EXP_TYPES = ("MIR_LRS-FIXEDSLIT", "MIR_LRS-SLITLESS")
+_CUTOUT = 20  # pixel
+_FEWEST = 10  # finite pixels in the cutout
+
+
+def plan_targ_centroid(
+    ds: xr.Dataset,
+    filteroffset: xr.Dataset | None,
+    distortion: xr.Dataset | None,
+    *,
+    target_acquisition: tuple[xr.Dataset, ...] = (),
+    ta_file: str | None = None,
+) -> TargetPosition | Skip:
+    """Fit the target in the verification image and carry its position to the science exposure.
+
+    The fitted position is freed of the dither of the image, moved to the subarray and dither of
+    the science exposure, and corrected for the offset between the filters.
+
+    Parameters
+    ----------
+    ds, filteroffset, distortion, target_acquisition, ta_file
+        See :func:`targ_centroid`.
+
+    Returns
+    -------
+    TargetPosition or Skip
+    """
+    exp_type = ds.attrs.get("exp_type")
+    if exp_type not in _EXP_TYPES:
+        return Skip(f"{exp_type} has no target acquisition verification image")
+    if not target_acquisition:
+        named = f" (ta_file {ta_file!r} has not been opened)" if ta_file else ""
+        return Skip(f"no target acquisition image{named}")
+    if ds.attrs.get("source_type", "POINT") != "POINT":
+        source = ds.attrs["source_type"]
+        warnings.warn(f"{_WHO}: fits a point source, but the target is {source}", stacklevel=2)
+    image = target_acquisition[0]
+    kind = image.attrs.get("exp_type")
+    if kind != "MIR_TACONFIRM" or image["sci"].ndim != 2:
+        return Skip(
+            "the target acquisition image needs exposure type MIR_TACONFIRM and two dimensions,"
+            f" not {kind} and {image['sci'].ndim}"
+        )
+    wcs = meta_of(ds).wcs
+    if wcs is None:
+        return Skip("the exposure has no WCS; run assign_wcs first")
+    try:
+        found = _position_in_image(image, filteroffset, distortion)
+    except ReferenceError as error:
+        return Skip(str(error))
+    if isinstance(found, Skip):
+        return found
+    measured, full_frame = found
+    _, offset = dither_on_detector(ds, wcs, _WHO)
+    if not np.all(np.isfinite(offset)):
+        return Skip("the WCS of the exposure has no wavelength at the middle of the spectrum")
+    source_position = [
+        p - o + d for p, o, d in zip(full_frame, subarray_origin(ds), offset, strict=True)
+    ]
+    return TargetPosition(*(np.asarray(v, dtype=np.float64) for v in (*measured, *source_position)))
+
+
+def _position_in_image(
+    image: xr.Dataset, filteroffset: xr.Dataset | None, distortion: xr.Dataset | None
+) -> tuple[Any, Any] | Skip:
+    # position in the image, and in the full frame of the dispersed filter without dither
+    from spec2fn.wcs.build.miri import filter_offset, imaging
+
+    if filteroffset is None:
+        return Skip("no filteroffset reference for the target acquisition image")
+    refs = {"filteroffset": filteroffset, "distortion": distortion}
+    wcs = meta_of(image).wcs or imaging(image, refs).wcs
+    expected, dither = dither_on_detector(image, wcs, _WHO)
+    if not np.all(np.isfinite(expected)):
+        return Skip("the WCS of the target acquisition image is not finite at the target")
+    cutout, corner = cut_around(image["sci"].values, expected, _CUTOUT)
+    finite = int(np.isfinite(cutout).sum())
+    if finite < _FEWEST:
+        return Skip(
+            f"only {finite} finite pixels around the target in the acquisition image,"
+            f" needs {_FEWEST}"
+        )
+    centre = gaussian_centroid(cutout)
+    if centre is None:
+        return Skip("the fit of the target in the acquisition image failed")
+    measured = [c + o for c, o in zip(centre, corner, strict=True)]
+    shift = filter_offset(filteroffset, str(image.attrs.get("filter")))
+    full_frame = [
+        m + o - d + s
+        for m, o, d, s in zip(measured, subarray_origin(image), dither, shift, strict=True)
+    ]
+    return measured, full_frame
+
+
+@step(
+    refs=("filteroffset", "distortion"),
+    members=("target_acquisition",),
+    reads=("sci",),
+    provides=("ta_xpos", "ta_ypos", "source_xpos", "source_ypos"),
+    traceable=True,
+    planner=plan_targ_centroid,
+    skip=True,
+    needs_members=("target_acquisition",),
+)
+def targ_centroid(
+    ds: xr.Dataset,
+    filteroffset: xr.Dataset | None = None,
+    distortion: xr.Dataset | None = None,
+    *,
+    plan: TargetPosition,
+    target_acquisition: tuple[xr.Dataset, ...] = (),
+    ta_file: str | None = None,
+) -> xr.Dataset:
+    """Record where the target is, as measured in the target acquisition verification image.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        MIRI LRS exposure after ``assign_wcs``.
+    filteroffset, distortion : xarray.Dataset
+        References of the *acquisition image* (its exposure type, not that of the spectrum,
+        selects them).
+    plan : TargetPosition
+        Made by :func:`plan_targ_centroid`.
+    target_acquisition : tuple of xarray.Dataset
+        The verification image (MIR_TACONFIRM); of several, the first is used.
+    ta_file : str, optional
+        File name of the verification image; ``spec2fn.run`` opens it and passes it as member.
+
+    Returns
+    -------
+    xarray.Dataset
+        With the scalars ``ta_xpos``, ``ta_ypos`` (in the image) and ``source_xpos``,
+        ``source_ypos`` (in the exposure), zero-indexed pixels of the subarrays.
+
+    Notes
+    -----
+    The target is fitted with an elliptical Gaussian in a square of 20 pixels around its expected
+    position. The step does nothing without image, or if the fit fails; the reason is recorded.
+    """
+    return set_scalars(
+        ds,
+        ta_xpos=plan.ta_xpos,
+        ta_ypos=plan.ta_ypos,
+        source_xpos=plan.source_xpos,
+        source_ypos=plan.source_ypos,
+    )
