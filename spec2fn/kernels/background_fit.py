@@ -1,0 +1,226 @@
+"""Background under a spectrum: boxcar smoothing, polynomial fits and medians across the trace.
+
+All arrays are oriented ``(..., dispersion, cross-dispersion)``, float64. A fit is returned with
+its *weights*: the background summed over an aperture is ``sum(weights * data)``, which is what
+propagates variances and covariances. The fits are those described in the JWST pipeline
+documentation of ``extract_1d`` (https://jwst-pipeline.readthedocs.io, "Extraction for 2D slit
+data", background subtraction): unweighted least squares over the background pixels of every
+dispersion element.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from spec2fn.kernels.namespace import array_namespace, is_jax, safe_divide
+
+__all__ = [
+    "MEDIAN_NOISE",
+    "boxcar",
+    "boxcar_variance",
+    "fit_polynomial",
+    "invert_normal_matrix",
+    "masked_median",
+]
+
+# Standard error of a median over that of a mean. Gaussian samples tend to sqrt(pi/2) = 1.25 with
+# their number; for the few pixels of a background region it is nearer to 1.2.
+MEDIAN_NOISE = 1.2
+
+# Normal matrices worse conditioned than this are taken as singular.
+MAX_CONDITION = 1e10
+
+
+def _shifted(array: Any, half: int, mode: str, axis: int = -2) -> list[Any]:
+    """Return the ``2 half + 1`` views of `array` shifted along `axis`, ends padded."""
+    xp = array_namespace(array)
+    n = array.shape[axis]
+    pad = [(0, 0)] * array.ndim
+    pad[axis] = (half, half)
+    padded = xp.pad(array, pad, mode=mode)
+    index: list[Any] = [slice(None)] * array.ndim
+    out = []
+    for shift in range(2 * half + 1):
+        index[axis] = slice(shift, shift + n)
+        out.append(padded[tuple(index)])
+    return out
+
+
+def boxcar(data: Any, good: Any, length: int) -> tuple[Any, Any, Any]:
+    """Smooth along the dispersion with a boxcar, bad pixels replaced by their neighbours' mean.
+
+    Parameters
+    ----------
+    data : array of float64, (..., disp, cross)
+        Finite everywhere (zero where not `good`).
+    good : array of bool, (..., disp, cross)
+        Pixels that count.
+    length : int
+        Odd number of dispersion elements; the first and last elements are repeated beyond
+        the ends.
+
+    Returns
+    -------
+    smooth : array of float64
+        Mean of the good pixels in the box, 0 where there is none.
+    defined : array of bool
+        Where the box holds a good pixel.
+    count : array of float64
+        Number of good pixels in the box (at least 1).
+    """
+    half = length // 2
+    xp = array_namespace(data, good)
+    n_good = sum(_shifted(good.astype(data.dtype), half, "edge"))
+    total = sum(_shifted(xp.where(good, data, xp.zeros_like(data)), half, "edge"))
+    count = xp.maximum(n_good, xp.ones_like(n_good))
+    return total / count, n_good > 0, count
+
+
+def boxcar_variance(plane: Any, length: int) -> Any:
+    """Sum of a (co)variance plane over the box, for the square of the boxcar's weights.
+
+    Elements repeated beyond the ends carry their multiplicity squared.
+
+    Parameters
+    ----------
+    plane : array of float64, (..., disp, cross)
+        Variance or covariance, zero for pixels that do not count.
+    length : int
+        Odd number of dispersion elements.
+
+    Returns
+    -------
+    array of float64, (..., disp, cross)
+    """
+    xp = array_namespace(plane)
+    half = length // 2
+    total = sum(_shifted(plane, half, "constant"))
+    n = plane.shape[-2]
+    rows = np.arange(n)
+    for edge, distance in ((0, rows), (n - 1, n - 1 - rows)):
+        multiplicity = np.maximum(half - distance + 1, 0)
+        extra = np.where(multiplicity > 1, multiplicity**2 - 1, 0).astype(np.float64)
+        factor = xp.asarray(extra.reshape((1,) * (plane.ndim - 2) + (n, 1)))
+        total = total + factor * plane[..., edge : edge + 1, :]
+    return total
+
+
+def invert_normal_matrix(matrix: Any) -> tuple[Any, Any]:
+    """Invert small symmetric matrices; singular ones become zero.
+
+    Parameters
+    ----------
+    matrix : array of float64, (..., p, p)
+
+    Returns
+    -------
+    inverse : array of float64, (..., p, p)
+    ok : array of bool, (...)
+        Where the condition number is below 1e10.
+    """
+    xp = array_namespace(matrix)
+    p = matrix.shape[-1]
+    if p == 1:
+        ok = matrix[..., 0, 0] > 0
+        return safe_divide(xp.ones_like(matrix), matrix, ok[..., None, None], 0.0), ok
+    size = xp.abs(xp.linalg.eigvalsh(_constant(matrix)))
+    low, high = xp.min(size, axis=-1), xp.max(size, axis=-1)
+    ok = high < MAX_CONDITION * low
+    eye = xp.broadcast_to(xp.eye(p, dtype=matrix.dtype), matrix.shape)
+    inverse = xp.linalg.inv(xp.where(ok[..., None, None], matrix, eye))
+    return xp.where(ok[..., None, None], inverse, xp.zeros_like(inverse)), ok
+
+
+def _constant(array: Any) -> Any:
+    # the condition number only decides; its derivative (eigenvalues) is neither needed nor finite
+    if not is_jax(array):
+        return array
+    import jax
+
+    return jax.lax.stop_gradient(array)
+
+
+def fit_polynomial(data: Any, used: Any, basis: Any, aperture: Any) -> tuple[Any, Any]:
+    """Least-squares polynomial across the trace, at every dispersion element.
+
+    Parameters
+    ----------
+    data : array of float64, (..., disp, cross)
+        Finite where `used`.
+    used : array of bool, (..., disp, cross)
+        Pixels that are fitted.
+    basis : array of float64, (cross, order + 1)
+        Polynomial terms at every cross-dispersion pixel.
+    aperture : array of float64, (..., disp, cross)
+        Weights with which the background will be summed.
+
+    Returns
+    -------
+    background : array of float64, (..., disp, cross)
+        The polynomial at every pixel; 0 where the fit is singular.
+    weights : array of float64, (..., disp, cross)
+        Linear weights of `data` in ``sum(aperture * background)``.
+    """
+    xp = array_namespace(data, used, basis, aperture)
+    mask = used.astype(data.dtype)
+    inverse, _ = invert_normal_matrix(_normal_matrix(mask, basis))
+    vector = xp.where(used, data, xp.zeros_like(data)) @ basis
+    coefficients = xp.einsum("...pq,...q->...p", inverse, vector)
+    background = coefficients @ basis.T
+    leverage = xp.einsum("...p,...pq->...q", aperture @ basis, inverse)
+    return background, mask * (leverage @ basis.T)
+
+
+def _normal_matrix(mask: Any, basis: Any) -> Any:
+    n, p = basis.shape
+    products = (basis[:, :, None] * basis[:, None, :]).reshape(n, p * p)
+    return (mask @ products).reshape(*mask.shape[:-1], p, p)
+
+
+def _middle_indices(data: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices along the last axis of the two middle values among the used ones."""
+    order = np.argsort(np.where(used, data, np.inf), axis=-1, kind="stable")
+    n = used.sum(axis=-1, keepdims=True)
+    low = np.take_along_axis(order, np.maximum(n - 1, 0) // 2, axis=-1)
+    high = np.take_along_axis(order, np.minimum(n // 2, data.shape[-1] - 1), axis=-1)
+    return low.astype(np.int32), high.astype(np.int32)
+
+
+def masked_median(data: Any, used: Any) -> tuple[Any, Any]:
+    """Median across the trace of the used pixels.
+
+    The sorting is done by NumPy, in a JAX trace too (as a callback); the values are gathered by
+    index, so the gradient is that of the median: half for each of the two middle pixels.
+
+    Parameters
+    ----------
+    data : array of float64, (..., disp, cross)
+    used : array of bool, (..., disp, cross)
+
+    Returns
+    -------
+    median : array of float64, (..., disp, 1)
+        0 where nothing is used.
+    defined : array of bool, (..., disp, 1)
+    """
+    xp = array_namespace(data, used)
+    if is_jax(data) or is_jax(used):
+        import jax
+
+        shape = jax.ShapeDtypeStruct((*data.shape[:-1], 1), np.int32)
+        low, high = jax.pure_callback(
+            lambda d, u: _middle_indices(np.asarray(d), np.asarray(u)),
+            (shape, shape),
+            jax.lax.stop_gradient(data),
+            used,
+            vmap_method="broadcast_all",
+        )
+    else:
+        low, high = _middle_indices(data, used)
+    middle = 0.5 * (
+        xp.take_along_axis(data, low, axis=-1) + xp.take_along_axis(data, high, axis=-1)
+    )
+    defined = xp.any(used, axis=-1, keepdims=True)
+    return xp.where(defined, middle, xp.zeros_like(middle)), defined

@@ -1,0 +1,121 @@
+"""Aperture correction: the row of an ``apcorr`` reference that applies, as a table in pixels.
+
+The correction is tabulated in wavelength and aperture size. It is bilinear in both and constant
+beyond the table (JWST pipeline documentation, "Aperture correction" of ``extract_1d``). The plan
+interpolates it to the wavelength of every dispersion element; the size, which depends on the
+pixels that are good in each integration, is left to the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import ReferenceError
+from spec2fn.schema import meta_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["correction_table", "cross_dispersion_scale", "match_row"]
+
+
+def match_row(apcorr: xr.Dataset, criteria: Mapping[str, str]) -> int:
+    """Return the row of the reference table whose columns equal `criteria` (case ignored).
+
+    Raises
+    ------
+    ReferenceError
+        If not exactly one row matches.
+    """
+    keep = np.ones(apcorr["apcorr.apcorr"].shape[0], dtype=bool)
+    for column, wanted in criteria.items():
+        values = np.char.upper(np.char.strip(apcorr[f"apcorr.{column}"].values.astype(str)))
+        keep &= values == str(wanted).upper()
+    rows = np.flatnonzero(keep)
+    if len(rows) != 1:
+        wanted_text = ", ".join(f"{k}={v!r}" for k, v in criteria.items())
+        msg = (
+            f"extract_1d: the apcorr reference has {len(rows)} rows for {wanted_text}; needs"
+            " exactly one: use another reference or apply_apcorr=false"
+        )
+        raise ReferenceError(msg)
+    return int(rows[0])
+
+
+def correction_table(
+    apcorr: xr.Dataset,
+    row: int,
+    wavelength: np.ndarray,
+    pixel_scale: Any,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Correction at every wavelength for the tabulated aperture sizes.
+
+    Parameters
+    ----------
+    apcorr : xarray.Dataset
+        ``apcorr`` reference with table columns ``apcorr.wavelength`` [um], ``apcorr.size``,
+        ``apcorr.apcorr`` (wavelength, size) and the number of valid elements of each.
+    row : int
+    wavelength : array of float64, (wave,)
+        Wavelengths to interpolate to [um].
+    pixel_scale : callable
+        Returns the size of a pixel across the trace [arcsec]; called if sizes are in arcsec.
+
+    Returns
+    -------
+    sizes : array of float64, (n,)
+        Aperture sizes [pixel], increasing.
+    table : array of float64, (wave, n)
+
+    Raises
+    ------
+    ReferenceError
+        If wavelengths or sizes of the table are not distinct, increasing numbers.
+    """
+
+    def column(name: str) -> np.ndarray:
+        return np.asarray(apcorr[f"apcorr.{name}"].values[row], dtype=float)
+
+    n_wave = int(column("nelem_wl"))
+    n_size = int(column("nelem_size"))
+    waves, sizes = column("wavelength")[:n_wave], column("size")[:n_size]
+    values = column("apcorr")[:n_wave, :n_size]
+    unit = str(meta_of(apcorr).get("SIZEUNIT", "pixels"))
+    if unit.strip().lower().startswith("arcsec"):
+        sizes = sizes / pixel_scale()
+    order = np.argsort(waves)
+    waves, values = waves[order], values[order]
+    if n_wave < 1 or n_size < 1 or np.any(np.diff(waves) <= 0) or np.any(np.diff(sizes) <= 0):
+        msg = (
+            f"extract_1d: row {row} of the apcorr reference needs distinct wavelengths and"
+            " increasing aperture sizes; use another reference or apply_apcorr=false"
+        )
+        raise ReferenceError(msg)
+    table = np.stack([np.interp(wavelength, waves, values[:, k]) for k in range(n_size)], axis=1)
+    return sizes, table
+
+
+def cross_dispersion_scale(wcs: Any, world: tuple[float, float, float], dispaxis: int) -> float:
+    """Angular size of a pixel across the trace [arcsec] at a sky position and wavelength.
+
+    Parameters
+    ----------
+    wcs : gwcs.WCS
+        Pixel to (ra, dec, wavelength).
+    world : (float, float, float)
+        Right ascension, declination [deg] and wavelength [um].
+    dispaxis : int
+        1 along x, 2 along y.
+    """
+    x, y = wcs.invert(*world, with_bounding_box=False)[:2]
+    dx, dy = (0.0, 1.0) if dispaxis == 1 else (1.0, 0.0)
+    lon, lat = wcs(np.array([x, x + dx]), np.array([y, y + dy]), with_bounding_box=False)[:2]
+    lon, lat = np.deg2rad(lon), np.deg2rad(lat)
+    haversine = (
+        np.sin((lat[1] - lat[0]) / 2) ** 2
+        + np.cos(lat[0]) * np.cos(lat[1]) * np.sin((lon[1] - lon[0]) / 2) ** 2
+    )
+    return float(np.rad2deg(2 * np.arcsin(np.sqrt(haversine))) * 3600.0)

@@ -1,0 +1,370 @@
+"""Host-side half of ``extract_1d``: apertures, wavelengths and corrections as arrays.
+
+Nothing in the plan depends on the pixel values of more than the first integration (which only
+optimal extraction with a refined position looks at), so one plan serves every chunk of
+integrations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from dataclasses import replace as _replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.plans.apcorr import correction_table, cross_dispersion_scale, match_row
+from spec2fn.plans.aperture import (
+    Aperture,
+    ApertureOptions,
+    aperture_weights,
+    bounding_slices,
+    center_at,
+    mean_wavelength,
+    polynomial_basis,
+    select_aperture,
+    weighted_center,
+)
+from spec2fn.plans.base import Plan
+from spec2fn.plans.psf_profile import psf_profiles
+from spec2fn.plans.source_location import bounding_box, locate_source
+from spec2fn.schema import meta_of, status_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["ExtractionPlan", "NothingToExtract", "make_extraction_plan"]
+
+
+@dataclass(frozen=True)
+class NothingToExtract:
+    """Why there is no spectrum."""
+
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class ExtractionPlan(Plan):
+    """Arrays with which the pixels of an exposure become a spectrum.
+
+    Arrays are oriented (dispersion, cross-dispersion) and cover the `window` of the image.
+
+    Attributes
+    ----------
+    weights : array of float64, (disp, cross)
+        Aperture weights, or the profile of the source.
+    nod_weights : array of float64, (disp, cross) or None
+        Profile of the negative source.
+    region : array of bool, (disp, cross) or None
+        Background pixels.
+    basis : array of float64, (cross, order + 1) or None
+        Polynomial terms of the background; a median without.
+    rows : array of int, (wave,)
+        Dispersion elements of the window that have a wavelength: the rows of the table.
+    wavelength : array of float64, (wave,)
+        [um]
+    apcorr_sizes : array of float64, (n,) or None
+        Aperture sizes [pixel].
+    apcorr_table : array of float64, (wave, n) or None
+    limits : array of float64, (4,)
+        Extraction limits in x and y (start, stop, start, stop), pixels counted from 1.
+    position : array of float64, (2,)
+        Right ascension and declination of the centre of the aperture [deg]; NaN if unknown.
+    window : tuple of int
+        Row start, row stop, column start, column stop.
+    shape : tuple of int
+        Rows and columns of the image.
+    dispaxis : int
+        1 along x, 2 along y.
+    optimal : bool
+    smoothing_length : int
+    calibrated : bool
+        Whether the data are flux calibrated (Jy) or count rates.
+    integrated : bool
+        Whether pixels hold flux [MJy], not surface brightness.
+    slit_name, source_type : str
+    spectral_order : int
+    """
+
+    weights: np.ndarray
+    nod_weights: np.ndarray | None
+    region: np.ndarray | None
+    basis: np.ndarray | None
+    rows: np.ndarray
+    wavelength: np.ndarray
+    apcorr_sizes: np.ndarray | None
+    apcorr_table: np.ndarray | None
+    limits: np.ndarray
+    position: np.ndarray
+    window: tuple[int, int, int, int]
+    shape: tuple[int, int]
+    dispaxis: int
+    optimal: bool
+    smoothing_length: int
+    calibrated: bool
+    integrated: bool
+    slit_name: str
+    source_type: str
+    spectral_order: int
+
+
+def make_extraction_plan(
+    ds: xr.Dataset,
+    extract1d: xr.Dataset | None,
+    apcorr: xr.Dataset | None,
+    psf: xr.Dataset | None,
+    *,
+    options: ApertureOptions,
+    images: Callable[[], tuple[np.ndarray, np.ndarray]],
+    apply_apcorr: bool = True,
+    model_nod_pair: bool = True,
+    optimize_psf_location: bool = True,
+    full_window: bool = False,
+) -> ExtractionPlan | NothingToExtract:
+    """Define aperture, background, wavelengths and aperture correction of an exposure.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Spectral image(s) with dims (..., y, x), ``wavelength`` (y, x) [um] and a gwcs.
+    extract1d, apcorr, psf : xarray.Dataset or None
+        References.
+    options : ApertureOptions
+    images : callable
+        Returns data and read-noise variance of the first integration, NaN at bad pixels; called
+        only if the position of the source is refined.
+    apply_apcorr, model_nod_pair, optimize_psf_location : bool
+    full_window : bool
+        Keep the whole image in the plan (for a model of the scene).
+
+    Raises
+    ------
+    ReferenceError
+        If a reference does not fit the exposure.
+    """
+    shape = (ds.sizes["y"], ds.sizes["x"])
+    exp_type = str(ds.attrs.get("exp_type", ""))
+    dispaxis = ds.attrs.get("dispaxis")
+    if dispaxis not in (1, 2):
+        return NothingToExtract("the dispersion direction (DISPAXIS) is not known")
+    order = int(meta_of(ds).get("SPORDER", 1))
+    if order == 0 and not _is_prism(ds):
+        return NothingToExtract("spectral order 0 is a direct image")
+    source_type = str(ds.attrs.get("source_type") or "").upper()
+    slit_name = _slit_name(ds, exp_type)
+    if source_type != "POINT" and options.use_source_posn is None:
+        options = _replace(options, use_source_posn=False)
+    aperture = select_aperture(
+        None if extract1d is None else extract1d.attrs["tree"],
+        shape,
+        dispaxis,
+        slit_name=slit_name,
+        spectral_order=order,
+        exp_type=exp_type,
+        options=options,
+    )
+    if isinstance(aperture, str):
+        return NothingToExtract(aperture)
+    wcs = meta_of(ds).wcs
+    wavelength = _wavelengths(ds, wcs, shape)
+    aperture = _centred(ds, aperture, wcs, wavelength, exp_type)
+    profiles: tuple[np.ndarray, ...]
+    if aperture.extraction_type == "optimal" and psf is not None:
+        found = psf_profiles(
+            ds,
+            psf,
+            wcs=wcs,
+            box=bounding_box(wcs, shape),
+            trace=aperture.trace,
+            wavelength=wavelength,
+            images=images,
+            slit_name=slit_name,
+            exp_type=exp_type,
+            dispaxis=dispaxis,
+            model_nod_pair=model_nod_pair,
+            optimize=optimize_psf_location,
+        )
+        profiles, lower, upper = found.profiles, float(found.lower), float(found.upper)
+    else:
+        weights, lower, upper = aperture_weights(shape, aperture, wavelength)
+        profiles = (weights,)
+    profiles = tuple(np.where(np.isfinite(wavelength), p, 0.0) for p in profiles)
+    region = None
+    if aperture.subtract_background and aperture.bkg_coeff is not None:
+        region = aperture_weights(shape, aperture, wavelength, background=True)[0] != 0
+    mean = mean_wavelength(profiles[0], wavelength, dispaxis)
+    if not np.isfinite(mean).any():
+        return NothingToExtract("no pixel of the extraction aperture has a wavelength")
+    along = np.flatnonzero(profiles[0].sum(axis=dispaxis - 1) > 0)
+    edges = (float(along[0]), float(along[-1])) if len(along) else (float("nan"),) * 2
+    return _assemble(
+        ds,
+        aperture,
+        profiles,
+        region,
+        mean,
+        limits=(lower, upper, *edges),
+        position=_sky_center(wcs, profiles[0]),
+        apcorr=apcorr if apply_apcorr and source_type == "POINT" else None,
+        full_window=full_window,
+        slit_name=slit_name,
+        source_type=source_type,
+        spectral_order=order,
+    )
+
+
+def _is_prism(ds: xr.Dataset) -> bool:
+    instrument = str(ds.attrs.get("instrument", "")).upper()
+    if instrument == "MIRI":
+        return "P750L" in str(ds.attrs.get("filter", "")).upper()
+    return instrument == "NIRSPEC" and "PRISM" in str(ds.attrs.get("grating", "")).upper()
+
+
+def _slit_name(ds: xr.Dataset, exp_type: str) -> str:
+    if exp_type in ("NRS_BRIGHTOBJ", "NRS_FIXEDSLIT"):
+        return str(ds.attrs.get("fixed_slit", exp_type))
+    return exp_type
+
+
+def _wavelengths(ds: xr.Dataset, wcs: Any, shape: tuple[int, int]) -> np.ndarray:
+    if "wavelength" in ds:
+        values = np.asarray(ds["wavelength"].values, dtype=float)
+        if values.size and not (np.nanmin(values) == 0.0 and np.nanmax(values) == 0.0):
+            return values
+    y, x = np.indices(shape, dtype=float)
+    return np.asarray(wcs(x, y)[2], dtype=float)
+
+
+def _centred(
+    ds: xr.Dataset, aperture: Aperture, wcs: Any, wavelength: np.ndarray, exp_type: str
+) -> Aperture:
+    """Move the aperture to the source and by the user's offset."""
+    shape = (wavelength.shape[0], wavelength.shape[1])
+    found = None
+    if aperture.use_source_posn:
+        found = locate_source(ds, wcs, shape, exp_type, aperture.dispaxis)
+    if found is not None:
+        nominal, _, _ = aperture_weights(shape, aperture, wavelength)
+        offset = found.across - center_at(nominal, aperture.dispaxis, found.element)
+        aperture = _replace(aperture.shifted(offset), trace=found.trace)
+    if aperture.position_offset:
+        aperture = aperture.shifted(aperture.position_offset)
+    return aperture
+
+
+def _sky_center(wcs: Any, weights: np.ndarray) -> np.ndarray:
+    """Sky position of the centre of the aperture [deg]."""
+    y, x = weighted_center(weights)
+    if wcs is None:
+        return np.full(2, np.nan)
+    position = np.array([float(v) for v in wcs(x, y)])
+    return position[:2] if np.isfinite(position).all() else np.full(2, np.nan)
+
+
+def _assemble(
+    ds: xr.Dataset,
+    aperture: Aperture,
+    profiles: tuple[np.ndarray, ...],
+    region: np.ndarray | None,
+    mean: np.ndarray,
+    *,
+    limits: tuple[float, float, float, float],
+    position: np.ndarray,
+    apcorr: xr.Dataset | None,
+    full_window: bool,
+    slit_name: str,
+    source_type: str,
+    spectral_order: int,
+) -> ExtractionPlan:
+    dispaxis = aperture.dispaxis
+    shape = (profiles[0].shape[0], profiles[0].shape[1])
+    optimal = aperture.extraction_type == "optimal"
+    valid = np.flatnonzero(np.isfinite(mean))
+    wavelength = mean[valid]
+    masks = [p != 0 for p in profiles] + ([] if region is None else [region])
+    window = _window(masks, valid, aperture, full=full_window)
+    y0, y1, x0, x1 = window
+
+    def cut(image: np.ndarray) -> np.ndarray:
+        part = image[y0:y1, x0:x1]
+        return np.ascontiguousarray(part.T if dispaxis == 1 else part)
+
+    basis = None
+    order = aperture.bkg_order
+    fits_polynomial = region is not None and aperture.bkg_fit == "poly"
+    if fits_polynomial or (optimal and aperture.subtract_background):
+        start, stop = (y0, y1) if dispaxis == 1 else (x0, x1)
+        basis = polynomial_basis(shape[0 if dispaxis == 1 else 1], order)[start:stop]
+    sizes = table = None
+    if apcorr is not None and not optimal:
+        sizes, table = _correction(ds, apcorr, wavelength, position, dispaxis)
+    lower, upper, first, last = (value + 1.0 for value in limits)
+    ordered = (first, last, lower, upper) if dispaxis == 1 else (lower, upper, first, last)
+    instrument = str(ds.attrs.get("instrument", "")).upper()
+    calibrated = _is_calibrated(ds)
+    return ExtractionPlan(
+        weights=cut(profiles[0]),
+        nod_weights=cut(profiles[1]) if len(profiles) > 1 else None,
+        region=None if region is None else cut(region),
+        basis=basis,
+        rows=valid - (x0 if dispaxis == 1 else y0),
+        wavelength=wavelength,
+        apcorr_sizes=sizes,
+        apcorr_table=table,
+        limits=np.array(ordered),
+        position=position,
+        window=window,
+        shape=shape,
+        dispaxis=dispaxis,
+        optimal=optimal,
+        smoothing_length=aperture.smoothing_length,
+        calibrated=calibrated,
+        integrated=calibrated and instrument == "NIRSPEC" and source_type == "POINT",
+        slit_name=slit_name,
+        source_type=source_type,
+        spectral_order=spectral_order,
+    )
+
+
+def _window(
+    masks: list[np.ndarray],
+    valid: np.ndarray,
+    aperture: Aperture,
+    *,
+    full: bool,
+) -> tuple[int, int, int, int]:
+    """Part of the image that holds every pixel that counts."""
+    shape, dispaxis = masks[0].shape, aperture.dispaxis
+    if full:
+        return 0, shape[0], 0, shape[1]
+    y0, y1, x0, x1 = bounding_slices(masks)
+    # smoothing looks at the neighbours of the elements that are extracted
+    halo = aperture.smoothing_length // 2
+    n = shape[1] if dispaxis == 1 else shape[0]
+    start, stop = max(int(valid[0]) - halo, 0), min(int(valid[-1]) + halo + 1, n)
+    return (y0, y1, start, stop) if dispaxis == 1 else (start, stop, x0, x1)
+
+
+def _is_calibrated(ds: xr.Dataset) -> bool:
+    units = str(ds["sci"].attrs.get("units", ""))
+    if units:
+        return "Jy" in units
+    status = status_of(ds, "photom") or str(meta_of(ds).get("S_PHOTOM", ""))
+    return status.startswith("COMPLETE")
+
+
+def _correction(
+    ds: xr.Dataset,
+    apcorr: xr.Dataset,
+    wavelength: np.ndarray,
+    position: np.ndarray,
+    dispaxis: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    ra, dec = (float(v) for v in position)
+    row = match_row(apcorr, {"subarray": str(ds.attrs.get("subarray", ""))})
+
+    def scale() -> float:
+        return cross_dispersion_scale(meta_of(ds).wcs, (ra, dec, float(wavelength.min())), dispaxis)
+
+    return correction_table(apcorr, row, wavelength, scale)
