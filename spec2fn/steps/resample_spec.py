@@ -1,0 +1,298 @@
+"""Rectification of a slit spectrum: resampling onto a grid of wavelength and position."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from spec2fn.compose import Skip, step
+from spec2fn.dq import Pixel
+from spec2fn.errors import InputError, ParameterError
+from spec2fn.kernels import resampling
+from spec2fn.kernels.namespace import array_namespace, is_traced
+from spec2fn.parameters import Range
+from spec2fn.plans.resample import ResampleSpecPlan, Slit, make_plan, require_wcs
+from spec2fn.schema import meta_of, set_scalars, with_attrs, with_meta
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["plan_resample_spec", "resample_spec"]
+
+_BAD_BITS = int(Pixel.DO_NOT_USE | Pixel.NON_SCIENCE)
+_VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
+
+
+def plan_resample_spec(
+    ds: xr.Dataset,
+    *,
+    pixfrac: float = 1.0,
+    kernel: str = "square",
+    fillval: str = "NAN",
+    weight_type: str | None = "ivm",
+    output_shape: tuple[int, int] | None = None,
+    pixel_scale_ratio: float = 1.0,
+    pixel_scale: float | None = None,
+    output_wcs: Any = "",
+) -> ResampleSpecPlan | Skip:
+    """Compute output grid and pixel overlaps on the host; see :func:`resample_spec`.
+
+    Returns
+    -------
+    ResampleSpecPlan or Skip
+        The plan depends on the WCS and on header values, not on pixel values.
+
+    Raises
+    ------
+    InputError
+        If there is no WCS, no dispersion direction, or an output WCS that cannot be used.
+    ParameterError
+        If a pixel scale is not positive or `fillval` is no number.
+    """
+    _fill(fillval)
+    meta = meta_of(ds)
+    attrs = ds.attrs
+    wcs = require_wcs(meta.wcs)
+    dispaxis = attrs.get("dispaxis", meta.get("DISPAXIS"))
+    if dispaxis not in (1, 2):
+        msg = (
+            "resample_spec: needs the dispersion direction (DISPAXIS 1 or 2), found"
+            f" {dispaxis!r}; run assign_wcs first"
+        )
+        raise InputError(msg)
+    exposure_time = _exposure_time(ds)
+    if weight_type == "exptime" and not exposure_time > 0:
+        msg = (
+            "resample_spec: weight_type='exptime' needs a positive exposure time (TMEASURE,"
+            f" EFFEXPTM or XPOSURE), found {exposure_time}; use weight_type='ivm'"
+        )
+        raise InputError(msg)
+    area = _scalar(ds, "pixar_sr", meta.get("PIXAR_SR"))
+    source = None
+    # only here the position is given in pixels of the exposure, not in slit units
+    if attrs.get("exp_type") == "MIR_LRS-FIXEDSLIT":
+        x, y = (_scalar(ds, f"source_{axis}pos", None) for axis in "xy")
+        source = None if x is None or y is None else (x, y)
+    ny, nx = ds["sci"].shape[-2:]
+    slit = Slit(
+        wcs=wcs,
+        shape=(ny, nx),
+        dispaxis=dispaxis,
+        instrument=str(attrs.get("instrument", "")),
+        pixel_area=area,
+        source=source,
+        s_region=attrs.get("s_region", meta.get("S_REGION")),
+        exposure_time=exposure_time,
+    )
+    plan = make_plan(
+        slit,
+        pixfrac=pixfrac,
+        kernel=kernel,
+        output_shape=output_shape,
+        pixel_scale_ratio=pixel_scale_ratio,
+        pixel_scale=pixel_scale,
+        output_wcs=output_wcs,
+    )
+    return Skip(plan) if isinstance(plan, str) else plan
+
+
+def _scalar(ds: xr.Dataset, name: str, default: Any) -> float | None:
+    value = float(ds[name].item()) if name in ds else default
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _exposure_time(ds: xr.Dataset) -> float:
+    meta = meta_of(ds)
+    for keyword in ("TMEASURE", "EFFEXPTM"):
+        value = meta.get(keyword)
+        if isinstance(value, (int, float)):
+            return float(value)
+    return _scalar(ds, "exposure_time", None) or math.nan
+
+
+def _fill(fillval: str) -> float:
+    if fillval.strip().upper() in ("NAN", "INDEF"):
+        return math.nan
+    try:
+        return float(fillval)
+    except ValueError:
+        msg = f"resample_spec.fillval: needs NAN, INDEF or a number, got {fillval!r}"
+        raise ParameterError(msg) from None
+
+
+@step(
+    reads=("sci", "err", "dq"),
+    provides=("wht", "con", "variance_cov", "covariance"),
+    traceable=True,
+    planner=plan_resample_spec,
+    suffix="s2d",
+)
+def resample_spec(
+    ds: xr.Dataset,
+    *,
+    plan: ResampleSpecPlan,
+    pixfrac: Annotated[float, Range(0.0, 1.0)] = 1.0,
+    kernel: Literal["square", "point"] = "square",
+    fillval: str = "NAN",
+    weight_type: Literal["ivm", "exptime"] | None = "ivm",
+    output_shape: tuple[Annotated[int, Range(1)], Annotated[int, Range(1)]] | None = None,
+    pixel_scale_ratio: float = 1.0,
+    pixel_scale: float | None = None,
+    output_wcs: str | object = "",
+    propagate_dq: bool = False,
+) -> xr.Dataset:
+    """Resample a slit spectrum onto a grid that is straight in wavelength and position.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        ``sci``, ``err``, ``dq``, variances, with dims ([integration,] y, x), and the gwcs.
+    plan : ResampleSpecPlan
+        Output grid and overlaps, from :func:`plan_resample_spec`.
+    pixfrac : float
+        Linear size to which an input pixel is shrunk before it is laid on the output grid.
+    kernel : {"square", "point"}
+        Whether a pixel is spread over its shrunken outline or is put into one output pixel.
+    fillval : str
+        Value of ``sci`` where no pixel contributes: a number, or "NAN".
+    weight_type : {"ivm", "exptime", None}
+        Weight by the inverse variance of the read noise, by exposure time, or all pixels alike.
+    output_shape : tuple of int, optional
+        Size of the output (x, y), counted from its first pixel.
+    pixel_scale_ratio : float
+        Input over output pixel size along the slit.
+    pixel_scale : float, optional
+        Output pixel size along the slit [arcsec]; overrides `pixel_scale_ratio`.
+    output_wcs : str or gwcs.WCS
+        Output grid: a gwcs, or an ASDF file that holds one; overrides both pixel scales.
+    propagate_dq : bool
+        Whether the output has a ``dq``: all flags of the pixels that contribute.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dims ([integration,] y, x) of the output: ``sci``, ``err``, the variances, ``wht``
+        (drizzle weight), ``con`` with dims ([integration,] context, y, x) (1 where the exposure
+        contributes), ``wavelength`` (y, x) [um], and
+
+        ``variance_cov`` ([integration,] y, x) float32
+            Variance of ``sci`` for independent input pixels; NaN where not sampled.
+        ``covariance`` ([integration,] lag, y, x) float32
+            Element ``[k - 1]`` is the covariance of a pixel with the one k further along the
+            slit (along x if ``dispaxis`` is 2, else along y); 0 where they share nothing.
+
+    Raises
+    ------
+    InputError, ParameterError
+        See :func:`plan_resample_spec`.
+
+    Notes
+    -----
+    Drizzle (Fruchter & Hook 2002, PASP 114, 144): each output pixel is the weighted mean of the
+    input pixels that overlap it. The variance planes and ``err`` are those of the JWST pipeline:
+    resampled standard deviations, squared, times the change of pixel size. They overestimate the
+    error of one pixel and know nothing of its neighbours; the two planes above do.
+    """
+    var = {n: ds[n].data for n in _VARIANCES if n in ds}
+    sci = _cut(ds["sci"].data, plan)
+    dq = _cut(ds["dq"].data, plan)
+    var = {n: _cut(v, plan) for n, v in var.items()}
+    xp = array_namespace(sci, *var.values())
+    weight = resampling.drizzle_weight(
+        dq,
+        (sci, _cut(ds["err"].data, plan), *var.values()),
+        _BAD_BITS,
+        weight_type=weight_type,
+        var_rnoise=var.get("var_rnoise"),
+        exposure_time=plan.exposure_time,
+    )
+    coefficient, total = resampling.coefficients(plan.overlap, weight)
+    scale = xp.asarray(_intensity_scale(ds, plan)).astype(sci.dtype)
+    planes = _resample(plan, coefficient, sci, var, scale)
+    planes["wht"] = total
+    planes["con"] = (total > 0).astype("int32")
+    if propagate_dq:
+        planes["dq"] = resampling.propagate_flags(plan.overlap, coefficient, dq)
+    sampled = total > 0
+    nan = xp.asarray(math.nan, dtype=sci.dtype)
+    planes["sci"] = xp.where(sampled, planes["sci"], xp.asarray(_fill(fillval), dtype=sci.dtype))
+    for name in (*var, "err", "variance_cov"):
+        planes[name] = xp.where(sampled, planes[name], nan)
+    return _assemble(ds, plan, planes, weight_type, pixfrac)
+
+
+def _cut(data: Any, plan: ResampleSpecPlan) -> Any:
+    # pixels of the bounding box, flattened
+    y0, y1, x0, x1 = plan.window
+    cut = data[..., y0:y1, x0:x1]
+    return cut.reshape(*cut.shape[:-2], (y1 - y0) * (x1 - x0))
+
+
+def _intensity_scale(ds: xr.Dataset, plan: ResampleSpecPlan) -> Any:
+    # flux density per pixel follows the size of the pixel, surface brightness does not
+    units = str(ds["sci"].attrs.get("units", "")).strip()
+    per_pixel = units in ("Jy", "mJy", "uJy", "nJy", "MJy")
+    return 1.0 / plan.ratio if per_pixel and plan.pixar_sr is not None else 1.0
+
+
+def _resample(
+    plan: ResampleSpecPlan, coefficient: Any, sci: Any, var: dict[str, Any], scale: Any
+) -> dict[str, Any]:
+    xp = array_namespace(coefficient, sci)
+    overlap = plan.overlap
+    out = {"sci": scale * resampling.apply(overlap, coefficient, sci)}
+    growth = scale * scale * xp.asarray(plan.ratio).astype(sci.dtype)
+    for name, values in var.items():
+        out[name] = growth * resampling.resample_variance(overlap, coefficient, values)
+    summed = sum((out[n] for n in var), start=xp.zeros_like(out["sci"]))
+    positive = summed > 0
+    out["err"] = xp.where(
+        positive, xp.sqrt(xp.where(positive, summed, xp.ones_like(summed))), summed
+    )
+    variance = sum(var.values(), start=xp.zeros_like(sci))
+    gain = scale * coefficient
+    out["variance_cov"] = resampling.apply(overlap, gain * gain, variance)
+    out["covariance"] = resampling.pair_covariance(overlap, plan.pairs, gain, variance)
+    return out
+
+
+def _assemble(
+    ds: xr.Dataset,
+    plan: ResampleSpecPlan,
+    planes: dict[str, Any],
+    weight_type: str | None,
+    pixfrac: float,
+) -> xr.Dataset:
+    lead = ds["sci"].dims[:-2]
+    extra = {"con": ("context",), "covariance": ("lag",)}
+    new: dict[str, Any] = {}
+    for name, flat in planes.items():
+        middle = {"con": (1,), "covariance": (plan.pairs.lags,)}.get(name, ())
+        data = flat.reshape(*flat.shape[:-1], *middle, *plan.overlap.shape_out)
+        attrs = dict(ds[name].attrs) if name in ds else {}
+        new[name] = ((*lead, *extra.get(name, ()), "y", "x"), data, attrs)
+    new["wavelength"] = (("y", "x"), plan.wavelength, {"units": "um"})
+    gone = [n for n, v in ds.variables.items() if {"y", "x"} & set(v.dims)]
+    out = set_scalars(
+        ds.drop_vars(gone).assign(new), pixar_sr=plan.pixar_sr, pixar_a2=plan.pixar_a2
+    )
+    if plan.source_xpos is not None:
+        out = set_scalars(out, source_xpos=plan.source_xpos, source_ypos=plan.source_ypos)
+    out = with_attrs(
+        out,
+        model="SlitModel",
+        resample_ndriz=1,
+        resample_weight_type=weight_type,
+        resample_pixfrac=pixfrac,
+    )
+    if is_traced(planes["sci"]):
+        # what describes the output grid does not enter a trace
+        return out
+    duration = meta_of(ds).get("DURATION")
+    out = with_attrs(
+        out,
+        s_region=plan.provenance.s_region,
+        resample_pixel_scale_ratio=float(plan.ratio),
+        resample_telapse=None if duration is None else float(duration),
+    )
+    return with_meta(out, wcs=plan.provenance.wcs)
