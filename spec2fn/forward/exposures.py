@@ -323,8 +323,7 @@ def write_exposure(
             file.seek(start[name] + -(-empty.nbytes // 2880) * 2880)
         if len(setup.shape) == 3:
             file.write(_times_hdu(setup))
-        else:
-            file.truncate()
+        file.write(_asdf_hdu())
         for number, piece in enumerate(pieces):
             for name, at in start.items():
                 stored = _stored(piece[name])
@@ -340,13 +339,28 @@ def _stored(data: Array) -> Array:
 
 
 def _times_hdu(setup: Setup) -> bytes:
-    from astropy.io import fits
-
     columns = int_times(setup.integrations, setup.integration_time)
     kinds = [(INT_TIMES[n][0], v.dtype) for n, v in columns.items()]
     table = np.empty(setup.integrations, dtype=kinds)
     for name, value in columns.items():
         table[INT_TIMES[name][0]] = value
+    return _table_bytes(table, "INT_TIMES")
+
+
+def _asdf_hdu() -> bytes:
+    # readers of JWST files expect the extension; the keywords say everything that is in it
+    text = (
+        "#ASDF 1.0.0\n#ASDF_STANDARD 1.6.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n"
+        "--- !core/asdf-1.1.0\nmeta: {telescope: JWST}\n...\n"
+    ).encode("ascii")
+    table = np.empty(1, dtype=[("ASDF_METADATA", np.uint8, (len(text),))])
+    table["ASDF_METADATA"][0] = np.frombuffer(text, np.uint8)
+    return _table_bytes(table, "ASDF")
+
+
+def _table_bytes(table: Array, name: str) -> bytes:
+    from astropy.io import fits
+
     buffer = io.BytesIO()
-    fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(table, name="INT_TIMES")]).writeto(buffer)
+    fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(table, name=name)]).writeto(buffer)
     return buffer.getvalue()[2880:]
