@@ -9,12 +9,40 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from spec2fn.io.associations import Association as Association
+    from spec2fn.io.associations import open_association as open_association
+    from spec2fn.io.associations import open_observation as open_observation
+    from spec2fn.io.diff import Report as Report
+    from spec2fn.io.diff import diff as diff
     from spec2fn.io.exposures import SPECTROSCOPIC as SPECTROSCOPIC
     from spec2fn.io.exposures import open_exposure as open_exposure
+    from spec2fn.io.naming import base_name as base_name
+    from spec2fn.io.naming import product_name as product_name
+    from spec2fn.io.netcdf import read_netcdf as read_netcdf
+    from spec2fn.io.netcdf import write_netcdf as write_netcdf
+    from spec2fn.io.products import ProductStream as ProductStream
+    from spec2fn.io.products import save as save
+    from spec2fn.io.products import write_product as write_product
+    from spec2fn.io.reading import open_product as open_product
+    from spec2fn.io.reading import read_product as read_product
 
 _HOME = {
+    "Association": "associations",
+    "ProductStream": "products",
+    "Report": "diff",
     "SPECTROSCOPIC": "exposures",
+    "base_name": "naming",
+    "diff": "diff",
+    "open_association": "associations",
     "open_exposure": "exposures",
+    "open_observation": "associations",
+    "open_product": "reading",
+    "product_name": "naming",
+    "read_netcdf": "netcdf",
+    "read_product": "reading",
+    "save": "products",
+    "write_netcdf": "netcdf",
+    "write_product": "products",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605 - the names are those of _HOME, kept in one place
@@ -22,7 +50,10 @@ __all__ = sorted(_HOME)  # noqa: PLE0605 - the names are those of _HOME, kept in
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(importlib.import_module(f"spec2fn.io.{_HOME[name]}"), name)
+        found = getattr(importlib.import_module(f"spec2fn.io.{_HOME[name]}"), name)
+        # importing spec2fn.io.diff binds the module to the name of its function
+        globals()[name] = found
+        return found
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)
 

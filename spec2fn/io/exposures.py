@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from spec2fn.schema import INT_TIMES, MODE_ATTRS, PLANES, SCALARS, Meta
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["SPECTROSCOPIC", "mode_attrs", "open_exposure"]
+__all__ = ["SPECTROSCOPIC", "image_dataset", "mode_attrs", "open_exposure", "time_variables"]
 
 SPECTROSCOPIC = (
     "MIR_LRS-FIXEDSLIT",
@@ -39,6 +39,7 @@ SPECTROSCOPIC = (
 """Values of EXP_TYPE that mean spectroscopy."""
 
 _TWO_DIMENSIONAL = ("wavelength", "pathloss_ps", "pathloss_un")
+_RESAMPLED = ("wht", "con")
 
 
 def open_exposure(path: str | os.PathLike[str], *, any_exp_type: bool = False) -> xr.Dataset:
@@ -68,44 +69,61 @@ def open_exposure(path: str | os.PathLike[str], *, any_exp_type: bool = False) -
         Naming the file: missing, truncated, not FITS, without SCI or EXP_TYPE, not
         spectroscopic, or with planes that do not fit each other.
     """
+    return image_dataset(scan(path), any_exp_type=any_exp_type)
+
+
+def image_dataset(
+    file: FitsFile, *, any_exp_type: bool = False, product: bool = False
+) -> xr.Dataset:
+    """Return the SCI extension of `file` and the planes that go with it as a Dataset.
+
+    Parameters
+    ----------
+    file : FitsFile
+    any_exp_type : bool
+        Accept exposures that are not spectroscopic.
+    product : bool
+        The file is a product: read the planes of resampled data as well.
+
+    Raises
+    ------
+    InputError
+        As :func:`open_exposure`.
+    """
     import xarray as xr
 
     from spec2fn.io.lazy import lazy_variable
 
-    file = scan(path)
     science = file.find("SCI")
     if science is None or not science.shape:
         held = ", ".join(h.name for h in file.hdus[1:]) or "nothing besides PRIMARY"
         msg = f"{file.path}: has no SCI extension (it holds {held}); give a _rate or _rateints file"
         raise InputError(msg)
     records: dict[str, Any] = {}
-    meta = Meta(file.hdus[0].header, science.header, _plain_name(file.path), records=records)
+    name = file.path.name.removesuffix(".gz")
+    meta = Meta(file.hdus[0].header, science.header, name, records=records)
     _check_exp_type(file.path, meta, any_exp_type)
     dims = _dims(file.path, science, meta)
     variables: dict[str, Any] = {}
     for name, plane in PLANES.items():
         hdu = file.find(plane.hdu) if plane.hdu else None
-        if hdu is None or not hdu.shape:
-            continue
-        if name in ("wht", "con"):
+        if hdu is None or not hdu.shape or (name in _RESAMPLED and not product):
             continue
         _check_shape(file.path, hdu, science, name)
-        on = dims if len(hdu.shape) == len(dims) else dims[-2:]
+        on = dims if len(hdu.shape) >= len(dims) else dims[-2:]
         unit = hdu.header.get("BUNIT") if plane.kind == "value" else None
         attrs = {"units": str(unit).strip()} if unit else {}
         variables[name] = lazy_variable(on, file, hdu, plane.dtype, attrs)
-    variables.update(_int_times(file, science.shape[0] if len(dims) == 3 else None, meta, records))
+    variables.update(
+        time_variables(file, science.shape[0] if len(dims) == 3 else None, meta, records)
+    )
     for name, scalar in SCALARS.items():
         value = meta.get(scalar.keyword) if scalar.read else None
-        if isinstance(value, (int, float)):
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
             variables[name] = xr.Variable((), np.float64(value), {"units": scalar.unit})
     attrs = mode_attrs(meta, file.path)
     attrs["model"] = str(meta.get("DATAMODL", "ImageModel" if len(dims) == 2 else "CubeModel"))
     return xr.Dataset(variables, attrs={**attrs, "meta": meta})
-
-
-def _plain_name(path: Path) -> str:
-    return path.name.removesuffix(".gz")
 
 
 def _check_exp_type(path: Path, meta: Meta, any_exp_type: bool) -> None:
@@ -150,15 +168,21 @@ def _check_shape(path: Path, hdu: Hdu, science: Hdu, name: str) -> None:
     fits = {science.shape}
     if name in _TWO_DIMENSIONAL:
         fits.add(science.shape[-2:])
+    if name == "con":
+        fits.add((1, *science.shape))
     if hdu.shape not in fits:
         msg = f"{path}: {hdu.name} is {hdu.shape}, but SCI is {science.shape}; they must agree"
         raise InputError(msg)
 
 
-def _int_times(
+def time_variables(
     file: FitsFile, integrations: int | None, meta: Meta, records: dict[str, Any]
 ) -> dict[str, Any]:
-    """Columns of INT_TIMES as variables on ``integration``; the raw table if they do not fit."""
+    """Return the columns of INT_TIMES as variables on ``integration``.
+
+    A table that cannot be one (no rows, or no such dimension) is kept in `records` as it is; one
+    that does not match is left out with a warning in `records`.
+    """
     import xarray as xr
 
     hdu = file.find("INT_TIMES")
@@ -206,25 +230,22 @@ def mode_attrs(meta: Meta, path: str | os.PathLike[str]) -> dict[str, Any]:
     InputError
         If a keyword holds a value of the wrong type.
     """
-    return read_attrs(MODE_ATTRS, meta, path)
-
-
-def read_attrs(
-    table: Mapping[str, tuple[str, type]], meta: Meta, path: str | os.PathLike[str]
-) -> dict[str, Any]:
-    """Read attributes by a table of name to (keyword, type)."""
     out: dict[str, Any] = {}
-    for name, (keyword, kind) in table.items():
+    for name, (keyword, kind) in MODE_ATTRS.items():
         value = meta.get(keyword)
         if value is None or type(value).__name__ == "Undefined":
             continue
-        try:
-            if kind is bool and not isinstance(value, (bool, np.bool_)):
-                raise ValueError
-            if kind is int and (isinstance(value, (str, bool)) or int(value) != value):
-                raise ValueError
-            out[name] = value.strip() if isinstance(value, str) else kind(value)
-        except ValueError:
+        if not _is_a(value, kind):
             msg = f"{path}: keyword {keyword} is {value!r}, needs {kind.__name__}; correct it"
-            raise InputError(msg) from None
+            raise InputError(msg)
+        out[name] = value.strip() if isinstance(value, str) else kind(value)
     return out
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    if kind is bool:
+        return isinstance(value, (bool, np.bool_))
+    if kind is int:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and math.isfinite(value) and int(value) == value
+    return True

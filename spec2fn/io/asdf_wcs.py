@@ -1,0 +1,221 @@
+"""The ASDF extension of a product: the gwcs, which FITS keywords cannot carry.
+
+Serialising a gwcs takes some 0.1 s, and several products share one, so the bytes are kept as long
+as the gwcs object lives.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import weakref
+from typing import Any
+
+import numpy as np
+
+from spec2fn.errors import InputError
+
+__all__ = ["LazyWcs", "asdf_bytes", "spectral_wcs", "wcs_from_bytes"]
+
+_PLAIN = (
+    "#ASDF 1.0.0\n#ASDF_STANDARD 1.6.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n"
+    "--- !core/asdf-1.1.0\nmeta:\n  model_type: {}\n...\n"
+)
+_cache: dict[int, tuple[Any, bytes]] = {}
+
+
+class LazyWcs:
+    """A gwcs that is read from a file's ASDF extension on first use.
+
+    Behaves like the gwcs: call it, or use any of its attributes.
+
+    Parameters
+    ----------
+    content : bytes or callable
+        The ASDF file, or a function that reads it.
+    where : str
+        Name of the file, for messages.
+    """
+
+    def __init__(self, content: Any, where: str = "") -> None:
+        self._content = content
+        self._where = where
+        self._wcs: Any = None
+
+    def load(self) -> Any:
+        """Return the gwcs itself (or None if the file has none)."""
+        if self._wcs is None:
+            content = self._content() if callable(self._content) else self._content
+            self._wcs = wcs_from_bytes(content, self._where)
+        return self._wcs
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate the gwcs."""
+        return self.load()(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in ("_content", "_where", "_wcs"):
+            raise AttributeError(name)
+        return getattr(self.load(), name)
+
+    def __repr__(self) -> str:
+        return f"<gwcs of {self._where}>" if self._wcs is None else repr(self._wcs)
+
+
+def wcs_from_bytes(content: bytes, where: str = "") -> Any:
+    """Read ``meta.wcs`` of an ASDF file.
+
+    Parameters
+    ----------
+    content : bytes
+    where : str
+        Name of the file, for messages.
+
+    Returns
+    -------
+    gwcs.WCS or None
+
+    Raises
+    ------
+    InputError
+        If the content cannot be read.
+    """
+    import asdf
+
+    short = _only_wcs(content)
+    if short == b"":
+        return None
+    try:
+        # arrays are read before the file goes; those of a whole product lie in its FITS extensions
+        with asdf.open(io.BytesIO(short or content), lazy_load=short is None, memmap=False) as file:
+            return file.tree.get("meta", {}).get("wcs")
+    except Exception as err:
+        # asdf raises whatever the converters of the transforms raise
+        msg = f"{where or 'ASDF extension'}: the WCS cannot be read ({err}); make the product again"
+        raise InputError(msg) from err
+
+
+def _only_wcs(content: bytes) -> bytes | None:
+    """Cut an ASDF file down to ``meta.wcs``; empty without one, None if it cannot be cut.
+
+    The tree of a product holds its logs and links to FITS extensions, which take longer to parse
+    than the WCS.
+    """
+    head, start, rest = content.partition(b"\n--- ")
+    tree, end, blocks = rest.partition(b"\n...")
+    lines = tree.split(b"\n")
+    if b"meta:" not in lines or not start or not end:
+        return None
+    first = lines.index(b"meta:") + 1
+    found: list[bytes] = []
+    for line in lines[first:]:
+        if not line.startswith(b" "):
+            break
+        if line.startswith(b"  wcs:") or (found and line.startswith(b"   ")):
+            found.append(line)
+        elif found:
+            break
+    text = b"\n".join(found)
+    if not found:
+        return b""
+    # an alias may point to an anchor that was cut away
+    anchors = set(re.findall(rb"&(id\d+)", text))
+    if set(re.findall(rb"\*(id\d+)", text)) - anchors:
+        return None
+    blocks = blocks.split(b"#ASDF BLOCK INDEX")[0]
+    return head + start + lines[0] + b"\nmeta:\n" + text + end + blocks
+
+
+def _dump(tree: dict[str, Any]) -> bytes:
+    import asdf
+
+    out = io.BytesIO()
+    asdf.AsdfFile(tree).write_to(out)
+    content = out.getvalue()
+    # the index of blocks holds offsets, which inserting a line would make wrong; it is optional
+    return content.split(b"#ASDF BLOCK INDEX")[0]
+
+
+def _wcs_dump(wcs: Any) -> bytes:
+    key = id(wcs)
+    hit = _cache.get(key)
+    if hit is not None and hit[0]() is wcs:
+        return hit[1]
+    content = _dump({"meta": {"wcs": wcs}})
+    try:
+        _cache[key] = (weakref.ref(wcs, lambda _: _cache.pop(key, None)), content)
+    except TypeError:  # an object without weak references is serialised every time
+        _cache.pop(key, None)
+    return content
+
+
+def asdf_bytes(model: str, wcs: Any = None, spectra: Any = None) -> bytes:
+    """Return the ASDF file that goes into a product.
+
+    Parameters
+    ----------
+    model : str
+        Name of the data model.
+    wcs : gwcs.WCS, LazyWcs or mapping, optional
+        Becomes ``meta.wcs`` (of a mapping, nothing is written).
+    spectra : sequence of gwcs.WCS, optional
+        Become ``spec[i].meta.wcs``.
+
+    Returns
+    -------
+    bytes
+        The same for the same input, on one set of library versions.
+    """
+    if isinstance(wcs, LazyWcs):
+        wcs = wcs.load()
+    if spectra:
+        each = [{"meta": {"wcs": w}} for w in spectra]
+        return _dump({"meta": {"model_type": model}, "spec": each})
+    if wcs is None or isinstance(wcs, dict):
+        return _PLAIN.format(model).encode()
+    head, mark, tail = _wcs_dump(wcs).partition(b"\nmeta:\n")
+    return head + mark + f"  model_type: {model}\n".encode() + tail
+
+
+def spectral_wcs(ra: float, dec: float, wavelength: Any) -> Any:
+    """Return the gwcs of an extracted spectrum: pixel to (RA, Dec, wavelength).
+
+    Parameters
+    ----------
+    ra, dec : float
+        Of the slit or source [deg].
+    wavelength : array_like, (wave,), float64
+        [um].
+
+    Returns
+    -------
+    gwcs.WCS
+    """
+    import gwcs
+    from astropy import coordinates, units
+    from astropy.modeling import models
+    from gwcs import coordinate_frames as frames
+
+    wave = np.asarray(wavelength, dtype=np.float64)
+    pixel = frames.CoordinateFrame(
+        naxes=1, axes_type=("SPATIAL",), axes_order=(0,), unit=(units.pix,), name="pixel_frame"
+    )
+    sky = frames.CelestialFrame(axes_order=(0, 1), reference_frame=coordinates.ICRS(), name="sky")
+    spectral = frames.SpectralFrame(
+        axes_order=(2,), unit=(units.um,), axes_names=("wavelength",), name="spectral"
+    )
+    world = frames.CompositeFrame([sky, spectral], name="world")
+    table = models.Tabular1D(lookup_table=wave, bounds_error=False)
+    transform = models.Mapping((0, 0, 0)) | models.Const1D(ra) & models.Const1D(dec) & table
+    order = np.argsort(wave, kind="stable")
+    known = order[np.isfinite(wave[order])]
+    if known.size:
+        back = models.Tabular1D(
+            points=(wave[known],),
+            lookup_table=known.astype(np.float64),
+            bounds_error=False,
+            fill_value=np.nan,
+        )
+        transform.inverse = models.Mapping((2,), n_inputs=3) | back
+    transform.name = "pixel_to_world"
+    return gwcs.WCS([(pixel, transform), (world, None)])

@@ -1,0 +1,110 @@
+"""Files that appear under their name only when they are complete."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from spec2fn.errors import InputError
+
+__all__ = ["PendingFile", "replacing", "unwritable"]
+
+
+def unwritable(path: str | os.PathLike[str], err: OSError) -> InputError:
+    """Return the error that says why `path` could not be written."""
+    why = err.strerror or str(err)
+    return InputError(f"{path}: cannot be written ({why}); nothing is left half-written")
+
+
+class PendingFile:
+    """A file written under a temporary name beside its final one.
+
+    :meth:`commit` flushes it to disk and gives it its name; until then, or after :meth:`discard`,
+    nothing exists (or an older file still exists) under the final name. As a context manager it
+    commits on success and discards on any exception, KeyboardInterrupt included.
+
+    Parameters
+    ----------
+    path : path
+        Final name; the folder must exist.
+
+    Raises
+    ------
+    InputError
+        If the folder does not exist or cannot be written to.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.{id(self):x}.part")
+        if self.path.is_dir():
+            raise InputError(f"{self.path}: is a folder; give the name of a file")
+        try:
+            self.fd = os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except OSError as err:
+            raise unwritable(self.path, err) from err
+        self.open = True
+
+    def write(self, data: bytes | memoryview, at: int) -> None:
+        """Write `data` at offset `at`."""
+        view = memoryview(data).cast("B")
+        while view:
+            n = os.pwrite(self.fd, view, at)
+            view, at = view[n:], at + n
+
+    def commit(self) -> None:
+        """Flush to disk and take the final name."""
+        if not self.open:
+            return
+        try:
+            os.fsync(self.fd)
+            os.close(self.fd)
+            self.open = False
+            self.temporary.replace(self.path)
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Remove what has been written."""
+        if self.open:
+            self.open = False
+            with contextlib.suppress(OSError):
+                os.close(self.fd)
+        self.temporary.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            try:
+                self.commit()
+            except OSError as err:
+                raise unwritable(self.path, err) from err
+            return
+        self.discard()
+        if isinstance(error, OSError):
+            raise unwritable(self.path, error) from error
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary name for a library to write to; rename it to `path` on success.
+
+    Raises
+    ------
+    InputError
+        Naming `path`, for any OSError inside.
+    """
+    with PendingFile(path) as pending:
+        yield pending.temporary

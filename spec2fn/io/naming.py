@@ -1,0 +1,110 @@
+"""Names of product files, as the JWST pipeline gives them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["base_name", "product_name"]
+
+# products of the pipelines, and the steps whose output can be saved on its own
+_PRODUCTS = (
+    "uncal",
+    "ramp",
+    "rate",
+    "rateints",
+    "bsub",
+    "bsubints",
+    "cal",
+    "calints",
+    "crf",
+    "crfints",
+    "s2d",
+    "s3d",
+    "x1d",
+    "x1dints",
+    "c1d",
+    "i2d",
+    "cat",
+    "segm",
+    "median",
+    "whtlt",
+    "esec",
+    "phot",
+)
+_STEPS = (
+    "adaptive_trace_model",
+    "assign_wcs",
+    "background",
+    "badpix_selfcal",
+    "barshadow",
+    "bkg_subtract",
+    "clean_flicker_noise",
+    "cube_build",
+    "extract_1d",
+    "extract_2d",
+    "flat_field",
+    "fringe",
+    "imprint",
+    "master_background",
+    "master_background_mos",
+    "msa_flagging",
+    "msaflagopen",
+    "nsclean",
+    "pathloss",
+    "photom",
+    "pixel_replace",
+    "resample_spec",
+    "residual_fringe",
+    "srctype",
+    "straylight",
+    "targ_centroid",
+    "wavecorr",
+    "wfss_contam",
+)
+_SUFFIXES = sorted({*_PRODUCTS, *_STEPS}, key=len, reverse=True)
+_WITH_INTS = ("bsub", "cal", "crf", "rate", "x1d")
+
+
+def base_name(name: str | os.PathLike[str]) -> str:
+    """Return a file or product name without folder, extension and known suffix.
+
+    ``dir/foo_rate.fits`` gives ``foo``; an unknown suffix stays: ``foo_bar.fits`` gives
+    ``foo_bar``.
+    """
+    stem = Path(name).name
+    for extension in (".gz", ".fits", ".json", ".nc", ".asdf"):
+        stem = stem.removesuffix(extension)
+    for suffix in _SUFFIXES:
+        for separator in "_-":
+            if stem.endswith(separator + suffix) and len(stem) > len(suffix) + 1:
+                return stem[: -len(suffix) - 1]
+    return stem
+
+
+def product_name(
+    base: str | os.PathLike[str],
+    kind: str,
+    integrations: bool = False,
+    extension: str = ".fits",
+) -> str:
+    """Return the file name of a product.
+
+    Parameters
+    ----------
+    base : str or path
+        Product name of the association, or name of the input file.
+    kind : str
+        ``cal``, ``x1d``, ``bsub``, … or the suffix of a step (``flat_field``).
+    integrations : bool
+        Whether the product holds several integrations (``cal`` becomes ``calints``).
+    extension : str
+        ``.fits`` or ``.nc``.
+
+    Returns
+    -------
+    str
+        Without folder.
+    """
+    ints = "ints" if integrations and kind in _WITH_INTS else ""
+    return f"{base_name(base)}_{kind}{ints}{extension}"

@@ -1,0 +1,231 @@
+"""Datasets as netCDF-4 files, through xarray and h5netcdf, without loss.
+
+netCDF attributes hold neither booleans nor None nor nested values, and HDF5 attributes are short;
+so all attributes are kept, besides the plain ones a reader can use as they are, in one JSON text,
+and headers, gwcs and records in byte variables.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import InputError
+from spec2fn.io.asdf_wcs import LazyWcs, asdf_bytes
+from spec2fn.io.atomic import replacing
+from spec2fn.schema import Meta, meta_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["read_netcdf", "write_netcdf"]
+
+_PREFIX = "spec2fn_"
+_FORMAT = 1
+
+
+def write_netcdf(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
+    """Write a Dataset as netCDF-4.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Any Dataset of spec2fn, with its ``meta``. Records that are no plain data (such as
+        Datasets kept for a later product) are left out.
+    path : path
+
+    Returns
+    -------
+    pathlib.Path
+        `path`.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written; nothing is left under its name then.
+
+    Notes
+    -----
+    The same Dataset gives the same bytes.
+    """
+    import xarray as xr
+
+    texts: dict[str, bytes] = _meta_texts(ds)
+    variables: dict[str, Any] = {}
+    described: dict[str, Any] = {}
+    for name, var in ds.variables.items():
+        described[str(name)] = {"dtype": var.dtype.str, "attrs": encode(var.attrs)}
+        plain = var.copy(deep=False)
+        plain.attrs = _plain(var.attrs)
+        if var.dtype.kind == "b":
+            plain = plain.astype(np.uint8)
+        plain.encoding = {} if plain.dtype.kind in "UOT" else {"_FillValue": None}
+        variables[str(name)] = plain
+    texts["description"] = _json({"attrs": encode(_no_meta(ds.attrs)), "variables": described})
+    for name, content in texts.items():
+        data = np.frombuffer(content, np.uint8)
+        variables[_PREFIX + name] = xr.Variable((f"{_PREFIX}{name}_bytes",), data)
+    attrs = {**_plain(_no_meta(ds.attrs)), "Conventions": "spec2fn", _PREFIX + "format": _FORMAT}
+    coords = {str(n): variables.pop(str(n)) for n in ds.coords}
+    out = xr.Dataset(variables, coords=coords, attrs=attrs)
+    target = Path(path)
+    with replacing(target) as temporary:
+        out.to_netcdf(temporary, engine="h5netcdf", format="NETCDF4")
+    return target
+
+
+def _no_meta(attrs: Any) -> dict[str, Any]:
+    return {str(k): v for k, v in attrs.items() if k != "meta"}
+
+
+def _plain(attrs: Any) -> dict[str, Any]:
+    """Return the attributes netCDF can hold as they are."""
+    kinds = (str, int, float, np.integer, np.floating)
+    return {
+        str(k): v
+        for k, v in attrs.items()
+        if isinstance(v, kinds) and not isinstance(v, bool) and len(str(v)) < 8000
+    }
+
+
+def _meta_texts(ds: xr.Dataset) -> dict[str, bytes]:
+    meta = meta_of(ds)
+    out = {"filename": meta.filename.encode()}
+    for name, header in (("primary", meta.primary), ("science", meta.science)):
+        if header is not None:
+            out[name] = header.tostring().encode("ascii")
+    kept = {k: e for k, v in meta.records.items() if (e := _record(v)) is not _NOT_DATA}
+    out["records"] = _json(kept)
+    if meta.wcs is not None and not isinstance(meta.wcs, dict):
+        out["wcs"] = asdf_bytes(str(ds.attrs.get("model", "")), meta.wcs)
+    return out
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+_NOT_DATA = object()
+
+
+def _record(value: Any) -> Any:
+    try:
+        return encode(value)
+    except TypeError:
+        return _NOT_DATA
+
+
+def encode(value: Any) -> Any:
+    """Turn a value into JSON-able data from which :func:`decode` makes it again.
+
+    Raises
+    ------
+    TypeError
+        For a value that is no plain data.
+    """
+    if value is None or isinstance(value, (bool, str)) or type(value) in (int, float):
+        return value
+    if isinstance(value, np.generic):
+        return {"numpy": [value.dtype.str, value.item()]}
+    if isinstance(value, np.ndarray):
+        if value.dtype.names:
+            fields = [[n, value.dtype[n].str] for n in value.dtype.names]
+            return {"table": [fields, [encode(value[n]) for n in value.dtype.names]]}
+        if value.dtype.kind not in "biufU":
+            raise TypeError(value.dtype)
+        return {"array": [value.dtype.str, list(value.shape), value.reshape(-1).tolist()]}
+    if isinstance(value, tuple):
+        return {"tuple": [encode(v) for v in value]}
+    if isinstance(value, list):
+        return [encode(v) for v in value]
+    if isinstance(value, dict):
+        return {"dict": [[encode(k), encode(v)] for k, v in value.items()]}
+    raise TypeError(type(value))
+
+
+def decode(value: Any) -> Any:
+    """Return the value that :func:`encode` made `value` of."""
+    if isinstance(value, list):
+        return [decode(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    (kind, data), *_ = value.items()
+    if kind == "numpy":
+        return np.dtype(data[0]).type(data[1])
+    if kind == "array":
+        return np.array(data[2], dtype=np.dtype(data[0])).reshape(data[1])
+    if kind == "tuple":
+        return tuple(decode(v) for v in data)
+    if kind == "dict":
+        return {decode(k): decode(v) for k, v in data}
+    columns = [decode(c) for c in data[1]]
+    out = np.empty(len(columns[0]), dtype=[tuple(f) for f in data[0]])
+    for (name, _), column in zip(data[0], columns, strict=True):
+        out[name] = column
+    return out
+
+
+def read_netcdf(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read a Dataset written by :func:`write_netcdf`.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    xarray.Dataset
+        In memory, except ``meta.wcs``, which is made when it is used.
+
+    Raises
+    ------
+    InputError
+        Naming the file, if it is missing, damaged, or was not written by spec2fn.
+    """
+    import xarray as xr
+
+    where = Path(path)
+    if not where.is_file():
+        raise InputError(f"{where}: no such file; check the path")
+    try:
+        with xr.open_dataset(where, engine="h5netcdf", decode_cf=False) as opened:
+            raw = opened.load()
+    except (OSError, ValueError, KeyError, RuntimeError) as err:
+        msg = f"{where}: cannot be read as netCDF-4 ({err}); make it again"
+        raise InputError(msg) from err
+    if _PREFIX + "description" not in raw:
+        msg = f"{where}: was not written by spec2fn; open it with xarray.open_dataset"
+        raise InputError(msg)
+    texts = {
+        str(n).removeprefix(_PREFIX): np.asarray(v.values, np.uint8).tobytes()
+        for n, v in raw.data_vars.items()
+        if str(n).startswith(_PREFIX)
+    }
+    description = json.loads(texts["description"])
+    held = raw.drop_vars([_PREFIX + n for n in texts])
+    variables = {}
+    for name, said in description["variables"].items():
+        var = held.variables[name]
+        data = np.asarray(var.values).astype(np.dtype(said["dtype"]), copy=False)
+        variables[name] = xr.Variable(var.dims, data, decode(said["attrs"]))
+    coords = {str(n): variables.pop(str(n)) for n in held.coords}
+    attrs = decode(description["attrs"])
+    out = xr.Dataset(variables, coords=coords, attrs={**attrs, "meta": _meta(texts, where)})
+    # the order of the original, which HDF5 need not keep
+    return out[[n for n in description["variables"] if n in out.data_vars]]
+
+
+def _meta(texts: dict[str, bytes], where: Path) -> Meta:
+    from astropy.io.fits import Header
+
+    headers = {
+        name: Header.fromstring(texts[name].decode("ascii")) if name in texts else None
+        for name in ("primary", "science")
+    }
+    records = {k: decode(v) for k, v in json.loads(texts["records"]).items()}
+    wcs = LazyWcs(texts["wcs"], str(where)) if "wcs" in texts else None
+    return Meta(headers["primary"], headers["science"], texts["filename"].decode(), wcs, records)

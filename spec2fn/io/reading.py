@@ -1,0 +1,218 @@
+"""Products as Datasets: FITS of spec2fn or of the peer, and netCDF."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import InputError
+from spec2fn.io.asdf_wcs import LazyWcs
+from spec2fn.io.exposures import image_dataset, mode_attrs, time_variables
+from spec2fn.io.fitsfile import FitsFile, Hdu, scan
+from spec2fn.io.keywords import (
+    REFERENCE_KEYWORDS,
+    RESAMPLE_KEYWORDS,
+    SPECTRUM_KEYWORDS,
+    STEP_KEYWORDS,
+)
+from spec2fn.io.layout import EXTRA_PLANES, RECORD_HDU, TIME_COLUMNS
+from spec2fn.schema import EXTRACTED, SCALARS, Meta
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["open_product", "read_product"]
+
+
+def open_product(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Open a product: ``_cal``, ``_calints``, ``_s2d``, ``_x1d`` and so on.
+
+    Parameters
+    ----------
+    path : path
+        FITS file of spec2fn or of the JWST pipeline, or netCDF file of spec2fn (``.nc``).
+
+    Returns
+    -------
+    xarray.Dataset
+        dims ``([integration,] y, x)`` or ``([integration,] spectrum, wave)``; see
+        ``docs/dataset.md``. Images are read when they are used, and so is ``meta.wcs``. Step
+        status, references, and the run record are in attributes and ``meta.records``.
+
+    Raises
+    ------
+    InputError
+        Naming the file, if it is missing, damaged, or no product.
+    """
+    if Path(path).suffix.lower() in (".nc", ".nc4", ".h5"):
+        from spec2fn.io.netcdf import read_netcdf
+
+        return read_netcdf(path)
+    file = scan(path)
+    if file.find("SCI") is not None:
+        ds = image_dataset(file, product=True)
+    elif file.find("EXTRACT1D") is not None:
+        ds = _extracted(file)
+    else:
+        held = ", ".join(h.name for h in file.hdus[1:]) or "nothing besides PRIMARY"
+        msg = f"{file.path}: has neither SCI nor EXTRACT1D (it holds {held}); give a product file"
+        raise InputError(msg)
+    meta: Meta = ds.attrs["meta"]
+    records = {**meta.records, **_records(file, meta)}
+    asdf = file.find("ASDF")
+    wcs = None
+    if asdf is not None and "sci" in ds:
+        wcs = LazyWcs(lambda: bytes(file.raw(asdf.start, asdf.size)), meta.filename)
+    attrs = {**ds.attrs, **_attrs(meta), "meta": meta.replace(records=records, wcs=wcs)}
+    extra = {n: _extra_plane(file, hdu) for n, hdu in EXTRA_PLANES.items() if file.find(hdu)}
+    scalars = {n: _scalar(n, meta) for n in SCALARS if n not in ds and "sci" in ds}
+    return ds.assign({k: v for k, v in {**extra, **scalars}.items() if v is not None}).assign_attrs(
+        attrs
+    )
+
+
+read_product = open_product
+
+
+def _scalar(name: str, meta: Meta) -> Any:
+    value = meta.get(SCALARS[name].keyword)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return ((), np.float64(value), {"units": SCALARS[name].unit})
+
+
+def _extra_plane(file: FitsFile, name: str) -> Any:
+    from spec2fn.io.lazy import lazy_variable
+
+    hdu = file.find(name)
+    assert hdu is not None
+    dims = tuple(str(hdu.header["DIMS"]).split(","))
+    unit = hdu.header.get("BUNIT")
+    return lazy_variable(dims, file, hdu, attrs={"units": unit} if unit else {})
+
+
+def _attrs(meta: Meta) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, (keyword, _) in STEP_KEYWORDS.items():
+        if meta.get(keyword) is not None:
+            out[f"status_{name}"] = str(meta.get(keyword))
+    for name, (keyword, _) in RESAMPLE_KEYWORDS.items():
+        if meta.get(keyword) is not None:
+            out[name] = meta.get(keyword)
+    for name, keyword in (("s_region", "S_REGION"), ("specsys", "SPECSYS")):
+        if meta.get(keyword) is not None:
+            out[name] = str(meta.get(keyword))
+    return out
+
+
+def _records(file: FitsFile, meta: Meta) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    references = {t: meta.get(k) for t, (k, _) in REFERENCE_KEYWORDS.items()}
+    references = {t: str(name) for t, name in references.items() if name is not None}
+    if references:
+        out["references"] = references
+    for key, keyword in (
+        ("crds_context", "CRDS_CTX"),
+        ("crds_version", "CRDS_VER"),
+        ("asn_pool", "ASNPOOL"),
+        ("asn_table", "ASNTABLE"),
+    ):
+        if meta.get(keyword) is not None:
+            out[key] = str(meta.get(keyword))
+    hdu = file.find(RECORD_HDU)
+    if hdu is not None:
+        try:
+            out["run"] = json.loads(bytes(file.raw(hdu.start, hdu.size)))
+        except ValueError as err:
+            msg = f"{file.path}: the run record is damaged ({err}); make the product again"
+            raise InputError(msg) from err
+    return out
+
+
+def _extracted(file: FitsFile) -> xr.Dataset:
+    """Read the EXTRACT1D tables: one per spectrum, rows are wavelengths or integrations."""
+    import xarray as xr
+
+    hdus = [h for h in file.hdus if h.name == "EXTRACT1D" and h.is_table]
+    tables = [file.table(h) for h in hdus]
+    names = tables[0].dtype.names or ()
+    if any(t.dtype.names != names for t in tables):
+        msg = f"{file.path}: its EXTRACT1D tables have different columns; give one file of one kind"
+        raise InputError(msg)
+    meta = Meta(file.hdus[0].header, None, file.path.name.removesuffix(".gz"))
+    many = "INT_NUM" in names and tables[0].dtype["WAVELENGTH"].shape != ()
+    lengths = [t.dtype["WAVELENGTH"].shape[0] if many else len(t) for t in tables]
+    variables = _columns(tables, hdus[0], lengths, many)
+    variables["n_wave"] = (("spectrum",), np.array(lengths, np.int32))
+    variables.update(_spectrum_variables(hdus))
+    records: dict[str, Any] = {}
+    if many:
+        times = time_variables(file, len(tables[0]), meta, records)
+        if not times:
+            times = {
+                name: (("integration",), tables[0][column])
+                for name, column in TIME_COLUMNS.items()
+                if column in names and np.isfinite(tables[0][column]).any()
+            }
+        variables.update(times)
+    elif file.find("INT_TIMES") is not None:
+        time_variables(file, None, meta, records)
+    attrs = mode_attrs(meta, file.path)
+    attrs["model"] = str(meta.get("DATAMODL", "MultiSpecModel"))
+    meta = meta.replace(records=records)
+    return xr.Dataset(variables, attrs={**attrs, "meta": meta})
+
+
+def _columns(
+    tables: list[np.ndarray[Any, Any]], hdu: Hdu, lengths: list[int], many: bool
+) -> dict[str, Any]:
+    width = max(lengths)
+    held = tables[0].dtype.names or ()
+    lead = (len(tables[0]),) if many else ()
+    dims = (*(("integration",) if many else ()), "spectrum", "wave")
+    units = _units(hdu)
+    out: dict[str, Any] = {}
+    for name, (column, _) in EXTRACTED.items():
+        if column not in held:
+            continue
+        kind = np.uint32 if name == "dq" else np.float64
+        fill = 0 if name == "dq" else np.nan
+        data = np.full((*lead, len(tables), width), fill, kind)
+        for k, table in enumerate(tables):
+            data[..., k, : lengths[k]] = table[column]
+        attrs = {"units": units[column]} if column in units else {}
+        out[name] = (dims, data, attrs)
+    return out
+
+
+def _units(hdu: Hdu) -> dict[str, str]:
+    header = hdu.header
+    count = int(header["TFIELDS"])
+    return {
+        str(header[f"TTYPE{i}"]).strip(): str(header[f"TUNIT{i}"])
+        for i in range(1, count + 1)
+        if f"TUNIT{i}" in header
+    }
+
+
+def _spectrum_variables(hdus: list[Hdu]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for keyword in SPECTRUM_KEYWORDS:
+        values = [h.header.get(keyword) for h in hdus]
+        if keyword == "PA_APER" or all(v is None for v in values):
+            continue
+        if any(isinstance(v, str) for v in values):
+            array = np.array(["" if v is None else str(v) for v in values])
+        elif any(v is None for v in values):
+            array = np.array([np.nan if v is None else float(v) for v in values])
+        else:
+            array = np.array(values)
+        out[keyword.lower()] = (("spectrum",), array)
+    position = next((h.header["PA_APER"] for h in hdus if "PA_APER" in h.header), None)
+    if position is not None:
+        out["pa_aper"] = (("spectrum",), np.full(len(hdus), float(position)))
+    return out
