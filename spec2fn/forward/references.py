@@ -137,7 +137,7 @@ def _fits(
     }
     for keyword, value in header.items():
         primary.header[keyword] = value
-    fits.HDUList([primary, *hdus]).writeto(path)
+    fits.HDUList([primary, *hdus]).writeto(path, overwrite=True)
 
 
 def _table(name: str, columns: Mapping[str, Any], **keywords: Any) -> Any:
