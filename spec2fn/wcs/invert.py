@@ -172,9 +172,13 @@ def _newton(  # noqa: PLR0917 - internal, called in two places
             normal[i] = [normal[i][k] + weight * row[i] * row[k] for k in range(n)]
     a = xp.stack([xp.stack(r, axis=-1) for r in normal], axis=-2)
     b = xp.stack(right, axis=-1)
-    det = xp.linalg.det(a)
-    bad = ~(xp.abs(det) > 1e-24)
-    a = xp.where(bad[..., None, None], xp.broadcast_to(xp.eye(n), a.shape), a)
+    unit = xp.broadcast_to(xp.eye(n), a.shape)
+    bad = ~xp.all(xp.isfinite(a), axis=(-2, -1))
+    a = xp.where(bad[..., None, None], unit, a)
+    # every row was scaled to unit length, so that the determinant has no unit
+    singular = ~(xp.abs(xp.linalg.det(a)) > 1e-24)
+    bad = bad | singular
+    a = xp.where(singular[..., None, None], unit, a)
     move = xp.linalg.solve(a, b[..., None])[..., 0]
     move = xp.where(bad[..., None], xp.asarray(np.nan, dtype=move.dtype), move)
     moved = xp.max(xp.where(xp.isnan(move), xp.zeros_like(move), xp.abs(move)))
