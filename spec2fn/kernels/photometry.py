@@ -221,6 +221,7 @@ def interpolate_planned(table: Any, index: Any, fraction: Any) -> Any:
         Of the shape of `index`.
     """
     xp = array_namespace(table, index, fraction)
+    fraction = xp.asarray(fraction)
     table = xp.asarray(table).astype(fraction.dtype)
     low = table[index]
     return low + fraction * (table[index + 1] - low)

@@ -36,9 +36,9 @@ _COMPOSED = frozenset(
 def _plan(
     ds: xr.Dataset,
     flat: Any,
-    fflat: Any = None,  # noqa: ARG001 - the references of a step come by position
-    sflat: Any = None,  # noqa: ARG001
-    dflat: Any = None,  # noqa: ARG001
+    fflat: Any = None,
+    sflat: Any = None,
+    dflat: Any = None,
     *,
     user_supplied_flat: Any = None,
 ) -> FlatFieldPlan | Skip:
@@ -66,9 +66,9 @@ def _plan(
 def flat_field(
     ds: xr.Dataset,
     flat: xr.Dataset | None = None,
-    fflat: xr.Dataset | None = None,  # noqa: ARG001 - not used with a two-dimensional flat
-    sflat: xr.Dataset | None = None,  # noqa: ARG001
-    dflat: xr.Dataset | None = None,  # noqa: ARG001
+    fflat: xr.Dataset | None = None,
+    sflat: xr.Dataset | None = None,
+    dflat: xr.Dataset | None = None,
     *,
     plan: FlatFieldPlan,
     save_interpolated_flat: bool = False,

@@ -53,8 +53,8 @@ def pathloss(
     *,
     plan: PathlossPlan,
     inverse: bool = False,
-    source_type: Literal["POINT", "EXTENDED"] | None = None,  # noqa: ARG001 - read by the planner
-    user_slit_loc: float | None = None,  # noqa: ARG001 - read by the planner
+    source_type: Literal["POINT", "EXTENDED"] | None = None,
+    user_slit_loc: float | None = None,
 ) -> xr.Dataset:
     """Correct a point source in the LRS slit for the light the slit cuts off.
 

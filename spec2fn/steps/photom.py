@@ -42,7 +42,7 @@ _CHANGES: dict[str, Callable[..., Any]] = {
 def _plan(
     ds: xr.Dataset,
     photom: xr.Dataset | None,
-    area: xr.Dataset | None = None,  # noqa: ARG001 - the references of a step come by position
+    area: xr.Dataset | None = None,
     *,
     apply_time_correction: bool = True,
 ) -> PhotomPlan | Skip:
@@ -78,8 +78,8 @@ def photom(
     *,
     plan: PhotomPlan,
     inverse: bool = False,
-    source_type: Literal["POINT", "EXTENDED"] | None = None,  # noqa: ARG001 - see below
-    apply_time_correction: bool = True,  # noqa: ARG001 - read by the planner
+    source_type: Literal["POINT", "EXTENDED"] | None = None,
+    apply_time_correction: bool = True,
 ) -> xr.Dataset:
     """Convert count rates into surface brightness.
 
@@ -134,7 +134,7 @@ def photom(
     variances = {n: ds.variables[n].data for n in _VARIANCES if n in ds}
     table = {n: photom.variables[f"photom.{n}"].data for n in ("photmjsr", "relresponse")}
     xp = array_namespace(*values.values(), *variances.values(), *table.values(), plan.fraction)
-    exact = plan.fraction.dtype
+    exact = xp.asarray(plan.fraction).dtype
 
     conversion = xp.asarray(table["photmjsr"])[plan.row].astype(exact)
     throughput = _throughput(ds, photom, plan, xp, exact)

@@ -50,7 +50,7 @@ def srctype(
     ds: xr.Dataset,
     *,
     plan: SourceTypePlan,
-    source_type: Literal["POINT", "EXTENDED"] | None = None,  # noqa: ARG001 - read by the planner
+    source_type: Literal["POINT", "EXTENDED"] | None = None,
 ) -> xr.Dataset:
     """Say whether an exposure is calibrated for a point or an extended source.
 
