@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pprint
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -139,7 +140,7 @@ def use_cache(root: str | os.PathLike[str], context: str = "jwst_0001.pmap") -> 
 
     crds remembers rules by their names within a process; they are forgotten on both ends.
     """
-    before = {k: v for k, v in os.environ.items() if k.startswith("CRDS_")}
+    before = {k: os.environ[k] for k in _steering()}
     _set_environment(cache_environment(root, context))
     try:
         yield
@@ -147,10 +148,17 @@ def use_cache(root: str | os.PathLike[str], context: str = "jwst_0001.pmap") -> 
         _set_environment(before)
 
 
+def _steering() -> list[str]:
+    # crds keeps settings of its own in the environment, which must stay
+    fixed = ("CRDS_SERVER_URL", "CRDS_CONTEXT", "CRDS_OBSERVATORY", "CRDS_READONLY_CACHE")
+    paths = re.compile(r"CRDS_(MAP|REF|CFG|PICKLE)?PATH(_SINGLE)?$")
+    return [k for k in os.environ if k in fixed or paths.match(k)]
+
+
 def _set_environment(values: Mapping[str, str]) -> None:
     from spec2fn.refs.selection import refresh
 
-    for name in [k for k in os.environ if k.startswith("CRDS_")]:
+    for name in _steering():
         del os.environ[name]
     os.environ.update(values)
     refresh()

@@ -89,7 +89,7 @@ def open_reference(path: str | os.PathLike[str], reftype: str | None = None) -> 
         if ds is not None:
             _cache.move_to_end(key)
     if ds is None:
-        ds = _read(where, label)
+        ds = _read(where, label, plain=(reftype or "").startswith("pars-"))
         _remember(key, ds)
     ds = ds.copy(deep=False)
     found = ds.attrs["reftype"]
@@ -234,7 +234,7 @@ def standard_dq(
     return out, tuple(unknown)
 
 
-def _read(path: Path, label: str) -> xr.Dataset:
+def _read(path: Path, label: str, *, plain: bool) -> xr.Dataset:
     try:
         with path.open("rb") as stream:
             start = stream.read(8)
@@ -245,7 +245,8 @@ def _read(path: Path, label: str) -> xr.Dataset:
         if start.startswith(b"SIMPLE"):
             ds = _read_fits(path)
         elif start.startswith(b"#ASDF"):
-            ds = _read_asdf(path)
+            # parameters are text and numbers: no plugin is needed to read them
+            ds = _read_asdf(path, plain=plain)
         elif path.suffix.lower() == ".json" or start.lstrip()[:1] == b"{":
             ds = _read_json(path)
         else:
@@ -271,13 +272,7 @@ def _read_fits(path: Path) -> xr.Dataset:
 
     with warnings.catch_warnings(), fits.open(path, memmap=False) as hdus:
         warnings.simplefilter("ignore")
-        # the last extension tells whether the file has all its bytes
-        info = hdus[len(hdus) - 1].fileinfo()
-        needed = info["datLoc"] + info["datSpan"]
-        size = path.stat().st_size
-        if size < needed:
-            msg = f"{size} bytes, its headers promise {needed}"
-            raise OSError(msg)
+        _check_complete(path, hdus)
         primary = hdus[0].header
         science = fits.Header()
         headers: dict[str, Any] = {"primary": primary}
@@ -302,6 +297,9 @@ def _read_fits(path: Path) -> xr.Dataset:
             if data.ndim >= 2 and image_shape is None:
                 image_shape = data.shape[-2:]
             variables[name] = (_image_dims(name, data.ndim, own=not same), data)
+    if not variables:
+        msg = "it holds no image and no table"
+        raise ValueError(msg)
     _map_dq(variables, path.name)
     for scalar, keyword in _HEADER_SCALARS.items():
         value = primary.get(keyword, science.get(keyword))
@@ -309,6 +307,21 @@ def _read_fits(path: Path) -> xr.Dataset:
             variables[scalar] = ((), np.float64(value))
     meta = Meta(primary=primary, science=science, filename=path.name, records={"headers": headers})
     return xr.Dataset(variables, attrs=_attrs(meta))
+
+
+def _check_complete(path: Path, hdus: Any) -> None:
+    # the last extension tells where the file ends; astropy drops an incomplete header after it
+    info = hdus[len(hdus) - 1].fileinfo()
+    needed = info["datLoc"] + info["datSpan"]
+    size = path.stat().st_size
+    if size < needed:
+        msg = f"it is truncated: {size} bytes of {needed}"
+        raise OSError(msg)
+    with path.open("rb") as stream:
+        stream.seek(needed)
+        if stream.read(8) == b"XTENSION":
+            msg = "it is truncated: its last header is incomplete"
+            raise OSError(msg)
 
 
 def _is_dq(name: str) -> bool:
@@ -372,18 +385,23 @@ def _map_dq(variables: dict[str, Any], filename: str) -> None:
         variables[name] = (dims, data)
 
 
-def _read_asdf(path: Path) -> xr.Dataset:
+def _read_asdf(path: Path, *, plain: bool) -> xr.Dataset:
     import warnings
 
     import asdf
     import xarray as xr
+    from asdf.util import load_yaml
+
+    from spec2fn.refs.plugins import light_asdf
 
     with warnings.catch_warnings():
         # newer or older writers than ours are no news to the user
         warnings.simplefilter("ignore")
-        # a config_context without validation would cost more: asdf then rebuilds its extensions
-        with asdf.open(path, lazy_load=False, memmap=False) as file:
-            tree = dict(file.tree)
+        if plain:
+            tree = load_yaml(path)
+        else:
+            with light_asdf(), asdf.open(path, lazy_load=False, memmap=False) as file:
+                tree = dict(file.tree)
     keywords = _keywords_of(tree)
     # Meta only ever asks `keyword in header` and header[keyword]
     meta = Meta(primary=cast("Any", keywords), filename=path.name)

@@ -1,0 +1,59 @@
+"""Open ASDF files without importing packages that no JWST file needs.
+
+asdf imports every package that registers a plugin before it reads its first file; ndcube,
+specutils, stpipe and their like take longer than all our reading and bring matplotlib along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["light_asdf"]
+
+_UNRELATED = frozenset(
+    {"dkist", "ndcube", "rad", "roman-datamodels", "specutils", "stpipe", "sunpy"}
+)
+
+_state: dict[str, Any] = {}
+
+
+@contextlib.contextmanager
+def light_asdf() -> Iterator[None]:
+    """Within the block, asdf of this thread does without the plugins of unrelated packages.
+
+    Has no effect once asdf has loaded all its plugins anyway, and none on code outside the block.
+    """
+    import asdf
+    from asdf import _entry_points
+
+    with asdf.config_context() as config:
+        # no public way to choose plugins exists; without these attributes all are loaded
+        private = vars(config)
+        if not {"_extensions", "_resource_mappings", "_resource_manager"} <= private.keys():
+            yield
+            return
+        if private["_extensions"] is None and private["_resource_mappings"] is None:
+            if not _state:
+                _state.update(_load(_entry_points, config))
+            private.update(_state)
+        yield
+
+
+def _load(module: Any, config: Any) -> dict[str, Any]:
+    everything = module.entry_points
+
+    def related(group: str) -> list[Any]:
+        return [e for e in everything(group=group) if e.dist.name not in _UNRELATED]
+
+    module.entry_points = related
+    try:
+        extensions, mappings = config.extensions, config.resource_mappings
+    finally:
+        module.entry_points = everything
+    return {
+        "_extensions": extensions,
+        "_resource_mappings": mappings,
+        "_resource_manager": config.resource_manager,
+    }
