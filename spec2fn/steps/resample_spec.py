@@ -288,11 +288,9 @@ def _assemble(
     if is_traced(planes["sci"]):
         # what describes the output grid does not enter a trace
         return out
-    duration = meta_of(ds).get("DURATION")
     out = with_attrs(
         out,
         s_region=plan.provenance.s_region,
         resample_pixel_scale_ratio=float(plan.ratio),
-        resample_telapse=None if duration is None else float(duration),
     )
     return with_meta(out, wcs=plan.provenance.wcs)
