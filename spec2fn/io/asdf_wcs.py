@@ -9,13 +9,12 @@ from __future__ import annotations
 import io
 import re
 import weakref
+from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from spec2fn.errors import InputError
 
-__all__ = ["LazyWcs", "asdf_bytes", "spectral_wcs", "wcs_from_bytes"]
+__all__ = ["LazyWcs", "asdf_bytes", "wcs_from_bytes"]
 
 _PLAIN = (
     "#ASDF 1.0.0\n#ASDF_STANDARD 1.6.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n"
@@ -35,18 +34,21 @@ class LazyWcs:
         The ASDF file, or a function that reads it.
     where : str
         Name of the file, for messages.
+    spectrum : int, optional
+        Read ``spec[spectrum].meta.wcs`` instead of ``meta.wcs``.
     """
 
-    def __init__(self, content: Any, where: str = "") -> None:
+    def __init__(self, content: Any, where: str = "", spectrum: int | None = None) -> None:
         self._content = content
         self._where = where
+        self._spectrum = spectrum
         self._wcs: Any = None
 
     def load(self) -> Any:
         """Return the gwcs itself (or None if the file has none)."""
         if self._wcs is None:
             content = self._content() if callable(self._content) else self._content
-            self._wcs = wcs_from_bytes(content, self._where)
+            self._wcs = wcs_from_bytes(content, self._where, self._spectrum)
         return self._wcs
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -54,7 +56,7 @@ class LazyWcs:
         return self.load()(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name in ("_content", "_where", "_wcs"):
+        if name.startswith("__") or name in ("_content", "_where", "_spectrum", "_wcs"):
             raise AttributeError(name)
         return getattr(self.load(), name)
 
@@ -62,7 +64,7 @@ class LazyWcs:
         return f"<gwcs of {self._where}>" if self._wcs is None else repr(self._wcs)
 
 
-def wcs_from_bytes(content: bytes, where: str = "") -> Any:
+def wcs_from_bytes(content: bytes, where: str = "", spectrum: int | None = None) -> Any:
     """Read ``meta.wcs`` of an ASDF file.
 
     Parameters
@@ -70,6 +72,8 @@ def wcs_from_bytes(content: bytes, where: str = "") -> Any:
     content : bytes
     where : str
         Name of the file, for messages.
+    spectrum : int, optional
+        Read ``spec[spectrum].meta.wcs`` instead.
 
     Returns
     -------
@@ -82,13 +86,18 @@ def wcs_from_bytes(content: bytes, where: str = "") -> Any:
     """
     import asdf
 
-    short = _only_wcs(content)
+    short = _only_wcs(content) if spectrum is None else None
     if short == b"":
         return None
     try:
-        # arrays are read before the file goes; those of a whole product lie in its FITS extensions
-        with asdf.open(io.BytesIO(short or content), lazy_load=short is None, memmap=False) as file:
-            return file.tree.get("meta", {}).get("wcs")
+        if short is not None:
+            with asdf.open(io.BytesIO(short), lazy_load=False, memmap=False) as file:
+                return file.tree["meta"]["wcs"]
+        # the file stays open: it links to extensions of the FITS file, which are not to be read,
+        # so its own arrays are read when they are used
+        file = asdf.open(io.BytesIO(content), memmap=False)
+        tree = file.tree if spectrum is None else file.tree["spec"][spectrum]
+        return tree.get("meta", {}).get("wcs")
     except Exception as err:
         # asdf raises whatever the converters of the transforms raise
         msg = f"{where or 'ASDF extension'}: the WCS cannot be read ({err}); make the product again"
@@ -133,7 +142,19 @@ def _dump(tree: dict[str, Any]) -> bytes:
     asdf.AsdfFile(tree).write_to(out)
     content = out.getvalue()
     # the index of blocks holds offsets, which inserting a line would make wrong; it is optional
-    return content.split(b"#ASDF BLOCK INDEX")[0]
+    return _sorted_extensions(content.split(b"#ASDF BLOCK INDEX")[0])
+
+
+def _sorted_extensions(content: bytes) -> bytes:
+    """Sort the list of ASDF extensions used, which comes in the random order of a set."""
+    head, mark, rest = content.partition(b"\n  extensions:\n")
+    first = b"  - !core/extension_metadata"
+    if not rest.startswith(first):
+        return content
+    end = re.search(rb"^(?! )", rest, re.MULTILINE)
+    assert end is not None
+    entries = rest[: end.start()].split(first)[1:]
+    return head + mark + b"".join(first + e for e in sorted(entries)) + rest[end.start() :]
 
 
 def _wcs_dump(wcs: Any) -> bytes:
@@ -149,73 +170,30 @@ def _wcs_dump(wcs: Any) -> bytes:
     return content
 
 
-def asdf_bytes(model: str, wcs: Any = None, spectra: Any = None) -> bytes:
+def asdf_bytes(model: str, wcs: Any = None) -> bytes:
     """Return the ASDF file that goes into a product.
 
     Parameters
     ----------
     model : str
         Name of the data model.
-    wcs : gwcs.WCS, LazyWcs or mapping, optional
-        Becomes ``meta.wcs`` (of a mapping, nothing is written).
-    spectra : sequence of gwcs.WCS, optional
-        Become ``spec[i].meta.wcs``.
+    wcs : gwcs.WCS, LazyWcs, or mapping of str to them, optional
+        Becomes ``meta.wcs``; the values of a mapping become ``spec[i].meta.wcs``.
 
     Returns
     -------
     bytes
         The same for the same input, on one set of library versions.
     """
-    if isinstance(wcs, LazyWcs):
-        wcs = wcs.load()
-    if spectra:
-        each = [{"meta": {"wcs": w}} for w in spectra]
+    if isinstance(wcs, Mapping):
+        each = [{"meta": {"wcs": _loaded(w)}} for w in wcs.values()]
         return _dump({"meta": {"model_type": model}, "spec": each})
-    if wcs is None or isinstance(wcs, dict):
+    wcs = _loaded(wcs)
+    if wcs is None:
         return _PLAIN.format(model).encode()
     head, mark, tail = _wcs_dump(wcs).partition(b"\nmeta:\n")
     return head + mark + f"  model_type: {model}\n".encode() + tail
 
 
-def spectral_wcs(ra: float, dec: float, wavelength: Any) -> Any:
-    """Return the gwcs of an extracted spectrum: pixel to (RA, Dec, wavelength).
-
-    Parameters
-    ----------
-    ra, dec : float
-        Of the slit or source [deg].
-    wavelength : array_like, (wave,), float64
-        [um].
-
-    Returns
-    -------
-    gwcs.WCS
-    """
-    import gwcs
-    from astropy import coordinates, units
-    from astropy.modeling import models
-    from gwcs import coordinate_frames as frames
-
-    wave = np.asarray(wavelength, dtype=np.float64)
-    pixel = frames.CoordinateFrame(
-        naxes=1, axes_type=("SPATIAL",), axes_order=(0,), unit=(units.pix,), name="pixel_frame"
-    )
-    sky = frames.CelestialFrame(axes_order=(0, 1), reference_frame=coordinates.ICRS(), name="sky")
-    spectral = frames.SpectralFrame(
-        axes_order=(2,), unit=(units.um,), axes_names=("wavelength",), name="spectral"
-    )
-    world = frames.CompositeFrame([sky, spectral], name="world")
-    table = models.Tabular1D(lookup_table=wave, bounds_error=False)
-    transform = models.Mapping((0, 0, 0)) | models.Const1D(ra) & models.Const1D(dec) & table
-    order = np.argsort(wave, kind="stable")
-    known = order[np.isfinite(wave[order])]
-    if known.size:
-        back = models.Tabular1D(
-            points=(wave[known],),
-            lookup_table=known.astype(np.float64),
-            bounds_error=False,
-            fill_value=np.nan,
-        )
-        transform.inverse = models.Mapping((2,), n_inputs=3) | back
-    transform.name = "pixel_to_world"
-    return gwcs.WCS([(pixel, transform), (world, None)])
+def _loaded(wcs: Any) -> Any:
+    return wcs.load() if isinstance(wcs, LazyWcs) else wcs

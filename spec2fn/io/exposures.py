@@ -111,6 +111,8 @@ def image_dataset(
             continue
         _check_shape(file.path, hdu, science, name)
         on = dims if len(hdu.shape) >= len(dims) else dims[-2:]
+        if len(hdu.shape) > len(dims):
+            on = (*dims[:-2], "context", *dims[-2:])
         unit = hdu.header.get("BUNIT") if plane.kind == "value" else None
         attrs = {"units": str(unit).strip()} if unit else {}
         variables[name] = lazy_variable(on, file, hdu, plane.dtype, attrs)
@@ -165,11 +167,11 @@ def _dims(path: Path, science: Hdu, meta: Meta) -> tuple[str, ...]:
 
 
 def _check_shape(path: Path, hdu: Hdu, science: Hdu, name: str) -> None:
+    if name == "con" and (*hdu.shape[:-3], *hdu.shape[-2:]) == science.shape:
+        return
     fits = {science.shape}
     if name in _TWO_DIMENSIONAL:
         fits.add(science.shape[-2:])
-    if name == "con":
-        fits.add((1, *science.shape))
     if hdu.shape not in fits:
         msg = f"{path}: {hdu.name} is {hdu.shape}, but SCI is {science.shape}; they must agree"
         raise InputError(msg)

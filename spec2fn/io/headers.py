@@ -79,7 +79,7 @@ def _is_structure(keyword: str) -> bool:
 
 
 def _heading(title: str) -> list[Card]:
-    return [card(""), card("", f"        {title}"), card("")]
+    return [card(""), card("", title), card("")]
 
 
 def _sections(cards: Iterable[Card]) -> list[tuple[str, list[Card]]]:

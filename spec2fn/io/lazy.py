@@ -26,19 +26,13 @@ class LazyPlane(BackendArray):
     hdu : Hdu
     dtype : numpy dtype, optional
         Convert to this type after reading.
-    axes : int
-        Number of trailing axes kept: leading axes of length one beyond them are dropped.
     """
 
-    def __init__(
-        self, file: FitsFile, hdu: Hdu, dtype: Any = None, axes: int | None = None
-    ) -> None:
+    def __init__(self, file: FitsFile, hdu: Hdu, dtype: Any = None) -> None:
         self.file = file
         self.hdu = hdu
         self.dtype = np.dtype(hdu.dtype if dtype is None else dtype)
-        full = hdu.shape
-        self.shape = full if axes is None else full[len(full) - axes :]
-        self.dropped = len(full) - len(self.shape)
+        self.shape = hdu.shape
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         return indexing.explicit_indexing_adapter(
@@ -46,8 +40,6 @@ class LazyPlane(BackendArray):
         )
 
     def _read(self, key: tuple[Any, ...]) -> Any:
-        if self.dropped:
-            return self.file.array(self.hdu).reshape(self.shape).astype(self.dtype)[key]
         first, rest = key[0], key[1:]
         if isinstance(first, slice):
             data = self.file.array(self.hdu, _ascending(first, self.shape[0]))
@@ -79,6 +71,6 @@ def lazy_variable(
     attrs: dict[str, Any] | None = None,
 ) -> Variable:
     """Return a variable on `dims` that reads (and then keeps) the image of `hdu` when used."""
-    plane = LazyPlane(file, hdu, dtype, len(dims))
+    plane = LazyPlane(file, hdu, dtype)
     lazy: Any = indexing.LazilyIndexedArray(plane)
     return Variable(dims, indexing.MemoryCachedArray(indexing.CopyOnWriteArray(lazy)), attrs)

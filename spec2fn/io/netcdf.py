@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,8 +101,10 @@ def _meta_texts(ds: xr.Dataset) -> dict[str, bytes]:
             out[name] = header.tostring().encode("ascii")
     kept = {k: e for k, v in meta.records.items() if (e := _record(v)) is not _NOT_DATA}
     out["records"] = _json(kept)
-    if meta.wcs is not None and not isinstance(meta.wcs, dict):
+    if meta.wcs is not None:
         out["wcs"] = asdf_bytes(str(ds.attrs.get("model", "")), meta.wcs)
+        if isinstance(meta.wcs, Mapping):
+            out["wcs_names"] = _json([str(name) for name in meta.wcs])
     return out
 
 
@@ -227,5 +230,8 @@ def _meta(texts: dict[str, bytes], where: Path) -> Meta:
         for name in ("primary", "science")
     }
     records = {k: decode(v) for k, v in json.loads(texts["records"]).items()}
-    wcs = LazyWcs(texts["wcs"], str(where)) if "wcs" in texts else None
+    wcs: Any = LazyWcs(texts["wcs"], str(where)) if "wcs" in texts else None
+    if "wcs_names" in texts:
+        names = json.loads(texts["wcs_names"])
+        wcs = {name: LazyWcs(texts["wcs"], str(where), k) for k, name in enumerate(names)}
     return Meta(headers["primary"], headers["science"], texts["filename"].decode(), wcs, records)

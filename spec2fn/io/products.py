@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from spec2fn.errors import DatasetError, InputError
-from spec2fn.io.asdf_wcs import asdf_bytes, spectral_wcs
+from spec2fn.io.asdf_wcs import asdf_bytes
 from spec2fn.io.atomic import PendingFile, unwritable
 from spec2fn.io.layout import Extent, extents, tail
 from spec2fn.schema import meta_of
@@ -66,7 +66,6 @@ class ProductStream:
         self.integrations = n_integrations if self._many else None
         self._extents: list[Extent] = extents(template, self.integrations, self.path.name)
         self._template = template
-        self._spectra: list[Any] = []
         self._done = 0
         self._started = False
         self._file = PendingFile(self.path)
@@ -132,8 +131,6 @@ class ProductStream:
             for piece in extent.pieces(chunk, count):
                 self._file.write(piece.reshape(-1).view(np.uint8).data, start)
                 start += piece.nbytes
-        if not self._started and "flux" in chunk:
-            self._spectra = _spectral_wcs(chunk)
         self._started = True
 
     def close(self, record: Any = None) -> None:
@@ -155,8 +152,7 @@ class ProductStream:
             self._check(self._done, complete=True)
             meta = meta_of(self._template)
             model = str(self._template.attrs.get("model", "ImageModel"))
-            extracted = "flux" in self._template
-            content = asdf_bytes(model, None if extracted else meta.wcs, self._spectra)
+            content = asdf_bytes(model, meta.wcs)
             said = meta.records.get("run") if record is None else record
             self._file.write(tail(said, content), self._end)
             self._file.commit()
@@ -181,24 +177,6 @@ class ProductStream:
                 self.close()
         else:
             self.abort()
-
-
-def _spectral_wcs(ds: xr.Dataset) -> list[Any]:
-    """Make the gwcs of every spectrum that has a position (of its first integration)."""
-    if "slit_ra" not in ds or "slit_dec" not in ds or "wavelength" not in ds:
-        return []
-    wave = ds.variables["wavelength"]
-    if "integration" in wave.dims:
-        wave = wave.isel(integration=0)
-    wavelength = np.atleast_2d(np.asarray(wave.values))
-    ra, dec = (np.atleast_1d(ds.variables[n].values) for n in ("slit_ra", "slit_dec"))
-    if not (np.isfinite(ra).all() and np.isfinite(dec).all()):
-        return []
-    lengths = ds.variables["n_wave"].values if "n_wave" in ds else [wavelength.shape[-1]] * len(ra)
-    return [
-        spectral_wcs(float(ra[k]), float(dec[k]), wavelength[k, : int(lengths[k])])
-        for k in range(len(ra))
-    ]
 
 
 def write_product(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:

@@ -65,8 +65,8 @@ def open_product(path: str | os.PathLike[str]) -> xr.Dataset:
     records = {**meta.records, **_records(file, meta)}
     asdf = file.find("ASDF")
     wcs = None
-    if asdf is not None and "sci" in ds:
-        wcs = LazyWcs(lambda: bytes(file.raw(asdf.start, asdf.size)), meta.filename)
+    if asdf is not None:
+        wcs = _wcs(ds, lambda: bytes(file.raw(asdf.start, asdf.size)), meta.filename)
     attrs = {**ds.attrs, **_attrs(meta), "meta": meta.replace(records=records, wcs=wcs)}
     extra = {n: _extra_plane(file, hdu) for n, hdu in EXTRA_PLANES.items() if file.find(hdu)}
     scalars = {n: _scalar(n, meta) for n in SCALARS if n not in ds and "sci" in ds}
@@ -76,6 +76,17 @@ def open_product(path: str | os.PathLike[str]) -> xr.Dataset:
 
 
 read_product = open_product
+
+
+def _wcs(ds: xr.Dataset, content: Any, where: str) -> Any:
+    """Return what ``meta.wcs`` is: one gwcs of an image, or one for each spectrum by its name."""
+    if "sci" in ds:
+        return LazyWcs(content, where)
+    count = int(ds.sizes["spectrum"])
+    names = [str(n) for n in ds["sltname"].values] if "sltname" in ds else []
+    if len(set(names)) != count:
+        names = [f"{n}" for n in range(count)]
+    return {name: LazyWcs(content, where, k) for k, name in enumerate(names)}
 
 
 def _scalar(name: str, meta: Meta) -> Any:
