@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.dq import Pixel
 from spec2fn.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ DEMOS = ("miri-lrs-slit", "miri-lrs-slitless")
 
 CONTEXT = "jwst_0001.pmap"
 _REACH = 8.0  # pixels on either side of the source whose flags matter
+_FLAGS = np.uint32(Pixel.DO_NOT_USE | Pixel.JUMP_DET)
 
 
 @dataclass(frozen=True)
@@ -220,12 +222,10 @@ def compare(extracted: xr.Dataset, calibrated: xr.Dataset, rendered: Rendered) -
 
 def _touched(calibrated: xr.Dataset, rendered: Rendered, wave: Array) -> Array:
     """Whether a flagged pixel lies under the source, by wavelength."""
-    from spec2fn.dq import Pixel
-
     op = rendered.operators["science"]
     (y0, y1), (x0, x1) = op.window
     cut = (..., slice(y0, y1), slice(x0, x1))
-    bad = (np.asarray(calibrated["dq"].data)[cut] & np.uint32(Pixel.DO_NOT_USE)) != 0
+    bad = (np.asarray(calibrated["dq"].data)[cut] & _FLAGS) != 0
     near = (op.lower < op.position + _REACH) & (op.upper > op.position - _REACH) & (op.gain > 0)
     rows = (bad & near).any(-1)
     of_row = np.asarray(calibrated["wavelength"].data)[cut]

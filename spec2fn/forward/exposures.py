@@ -36,7 +36,7 @@ _DATE = "2024-03-01"
 _STEPS = ["DARK", "DQINIT", "GANSCL", "GRPSCL", "JUMP", "LINEAR", "RAMP", "REFPIX", "SATURA"]
 _BAD_FRACTION = 1.5e-3
 _HIT_FRACTION = 1.0e-3
-_HIT_VARIANCE = 3.0
+_HIT_VARIANCE = 1.5
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def true_flat(exp_type: str, seed: int = 0) -> Array:
     y, x = np.mgrid[: shape[0], : shape[1]]
     smooth = 1 + 0.03 * np.sin(2 * np.pi * x / shape[1]) * np.cos(2 * np.pi * y / shape[0])
     rng = np.random.default_rng([seed, 1])
-    return np.asarray(smooth * (1 + 0.01 * rng.standard_normal(shape)))
+    return np.asarray(smooth * (1 + 0.005 * rng.standard_normal(shape)))
 
 
 def _fits(

@@ -16,7 +16,7 @@ def _bell(wave: Any, center: float, width: float) -> Any:
     return np.exp(-0.5 * ((wave - center) / width) ** 2)
 
 
-def dusty_star(wave: Any, flux: float = 2.0e-4) -> Any:
+def dusty_star(wave: Any, flux: float = 1.2e-4) -> Any:
     """Flux density [Jy] of a star with silicate absorption and emission lines.
 
     Parameters
@@ -26,7 +26,7 @@ def dusty_star(wave: Any, flux: float = 2.0e-4) -> Any:
     flux : float
         Continuum at 8 um [Jy].
     """
-    continuum = flux * (wave / 8.0) ** -1.0
+    continuum = flux * (wave / 8.0) ** -0.5
     silicate = 1.0 - 0.35 * _bell(wave, 9.7, 0.8)
     lines = (
         0.5 * _bell(wave, 6.99, 0.06)
