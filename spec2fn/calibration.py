@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spec2fn.compose import Observation, Pipeline, find_step, steps_of
-from spec2fn.errors import InputError, ReferenceError
+from spec2fn.errors import InputError
 from spec2fn.running import Result, RunPlan, StepRecord, needed_references, plan, run
 from spec2fn.schema import with_meta
 from spec2fn.settings import Settings, resolve_settings
@@ -49,18 +49,21 @@ class Job:
         Science exposure and members, opened lazily.
     settings : Settings
         The pipeline with its parameters, and who set them.
-    references : mapping
+    references : spec2fn.refs.References
         References by type.
     missing : tuple of str
         References that are neither cached nor reachable.
+    options : mapping
+        Parameters of the pipeline itself from CRDS (``save_bsub``).
     """
 
     name: str
     mode: str
     observation: Observation
     settings: Settings
-    references: Mapping[str, Any]
+    references: Any
     missing: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def multi_integration(self) -> bool:
@@ -76,7 +79,7 @@ class Job:
             params=self.settings,
             products=products,
             missing=self.missing,
-            context=getattr(self.references, "context", "") or "",
+            context=self.references.context,
         )
 
 
@@ -147,23 +150,27 @@ def prepare(
     mode = "custom"
     if pipeline is None:
         mode, pipeline = pipelines.for_exposure(obs.science)
-    names = [s.name for s in steps_of(pipeline)]
     crds: Mapping[str, Any] = {}
+    options: Mapping[str, Any] = {}
     if parameter_references and lock is None:
-        crds = refs.parameter_references(obs.science, names, context=context)
+        found = refs.parameter_references(
+            obs.science,
+            [s.name for s in steps_of(pipeline)],
+            context=context,
+            also=needed_references(pipeline),
+        )
+        crds, options = found, found.options
     settings = resolve_settings(pipeline, params, crds)
     obs = _with_member_files(obs, settings)
-    needed = needed_references(settings.pipeline)
-    missing: tuple[str, ...] = ()
-    try:
-        found = refs.references(
-            obs.science, needed, context=context, overrides=overrides or {}, lock=lock
-        )
-    except ReferenceError as error:
-        if not allow_missing or not getattr(error, "missing", ()):
-            raise
-        found, missing = {}, tuple(getattr(error, "missing", ()))
-    return Job(name, mode, obs, settings, found, missing)
+    references = refs.references(
+        obs.science,
+        needed_references(settings.pipeline),
+        context=context,
+        overrides=overrides,
+        lock=lock,
+        allow_missing=allow_missing,
+    )
+    return Job(name, mode, obs, settings, references, references.missing, options)
 
 
 def _open(source: Any, open_observation: Callable[[Any], Observation]) -> tuple[Observation, str]:
@@ -256,7 +263,7 @@ def calibrate(
         parameter_references=parameter_references,
     )
     steps = tuple(find_step(job.settings.pipeline, name).name for name in save_steps)
-    products = ("bsub",) if save_bsub else ()
+    products = ("bsub",) if save_bsub or job.options.get("save_bsub") else ()
     folder = _output_folder(output_dir)
     chunk = _chunk_size(job, chunk_integrations)
     pieces = _run_pieces(job, chunk, steps, products, progress)
@@ -349,7 +356,7 @@ def _paths(job: Job, kinds: Iterable[str], folder: Path, file_format: Format) ->
     suffixes = {s.name: s.suffix for s in steps_of(job.settings.pipeline)}
     return {
         kind: folder
-        / (product_name(job.name, suffixes.get(kind, kind), job.multi_integration) + ending)
+        / product_name(job.name, suffixes.get(kind, kind), job.multi_integration, ending)
         for kind in kinds
     }
 
@@ -430,16 +437,8 @@ def _record(job: Job, result: Result) -> dict[str, Any]:
     """The run as stored in every product: no times, so that equal input gives equal bytes."""
     import spec2fn
 
-    hashes = getattr(job.references, "sha256", None)
-    names = getattr(job.references, "names", {})
-    used = needed_references(job.settings.pipeline)
-    references = {}
-    for reftype in used:
-        given = job.references.get(reftype)
-        references[reftype] = {
-            "name": str(names.get(reftype, "N/A")),
-            "sha256": hashes(reftype) if hashes is not None and given is not None else "",
-        }
+    refs = job.references
+    references = {r: {"name": refs.names[r], "sha256": refs.sha256(r)} for r in refs}
     return {
         "software": f"spec2fn {spec2fn.__version__}",
         "mode": job.mode,
@@ -448,7 +447,7 @@ def _record(job: Job, result: Result) -> dict[str, Any]:
             role: [ds.attrs["meta"].filename for ds in members]
             for role, members in job.observation.members.items()
         },
-        "crds_context": getattr(job.references, "context", "") or "",
+        "crds_context": refs.context,
         "steps": [_step_record(r) for r in result.report],
         "ignored_parameters": list(job.settings.ignored),
         "references": references,

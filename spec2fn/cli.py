@@ -279,11 +279,11 @@ def _refs(args: argparse.Namespace) -> int:
     from spec2fn.refs import write_lock
 
     job = prepare(args.input, **_job_arguments(args))
-    names = getattr(job.references, "names", {})
+    names = job.references.names
     if args.write_lock:
         write_lock(args.write_lock, job.references)
     if args.json:
-        _print_json({"context": getattr(job.references, "context", ""), "references": dict(names)})
+        _print_json({"context": job.references.context, "references": dict(names)})
     else:
         for reftype, name in names.items():
             print(f"{reftype:16s} {name}")
