@@ -1,0 +1,167 @@
+"""resample_spec on the peer's own input to the step, against the peer's output."""
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spec2fn.io import open_product
+from spec2fn.schema import meta_of
+from spec2fn.steps.resample_spec import resample_spec
+
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore:Kernel reset")]
+
+PLANES = ("sci", "err", "var_poisson", "var_rnoise", "var_flat", "wht", "con", "wavelength")
+SCALARS = ("pixar_sr", "pixar_a2", "source_xpos", "source_ypos")
+
+
+def one(folder, kind):
+    return sorted((folder / "steps").glob(f"*_{kind}.fits"))[0]
+
+
+def assert_same(ours, theirs, compare_planes, rtol=1e-5, fraction=0.999):
+    for name in PLANES:
+        agree = compare_planes(ours[name], theirs[name], rtol)
+        assert agree >= fraction, (name, agree)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("miri_lrs_slit", {}), ("miri_lrs_slit_pars", {"pixfrac": 0.8, "weight_type": "exptime"})],
+)
+def test_pipeline_product(scenario, compare_planes, name, parameters):
+    folder = scenario(name)
+    ours = resample_spec(open_product(one(folder, "pixel_replace")), **parameters)
+    theirs = open_product(one(folder, "s2d"))
+    assert_same(ours, theirs, compare_planes)
+    for scalar in SCALARS:
+        np.testing.assert_allclose(ours[scalar], theirs[scalar], rtol=1e-8, err_msg=scalar)
+    meta = meta_of(theirs)
+    assert ours.attrs["s_region"] == meta.get("S_REGION")
+    assert ours.attrs["model"] == meta.get("DATAMODL")
+    for attr, keyword in (
+        ("ndriz", "NDRIZ"),
+        ("weight_type", "RESWHT"),
+        ("pixfrac", "PIXFRAC"),
+        ("pixel_scale_ratio", "PXSCLRT"),
+    ):
+        assert ours.attrs[f"resample_{attr}"] == meta.get(keyword), keyword
+    mine, peers = meta_of(ours).wcs, meta.wcs
+    assert mine.array_shape == peers.array_shape
+    y, x = np.indices(mine.array_shape)
+    np.testing.assert_allclose(mine(x, y), peers(x, y), rtol=1e-12)
+    world = peers(x, y)
+    np.testing.assert_allclose(mine.invert(*world), peers.invert(*world), atol=1e-6)
+
+
+def peer_step(path, **parameters):
+    resample = pytest.importorskip("jwst.resample")
+    from stdatamodels.jwst import datamodels
+
+    step = resample.ResampleSpecStep()
+    for name, value in parameters.items():
+        setattr(step, name, value)
+    logging.disable(logging.CRITICAL)
+    with contextlib.ExitStack() as stack:
+        stack.callback(logging.disable, logging.NOTSET)
+        model = step.process(stack.enter_context(datamodels.open(path)))
+        names = {"sci": "data"} | {n: n for n in PLANES if n != "sci"} | {"dq": "dq"}
+        planes = {n: np.array(getattr(model, attr)) for n, attr in names.items()}
+        return planes, model.meta.photometry.pixelarea_steradians, model.meta.wcs
+
+
+@pytest.mark.parametrize(
+    ("parameters", "rtol"),
+    [
+        ({"kernel": "point"}, 1e-5),
+        ({"pixfrac": 0.0}, 1e-5),
+        ({"pixel_scale_ratio": 0.7}, 1e-5),
+        ({"pixel_scale_ratio": 1.9, "pixfrac": 0.6}, 1e-5),
+        # the peer inverts the WCS for the input pixel size, which costs it 4e-8 of the scale
+        ({"pixel_scale": 0.08}, 1e-4),
+        ({"fillval": "-5"}, 1e-5),
+        ({"propagate_dq": True}, 1e-5),
+    ],
+    ids=str,
+)
+def test_parameters(scenario, compare_planes, parameters, rtol):
+    path = one(scenario("miri_lrs_slit"), "pixel_replace")
+    theirs, area, _ = peer_step(path, **parameters)
+    ours = resample_spec(open_product(path), **parameters)
+    assert_same(ours, theirs, compare_planes, rtol)
+    assert ours["pixar_sr"].item() == pytest.approx(area, rel=1e-6)
+    if "propagate_dq" in parameters:
+        np.testing.assert_array_equal(ours["dq"], theirs["dq"])
+
+
+@pytest.mark.parametrize("output_shape", [None, (30, 200)])
+def test_custom_wcs(scenario, compare_planes, tmp_path, output_shape):
+    import asdf
+
+    path = one(scenario("miri_lrs_slit"), "pixel_replace")
+    ds = open_product(path)
+    wcs = meta_of(resample_spec(ds, pixel_scale_ratio=1.2)).wcs
+    asdf.AsdfFile({"wcs": wcs}).write_to(tmp_path / "wcs.asdf")
+    parameters = {"output_wcs": str(tmp_path / "wcs.asdf"), "output_shape": output_shape}
+    theirs, area, _ = peer_step(path, **parameters)
+    ours = resample_spec(ds, **parameters)
+    assert_same(ours, theirs, compare_planes)
+    assert ours["pixar_sr"].item() == pytest.approx(area, rel=1e-6)
+
+
+def test_integrations_each_like_the_peer(scenario, compare_planes, tmp_path):
+    """The peer cannot resample a cube; one integration of it, it can."""
+    from astropy.io import fits
+
+    path = one(scenario("miri_lrs_slit_ints"), "pixel_replace")
+    ours = resample_spec(open_product(path))
+    assert ours["sci"].dims == ("integration", "y", "x")
+    with fits.open(path) as hdus:
+        for hdu in hdus:
+            if hdu.name != "PRIMARY" and getattr(hdu.data, "ndim", 0) == 3:
+                hdu.data = hdu.data[1]
+        hdus["PRIMARY"].header["DATAMODL"] = "ImageModel"
+        hdus.writeto(tmp_path / "one_image.fits")
+    theirs, _, _ = peer_step(tmp_path / "one_image.fits")
+    assert_same(ours.isel(integration=1), theirs, compare_planes)
+
+
+@pytest.mark.parametrize(("kernel", "pixfrac"), [("square", 1.0), ("square", 0.8), ("point", 1.0)])
+def test_drizzle_on_a_flight_slit(kernel, pixfrac):
+    """The pixel map of a real NIRSpec slit, curved and with gaps, against the drizzle library."""
+    folder = os.environ.get("SPEC2FN_REALDATA")
+    if not folder:
+        pytest.skip("SPEC2FN_REALDATA is not set")
+    resample = pytest.importorskip("jwst.resample.resample_spec")
+    from drizzle.resample import Drizzle
+    from stcal.resample.utils import calc_pixmap
+    from stdatamodels.jwst import datamodels
+
+    from spec2fn.kernels import resampling
+    from spec2fn.plans.drizzle import drizzle_overlap
+
+    path = sorted(Path(folder, "nirspec_mos").glob("*phot*.fits"))[0]
+    with datamodels.open(path) as slit:
+        maker = object.__new__(resample.ResampleSpec)
+        out = maker.build_nirspec_output_wcs([slit], good_bits=0)
+        pixel_map = calc_pixmap(slit.meta.wcs, out, slit.data.shape)
+        data = np.array(slit.data)
+        variance = np.array(slit.var_rnoise)
+    weight = np.zeros_like(data)
+    good = np.isfinite(data) & (variance > 0)
+    weight[good] = 1 / variance[good]
+    shape = tuple(out.array_shape)
+    peer = Drizzle(kernel=kernel, out_shape=shape, fillval="NAN")
+    peer.add_image(data, exptime=1.0, pixmap=pixel_map, weight_map=weight, pixfrac=pixfrac)
+    overlap = drizzle_overlap(np.moveaxis(pixel_map, -1, 0), shape, kernel, pixfrac)
+    coefficient, wht = resampling.coefficients(overlap, weight.ravel())
+    sci = resampling.apply(overlap, coefficient, data.ravel())
+    np.testing.assert_allclose(wht.reshape(shape), peer.out_wht, rtol=1e-5, atol=1e-6 * wht.max())
+    sampled = peer.out_wht > 0
+    scale = np.nanmax(np.abs(data[good]))
+    np.testing.assert_allclose(
+        sci.reshape(shape)[sampled], peer.out_img[sampled], rtol=1e-5, atol=1e-6 * scale
+    )
