@@ -212,8 +212,8 @@ def compare(extracted: xr.Dataset, calibrated: xr.Dataset, rendered: Rendered) -
     if wave.ndim == 2:
         wave = wave[0]
     known = np.isfinite(wave)
-    error = one["flux_error_cov"] if "flux_error_cov" in one else one["flux_error"]
-    flux, error = (np.asarray(v.data, dtype=np.float64) for v in (one["flux"], error))
+    column = "flux_error_cov" if "flux_error_cov" in one else "flux_error"
+    flux, error = (np.asarray(one[n].data, dtype=np.float64) for n in ("flux", column))
     truth = rendered.truth.at(np.where(known, wave, rendered.truth.wavelength[0]))
     clean = np.isfinite(flux) & np.isfinite(error) & (error > 0) & known
     clean &= ~_touched(calibrated, rendered, wave)

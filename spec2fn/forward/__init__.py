@@ -1,6 +1,6 @@
 """Forward model: from a spectrum to detector count rates, and whole exposures with known truth.
 
-* :mod:`spec2fn.forward.operator`: the linear operator spectrum → count rate, with its adjoint;
+* :mod:`spec2fn.forward.operators`: the linear operator spectrum → count rate, with its adjoint;
 * :mod:`spec2fn.forward.instrument`: the instrument the synthetic exposures are taken with;
 * :mod:`spec2fn.forward.scenes`: what is on the sky;
 * :mod:`spec2fn.forward.references`: reference files of that instrument;
@@ -14,16 +14,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spec2fn.forward.operator import SpectralOperator as SpectralOperator
-    from spec2fn.forward.operator import operator as operator
+    from spec2fn.forward.operators import SpectralOperator as SpectralOperator
+    from spec2fn.forward.operators import operator as operator
     from spec2fn.forward.render import Rendered as Rendered
     from spec2fn.forward.render import render_miri_lrs_slit as render_miri_lrs_slit
     from spec2fn.forward.render import render_miri_lrs_slitless as render_miri_lrs_slitless
 
 _HOME = {
     "Rendered": "render",
-    "SpectralOperator": "operator",
-    "operator": "operator",
+    "SpectralOperator": "operators",
+    "operator": "operators",
     "render_miri_lrs_slit": "render",
     "render_miri_lrs_slitless": "render",
 }

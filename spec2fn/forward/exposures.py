@@ -206,7 +206,7 @@ class Setup:
         return float(TARGET[0] - east / 3600 / np.cos(np.deg2rad(dec))), float(dec)
 
 
-def bad_pixels(shape: tuple[int, int], seed: int) -> Array:
+def bad_pixels(shape: tuple[int, ...], seed: int) -> Array:
     """Flags (uint32) of pixels that never work: dead ones, and the reference columns."""
     rng = np.random.default_rng([seed, 3])
     dq = np.zeros(shape, np.uint32)
@@ -249,7 +249,9 @@ def observe(rate: Array, bad: Array, seconds: float, seed: tuple[int, ...]) -> d
     sci = rate + total * rng.standard_normal(rate.shape)
     dead = (bad & np.uint32(Pixel.DO_NOT_USE)) != 0
     planes = {"sci": sci, "err": total, "var_poisson": poisson, "var_rnoise": rnoise}
-    out = {k: np.where(dead, np.nan, v).astype(np.float32) for k, v in planes.items()}
+    out: dict[str, Array] = {
+        k: np.where(dead, np.nan, v).astype(np.float32) for k, v in planes.items()
+    }
     out["dq"] = bad | np.where(hit, np.uint32(Pixel.JUMP_DET), np.uint32(0))
     return out
 

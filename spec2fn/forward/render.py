@@ -15,7 +15,7 @@ import numpy as np
 from spec2fn.forward import instrument as lrs
 from spec2fn.forward import scenes
 from spec2fn.forward.exposures import Setup, bad_pixels, observe, to_dataset, write_exposure
-from spec2fn.forward.operator import SpectralOperator, operator
+from spec2fn.forward.operators import SpectralOperator, operator
 from spec2fn.forward.references import (
     SHAPES,
     SUBARRAYS,

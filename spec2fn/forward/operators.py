@@ -257,8 +257,10 @@ def _gain(ds: xr.Dataset, references: Mapping[str, Any], position: tuple[float, 
 
     shape = ds["sci"].shape
     one = np.ones(shape, np.float32)
-    planes = {n: one for n in ("sci", "err", "var_poisson", "var_rnoise") if n in ds}
-    unit = replace_data(ds, **planes, dq=np.zeros(shape, np.uint32))
+    planes: dict[str, Any] = {
+        n: one for n in ("sci", "err", "var_poisson", "var_rnoise") if n in ds
+    }
+    unit = replace_data(ds, None, **planes, dq=np.zeros(shape, np.uint32))
     unit = set_scalars(unit, source_xpos=position[0], source_ypos=position[1])
     if references.get("pathloss") is not None:
         unit = pathloss(unit, references["pathloss"])
