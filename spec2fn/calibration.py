@@ -162,15 +162,41 @@ def prepare(
         crds, options = found, found.options
     settings = resolve_settings(pipeline, params, crds)
     obs = _with_member_files(obs, settings)
-    references = refs.references(
-        obs.science,
-        needed_references(settings.pipeline),
+    references = _references(
+        obs,
+        settings.pipeline,
+        dict(overrides or {}),
         context=context,
-        overrides=overrides,
         lock=lock,
         allow_missing=allow_missing,
     )
     return Job(name, mode, obs, settings, references, references.missing, options)
+
+
+def _references(
+    obs: Observation, pipeline: Pipeline, overrides: dict[str, Any], **options: Any
+) -> Any:
+    """References of the science exposure, and of steps that take those of a member."""
+    from spec2fn import refs
+
+    borrowed = [s for s in steps_of(pipeline) if s.refs_of and not s.skip]
+    needed = needed_references(pipeline)
+    own = {k: v for k, v in overrides.items() if k in needed or not borrowed}
+    found = refs.references(obs.science, needed, overrides=own, **options)
+    known = set(needed)
+    for step in borrowed:
+        known.update(step.refs)
+        members = obs.members.get(step.refs_of, ())
+        if not members:
+            continue
+        mine = {k: v for k, v in overrides.items() if k in step.refs}
+        more = refs.references(members[0], step.refs, overrides=mine, role=step.refs_of, **options)
+        found = found.joined(more)
+    for name in set(overrides) - known:
+        refs.references(
+            obs.science, sorted(known), overrides={name: None}
+        )  # raises: nobody uses it
+    return found
 
 
 def _open(source: Any, open_observation: Callable[[Any], Observation]) -> tuple[Observation, str]:
@@ -339,7 +365,7 @@ def _labelled(job: Job, result: Result) -> dict[str, Any]:
     record = _record(job, result)
     extra = {
         "run": record,
-        "references": {k: v["name"] for k, v in record["references"].items()},
+        "references": {k: _keyword_value(job.references, k) for k in job.references},
         "crds_context": record["crds_context"],
         "crds_version": record["versions"].get("crds", ""),
     }
@@ -347,6 +373,11 @@ def _labelled(job: Job, result: Result) -> dict[str, Any]:
         kind: with_meta(ds, records=extra)
         for kind, ds in {**result.products, **result.saved}.items()
     }
+
+
+def _keyword_value(references: Any, key: str) -> str:
+    name = str(references.names[key])
+    return name if name == "N/A" or key in references.overridden else f"crds://{name}"
 
 
 def _paths(job: Job, kinds: Iterable[str], folder: Path, file_format: Format) -> dict[str, Path]:

@@ -271,7 +271,7 @@ def _diff(args: argparse.Namespace) -> int:
         _print_json(report.as_dict())
     else:
         print(report)
-    return 0 if report.equal else 1
+    return 0 if report.same else 1
 
 
 def _refs(args: argparse.Namespace) -> int:

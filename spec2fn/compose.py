@@ -106,6 +106,8 @@ class Step:
         Other names of the step (those of the peer).
     needs_refs : tuple of str
         Reference types without any of which the step is skipped.
+    refs_of : str
+        Role of the associated exposure whose header selects the references (``""``: science).
     needs_members : tuple of str
         Roles of associated exposures without any of which the step is skipped.
     suffix : str
@@ -126,6 +128,7 @@ class Step:
     chunkable: bool = True
     aliases: tuple[str, ...] = ()
     needs_refs: tuple[str, ...] = ()
+    refs_of: str = ""
     needs_members: tuple[str, ...] = ()
     suffix: str = ""
     bound: tuple[tuple[str, Any], ...] = ()
@@ -136,6 +139,11 @@ class Step:
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]
         return self.function.__doc__
+
+    @property
+    def reference_keys(self) -> tuple[str, ...]:
+        """Keys under which a run finds the references: ``flat``, or ``<role>:<type>``."""
+        return tuple(f"{self.refs_of}:{r}" if self.refs_of else r for r in self.refs)
 
     @property
     def parameters(self) -> Mapping[str, Parameter]:

@@ -136,7 +136,7 @@ def run(
                 step.name,
                 status_of(obs.science, step.name),
                 settings.table(step),
-                {r: _reference_name(refs.get(r)) for r in step.refs},
+                {k: _reference_name(_get(refs, k)) for k in step.reference_keys},
                 time.perf_counter() - start,
             )
         )
@@ -153,7 +153,7 @@ def _apply(
     if step.skip:
         reason = "SKIPPED: switched off"
         return obs.replace(with_status(obs.science, step.name, reason))
-    bound = {name: refs.get(name) for name in step.refs}
+    bound = {r: _get(refs, key) for r, key in zip(step.refs, step.reference_keys, strict=True)}
     members = {role: obs.members.get(role, ()) for role in step.members}
     try:
         if step.planner is not None and step.name not in plans:
@@ -193,8 +193,17 @@ def check_order(pipeline: Pipeline, science: Any) -> None:
 
 
 def needed_references(pipeline: Pipeline) -> tuple[str, ...]:
-    """Reference types of the steps that are switched on, in order, without repetition."""
-    return tuple(dict.fromkeys(r for s in steps_of(pipeline) if not s.skip for r in s.refs))
+    """Reference types of the steps that are switched on, in order, without repetition.
+
+    Those that the header of an associated exposure selects (``Step.refs_of``) are left out.
+    """
+    active = [s for s in steps_of(pipeline) if not s.skip and not s.refs_of]
+    return tuple(dict.fromkeys(r for s in active for r in s.refs))
+
+
+def _get(refs: Mapping[str, Any], key: str) -> Any:
+    # a mapping given by hand need not tell whose header selected a reference
+    return refs[key] if key in refs else refs.get(key.rpartition(":")[2])
 
 
 def _reference_name(value: Any) -> str:
@@ -308,7 +317,7 @@ def plan(
             continue
         step = element.step if isinstance(element, AlsoOn) else element
         reason = _foreseen_skip(step, settings, refs, have)
-        names = {r: _reference_name(refs.get(r)) for r in step.refs} if not step.skip else {}
+        names = {k: _reference_name(_get(refs, k)) for k in step.reference_keys if not step.skip}
         running[step.name] = not reason
         steps.append(PlannedStep(step.name, not reason, reason, settings.table(step), names))
     return RunPlan(
@@ -329,7 +338,7 @@ def _foreseen_skip(
         if origin:
             return f"switched off by {origin}"
         return f"off by default; switch on with --set {step.name}.skip=false"
-    if step.needs_refs and all(refs.get(r) is None for r in step.needs_refs):
+    if step.needs_refs and all(_get(refs, r) is None for r in step.needs_refs):
         return f"no {' or '.join(step.needs_refs)} reference for this exposure"
     if step.needs_members and not any(members.get(m) for m in step.needs_members):
         return f"no {' or '.join(step.needs_members)} exposure is associated"

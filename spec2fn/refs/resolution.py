@@ -64,6 +64,16 @@ class References(Mapping[str, Any]):
             return file_sha256(value.path)
         return _data_sha256(value)
 
+    def joined(self, other: References) -> References:
+        """Return these references and those of `other`."""
+        return References(
+            {**self.values_by_type, **other.values_by_type},
+            {**self.names, **other.names},
+            self.context or other.context,
+            (*self.missing, *(m for m in other.missing if m not in self.missing)),
+            self.overridden | other.overridden,
+        )
+
 
 def references(
     ds: xr.Dataset,
@@ -73,6 +83,7 @@ def references(
     overrides: Mapping[str, Any] | None = None,
     lock: Any = None,
     allow_missing: bool = False,
+    role: str = "",
 ) -> References:
     """Return the references of an exposure; only what is needed is selected and fetched.
 
@@ -90,6 +101,8 @@ def references(
         Use exactly the files of this lock file; CRDS is not asked.
     allow_missing : bool
         Return with ``missing`` filled instead of raising, and fetch nothing.
+    role : str
+        Role of an associated exposure, if `ds` is one; the keys are then ``<role>:<type>``.
 
     Returns
     -------
@@ -116,19 +129,27 @@ def references(
     if lock is not None:
         from spec2fn.refs.lock import locked_paths
 
-        paths, used = locked_paths(lock, wanted)
+        keys = {r: _key(role, r) for r in wanted}
+        by_key, used = locked_paths(lock, keys.values())
+        paths = {r: by_key[k] for r, k in keys.items()}
     elif wanted:
         paths, used, missing = _selected(ds, wanted, context, allow_missing=allow_missing)
     values: dict[str, Any] = {}
     names: dict[str, str] = {}
     for reftype in reftypes:
+        key = _key(role, reftype)
         if reftype in given:
-            values[reftype], names[reftype] = given[reftype]
+            values[key], names[key] = given[reftype]
         else:
             path = paths.get(reftype)
-            values[reftype] = None if path is None else LazyReference(path, reftype)
-            names[reftype] = "N/A" if path is None else path.name
-    return References(values, names, used, missing, frozenset(given))
+            values[key] = None if path is None else LazyReference(path, reftype)
+            names[key] = "N/A" if path is None else path.name
+    overridden = frozenset(_key(role, r) for r in given)
+    return References(values, names, used, missing, overridden)
+
+
+def _key(role: str, reftype: str) -> str:
+    return f"{role}:{reftype}" if role else reftype
 
 
 def reference_types(pipeline_or_reftypes: Iterable[Any]) -> tuple[str, ...]:

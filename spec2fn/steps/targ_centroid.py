@@ -121,6 +121,7 @@ def _position_in_image(
     planner=plan_targ_centroid,
     skip=True,
     needs_members=("target_acquisition",),
+    refs_of="target_acquisition",
 )
 def targ_centroid(
     ds: xr.Dataset,

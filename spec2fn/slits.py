@@ -1,0 +1,249 @@
+"""Many slits of different sizes as a few padded stacks.
+
+Compiling one program per slit shape costs more than the work itself, and padding all slits to
+the largest wastes memory, so slits of similar size share a *bucket*: one Dataset with dims
+``(slit, [integration,] y, x)``, padded at the upper ends with NaN and
+``DO_NOT_USE | NON_SCIENCE``. Whatever differs from slit to slit is a variable on ``slit``; the
+coordinate ``slit`` is a stable integer id (the position in the product), so that sorting and
+selecting cannot misalign anything. ``ysize`` and ``xsize`` hold the true size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.dq import PIXEL
+from spec2fn.errors import DatasetError, InputError, nearest
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["MAX_BUCKETS", "PADDING", "Slits", "bucketize", "group_shapes"]
+
+MAX_BUCKETS = 16
+PADDING = PIXEL["DO_NOT_USE"] | PIXEL["NON_SCIENCE"]
+_WASTE = 0.15  # padded area that is accepted to save a bucket
+
+
+@dataclass(frozen=True, eq=False)
+class Slits:
+    """An immutable collection of slits in padded buckets.
+
+    Attributes
+    ----------
+    buckets : tuple of xarray.Dataset
+        dims ``(slit, [integration,] y, x)``, coordinate ``slit``, all with the attributes of the
+        exposure. Every slit has ``slit_name`` (str), ``xsize`` and ``ysize`` (int).
+    """
+
+    buckets: tuple[xr.Dataset, ...]
+
+    def __len__(self) -> int:
+        return sum(b.sizes["slit"] for b in self.buckets)
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """Attributes of the exposure (empty without slits)."""
+        return self.buckets[0].attrs if self.buckets else {}
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Ids of the slits, in the order of the product."""
+        return tuple(sorted(int(i) for b in self.buckets for i in b["slit"].values))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the slits, in the order of the product."""
+        return tuple(str(n) for n in self.variable("slit_name"))
+
+    def variable(self, name: str) -> np.ndarray[Any, Any]:
+        """Values of a variable on ``slit`` alone, in the order of the product."""
+        ids = np.concatenate([b["slit"].values for b in self.buckets])
+        values = np.concatenate([np.asarray(b[name].data) for b in self.buckets])
+        return np.asarray(values[np.argsort(ids, kind="stable")])
+
+    def map(self, function: Callable[[xr.Dataset], xr.Dataset]) -> Slits:
+        """Apply a function to every bucket."""
+        return Slits(tuple(function(b) for b in self.buckets))
+
+    def with_attrs(self, attrs: Mapping[str, Any]) -> Slits:
+        """Return the slits with attributes set on every bucket."""
+        return self.map(lambda b: b.assign_attrs(attrs))
+
+    def slit(self, key: int | str) -> xr.Dataset:
+        """Return one slit by id or name, cut to its true size: dims ``([integration,] y, x)``.
+
+        Raises
+        ------
+        InputError
+            If there is no such slit.
+        """
+        for bucket in self.buckets:
+            labels = bucket["slit"].values if isinstance(key, int) else bucket["slit_name"].values
+            (found,) = np.nonzero(labels == key)
+            if found.size:
+                one = bucket.isel(slit=int(found[0]))
+                return one.isel(y=slice(int(one["ysize"])), x=slice(int(one["xsize"])))
+        known = self.ids if isinstance(key, int) else self.names
+        msg = f"no slit {key!r}{nearest(str(key), known)}; there are {', '.join(map(str, known))}"
+        raise InputError(msg)
+
+    def __iter__(self) -> Iterator[xr.Dataset]:
+        """Iterate over the slits in the order of the product, each cut to its true size."""
+        for i in self.ids:
+            yield self.slit(i)
+
+    def where(self, keep: Callable[[xr.Dataset], Any]) -> Slits:
+        """Return the slits for which ``keep(bucket)`` is true (a boolean array on ``slit``)."""
+        kept = []
+        for bucket in self.buckets:
+            mask = np.asarray(keep(bucket), dtype=bool)
+            if mask.any():
+                kept.append(bucket if mask.all() else bucket.isel(slit=np.flatnonzero(mask)))
+        return Slits(tuple(kept))
+
+    def select(self, names: Iterable[str] = (), source_ids: Iterable[int] = ()) -> Slits:
+        """Return the slits with one of these names or source ids; cost is that of the selection.
+
+        Raises
+        ------
+        InputError
+            If a name or an id does not exist.
+        """
+        wanted, numbers = [str(n) for n in names], [int(i) for i in source_ids]
+        for name in wanted:
+            if name not in self.names:
+                self.slit(name)
+        known = self.variable("source_id") if numbers else np.empty(0)
+        for number in numbers:
+            if number not in known:
+                msg = f"no slit holds source {number}; there are {sorted({int(k) for k in known})}"
+                raise InputError(msg)
+
+        def keep(bucket: xr.Dataset) -> Any:
+            mask = np.isin(bucket["slit_name"].values.astype(str), wanted)
+            return mask | np.isin(bucket["source_id"].values, numbers) if numbers else mask
+
+        return self.where(keep)
+
+    def join(self, other: Slits) -> Slits:
+        """Return these slits and those of `other`, which must not share an id."""
+        if set(self.ids) & set(other.ids):
+            msg = f"slits to be joined share ids {sorted(set(self.ids) & set(other.ids))}"
+            raise DatasetError(msg)
+        return Slits((*self.buckets, *other.buckets))
+
+    def tree(self) -> Any:
+        """Return an :class:`xarray.DataTree` with one node per slit, for looking around."""
+        import xarray as xr
+
+        return xr.DataTree.from_dict({str(s["slit_name"].item()): s for s in self})
+
+
+def group_shapes(shapes: Sequence[tuple[int, int]], most: int = MAX_BUCKETS) -> list[list[int]]:
+    """Group shapes into at most `most` buckets with little padding.
+
+    Shapes are merged greedily, the pair that wastes least first, while the waste is small or
+    there are too many buckets.
+
+    Parameters
+    ----------
+    shapes : sequence of (int, int)
+        Heights and widths.
+    most : int
+
+    Returns
+    -------
+    list of list of int
+        Indices into `shapes` by bucket.
+    """
+    distinct: dict[tuple[int, int], list[int]] = {}
+    for i, (height, width) in enumerate(shapes):
+        distinct.setdefault((int(height), int(width)), []).append(i)
+    groups = [_Group(h, w, members, h * w * len(members)) for (h, w), members in distinct.items()]
+    groups.sort(key=lambda g: (g.height, g.width))
+    while len(groups) > 1:
+        pairs = [(a.waste(b), i, j) for i, a in enumerate(groups) for j, b in enumerate(groups[:i])]
+        waste, i, j = min(pairs)
+        if waste > _WASTE and len(groups) <= most:
+            break
+        groups[j] = groups[i].merged(groups[j])
+        del groups[i]
+    return [sorted(g.members) for g in groups]
+
+
+@dataclass(frozen=True)
+class _Group:
+    height: int
+    width: int
+    members: list[int]
+    filled: int  # pixels of the slits themselves
+
+    def merged(self, other: _Group) -> _Group:
+        return _Group(
+            max(self.height, other.height),
+            max(self.width, other.width),
+            self.members + other.members,
+            self.filled + other.filled,
+        )
+
+    def waste(self, other: _Group) -> float:
+        both = self.merged(other)
+        return both.height * both.width * len(both.members) / max(both.filled, 1) - 1
+
+
+def bucketize(slits: Sequence[xr.Dataset], most: int = MAX_BUCKETS) -> Slits:
+    """Put slits into padded buckets.
+
+    Parameters
+    ----------
+    slits : sequence of xarray.Dataset
+        Each with dims ``([integration,] y, x)``, a zero-dimensional ``slit_name``, and the same
+        variables as the others; a zero-dimensional ``slit`` is kept as the id, otherwise the
+        position is the id. Zero-dimensional variables become variables on ``slit``.
+    most : int
+        Largest number of buckets.
+
+    Returns
+    -------
+    Slits
+    """
+    import xarray as xr
+
+    shapes = [(s.sizes["y"], s.sizes["x"]) for s in slits]
+    buckets = []
+    for members in group_shapes(shapes, most):
+        height = max(shapes[i][0] for i in members)
+        width = max(shapes[i][1] for i in members)
+        first = slits[members[0]]
+        data: dict[str, Any] = {}
+        for name, var in first.data_vars.items():
+            if name == "slit":
+                continue
+            parts = [_padded(slits[i][name], height, width) for i in members]
+            data[str(name)] = (("slit", *var.dims), np.stack(parts), dict(var.attrs))
+        data["ysize"] = ("slit", np.array([shapes[i][0] for i in members]))
+        data["xsize"] = ("slit", np.array([shapes[i][1] for i in members]))
+        ids = [int(slits[i]["slit"]) if "slit" in slits[i] else i for i in members]
+        buckets.append(xr.Dataset(data, coords={"slit": ids}, attrs=first.attrs))
+    return Slits(tuple(buckets))
+
+
+def _padded(var: Any, height: int, width: int) -> np.ndarray[Any, Any]:
+    data = np.asarray(var.data)
+    if var.dims[-2:] != ("y", "x"):
+        return data
+    missing = (height - data.shape[-2], width - data.shape[-1])
+    if missing == (0, 0):
+        return data
+    fill: Any = 0
+    if data.dtype.kind == "f":
+        fill = np.nan
+    elif var.name == "dq":
+        fill = PADDING
+    edges = [(0, 0)] * (data.ndim - 2) + [(0, missing[0]), (0, missing[1])]
+    return np.pad(data, edges, constant_values=fill)
