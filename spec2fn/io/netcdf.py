@@ -57,9 +57,9 @@ def write_netcdf(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
 
     texts: dict[str, bytes] = _meta_texts(ds)
     variables: dict[str, Any] = {}
-    described: dict[str, Any] = {}
+    described: list[list[Any]] = []
     for name, var in ds.variables.items():
-        described[str(name)] = {"dtype": var.dtype.str, "attrs": encode(var.attrs)}
+        described.append([str(name), var.dtype.str, encode(var.attrs)])
         plain = var.copy(deep=False)
         plain.attrs = _plain(var.attrs)
         if var.dtype.kind == "b":
@@ -211,15 +211,15 @@ def read_netcdf(path: str | os.PathLike[str]) -> xr.Dataset:
     description = json.loads(texts["description"])
     held = raw.drop_vars([_PREFIX + n for n in texts])
     variables = {}
-    for name, said in description["variables"].items():
+    for name, dtype, said in description["variables"]:
         var = held.variables[name]
-        data = np.asarray(var.values).astype(np.dtype(said["dtype"]), copy=False)
-        variables[name] = xr.Variable(var.dims, data, decode(said["attrs"]))
+        data = np.asarray(var.values).astype(np.dtype(dtype), copy=False)
+        variables[name] = xr.Variable(var.dims, data, decode(said))
     coords = {str(n): variables.pop(str(n)) for n in held.coords}
     attrs = decode(description["attrs"])
     out = xr.Dataset(variables, coords=coords, attrs={**attrs, "meta": _meta(texts, where)})
     # the order of the original, which HDF5 need not keep
-    return out[[n for n in description["variables"] if n in out.data_vars]]
+    return out[[name for name, *_ in description["variables"] if name in out.data_vars]]
 
 
 def _meta(texts: dict[str, bytes], where: Path) -> Meta:

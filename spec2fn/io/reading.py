@@ -214,16 +214,13 @@ def _spectrum_variables(hdus: list[Hdu]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for keyword in SPECTRUM_KEYWORDS:
         values = [h.header.get(keyword) for h in hdus]
-        if keyword == "PA_APER" or all(v is None for v in values):
+        if all(v is None for v in values):
             continue
         if any(isinstance(v, str) for v in values):
             array = np.array(["" if v is None else str(v) for v in values])
-        elif any(v is None for v in values):
-            array = np.array([np.nan if v is None else float(v) for v in values])
+        elif all(isinstance(v, int) for v in values) and not keyword.startswith("EXTR"):
+            array = np.array(values, bool if isinstance(values[0], bool) else np.int32)
         else:
-            array = np.array(values)
+            array = np.array([np.nan if v is None else float(v) for v in values])
         out[keyword.lower()] = (("spectrum",), array)
-    position = next((h.header["PA_APER"] for h in hdus if "PA_APER" in h.header), None)
-    if position is not None:
-        out["pa_aper"] = (("spectrum",), np.full(len(hdus), float(position)))
     return out
