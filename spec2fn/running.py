@@ -338,7 +338,10 @@ def _foreseen_skip(
         if origin:
             return f"switched off by {origin}"
         return f"off by default; switch on with --set {step.name}.skip=false"
-    if step.needs_refs and all(_get(refs, r) is None for r in step.needs_refs):
+    values = step.defaults()
+    supplied = [r for r in step.needs_refs if values.get(f"user_supplied_{r}") is not None]
+    held = [r for r in step.needs_refs if _get(refs, r) is not None]
+    if step.needs_refs and not supplied and not held:
         return f"no {' or '.join(step.needs_refs)} reference for this exposure"
     if step.needs_members and not any(members.get(m) for m in step.needs_members):
         return f"no {' or '.join(step.needs_members)} exposure is associated"

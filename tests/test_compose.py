@@ -200,7 +200,7 @@ def test_order_is_checked_before_anything_runs(steps, ds):
     run((steps[1], needs), ds)
 
 
-def test_unexpected_errors_name_the_step(ds):
+def test_unexpected_errors_name_the_step(steps, ds):
     def broken(d):
         raise KeyError("boo")
 

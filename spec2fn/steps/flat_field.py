@@ -62,6 +62,7 @@ def _plan(
     provides=("var_flat",),
     traceable=True,
     planner=_plan,
+    needs_refs=("flat", "fflat", "sflat", "dflat"),
 )
 def flat_field(
     ds: xr.Dataset,

@@ -1,0 +1,317 @@
+"""The command line, from the outside: what a user types and reads."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from spec2fn.cli import main
+from spec2fn.demo import CONTEXT, run_demo
+from spec2fn.refs import cache_environment
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """A small time series with its references, calibrated."""
+    return run_demo("miri-lrs-slitless", tmp_path_factory.mktemp("demo"), integrations=3)
+
+
+@pytest.fixture(scope="session")
+def slit_demo(tmp_path_factory):
+    return run_demo("miri-lrs-slit", tmp_path_factory.mktemp("slit"))
+
+
+@pytest.fixture
+def crds(demo, monkeypatch):
+    for key, value in cache_environment(demo.files["cache"], CONTEXT).items():
+        monkeypatch.setenv(key, value)
+
+
+@pytest.fixture
+def exposure(demo, tmp_path):
+    """A private copy of the exposure."""
+    (source,) = Path(demo.folder).glob("*_rateints.fits")
+    return Path(shutil.copy(source, tmp_path))
+
+
+def spec2fn(*args, capsys):
+    try:
+        status = main([str(a) for a in args])
+    except SystemExit as error:
+        status = error.code
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def fails(*args, capsys, status=2):
+    """Run, expect failure, and return the one line that says why."""
+    code, out, err = spec2fn(*args, capsys=capsys)
+    assert code == status, (code, out, err)
+    assert len(err.strip().splitlines()) == 1, err
+    assert "Traceback" not in err
+    return err.strip()
+
+
+def nothing_left(folder):
+    return [p for p in Path(folder).rglob("*") if p.is_file()] == []
+
+
+def test_run_writes_what_the_demo_wrote(demo, crds, exposure, tmp_path, capsys):
+    out = tmp_path / "out"
+    args = ("run", exposure, "--output-dir", out, "--set", "pixel_replace.skip=false")
+    status, text, _ = spec2fn(*args, "--json", capsys=capsys)
+    assert status == 0
+    report = json.loads(text)
+    assert report["mode"] == "MIRI_LRS_SLITLESS"
+    steps = {s["step"]: s for s in report["steps"]}
+    assert steps["photom"]["status"] == "COMPLETE"
+    assert steps["pixel_replace"]["parameters"]["skip"] == {"value": False, "origin": "user"}
+    assert steps["targ_centroid"]["status"].startswith("SKIPPED: ")
+    for kind in ("cal", "x1d"):
+        made = fits.getdata(report["products"][kind], 1)
+        np.testing.assert_array_equal(made, fits.getdata(demo.files[kind], 1))
+
+
+def test_same_input_same_bytes(crds, exposure, tmp_path, capsys):
+    for name in ("a", "b"):
+        assert spec2fn("run", exposure, "--output-dir", tmp_path / name, capsys=capsys)[0] == 0
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_pieces_give_the_same_bytes(crds, exposure, tmp_path, capsys):
+    for name, extra in (("whole", ()), ("pieces", ("--chunk-integrations", 2))):
+        args = ("run", exposure, "--output-dir", tmp_path / name, *extra)
+        assert spec2fn(*args, capsys=capsys)[0] == 0
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "pieces" / path.name).read_bytes()
+    status, text, _ = spec2fn("diff", tmp_path / "whole", tmp_path / "pieces", capsys=capsys)
+    assert status == 0, text
+
+
+def test_netcdf_and_saved_steps(crds, exposure, tmp_path, capsys):
+    args = ("--format", "netcdf", "--save-step", "flat_field", "--skip", "extract_1d")
+    status, *_ = spec2fn("run", exposure, "--output-dir", tmp_path / "o", *args, capsys=capsys)
+    assert status == 0
+    names = sorted(p.name.rsplit("mirimage_", 1)[1] for p in (tmp_path / "o").iterdir())
+    assert names == ["calints.nc", "flat_field.nc"]
+
+
+def test_plan_says_what_would_happen(crds, exposure, tmp_path, capsys):
+    args = ("plan", exposure, "--set", "photom.apply_time_correction=false")
+    status, text, _ = spec2fn(*args, capsys=capsys)
+    assert status == 0
+    assert "apply_time_correction = False  [user]" in text
+    assert "skip  badpix_selfcal  (off by default; switch on with --set" in text
+    assert "skip  background  (no background exposure is associated)" in text
+    assert "flat: jwst_miri_flat_0001.fits" in text
+    assert "expected peak memory" in text
+
+
+def test_plan_lists_everything_missing(crds, demo, exposure, tmp_path, capsys, monkeypatch):
+    cache = tmp_path / "cache"
+    shutil.copytree(demo.files["cache"], cache)
+    for name in ("flat", "photom"):
+        (cache / "references" / "jwst" / "miri" / f"jwst_miri_{name}_0001.fits").unlink()
+    monkeypatch.setenv("CRDS_PATH", str(cache))
+    status, text, _ = spec2fn("plan", exposure, capsys=capsys)
+    assert status == 2
+    assert "jwst_miri_flat_0001.fits" in text.partition("missing references")[2]
+    assert "jwst_miri_photom_0001.fits" in text.partition("missing references")[2]
+    code, _, err = spec2fn("run", exposure, "--output-dir", tmp_path / "o", capsys=capsys)
+    assert code == 2
+    assert "jwst_miri_flat_0001.fits" in err
+    assert "jwst_miri_photom_0001.fits" in err
+    assert nothing_left(tmp_path / "o")
+
+
+def test_lock_round_trip(crds, exposure, tmp_path, capsys):
+    lock = tmp_path / "refs.json"
+    assert spec2fn("refs", exposure, "--write-lock", lock, capsys=capsys)[0] == 0
+    status, text, _ = spec2fn("refs", exposure, "--lock", lock, "--json", capsys=capsys)
+    assert status == 0
+    assert json.loads(text)["references"]["flat"] == "jwst_miri_flat_0001.fits"
+
+
+def test_modes(capsys):
+    status, text, _ = spec2fn("modes", "--json", capsys=capsys)
+    assert status == 0
+    assert json.loads(text)["MIR_LRS-FIXEDSLIT"]["elements"][-1] == "product(x1d)"
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (
+            ("--set", "phtom.inverse=true"),
+            "no step 'phtom' in this pipeline; did you mean 'photom'",
+        ),
+        (("--set", "photom.invers=true"), "photom has no parameter 'invers'; did you mean 'inv"),
+        (("--set", "photom.inverse=7"), "photom.inverse: needs bool, got '7'"),
+        (("--set", "badpix_selfcal.kernel_size=0"), "out of range, allowed is at least 1"),
+        (("--set", "nonsense"), "--set needs STEP.PARAM=VALUE, got 'nonsense'"),
+        (("--override", "flt=x.fits"), "did you mean 'flat'"),
+        (("--override", "flat=missing.fits"), "missing.fits"),
+        (("--context", "jwst_9999.pmap"), "jwst_9999.pmap"),
+        (("--skip", "nothing"), "no step 'nothing'"),
+    ],
+)
+def test_bad_arguments(crds, exposure, tmp_path, capsys, args, says):
+    out = tmp_path / "out"
+    line = fails("run", exposure, "--output-dir", out, *args, capsys=capsys)
+    assert says in line
+    assert nothing_left(out)
+
+
+def test_bad_exposures(crds, exposure, tmp_path, capsys):
+    out = tmp_path / "out"
+
+    def run(path):
+        line = fails("run", path, "--output-dir", out, capsys=capsys)
+        assert nothing_left(out)
+        return line
+
+    assert "missing_rate.fits" in run(tmp_path / "missing_rate.fits")
+    truncated = tmp_path / "truncated_rateints.fits"
+    truncated.write_bytes(exposure.read_bytes()[:200_000])
+    assert "truncated_rateints.fits" in run(truncated)
+    text = tmp_path / "text_rate.fits"
+    text.write_text("no FITS file")
+    assert "text_rate.fits" in run(text)
+    no_sci = tmp_path / "nosci_rate.fits"
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(np.zeros((2, 2)), name="ERR")]).writeto(no_sci)
+    assert "has no SCI extension" in run(no_sci)
+    for keyword, value, says in (
+        ("EXP_TYPE", "MIR_IMAGE", "EXP_TYPE 'MIR_IMAGE' is not spectroscopic"),
+        ("EXP_TYPE", "NRS_IFU", "has no pipeline"),
+        ("V2_REF", None, "V2_REF"),
+    ):
+        changed = tmp_path / f"changed_{value}_rateints.fits"
+        with fits.open(exposure) as hdus:
+            for hdu in hdus:
+                if keyword in hdu.header:
+                    if value is None:
+                        del hdu.header[keyword]
+                    else:
+                        hdu.header[keyword] = value
+            hdus.writeto(changed)
+        line = run(changed)
+        assert says in line
+        assert changed.name in line or keyword == "EXP_TYPE"
+
+
+def test_bad_associations(crds, exposure, tmp_path, capsys):
+    out = tmp_path / "out"
+
+    def association(*products, name="asn.json"):
+        path = tmp_path / name
+        path.write_text(json.dumps({"asn_type": "spec2", "asn_pool": "p", "products": products}))
+        return path
+
+    def product(*members):
+        return {"name": "p", "members": [{"expname": n, "exptype": t} for n, t in members]}
+
+    good = product((exposure.name, "science"))
+    for products, says in (
+        ((good, good), "2 products"),
+        ((product((exposure.name, "background")),), "science"),
+        (
+            (product((exposure.name, "science"), ("gone_rate.fits", "background")),),
+            "gone_rate.fits",
+        ),
+        ((product(("../outside_rate.fits", "science")),), "outside"),
+    ):
+        line = fails("run", association(*products), "--output-dir", out, capsys=capsys)
+        assert says in line
+    (tmp_path / "broken.json").write_text("{")
+    assert "broken.json" in fails("run", tmp_path / "broken.json", capsys=capsys)
+    assert nothing_left(out)
+
+
+def test_bad_references(crds, demo, exposure, tmp_path, capsys):
+    out = tmp_path / "out"
+    refs = Path(demo.files["cache"]) / "references" / "jwst" / "miri"
+    small = tmp_path / "small_flat.fits"
+    with fits.open(refs / "jwst_miri_flat_0001.fits") as hdus:
+        for hdu in hdus:
+            if isinstance(hdu, fits.ImageHDU):
+                hdu.data = hdu.data[:100]
+        hdus.writeto(small)
+    line = fails("run", exposure, "--output-dir", out, "--override", f"flat={small}", capsys=capsys)
+    assert "flat" in line
+    assert "(100, 72)" in line
+    wrong = refs / "jwst_miri_photom_0001.fits"
+    line = fails("run", exposure, "--output-dir", out, "--override", f"flat={wrong}", capsys=capsys)
+    assert "PHOTOM" in line.upper()
+    assert nothing_left(out)
+
+
+def test_output_folder_cannot_be_used(crds, exposure, tmp_path, capsys):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    line = fails("run", exposure, "--output-dir", blocker / "below", capsys=capsys)
+    assert "output folder" in line
+
+
+def test_disk_full_leaves_nothing(crds, exposure, tmp_path, capsys, monkeypatch):
+    import errno
+
+    real = os.fsync
+
+    def full(descriptor):
+        real(descriptor)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    status, _, err = spec2fn("run", exposure, "--output-dir", tmp_path / "o", capsys=capsys)
+    assert status in (1, 2)
+    assert "No space left on device" in err
+    assert len(err.strip().splitlines()) == 1
+    assert nothing_left(tmp_path / "o")
+
+
+def test_killing_leaves_no_incomplete_product(crds, demo, exposure, tmp_path):
+    """Whatever stands under a final product name is complete."""
+    complete = {p.name: p.stat().st_size for p in (Path(demo.folder) / "products").iterdir()}
+    for delay in (0.0, 0.02, 0.05, 0.1, 0.2):
+        out = tmp_path / f"out{delay}"
+        command = [sys.executable, "-m", "spec2fn", "run", str(exposure), "--output-dir", str(out),
+                   "--set", "pixel_replace.skip=false"]  # fmt: skip
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (out.exists() and any(out.iterdir())):
+            time.sleep(0.002)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for path in out.glob("jw*.fits"):
+            assert path.stat().st_size == complete[path.name], path
+            fits.open(path)["ASDF"].data  # noqa: B018
+
+
+def test_association_with_everything(slit_demo, tmp_path, capsys, monkeypatch):
+    for key, value in cache_environment(slit_demo.files["cache"], CONTEXT).items():
+        monkeypatch.setenv(key, value)
+    args = ("--save-bsub", "--set", "targ_centroid.skip=false", "--set", "bkg_subtract.sigma=4")
+    status, text, _ = spec2fn(
+        "run", slit_demo.files["input"], "--output-dir", tmp_path, *args, "--json", capsys=capsys
+    )
+    assert status == 0
+    report = json.loads(text)
+    assert set(report["products"]) == {"bsub", "cal", "s2d", "x1d"}
+    steps = {s["step"]: s for s in report["steps"]}
+    assert steps["background"]["parameters"]["sigma"] == {"value": 4.0, "origin": "user"}
+    assert steps["targ_centroid"]["status"] == "COMPLETE"
+    assert report["references"]["target_acquisition:filteroffset"]["name"].endswith(".asdf")
+    assert len(report["references"]["flat"]["sha256"]) == 64
+    with fits.open(report["products"]["x1d"]) as hdus:
+        record = json.loads(str(hdus["SPEC2FN"].data[0][0]))
+    assert record["references"] == report["references"]
+    assert "seconds" not in record
