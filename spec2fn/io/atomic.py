@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +18,7 @@ __all__ = ["PendingFile", "replacing", "unwritable"]
 
 def unwritable(path: str | os.PathLike[str], err: OSError) -> InputError:
     """Return the error that says why `path` could not be written."""
-    why = err.strerror or str(err)
+    why = (err.strerror or str(err)).splitlines()[0].split("(file write failed")[0].strip()
     return InputError(f"{path}: cannot be written ({why}); nothing is left half-written")
 
 
@@ -55,6 +57,14 @@ class PendingFile:
         while view:
             n = os.pwrite(self.fd, view, at)
             view, at = view[n:], at + n
+
+    def reserve(self, size: int) -> None:
+        """Raise OSError unless there is room for `size` bytes."""
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(self.fd, 0, size)
+            os.ftruncate(self.fd, 0)
+        elif shutil.disk_usage(self.path.parent).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def commit(self) -> None:
         """Flush to disk and take the final name."""
@@ -98,8 +108,15 @@ class PendingFile:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], size: int) -> Iterator[Path]:
     """Give a temporary name for a library to write to; rename it to `path` on success.
+
+    Parameters
+    ----------
+    path : path
+    size : int
+        Bytes the file may take; room for them is made sure of first, since HDF5 does not survive
+        a full disk.
 
     Raises
     ------
@@ -107,4 +124,5 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         Naming `path`, for any OSError inside.
     """
     with PendingFile(path) as pending:
+        pending.reserve(size)
         yield pending.temporary

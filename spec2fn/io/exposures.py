@@ -191,15 +191,18 @@ def time_variables(
     if hdu is None:
         return {}
     table = file.table(hdu)
-    if integrations is None or not table.size:
-        records["int_times"] = table
+    if integrations is None or not len(table):
+        records["int_times"] = table.structured()
         return {}
-    if len(table) != integrations and "integration_number" in (table.dtype.names or ()):
+    chosen: Any = slice(None)
+    count = len(table)
+    if count != integrations and "integration_number" in table.names:
         # a segment of an exposure may carry the times of the whole exposure
         first = int(meta.get("INTSTART", 1))
         number = table["integration_number"]
-        table = table[(number >= first) & (number < first + integrations)]
-    if len(table) != integrations:
+        chosen = (number >= first) & (number < first + integrations)
+        count = int(chosen.sum())
+    if count != integrations:
         warning = (
             f"INT_TIMES has {hdu.shape[0]} rows, which do not match the {integrations} integrations"
             " of SCI; the times are left out"
@@ -207,9 +210,9 @@ def time_variables(
         records["warnings"] = (*records.get("warnings", ()), warning)
         return {}
     return {
-        name: xr.Variable(("integration",), np.ascontiguousarray(table[column]).astype(dtype))
+        name: xr.Variable(("integration",), table[column][chosen].astype(dtype))
         for name, (column, dtype) in INT_TIMES.items()
-        if column in (table.dtype.names or ())
+        if column in table.names
     }
 
 

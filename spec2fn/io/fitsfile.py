@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from spec2fn.errors import InputError
 if TYPE_CHECKING:
     from astropy.io.fits import Header
 
-__all__ = ["BLOCK", "FitsFile", "Hdu", "scan"]
+__all__ = ["BLOCK", "FitsFile", "Hdu", "Table", "scan"]
 
 BLOCK = 2880
 """Length of a FITS block [bytes]."""
@@ -154,25 +155,106 @@ class FitsFile:
         scale, zero = hdu.header.get("BSCALE", 1), hdu.header.get("BZERO", 0)
         return native if (scale, zero) == (1, 0) else native * float(scale) + float(zero)
 
-    def table(self, hdu: Hdu) -> np.ndarray[Any, Any]:
-        """Return a binary table as a native structured array.
+    def table(self, hdu: Hdu) -> Table:
+        """Read a binary table; its columns are converted when they are used.
 
-        Strings are numpy unicode, stripped at the right; columns keep the names of the file.
+        Raises
+        ------
+        InputError
+            If the table's header does not describe its rows.
         """
-        from astropy.io import fits
+        fields = [_field(hdu.header, i) for i in range(1, int(hdu.header["TFIELDS"]) + 1)]
+        plain = [f for f in fields if f is not None]
+        rows = int(hdu.header["NAXIS2"])
+        if len(plain) < len(fields):
+            return Table(_with_astropy(hdu, bytes(self.raw(hdu.start, hdu.size))), frozenset())
+        dtype = np.dtype([(name, code, shape) for name, code, shape, _ in plain])
+        if dtype.itemsize != int(hdu.header["NAXIS1"]):
+            msg = f"{self.path}: the columns of {hdu.name} do not fill its rows; fetch it again"
+            raise InputError(msg)
+        unsigned = frozenset(name for name, _, _, flag in plain if flag)
+        buffer = self.raw(hdu.start, rows * dtype.itemsize)
+        return Table(np.frombuffer(buffer, dtype, rows), unsigned)
 
-        padded = -(-hdu.size // BLOCK) * BLOCK
-        raw = bytes(self.raw(hdu.start, hdu.size)).ljust(padded, b"\0")
-        made = fits.BinTableHDU.fromstring(hdu.header.tostring().encode("ascii") + raw)
-        columns = {name: np.asarray(made.data[name]) for name in made.columns.names}
-        fields = []
-        for name, col in columns.items():
-            kind = col.dtype if col.dtype.kind in "SUO" else col.dtype.newbyteorder("=")
-            fields.append((name, kind, col.shape[1:]))
-        out = np.empty(hdu.shape[0], dtype=np.dtype(fields))
-        for name, col in columns.items():
-            out[name] = col
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A binary table as it is stored.
+
+    Attributes
+    ----------
+    stored : structured array
+    unsigned : frozenset of str
+        Columns of unsigned 32-bit integers, which are stored as signed ones.
+    """
+
+    stored: np.ndarray[Any, Any]
+    unsigned: frozenset[str]
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return self.stored.dtype.names or ()
+
+    def width(self, name: str) -> tuple[int, ...]:
+        """Shape of one cell of a column; () for a single value."""
+        return self.stored.dtype[name].shape
+
+    def __getitem__(self, name: str) -> np.ndarray[Any, Any]:
+        column = self.stored[name]
+        if name in self.unsigned:
+            return column.astype(np.uint32) ^ np.uint32(2**31)
+        if column.dtype.kind == "S":
+            return np.char.rstrip(np.char.decode(column, "ascii", "replace"))
+        return column.astype(column.dtype.newbyteorder("="))
+
+    def structured(self) -> np.ndarray[Any, Any]:
+        """Return the whole table as a native structured array."""
+        columns = {name: self[name] for name in self.names}
+        fields = [(name, c.dtype, c.shape[1:]) for name, c in columns.items()]
+        out = np.empty(len(self), dtype=np.dtype(fields))
+        for name, column in columns.items():
+            out[name] = column
         return out
+
+
+_CODES = {"B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
+
+
+def _field(header: Header, i: int) -> tuple[str, str, tuple[int, ...], bool] | None:
+    """Name, type, shape and signedness of a column; None if it needs more than a view."""
+    name = str(header[f"TTYPE{i}"]).strip()
+    form = re.fullmatch(r"(\d*)([A-Z]).*", str(header[f"TFORM{i}"]).strip())
+    if form is None:
+        return None
+    count, code = form.groups()
+    zero, scale = header.get(f"TZERO{i}", 0), header.get(f"TSCAL{i}", 1)
+    unsigned = code == "J" and zero == 2**31
+    if code == "A":
+        return name, f"S{count or 1}", (), False
+    if code not in _CODES or scale != 1 or (zero != 0 and not unsigned):
+        return None
+    shape: tuple[int, ...] = (int(count),) if count not in ("", "1") else ()
+    sizes = re.findall(r"\d+", str(header.get(f"TDIM{i}", "")))
+    if sizes:
+        shape = tuple(int(n) for n in reversed(sizes))
+    return name, _CODES[code], shape, unsigned
+
+
+def _with_astropy(hdu: Hdu, raw: bytes) -> np.ndarray[Any, Any]:
+    from astropy.io import fits
+
+    padded = raw.ljust(-(-hdu.size // BLOCK) * BLOCK, b"\0")
+    made = fits.BinTableHDU.fromstring(hdu.header.tostring().encode("ascii") + padded)
+    columns = {name: np.asarray(made.data[name]) for name in made.columns.names}
+    fields = [(name, c.dtype, c.shape[1:]) for name, c in columns.items()]
+    out = np.empty(hdu.shape[0], dtype=np.dtype(fields))
+    for name, column in columns.items():
+        out[name] = column
+    return out
 
 
 def _unreadable(path: Path, err: OSError) -> str:

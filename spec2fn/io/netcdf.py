@@ -74,7 +74,8 @@ def write_netcdf(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     coords = {str(n): variables.pop(str(n)) for n in ds.coords}
     out = xr.Dataset(variables, coords=coords, attrs=attrs)
     target = Path(path)
-    with replacing(target) as temporary:
+    size = sum(v.nbytes for v in out.variables.values()) + 2**16 * (len(out.variables) + 1)
+    with replacing(target, size) as temporary:
         out.to_netcdf(temporary, engine="h5netcdf", format="NETCDF4")
     return target
 

@@ -12,7 +12,7 @@ import numpy as np
 from spec2fn.errors import InputError
 from spec2fn.io.asdf_wcs import LazyWcs
 from spec2fn.io.exposures import image_dataset, mode_attrs, time_variables
-from spec2fn.io.fitsfile import FitsFile, Hdu, scan
+from spec2fn.io.fitsfile import FitsFile, Hdu, Table, scan
 from spec2fn.io.keywords import (
     REFERENCE_KEYWORDS,
     RESAMPLE_KEYWORDS,
@@ -150,13 +150,13 @@ def _extracted(file: FitsFile) -> xr.Dataset:
 
     hdus = [h for h in file.hdus if h.name == "EXTRACT1D" and h.is_table]
     tables = [file.table(h) for h in hdus]
-    names = tables[0].dtype.names or ()
-    if any(t.dtype.names != names for t in tables):
+    names = tables[0].names
+    if any(t.names != names for t in tables):
         msg = f"{file.path}: its EXTRACT1D tables have different columns; give one file of one kind"
         raise InputError(msg)
     meta = Meta(file.hdus[0].header, None, file.path.name.removesuffix(".gz"))
-    many = "INT_NUM" in names and tables[0].dtype["WAVELENGTH"].shape != ()
-    lengths = [t.dtype["WAVELENGTH"].shape[0] if many else len(t) for t in tables]
+    many = "INT_NUM" in names and tables[0].width("WAVELENGTH") != ()
+    lengths = [t.width("WAVELENGTH")[0] if many else len(t) for t in tables]
     variables = _columns(tables, hdus[0], lengths, many)
     variables["n_wave"] = (("spectrum",), np.array(lengths, np.int32))
     variables.update(_spectrum_variables(hdus))
@@ -178,11 +178,9 @@ def _extracted(file: FitsFile) -> xr.Dataset:
     return xr.Dataset(variables, attrs={**attrs, "meta": meta})
 
 
-def _columns(
-    tables: list[np.ndarray[Any, Any]], hdu: Hdu, lengths: list[int], many: bool
-) -> dict[str, Any]:
+def _columns(tables: list[Table], hdu: Hdu, lengths: list[int], many: bool) -> dict[str, Any]:
     width = max(lengths)
-    held = tables[0].dtype.names or ()
+    held = tables[0].names
     lead = (len(tables[0]),) if many else ()
     dims = (*(("integration",) if many else ()), "spectrum", "wave")
     units = _units(hdu)
@@ -191,10 +189,13 @@ def _columns(
         if column not in held:
             continue
         kind = np.uint32 if name == "dq" else np.float64
-        fill = 0 if name == "dq" else np.nan
-        data = np.full((*lead, len(tables), width), fill, kind)
-        for k, table in enumerate(tables):
-            data[..., k, : lengths[k]] = table[column]
+        if len(tables) == 1:
+            data = tables[0][column].astype(kind, copy=False)[..., None, :]
+        else:
+            fill = 0 if name == "dq" else np.nan
+            data = np.full((*lead, len(tables), width), fill, kind)
+            for k, table in enumerate(tables):
+                data[..., k, : lengths[k]] = table[column]
         attrs = {"units": units[column]} if column in units else {}
         out[name] = (dims, data, attrs)
     return out
