@@ -10,6 +10,7 @@ dispersion element.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -142,7 +143,9 @@ def _constant(array: Any) -> Any:
     return jax.lax.stop_gradient(array)
 
 
-def fit_polynomial(data: Any, used: Any, basis: Any, aperture: Any) -> tuple[Any, Any]:
+def fit_polynomial(
+    data: Any, used: Any, basis: Any, apertures: Sequence[Any]
+) -> tuple[Any, tuple[Any, ...]]:
     """Least-squares polynomial across the trace, at every dispersion element.
 
     Parameters
@@ -153,24 +156,28 @@ def fit_polynomial(data: Any, used: Any, basis: Any, aperture: Any) -> tuple[Any
         Pixels that are fitted.
     basis : array of float64, (cross, order + 1)
         Polynomial terms at every cross-dispersion pixel.
-    aperture : array of float64, (..., disp, cross)
+    apertures : sequence of array of float64, (..., disp, cross)
         Weights with which the background will be summed.
 
     Returns
     -------
     background : array of float64, (..., disp, cross)
         The polynomial at every pixel; 0 where the fit is singular.
-    weights : array of float64, (..., disp, cross)
-        Linear weights of `data` in ``sum(aperture * background)``.
+    weights : tuple of array of float64, (..., disp, cross)
+        Linear weights of `data` in ``sum(aperture * background)``, for each aperture.
     """
-    xp = array_namespace(data, used, basis, aperture)
+    xp = array_namespace(data, used, basis, *apertures)
     mask = used.astype(data.dtype)
     inverse, _ = invert_normal_matrix(_normal_matrix(mask, basis))
     vector = xp.where(used, data, xp.zeros_like(data)) @ basis
     coefficients = xp.einsum("...pq,...q->...p", inverse, vector)
     background = coefficients @ basis.T
-    leverage = xp.einsum("...p,...pq->...q", aperture @ basis, inverse)
-    return background, mask * (leverage @ basis.T)
+
+    def weights(aperture: Any) -> Any:
+        leverage = xp.einsum("...p,...pq->...q", aperture @ basis, inverse)
+        return mask * (leverage @ basis.T)
+
+    return background, tuple(weights(aperture) for aperture in apertures)
 
 
 def _normal_matrix(mask: Any, basis: Any) -> Any:

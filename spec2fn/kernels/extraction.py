@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from spec2fn.kernels.background_fit import (
     MEDIAN_NOISE,
     boxcar,
@@ -110,8 +112,9 @@ def weighted_variance(weights: Any, variance: Any) -> Any:
     array of float64, (..., disp)
     """
     xp = array_namespace(weights, variance)
+    # a pixel of infinite variance counts only if it has a weight
     used = xp.where(weights != 0, variance, xp.zeros_like(variance))
-    return xp.sum(weights * weights * used, axis=-1)
+    return xp.einsum("...c,...c,...c->...", weights, weights, used)
 
 
 def operator_variance(weights: Any, variance: Any, covariance: Sequence[Any] = ()) -> Any:
@@ -168,13 +171,23 @@ def subtracted_variance(
     -------
     array of float64, (..., disp)
     """
-    xp = array_namespace(weights, variance)
     if background is None:
         return operator_variance(weights, variance, covariance)
+    planes = (variance, covariance)
+    total = _smoothed_variance(weights, background, good, planes)
     if background.noise != 1.0:
-        return operator_variance(weights, variance, covariance) + background.noise**2 * (
-            operator_variance(background.weights, variance, covariance)
-        )
+        nothing = array_namespace(weights).zeros_like(weights)
+        alone = _smoothed_variance(nothing, background, good, planes)
+        total = total + (background.noise**2 - 1.0) * alone
+    return total
+
+
+def _smoothed_variance(
+    weights: Any, background: Background, good: Any, planes: tuple[Any, Sequence[Any]]
+) -> Any:
+    """Variance of a sum minus a background that is linear in the (smoothed) data."""
+    variance, covariance = planes
+    xp = array_namespace(weights, variance)
     if background.smoothing < 3:
         return operator_variance(weights - background.weights, variance, covariance)
     share = background.weights / background.count
@@ -191,20 +204,25 @@ def subtracted_variance(
         pad = [(0, 0)] * (value.ndim - 1) + [(0, lag)]
         lags.append(xp.pad(value, pad))
         boxed_lags.append(boxcar_variance(lags[-1], background.smoothing))
-    own = xp.where(good, share, xp.zeros_like(share))
+    n = share.shape[-2]
+    repeats = np.ones((n, 1))
+    repeats[[0, n - 1]] += background.smoothing // 2
+    repeats = xp.asarray(repeats.reshape((1,) * (share.ndim - 2) + (n, 1)))
+    own = xp.where(good, share * repeats, xp.zeros_like(share))
     centre = operator_variance(weights - own, counted, lags) - operator_variance(own, counted, lags)
     return centre + operator_variance(share, boxed, boxed_lags)
 
 
 def _median_background(
-    data: Any, good: Any, region: Any, *, aperture: Any, nominal: Any, length: int
+    data: Any, masks: tuple[Any, Any], region: Any, *, aperture: Any, nominal: Any, length: int
 ) -> Background:
+    good, usable = masks
     xp = array_namespace(data, good)
-    smooth, defined = data, good
+    smooth, defined, count = data, good, None
     if length > 1:
-        smooth, defined, _ = boxcar(data, good, length)
+        smooth, defined, count = boxcar(data, good, length)
     image, known = masked_median(smooth, defined & region)
-    mask = (good & region).astype(data.dtype)
+    mask = (usable & region).astype(data.dtype)
     n = xp.sum(mask, axis=-1, keepdims=True)
     mean = safe_divide(mask, n, n > 0, 0.0)
     return Background(
@@ -213,12 +231,14 @@ def _median_background(
         mean * xp.sum(aperture, axis=-1, keepdims=True),
         mean * xp.sum(nominal, axis=-1, keepdims=True),
         noise=MEDIAN_NOISE,
+        smoothing=length if length > 1 else 0,
+        count=count,
     )
 
 
 def _polynomial_background(
     data: Any,
-    good: Any,
+    masks: tuple[Any, Any],
     region: Any,
     basis: Any,
     *,
@@ -226,13 +246,13 @@ def _polynomial_background(
     nominal: Any,
     length: int,
 ) -> Background:
+    good, usable = masks
     xp = array_namespace(data, good)
     smooth, count = data, None
     if length > 1:
         smooth, _, count = boxcar(data, good, length)
-    used = good & region
-    image, weights_nominal = fit_polynomial(smooth, used, basis, nominal)
-    _, weights = fit_polynomial(smooth, used, basis, aperture)
+    used = usable & region
+    image, (weights, weights_nominal) = fit_polynomial(smooth, used, basis, (aperture, nominal))
     return Background(
         image,
         xp.ones_like(good),
@@ -249,6 +269,7 @@ def box_extract(
     weights: Any,
     region: Any = None,
     *,
+    fitted: Any = None,
     basis: Any = None,
     smoothing_length: int = 0,
 ) -> Extraction:
@@ -263,6 +284,8 @@ def box_extract(
         Fraction of each pixel inside the aperture.
     region : array of bool, (disp, cross), optional
         Background pixels; no background is subtracted without.
+    fitted : array of bool, (..., disp, cross), optional
+        Good pixels that may be used for the background (all good ones by default).
     basis : array of float64, (cross, order + 1), optional
         Polynomial terms of the background; its median is taken without.
     smoothing_length : int
@@ -277,11 +300,12 @@ def box_extract(
     background, below, scene = None, None, 0.0
     signal = data
     if region is not None:
+        usable = good if fitted is None else fitted
         sums = {"aperture": aperture, "nominal": weights, "length": smoothing_length}
         if basis is None:
-            background = _median_background(data, good, region, **sums)
+            background = _median_background(data, (good, usable), region, **sums)
         else:
-            background = _polynomial_background(data, good, region, basis, **sums)
+            background = _polynomial_background(data, (good, usable), region, basis, **sums)
         aperture = xp.where(background.defined, aperture, xp.zeros_like(aperture))
         signal = data - background.image
         below = xp.sum(aperture * background.image, axis=-1)
@@ -392,6 +416,7 @@ def interpolate_correction(npixels: Any, sizes: Any, table: Any) -> Any:
     array of float64, (..., disp)
     """
     xp = array_namespace(npixels, sizes, table)
+    sizes, table = xp.asarray(sizes), xp.asarray(table)
     n = sizes.shape[0]
     rows = xp.broadcast_to(xp.arange(table.shape[0]), npixels.shape)
     if n == 1:

@@ -271,13 +271,13 @@ def aperture_weights(
             lower = np.polynomial.polynomial.polyval(variable, low) + 0.5
             upper = np.polynomial.polynomial.polyval(variable, high) - 0.5
             _include(weights, index, lower, upper, partial)
-            lowers.append(float(np.mean(lower)))
-            uppers.append(float(np.mean(upper)))
+            lowers.append(_mean(lower))
+            uppers.append(_mean(upper))
         limits = min(lowers), max(uppers)
     else:
         lower, upper = _simple_limits(aperture)
         _include(weights, index, lower, upper, partial)
-        limits = float(np.nanmean(lower)), float(np.nanmean(upper))
+        limits = _mean(lower), _mean(upper)
     along = slice(None), slice(0, int(np.ceil(aperture.xstart)))
     beyond = slice(None), slice(int(np.floor(aperture.xstop)) + 1, None)
     if aperture.dispaxis != 1:
@@ -286,6 +286,13 @@ def aperture_weights(
     weights[along] = 0.0
     weights[beyond] = 0.0
     return weights, *limits
+
+
+def _mean(limits: Any) -> float:
+    # pixels without a wavelength (or elements without a trace) have no limit
+    values = np.asarray(limits, dtype=float)
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if values.size else float("nan")
 
 
 def _independent_variable(
@@ -314,8 +321,21 @@ def _simple_limits(aperture: Aperture) -> tuple[Any, Any]:
 
 def _include(weights: np.ndarray, index: np.ndarray, lower: Any, upper: Any, partial: bool) -> None:
     """Add a region with inclusive limits to `weights` (in place); the larger weight wins."""
-    lower = np.broadcast_to(np.asarray(lower, dtype=float), weights.shape)
-    upper = np.broadcast_to(np.asarray(upper, dtype=float), weights.shape)
+    full = weights.shape
+    finite = np.isfinite(lower) & np.isfinite(upper)
+    if not np.any(finite):
+        return
+    # most of a full-frame image is far from the aperture
+    low = np.min(np.where(finite, lower, np.inf)) - 1.0
+    high = np.max(np.where(finite, upper, -np.inf)) + 1.0
+    near = np.flatnonzero((index.ravel() >= low) & (index.ravel() <= high))
+    if len(near) == 0:
+        return
+    cut = slice(near[0], near[-1] + 1)
+    part = (cut, slice(None)) if index.shape[0] > 1 else (slice(None), cut)
+    weights, index = weights[part], index[part]
+    lower = np.broadcast_to(np.asarray(lower, dtype=float), full)[part]
+    upper = np.broadcast_to(np.asarray(upper, dtype=float), full)[part]
     weights[(index >= lower) & (index <= upper)] = 1.0
     if not partial:
         return
@@ -327,10 +347,13 @@ def _include(weights: np.ndarray, index: np.ndarray, lower: Any, upper: Any, par
 def weighted_center(weights: np.ndarray) -> tuple[float, float]:
     """Centre (row, column) of the positive weights of an image; of the image if there are none."""
     w = np.where(weights > 0, weights, 0.0)
-    if w.sum() == 0:
+    if not w.any():
         w = np.ones_like(w)
-    rows, columns = np.indices(w.shape)
-    return float(np.average(rows, weights=w)), float(np.average(columns, weights=w))
+    by_row, by_column = w.sum(axis=1), w.sum(axis=0)
+    return (
+        float(np.average(np.arange(len(by_row)), weights=by_row)),
+        float(np.average(np.arange(len(by_column)), weights=by_column)),
+    )
 
 
 def center_at(weights: np.ndarray, dispaxis: int, element: int) -> float:
@@ -348,6 +371,11 @@ def mean_wavelength(weights: np.ndarray, wavelength: np.ndarray, dispaxis: int) 
         NaN where no pixel of the aperture has a wavelength.
     """
     axis = 0 if dispaxis == 1 else 1
+    across = np.flatnonzero((weights > 0).any(axis=1 - axis))
+    if len(across):
+        cut = slice(across[0], across[-1] + 1)
+        part = (cut, slice(None)) if axis == 0 else (slice(None), cut)
+        weights, wavelength = weights[part], wavelength[part]
     used = np.isfinite(wavelength) & (weights > 0)
     w = np.where(used, weights, 0.0)
     total = w.sum(axis=axis)

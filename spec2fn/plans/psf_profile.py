@@ -194,28 +194,42 @@ def _nod_subtracted(ds: xr.Dataset) -> bool:
 def _grid(
     psf: xr.Dataset, wavelength: np.ndarray, trace: np.ndarray, slit_name: str, dispaxis: int
 ) -> _Grid:
-    meta = meta_of(psf)
-    aperture = str(meta.get("APERTURE", "ANY")).upper()
-    if aperture not in ("ANY", "NONE", slit_name.upper()):
-        msg = (
-            f"extract_1d: the psf reference is for aperture {aperture!r}, the slit is"
-            f" {slit_name!r}; use another reference or extraction_type=box"
-        )
-        raise ReferenceError(msg)
+    suffix, header = _matching_psf(psf, slit_name)
     center_key = "CENTROW" if dispaxis == 1 else "CENTCOL"
-    numbers = [meta.get(k) for k in ("SUBPIX", center_key)]
+    numbers = [header.get(k) for k in ("SUBPIX", center_key)]
     if any(v is None for v in numbers):
         msg = f"extract_1d: the psf reference needs keywords SUBPIX and {center_key}"
         raise ReferenceError(msg)
     subpixels, center = map(float, numbers)
-    image = np.asarray(psf["psf"].values, dtype=float)
-    waves = np.asarray(psf["wave"].values, dtype=float).ravel()
+    image = np.asarray(psf[f"psf{suffix}"].values, dtype=float)
+    waves = np.asarray(psf[f"wave{suffix}"].values, dtype=float).ravel()
     order = np.argsort(waves)
     order = order[np.isfinite(waves[order])]
     along = np.interp(wavelength, waves[order], order, left=np.nan, right=np.nan)
     columns = np.arange(wavelength.shape[1], dtype=float)
     across = (columns[None, :] - trace[:, None]) * subpixels + center
     return _Grid(image.T if dispaxis == 1 else image, subpixels, across, along)
+
+
+def _matching_psf(psf: xr.Dataset, slit_name: str) -> tuple[str, Any]:
+    """Suffix of the variables of the first PSF for a slit, and its keywords."""
+    meta = meta_of(psf)
+    headers = meta.records.get("headers", {})
+    found = []
+    for name in psf.data_vars:
+        if not str(name).startswith("psf"):
+            continue
+        header = headers.get(name, meta)
+        aperture = str(header.get("APERTURE", "ANY")).upper()
+        if aperture in ("ANY", "NONE", slit_name.upper()):
+            keywords = {k: header.get(k, meta.get(k)) for k in ("SUBPIX", "CENTCOL", "CENTROW")}
+            return str(name).removeprefix("psf"), keywords
+        found.append(aperture)
+    msg = (
+        f"extract_1d: the psf reference has no PSF for slit {slit_name!r} (it has:"
+        f" {', '.join(found) or 'none'}); use another reference or extraction_type=box"
+    )
+    raise ReferenceError(msg)
 
 
 def _refine(

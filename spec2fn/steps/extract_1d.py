@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["extract_1d"]
 
 VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
+PLANES = ("sci", "err", *VARIANCES, "dq")
 # positions of the source that become columns of the table of spectra
 POSITIONS = ("ta_xpos", "ta_ypos", "source_xpos", "source_ypos")
 MEGA = 1.0e6
@@ -165,8 +166,8 @@ def extract_1d(
         If a reference has no (or no usable) entry for this slit or subarray.
     """
     data, good, variances = _inputs(ds, plan)
-    spectrum = _extract(plan, data, good)
     total = sum(variances.values())
+    spectrum = _extract(plan, data, good, total)
     true, covariance = _covariance(ds, plan, total)
     columns = _columns(ds, plan, spectrum, variances)
     columns["flux_error_cov"] = (
@@ -183,14 +184,14 @@ def extract_1d(
 
 def _bad_pixels(ds: xr.Dataset) -> Any:
     """Pixels that any plane or the data quality marks as unusable."""
-    sci = ds["sci"].data
-    xp = array_namespace(sci)
-    bad = ~xp.isfinite(sci)
-    for name in ("err", *VARIANCES):
-        if name in ds and ds[name].shape == ds["sci"].shape:
-            bad = bad | xp.isnan(ds[name].data)
-    if "dq" in ds and ds["dq"].shape == ds["sci"].shape:
-        dq = ds["dq"].data
+    sci = ds["sci"]
+    planes = {n: ds[n].data for n in PLANES if n in ds and ds[n].dims == sci.dims}
+    xp = array_namespace(*planes.values())
+    bad = ~xp.isfinite(planes.pop("sci"))
+    dq = planes.pop("dq", None)
+    for value in planes.values():
+        bad = bad | xp.isnan(value)
+    if dq is not None:
         bad = bad | ((dq & xp.asarray(int(Pixel.DO_NOT_USE), dtype=dq.dtype)) != 0)
     return bad
 
@@ -215,11 +216,10 @@ def _oriented(array: Any, plan: ExtractionPlan) -> Any:
 
 def _inputs(ds: xr.Dataset, plan: ExtractionPlan) -> tuple[Any, Any, dict[str, Any]]:
     """Data, good pixels and variances in the window, float64 and finite where good."""
-    names = ["sci", "err", "dq", *VARIANCES]
-    shape = ds["sci"].shape
+    dims = ds["sci"].dims
     y0, y1, x0, x1 = plan.window
     window = {"y": slice(y0, y1), "x": slice(x0, x1)}
-    part = ds[[n for n in names if n in ds and ds[n].shape == shape]].isel(window)
+    part = ds[[n for n in PLANES if n in ds and ds[n].dims == dims]].isel(window)
     bad = _bad_pixels(part)
     xp = array_namespace(bad)
     flip = plan.dispaxis == 1
@@ -233,16 +233,16 @@ def _inputs(ds: xr.Dataset, plan: ExtractionPlan) -> tuple[Any, Any, dict[str, A
     data = plane("sci")
     zero = xp.zeros_like(data)
     variances = {n: plane(n) if n in part else zero for n in VARIANCES}
-    for value in variances.values():
-        good = good & xp.isfinite(value)
     return data, good, variances
 
 
-def _extract(plan: ExtractionPlan, data: Any, good: Any) -> Extraction:
+def _extract(plan: ExtractionPlan, data: Any, good: Any, variance: Any) -> Extraction:
     def like_data(array: Any) -> Any:
         # same number of dimensions as the data, leading ones of length 1
         return None if array is None else array.reshape((1,) * (data.ndim - 2) + array.shape)
 
+    # pixels of infinite variance are summed, but nothing is fitted to them
+    fitted = good & array_namespace(variance).isfinite(variance)
     weights, region = like_data(plan.weights), like_data(plan.region)
     if not plan.optimal:
         return box_extract(
@@ -250,11 +250,12 @@ def _extract(plan: ExtractionPlan, data: Any, good: Any) -> Extraction:
             good,
             weights,
             region,
+            fitted=fitted,
             basis=plan.basis,
             smoothing_length=plan.smoothing_length,
         )
     profiles = [weights] + ([] if plan.nod_weights is None else [like_data(plan.nod_weights)])
-    return optimal_extract(data, good, profiles, plan.basis, region)
+    return optimal_extract(data, fitted, profiles, plan.basis, region)
 
 
 def _covariance(ds: xr.Dataset, plan: ExtractionPlan, total: Any) -> tuple[Any, list[Any]]:
