@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from spec2fn.settings import Settings, resolve_settings
 __all__ = ["Calibration", "Job", "calibrate", "prepare"]
 
 # Bytes of pixels that may be in work at once; exposures of many integrations are cut to fit.
-CHUNK_BYTES = 192 * 2**20
+CHUNK_BYTES = 64 * 2**20
 _PLANES_IN_WORK = 20
 
 # Parameters that name files which are opened as associated exposures.
@@ -358,6 +358,7 @@ def _run_pieces(
         )
         plans = result.plans
         yield result
+        del result, piece  # two pieces must not be in memory at once
 
 
 def _labelled(job: Job, result: Result) -> dict[str, Any]:
@@ -413,11 +414,13 @@ def _stream(
     with contextlib.ExitStack() as stack:
         streams: dict[str, Any] = {}
         paths: dict[str, Path] = {}
-        result = None
+        last = None
         for result in pieces:
             for record in result.report:
                 seconds[record.name] = seconds.get(record.name, 0.0) + record.seconds
             made = _labelled(job, result)
+            last = _without_data(result)
+            del result
             if folder is None or file_format != "fits":
                 for kind, ds in made.items():
                     kept.setdefault(kind, []).append(ds)
@@ -427,19 +430,25 @@ def _stream(
                 for kind, path in paths.items():
                     stream = ProductStream(path, made[kind], total)
                     streams[kind] = stack.enter_context(stream)
-            for kind, ds in made.items():
-                streams[kind].append(ds)
-    assert result is not None
-    result = _with_seconds(result, seconds)
+            for kind, stream in streams.items():
+                stream.append(made.pop(kind))
+    assert last is not None
+    report = _with_seconds(last, seconds)
     if kept:
         joined = {kind: _join(parts) for kind, parts in kept.items()}
         if folder is None:
-            return joined, {}, result
+            return joined, {}, report
         paths = _paths(job, joined, folder, file_format)
         for kind, path in paths.items():
             save(joined[kind], path)
-        return joined, paths, result
-    return {kind: open_product(path) for kind, path in paths.items()}, paths, result
+        return joined, paths, report
+    return {kind: open_product(path) for kind, path in paths.items()}, paths, report
+
+
+def _without_data(result: Result) -> Result:
+    return replace(
+        result, dataset=None, products=dict.fromkeys(result.products), saved={}, members={}
+    )
 
 
 def _join(parts: list[Any]) -> Any:
@@ -458,8 +467,6 @@ def _join(parts: list[Any]) -> Any:
 
 
 def _with_seconds(result: Result, seconds: Mapping[str, float]) -> Result:
-    from dataclasses import replace
-
     report = tuple(replace(r, seconds=seconds.get(r.name, r.seconds)) for r in result.report)
     return replace(result, report=report)
 
