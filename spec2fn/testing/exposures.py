@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spec2fn.errors import InputError, nearest
@@ -14,10 +15,20 @@ from spec2fn.errors import InputError, nearest
 if TYPE_CHECKING:
     import xarray as xr
 
-    from spec2fn.compose import Observation, Pipeline
+    from spec2fn.compose import Observation, Pipeline, Step
     from spec2fn.forward.render import Rendered
 
-__all__ = ["EXP_TYPES", "exposure", "members", "observation", "pipeline", "references", "rendered"]
+__all__ = [
+    "EXP_TYPES",
+    "StepInput",
+    "exposure",
+    "members",
+    "observation",
+    "pipeline",
+    "references",
+    "rendered",
+    "step_input",
+]
 
 EXP_TYPES = ("MIR_LRS-FIXEDSLIT", "MIR_LRS-SLITLESS")
 """Exposure types there are exposures of."""
@@ -99,3 +110,62 @@ def pipeline(exp_type: str) -> Pipeline:
     from spec2fn.pipelines import MODES
 
     return MODES[exp_type][1]
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """What a step gets in the pipeline of a mode.
+
+    Attributes
+    ----------
+    step : Step
+        Switched on.
+    dataset : xarray.Dataset
+        The exposure as the steps before left it.
+    references : mapping of str to Dataset or None
+        By type, those the step takes.
+    members : mapping of str to tuple of Dataset
+        By role, those the step takes.
+    """
+
+    step: Step
+    dataset: xr.Dataset
+    references: Mapping[str, Any]
+    members: Mapping[str, tuple[Any, ...]]
+
+    def plan(self, dataset: Any = None) -> Any:
+        """Make the plan of the step for `dataset` (default: the one held)."""
+        ds = self.dataset if dataset is None else dataset
+        return self.step.plan(ds, **self.references, **self.members)
+
+    def __call__(self, dataset: Any = None, plan: Any = None, **parameters: Any) -> Any:
+        """Apply the step to `dataset` (default: the one held)."""
+        ds = self.dataset if dataset is None else dataset
+        return self.step(ds, plan=plan, **self.references, **self.members, **parameters)
+
+
+@functools.cache
+def step_input(name: str, exp_type: str) -> StepInput | None:
+    """Return what the step called `name` gets in a mode, or None if the mode does not have it.
+
+    Every step before it has run, those that are off by default too.
+    """
+    from dataclasses import replace
+
+    from spec2fn.compose import AlsoOn, Product
+    from spec2fn.running import run
+
+    before: list[Any] = []
+    for element in pipeline(exp_type):
+        if isinstance(element, Product):
+            continue
+        lifted = element.step if isinstance(element, AlsoOn) else element
+        active = lifted.with_(skip=False)
+        if lifted.name == name:
+            refs = references(exp_type)
+            result = run(tuple(before), observation(exp_type), refs)
+            taken = {r: refs.get(r) for r in active.refs}
+            roles = {r: result.members.get(r, ()) for r in active.members}
+            return StepInput(active, result.dataset, taken, roles)
+        before.append(replace(element, step=active) if isinstance(element, AlsoOn) else active)
+    return None

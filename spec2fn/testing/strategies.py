@@ -1,0 +1,186 @@
+"""Strategies of hypothesis for planes, flags, exposures and references.
+
+Whatever is drawn contains what breaks calibration code in practice: NaN with and without flags,
+infinities, zero and negative flats, rows without a single good pixel, negative counts. Shapes
+come from a small pool, so that compiled functions are compiled a few times only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+
+from spec2fn.dq import Pixel
+from spec2fn.testing import exposures as _made
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from hypothesis.strategies import DrawFn, SearchStrategy
+
+__all__ = [
+    "SHAPES",
+    "disturb",
+    "exposures",
+    "flags",
+    "flats",
+    "planes",
+    "scales",
+    "shapes",
+    "share",
+]
+
+Array = np.ndarray[Any, Any]
+
+SHAPES: tuple[tuple[int, ...], ...] = ((1, 1), (4, 3), (9, 6), (2, 9, 6))
+"""The pool of shapes, ([integration,] y, x)."""
+
+
+def share(fraction: float) -> settings:
+    """Settings with a fraction of the profile's examples, at least 2: for expensive tests."""
+    # what is drawn are seeds, of which a smaller one is not simpler: shrinking would only take time
+    phases = (Phase.explicit, Phase.reuse, Phase.generate)
+    return settings(max_examples=max(2, round(settings().max_examples * fraction)), phases=phases)
+
+
+def shapes(ndim: int | None = None) -> SearchStrategy[tuple[int, ...]]:
+    """Shapes of the pool; with `ndim`, only those of that many dimensions."""
+    return st.sampled_from([s for s in SHAPES if ndim in (None, len(s))])
+
+
+def scales() -> SearchStrategy[float]:
+    """Positive factors over six orders of magnitude."""
+    return st.floats(-3.0, 3.0).map(lambda e: float(np.float32(10.0**e)))
+
+
+@st.composite
+def planes(
+    draw: DrawFn, shape: tuple[int, ...], *, positive: bool = False, finite: bool = False
+) -> Array:
+    """Images, float32, of the given shape.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    positive : bool
+        As variances are; otherwise about half of the pixels are negative.
+    finite : bool
+        Leave out NaN and infinities.
+
+    Returns
+    -------
+    strategy of array
+    """
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    out = rng.standard_normal(shape) * draw(scales())
+    if positive:
+        out = np.abs(out)
+    out = out.astype(np.float32)
+    special = [0.0] if finite else [0.0, np.nan, np.inf] + ([] if positive else [-np.inf])
+    flat = out.reshape(-1)
+    where = rng.permutation(flat.size)[: len(special)]
+    flat[where] = special[: len(where)]
+    return out
+
+
+@st.composite
+def flags(draw: DrawFn, shape: tuple[int, ...]) -> Array:
+    """Data-quality planes, uint32: single pixels, and often a row without a good pixel."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    bits = np.array([0, 0, 0, Pixel.JUMP_DET, Pixel.DO_NOT_USE, Pixel.DO_NOT_USE | Pixel.DEAD])
+    out = rng.choice(bits, size=shape).astype(np.uint32)
+    if draw(st.booleans()):
+        out[..., draw(st.integers(0, shape[-2] - 1)), :] |= np.uint32(Pixel.DO_NOT_USE)
+    return out
+
+
+def disturb(ds: xr.Dataset, seed: int, rows: int = 2, pixels: int = 20) -> xr.Dataset:
+    """Return an exposure with what goes wrong in exposures.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        With ``sci`` and ``err``, not modified.
+    seed : int
+    rows : int
+        Rows without a good pixel.
+    pixels : int
+        Pixels of each kind: flagged NaN, infinite, zero, negative, zero variance.
+
+    Returns
+    -------
+    xarray.Dataset
+        A pixel that is NaN is flagged DO_NOT_USE, and the reverse, as in countrate files.
+    """
+    from spec2fn.schema import PLANES, replace_data
+
+    rng = np.random.default_rng(seed)
+    shape = ds["sci"].shape
+    new: dict[str, Any] = {
+        name: np.array(ds[name].data)
+        for name, plane in PLANES.items()
+        if name in ds and plane.kind in ("value", "variance") and ds[name].shape == shape
+    }
+    bottom, top = _lit_rows(ds)
+    lines = rng.integers(bottom, top, rows)
+
+    def some() -> tuple[Array, ...]:
+        where = [rng.integers(0, n, pixels) for n in shape]
+        where[-2] = rng.integers(bottom, top, pixels)
+        return tuple(where)
+
+    masked = np.isnan(np.asarray(ds["sci"].data))
+    masked[..., lines, :] = True
+    masked[some()] = True
+    new["sci"][some()] = np.inf
+    new["sci"][some()] = 0.0
+    new["sci"][some()] *= -1
+    for name, plane in PLANES.items():
+        if name in new and plane.kind == "variance":
+            new[name][some()] = 0.0
+    for values in new.values():
+        values[masked] = np.nan
+    if "dq" in ds:  # a resampled spectrum has none
+        new["dq"] = np.array(ds["dq"].data)
+        new["dq"][masked] |= np.uint32(Pixel.DO_NOT_USE)
+        new["dq"][some()] |= np.uint32(Pixel.JUMP_DET)
+    return replace_data(ds, None, **new)
+
+
+def _lit_rows(ds: xr.Dataset) -> tuple[int, int]:
+    if "wavelength" not in ds:
+        return 0, int(ds.sizes["y"])
+    rows = np.nonzero(np.isfinite(np.asarray(ds["wavelength"].data)).any(-1))[0]
+    return int(rows[0]), int(rows[-1]) + 1
+
+
+@st.composite
+def exposures(draw: DrawFn, mode: str | xr.Dataset) -> xr.Dataset:
+    """Exposures of a mode, disturbed (see :func:`disturb`).
+
+    Parameters
+    ----------
+    mode : str or xarray.Dataset
+        Exposure type (:data:`spec2fn.testing.exposures.EXP_TYPES`), or the exposure to disturb.
+
+    Returns
+    -------
+    strategy of xarray.Dataset
+    """
+    ds = _made.exposure(mode) if isinstance(mode, str) else mode
+    rows = draw(st.integers(1, 4))
+    return disturb(ds, draw(st.integers(0, 2**32 - 1)), rows)
+
+
+@st.composite
+def flats(draw: DrawFn, exp_type: str) -> xr.Dataset:
+    """Flat references of a mode with zero, negative and NaN pixels and rows."""
+    flat = _made.references(exp_type)["flat"]
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    data = np.array(flat["sci"].data)
+    for value in (0.0, -1.0, np.nan):
+        data[rng.integers(0, data.shape[0], 50), rng.integers(0, data.shape[1], 50)] = value
+    data[draw(st.integers(0, data.shape[0] - 1))] = 0.0
+    return flat.assign(sci=(flat["sci"].dims, data))
