@@ -99,6 +99,10 @@ def image_dataset(
         held = ", ".join(h.name for h in file.hdus[1:]) or "nothing besides PRIMARY"
         msg = f"{file.path}: has no SCI extension (it holds {held}); give a _rate or _rateints file"
         raise InputError(msg)
+    slits = sum(h.name == "SCI" for h in file.hdus)
+    if slits > 1:
+        msg = f"{file.path}: holds {slits} slits (SCI extensions); give a file with one SCI"
+        raise InputError(msg)
     records: dict[str, Any] = {}
     name = file.path.name.removesuffix(".gz")
     meta = Meta(file.hdus[0].header, science.header, name, records=records)

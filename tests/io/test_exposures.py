@@ -170,6 +170,13 @@ def test_no_sci(exposure, planes):
     _fails(exposure(arrays=arrays), "no SCI", "ERR, DQ")
 
 
+def test_several_sci(exposure):
+    path = exposure()
+    with fits.open(path, mode="append") as hdul:
+        hdul.append(fits.ImageHDU(np.zeros((6, 5), np.float32), name="SCI", ver=2))
+    _fails(path, "2 slits")
+
+
 def test_exp_type(exposure):
     _fails(exposure("a.fits", EXP_TYPE=None), "EXP_TYPE is missing")
     image = exposure("b.fits", EXP_TYPE="MIR_IMAGE")

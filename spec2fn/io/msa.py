@@ -1,0 +1,76 @@
+"""The MSA metadata file: which shutters of NIRSpec were open, and for which sources."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import InputError
+from spec2fn.io.fitsfile import scan
+from spec2fn.schema import MSA_TABLES, Meta
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["read_msa_metadata"]
+
+_OPTIONAL = {"shutter_info": ("fixed_slit", "shutter_state")}
+
+
+def read_msa_metadata(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read an MSA metadata file (``*_msa.fits``, FITS keyword MSAMETFL of the exposure).
+
+    Parameters
+    ----------
+    path : path
+        FITS file, or ``.fits.gz``.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``shutter_info.<column>`` on ``shutter_info_row`` and ``source_info.<column>`` on
+        ``source_info_row``; attributes ``filename`` and ``meta``.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or damaged, or lacks a table or a column.
+    """
+    import xarray as xr
+
+    file = scan(path)
+    variables: dict[str, Any] = {}
+    for name, columns in MSA_TABLES.items():
+        hdu = file.find(name.upper())
+        if hdu is None or not hdu.is_table:
+            held = ", ".join(h.name for h in file.hdus[1:]) or "nothing besides PRIMARY"
+            msg = (
+                f"{path}: has no table {name.upper()} (it holds {held});"
+                " give the MSA metadata file that MSAMETFL names (*_msa.fits)"
+            )
+            raise InputError(msg)
+        table = file.table(hdu)
+        held_columns = {column.lower(): column for column in table.names}
+        missing = [c for c in columns if c not in held_columns]
+        if missing:
+            msg = (
+                f"{path}: table {name.upper()} has no column {', '.join(missing)};"
+                " give an MSA metadata file (*_msa.fits)"
+            )
+            raise InputError(msg)
+        for column in (*columns, *_OPTIONAL.get(name, ())):
+            if column in held_columns:
+                values = _text(np.asarray(table[held_columns[column]]))
+                variables[f"{name}.{column}"] = ((f"{name}_row",), values)
+    meta = Meta(file.hdus[0].header, None, file.path.name)
+    return xr.Dataset(variables, attrs={"filename": file.path.name, "meta": meta})
+
+
+def _text(values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind == "S":
+        values = np.char.decode(values, "ascii", "replace")
+    if values.dtype.kind != "U":
+        return values.reshape(len(values))
+    return np.char.strip(np.char.rstrip(values, "\0"))
