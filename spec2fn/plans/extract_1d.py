@@ -71,6 +71,8 @@ class ExtractionPlan(Plan):
         Extraction limits in x and y (start, stop, start, stop), pixels counted from 1.
     position : array of float64, (2,)
         Right ascension and declination of the centre of the aperture [deg]; NaN if unknown.
+    angle : array of float64, (1,) or None
+        Position angle of the instrument's aperture [deg], if the header says.
     window : tuple of int
         Row start, row stop, column start, column stop.
     shape : tuple of int
@@ -97,6 +99,7 @@ class ExtractionPlan(Plan):
     apcorr_table: np.ndarray | None
     limits: np.ndarray
     position: np.ndarray
+    angle: np.ndarray | None
     window: tuple[int, int, int, int]
     shape: tuple[int, int]
     dispaxis: int
@@ -303,6 +306,7 @@ def _assemble(
     ordered = (first, last, lower, upper) if dispaxis == 1 else (lower, upper, first, last)
     instrument = str(ds.attrs.get("instrument", "")).upper()
     calibrated = _is_calibrated(ds)
+    angle = meta_of(ds).get("PA_APER")
     return ExtractionPlan(
         weights=cut(profiles[0]),
         nod_weights=cut(profiles[1]) if len(profiles) > 1 else None,
@@ -314,6 +318,7 @@ def _assemble(
         apcorr_table=table,
         limits=np.array(ordered),
         position=position,
+        angle=None if angle is None else np.array([float(angle)]),
         window=window,
         shape=shape,
         dispaxis=dispaxis,

@@ -381,9 +381,8 @@ def _dataset(ds: xr.Dataset, plan: ExtractionPlan, columns: dict[str, Any]) -> x
     }
     if ds.attrs.get("detector"):
         per_spectrum["detector"] = np.array([str(ds.attrs["detector"])])
-    angle = meta_of(ds).get("PA_APER")
-    if angle is not None:
-        per_spectrum["pa_aper"] = np.array([float(angle)])
+    if plan.angle is not None:
+        per_spectrum["pa_aper"] = plan.angle
     for name in POSITIONS:
         if name in ds:
             per_spectrum[name] = ds[name].data.reshape(1)
