@@ -177,15 +177,11 @@ def test_same_input_gives_the_same_bytes_in_another_process(image_product, tmp_p
         "import sys; from spec2fn.io import open_product, write_product;"
         "write_product(open_product(sys.argv[1]), sys.argv[2])"
     )
-    made = []
-    for seed in ("1", "2"):
-        (tmp_path / seed).mkdir()
-        out = tmp_path / seed / "p.fits"
-        env = {**os.environ, "PYTHONHASHSEED": seed}
-        subprocess.run([sys.executable, "-c", code, first, out], check=True, env=env)
-        made.append(out.read_bytes())
-    assert made[0] == made[1]
-    assert made[0] == first.read_bytes()
+    (tmp_path / "b").mkdir()
+    second = tmp_path / "b" / "p.fits"
+    env = {**os.environ, "PYTHONHASHSEED": "7"}
+    subprocess.run([sys.executable, "-c", code, first, second], check=True, env=env)
+    assert second.read_bytes() == first.read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["image_product", "spectra_product"])
