@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.statistics import safe_sqrt
 
@@ -18,6 +20,7 @@ def per_plane(image: Any, like: Any) -> Any:
     return image.reshape((1,) * (like.ndim - image.ndim) + tuple(image.shape))
 
 
+@np.errstate(over="ignore")
 def add_in_quadrature(err: Any, variance: Any) -> Any:
     """Return ``sqrt(err**2 + variance)`` with a finite gradient where both are zero.
 

@@ -56,6 +56,7 @@ def _crop(mask: Any) -> tuple[slice, slice] | None:
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # overflowing errors become infinite
 def minimum_gradient(planes: Planes) -> Planes:
     """Replace pixels that are not finite by the mean of two neighbours.
 
@@ -75,7 +76,7 @@ def minimum_gradient(planes: Planes) -> Planes:
     """
     sci = planes.sci
     ny, nx = sci.shape[-2:]
-    if min(ny, nx) < 4:  # noqa: PLR2004 - no pixel is far enough from the edges
+    if min(ny, nx) < 4:
         return planes
     xp = array_namespace(sci, planes.dq, *planes.errors.values(), *planes.variances.values())
     if xp is not np:
@@ -106,7 +107,7 @@ def minimum_gradient(planes: Planes) -> Planes:
         change(planes.dq, _replaced_flags(old, usable, clear)),
         {k: change(a, _mean(along_y, *pairs(a))) for k, a in planes.errors.items()},
         {
-            k: change(a, _mean(along_y, *(safe_sqrt(p) for p in pairs(a))) ** 2)
+            k: change(a, _square(_mean(along_y, *(safe_sqrt(p) for p in pairs(a)))))
             for k, a in planes.variances.items()
         },
     )
@@ -115,16 +116,23 @@ def minimum_gradient(planes: Planes) -> Planes:
 def _choose(left: Any, right: Any, down: Any, up: Any) -> tuple[Any, Any]:
     xp = array_namespace(left)
     infinity = xp.asarray(np.inf, left.dtype)
-    with np.errstate(invalid="ignore"):
-        along_x, along_y = xp.abs(left - right), xp.abs(down - up)
+    along_x, along_y = xp.abs(left - right), xp.abs(down - up)
     along_x = xp.where(xp.isnan(along_x), infinity, along_x)
     along_y = xp.where(xp.isnan(along_y), infinity, along_y)
     return along_y < along_x, xp.isfinite(along_x) | xp.isfinite(along_y)
 
 
 def _mean(along_y: Any, left: Any, right: Any, down: Any, up: Any) -> Any:
-    xp = array_namespace(left)
+    xp = array_namespace(along_y, left)
     return xp.where(along_y, (down + up) / 2, (left + right) / 2)
+
+
+def _square(a: Any) -> Any:
+    # NaN squared has the derivative NaN, even where the result is not used
+    xp = array_namespace(a)
+    missing = xp.isnan(a)
+    known = xp.where(missing, np.zeros((), a.dtype), a)
+    return xp.where(missing, np.asarray(np.nan, a.dtype), known * known)
 
 
 def _gradient_dense(planes: Planes, xp: Any) -> Planes:
@@ -151,12 +159,13 @@ def _gradient_dense(planes: Planes, xp: Any) -> Planes:
         _replaced_flags(planes.dq, replaced, replaced & ~_bit(planes.dq, _NON_SCIENCE)),
         {k: change(a, _mean(along_y, *pairs(a))) for k, a in planes.errors.items()},
         {
-            k: change(a, _mean(along_y, *(safe_sqrt(p) for p in pairs(a))) ** 2)
+            k: change(a, _square(_mean(along_y, *(safe_sqrt(p) for p in pairs(a)))))
             for k, a in planes.variances.items()
         },
     )
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def fit_profile(planes: Planes, dispaxis: int, n_adjacent: int) -> Planes:
     """Replace bad pixels by the median spatial profile of adjacent columns, scaled to their own.
 
@@ -202,7 +211,7 @@ def _map(planes: Planes, function: Any) -> Planes:
 
 def _across(planes: Planes, dispaxis: int) -> Planes:
     # the last axis is the dispersion from here on
-    return _map(planes, lambda a: a.swapaxes(-1, -2)) if dispaxis == 2 else planes  # noqa: PLR2004
+    return _map(planes, lambda a: a.swapaxes(-1, -2)) if dispaxis == 2 else planes
 
 
 def _paste(planes: Planes, inner: Planes, box: tuple[slice, slice]) -> Planes:
@@ -234,7 +243,7 @@ class _Neighbours(NamedTuple):
         offsets = [k for k in range(2 * self.n + 1) if k != self.n]
         width = values.shape[-1]
         faint = self.faint if at is None else self.faint[(*at[:-2], 0, at[-1])]
-        one = np.ones((), values.dtype)
+        zero, one = np.zeros((), values.dtype), np.ones((), values.dtype)
         stack, masks = [], []
         for k in offsets:
             if at is None:
@@ -244,8 +253,8 @@ class _Neighbours(NamedTuple):
                 there = at[-1] + k
                 v, m = padded[(*at[:-1], there)], mask[(*at[:-1], there)]
                 p = self.peak[(*at[:-2], 0, there)]
-            m = m & (faint | (p > 0))  # noqa: PLW2901
-            stack.append(xp.where(m, v, 0 * one) / xp.where(faint | (p <= 0), one, p))
+            m = m & (faint | (p > 0))
+            stack.append(xp.where(m, v, zero) / xp.where(faint | (p <= 0), one, p))
             masks.append(m)
         return masked_median(stack, masks)
 
@@ -273,8 +282,7 @@ def _neighbours(sci: Any, err: Any, good: Any, valid: Any, n: int) -> _Neighbour
     peak = xp.max(size, axis=-2, keepdims=True)
     # |x| > 5 err, without dividing by errors that may be zero
     known = usable & ~xp.isnan(err) & ((size > 0) | (err != 0))
-    with np.errstate(over="ignore"):
-        bright = known & (size >= np.asarray(_SIGNIFICANT, sci.dtype) * xp.abs(err))
+    bright = known & (size >= np.asarray(_SIGNIFICANT, sci.dtype) * xp.abs(err))
     any_known = _near(xp.any(known, axis=-2, keepdims=True), n)
     faint = any_known & ~_near(xp.any(bright, axis=-2, keepdims=True), n)
     return _Neighbours(_pad(good & valid, n), _pad(peak, n), faint, n)
@@ -298,10 +306,7 @@ def _fit(planes: Planes, n: int) -> Planes:
     nan = np.asarray(np.nan, sci.dtype)
 
     near = _neighbours(sci, planes.errors["err"], ~unusable & rows, valid, n)
-    median, found = near.median(xp.where(xp.isfinite(sci), sci, np.zeros((), sci.dtype)), xp.isfinite(sci))
     own = ~unusable & rows & xp.isfinite(sci)
-    scale = _scale(sci, own, median, found, near.faint)
-
     fitted = (
         valid
         & xp.any(bad, axis=-2, keepdims=True)
@@ -309,14 +314,19 @@ def _fit(planes: Planes, n: int) -> Planes:
         & xp.any(own, axis=-2, keepdims=True)
     )
     changed = bad & fitted
+
+    # variances are averaged as standard errors; NaN has no part in a median
+    sigmas = {**planes.errors, **{k: safe_sqrt(a) for k, a in planes.variances.items()}}
+    (median, found), widths, at = _medians(near, sci, sigmas, changed)
+    scale = _scale(sci, own, median, found, near.faint)
     replaced = changed & found
     value = (median.astype(scale.dtype) * scale).astype(sci.dtype)
-    new_sci = xp.where(replaced, value, xp.where(unusable & rows & fitted, nan, sci))
+    blank = unusable & rows & fitted
+    nan = np.asarray(np.nan, sci.dtype)
+    new_sci = xp.where(replaced, value, xp.where(blank, nan, sci))
 
-    at = np.nonzero(changed) if xp is np else None
-
-    def estimate(sigma: Any, known: Any, old: Any, power: int) -> Any:
-        middle, has = near.median(xp.where(known, sigma, np.zeros((), sigma.dtype)), known, at)
+    def estimate(name: str, old: Any, power: int) -> Any:
+        middle, has = widths[name]
         s = scale if at is None else scale[(*at[:-2], 0, at[-1])]
         new = (middle.astype(s.dtype) * s) ** power
         new = xp.where(has, new, np.asarray(np.nan, s.dtype)).astype(old.dtype)
@@ -326,11 +336,32 @@ def _fit(planes: Planes, n: int) -> Planes:
         out[at] = new
         return out
 
-    errors = {k: estimate(a, ~xp.isnan(a), a, 1) for k, a in planes.errors.items()}
-    variances = {
-        k: estimate(safe_sqrt(a), a >= 0, a, 2) for k, a in planes.variances.items()
-    }
-    return Planes(new_sci, _replaced_flags(dq, replaced, replaced), errors, variances)
+    return Planes(
+        new_sci,
+        _replaced_flags(dq, replaced, replaced),
+        {k: estimate(k, a, 1) for k, a in planes.errors.items()},
+        {k: estimate(k, a, 2) for k, a in planes.variances.items()},
+    )
+
+
+def _medians(near: _Neighbours, sci: Any, sigmas: Mapping[str, Any], changed: Any) -> Any:
+    # the median of values everywhere (it is fitted), of errors where they are needed; under JAX
+    # in one mapped call, because compiling the network five times takes five times as long
+    xp = array_namespace(sci, changed, *sigmas.values())
+    zero = np.zeros((), sci.dtype)
+
+    def median(values: Any, at: Any = None) -> tuple[Any, Any]:
+        known = xp.isfinite(values)
+        return near.median(xp.where(known, values, zero), known, at)
+
+    if xp is np:
+        at = np.nonzero(changed)
+        return median(sci), {k: median(a, at) for k, a in sigmas.items()}, at
+    import jax
+
+    middle, found = jax.vmap(median)(xp.stack([sci, *sigmas.values()]))
+    pairs = list(zip(middle, found, strict=True))
+    return pairs[0], dict(zip(sigmas, pairs[1:], strict=True)), None
 
 
 def _scale(sci: Any, own: Any, median: Any, found: Any, faint: Any) -> Any:

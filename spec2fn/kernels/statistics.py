@@ -69,9 +69,12 @@ def masked_median(planes: Sequence[Any], masks: Sequence[Any]) -> tuple[Any, Any
         a, b = values[i], values[j]
         values[i], values[j] = xp.minimum(a, b), xp.maximum(a, b)
     low = high = xp.zeros(count.shape, dtype)
+    lower, upper = (count - 1) >> 1, count >> 1
     for i, value in enumerate(values):
-        low = xp.where((count - 1) // 2 == i, value, low)
-        high = xp.where(count // 2 == i, value, high)
+        if i < (n + 1) // 2:
+            low = xp.where(lower == i, value, low)
+        if i <= n // 2:
+            high = xp.where(upper == i, value, high)
     found = count > 0
     return xp.where(found, (low + high) / 2, zero), found
 
@@ -102,9 +105,7 @@ def running_median(image: Any, size: tuple[int, int], block: int = 1 << 16) -> A
     rows = max(1, block // max(nx, 1))
     for top in range(0, ny, rows):
         h = min(rows, ny - top)
-        at = [
-            (slice(top + i, top + i + h), slice(j, j + nx)) for i in range(ky) for j in range(kx)
-        ]
+        at = [(slice(top + i, top + i + h), slice(j, j + nx)) for i in range(ky) for j in range(kx)]
         median, found = _window_median(padded, valid, at)
         out[top : top + h] = np.where(found, median, np.asarray(np.nan, image.dtype))
     return out
@@ -222,6 +223,6 @@ def _clip_block(values: Any, sigma: float, maxiters: int | None) -> tuple[Any, A
 def safe_sqrt(a: Any) -> Any:
     """Square root with a finite gradient (zero) at zero; NaN for negative values and NaN."""
     xp = array_namespace(a)
-    one, nan = xp.ones((), a.dtype), xp.asarray(np.nan, a.dtype)
+    zero, one, nan = (np.asarray(v, a.dtype) for v in (0.0, 1.0, np.nan))
     root = xp.sqrt(xp.where(a > 0, a, one))
-    return xp.where(a > 0, root, xp.where(a == 0, a, nan))
+    return xp.where(a > 0, root, xp.where(a == 0, zero, nan))

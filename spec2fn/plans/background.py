@@ -23,7 +23,7 @@ from spec2fn.schema import meta_of, require
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["BackgroundPlan", "combine_backgrounds"]
+__all__ = ["BackgroundPlan", "combine_backgrounds", "describe", "require_opened"]
 
 _VARIANCES = ("var_poisson", "var_rnoise")
 
@@ -99,9 +99,8 @@ def combine_backgrounds(
     mean = _combine(stack, sigma, maxiters)
     lacking = ~np.isfinite(mean["sci"])
     flags[lacking] |= np.uint32(PIXEL["DO_NOT_USE"])
-    final = {
-        name: np.where(lacking, 0.0, plane).astype(np.float32) for name, plane in mean.items()
-    }
+    with np.errstate(over="ignore"):
+        final = {n: np.where(lacking, 0.0, a).astype(np.float32) for n, a in mean.items()}
     return BackgroundPlan(dq=flags, **final)
 
 
@@ -165,7 +164,7 @@ def _average_integrations(
         name: np.asarray(exposure[source].values)[(..., *cut)]
         for name, source in {"sci": "sci", "var": "err", **{v: v for v in _VARIANCES}}.items()
     }
-    if planes["sci"].ndim == 2:  # noqa: PLR2004 - one image
+    if planes["sci"].ndim == 2:
         return {**planes, "var": np.square(planes["var"], dtype=np.float64)}, dq
     # the sum of float32 integrations is itself rounded to float32: small against the noise, and
     # what everybody else's products contain

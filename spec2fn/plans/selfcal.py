@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spec2fn.errors import DatasetError
-from spec2fn.kernels.statistics import running_median
+from spec2fn.kernels.statistics import masked_median, running_median
 from spec2fn.plans.base import Plan
 from spec2fn.schema import meta_of, require
 
@@ -24,6 +24,8 @@ _GAPS = {
     "MIRIFULONG": (slice(50, 974), slice(474, 507)),
 }
 """Pixels between the channels of the MIRI MRS, which see the dark pedestal but no light."""
+
+_FEW = 32  # integrations for which a sorting network beats a sort
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +75,8 @@ def minimum_image(exposures: Sequence[xr.Dataset]) -> np.ndarray:
                 " all exposures must be of the same subarray"
             )
             raise DatasetError(msg)
-        if image.ndim > 2:  # noqa: PLR2004 - integrations
+        image = np.where(np.isfinite(image), image, np.asarray(np.nan, image.dtype))
+        if image.ndim > 2:
             image = _median_integration(image)
         if detector in _GAPS:
             with warnings.catch_warnings():
@@ -85,18 +88,23 @@ def minimum_image(exposures: Sequence[xr.Dataset]) -> np.ndarray:
 
 
 def _median_integration(cube: np.ndarray) -> np.ndarray:
-    out = np.empty(cube.shape[1:], dtype=cube.dtype)
-    rows = max(1, (1 << 20) // max(1, cube.shape[0] * cube.shape[2]))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
-        for top in range(0, cube.shape[1], rows):
-            part = np.moveaxis(cube[:, top : top + rows], 0, -1)
-            out[top : top + rows] = _nanmedian_last(np.array(part, order="C"))
+    n, ny, nx = cube.shape
+    out = np.empty((ny, nx), dtype=cube.dtype)
+    rows = max(1, (1 << 20) // max(1, n * nx))
+    for top in range(0, ny, rows):
+        part = cube[:, top : top + rows]
+        out[top : top + rows] = _median_few(part) if n <= _FEW else _median_many(part)
     return out
 
 
-def _nanmedian_last(values: np.ndarray) -> np.ndarray:
+def _median_few(part: np.ndarray) -> np.ndarray:
+    median, found = masked_median(list(part), list(~np.isnan(part)))
+    return np.where(found, median, np.asarray(np.nan, part.dtype))
+
+
+def _median_many(part: np.ndarray) -> np.ndarray:
     # NaN sorts to the end, so that the middle of what is left is found by counting
+    values = np.array(np.moveaxis(part, 0, -1), order="C")
     values.sort(axis=-1)
     count = np.count_nonzero(~np.isnan(values), axis=-1)
     low = np.take_along_axis(values, np.maximum(count - 1, 0)[..., None] // 2, axis=-1)
@@ -130,9 +138,7 @@ def find_bad_pixels(
     -------
     SelfcalPlan
     """
-    size = {1: (1, kernel_size), 2: (kernel_size, 1)}.get(
-        dispaxis or 0, (kernel_size, kernel_size)
-    )
+    size = {1: (1, kernel_size), 2: (kernel_size, 1)}.get(dispaxis or 0, (kernel_size, kernel_size))
     residual = image - running_median(image, size)
     finite = residual[~np.isnan(residual)]
     if finite.size == 0:

@@ -48,6 +48,7 @@ def plan_background(
     planner=plan_background,
     aliases=("bkg_subtract",),
     suffix="bsub",
+    needs_members=("background",),
 )
 def background(
     ds: xr.Dataset,
