@@ -73,7 +73,7 @@ def test_dispersion_axis_is_needed_for_the_profile_only(spectrum):
     ds, _ = spectrum()
     del ds.attrs["dispaxis"]
     pixel_replace(ds)
-    with pytest.raises(DatasetError, match="needs the dispersion axis.*found None"):
+    with pytest.raises(DatasetError, match=r"needs the dispersion axis.*found None"):
         pixel_replace(ds, algorithm="fit_profile")
 
 
