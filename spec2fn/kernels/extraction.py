@@ -85,8 +85,10 @@ class Extraction(NamedTuple):
     bkg_less : array or None
         Weights whose squares are subtracted from the variance of `flux` to give that of the
         background (optimal extraction fits both at once).
-    scene : array, (..., disp, cross)
+    scene : array, (..., disp, cross) or None
         Model of the image.
+    fitted : Background or None
+        Background that was subtracted before summing.
     """
 
     flux: Any
@@ -101,20 +103,19 @@ class Extraction(NamedTuple):
 
 
 def weighted_variance(weights: Any, variance: Any) -> Any:
-    """Return ``sum(weights**2 * variance)`` across the trace; pixels without weight do not count.
+    """Return ``sum(weights**2 * variance)`` across the trace.
 
     Parameters
     ----------
     weights, variance : array of float64, (..., disp, cross)
+        Finite.
 
     Returns
     -------
     array of float64, (..., disp)
     """
     xp = array_namespace(weights, variance)
-    # a pixel of infinite variance counts only if it has a weight
-    used = xp.where(weights != 0, variance, xp.zeros_like(variance))
-    return xp.einsum("...c,...c,...c->...", weights, weights, used)
+    return xp.einsum("...c,...c,...c->...", weights, weights, variance)
 
 
 def operator_variance(weights: Any, variance: Any, covariance: Sequence[Any] = ()) -> Any:
@@ -214,15 +215,14 @@ def _smoothed_variance(
 
 
 def _median_background(
-    data: Any, masks: tuple[Any, Any], region: Any, *, aperture: Any, nominal: Any, length: int
+    data: Any, good: Any, region: Any, *, aperture: Any, nominal: Any, length: int
 ) -> Background:
-    good, usable = masks
     xp = array_namespace(data, good)
     smooth, defined, count = data, good, None
     if length > 1:
         smooth, defined, count = boxcar(data, good, length)
     image, known = masked_median(smooth, defined & region)
-    mask = (usable & region).astype(data.dtype)
+    mask = (good & region).astype(data.dtype)
     n = xp.sum(mask, axis=-1, keepdims=True)
     mean = safe_divide(mask, n, n > 0, 0.0)
     return Background(
@@ -238,7 +238,7 @@ def _median_background(
 
 def _polynomial_background(
     data: Any,
-    masks: tuple[Any, Any],
+    good: Any,
     region: Any,
     basis: Any,
     *,
@@ -246,12 +246,11 @@ def _polynomial_background(
     nominal: Any,
     length: int,
 ) -> Background:
-    good, usable = masks
     xp = array_namespace(data, good)
     smooth, count = data, None
     if length > 1:
         smooth, _, count = boxcar(data, good, length)
-    used = usable & region
+    used = good & region
     image, (weights, weights_nominal) = fit_polynomial(smooth, used, basis, (aperture, nominal))
     return Background(
         image,
@@ -269,9 +268,9 @@ def box_extract(
     weights: Any,
     region: Any = None,
     *,
-    fitted: Any = None,
     basis: Any = None,
     smoothing_length: int = 0,
+    scene: bool = False,
 ) -> Extraction:
     """Sum the pixels of an aperture at every dispersion element.
 
@@ -284,12 +283,12 @@ def box_extract(
         Fraction of each pixel inside the aperture.
     region : array of bool, (disp, cross), optional
         Background pixels; no background is subtracted without.
-    fitted : array of bool, (..., disp, cross), optional
-        Good pixels that may be used for the background (all good ones by default).
     basis : array of float64, (cross, order + 1), optional
         Polynomial terms of the background; its median is taken without.
     smoothing_length : int
         Length of the boxcar the background is smoothed with along the dispersion.
+    scene : bool
+        Make the model of the image too.
 
     Returns
     -------
@@ -297,24 +296,26 @@ def box_extract(
     """
     xp = array_namespace(data, good, weights)
     aperture = xp.where(good, weights, xp.zeros_like(weights))
-    background, below, scene = None, None, 0.0
+    background, below = None, None
     signal = data
     if region is not None:
-        usable = good if fitted is None else fitted
         sums = {"aperture": aperture, "nominal": weights, "length": smoothing_length}
         if basis is None:
-            background = _median_background(data, (good, usable), region, **sums)
+            background = _median_background(data, good, region, **sums)
         else:
-            background = _polynomial_background(data, (good, usable), region, basis, **sums)
+            background = _polynomial_background(data, good, region, basis, **sums)
         aperture = xp.where(background.defined, aperture, xp.zeros_like(aperture))
         signal = data - background.image
         below = xp.sum(aperture * background.image, axis=-1)
-        unknown = xp.full_like(background.image, xp.nan)
-        scene = xp.where(background.defined, background.image, unknown)
-    flux = xp.sum(aperture * signal, axis=-1)
+    flux = xp.einsum("...c,...c->...", aperture, signal)
     npixels = xp.sum(aperture, axis=-1)
-    mean = safe_divide(flux, npixels, npixels > 0, 0.0)
-    scene = scene + mean[..., None] * aperture
+    model = None
+    if scene:
+        mean = safe_divide(flux, npixels, npixels > 0, 0.0)
+        model = mean[..., None] * aperture
+        if background is not None:
+            unknown = xp.full_like(background.image, xp.nan)
+            model = model + xp.where(background.defined, background.image, unknown)
     quoted: tuple[Any, ...] = (aperture,)
     bkg_quoted: tuple[Any, ...] = ()
     if background is not None:
@@ -328,7 +329,7 @@ def box_extract(
         variance_weights=quoted,
         bkg_variance_weights=bkg_quoted,
         bkg_less=None,
-        scene=scene,
+        scene=model,
         fitted=background,
     )
 

@@ -167,7 +167,7 @@ def extract_1d(
     """
     data, good, variances = _inputs(ds, plan)
     total = sum(variances.values())
-    spectrum = _extract(plan, data, good, total)
+    spectrum = _extract(plan, data, good, scene=save_scene_model or save_residual_image)
     true, covariance = _covariance(ds, plan, total)
     columns = _columns(ds, plan, spectrum, variances)
     columns["flux_error_cov"] = (
@@ -190,7 +190,7 @@ def _bad_pixels(ds: xr.Dataset) -> Any:
     bad = ~xp.isfinite(planes.pop("sci"))
     dq = planes.pop("dq", None)
     for value in planes.values():
-        bad = bad | xp.isnan(value)
+        bad = bad | ~xp.isfinite(value)
     if dq is not None:
         bad = bad | ((dq & xp.asarray(int(Pixel.DO_NOT_USE), dtype=dq.dtype)) != 0)
     return bad
@@ -236,13 +236,11 @@ def _inputs(ds: xr.Dataset, plan: ExtractionPlan) -> tuple[Any, Any, dict[str, A
     return data, good, variances
 
 
-def _extract(plan: ExtractionPlan, data: Any, good: Any, variance: Any) -> Extraction:
+def _extract(plan: ExtractionPlan, data: Any, good: Any, *, scene: bool) -> Extraction:
     def like_data(array: Any) -> Any:
         # same number of dimensions as the data, leading ones of length 1
         return None if array is None else array.reshape((1,) * (data.ndim - 2) + array.shape)
 
-    # pixels of infinite variance are summed, but nothing is fitted to them
-    fitted = good & array_namespace(variance).isfinite(variance)
     weights, region = like_data(plan.weights), like_data(plan.region)
     if not plan.optimal:
         return box_extract(
@@ -250,12 +248,12 @@ def _extract(plan: ExtractionPlan, data: Any, good: Any, variance: Any) -> Extra
             good,
             weights,
             region,
-            fitted=fitted,
             basis=plan.basis,
             smoothing_length=plan.smoothing_length,
+            scene=scene,
         )
     profiles = [weights] + ([] if plan.nod_weights is None else [like_data(plan.nod_weights)])
-    return optimal_extract(data, fitted, profiles, plan.basis, region)
+    return optimal_extract(data, good, profiles, plan.basis, region)
 
 
 def _covariance(ds: xr.Dataset, plan: ExtractionPlan, total: Any) -> tuple[Any, list[Any]]:

@@ -92,7 +92,7 @@ def test_median_even_odd_and_empty():
 def test_box_sum_without_background():
     data, good = image()
     weights = RNG.random(SHAPE[1:])
-    out = box_extract(data, good, weights)
+    out = box_extract(data, good, weights, scene=True)
     np.testing.assert_allclose(out.flux, (data * weights * good).sum(-1))
     np.testing.assert_allclose(out.npixels, (weights * good).sum(-1))
     np.testing.assert_allclose(out.scene.sum(-1), out.flux)
