@@ -32,6 +32,7 @@ __all__ = [
     "EXTRACTED",
     "INT_TIMES",
     "MODE_ATTRS",
+    "MSA_TABLES",
     "PLANES",
     "SCALARS",
     "Meta",
@@ -64,13 +65,19 @@ PLANES: Mapping[str, Plane] = {
     "err": Plane("ERR", "float32", "value", "standard error of sci"),
     "dq": Plane("DQ", "uint32", "flag", "data-quality bits (spec2fn.dq)"),
     "wavelength": Plane("WAVELENGTH", "float64", "aux", "wavelength [um]"),
+    "wavelength_uncorrected": Plane("", "float64", "aux", "wavelength before wavecorr [um]"),
+    "barshadow": Plane("BARSHADOW", "float32", "aux", "bar shadow correction, uniform source"),
     "wht": Plane("WHT", "float32", "aux", "drizzle weight"),
     "con": Plane("CON", "int32", "flag", "bit map of the exposures that contribute"),
     "var_poisson": Plane("VAR_POISSON", "float32", "variance", "variance by photon noise"),
     "var_rnoise": Plane("VAR_RNOISE", "float32", "variance", "variance by read noise"),
     "var_flat": Plane("VAR_FLAT", "float32", "variance", "variance by the flat field"),
+    "flatfield_point": Plane("FLATFIELD_PS", "float32", "aux", "flat field, point source"),
+    "flatfield_uniform": Plane("FLATFIELD_UN", "float32", "aux", "flat field, uniform source"),
     "pathloss_ps": Plane("PATHLOSS_PS", "float32", "aux", "pathloss correction, point source"),
     "pathloss_un": Plane("PATHLOSS_UN", "float32", "aux", "pathloss correction, uniform source"),
+    "photom_point": Plane("PHOTOM_PS", "float32", "aux", "flux factor, point source"),
+    "photom_uniform": Plane("PHOTOM_UN", "float32", "aux", "flux factor, uniform source"),
     "ra": Plane("", "float64", "aux", "right ascension (ICRS) [deg]"),
     "dec": Plane("", "float64", "aux", "declination (ICRS) [deg]"),
 }
@@ -148,6 +155,24 @@ INT_TIMES: Mapping[str, tuple[str, str]] = {
     "int_end_bjd_tdb": ("int_end_BJD_TDB", "float64"),
 }
 """Variables on ``integration``, with the column of the INT_TIMES table each comes from."""
+
+MSA_TABLES: Mapping[str, tuple[str, ...]] = {
+    "shutter_info": (
+        "slitlet_id",
+        "msa_metadata_id",
+        "shutter_quadrant",
+        "shutter_row",
+        "shutter_column",
+        "source_id",
+        "background",
+        "estimated_source_in_shutter_x",
+        "estimated_source_in_shutter_y",
+        "dither_point_index",
+        "primary_source",
+    ),
+    "source_info": ("source_id", "source_name", "alias", "stellarity", "ra", "dec"),
+}
+"""Columns of the MSA metadata file by table; variables ``<table>.<column>`` on ``<table>_row``."""
 
 # name -> (FITS column, unit); dims ([integration,] spectrum, wave), float64 except dq (uint32).
 EXTRACTED: Mapping[str, tuple[str, str]] = {

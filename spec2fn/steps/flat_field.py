@@ -12,7 +12,22 @@ from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError
 from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.kernels.photometry import flat_field as divide_by_flat
+from spec2fn.kernels.spectral_flat import (
+    between_images,
+    divide_by_spectral_flat,
+    multiply_factors,
+)
+from spec2fn.kernels.tables import average_across, chords, follow, spread
 from spec2fn.plans.flat_field import FlatFieldPlan, is_path, plan_image_flat
+from spec2fn.plans.nirspec_flat import (
+    FlatImagePlan,
+    FlatTablePlan,
+    SpectralFlatPlan,
+    SuppliedFlatPlan,
+    plan_spectral_flat,
+    plan_supplied_flat,
+)
+from spec2fn.plans.tables import TableBank, with_problems
 from spec2fn.schema import replace_data, with_meta
 
 if TYPE_CHECKING:
@@ -20,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["flat_field"]
 
+_SLITS = frozenset({"NRS_BRIGHTOBJ", "NRS_FIXEDSLIT", "NRS_MSASPEC"})
 # their flats are composed of three references, wavelength by wavelength
 _COMPOSED = frozenset(
     {
@@ -41,8 +57,14 @@ def _plan(
     dflat: Any = None,
     *,
     user_supplied_flat: Any = None,
-) -> FlatFieldPlan | Skip:
+) -> FlatFieldPlan | SpectralFlatPlan | SuppliedFlatPlan | Skip:
     exp_type = str(ds.attrs.get("exp_type", "this exposure")).upper()
+    if exp_type in _SLITS:
+        if user_supplied_flat is not None:
+            return plan_supplied_flat(ds, as_reference(user_supplied_flat, "flat"))
+        if fflat is None and sflat is None and dflat is None:
+            return Skip(f"no fflat, sflat or dflat reference for {exp_type}")
+        return plan_spectral_flat(ds, fflat, sflat, dflat)
     if exp_type in _COMPOSED and ds.attrs.get("lamp_mode") != "IMAGE":
         return Skip(f"no two-dimensional flat applies to {exp_type}")
     if user_supplied_flat is None:
@@ -59,7 +81,7 @@ def _plan(
 @step(
     refs=("flat", "fflat", "sflat", "dflat"),
     reads=("sci", "err", "dq", "var_poisson", "var_rnoise"),
-    provides=("var_flat",),
+    provides=("var_flat", "flatfield_point", "flatfield_uniform"),
     traceable=True,
     planner=_plan,
     needs_refs=("flat", "fflat", "sflat", "dflat"),
@@ -71,34 +93,41 @@ def flat_field(
     sflat: xr.Dataset | None = None,
     dflat: xr.Dataset | None = None,
     *,
-    plan: FlatFieldPlan,
+    plan: FlatFieldPlan | SpectralFlatPlan | SuppliedFlatPlan,
     save_interpolated_flat: bool = False,
     user_supplied_flat: Any = None,
     inverse: bool = False,
 ) -> xr.Dataset:
-    """Divide an exposure by a two-dimensional flat field.
+    """Divide an exposure by its flat field.
 
-    A reference of a larger frame is cut to the subarray of the exposure. Pixels whose flat is
-    NaN, zero, or flagged NO_FLAT_FIELD or DO_NOT_USE become NaN and are flagged DO_NOT_USE;
-    every flag of the flat is added to the exposure's.
+    Most exposures have a two-dimensional flat, of which the part that belongs to the subarray is
+    used. The flat of a NIRSpec spectrum is composed, pixel by pixel at its wavelength, of parts
+    for fore optics, spectrograph and detector: images interpolated in wavelength times tables
+    averaged over the pixel. Pixels whose flat is NaN, zero, or flagged NO_FLAT_FIELD or
+    DO_NOT_USE, or (NIRSpec) outside the wavelengths of a part, become NaN and are flagged
+    DO_NOT_USE; every flag of the flat is added to the exposure's.
 
     Parameters
     ----------
     ds : xarray.Dataset
-        Exposure with ``sci``, ``dq`` and variances, dims ``([integration,] y, x)``.
+        Exposure with ``sci``, ``dq`` and variances, dims ``([integration,] y, x)``; NIRSpec: a
+        bucket of slits with ``wavelength`` [um], dims ``(slit, [integration,] y, x)``.
     flat : xarray.Dataset, optional
         Flat with ``sci`` and, if known, ``err`` and ``dq``, dims ``(y, x)``. It is read here, not
         in the plan, so that the result can be differentiated with respect to it.
     fflat, sflat, dflat : xarray.Dataset, optional
-        Parts of the flats of NIRSpec spectra; not used with a two-dimensional flat.
-    plan : FlatFieldPlan
+        Parts of the flats of NIRSpec spectra: images ``sci``, ``err``, ``dq`` (for MOS fore
+        optics by quadrant: ``sci``, ``sci_2``, …), tables ``wavelength`` and ``fast_variation``.
+        Read here as well.
+    plan : FlatFieldPlan, SpectralFlatPlan or SuppliedFlatPlan
         From ``flat_field.plan(ds, flat, ...)``.
     save_interpolated_flat : bool
         Keep the flat that was applied, cut to the exposure, as the record ``interpolatedflat``
         (a Dataset) of the result's :class:`~spec2fn.schema.Meta`. Ignored inside a JAX
         transformation.
     user_supplied_flat : str, xarray.Dataset or array, optional
-        Used instead of the reference: a file, or its content.
+        Used instead of the references: a file, or its content; for slits, see
+        :func:`spec2fn.plans.nirspec_flat.plan_supplied_flat`.
     inverse : bool
         Multiply by the flat instead.
 
@@ -106,19 +135,27 @@ def flat_field(
     -------
     xarray.Dataset
         With ``var_flat`` (zero if `inverse`) and ``err`` the root of the sum of the variances.
+        Fixed slits also have ``flatfield_point`` and ``flatfield_uniform``: the flats of a slit
+        that holds a point source, with wavelengths corrected for its place (these are applied)
+        and without; NaN for other slits. A slit without flat is NaN, and the variable
+        ``slit_problem`` says why.
 
     Raises
     ------
     ReferenceError
-        If the flat does not cover the exposure.
+        If the flat does not cover the exposure, or lacks an image, a table or a column.
     DatasetError
-        If the exposure does not say where its subarray stands.
+        If the exposure does not say where its subarray stands, or has not been cut into slits.
 
     Notes
     -----
     Algorithm: JWST pipeline documentation, flat_field step ("Imaging and non-NIRSpec
-    spectroscopic data").
+    spectroscopic data", "NIRSpec spectroscopic data").
     """
+    if isinstance(plan, (SpectralFlatPlan, SuppliedFlatPlan)):
+        parts = (fflat, sflat, dflat)
+        keep = save_interpolated_flat and not is_traced(ds.variables["sci"].data)
+        return _flatten_slits(ds, parts, plan, inverse=inverse, keep=keep)
     if plan.opened is not None:
         image, error, flags = plan.opened
     else:
@@ -150,6 +187,241 @@ def flat_field(
     if save_interpolated_flat and not is_traced(planes["sci"]):
         out = with_meta(out, records={"interpolatedflat": _as_dataset(image, error, flags)})
     return out
+
+
+def _flatten_slits(
+    ds: xr.Dataset,
+    parts: tuple[Any, Any, Any],
+    plan: SpectralFlatPlan | SuppliedFlatPlan,
+    *,
+    inverse: bool,
+    keep: bool,
+) -> xr.Dataset:
+    """Divide the slits of a bucket by their flats."""
+    names = ("sci", "var_poisson", "var_rnoise", "dq")
+    sci, var_poisson, var_rnoise, dq = (ds.variables[n].data for n in names)
+    image, error, flags = slit_flat(ds, parts, plan, "wavelength")
+    axis = 1 if "integration" in ds["sci"].dims else None
+    planes, dq = divide_by_spectral_flat(
+        sci,
+        var_poisson,
+        var_rnoise,
+        dq,
+        flat=_insert(image.astype(sci.dtype), axis),
+        flat_err=_insert(error.astype(sci.dtype), axis),
+        flat_dq=_insert(flags, axis),
+        do_not_use=PIXEL["DO_NOT_USE"],
+        inverse=inverse,
+    )
+    var_flat = planes.pop("var_flat")
+    out = replace_data(ds, dq=dq, **planes)
+    out = out.assign(var_flat=(ds["sci"].dims, var_flat))
+    if isinstance(plan, SpectralFlatPlan):
+        out = with_problems(out, plan.problems)
+        if ds.attrs.get("exp_type") == "NRS_FIXEDSLIT":
+            kinds = _both_kinds(ds, parts, plan, image.astype(sci.dtype))
+            out = out.assign({n: (("slit", "y", "x"), p) for n, p in kinds.items()})
+    if keep:
+        out = with_meta(out, records={"interpolatedflat": _record(ds, image, error, flags)})
+    return out
+
+
+def _insert(plane: Any, axis: int | None) -> Any:
+    return plane if axis is None else plane[:, None]
+
+
+def _both_kinds(ds: xr.Dataset, parts: Any, plan: SpectralFlatPlan, image: Any) -> dict[str, Any]:
+    """Flats of point and uniform sources, NaN in slits that hold no point source."""
+    xp = array_namespace(image)
+    nothing = xp.full(image.shape[1:], np.nan, dtype=image.dtype)[None]
+    point = list(plan.point)
+    if plan.uniform is None:
+        uniform = image[np.array(point, dtype=int)]
+    else:
+        some = ds.isel(slit=point)
+        uniform, _, _ = slit_flat(some, parts, plan.uniform, "wavelength_uncorrected")
+    is_point = np.isin(np.arange(image.shape[0]), point)
+    back = np.full(image.shape[0], len(point))
+    back[point] = np.arange(len(point))
+    return {
+        "flatfield_point": xp.where(is_point[:, None, None], image, nothing),
+        "flatfield_uniform": xp.concatenate([uniform.astype(image.dtype), nothing])[back],
+    }
+
+
+def slit_flat(
+    ds: xr.Dataset,
+    parts: tuple[xr.Dataset | None, xr.Dataset | None, xr.Dataset | None],
+    plan: SpectralFlatPlan | SuppliedFlatPlan,
+    name: str = "wavelength",
+) -> tuple[Any, Any, Any]:
+    """Evaluate the flats of a bucket of slits.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Bucket.
+    parts : tuple of xarray.Dataset or None
+        Of the fore optics, the spectrograph and the detector.
+    plan : SpectralFlatPlan or SuppliedFlatPlan
+    name : str
+        Variable with the wavelengths [um] for which `plan` was made.
+
+    Returns
+    -------
+    flat, error : array, shape (slit, y, x)
+        1 and 0 where unknown, NaN where not positive.
+    flags : array of uint32, shape (slit, y, x)
+    """
+    bad = np.uint32(
+        PIXEL["NO_FLAT_FIELD"] | PIXEL["DO_NOT_USE"] | PIXEL["UNRELIABLE_FLAT"],
+    )
+    unusable = np.uint32(PIXEL["NO_FLAT_FIELD"] | PIXEL["DO_NOT_USE"])
+    if isinstance(plan, SuppliedFlatPlan):
+        image, error, flags = plan.sci, plan.err, plan.dq
+        xp = array_namespace(image, error, flags)
+        positive = image > 0
+        flags = xp.where(positive, flags, flags | bad)
+        return xp.where(positive, image, xp.asarray(np.nan, image.dtype)), error, flags
+
+    where, back = plan.pixels.where, plan.pixels.back
+    wave = ds.variables[name].data.reshape(-1)[where]
+    factors: list[tuple[Any, Any]] = []
+    for part, table in zip(parts, plan.tables, strict=True):
+        if table is not None:
+            factors += _fast_factors(part, table, plan, wave)
+    flags = None
+    for part, image_plan in zip(parts[1:], plan.images, strict=True):
+        if image_plan is None:
+            continue
+        factors.append(_slow_factor(part, image_plan, plan, wave))
+        found = _image_flags(part, image_plan, plan.position)
+        if found is not None:
+            flags = found if flags is None else flags | found
+    xp = array_namespace(wave, *(v for pair in factors for v in pair))
+    usable = xp.asarray(plan.usable)
+    if flags is None:
+        flags = xp.zeros(back.shape, dtype=np.uint32)
+    usable = usable & ((flags.reshape(-1)[where] & unusable) == 0)
+    flat, error, usable = multiply_factors(factors, usable)
+    positive = flat > 0
+    flat = xp.where(positive, flat, xp.asarray(np.nan, dtype=flat.dtype))
+    error = xp.where(positive, error, xp.asarray(np.nan, dtype=flat.dtype))
+    fine = spread(usable & positive, back, False, True)
+    return (
+        spread(flat, back, 1.0, 1.0),
+        spread(error, back, 0.0, 0.0),
+        xp.where(fine, flags, flags | bad),
+    )
+
+
+def _fast_factors(
+    part: Any, table: FlatTablePlan, plan: SpectralFlatPlan, wave: Any
+) -> list[tuple[Any, Any]]:
+    """Table of the fast variation, and the errors of the image of the shutters."""
+    bank = table.bank
+    values, errors = (_column(part, bank, c) for c in ("data", "error"))
+    xp = array_namespace(values, errors, wave)
+    if table.shutter is not None:
+        values = values * _shutter_image(part, table, xp)
+    x = wave if plan.lit is None else xp.where(plan.lit, wave, xp.zeros((), dtype=wave.dtype))
+    width = xp.asarray(plan.width)
+    value = average_across(chords(bank.knots, values), bank.cells, x, width)
+    error = follow(chords(bank.knots, errors), bank.cells[1], x)
+    if plan.lit is not None:
+        value = xp.where(plan.lit, value, xp.ones((), dtype=value.dtype))
+        error = xp.where(plan.lit, error, xp.zeros((), dtype=error.dtype))
+    found = [(value, error)]
+    if table.shutter_errors is not None:
+        bank = table.shutter_errors
+        lines = chords(bank.knots, _elements(part, bank))
+        error = follow(lines, bank.cells[0], x)
+        error = xp.where(table.shutter_covered, error, xp.zeros((), dtype=error.dtype))
+        found.append((xp.ones_like(error), error))
+    return found
+
+
+def _column(part: Any, bank: TableBank, column: str) -> Any:
+    columns = [part.variables[f"{n}.{column}"].data for n in bank.names]
+    xp = array_namespace(*columns, bank.knots)
+    picked = [xp.asarray(c).reshape(-1)[e] for c, e in zip(columns, bank.elements, strict=True)]
+    return xp.concatenate(picked).astype(xp.asarray(bank.knots).dtype)
+
+
+def _elements(part: Any, bank: TableBank) -> Any:
+    images = [part.variables[n].data for n in bank.names]
+    xp = array_namespace(*images, bank.knots)
+    picked = [xp.asarray(c).reshape(-1)[e] for c, e in zip(images, bank.elements, strict=True)]
+    return xp.concatenate(picked)
+
+
+def _shutter_image(part: Any, table: FlatTablePlan, xp: Any) -> Any:
+    """Image of the shutters at the wavelengths of the table, 1 where there is none."""
+    assert table.shutter is not None
+    picked = []
+    for name, (first, fraction, between) in zip(table.bank.names, table.shutter, strict=True):
+        cube = xp.asarray(part.variables[name.replace("fast_variation", "sci")].data)
+        flat = cube.reshape(-1)
+        dtype = xp.asarray(fraction).dtype
+        low = flat[first].astype(dtype)
+        above = first + cube.shape[-2] * cube.shape[-1]
+        # the last image has none above it; its fraction is zero
+        high = flat[xp.minimum(above, flat.size - 1)].astype(dtype)
+        picked.append(xp.where(between, low + fraction * (high - low), 1.0))
+    return xp.concatenate(picked)
+
+
+def _slow_factor(
+    part: Any, image: FlatImagePlan, plan: SpectralFlatPlan, wave: Any
+) -> tuple[Any, Any]:
+    """Image of the slow variation at the listed pixels, and its error."""
+    where = plan.pixels.where
+    pixel = plan.position.reshape(-1)[where]
+    lower = None if image.lower is None else image.lower.reshape(-1)[where].astype(pixel.dtype)
+
+    def at(name: str) -> Any:
+        data = part.variables[name].data
+        if data.ndim == 2 or lower is None or data.shape[0] == 1:
+            return array_namespace(data, pixel).asarray(data).reshape(-1)[pixel].astype(wave.dtype)
+        return between_images(data, pixel, lower, image.knots, wave)
+
+    value = at("sci")
+    xp = array_namespace(value)
+    return value, at("err") if "err" in part.variables else xp.zeros_like(value)
+
+
+def _image_flags(part: Any, image: FlatImagePlan, position: Any) -> Any:
+    """Flags of an image, or None if it has none."""
+    if "dq" not in part.variables:
+        return None
+    dq = part.variables["dq"].data
+    xp = array_namespace(dq, position)
+    pixel = xp.maximum(xp.asarray(position), 0)
+    size = dq.shape[-2] * dq.shape[-1]
+    flat = xp.asarray(dq).reshape(-1)
+    if dq.ndim == 2 or image.lower is None or dq.shape[0] == 1:
+        flags = flat[pixel]
+    else:
+        lower, upper = (v.astype(pixel.dtype) * size + pixel for v in (image.lower, image.upper))
+        flags = flat[lower] | flat[upper]
+    return xp.where(position >= 0, flags, xp.zeros((), dtype=flags.dtype)).astype(np.uint32)
+
+
+def _record(ds: xr.Dataset, image: Any, error: Any, flags: Any) -> xr.Dataset:
+    import xarray as xr
+
+    dims = ("slit", "y", "x")
+    kept = ("wavelength", "slit_name", "xstart", "ystart", "xsize", "ysize")
+    return xr.Dataset(
+        {
+            "sci": (dims, image.astype(np.float32)),
+            "err": (dims, error.astype(np.float32)),
+            "dq": (dims, flags),
+            **{n: ds[n].variable for n in kept if n in ds},
+        },
+        coords={"slit": ds["slit"].values},
+        attrs={"reftype": "flat"},
+    )
 
 
 def _planes(flat: Any, plan: FlatFieldPlan) -> tuple[Any, Any, Any]:

@@ -1,0 +1,208 @@
+"""Where the pixels of many slits stand in small tables of wavelength.
+
+Only pixels that see light need a table: they are collected in one list over all slits of a
+bucket, so that neither padding nor dark corners of the cut-outs cost anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.plans.base import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import xarray as xr
+
+__all__ = [
+    "PixelList",
+    "Segment",
+    "TableBank",
+    "clean_wavelength",
+    "distinct_segments",
+    "list_pixels",
+    "make_bank",
+    "true_pixels",
+    "with_problems",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class PixelList(Plan):
+    """Some pixels of a bucket as a flat list.
+
+    Attributes
+    ----------
+    where : array of int, shape (n,)
+        Positions in the flattened ``(slit, y, x)`` array.
+    back : array of int32, shape (slit, y, x)
+        Position in the list; ``n`` for a pixel of a slit that is not in the list, ``n + 1`` for
+        padding.
+    """
+
+    where: Any
+    back: Any
+
+    @property
+    def slit(self) -> Any:
+        """Slit of each pixel of the list, as an index into the bucket."""
+        return self.where // int(np.prod(self.back.shape[1:]))
+
+
+@dataclass(frozen=True, eq=False)
+class TableBank(Plan):
+    """Tables one behind the other, with the cell of every pixel.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Prefixes of the variables that hold the tables, such as ``fast_variation``.
+    elements : tuple of array of int
+        By name: positions in the flattened column of the rows of the bank.
+    knots : array of float64, shape (m,)
+        Wavelengths [um].
+    cells : array of int32, shape (points, n)
+    """
+
+    names: tuple[str, ...]
+    elements: tuple[Any, ...]
+    knots: Any
+    cells: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """One table of a bank: which rows of which column, and their wavelengths.
+
+    Attributes
+    ----------
+    name : str
+        Prefix of the variables of the table.
+    elements : array of int, shape (m,)
+        Positions in the flattened columns, in increasing wavelength.
+    knots : array of float64, shape (m,)
+        Strictly increasing, at least two.
+    known : array of bool, shape (m,), optional
+        Where the values can be used; everywhere if None.
+    extra : tuple of array, shape (m,)
+        Whatever else is planned by row of the table.
+    """
+
+    name: str
+    elements: Any
+    knots: Any
+    known: Any = None
+    extra: tuple[Any, ...] = ()
+
+
+def true_pixels(ds: xr.Dataset) -> Any:
+    """Return which pixels of a bucket belong to the slits: bool, shape (slit, y, x)."""
+    rows, columns = np.arange(ds.sizes["y"]), np.arange(ds.sizes["x"])
+    ysize, xsize = (np.asarray(ds[n].data).reshape(-1, 1, 1) for n in ("ysize", "xsize"))
+    return np.asarray((rows[:, None] < ysize) & (columns < xsize))
+
+
+def clean_wavelength(wavelength: Any) -> Any:
+    """Return wavelengths as products hold them: rounded to float32, NaN where not positive.
+
+    Whether a pixel is covered by a table must not depend on digits that the product drops.
+    """
+    wave = np.asarray(wavelength).astype(np.float32).astype(np.float64)
+    return np.where(wave > 0, wave, np.nan)
+
+
+def list_pixels(listed: Any, true: Any) -> PixelList:
+    """Collect pixels of a bucket.
+
+    Parameters
+    ----------
+    listed, true : array of bool, shape (slit, y, x)
+        Pixels to collect, and pixels that are no padding.
+    """
+    where = np.flatnonzero(listed)
+    count = len(where)
+    back = np.where(true, np.int32(count), np.int32(count + 1))
+    back.reshape(-1)[where] = np.arange(count, dtype=np.int32)
+    return PixelList(where, back)
+
+
+def distinct_segments(segments: Sequence[Segment | None]) -> list[Segment]:
+    """Return every segment once, in the order in which a bank holds them."""
+    return sorted({id(s): s for s in segments if s is not None}.values(), key=lambda s: s.name)
+
+
+def make_bank(
+    segments: Sequence[Segment | None], slit: Any, points: Any
+) -> tuple[TableBank, np.ndarray[Any, Any]]:
+    """Put the tables of all slits into a bank and find the cell of every pixel.
+
+    Parameters
+    ----------
+    segments : sequence of Segment or None
+        By slit; slits may share one. A slit without one must not be in the list of pixels.
+    slit : array of int, shape (n,)
+        Slit of each pixel.
+    points : array of float64, shape (points, n)
+        Wavelengths to look up [um]; NaN is not covered.
+
+    Returns
+    -------
+    bank : TableBank
+    covered : array of bool, shape (n,)
+        Whether all points of a pixel are within its table and between usable values.
+    """
+    distinct = distinct_segments(segments)
+    start, begin = {}, 0
+    for segment in distinct:
+        start[id(segment)] = begin
+        begin += len(segment.knots)
+    names = tuple(dict.fromkeys(s.name for s in distinct))
+    elements = tuple(np.concatenate([s.elements for s in distinct if s.name == n]) for n in names)
+    knots = np.concatenate([s.knots for s in distinct]) if distinct else np.zeros(0)
+
+    cells = np.zeros(points.shape, dtype=np.int32)
+    covered = np.zeros(points.shape[1:], dtype=bool)
+    groups: dict[bytes, list[int]] = {}
+    for i, one in enumerate(segments):
+        if one is not None:
+            groups.setdefault(one.knots.tobytes(), []).append(i)
+    for members in groups.values():
+        first = segments[members[0]]
+        assert first is not None
+        table = first.knots
+        # one search serves all slits whose tables have the same wavelengths
+        part: Any = slice(None) if len(groups) == 1 else np.flatnonzero(np.isin(slit, members))
+        x = points[:, part]
+        found = np.clip(np.searchsorted(table, x, side="right") - 1, 0, len(table) - 2)
+        covered[part] = ((x >= table[0]) & (x <= table[-1])).all(axis=0)
+        offset = np.zeros(len(segments), dtype=np.int32)
+        for i in members:
+            offset[i] = start[id(segments[i])]
+        cells[:, part] = found + offset[slit[part]]
+    if any(s.known is not None for s in distinct):
+        known = np.concatenate(
+            [np.ones(len(s.knots), bool) if s.known is None else s.known for s in distinct]
+        )
+        covered &= (known[cells] & known[np.minimum(cells + 1, len(known) - 1)]).all(axis=0)
+    return TableBank(names, elements, knots, cells), covered
+
+
+def with_problems(ds: xr.Dataset, problems: Sequence[str]) -> xr.Dataset:
+    """Return a bucket with problems of its slits recorded in the variable ``slit_problem``.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Bucket; problems that it records already are kept.
+    problems : sequence of str
+        By slit, empty where there is none.
+    """
+    if not any(problems):
+        return ds
+    before = ds.variables["slit_problem"].data if "slit_problem" in ds else [""] * len(problems)
+    both = ["; ".join(p for p in (str(a), b) if p) for a, b in zip(before, problems, strict=True)]
+    return ds.assign(slit_problem=("slit", np.array(both, dtype=str)))
