@@ -6,7 +6,14 @@ from dataclasses import dataclass
 
 from spec2fn.plans.base import Plan
 
-__all__ = ["SINGLE_SOURCE", "SourceTypePlan", "decide_source_type", "is_time_series"]
+__all__ = [
+    "SINGLE_SOURCE",
+    "SourceTypePlan",
+    "decide_source_type",
+    "is_time_series",
+    "type_by_stellarity",
+    "types_of_fixed_slits",
+]
 
 SINGLE_SOURCE = frozenset(
     {
@@ -34,12 +41,19 @@ class SourceTypePlan(Plan):
     ----------
     source_type : str
         POINT, EXTENDED or UNKNOWN.
+        Empty if every slit has its own.
     source_type_apt : str or None
         The type requested in the observing program.
+    slit_types : tuple of str, optional
+        Type of every slit of a bucket; None leaves those of the slits as they are.
+    centred : tuple of bool, optional
+        Slits whose source counts as centred.
     """
 
     source_type: str
     source_type_apt: str | None = None
+    slit_types: tuple[str, ...] | None = None
+    centred: tuple[bool, ...] | None = None
 
 
 def is_time_series(exp_type: str, flagged: bool, integrations: int) -> bool:
@@ -92,3 +106,36 @@ def decide_source_type(
     if pattern is not None and ("NOD" in pattern or "POINT-SOURCE" in pattern):
         return "POINT"
     return "EXTENDED" if exp_type in _INTEGRAL_FIELD else "POINT"
+
+
+_POINTLIKE = 0.75  # stellarity above which a source counts as a point
+
+
+def type_by_stellarity(stellarity: float) -> str:
+    """Return POINT or EXTENDED for a source of the MSA metadata.
+
+    Parameters
+    ----------
+    stellarity : float
+        0 (extended) to 1 (point); negative or above 0.75 is a point.
+    """
+    return "POINT" if stellarity < 0 or stellarity > _POINTLIKE else "EXTENDED"
+
+
+def types_of_fixed_slits(
+    names: list[str], primary: str | None, decided: str
+) -> tuple[tuple[str, ...], tuple[bool, ...]]:
+    """Return the types of fixed slits, and which of them count as centred.
+
+    The target is in the primary slit, the others see the sky. An extended target has no position.
+
+    Parameters
+    ----------
+    names : list of str
+    primary : str or None
+        Name of the slit with the target.
+    decided : str
+        Type of the target.
+    """
+    types = tuple(decided if name == primary else "EXTENDED" for name in names)
+    return types, tuple(name == primary and decided == "EXTENDED" for name in names)

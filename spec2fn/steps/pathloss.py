@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -10,7 +10,14 @@ from spec2fn.compose import Skip, step
 from spec2fn.dq import PIXEL
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.photometry import bilinear, interpolate_planned, rescale
+from spec2fn.kernels.slit_corrections import (
+    bilinear_by_slit,
+    interpolate_by_slit,
+    rescale_slits,
+)
+from spec2fn.plans.nirspec_pathloss import SlitPathlossPlan, Wavelengths, plan_nirspec_slits
 from spec2fn.plans.pathloss import PathlossPlan, plan_lrs_slit
+from spec2fn.plans.slit_frame import require_slits
 from spec2fn.schema import replace_data
 
 if TYPE_CHECKING:
@@ -19,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["pathloss"]
 
 _VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
+_SLITS = ("NRS_FIXEDSLIT", "NRS_BRIGHTOBJ", "NRS_MSASPEC")
 
 
 def _plan(
@@ -27,10 +35,13 @@ def _plan(
     *,
     source_type: Literal["POINT", "EXTENDED"] | None = None,
     user_slit_loc: float | None = None,
-) -> PathlossPlan | Skip:
+) -> PathlossPlan | SlitPathlossPlan | Skip:
     exp_type = str(ds.attrs.get("exp_type", "this exposure")).upper()
     if pathloss is None:
         return Skip(f"no pathloss reference for {exp_type}")
+    if exp_type in _SLITS:
+        require_slits(ds, "pathloss", ("wavelength",))
+        return plan_nirspec_slits(ds, pathloss, source_type)
     if exp_type != "MIR_LRS-FIXEDSLIT":
         return Skip(f"no pathloss correction applies to {exp_type}")
     kind = source_type or ds.attrs.get("source_type")
@@ -42,7 +53,7 @@ def _plan(
 @step(
     refs=("pathloss",),
     reads=("sci", "err", "dq"),
-    provides=("pathloss_ps",),
+    provides=("pathloss_ps", "pathloss_un"),
     traceable=True,
     planner=_plan,
     needs_refs=("pathloss",),
@@ -51,36 +62,45 @@ def pathloss(
     ds: xr.Dataset,
     pathloss: xr.Dataset | None = None,
     *,
-    plan: PathlossPlan,
+    plan: PathlossPlan | SlitPathlossPlan,
     inverse: bool = False,
     source_type: Literal["POINT", "EXTENDED"] | None = None,
     user_slit_loc: float | None = None,
 ) -> xr.Dataset:
-    """Correct a point source in the LRS slit for the light the slit cuts off.
+    """Correct for the light that the aperture cuts off a source.
+
+    A point source in the LRS slit is multiplied by the correction of the reference at the
+    position of the source; slits of NIRSpec are divided by the transmission, point sources by
+    that at their position, extended ones by that of a uniform source.
 
     Parameters
     ----------
     ds : xarray.Dataset
-        Exposure with ``wavelength``, dims ``([integration,] y, x)``.
+        Exposure with ``wavelength``, dims ``([integration,] y, x)``, or a bucket of NIRSpec slits,
+        dims ``(slit, [integration,] y, x)``, whose result can be differentiated with respect to
+        ``source_xpos``, ``source_ypos`` and ``wavelength`` as well.
     pathloss : xarray.Dataset
-        Reference: the correction (a factor) by wavelength on a spatial grid. It is read here, not
-        in the plan, so that the result can be differentiated with respect to it, as it can with
-        respect to the position of the source (``plan.x``, ``plan.y``).
-    plan : PathlossPlan
+        Reference: the correction by wavelength on a spatial grid. It is read here, not in the
+        plan, so that the result can be differentiated with respect to it, as it can with respect
+        to the position of the source (LRS: ``plan.x``, ``plan.y``).
+    plan : PathlossPlan or SlitPathlossPlan
         From ``pathloss.plan(ds, reference, ...)``.
     inverse : bool
         Undo the correction.
     source_type : {"POINT", "EXTENDED"}, optional
         Treat the source as of this type.
     user_slit_loc : float, optional
-        Offset of the source along the dispersion [arcsec]: 0 is where the pointing puts it, the
-        slit is 0.51 arcsec wide.
+        LRS: offset of the source along the dispersion [arcsec]: 0 is where the pointing puts it,
+        the slit is 0.51 arcsec wide.
 
     Returns
     -------
     xarray.Dataset
-        With the correction as ``pathloss_ps`` (dims ``y, x``). Pixels outside the wavelengths of
-        the reference become NaN and are flagged DO_NOT_USE.
+        With the correction as ``pathloss_ps`` (dims ``[slit,] y, x``), for NIRSpec slits also that
+        of a uniform source as ``pathloss_un``, and ``pathloss_correction_type`` (POINT, UNIFORM,
+        or empty for a slit that is left alone, because the reference lacks its aperture or the
+        source stands outside; its corrections are NaN). Pixels outside the wavelengths of the
+        reference become NaN and are flagged DO_NOT_USE.
 
     Raises
     ------
@@ -89,13 +109,16 @@ def pathloss(
     InputError
         If the exposure does not say where the target is.
     ReferenceError
-        If the reference is no pathloss table.
+        If the reference is no pathloss table (LRS) or holds no apertures (NIRSpec).
 
     Notes
     -----
-    Algorithm: JWST pipeline documentation, pathloss step ("MIRI LRS").
+    Algorithm: JWST pipeline documentation, pathloss step ("MIRI LRS", "NIRSpec MOS", "NIRSpec
+    fixed slit").
     """
     assert pathloss is not None
+    if isinstance(plan, SlitPathlossPlan):
+        return _correct_slits(ds, pathloss, plan, inverse=inverse)
     values = {n: ds.variables[n].data for n in ("sci", "err")}
     variances = {n: ds.variables[n].data for n in _VARIANCES if n in ds}
     cube = pathloss.variables["pathloss.pathloss"].data
@@ -120,3 +143,79 @@ def pathloss(
     )
     applied = xp.where(plan.covered, factor, xp.asarray(np.nan, dtype=dtype))
     return replace_data(ds, dq=dq, **planes).assign(pathloss_ps=(("y", "x"), applied))
+
+
+def _correct_slits(
+    ds: xr.Dataset, reference: xr.Dataset, plan: SlitPathlossPlan, *, inverse: bool
+) -> xr.Dataset:
+    cubes = [reference.variables[f"ps{s}"].data for s in plan.suffixes]
+    vectors = [reference.variables[f"uni{s}"].data for s in plan.suffixes]
+    wavelength = ds.variables["wavelength"].data
+    place = [ds.variables[n].data for n in ("source_xpos", "source_ypos") if n in ds]
+    xp = array_namespace(ds.variables["sci"].data, wavelength, *place, *cubes, *vectors)
+    dtype = ds.variables["sci"].dtype
+    if not cubes:
+        cubes, vectors = [np.ones((2, 2, 2))], [np.ones(2)]
+
+    column, row = (_cell(xp, ds, plan, k) for k in (0, 1))
+    point = bilinear_by_slit(_stacked(xp, cubes), plan.which, column, row)
+    uniform = xp.asarray(plan.shares) @ _stacked(xp, vectors).astype(plan.shares.dtype)
+    waves = {"pathloss_ps": wavelength, "pathloss_un": wavelength}
+    if "wavelength_uncorrected" in ds:
+        before = ds.variables["wavelength_uncorrected"].data
+        back = xp.asarray(plan.shifted_back)[:, None, None]
+        waves["pathloss_un"] = xp.where(back, before, wavelength)
+    tables = {
+        "pathloss_ps": (plan.point_waves, point),
+        "pathloss_un": (plan.uniform_waves, uniform),
+    }
+    planes = {
+        name: _on_pixels(xp, *table, waves[name]).astype(dtype) for name, table in tables.items()
+    }
+
+    is_point = xp.asarray(plan.point)[:, None, None]
+    factor = xp.where(is_point, planes["pathloss_ps"], planes["pathloss_un"])
+    data, dq = rescale_slits(
+        {n: ds.variables[n].data for n in ("sci", "err")},
+        {n: ds.variables[n].data for n in _VARIANCES if n in ds},
+        ds.variables["dq"].data,
+        factor,
+        plan.applies,
+        do_not_use=PIXEL["DO_NOT_USE"],
+        inverse=not inverse,
+    )
+    new: dict[str, Any] = {n: (("slit", "y", "x"), plane) for n, plane in planes.items()}
+    new["pathloss_correction_type"] = ("slit", np.array(plan.kinds, dtype="U7"))
+    return replace_data(ds, dq=dq, **data).assign(new)
+
+
+def _cell(xp: Any, ds: xr.Dataset, plan: SlitPathlossPlan, axis: int) -> Any:
+    """Zero-based place of each source on the grid of its aperture, along x (0) or y (1)."""
+    name, grid = (("source_xpos", plan.grid_x), ("source_ypos", plan.grid_y))[axis]
+    place = xp.asarray(ds.variables[name].data if name in ds else xp.zeros(len(plan.kinds)))
+    place = xp.where(xp.isfinite(place), place, 0.0)
+    grid = xp.asarray(grid)
+    if axis == 1:
+        place = place + xp.asarray(plan.shift)
+    return grid[:, 0] + (place - grid[:, 1]) / grid[:, 2] - 1
+
+
+def _on_pixels(xp: Any, waves: Wavelengths, vector: Any, wavelength: Any) -> Any:
+    covered = xp.asarray(waves.covered)
+    points, index = xp.asarray(waves.points), xp.asarray(waves.index)
+    missing = points.shape[1] - vector.shape[1]
+    if missing > 0:
+        vector = xp.pad(vector, ((0, 0), (0, missing)))
+    safe = xp.where(covered, wavelength, points[:, :1, None])
+    value = interpolate_by_slit(points, vector, index, safe)
+    return xp.where(covered, value, xp.nan)
+
+
+def _stacked(xp: Any, arrays: list[Any]) -> Any:
+    shape = tuple(max(sizes) for sizes in zip(*(a.shape for a in arrays), strict=True))
+    return xp.stack(
+        [
+            xp.pad(xp.asarray(a), [(0, n - m) for n, m in zip(shape, a.shape, strict=True)])
+            for a in arrays
+        ]
+    )

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from spec2fn.compose import Skip, step
-from spec2fn.plans.srctype import SINGLE_SOURCE, SourceTypePlan, decide_source_type, is_time_series
+from spec2fn.kernels.namespace import array_namespace
+from spec2fn.plans.srctype import (
+    SINGLE_SOURCE,
+    SourceTypePlan,
+    decide_source_type,
+    is_time_series,
+    type_by_stellarity,
+    types_of_fixed_slits,
+)
 from spec2fn.schema import meta_of, with_attrs
 
 if TYPE_CHECKING:
@@ -20,6 +30,9 @@ def _plan(
     ds: xr.Dataset, source_type: Literal["POINT", "EXTENDED"] | None = None
 ) -> SourceTypePlan | Skip:
     exp_type = str(ds.attrs.get("exp_type", "")).upper()
+    if exp_type == "NRS_MSASPEC" and "stellarity" in ds:
+        types = tuple(type_by_stellarity(float(v)) for v in ds["stellarity"].values)
+        return SourceTypePlan("", ds.attrs.get("source_type_apt"), types)
     if exp_type in _PER_SLIT:
         return Skip(f"sources of {exp_type} have their types slit by slit")
     recorded = meta_of(ds).get("NINTS")
@@ -37,7 +50,13 @@ def _plan(
         requested=requested,
         pattern=ds.attrs.get(pattern),
     )
-    return SourceTypePlan(decided, requested)
+    if "slit_name" not in ds:
+        return SourceTypePlan(decided, requested)
+    names = [str(n) for n in ds["slit_name"].values]
+    if exp_type != "NRS_FIXEDSLIT":
+        return SourceTypePlan(decided, requested, (decided,) * len(names))
+    slits = types_of_fixed_slits(names, ds.attrs.get("fixed_slit"), decided)
+    return SourceTypePlan(decided, requested, *slits)
 
 
 @step(
@@ -59,10 +78,14 @@ def srctype(
     old files); nod patterns and patterns optimized for point sources are POINT; the default of
     the mode (EXTENDED for integral-field units, POINT otherwise).
 
+    Of several fixed slits the one with the target has that type, the others are EXTENDED. MSA
+    slitlets have the types that the stellarity of their sources implies.
+
     Parameters
     ----------
     ds : xarray.Dataset
-        Exposure; only its attributes are read.
+        Exposure, or bucket of slits; attributes are read, and of slits ``slit_name`` and
+        ``stellarity``.
     plan : SourceTypePlan
         From ``srctype.plan(ds, ...)``.
     source_type : {"POINT", "EXTENDED"}, optional
@@ -72,15 +95,30 @@ def srctype(
     -------
     xarray.Dataset
         With the attribute ``source_type`` (and ``source_type_apt``, where it was missing).
-        LRS exposures count as one slit from here on (attribute ``model``).
+        LRS exposures count as one slit from here on (attribute ``model``). Slits have a variable
+        ``source_type``; an extended target in its fixed slit has ``source_xpos`` and
+        ``source_ypos`` zero. MSA exposures have no type of their own.
 
     Notes
     -----
-    Algorithm: JWST pipeline documentation, srctype step ("Single-source observations").
+    Algorithm: JWST pipeline documentation, srctype step ("Single-source observations", "Multi-
+    source observations").
     """
-    attrs: dict[str, Any] = {"source_type": plan.source_type}
+    attrs: dict[str, Any] = {"source_type": plan.source_type or None}
     if plan.source_type_apt is not None:
         attrs["source_type_apt"] = plan.source_type_apt
     if str(ds.attrs.get("exp_type", "")).upper().startswith("MIR_LRS-"):
         attrs["model"] = "SlitModel"
-    return with_attrs(ds, **attrs)
+    out = with_attrs(ds, **attrs)
+    if plan.slit_types is None:
+        return out
+    new: dict[str, Any] = {"source_type": ("slit", np.array(plan.slit_types))}
+    if plan.centred is not None and any(plan.centred):
+        centred = np.array(plan.centred)
+        for name in ("source_xpos", "source_ypos"):
+            if name in ds:
+                old = ds.variables[name]
+                xp = array_namespace(old.data)
+                data = xp.where(centred, xp.zeros((), old.dtype), old.data)
+                new[name] = (old.dims, data, dict(old.attrs))
+    return out.assign(new)

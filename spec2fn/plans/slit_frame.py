@@ -1,0 +1,117 @@
+"""Where the pixels of slits stand in their slits, and on wavelength."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import DatasetError
+from spec2fn.schema import meta_of, require
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["chosen_types", "is_point", "record_problems", "require_slits", "slit_planes", "strings"]
+
+_LOG = logging.getLogger("spec2fn.slits")
+
+
+def require_slits(ds: xr.Dataset, who: str, names: tuple[str, ...] = ()) -> None:
+    """Raise :class:`DatasetError` unless `ds` is a bucket of slits with these variables."""
+    if "slit" not in ds.dims:
+        msg = f"{who}: needs slits (a dimension 'slit'); run extract_2d first"
+        raise DatasetError(msg)
+    require(ds, names, who)
+
+
+def strings(ds: xr.Dataset, name: str) -> list[str]:
+    """Return a text variable on ``slit`` (empty texts if there is none)."""
+    if name not in ds:
+        return [""] * ds.sizes["slit"]
+    return [str(v).strip() for v in ds[name].values]
+
+
+def chosen_types(ds: xr.Dataset, source_type: str | None) -> list[str]:
+    """Return the source type of every slit in capitals.
+
+    The parameter `source_type`, else the slit's own type, else that of the exposure.
+    """
+    if source_type is None and "source_type" not in ds:
+        source_type = str(ds.attrs.get("source_type", ""))
+    if source_type is not None:
+        return [source_type.upper()] * ds.sizes["slit"]
+    return [t.upper() for t in strings(ds, "source_type")]
+
+
+def is_point(types: list[str]) -> Any:
+    """Return which of the source types are POINT, as an array of bool."""
+    return np.array([t == "POINT" for t in types], dtype=bool)
+
+
+def slit_planes(
+    ds: xr.Dataset, wanted: Any, who: str, *, between_columns: bool = False
+) -> tuple[Any, Any, list[str]]:
+    """Evaluate the detector-to-slit transforms of the slits of a bucket.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        A bucket; ``meta.wcs`` is a mapping of slit id to gwcs with a frame ``slit_frame``.
+    wanted : array of bool, shape (slit,)
+        The slits to evaluate; the others stay NaN.
+    who : str
+        The step, for messages.
+    between_columns : bool
+        Evaluate at the edges of the columns instead of their centres.
+
+    Returns
+    -------
+    y_slit : array of float64, shape (slit, y, x)
+        Position along the slit, in units of its height; one more column with
+        `between_columns`. NaN outside the slit and in the padding.
+    wavelength : array of float64, shape (slit, y, x)
+        [m]
+    problems : list of str
+        By slit: why it could not be evaluated, or an empty string. Such a slit stays NaN.
+
+    Raises
+    ------
+    DatasetError
+        If there are no WCSs of slits.
+    """
+    from spec2fn.wcs.lower import lower
+
+    wcs = meta_of(ds).wcs
+    if not isinstance(wcs, Mapping):
+        msg = f"{who}: the Dataset holds no WCS of slits (meta.wcs by slit id); run extract_2d"
+        raise DatasetError(msg)
+    extra = int(between_columns)
+    shape = (ds.sizes["slit"], ds.sizes["y"], ds.sizes["x"] + extra)
+    along, wavelength = np.full(shape, np.nan), np.full(shape, np.nan)
+    problems = [""] * shape[0]
+    heights, widths = ds["ysize"].values, ds["xsize"].values
+    for i in np.flatnonzero(wanted):
+        slit, ny, nx = int(ds["slit"].values[i]), int(heights[i]), int(widths[i]) + extra
+        try:
+            transform = lower(wcs[slit], "detector", "slit_frame")
+            x = np.arange(nx, dtype=np.float64) - 0.5 * extra
+            with np.errstate(invalid="ignore", divide="ignore"):
+                planes = transform(x[None, :], np.arange(ny, dtype=np.float64)[:, None])
+        except Exception as error:  # a broken slit must not stop the others
+            problems[i] = f"{who}: {' '.join(str(error).split()) or type(error).__name__}"
+            _LOG.warning("slit %s: %s", strings(ds, "slit_name")[i] or slit, problems[i])
+            continue
+        along[i, :ny, :nx], wavelength[i, :ny, :nx] = planes[1], planes[2]
+    return along, wavelength, problems
+
+
+def record_problems(ds: xr.Dataset, problems: tuple[str, ...]) -> dict[str, Any]:
+    """Return the variable ``slit_problem`` with `problems` added, nothing if there are none."""
+    if not any(problems):
+        return {}
+    known = strings(ds, "slit_problem")
+    texts = ["; ".join(filter(None, pair)) for pair in zip(known, problems, strict=True)]
+    return {"slit_problem": ("slit", np.array(texts))}

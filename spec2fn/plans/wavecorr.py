@@ -1,0 +1,219 @@
+"""Host-side half of the wavelength correction of sources that are not centred in their slits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import ReferenceError
+from spec2fn.kernels.slit_corrections import offsets_at
+from spec2fn.plans.base import Plan
+from spec2fn.plans.slit_frame import chosen_types, is_point, slit_planes, strings
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["WavecorrPlan", "corrected_wcs", "plan_wavecorr"]
+
+_LOG = logging.getLogger("spec2fn.slits")
+
+
+@dataclass(frozen=True, eq=False)
+class WavecorrPlan(Plan):
+    """Tables of wavelength and its offset by detector column, one for each slit.
+
+    Attributes
+    ----------
+    applies : array of bool, shape (slit,)
+        Slits to be corrected.
+    count : array of int, shape (slit,)
+        Valid length of the tables.
+    points : array of float64, shape (slit, n)
+        Mean wavelength of each detector column that has one [m].
+    dispersion : array of float64, shape (slit, n)
+        Mean width of a pixel there [m].
+    offsets : array of float64, shape (slit, n, m)
+        Shift of the wavelength in pixels, at each point and position of the source.
+    positions : array of float64, shape (slit, m)
+        Positions of the source across the slit, in units of its width.
+    index : array of int32, shape (slit, y, x)
+        Lower end of the cell of `points` each pixel is in.
+    problems : tuple of str
+        Why a slit could not be evaluated.
+    """
+
+    applies: Any
+    count: Any
+    points: Any
+    dispersion: Any
+    offsets: Any
+    positions: Any
+    index: Any
+    problems: tuple[str, ...]
+
+
+def plan_wavecorr(ds: xr.Dataset, reference: xr.Dataset) -> WavecorrPlan:
+    """Tabulate the zero-point offsets of the point sources in a bucket of slits.
+
+    A slit is left alone if its source is no POINT, has no position, its aperture is not in the
+    reference, or the corrected wavelengths would not increase along the detector.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Bucket with ``wavelength`` [um], ``source_xpos``, ``source_type``, ``slit_name``.
+    reference : xarray.Dataset
+        With the tree of the reference: ``apertures``, each with ``aperture_name`` and a
+        two-dimensional table ``zero_point_offset`` of wavelength [m] and position.
+
+    Raises
+    ------
+    DatasetError
+        If the Dataset holds no WCS of slits.
+    ReferenceError
+        If the reference holds no apertures.
+    """
+    tables = _apertures(reference)
+    fixed = str(ds.attrs.get("exp_type", "")).upper() in ("NRS_FIXEDSLIT", "NRS_BRIGHTOBJ")
+    names = strings(ds, "slit_name")
+    keys = names if fixed else ["MOS"] * len(names)
+    position = np.asarray(ds["source_xpos"].data, dtype=np.float64)
+    point = is_point(chosen_types(ds, None))
+    wanted = point & np.isfinite(position) & np.array([k in tables for k in keys], dtype=bool)
+    for i in np.flatnonzero(point & ~wanted).tolist():
+        why = f"no aperture {keys[i]!r} in the reference" if keys[i] not in tables else ""
+        _LOG.warning(
+            "wavecorr: slit %s is not corrected: %s", names[i], why or "no source position"
+        )
+
+    _, edges, problems = slit_planes(ds, wanted, "wavecorr", between_columns=True)
+    width = _mean_of_rows(np.diff(edges, axis=-1))
+    centre = _mean_of_rows(np.asarray(ds["wavelength"].data)) * 1e-6
+
+    n, m = ds.sizes["x"], max((len(t[1]) for t in tables.values()), default=2)
+    plan = _neutral(ds, max(n, 2), m, tuple(problems))
+    for i in np.flatnonzero(wanted).tolist():
+        if problems[i]:
+            continue
+        valid = np.isfinite(centre[i]) & np.isfinite(width[i])
+        points = centre[i, valid]
+        if len(points) < 2 or np.any(np.diff(points) <= 0):
+            _LOG.warning("wavecorr: slit %s is not corrected: no ascending wavelengths", names[i])
+            continue
+        _fill(plan, i, points, width[i, valid], tables[keys[i]])
+        one = slice(i, i + 1)
+        shift = offsets_at(plan.offsets[one], plan.positions[one], position[one])[0, : len(points)]
+        if not np.all(np.diff(points + shift * width[i, valid]) > 0):
+            _LOG.warning("wavecorr: slit %s is not corrected: not invertible", names[i])
+            continue
+        plan.applies[i] = True
+        wave = np.asarray(ds["wavelength"].data[i]) * 1e-6
+        cell = np.searchsorted(points, wave, side="right") - 1
+        plan.index[i] = np.where(np.isfinite(wave), np.clip(cell, 0, len(points) - 2), 0)
+    return plan
+
+
+def corrected_wcs(wcs: Any, points: Any, values: Any) -> Any:
+    """Return a slit's gwcs with a correction of the wavelength after ``slit_frame``.
+
+    Parameters
+    ----------
+    wcs : gwcs.WCS
+        With a frame ``slit_frame`` (x, y, wavelength [m]). Not modified.
+    points, values : array of float64, shape (n,)
+        Wavelength and corrected wavelength [m]; both strictly ascending. Beyond the table it is
+        extrapolated.
+
+    Returns
+    -------
+    gwcs.WCS
+        With a further frame ``wavecorr_frame``.
+    """
+    from astropy import units
+    from astropy.modeling.models import Identity, Tabular1D
+    from gwcs import WCS
+    from gwcs import coordinate_frames as frames
+
+    table = Tabular1D(
+        points=points,
+        lookup_table=values,
+        bounds_error=False,
+        fill_value=None,
+        name="wave2wavecorr",
+    )
+    across = frames.Frame2D(
+        name="slit_spatial", axes_order=(0, 1), unit=("", ""), axes_names=("x_slit", "y_slit")
+    )
+    spectral = frames.SpectralFrame(
+        name="spectral", axes_order=(2,), unit=(units.micron,), axes_names=("wavelength",)
+    )
+    corrected = frames.CompositeFrame([across, spectral], name="wavecorr_frame")
+    steps: list[tuple[Any, Any]] = []
+    for part in wcs.pipeline:
+        if part.frame.name == "slit_frame":
+            steps += [(part.frame, Identity(2) & table), (corrected, part.transform)]
+        else:
+            steps.append((part.frame, part.transform))
+    return WCS(steps, name=wcs.name)
+
+
+def _apertures(reference: xr.Dataset) -> dict[str, tuple[Any, Any, Any]]:
+    tree = reference.attrs.get("tree")
+    listed = tree.get("apertures") if isinstance(tree, Mapping) else None
+    if not listed:
+        msg = (
+            "wavecorr: the reference holds no apertures; an ASDF file with a list 'apertures' of"
+            " zero-point offsets is needed"
+        )
+        raise ReferenceError(msg)
+    out: dict[str, tuple[Any, Any, Any]] = {}
+    for aperture in listed:
+        model = aperture["zero_point_offset"]
+        wave, position = (np.asarray(p, dtype=np.float64) for p in model.points)
+        # the first of a name counts
+        table = np.asarray(model.lookup_table, dtype=np.float64)
+        out.setdefault(str(aperture["aperture_name"]), (wave, position, table))
+    return out
+
+
+def _mean_of_rows(planes: Any) -> Any:
+    finite = np.isfinite(planes)
+    number = finite.sum(axis=-2)
+    total = np.where(finite, planes, 0.0).sum(axis=-2)
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+
+def _neutral(ds: xr.Dataset, n: int, m: int, problems: tuple[str, ...]) -> WavecorrPlan:
+    # ascending tables that shift nothing, so that slits left alone have finite gradients
+    slits = ds.sizes["slit"]
+    return WavecorrPlan(
+        applies=np.zeros(slits, dtype=bool),
+        count=np.zeros(slits, dtype=np.int64),
+        points=np.tile(np.arange(n, dtype=np.float64), (slits, 1)),
+        dispersion=np.zeros((slits, n)),
+        offsets=np.zeros((slits, n, m)),
+        positions=np.tile(np.arange(m, dtype=np.float64), (slits, 1)),
+        index=np.zeros((slits, ds.sizes["y"], ds.sizes["x"]), dtype=np.int32),
+        problems=problems,
+    )
+
+
+def _fill(plan: WavecorrPlan, i: int, points: Any, width: Any, table: tuple[Any, ...]) -> None:
+    wave, position, offset = table
+    k, m, n = len(points), len(position), plan.points.shape[1]
+    cell = np.clip(np.searchsorted(wave, points, side="right") - 1, 0, len(wave) - 2)
+    t = ((points - wave[cell]) / (wave[cell + 1] - wave[cell]))[:, None]
+    rows = offset[cell] + t * (offset[cell + 1] - offset[cell])
+    plan.count[i] = k
+    plan.points[i, :k], plan.dispersion[i, :k] = points, width
+    step = points[-1] - points[-2]
+    plan.points[i, k:] = points[-1] + step * np.arange(1, n - k + 1)
+    plan.offsets[i, :k, :m], plan.positions[i, :m] = rows, position
+    # positions beyond the end of a shorter table: what extrapolating its last cell gives
+    extra = np.arange(1, plan.positions.shape[1] - m + 1)
+    plan.positions[i, m:] = position[-1] + (position[-1] - position[-2]) * extra
+    plan.offsets[i, :k, m:] = rows[:, -1:] + (rows[:, -1:] - rows[:, -2:-1]) * extra

@@ -1,0 +1,116 @@
+"""Correction of the wavelengths of point sources that are not centred in their slits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.compose import Skip, step
+from spec2fn.kernels.namespace import array_namespace, is_traced
+from spec2fn.kernels.slit_corrections import interpolate_by_slit, offsets_at
+from spec2fn.plans.slit_frame import record_problems, require_slits
+from spec2fn.plans.wavecorr import WavecorrPlan, corrected_wcs, plan_wavecorr
+from spec2fn.schema import meta_of, replace_data, with_meta
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["wavecorr"]
+
+_MODES = ("NRS_FIXEDSLIT", "NRS_MSASPEC", "NRS_BRIGHTOBJ", "NRS_AUTOFLAT")
+
+
+def _plan(ds: xr.Dataset, wavecorr: xr.Dataset | None) -> WavecorrPlan | Skip:
+    exp_type = str(ds.attrs.get("exp_type", "this exposure")).upper()
+    if exp_type not in _MODES:
+        return Skip(f"no wavelength correction applies to {exp_type}")
+    if wavecorr is None:
+        return Skip(f"no wavecorr reference for {exp_type}")
+    require_slits(ds, "wavecorr", ("wavelength", "source_xpos", "ysize", "xsize"))
+    return plan_wavecorr(ds, wavecorr)
+
+
+@step(
+    refs=("wavecorr",),
+    reads=("sci",),
+    provides=("wavelength_uncorrected", "wavelength_corrected"),
+    traceable=True,
+    planner=_plan,
+    needs_refs=("wavecorr",),
+)
+def wavecorr(
+    ds: xr.Dataset, wavecorr: xr.Dataset | None = None, *, plan: WavecorrPlan
+) -> xr.Dataset:
+    """Correct the wavelengths of point sources that are not centred in their slits.
+
+    The image of such a source is shifted along the dispersion. The reference gives the shift, in
+    pixels, by wavelength and position of the source across the slit.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        A bucket of slits, dims ``(slit, [integration,] y, x)``, with ``wavelength`` [um],
+        ``source_type`` and ``source_xpos`` (in units of the slit's width). The result can be
+        differentiated with respect to ``source_xpos`` and ``wavelength``.
+    wavecorr : xarray.Dataset
+        Reference: the zero-point offsets by aperture.
+    plan : WavecorrPlan
+        From ``wavecorr.plan(ds, reference)``.
+
+    Returns
+    -------
+    xarray.Dataset
+        With corrected ``wavelength`` [um]; the former one as ``wavelength_uncorrected``;
+        ``wavelength_corrected`` (bool on ``slit``) says which slits have been corrected. The
+        gwcs of those gets a further frame ``wavecorr_frame`` (not inside a JAX transformation,
+        where there is none). Slits of extended sources, without a position of the source, of
+        apertures unknown to the reference, and slits whose corrected wavelengths would not
+        increase, keep their wavelengths.
+
+    Raises
+    ------
+    DatasetError
+        If ``wavelength`` or the gwcs of the slits is missing.
+    ReferenceError
+        If the reference holds no apertures.
+
+    Notes
+    -----
+    Algorithm: JWST pipeline documentation, wavecorr step.
+    """
+    wavelength = ds.variables["wavelength"].data
+    position = ds.variables["source_xpos"].data
+    xp = array_namespace(wavelength, position, plan.points)
+    applies = xp.asarray(plan.applies)
+
+    # positions may be unknown where nothing is corrected
+    where = xp.where(applies, xp.asarray(position, dtype=float), 0.0)
+    shift = offsets_at(plan.offsets, plan.positions, where)
+    values = xp.asarray(plan.points) + shift * xp.asarray(plan.dispersion)
+    valid = applies[:, None, None] & xp.isfinite(wavelength)
+    metres = xp.where(valid, wavelength, 1.0) * 1e-6
+    corrected = interpolate_by_slit(plan.points, values, plan.index, metres) * 1e6
+    corrected = xp.where(valid, corrected, wavelength)
+
+    old = ds.variables["wavelength"]
+    out = replace_data(ds, wavelength=corrected).assign(
+        wavelength_uncorrected=(old.dims, old.data, dict(old.attrs)),
+        wavelength_corrected=("slit", applies),
+        **record_problems(ds, plan.problems),
+    )
+    wcs = meta_of(ds).wcs
+    if isinstance(wcs, Mapping) and not any(is_traced(v) for v in (values, applies)):
+        out = with_meta(out, wcs=_corrected(ds, wcs, plan, np.asarray(values)))
+    return out
+
+
+def _corrected(
+    ds: xr.Dataset, wcs: Mapping[int, Any], plan: WavecorrPlan, values: Any
+) -> dict[int, Any]:
+    out = dict(wcs)
+    for i in np.flatnonzero(np.asarray(plan.applies)):
+        slit, n = int(ds["slit"].values[i]), int(plan.count[i])
+        out[slit] = corrected_wcs(wcs[slit], np.asarray(plan.points)[i, :n], values[i, :n])
+    return out
