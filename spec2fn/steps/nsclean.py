@@ -1,0 +1,255 @@
+"""Subtraction of the 1/f noise of the NIRSpec detectors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+
+from spec2fn.compose import Skip, as_reference, step
+from spec2fn.errors import DatasetError, ReferenceError
+from spec2fn.kernels.namespace import is_jax
+from spec2fn.parameters import Range
+from spec2fn.plans.nsclean import (
+    NscleanOptions,
+    NscleanPlan,
+    dark_pixels,
+    filled_flat,
+    flicker_noise,
+    mask_boxes,
+    slit_boxes,
+)
+from spec2fn.plans.subarray import subarray_slices
+from spec2fn.schema import replace_data, with_meta
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["nsclean", "plan_nsclean"]
+
+EXP_TYPES = ("NRS_BRIGHTOBJ", "NRS_FIXEDSLIT", "NRS_IFU", "NRS_MSASPEC")
+"""Exposure types whose noise can be told from their spectra."""
+
+
+def plan_nsclean(
+    ds: xr.Dataset,
+    flat: xr.Dataset | None = None,
+    *,
+    fit_method: str = "fft",
+    fit_by_channel: bool = False,
+    background_method: str | None = None,
+    background_box_size: tuple[int, int] | None = None,
+    mask_spectral_regions: bool = True,
+    mask_science_regions: bool | None = None,
+    n_sigma: float = 5.0,
+    fit_histogram: bool = False,
+    single_mask: bool = False,
+    user_mask: Any = None,
+    apply_flat_field: bool = False,
+    centred_kernels: bool = False,
+) -> NscleanPlan | Skip:
+    """Find the pixels without light from the sky; see :func:`nsclean`."""
+    exp_type = ds.attrs.get("exp_type")
+    if exp_type not in EXP_TYPES:
+        return Skip(f"1/f noise is only corrected for {', '.join(EXP_TYPES)}, not {exp_type}")
+    integrations = 1 if ds["sci"].ndim == 2 else ds["sci"].shape[0]
+    if background_method == "median_image" and integrations < 2:
+        return Skip("background_method='median_image' needs more than one integration")
+    options = NscleanOptions.of(
+        ds,
+        fit_method=fit_method,
+        fit_by_channel=fit_by_channel,
+        background_method=background_method,
+        background_box_size=background_box_size,
+        n_sigma=n_sigma,
+        fit_histogram=fit_histogram,
+        single_mask=single_mask,
+        centred_kernels=centred_kernels,
+    )
+    shape = (ds["sci"].shape[-2], ds["sci"].shape[-1])
+    given = None if user_mask is None else _given_mask(ds, user_mask)
+    regions = mask_spectral_regions if mask_science_regions is None else mask_science_regions
+    boxes = slit_boxes(ds)
+    dark = np.ones(shape, dtype=bool)
+    if regions and given is None:
+        _require_wcs(ds, boxes)
+        dark = dark_pixels(ds, boxes or ())
+    return NscleanPlan(
+        dark=dark,
+        bright=mask_boxes(shape, (box for box, _ in boxes or ())),
+        options=options,
+        flat=_flat_image(ds, flat) if apply_flat_field else None,
+        given=given,
+    )
+
+
+def _require_wcs(ds: xr.Dataset, boxes: Any) -> None:
+    if (boxes is None) if ds.attrs.get("exp_type") != "NRS_IFU" else ("wavelength" not in ds):
+        msg = (
+            "nsclean: mask_spectral_regions needs to know where the slits are; run assign_wcs on"
+            " this exposure first, or set mask_spectral_regions=False"
+        )
+        raise DatasetError(msg)
+
+
+def _given_mask(ds: xr.Dataset, user_mask: Any) -> np.ndarray[Any, Any]:
+    opened = as_reference(user_mask, "mask")
+    mask = np.asarray(opened["sci"].values) != 0
+    shape = ds["sci"].shape
+    if mask.shape not in (shape, shape[-2:]):
+        msg = f"nsclean: user_mask is {mask.shape} but 'sci' is {shape}; the last two must agree"
+        raise DatasetError(msg)
+    return mask
+
+
+def _flat_image(ds: xr.Dataset, flat: xr.Dataset | None) -> np.ndarray[Any, Any]:
+    if flat is None:
+        msg = (
+            "nsclean: apply_flat_field needs a two-dimensional flat, and CRDS has none for"
+            f" {ds.attrs.get('exp_type')}; pass flat=…, or set apply_flat_field=False"
+        )
+        raise ReferenceError(msg)
+    rows, columns = subarray_slices(flat, ds, "nsclean", "flat")
+    return filled_flat(flat["sci"].values[rows, columns])
+
+
+@step(
+    refs=("flat",),
+    reads=("sci", "dq"),
+    traceable=True,
+    planner=plan_nsclean,
+    skip=True,
+    aliases=("clean_flicker_noise",),
+)
+def nsclean(
+    ds: xr.Dataset,
+    flat: xr.Dataset | None = None,
+    *,
+    plan: NscleanPlan,
+    fit_method: Literal["fft", "median"] = "fft",
+    fit_by_channel: bool = False,
+    background_method: Literal["median", "model", "median_image"] | None = None,
+    background_box_size: tuple[int, int] | None = None,
+    mask_spectral_regions: bool = True,
+    mask_science_regions: bool | None = None,
+    n_sigma: Annotated[float, Range(0.0)] = 5.0,
+    fit_histogram: bool = False,
+    single_mask: bool = False,
+    user_mask: Any = None,
+    save_mask: bool = False,
+    save_background: bool = False,
+    save_noise: bool = False,
+    apply_flat_field: bool = False,
+    autoparam: bool = False,
+    centred_kernels: bool = False,
+) -> Any:
+    """Fit the 1/f noise of the detector to pixels without light, and subtract it everywhere.
+
+    Inside a JAX transformation the noise is fitted on the host and taken as constant: the
+    derivative of the result with respect to ``sci`` is one.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Exposure, (y, x) or (integration, y, x), with ``sci`` [DN/s], ``dq``; after `assign_wcs`
+        (and `msaflagopen` for the MSA) unless `mask_spectral_regions` is off.
+    flat : xarray.Dataset, optional
+        Flat for `apply_flat_field`; CRDS has none for NIRSpec spectra.
+    plan : NscleanPlan
+        Pixels without light, made by :func:`plan_nsclean`.
+    fit_method : {"fft", "median"}
+        ``fft``: the lowest harmonics of every detector line (full frame), or the lowest and
+        highest frequencies in the order of the readout (subarrays), by weighted least squares;
+        ``median``: the median of every line.
+    fit_by_channel : bool
+        Take the median for each of the four amplifiers; full frames and ``median`` only.
+    background_method : {"median", "model", "median_image"}, optional
+        What is subtracted for the fit and put back: nothing, the median of the background pixels,
+        a smooth mesh of medians, or the median over integrations scaled by the brightness of
+        each.
+    background_box_size : (int, int), optional
+        Rows and columns of a box of the mesh; by default at most 32 x 32 that divide the image.
+    mask_spectral_regions : bool
+        Leave out the bounding boxes of the slits (or the slices of the IFU), shutters that are
+        stuck open, and the fixed slits in MOS (without fixed slits) and IFU exposures.
+    mask_science_regions : bool, optional
+        The same by its newer name; has precedence if given.
+    n_sigma : float
+        Pixels more than this many standard deviations above the background are left out, as are
+        outliers about a fitted background; 0 keeps all.
+    fit_histogram : bool
+        Take centre and width of the background from a Gaussian fitted to the histogram.
+    single_mask : bool
+        Use only pixels that are background in every integration.
+    user_mask : str, xarray.Dataset or array, optional
+        Mask to use instead, (y, x) or (integration, y, x): background where it is not zero.
+    save_mask, save_background, save_noise : bool
+        Keep the mask, the background and the noise as Datasets in ``ds.attrs["meta"].records``
+        under ``"nsclean_mask"``, ``"nsclean_background"``, ``"nsclean_noise"`` (not inside a JAX
+        transformation).
+    apply_flat_field : bool
+        Divide by `flat` before the fit and multiply afterwards.
+    autoparam : bool
+        Accepted for compatibility: there are automatic parameters for images alone, so that
+        nothing changes for spectra.
+    centred_kernels : bool
+        Full frames and ``fft``: centre the kernels of the published code, which correct each line
+        with the noise of its predecessor. False reproduces it.
+
+    Returns
+    -------
+    xarray.Dataset
+        With ``sci`` replaced; its errors stay as they were. Integrations without usable pixels are
+        not changed. Skipped for exposures other than NIRSpec spectra.
+
+    Raises
+    ------
+    DatasetError
+        If the slits are not known, or a mask does not have the shape of the exposure.
+    ReferenceError
+        If `apply_flat_field` is on without a flat.
+
+    Notes
+    -----
+    Algorithm: B. J. Rauscher 2024, PASP 136, 015001 (NSClean), and the flicker noise step of the
+    JWST calibration pipeline (https://jwst-pipeline.readthedocs.io). With ``median_image`` the
+    brightness of an integration is the sum over the bounding boxes of the slits; the median image
+    is then the same as with an extracted white-light curve up to its scale, to which the noise
+    fitted beside the spectrum is not sensitive.
+    """
+    sci = ds["sci"].data
+    if is_jax(sci):
+        return replace_data(ds, sci=sci - _constant_noise(sci, plan))
+    noise, background, mask = flicker_noise(np.asarray(sci), plan)
+    out = replace_data(ds, sci=sci - noise)
+    kept = {
+        "nsclean_mask": mask.astype(np.float32) if save_mask else None,
+        "nsclean_background": background if save_background else None,
+        # the sign of the difference between output and input
+        "nsclean_noise": -noise if save_noise else None,
+    }
+    records = {name: _as_image(ds, data) for name, data in kept.items() if data is not None}
+    return with_meta(out, records=records) if records else out
+
+
+def _constant_noise(sci: Any, plan: NscleanPlan) -> Any:
+    import jax
+
+    def fit(image: Any, dark: Any, bright: Any, flat: Any, given: Any) -> Any:
+        arrays = (np.asarray(dark), np.asarray(bright), plan.options)
+        extra = tuple(None if a is None else np.asarray(a) for a in (flat, given))
+        return flicker_noise(np.asarray(image), NscleanPlan(*arrays, *extra))[0]
+
+    shape = jax.ShapeDtypeStruct(sci.shape, sci.dtype)
+    constant = jax.lax.stop_gradient(sci)
+    arrays = (plan.dark, plan.bright, plan.flat, plan.given)
+    return jax.pure_callback(fit, shape, constant, *arrays, vmap_method="sequential")
+
+
+def _as_image(ds: xr.Dataset, data: np.ndarray[Any, Any]) -> xr.Dataset:
+    import xarray as xr
+
+    dims = ds["sci"].dims[-data.ndim :]
+    keep = {k: v for k, v in ds.attrs.items() if not k.startswith("status_")}
+    model = "ImageModel" if data.ndim == 2 else "CubeModel"
+    return xr.Dataset({"sci": (dims, data, dict(ds["sci"].attrs))}, attrs={**keep, "model": model})
