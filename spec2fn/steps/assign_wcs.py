@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from spec2fn.compose import step
 from spec2fn.errors import InputError
 from spec2fn.schema import meta_of, set_scalars, with_attrs, with_meta
-from spec2fn.wcs.build import builder_for
+from spec2fn.wcs.build import WcsOptions, builder_for
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -32,12 +33,27 @@ _REFS = (
 )
 
 
-@step(refs=_REFS, reads=("sci",), provides=("wavelength", "ra", "dec"), traceable=False)
-def assign_wcs(ds: xr.Dataset, *references: xr.Dataset | None) -> xr.Dataset:
+@step(
+    refs=_REFS,
+    members=("msa_metadata",),
+    reads=("sci",),
+    provides=("wavelength", "ra", "dec"),
+    traceable=False,
+)
+def assign_wcs(
+    ds: xr.Dataset,
+    *references: xr.Dataset | None,
+    msa_metadata: tuple[xr.Dataset, ...] = (),
+    slit_y_low: float = -0.55,
+    slit_y_high: float = 0.55,
+    wavelength_range: tuple[float, float] | None = None,
+) -> xr.Dataset:
     """Give an exposure its world coordinate system.
 
     A gwcs is built from the references and kept in ``meta.wcs``; wavelength, right ascension and
-    declination of every pixel become variables.
+    declination of every pixel become variables. Where a pixel may belong to several slits
+    (NIRSpec fixed slits and MOS) every open slit has a gwcs of its own, ``meta.wcs`` is a mapping
+    of slit id to gwcs, built on use, and it is ``extract_2d`` that evaluates them.
 
     Parameters
     ----------
@@ -45,22 +61,33 @@ def assign_wcs(ds: xr.Dataset, *references: xr.Dataset | None) -> xr.Dataset:
         Exposure with ``sci`` ([integration,] y, x).
     *references : xarray.Dataset or None
         In the order of ``assign_wcs.refs``; each mode uses some of them (the LRS ``distortion``
-        and ``specwcs``).
+        and ``specwcs``; NIRSpec slits ``camera collimator disperser fore fpa msa ote
+        wavelengthrange``).
+    msa_metadata : tuple of xarray.Dataset
+        NIRSpec MOS: the content of the MSA metadata file that MSAMETFL names, from
+        :func:`spec2fn.io.msa.read_msa_metadata`.
+    slit_y_low, slit_y_high : float
+        NIRSpec slits: lower and upper edge, in units of the slit's (or shutter's) height from
+        its centre.
+    wavelength_range : (float, float), optional
+        NIRSpec slits: wavelengths [um] to calibrate, instead of the nominal range of filter and
+        grating in ``wavelengthrange``.
 
     Returns
     -------
     xarray.Dataset
         With ``wavelength`` [um], ``ra`` and ``dec`` [deg, ICRS] (y, x) float64, NaN outside the
-        bounding box; attributes ``dispaxis``, ``specsys`` and ``s_region``; for the LRS slit the
-        scalars ``dithered_ra`` and ``dithered_dec``.
+        bounding box (not with several slits); attributes ``dispaxis``, ``specsys`` and
+        ``s_region``; for the LRS slit the scalars ``dithered_ra`` and ``dithered_dec``. For
+        NIRSpec slits ``meta.records`` holds ``slits``, ``spectral_order`` and ``waverange`` [m].
 
     Raises
     ------
     InputError
-        If the exposure type is missing, not spectroscopic or not supported, or a keyword of the
-        pointing is missing.
+        If the exposure type is missing, not spectroscopic or not supported, a keyword is missing
+        or does not fit the others, or no open slit falls on the detector.
     ReferenceError
-        If a reference that the mode needs is missing or lacks a column or keyword.
+        If a reference that the mode needs is missing or damaged, or is for another grating.
 
     Notes
     -----
@@ -74,15 +101,22 @@ def assign_wcs(ds: xr.Dataset, *references: xr.Dataset | None) -> xr.Dataset:
     if not isinstance(exp_type, str):
         msg = f"assign_wcs: keyword EXP_TYPE is {exp_type!r}, needs the name of a mode"
         raise InputError(msg)
-    built = builder_for(exp_type)(ds, dict(zip(_REFS, references, strict=False)))
-    shape = ds["sci"].shape[-2:]
-    ra, dec, wavelength = evaluate_on_box(lower(built.wcs), (shape[0], shape[1]), box_of(built.wcs))
-    out = ds.assign(
-        wavelength=(("y", "x"), wavelength, {"units": "um"}),
-        ra=(("y", "x"), ra, {"units": "deg"}),
-        dec=(("y", "x"), dec, {"units": "deg"}),
+    options = WcsOptions(
+        slit_y_low, slit_y_high, wavelength_range, msa_metadata[0] if msa_metadata else None
     )
+    built = builder_for(exp_type)(ds, dict(zip(_REFS, references, strict=False)), options)
+    out = ds
+    if not isinstance(built.wcs, Mapping):
+        shape = ds["sci"].shape[-2:]
+        ra, dec, wavelength = evaluate_on_box(
+            lower(built.wcs), (shape[0], shape[1]), box_of(built.wcs)
+        )
+        out = ds.assign(
+            wavelength=(("y", "x"), wavelength, {"units": "um"}),
+            ra=(("y", "x"), ra, {"units": "deg"}),
+            dec=(("y", "x"), dec, {"units": "deg"}),
+        )
     out = set_scalars(out, **built.scalars)
     attrs = {"specsys": "BARYCENT", "dispaxis": built.dispaxis, "s_region": built.s_region}
     out = with_attrs(out, **{k: v for k, v in attrs.items() if v is not None})
-    return with_meta(out, wcs=built.wcs)
+    return with_meta(out, wcs=built.wcs, records=built.records)

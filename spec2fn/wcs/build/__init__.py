@@ -1,8 +1,8 @@
 """Building the gwcs of an exposure from its CRDS references, one module per instrument.
 
-:data:`BUILDERS` names the function for each exposure type. A builder takes the exposure and a
-mapping of reference type to reference Dataset (None if there is none) and returns an
-:class:`AssignedWcs`.
+:data:`BUILDERS` names the function for each exposure type. A builder takes the exposure, a
+mapping of reference type to reference Dataset (None if there is none) and the user's
+:class:`WcsOptions`, and returns an :class:`AssignedWcs`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,27 @@ from spec2fn.errors import InputError, ReferenceError
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["BUILDERS", "AssignedWcs", "builder_for", "reference"]
+__all__ = ["BUILDERS", "AssignedWcs", "WcsOptions", "builder_for", "reference"]
+
+
+@dataclass(frozen=True, eq=False)
+class WcsOptions:
+    """What a user may set; builders that have no use for it take no notice.
+
+    Attributes
+    ----------
+    slit_y_low, slit_y_high : float
+        Edges of NIRSpec slits in units of their height, from the centre.
+    wavelength_range : (float, float), optional
+        Wavelengths [um] of interest instead of the nominal ones (NIRSpec).
+    msa_metadata : xarray.Dataset, optional
+        MSA metadata of a NIRSpec MOS exposure.
+    """
+
+    slit_y_low: float = -0.55
+    slit_y_high: float = 0.55
+    wavelength_range: tuple[float, float] | None = None
+    msa_metadata: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,27 +45,34 @@ class AssignedWcs:
 
     Attributes
     ----------
-    wcs : gwcs.WCS
-        Detector (x, y), zero-indexed in the subarray, to the sky and wavelength [um].
+    wcs : gwcs.WCS, or mapping of int to gwcs.WCS
+        Detector (x, y), zero-indexed in the subarray, to the sky and wavelength [um]; of every
+        slit by its id where a pixel may belong to several slits.
     dispaxis : int, optional
         1 if the spectrum runs along x, 2 along y.
     s_region : str, optional
         Footprint on the sky; None leaves the keyword as it was.
     scalars : mapping of str to float
         Numbers stored with the exposure (:data:`spec2fn.schema.SCALARS`).
+    records : mapping
+        What goes to ``meta.records``.
     """
 
     wcs: Any
     dispaxis: int | None = None
     s_region: str | None = None
     scalars: Mapping[str, float] = field(default_factory=dict)
+    records: Mapping[str, Any] = field(default_factory=dict)
 
 
-Builder = Callable[["xr.Dataset", Mapping[str, Any]], AssignedWcs]
+Builder = Callable[["xr.Dataset", Mapping[str, Any], WcsOptions], AssignedWcs]
 
 BUILDERS: dict[str, str] = {
     "MIR_LRS-FIXEDSLIT": "miri:lrs",
     "MIR_LRS-SLITLESS": "miri:lrs",
+    "NRS_BRIGHTOBJ": "nirspec:slits",
+    "NRS_FIXEDSLIT": "nirspec:slits",
+    "NRS_MSASPEC": "nirspec:slits",
 }
 """Exposure type -> ``module:function`` inside this package."""
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.schema import meta_of
-from spec2fn.wcs.build import AssignedWcs, reference
+from spec2fn.wcs.build import AssignedWcs, WcsOptions, reference
 from spec2fn.wcs.build.pointing import (
     dithered_position,
     number,
@@ -52,7 +52,11 @@ class _LrsGeometry:
     box: tuple[tuple[float, float], tuple[float, float]]
 
 
-def lrs(ds: xr.Dataset, refs: Mapping[str, Any]) -> AssignedWcs:
+def lrs(
+    ds: xr.Dataset,
+    refs: Mapping[str, Any],
+    options: WcsOptions | None = None,  # noqa: ARG001 - for other instruments
+) -> AssignedWcs:
     """Build the WCS of a MIRI LRS exposure.
 
     Frames: detector → alpha_beta → v2v3 → v2v3vacorr → world, the last with axes RA, Dec [deg]
@@ -64,6 +68,8 @@ def lrs(ds: xr.Dataset, refs: Mapping[str, Any]) -> AssignedWcs:
         Exposure of type MIR_LRS-FIXEDSLIT or MIR_LRS-SLITLESS.
     refs : mapping
         ``distortion`` (ASDF) and ``specwcs`` (FITS table).
+    options : WcsOptions, optional
+        Not used.
 
     Returns
     -------

@@ -1,0 +1,284 @@
+"""The WCS of NIRSpec slits: one gwcs per open slit, built when it is asked for.
+
+Frames: detector → sca → gwa → slit_frame → msa_frame → oteip → v2v3 → v2v3vacorr → world. In
+``slit_frame`` (x, y) run from -0.5 to 0.5 over the slit (the main shutter of a slitlet, beyond
+which its neighbours follow); light is taken to come from x = 0. Wavelengths are in m up to
+``oteip`` and in micron from ``v2v3`` on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import InputError
+from spec2fn.plans.msa_metadata import msa_configuration, open_slitlets
+from spec2fn.plans.nirspec_slits import Slit, open_fixed_slits
+from spec2fn.schema import meta_of
+from spec2fn.wcs.build import AssignedWcs, WcsOptions
+from spec2fn.wcs.build.nirspec_batch import SlitBatch, metrology
+from spec2fn.wcs.build.nirspec_boxes import bounding_boxes, on_detector, trace_boxes
+from spec2fn.wcs.build.nirspec_optics import Optics, optics, slit_scales
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["SlitWcs", "open_slits", "slits"]
+
+_WHO = "assign_wcs"
+
+
+def slits(
+    ds: xr.Dataset, refs: Mapping[str, Any], options: WcsOptions | None = None
+) -> AssignedWcs:
+    """Build the WCS of a NIRSpec exposure of fixed slits or MSA slitlets.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Exposure of type NRS_FIXEDSLIT, NRS_BRIGHTOBJ or NRS_MSASPEC.
+    refs : mapping
+        ``camera collimator disperser fore fpa msa ote wavelengthrange`` (ASDF).
+    options : WcsOptions, optional
+
+    Returns
+    -------
+    AssignedWcs
+        ``wcs`` is a :class:`SlitWcs`; ``records`` holds ``slits`` (tuple of
+        :class:`~spec2fn.plans.nirspec_slits.Slit`), ``spectral_order`` and ``waverange`` [m].
+
+    Raises
+    ------
+    InputError
+        For a missing keyword, MSA metadata that do not fit the exposure, a filter and grating
+        that do not go together, or if no open slit falls on the detector.
+    ReferenceError
+        For a missing or unfit reference.
+    """
+    options = options or WcsOptions()
+    if str(ds.attrs.get("grating", "")).upper() in ("", "MIRROR"):
+        msg = (
+            f"{_WHO}: GRATING is {ds.attrs.get('grating', 'missing')!s}, which disperses no light;"
+            " spec2fn calibrates spectra"
+        )
+        raise InputError(msg)
+    shared = optics(ds, refs, options.wavelength_range)
+    candidates = SlitBatch(shared, open_slits(ds, shared, options))
+    seen = np.flatnonzero(on_detector(trace_boxes(candidates)))
+    if not seen.size:
+        msg = (
+            f"{_WHO}: none of the {len(candidates.slits)} open slits falls on detector"
+            f" {ds.attrs['detector']} with {ds.attrs.get('filter')} and {ds.attrs.get('grating')};"
+            " calibrate the exposure of the other detector"
+        )
+        raise InputError(msg)
+    # slits are listed by quadrant of the MSA, as in published products
+    batch = candidates.subset(sorted(seen, key=lambda i: candidates.slits[i].quadrant))
+    wcs = SlitWcs(batch, bounding_boxes(batch), np.zeros((len(batch.slits), 2), dtype=int))
+    records = {
+        "slits": batch.slits,
+        "spectral_order": shared.order,
+        "waverange": shared.waverange,
+    }
+    return AssignedWcs(wcs, dispaxis=1, records=records)
+
+
+def open_slits(ds: xr.Dataset, optics: Optics, options: WcsOptions) -> tuple[Slit, ...]:
+    """Return the slits that were open, whether or not they fall on the detector.
+
+    Raises
+    ------
+    InputError
+        If the MSA metadata of a MOS exposure are missing, or do not fit it.
+    """
+    y_range = (options.slit_y_low, options.slit_y_high)
+    if not y_range[0] < y_range[1]:
+        msg = f"{_WHO}: slit_y_low={y_range[0]} must be less than slit_y_high={y_range[1]}"
+        raise InputError(msg)
+    if ds.attrs["exp_type"] != "NRS_MSASPEC":
+        return open_fixed_slits(ds, y_range)
+    meta = meta_of(ds)
+    if options.msa_metadata is None:
+        name = meta.get("MSAMETFL") or "N/A"
+        msg = (
+            f"{_WHO}: the MSA metadata file of {meta.filename or 'the exposure'} is missing"
+            f" (MSAMETFL is {name}); put it beside the exposure, or pass msa_metadata="
+        )
+        raise InputError(msg)
+    metadata_id, dither = msa_configuration(ds)
+    found = open_slitlets(
+        options.msa_metadata,
+        metadata_id,
+        dither,
+        program=str(meta.get("PROGRAM", "")),
+        y_range=y_range,
+        scales=slit_scales(optics),
+    )
+    if not found:
+        msg = f"{_WHO}: the MSA metadata list no slit with a source for MSAMETID={metadata_id}"
+        raise InputError(msg)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class SlitWcs(Mapping[int, Any]):
+    """The gwcs of every slit by slit id, each built when it is asked for.
+
+    Attributes
+    ----------
+    batch : SlitBatch
+        All slits; a slit's id is its position here.
+    boxes : float array, shape (slit, 2, 2)
+        Bounding boxes ``[[x_low, x_high], [y_low, y_high]]`` in pixels of the cut-outs.
+    starts : int array, shape (slit, 2)
+        Zero-indexed first pixel (x, y) of the cut-outs in the exposure.
+    ids : tuple of int
+        The slits of the mapping; all of them by default.
+    """
+
+    batch: SlitBatch
+    boxes: np.ndarray
+    starts: np.ndarray
+    ids: tuple[int, ...] = ()
+    _built: dict[int, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.ids:
+            object.__setattr__(self, "ids", tuple(range(len(self.batch.slits))))
+
+    def __getitem__(self, key: int) -> Any:
+        if key not in self.ids:
+            raise KeyError(key)
+        if key not in self._built:
+            self._built[key] = _gwcs(self.batch, key, self.boxes[key], self.starts[key])
+        return self._built[key]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def cut(self, boxes: np.ndarray, starts: np.ndarray, ids: tuple[int, ...]) -> SlitWcs:
+        """Return the WCS of cut-outs: other boxes and first pixels, for the slits `ids`."""
+        return SlitWcs(self.batch, boxes, starts, ids)
+
+
+def _gwcs(batch: SlitBatch, i: int, box: np.ndarray, start: np.ndarray) -> Any:
+    from astropy.modeling import bind_bounding_box
+    from astropy.modeling.models import Shift
+    from gwcs.wcs import WCS
+
+    optics = batch.optics
+    to_sca = optics.to_sca
+    if start.any():
+        to_sca = Shift(float(start[0])) & Shift(float(start[1])) | to_sca
+    else:
+        to_sca = to_sca.copy()
+    bind_bounding_box(to_sca, tuple(tuple(map(float, edges)) for edges in box), order="F")
+    place = _place(optics, batch.slits[i])
+    detector, sca, gwa, slit_frame, *rest = _frames()
+    steps = [
+        (detector, to_sca, "dms2sca"),
+        (sca, optics.sca_to_gwa, "det2gwa"),
+        (gwa, _gwa_to_slit(batch, i, place), "gwa2slit"),
+        (slit_frame, _slit_to_msa(place), "slit2msa"),
+    ]
+    for _, model, name in steps:
+        model.name = name
+    pipeline = [(frame, model) for frame, model, _ in steps]
+    pipeline += [(f, m) for f, (_, m) in zip(rest, optics.to_sky, strict=False)]
+    return WCS([*pipeline, (rest[len(optics.to_sky)], None)])
+
+
+def _place(optics: Optics, slit: Slit) -> Any:
+    from astropy.modeling.models import Scale, Shift
+
+    x, y, width, height = metrology(optics, slit)
+    inside = Scale(width) & Scale(height) | Shift(x) & Shift(y)
+    return inside | optics.quadrants[slit.quadrant][0]
+
+
+def _slit_to_msa(place: Any) -> Any:
+    from astropy.modeling.models import Identity
+
+    model = place & Identity(1)
+    model.inputs, model.outputs = ("x_slit", "y_slit", "lam"), ("x_msa", "y_msa", "lam")
+    return model
+
+
+def _gwa_to_slit(batch: SlitBatch, i: int, place: Any) -> Any:
+    from astropy.modeling.models import Const1D, Identity, Mapping, Tabular1D
+
+    optics, slit = batch.optics, batch.slits[i]
+    cosines, positions = (table[i] for table in batch.tables)
+    along = Tabular1D(points=(cosines,), lookup_table=positions, bounds_error=False, name="tabular")
+    before = place | optics.collimator_to_gwa
+    # angles behind the wheel -> (0, position along the slit), and again the angles: light passes
+    # the wheel straight across the dispersion
+    middle = (
+        Mapping((0, 1, 0, 1), n_inputs=3)
+        | (Const1D(0) * Identity(1)) & (Const1D(-1) * Identity(1)) & Identity(2)
+        | Identity(1) & along & Identity(2)
+    )
+    model = (
+        middle
+        | Mapping((0, 1, 0, 1, 2, 3))
+        | Identity(2) & before & Identity(2)
+        | Mapping((0, 1, 2, 3, 5), n_inputs=7)
+        | Identity(2) & optics.wavelength
+        | _mask(slit)
+    )
+    model.inverse = before & Identity(1) | Mapping((3, 0, 1, 2)) | optics.angles
+    model.inputs = ("angle1", "angle2", "angle3")
+    model.outputs = ("x_slit", "y_slit", "lam")
+    return model
+
+
+def _mask(slit: Slit) -> Any:
+    from astropy.modeling.models import Identity, Mapping, Scale
+    from stdatamodels.jwst.transforms.models import Logical
+
+    # adds 0 inside the slit and NaN outside
+    above = Logical(condition="GT", compareto=slit.ymax, value=np.nan)
+    below = Logical(condition="LT", compareto=slit.ymin, value=np.nan)
+    add = Mapping((0,), n_inputs=2) + Mapping((1,))
+    model = (
+        Mapping((0, 1, 2, 1))
+        | Identity(3) & (above | below | Scale(0))
+        | Mapping((0, 1, 3, 2, 3))
+        | Identity(1) & add & add
+    )
+    model.inverse = Identity(3)
+    return model
+
+
+def _frames() -> tuple[Any, ...]:
+    from astropy import coordinates, units
+    from gwcs.coordinate_frames import CelestialFrame, CompositeFrame, Frame2D, SpectralFrame
+
+    spectral = SpectralFrame(
+        name="spectral", axes_order=(2,), unit=(units.micron,), axes_names=("wavelength",)
+    )
+
+    def plane(name: str, unit: Any, axes: tuple[str, str]) -> Any:
+        return Frame2D(name=name, axes_order=(0, 1), unit=(unit, unit), axes_names=axes)
+
+    def spectrum(name: str, unit: Any, axes: tuple[str, str], part: str = "") -> Any:
+        return CompositeFrame([plane(part or f"{name}_spatial", unit, axes), spectral], name=name)
+
+    sky = CelestialFrame(name="sky", axes_order=(0, 1), reference_frame=coordinates.ICRS())
+    return (
+        Frame2D(name="detector", axes_order=(0, 1)),
+        Frame2D(name="sca", axes_order=(0, 1)),
+        plane("gwa", units.rad, ("alpha_in", "beta_in")),
+        spectrum("slit_frame", "", ("x_slit", "y_slit"), "slit_spatial"),
+        spectrum("msa_frame", units.m, ("x_msa", "y_msa"), "msa_spatial"),
+        spectrum("oteip", units.deg, ("X_OTEIP", "Y_OTEIP"), "oteip"),
+        spectrum("v2v3", units.arcsec, ("v2", "v3")),
+        spectrum("v2v3vacorr", units.arcsec, ("v2", "v3")),
+        CompositeFrame([sky, spectral], name="world"),
+    )

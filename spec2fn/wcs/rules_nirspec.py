@@ -1,0 +1,190 @@
+"""Lowering rules of the transforms of NIRSpec: gratings, prism, and sets of slits."""
+
+# ruff: noqa: ARG001, ARG005, PLR0917 - every rule and kernel has the same signature, used or not
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from spec2fn.errors import InputError
+from spec2fn.wcs.lowered import Kernel, lower_model, plain_parameters, register
+
+Ruled = tuple[Kernel, Any]
+
+_SPECTROSCOPY = "gwcs.spectroscopy."
+_JWST = "stdatamodels.jwst.transforms.models."
+_KELVIN = 273.15
+_ZEMAX_ABOVE = 20.0  # kelvin from the reference temperature
+_UNSET = -9999
+
+
+@register(_SPECTROSCOPY + "WavelengthFromGratingEquation")
+def _wavelength_from_grating(model: Any) -> Ruled:
+    def kernel(xp: Any, p: Any, a: Any, out: Any) -> tuple[Any, ...]:
+        return ((a + out) / (p["groove_density"] * p["spectral_order"]),)
+
+    return kernel, plain_parameters(model)
+
+
+@register(_SPECTROSCOPY + "AnglesFromGratingEquation3D")
+def _angles_from_grating(model: Any) -> Ruled:
+    def kernel(xp: Any, p: Any, wavelength: Any, a: Any, b: Any) -> tuple[Any, ...]:
+        x = a - p["groove_density"] * p["spectral_order"] * wavelength
+        return x, -b, xp.sqrt(1.0 - x * x - b * b)
+
+    return kernel, plain_parameters(model)
+
+
+def _refract(xp: Any, n: Any, a: Any, b: Any) -> tuple[Any, Any, Any]:
+    x, y = a / n, b / n
+    return x, y, xp.sqrt(1.0 - x * x - y * y)
+
+
+@register(_SPECTROSCOPY + "Snell3D")
+def _snell3d(model: Any) -> Ruled:
+    return lambda xp, p, n, a, b, c: _refract(xp, n, a, b), {}
+
+
+def _sellmeier(xp: Any, wavelength: Any, b: Any, c: Any) -> Any:
+    square = wavelength * wavelength
+    return xp.sqrt(1.0 + sum(b[i] * square / (square - c[i]) for i in range(3)))
+
+
+@register(_SPECTROSCOPY + "SellmeierGlass")
+def _sellmeier_glass(model: Any) -> Ruled:
+    def kernel(xp: Any, p: Any, wavelength: Any) -> tuple[Any, ...]:
+        return (_sellmeier(xp, wavelength, p["B_coef"], p["C_coef"]),)
+
+    return kernel, _vectors(plain_parameters(model), ("B_coef", "C_coef"))
+
+
+def _vectors(parameters: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {k: v.ravel() if k in names else v for k, v in parameters.items()}
+
+
+def _air(wavelength: Any, celsius: Any, pressure: Any) -> Any:
+    # refractive index of air: Kohlrausch, as in the Zemax manual; pressure in atmospheres
+    square = wavelength * wavelength
+    excess = (
+        6432.8
+        + 2949810.0 * square / (146.0 * square - 1.0)
+        + 5540.0 * square / (41.0 * square - 1.0)
+    )
+    return 1.0 + excess * 1e-8 * pressure / (1.0 + (celsius - 15.0) * 3.4785e-3)
+
+
+def _zemax(xp: Any, p: Any, wavelength: Any) -> Any:
+    # Zemax manual, chapter "Using glass catalogs": index of a glass away from the temperature and
+    # pressure at which its dispersion was measured, relative to the air around it
+    t, t0 = p["temperature"] - _KELVIN, p["ref_temperature"] - _KELVIN
+    now, then = _air(wavelength, t, p["pressure"]), _air(wavelength, t0, p["ref_pressure"])
+    wavelength = wavelength * now / then
+    n = _sellmeier(xp, wavelength, p["B_coef"], p["C_coef"])
+    d, e, dt = p["D_coef"], p["E_coef"], t - t0
+    rise = d[0] * dt + d[1] * dt**2 + d[2] * dt**3
+    rise = rise + (e[0] * dt + e[1] * dt**2) / (wavelength * wavelength - e[2] ** 2)
+    return (n * then + 0.5 * (n * n - 1.0) / n * rise) / now
+
+
+@register(_SPECTROSCOPY + "SellmeierZemax")
+def _sellmeier_zemax(model: Any) -> Ruled:
+    names = ("B_coef", "C_coef", "D_coef", "E_coef")
+    return lambda xp, p, wavelength: (_zemax(xp, p, wavelength),), _vectors(
+        plain_parameters(model), names
+    )
+
+
+@register(_JWST + "Snell")
+def _snell(model: Any) -> Ruled:
+    # near the reference temperature the glass is as it was measured
+    warm = model.temp - model.tref >= _ZEMAX_ABOVE
+
+    def kernel(xp: Any, p: Any, wavelength: Any, a: Any, b: Any, c: Any) -> tuple[Any, ...]:
+        micron = wavelength * 1e6
+        n = _zemax(xp, p, micron) if warm else _sellmeier(xp, micron, p["B_coef"], p["C_coef"])
+        angle = xp.deg2rad(p["prism_angle"])
+        cos, sin = xp.cos(angle), xp.sin(angle)
+        # into the glass, to the frame of the back surface and reflected there, and back again
+        x, y, z = _refract(xp, n, a, b)
+        x, y = -(x * cos - z * sin), -y
+        z = xp.sqrt(1.0 - x * x - y * y)
+        x = x * cos + z * sin
+        return _refract(xp, 1.0 / n, x, y)
+
+    values = {
+        "prism_angle": model.prism_angle,
+        "temperature": model.temp,
+        "ref_temperature": model.tref,
+        "pressure": model.pressure,
+        "ref_pressure": model.pref,
+        "B_coef": model.kcoef,
+        "C_coef": model.lcoef,
+        "D_coef": model.tcoef[:3],
+        "E_coef": model.tcoef[3:],
+    }
+    return kernel, {k: np.asarray(v, dtype=np.float64) for k, v in values.items()}
+
+
+def _slit_numbers(model: Any) -> list[float]:
+    numbers = []
+    for slit in model.slits:
+        label = slit
+        if hasattr(slit, "slit_id"):
+            label = slit.name if slit.slit_id == _UNSET else slit.slit_id
+        try:
+            numbers.append(float(label))
+        except (TypeError, ValueError):
+            msg = (
+                f"slit {label!r} has no number, so that this set of slits cannot be lowered;"
+                " lower the model of the slit: transform.get_model(name)"
+            )
+            raise InputError(msg) from None
+    return numbers
+
+
+def _select(model: Any, position: int, *, passes: int | None) -> Ruled:
+    # `position` of the slit's number among the inputs, `passes` its position among the outputs
+    numbers = _slit_numbers(model)
+    lowered = [lower_model(m) for m in model.models]
+
+    def kernel(xp: Any, params: Any, *c: Any) -> tuple[Any, ...]:
+        number, rest = c[position], (*c[:position], *c[position + 1 :])
+        out: tuple[Any, ...] = ()
+        wanted = set(np.unique(number)) if xp is np else set(numbers)
+        for i, one in enumerate(lowered):
+            if numbers[i] not in wanted:
+                continue
+            values = one.kernel(xp, params[i], *rest)
+            out = out or tuple(xp.full_like(v, np.nan) for v in values)
+            out = tuple(
+                xp.where(number == numbers[i], v, o) for v, o in zip(values, out, strict=True)
+            )
+        if not out:
+            msg = f"no slit {sorted(map(float, wanted))}; there are {numbers}"
+            raise InputError(msg)
+        return out if passes is None else (*out[:passes], number, *out[passes:])
+
+    return kernel, tuple(one.params for one in lowered)
+
+
+@register(_JWST + "Gwa2Slit")
+@register(_JWST + "Slit2Gwa")
+def _gwa_and_slit(model: Any) -> Ruled:
+    return _select(model, 0, passes=0)
+
+
+@register(_JWST + "Slit2Msa")
+def _slit_to_msa(model: Any) -> Ruled:
+    return _select(model, 0, passes=2)
+
+
+@register(_JWST + "Slit2MsaLegacy")
+def _slit_to_msa_legacy(model: Any) -> Ruled:
+    return _select(model, 0, passes=None)
+
+
+@register(_JWST + "Msa2Slit")
+def _msa_to_slit(model: Any) -> Ruled:
+    return _select(model, 2, passes=0)
