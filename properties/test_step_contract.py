@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spec2fn import transforms
-from spec2fn.compose import Skip, registered_steps
+from spec2fn.compose import Skip, registered_steps, steps_of
 from spec2fn.dq import Pixel
 from spec2fn.errors import HostOnlyError
+from spec2fn.pipelines import MODES
 from spec2fn.schema import PLANES, status_of
 from spec2fn.testing import exposures, strategies
 
@@ -47,9 +48,10 @@ def _fingerprint(value):
     return value
 
 
-def test_every_step_is_covered():
+def test_every_step_of_a_pipeline_is_covered():
+    used = {step.name for _, pipeline in MODES.values() for step in steps_of(pipeline)}
     covered = {case.values[0] for case in CASES}
-    assert covered == set(STEPS), "add an exposure of its mode to spec2fn.testing.exposures"
+    assert used <= covered, "add an exposure of the mode to spec2fn.testing.exposures"
 
 
 @pytest.mark.parametrize(("name", "exp_type"), CASES)
