@@ -212,7 +212,7 @@ def _plan(ds: xr.Dataset, parts: tuple[Any, Any, Any], name: str) -> SpectralFla
     points = np.stack([x + offset * width for offset, _ in GAUSS_3])
     tables: list[FlatTablePlan | None] = []
     for found, errors in segments:
-        if found is None:
+        if found is None or not any(found):
             tables.append(None)
             continue
         bank, covered = make_bank(found, pixels.slit, points)

@@ -15,7 +15,14 @@ from spec2fn.schema import require
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["TIME_TABLES", "PhotomPlan", "find_row", "plan_spectral_response"]
+__all__ = [
+    "TIME_TABLES",
+    "PhotomPlan",
+    "find_row",
+    "plan_spectral_response",
+    "response_row",
+    "time_tables",
+]
 
 _METRES_BELOW = 1.0e-4  # a longest wavelength below this is in metres, not micrometres
 
@@ -120,6 +127,27 @@ def plan_spectral_response(
     if missing:
         msg = f"photom: reference 'photom' has no {', '.join(map(repr, missing))}"
         raise ReferenceError(f"{msg}; {ds.attrs.get('exp_type')} needs a response by wavelength")
+    order, waves = response_row(photom, row)
+    index, fraction, covered = locate(ds["wavelength"].data, waves)
+    tables = time_tables(ds, photom) if apply_time_correction else ()
+    return PhotomPlan(row, order, index, fraction, covered, tables)
+
+
+def response_row(photom: xr.Dataset, row: int) -> tuple[Any, Any]:
+    """Return which elements of a row of the relative response count, and their wavelengths.
+
+    Returns
+    -------
+    order : array of int, shape (n,)
+        Elements of the row in increasing wavelength.
+    waves : array, shape (n,)
+        Wavelengths [um].
+
+    Raises
+    ------
+    ReferenceError
+        If there are fewer than two.
+    """
     waves = np.asarray(photom["photom.wavelength"].data)[row]
     count = len(waves)
     if "photom.nelem" in photom:
@@ -134,13 +162,20 @@ def plan_spectral_response(
     waves = waves[order]
     if 0 < waves[-1] < _METRES_BELOW:
         waves = waves * waves.dtype.type(1.0e6)
-    index, fraction, covered = locate(ds["wavelength"].data, waves)
-    tables = _time_tables(ds, photom) if apply_time_correction else ()
-    return PhotomPlan(row, order, index, fraction, covered, tables)
+    return order, waves
 
 
-def _time_tables(ds: xr.Dataset, photom: xr.Dataset) -> tuple[str, ...]:
-    rows = photom["photom.photmjsr"].shape[0]
+def time_tables(ds: xr.Dataset, photom: xr.Dataset) -> tuple[str, ...]:
+    """Return the tables of the time dependence that a reference holds.
+
+    Raises
+    ------
+    InputError
+        If the exposure has no mid time and there is a time dependence.
+    ReferenceError
+        If a table lacks a column, or has not as many rows as the table ``photom``.
+    """
+    rows = photom["photom.wavelength"].shape[0]
     found = []
     for table, columns in TIME_TABLES.items():
         names = [f"{table}.{c}" for c in columns]

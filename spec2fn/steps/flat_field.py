@@ -298,6 +298,9 @@ def slit_flat(
         found = _image_flags(part, image_plan, plan.position)
         if found is not None:
             flags = found if flags is None else flags | found
+    if not factors:
+        # no slit of the bucket has a table, and there is no image: the list is empty
+        factors.append((wave, wave))
     xp = array_namespace(wave, *(v for pair in factors for v in pair))
     usable = xp.asarray(plan.usable)
     if flags is None:

@@ -1,9 +1,11 @@
-"""Flux calibration: from count rates to surface brightness."""
+"""Flux calibration: from count rates to surface brightness or flux density."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from spec2fn.compose import Skip, step
 from spec2fn.dq import PIXEL
@@ -16,8 +18,11 @@ from spec2fn.kernels.photometry import (
     power_law_change,
     rescale,
 )
+from spec2fn.kernels.tables import chords, follow, spread
+from spec2fn.plans.nirspec_photom import ResponsePlan, SlitPhotomPlan, plan_slit_photom
 from spec2fn.plans.photom import TIME_TABLES, PhotomPlan, find_row, plan_spectral_response
-from spec2fn.schema import meta_of, replace_data, set_scalars
+from spec2fn.plans.tables import with_problems
+from spec2fn.schema import SCALARS, meta_of, replace_data, set_scalars
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +33,7 @@ __all__ = ["photom"]
 
 _VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
 _SPECTRAL = ("MIR_LRS-FIXEDSLIT", "MIR_LRS-SLITLESS")
+_SLITS = ("NRS_BRIGHTOBJ", "NRS_FIXEDSLIT", "NRS_MSASPEC")
 
 MJSR_TO_UJA2 = 1.0e12 * (math.pi / (180.0 * 3600.0)) ** 2
 """Microjansky per square arcsecond in one megajansky per steradian."""
@@ -44,13 +50,26 @@ def _plan(
     photom: xr.Dataset | None,
     area: xr.Dataset | None = None,
     *,
+    source_type: str | None = None,
     apply_time_correction: bool = True,
-) -> PhotomPlan | Skip:
+) -> PhotomPlan | SlitPhotomPlan | Skip:
     exp_type = str(ds.attrs.get("exp_type", "this exposure")).upper()
     if photom is None:
         return Skip(f"no photom reference for {exp_type}")
+    if exp_type in _SLITS:
+        plan = plan_slit_photom(
+            ds,
+            photom,
+            area,
+            source_type=source_type,
+            apply_time_correction=apply_time_correction,
+        )
+        if plan is not None:
+            return plan
+        found = f"filter {ds.attrs.get('filter')} and grating {ds.attrs.get('grating')}"
+        return Skip(f"the photom reference has no row for {found}")
     if exp_type not in _SPECTRAL:
-        msg = f"photom: cannot calibrate {exp_type}; it knows {', '.join(_SPECTRAL)}"
+        msg = f"photom: cannot calibrate {exp_type}; it knows {', '.join(_SPECTRAL + _SLITS)}"
         raise InputError(msg)
     keys = {"filter": ds.attrs.get("filter"), "subarray": ds.attrs.get("subarray")}
     row = find_row(photom, "photom", **keys)
@@ -67,6 +86,7 @@ def _plan(
 @step(
     refs=("photom", "area"),
     reads=("sci", "err", "dq"),
+    provides=("photom_point", "photom_uniform"),
     traceable=True,
     planner=_plan,
     needs_refs=("photom",),
@@ -76,34 +96,39 @@ def photom(
     photom: xr.Dataset | None = None,
     area: xr.Dataset | None = None,
     *,
-    plan: PhotomPlan,
+    plan: PhotomPlan | SlitPhotomPlan,
     inverse: bool = False,
     source_type: Literal["POINT", "EXTENDED"] | None = None,
     apply_time_correction: bool = True,
 ) -> xr.Dataset:
-    """Convert count rates into surface brightness.
+    """Convert count rates into surface brightness, or flux density.
 
     The factor of a pixel is ``photmjsr * relresponse(wavelength)``, divided by the relative
-    throughput of the instrument at the time of the exposure.
+    throughput of the instrument at the time of the exposure. For NIRSpec slits it is ``photmj``
+    [MJy/(DN/s)] instead of ``photmjsr`` for a point source, and ``photmj`` per area of a pixel
+    for any other.
 
     Parameters
     ----------
     ds : xarray.Dataset
         Exposure with ``wavelength`` and, for the time dependence, the scalar ``mid_time``
-        [MJD]; dims ``([integration,] y, x)``.
+        [MJD]; dims ``([integration,] y, x)``. NIRSpec: a bucket of slits, dims
+        ``(slit, [integration,] y, x)``.
     photom : xarray.Dataset
         PHOTOM reference: table ``photom`` (filter, subarray, photmjsr [(MJy/sr)/(DN/s)],
         wavelength [um], relresponse), tables ``timecoeff_*``, scalars ``pixar_sr``,
         ``pixar_a2``. Factors are read here, not in the plan, so that the result can be
         differentiated with respect to them.
     area : xarray.Dataset, optional
-        AREA reference; its nominal pixel areas precede those of `photom`.
-    plan : PhotomPlan
+        AREA reference; its nominal pixel areas precede those of `photom`. NIRSpec: areas by
+        slit (``area.slit_id``) or shutter (``area.quadrant``, ``shutter_x``, ``shutter_y``).
+    plan : PhotomPlan or SlitPhotomPlan
         From ``photom.plan(ds, photom, area, ...)``.
     inverse : bool
         Convert surface brightness back into count rates.
     source_type : {"POINT", "EXTENDED"}, optional
-        Without effect where factors are per steradian, as they are for MIRI.
+        Overrules the type of the source. Without effect where factors are per steradian, as
+        they are for MIRI.
     apply_time_correction : bool
         Whether to correct for the change of the throughput with time.
 
@@ -112,7 +137,12 @@ def photom(
     xarray.Dataset
         In MJy/sr (DN/s if `inverse`), with the scalars ``photmjsr``, ``photuja2``, ``pixar_sr``,
         ``pixar_a2``. Pixels outside the wavelengths of the reference become NaN and are flagged
-        DO_NOT_USE.
+        DO_NOT_USE. Of slits, these are variables on ``slit``, as is ``bunit``: ``"MJy"`` for
+        point sources, ``"MJy/sr"`` for others. Fixed slits also have ``photom_point`` and
+        ``photom_uniform``: the factors of a slit that holds a point source, and those that would
+        apply to a uniform one (as in the JWST pipeline, without the time dependence); NaN for
+        other slits. A slit without a row in the reference is NaN, and the variable
+        ``slit_problem`` says why.
 
     Raises
     ------
@@ -130,6 +160,8 @@ def photom(
     correction", "Pixel area data").
     """
     assert photom is not None
+    if isinstance(plan, SlitPhotomPlan):
+        return _calibrate_slits(ds, photom, plan, inverse=inverse)
     values = {n: ds.variables[n].data for n in ("sci", "err")}
     variances = {n: ds.variables[n].data for n in _VARIANCES if n in ds}
     table = {n: photom.variables[f"photom.{n}"].data for n in ("photmjsr", "relresponse")}
@@ -137,7 +169,7 @@ def photom(
     exact = xp.asarray(plan.fraction).dtype
 
     conversion = xp.asarray(table["photmjsr"])[plan.row].astype(exact)
-    throughput = _throughput(ds, photom, plan, xp, exact)
+    throughput = _throughput(ds, photom, plan.row, plan.time_tables, conversion)
     if throughput is not None:
         conversion = conversion / throughput
     response = interpolate_planned(
@@ -162,13 +194,97 @@ def photom(
     )
 
 
-def _throughput(ds: xr.Dataset, photom: xr.Dataset, plan: PhotomPlan, xp: Any, dtype: Any) -> Any:
+def _calibrate_slits(
+    ds: xr.Dataset, photom: xr.Dataset, plan: SlitPhotomPlan, *, inverse: bool
+) -> xr.Dataset:
+    """Convert the slits of a bucket, each into its own units."""
+    values = {n: ds.variables[n].data for n in ("sci", "err")}
+    variances = {n: ds.variables[n].data for n in _VARIANCES if n in ds}
+    photmj = photom.variables["photom.photmj"].data
+    xp = array_namespace(*values.values(), *variances.values(), photmj, plan.pixar_sr)
+    area = xp.asarray(plan.pixar_sr)
+    one = xp.ones((), dtype=area.dtype)
+
+    flux = xp.asarray(photmj)[plan.rows].astype(area.dtype)
+    throughput = _throughput(ds, photom, plan.rows, plan.time_tables, flux)
+    conversion = flux / xp.where(plan.point, one, area)
+    if throughput is not None:
+        conversion = conversion / throughput
+    response, covered = _responses(ds, photom, plan.response, "wavelength")
+    dtype = values["sci"].dtype
+    factor = (conversion[:, None, None] * response).astype(dtype)
+    insert = (slice(None), None) if "integration" in ds["sci"].dims else slice(None)
+    planes, dq = rescale(
+        values,
+        variances,
+        ds.variables["dq"].data,
+        factor[insert],
+        covered[insert],
+        do_not_use=PIXEL["DO_NOT_USE"],
+        inverse=inverse,
+    )
+    units = ["DN/s"] * len(plan.units) if inverse else list(plan.units)
+    # one attribute cannot say it where units differ from slit to slit
+    common = units[0] if len(set(units)) == 1 else "see bunit"
+    out = replace_data(ds, units=common, dq=dq, **planes)
+    scalars = {
+        "photmjsr": conversion,
+        "photuja2": conversion * MJSR_TO_UJA2,
+        "pixar_sr": area,
+        "pixar_a2": xp.asarray(plan.pixar_a2),
+    }
+    out = out.assign({n: ("slit", v, {"units": SCALARS[n].unit}) for n, v in scalars.items()})
+    out = out.assign(bunit=("slit", np.array(units)))
+    if ds.attrs.get("exp_type") == "NRS_FIXEDSLIT":
+        kept = list(plan.kept)
+        uniform = response[np.array(kept, dtype=int)]
+        if plan.uniform is not None:
+            some = ds.isel(slit=kept)
+            uniform, _ = _responses(some, photom, plan.uniform, "wavelength_uncorrected")
+        uniform = ((flux / area)[np.array(kept, dtype=int), None, None] * uniform).astype(dtype)
+        kinds = _both_kinds(plan.kept, factor, uniform)
+        out = out.assign({n: (("slit", "y", "x"), p) for n, p in kinds.items()})
+    return with_problems(out, plan.problems)
+
+
+def _responses(
+    ds: xr.Dataset, photom: xr.Dataset, plan: ResponsePlan, name: str
+) -> tuple[Any, Any]:
+    """Relative response of every pixel of a bucket (0 where unknown), and where it is known."""
+    bank, back = plan.bank, plan.pixels.back
+    column = photom.variables["photom.relresponse"].data
+    wave = ds.variables[name].data
+    xp = array_namespace(column, wave, bank.knots)
+    x = xp.asarray(wave).reshape(-1)[plan.pixels.where]
+    response = x
+    if bank.names:
+        lines = chords(bank.knots, xp.asarray(column).reshape(-1)[bank.elements[0]])
+        response = follow(lines, bank.cells[0], x)
+    return spread(response, back, 0.0, 0.0), back < response.shape[0]
+
+
+def _both_kinds(kept: tuple[int, ...], factor: Any, uniform: Any) -> dict[str, Any]:
+    """Factors of point and uniform sources, NaN in slits that hold no point source."""
+    xp = array_namespace(factor, uniform)
+    nothing = xp.full((1, *factor.shape[1:]), np.nan, dtype=factor.dtype)
+    back = np.full(factor.shape[0], len(kept))
+    back[list(kept)] = np.arange(len(kept))
+    return {
+        "photom_point": xp.where((back < len(kept))[:, None, None], factor, nothing),
+        "photom_uniform": xp.concatenate([uniform, nothing])[back],
+    }
+
+
+def _throughput(
+    ds: xr.Dataset, photom: xr.Dataset, rows: Any, tables: tuple[str, ...], like: Any
+) -> Any:
     """Relative throughput at the time of the exposure, or None if it is constant."""
+    xp, dtype = array_namespace(like), like.dtype
     product = None
-    for table in plan.time_tables:
+    for table in tables:
         time = xp.asarray(ds.variables["mid_time"].data).astype(dtype)
         coefficients = (
-            xp.asarray(photom.variables[f"{table}.{column}"].data)[plan.row].astype(dtype)
+            xp.asarray(photom.variables[f"{table}.{column}"].data)[rows].astype(dtype)
             for column in TIME_TABLES[table]
         )
         change = _CHANGES[table](time, *coefficients)

@@ -1,0 +1,238 @@
+"""Host-side half of the flux calibration of NIRSpec slits: rows, areas, units by slit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import DatasetError, ReferenceError
+from spec2fn.plans.base import Plan
+from spec2fn.plans.photom import find_row, response_row, time_tables
+from spec2fn.plans.tables import (
+    PixelList,
+    Segment,
+    TableBank,
+    clean_wavelength,
+    list_pixels,
+    make_bank,
+    true_pixels,
+)
+from spec2fn.schema import require
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["ResponsePlan", "SlitPhotomPlan", "plan_slit_photom"]
+
+A2_TO_SR = (np.pi / (180.0 * 3600.0)) ** 2
+"""Steradians in a square arcsecond."""
+
+
+@dataclass(frozen=True, eq=False)
+class ResponsePlan(Plan):
+    """Where the pixels of a bucket stand on the relative response.
+
+    Attributes
+    ----------
+    pixels : PixelList
+        Pixels within the response.
+    bank : TableBank
+        Cells of shape (1, n) in the responses of the rows that are used.
+    """
+
+    pixels: PixelList
+    bank: TableBank
+
+
+@dataclass(frozen=True, eq=False)
+class SlitPhotomPlan(Plan):
+    """What converts the slits of a bucket into physical units.
+
+    Attributes
+    ----------
+    rows : array of int, shape (slit,)
+        Of the table ``photom`` (and of the tables of the time dependence).
+    point : array of bool, shape (slit,)
+        Slits calibrated in flux density; the others are in surface brightness.
+    pixar_sr, pixar_a2 : array of float64, shape (slit,)
+        Area of a pixel [sr], [arcsec2].
+    response : ResponsePlan
+    time_tables : tuple of str
+        Tables of :data:`spec2fn.plans.photom.TIME_TABLES` to apply.
+    problems : tuple of str
+        By slit: why it has no calibration, or an empty string.
+    units : tuple of str
+        By slit.
+    kept : tuple of int
+        Slits for which the factors for point and uniform sources are kept.
+    uniform : ResponsePlan, optional
+        Of these slits with wavelengths for uniform sources; None if these are the same.
+    """
+
+    rows: Any
+    point: Any
+    pixar_sr: Any
+    pixar_a2: Any
+    response: ResponsePlan
+    time_tables: tuple[str, ...]
+    problems: tuple[str, ...]
+    units: tuple[str, ...]
+    kept: tuple[int, ...] = ()
+    uniform: ResponsePlan | None = None
+
+
+def plan_slit_photom(
+    ds: xr.Dataset,
+    photom: xr.Dataset,
+    area: xr.Dataset | None,
+    *,
+    source_type: str | None,
+    apply_time_correction: bool,
+) -> SlitPhotomPlan | None:
+    """Find rows, areas and units of the slits of a bucket, and where its pixels stand.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Bucket with dims ``(slit, [integration,] y, x)``, ``wavelength`` [um] and the variables
+        of extract_2d and srctype; for NRS_MSASPEC also ``quadrant``, ``xcen``, ``ycen``.
+    photom : xarray.Dataset
+        PHOTOM reference with the columns ``filter``, ``grating``, ``photmj``, ``wavelength``,
+        ``relresponse`` and, for fixed slits, ``slit``.
+    area : xarray.Dataset, optional
+        AREA reference; without it every pixel has the nominal area of the PHOTOM reference.
+    source_type : {"POINT", "EXTENDED"}, optional
+        Overrules the type of every slit.
+    apply_time_correction : bool
+
+    Returns
+    -------
+    SlitPhotomPlan or None
+        None if the reference has no row for this filter and grating.
+
+    Raises
+    ------
+    DatasetError
+        If the exposure has not been cut into slits, or lacks a variable.
+    InputError, ReferenceError
+        See :func:`spec2fn.plans.photom.time_tables` and
+        :func:`spec2fn.plans.photom.find_row`.
+    """
+    if "slit" not in ds.dims:
+        msg = "photom: NIRSpec spectra must be cut into slits first; run extract_2d"
+        raise DatasetError(msg)
+    mos = ds.attrs.get("exp_type") == "NRS_MSASPEC"
+    needed = ("wavelength", "slit_name", "source_type", "xsize", "ysize")
+    require(ds, (*needed, "quadrant", "xcen", "ycen") if mos else needed, "photom")
+    missing = [c for c in ("photmj", "wavelength", "relresponse") if f"photom.{c}" not in photom]
+    if missing:
+        msg = f"photom: reference 'photom' has no column {', '.join(map(repr, missing))}"
+        raise ReferenceError(f"{msg}; {ds.attrs.get('exp_type')} needs them")
+
+    names = np.asarray(ds["slit_name"].data).astype(str)
+    rows = _rows(ds, photom, names)
+    if all(r is None for r in rows) and (mos or not _has_mode(ds, photom)):
+        return None
+    problems = [
+        f"photom: no row for slit {n}" if r is None else ""
+        for n, r in zip(names, rows, strict=True)
+    ]
+    own = np.char.upper(np.asarray(ds["source_type"].data).astype(str))
+    types = own if source_type is None else np.full(len(own), source_type.upper())
+    point = types == "POINT"
+    areas, unknown = _areas(ds, photom, area, names)
+    for i in np.flatnonzero(unknown & ~point):
+        problems[i] = problems[i] or f"photom: no pixel area for slit {names[i]}, taken as 1 sr"
+
+    segments = _segments(photom, rows)
+    kept: tuple[int, ...] = ()
+    uniform = None
+    if ds.attrs.get("exp_type") == "NRS_FIXEDSLIT":
+        kept = tuple(int(i) for i in np.flatnonzero(own == "POINT") if segments[i] is not None)
+        if kept and "wavelength_uncorrected" in ds:
+            some = ds.isel(slit=list(kept))
+            uniform = _response(some, "wavelength_uncorrected", [segments[i] for i in kept])
+    return SlitPhotomPlan(
+        rows=np.array([0 if r is None else r for r in rows]),
+        point=point,
+        pixar_sr=np.where(unknown, 1.0, areas * A2_TO_SR),
+        pixar_a2=np.where(unknown, 1.0, areas),
+        response=_response(ds, "wavelength", segments),
+        time_tables=time_tables(ds, photom) if apply_time_correction else (),
+        problems=tuple(problems),
+        units=tuple("MJy" if p else "MJy/sr" for p in point),
+        kept=kept,
+        uniform=uniform,
+    )
+
+
+def _has_mode(ds: xr.Dataset, photom: xr.Dataset) -> bool:
+    found: Any = True
+    for key in ("filter", "grating"):
+        column = np.asarray(photom[f"photom.{key}"].data).astype(str)
+        found = found & (np.char.upper(np.char.strip(column)) == str(ds.attrs.get(key)).upper())
+    return bool(np.any(found))
+
+
+def _rows(ds: xr.Dataset, photom: xr.Dataset, names: Any) -> list[int | None]:
+    keys = {"filter": ds.attrs.get("filter"), "grating": ds.attrs.get("grating")}
+    if ds.attrs.get("exp_type") == "NRS_MSASPEC":
+        return [find_row(photom, "photom", **keys)] * len(names)
+    return [find_row(photom, "photom", **keys, slit=str(name)) for name in names]
+
+
+def _areas(
+    ds: xr.Dataset, photom: xr.Dataset, area: xr.Dataset | None, names: Any
+) -> tuple[Any, Any]:
+    """Area of a pixel of each slit [arcsec2], and whether it is unknown."""
+    if area is None:
+        nominal = float(photom["pixar_a2"].data) if "pixar_a2" in photom else np.nan
+        return np.full(len(names), nominal), np.full(len(names), np.isnan(nominal))
+    mos = ds.attrs.get("exp_type") == "NRS_MSASPEC"
+    columns = ("quadrant", "shutter_x", "shutter_y") if mos else ("slit_id",)
+    missing = [c for c in (*columns, "pixarea") if f"area.{c}" not in area]
+    if missing:
+        msg = f"photom: reference 'area' has no column {', '.join(map(repr, missing))}"
+        raise ReferenceError(f"{msg}; {ds.attrs.get('exp_type')} needs them")
+    values = np.asarray(area["area.pixarea"].data).astype(np.float64)
+    if mos:
+        wanted = zip(*(np.asarray(ds[n].data) for n in ("quadrant", "xcen", "ycen")), strict=True)
+        rows: dict[Any, list[int]] = {}
+        table = (np.asarray(area[f"area.{c}"].data).tolist() for c in columns)
+        for i, key in enumerate(zip(*table, strict=True)):
+            rows.setdefault(key, []).append(i)
+        found = [rows.get(tuple(int(v) for v in key), []) for key in wanted]
+        # a shutter that is listed twice has no area that could be trusted
+        place = [f[0] if len(f) == 1 else -1 for f in found]
+    else:
+        slits = np.char.strip(np.asarray(area["area.slit_id"].data).astype(str)).tolist()
+        place = [slits.index(n) if n in slits else -1 for n in names]
+    unknown = np.array(place) < 0
+    return np.where(unknown, np.nan, values[np.array(place)]), unknown
+
+
+def _segments(photom: xr.Dataset, rows: list[int | None]) -> list[Segment | None]:
+    length = photom["photom.wavelength"].shape[-1]
+    read: dict[int | None, Segment | None] = {None: None}
+    for row in rows:
+        if row is not None and row not in read:
+            order, waves = response_row(photom, row)
+            read[row] = Segment("photom", order + row * length, waves.astype(np.float64))
+    return [read[row] for row in rows]
+
+
+def _response(ds: xr.Dataset, name: str, segments: list[Segment | None]) -> ResponsePlan:
+    true = true_pixels(ds)
+    wave = np.where(true, clean_wavelength(ds[name].data), np.nan)
+    have = np.array([s is not None for s in segments]).reshape(-1, 1, 1)
+    listed = np.flatnonzero(have & ~np.isnan(wave))
+    slit = listed // int(np.prod(wave.shape[1:]))
+    bank, covered = make_bank(segments, slit, wave.reshape(-1)[listed][None])
+    if not covered.all():
+        listed = listed[covered]
+        bank = TableBank(bank.names, bank.elements, bank.knots, bank.cells[:, covered])
+    mask = np.zeros(wave.size, dtype=bool)
+    mask[listed] = True
+    return ResponsePlan(list_pixels(mask.reshape(wave.shape), true), bank)
