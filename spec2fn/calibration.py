@@ -209,7 +209,7 @@ def _open(source: Any, open_observation: Callable[[Any], Observation]) -> tuple[
     else:
         obs = open_observation(source)
     meta = obs.science.attrs["meta"]
-    return obs, str(meta.records.get("product_name") or base_name(meta.filename))
+    return obs, str(meta.records.get("product") or base_name(meta.filename))
 
 
 def _with_member_files(obs: Observation, settings: Settings) -> Observation:
