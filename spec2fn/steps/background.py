@@ -14,6 +14,7 @@ from spec2fn.plans.background import (
     describe,
     require_opened,
 )
+from spec2fn.plans.grating_wheel import grating_wheel_differs
 from spec2fn.schema import replace_data, with_meta
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ def plan_background(
     require_opened(background, bkg_list)
     if not background:
         return Skip("no background exposures")
+    turned = grating_wheel_differs(ds, background)
+    if turned:
+        return Skip(turned)
     plan = combine_backgrounds(ds, background, sigma, maxiters)
     return Skip("no background exposure overlaps the subarray") if plan is None else plan
 
@@ -97,12 +101,16 @@ def background(
     -------
     xarray.Dataset
         With the flags of the backgrounds added to ``dq``, and ``DO_NOT_USE`` where none of them
-        has a valid value (nothing is subtracted there).
+        has a valid value (nothing is subtracted there). Skipped without background exposures, and
+        for NIRSpec if the grating wheel did not stand as in the science exposure (GWA_XTIL and
+        GWA_YTIL), because the spectra then fall on other pixels.
 
     Raises
     ------
     DatasetError
         If units, sizes or subarrays contradict each other.
+    InputError
+        If a NIRSpec exposure lacks GWA_XTIL or GWA_YTIL.
     ParameterError
         If `bkg_list` is given but no exposure was opened.
 

@@ -1,0 +1,111 @@
+"""Subtraction of the light that leaks through the closed micro-shutters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.compose import Skip, step
+from spec2fn.kernels.background import add_in_quadrature, per_plane
+from spec2fn.kernels.namespace import array_namespace
+from spec2fn.plans.imprint import ImprintPlan, match_imprint, plan_subtraction
+from spec2fn.schema import meta_of, replace_data
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["imprint", "plan_imprint"]
+
+EXP_TYPES = ("NRS_IFU", "NRS_MSASPEC")
+
+
+def plan_imprint(ds: xr.Dataset, *, imprint: tuple[xr.Dataset, ...] = ()) -> ImprintPlan | Skip:
+    """Choose the imprint exposure that belongs to an exposure; see :func:`imprint`."""
+    exp_type = ds.attrs.get("exp_type")
+    if exp_type not in EXP_TYPES and not _is_ifu_flat_lamp(ds):
+        return Skip(f"imprints are only subtracted from {' and '.join(EXP_TYPES)}, not {exp_type}")
+    if not imprint:
+        return Skip("no imprint exposures")
+    match = match_imprint(ds, imprint)
+    if match is None:
+        meta = meta_of(ds)
+        return Skip(
+            f"none of {len(imprint)} imprint exposures has the observation"
+            f" ({meta.get('OBSERVTN')}) and dither position ({meta.get('PATT_NUM')}) of the exposure"
+        )
+    return plan_subtraction(ds, match)
+
+
+def _is_ifu_flat_lamp(ds: xr.Dataset) -> bool:
+    mode, state = (str(ds.attrs.get(k, "")).upper() for k in ("lamp_mode", "lamp_state"))
+    return mode == "IFU" and state.startswith("FLAT")
+
+
+@step(
+    members=("imprint",),
+    needs_members=("imprint",),
+    reads=("sci", "err", "dq"),
+    traceable=True,
+    planner=plan_imprint,
+    aliases=("imprint_subtract",),
+)
+def imprint(
+    ds: xr.Dataset,
+    *,
+    plan: ImprintPlan,
+    imprint: tuple[xr.Dataset, ...] = (),
+    propagate_variance: bool = True,
+) -> Any:
+    """Subtract the imprint exposure that belongs to this exposure.
+
+    Linear in ``sci``. A single imprint exposure serves for all. Of several, the one with the same
+    observation and dither position is taken (and the same BKGDTARG, which tells imprints of
+    background targets); one that is left alone with its BKGDTARG serves for all positions. That
+    holds for the IFU and the MSA alike, where the JWST pipeline cannot use more than one imprint
+    exposure with the MSA. Rates are subtracted as they are: both are per second.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Exposure, (y, x) or (integration, y, x), with ``sci`` [DN/s], ``err``, ``dq``.
+    plan : ImprintPlan
+        The imprint, made by :func:`plan_imprint`.
+    imprint : tuple of xarray.Dataset
+        Imprint exposures on the same subarray. With as many integrations as the exposure they are
+        subtracted one by one, otherwise their mean from all.
+    propagate_variance : bool
+        Add the variance of the imprint to ``var_poisson``, ``var_rnoise`` and ``err``; if false
+        they stay as they were, as in the JWST pipeline.
+
+    Returns
+    -------
+    xarray.Dataset
+        With the flags of the imprint added to ``dq``; NaN where the imprint has no value. Skipped
+        without a matching imprint exposure, and for other modes.
+
+    Raises
+    ------
+    DatasetError
+        If units or sizes contradict each other.
+
+    Notes
+    -----
+    Algorithm: imprint step of the JWST calibration pipeline
+    (https://jwst-pipeline.readthedocs.io).
+    """
+    sci = ds["sci"].data
+    xp = array_namespace(sci, plan.sci)
+    nan = np.asarray(np.nan, dtype=sci.dtype)
+    left = sci - per_plane(plan.sci, sci)
+    new = {
+        "sci": xp.where(per_plane(plan.lacking, sci), nan, left),
+        "dq": ds["dq"].data | per_plane(plan.dq, ds["dq"].data),
+    }
+    if propagate_variance:
+        new["err"] = add_in_quadrature(ds["err"].data, plan.var)
+        for name in ("var_poisson", "var_rnoise"):
+            if name in ds:
+                old = ds[name].data
+                new[name] = old + per_plane(getattr(plan, name), old)
+    return replace_data(ds, **new)
