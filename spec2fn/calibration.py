@@ -17,7 +17,7 @@ from typing import Any, Literal
 from spec2fn.compose import Observation, Pipeline, find_step, steps_of
 from spec2fn.errors import InputError
 from spec2fn.running import Result, RunPlan, StepRecord, needed_references, plan, run
-from spec2fn.schema import with_meta
+from spec2fn.schema import meta_of, with_meta
 from spec2fn.settings import Settings, resolve_settings
 
 __all__ = ["Calibration", "Job", "calibrate", "prepare"]
@@ -31,6 +31,9 @@ _MEMBER_PARAMETERS = {
     ("background", "bkg_list"): "background",
     ("targ_centroid", "ta_file"): "target_acquisition",
 }
+
+# Suffixes of images that steps leave in the records, where they differ from the name.
+_SUFFIXES = {"combined_background": "combinedbackground"}
 
 Format = Literal["fits", "netcdf"]
 
@@ -370,10 +373,19 @@ def _labelled(job: Job, result: Result) -> dict[str, Any]:
         "crds_context": record["crds_context"],
         "crds_version": record["versions"].get("crds", ""),
     }
-    return {
-        kind: with_meta(ds, records=extra)
-        for kind, ds in {**result.products, **result.saved}.items()
-    }
+    made = {**result.products, **result.saved, **_side_products(job, result)}
+    return {kind: with_meta(ds, records=extra) for kind, ds in made.items()}
+
+
+def _side_products(job: Job, result: Result) -> dict[str, Any]:
+    """Images that steps were asked to save besides their output, by suffix."""
+    records = meta_of(result.dataset).records
+    images = {_SUFFIXES.get(k, k): v for k, v in records.items() if hasattr(v, "data_vars")}
+    for step in steps_of(job.settings.pipeline):
+        if step.defaults().get("save_flagged_bkg") and not step.skip:
+            for i, ds in enumerate(result.members.get("background", ())):
+                images[f"{step.name}_bkg_{i}"] = ds
+    return images
 
 
 def _keyword_value(references: Any, key: str) -> str:
@@ -425,9 +437,12 @@ def _stream(
                 for kind, ds in made.items():
                     kept.setdefault(kind, []).append(ds)
                 continue
-            if not streams:
+            if not paths:
                 paths = _paths(job, made, folder, file_format)
                 for kind, path in paths.items():
+                    if "integration" not in made[kind].dims:
+                        save(made[kind], path)  # the same for every piece
+                        continue
                     stream = ProductStream(path, made[kind], total)
                     streams[kind] = stack.enter_context(stream)
             for kind, stream in streams.items():
@@ -454,6 +469,8 @@ def _without_data(result: Result) -> Result:
 def _join(parts: list[Any]) -> Any:
     import xarray as xr
 
+    if "integration" not in parts[0].dims:
+        return parts[0]
     joined = xr.concat(
         parts,
         dim="integration",

@@ -215,11 +215,11 @@ class Meta:
         Everything else: products of steps that are no array of the exposure, provenance.
     """
 
-    primary: Header | None = None
-    science: Header | None = None
+    primary: Header | None = field(default=None, repr=False)
+    science: Header | None = field(default=None, repr=False)
     filename: str = ""
-    wcs: Any = None
-    records: Mapping[str, Any] = field(default_factory=dict)
+    wcs: Any = field(default=None, repr=False)
+    records: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Meta:
         # xarray deep-copies attributes; this value is immutable and its gwcs is large.

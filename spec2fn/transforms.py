@@ -157,27 +157,35 @@ def _unpack_plan(packed: Packed) -> Plan:
     return cls(**{k: unpack(v) for k, v in packed.arrays.items()}, **static)
 
 
-def _provenance(args: Any) -> Mapping[str, Any]:
-    """What stays outside of the first Dataset among the arguments."""
+def _provenance(args: Any) -> Any:
+    """The first Dataset among the arguments, whose headers the results inherit."""
     stack = list(args)
     while stack:
         value = stack.pop(0)
         if hasattr(value, "data_vars"):
-            return {k: v for k, v in value.attrs.items() if isinstance(v, Meta)}
+            return value
         if isinstance(value, Mapping):
             stack.extend(value.values())
         elif isinstance(value, (list, tuple)):
             stack.extend(value)
-    return {}
+    return None
 
 
-def _attach(value: Any, outside: Mapping[str, Any]) -> Any:
+def _attach(value: Any, source: Any) -> Any:
+    if source is None:
+        return value
     if hasattr(value, "data_vars"):
-        return value.assign_attrs(outside) if outside else value
+        meta = source.attrs.get("meta")
+        if not isinstance(meta, Meta):
+            return value
+        if any(value.sizes.get(d) != source.sizes.get(d) for d in ("y", "x")):
+            # on another grid; what describes it does not come out of a trace
+            meta = meta.replace(wcs=None)
+        return value.assign_attrs(meta=meta)
     if isinstance(value, dict):
-        return {k: _attach(v, outside) for k, v in value.items()}
+        return {k: _attach(v, source) for k, v in value.items()}
     if isinstance(value, tuple):
-        return tuple(_attach(v, outside) for v in value)
+        return tuple(_attach(v, source) for v in value)
     return value
 
 

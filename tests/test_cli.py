@@ -315,3 +315,24 @@ def test_association_with_everything(slit_demo, tmp_path, capsys, monkeypatch):
         record = json.loads(str(hdus["SPEC2FN"].data[0][0]))
     assert record["references"] == report["references"]
     assert "seconds" not in record
+
+
+def test_images_that_steps_save(slit_demo, tmp_path, capsys, monkeypatch):
+    for key, value in cache_environment(slit_demo.files["cache"], CONTEXT).items():
+        monkeypatch.setenv(key, value)
+    asked = ("background.save_combined_background", "flat_field.save_interpolated_flat",
+             "badpix_selfcal.save_flagged_bkg", "extract_1d.save_profile",
+             "extract_1d.save_scene_model", "extract_1d.save_residual_image")  # fmt: skip
+    args = [a for name in asked for a in ("--set", f"{name}=true")]
+    status, _, err = spec2fn(
+        *("run", slit_demo.files["input"], "--output-dir", tmp_path),
+        *("--set", "badpix_selfcal.skip=false", *args),
+        capsys=capsys,
+    )
+    assert status == 0, err
+    suffixes = {p.stem.split("mirimage_")[1] for p in tmp_path.iterdir()}
+    assert suffixes == {"cal", "s2d", "x1d", "combinedbackground", "interpolatedflat", "profile",
+                        "scene_model", "residual", "badpix_selfcal_bkg_0"}  # fmt: skip
+    for path in tmp_path.iterdir():
+        with fits.open(path) as hdus:
+            assert hdus[1].data is not None
