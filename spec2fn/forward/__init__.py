@@ -3,7 +3,8 @@
 * :mod:`spec2fn.forward.operators`: the linear operator spectrum → count rate, with its adjoint;
 * :mod:`spec2fn.forward.instrument`: the instrument the synthetic exposures are taken with;
 * :mod:`spec2fn.forward.scenes`: what is on the sky;
-* :mod:`spec2fn.forward.references`: reference files of that instrument;
+* :mod:`spec2fn.forward.references`: reference files of that instrument
+  (:mod:`spec2fn.forward.reference_files`: how they are written);
 * :mod:`spec2fn.forward.exposures`: headers, noise and files of exposures;
 * :mod:`spec2fn.forward.render`: exposures with their truth.
 """

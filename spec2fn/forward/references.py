@@ -17,6 +17,14 @@ from typing import Any
 import numpy as np
 
 from spec2fn.forward import instrument as lrs
+from spec2fn.forward.reference_files import (
+    DESCRIPTION,
+    USEAFTER,
+    image_hdu,
+    table_hdu,
+    write_asdf,
+    write_fits,
+)
 
 __all__ = ["BOX", "SHAPES", "SUBARRAYS", "ReferenceFile", "true_flat", "write_references"]
 
@@ -40,8 +48,6 @@ BOX: Mapping[str, tuple[int, int]] = {
 """First and last column of the extraction box; on the slit it follows the source."""
 
 FLAT_ERROR = 0.001
-_USEAFTER = "2020-01-01T00:00:00"
-_DESCRIPTION = "synthetic instrument of spec2fn.forward"
 # Mean variance [pixel^2] that drizzling onto the straightened grid and the fractional pixels at
 # the ends of the box add to the image: each is linear interpolation at a phase f, f (1 - f).
 _RESAMPLING_VARIANCE = 1 / 6 + 1 / 6
@@ -85,16 +91,16 @@ def write_references(folder: Path, exp_type: str, seed: int = 0) -> list[Referen
     made: list[tuple[str, str, Callable[[Path], None], dict[str, str]]] = [
         ("distortion", "asdf", _distortion, {"detector": "MIRIMAGE"}),
         ("filteroffset", "asdf", _filteroffset, {"detector": "MIRIMAGE"}),
-        ("specwcs", "fits", lambda p: _fits(p, "specwcs", exp_type, _specwcs()), own),
-        ("flat", "fits", lambda p: _fits(p, "flat", exp_type, _flat(exp_type, seed)), own),
-        ("photom", "fits", lambda p: _fits(p, "photom", exp_type, _photom(exp_type)), own),
-        ("apcorr", "fits", lambda p: _fits(p, "apcorr", exp_type, _apcorr(exp_type)), own),
+        ("specwcs", "fits", lambda p: write_fits(p, "specwcs", exp_type, _specwcs()), own),
+        ("flat", "fits", lambda p: write_fits(p, "flat", exp_type, _flat(exp_type, seed)), own),
+        ("photom", "fits", lambda p: write_fits(p, "photom", exp_type, _photom(exp_type)), own),
+        ("apcorr", "fits", lambda p: write_fits(p, "apcorr", exp_type, _apcorr(exp_type)), own),
         ("extract1d", "json", lambda p: _extract1d(p, exp_type), own),
     ]
     if exp_type == "MIR_LRS-FIXEDSLIT":
         made += [
-            ("pathloss", "fits", lambda p: _fits(p, "pathloss", exp_type, _pathloss()), own),
-            ("psf", "fits", lambda p: _fits(p, "psf", exp_type, _psf()), own),
+            ("pathloss", "fits", lambda p: write_fits(p, "pathloss", exp_type, _pathloss()), own),
+            ("psf", "fits", lambda p: write_fits(p, "psf", exp_type, _psf()), own),
         ]
     out = []
     for reftype, suffix, write, match in made:
@@ -113,75 +119,6 @@ def true_flat(exp_type: str, seed: int = 0) -> Array:
     return np.asarray(smooth * (1 + 0.005 * rng.standard_normal(shape)))
 
 
-def _fits(
-    path: Path, reftype: str, exp_type: str, content: tuple[str, dict[str, Any], list[Any]]
-) -> None:
-    from astropy.io import fits
-
-    model, keywords, hdus = content
-    primary = fits.PrimaryHDU()
-    header = {
-        "FILENAME": path.name,
-        "DATAMODL": model,
-        "TELESCOP": "JWST",
-        "REFTYPE": reftype.upper(),
-        "PEDIGREE": "DUMMY",
-        "DESCRIP": _DESCRIPTION,
-        "AUTHOR": "spec2fn",
-        "USEAFTER": _USEAFTER,
-        "INSTRUME": "MIRI",
-        "DETECTOR": "MIRIMAGE",
-        "FILTER": "P750L",
-        "EXP_TYPE": exp_type,
-        **keywords,
-    }
-    for keyword, value in header.items():
-        primary.header[keyword] = value
-    fits.HDUList([primary, *hdus]).writeto(path, overwrite=True)
-
-
-def _table(name: str, columns: Mapping[str, Any], **keywords: Any) -> Any:
-    """A table HDU; each column is an array with the rows first."""
-    from astropy.io import fits
-
-    parts = {k: np.asarray(v) for k, v in columns.items()}
-    rows = len(next(iter(parts.values())))
-    data = np.empty(rows, dtype=[(k, v.dtype, v.shape[1:]) for k, v in parts.items()])
-    for k, v in parts.items():
-        data[k] = v
-    hdu = fits.BinTableHDU(data, name=name)
-    for keyword, value in keywords.items():
-        hdu.header[keyword] = value
-    return hdu
-
-
-def _image(name: str, data: Array, **keywords: Any) -> Any:
-    from astropy.io import fits
-
-    hdu = fits.ImageHDU(data, name=name)
-    for keyword, value in keywords.items():
-        hdu.header[keyword] = value
-    return hdu
-
-
-def _asdf(path: Path, reftype: str, model: str, content: Mapping[str, Any], **meta: Any) -> None:
-    import asdf
-
-    common = {
-        "author": "spec2fn",
-        "description": _DESCRIPTION,
-        "pedigree": "DUMMY",
-        "useafter": _USEAFTER,
-        "telescope": "JWST",
-        "reftype": reftype,
-        "model_type": model,
-        "filename": path.name,
-        "date": "2024-01-01T00:00:00.000",
-        "instrument": {"name": "MIRI", "detector": "MIRIMAGE"},
-    }
-    asdf.AsdfFile({"meta": {**common, **meta}, **content}).write_to(path)
-
-
 def _distortion(path: Path) -> None:
     from astropy.modeling.models import Mapping as Axes
     from astropy.modeling.models import Polynomial2D
@@ -197,7 +134,7 @@ def _distortion(path: Path) -> None:
     model = linear(matrix, offset)
     inverse = np.linalg.inv(matrix)
     model.inverse = linear(inverse, -inverse @ offset)
-    _asdf(
+    write_asdf(
         path,
         "distortion",
         "DistortionModel",
@@ -213,7 +150,7 @@ def _filteroffset(path: Path) -> None:
         {"filter": name, "pupil": "N/A", "column_offset": x, "row_offset": y}
         for name, (x, y) in lrs.FILTER_OFFSET.items()
     ]
-    _asdf(
+    write_asdf(
         path,
         "filteroffset",
         "FilteroffsetModel",
@@ -242,7 +179,7 @@ def _specwcs() -> tuple[str, dict[str, Any], list[Any]]:
     for i, (sx, sy) in enumerate(((-1, -1), (1, -1), (1, 1), (-1, 1)), start=1):
         v2, v3 = lrs.to_v2v3(x0 + sx * lrs.SLIT_COLUMNS / 2, y0 + sy * lrs.SLIT_ROWS / 2)
         keywords[f"V2VERT{i}"], keywords[f"V3VERT{i}"] = float(v2), float(v3)
-    return "MiriLRSSpecwcsModel", keywords, [_table("WAVETABLE", columns)]
+    return "MiriLRSSpecwcsModel", keywords, [table_hdu("WAVETABLE", columns)]
 
 
 def _flat(exp_type: str, seed: int) -> tuple[str, dict[str, Any], list[Any]]:
@@ -254,7 +191,7 @@ def _flat(exp_type: str, seed: int) -> tuple[str, dict[str, Any], list[Any]]:
     bad = rng.random(flat.shape) < 2e-4
     dq[bad] = 3
     data[bad] = np.nan
-    table = _table(
+    table = table_hdu(
         "DQ_DEF",
         {
             "BIT": np.array([0, 1], np.int32),
@@ -276,7 +213,7 @@ def _flat(exp_type: str, seed: int) -> tuple[str, dict[str, Any], list[Any]]:
     return (
         "FlatModel",
         keywords,
-        [_image("SCI", data), _image("ERR", error), _image("DQ", dq), table],
+        [image_hdu("SCI", data), image_hdu("ERR", error), image_hdu("DQ", dq), table],
     )
 
 
@@ -293,7 +230,7 @@ def _photom(exp_type: str) -> tuple[str, dict[str, Any], list[Any]]:
     amplitude, tau, const = lrs.EXPONENTIAL
     day = lrs.REFERENCE_DAY
     hdus = [
-        _table(
+        table_hdu(
             "PHOTOM",
             who
             | floats(photmjsr=lrs.PHOTMJSR, uncertainty=0.0)
@@ -304,12 +241,12 @@ def _photom(exp_type: str) -> tuple[str, dict[str, Any], list[Any]]:
                 reluncertainty=np.zeros(len(wave)),
             ),
         ),
-        _table("TIMECOEFF_LINEAR", who | floats(t0=day, lossperyear=lrs.LOSS_PER_YEAR)),
-        _table(
+        table_hdu("TIMECOEFF_LINEAR", who | floats(t0=day, lossperyear=lrs.LOSS_PER_YEAR)),
+        table_hdu(
             "TIMECOEFF_EXPONENTIAL",
             who | floats(t0=day, amplitude=amplitude, tau=tau, const=const),
         ),
-        _table("TIMECOEFF_POWERLAW", who | floats(t0=day, year1value=1.0, tsoft=1.0, alpha=0.0)),
+        table_hdu("TIMECOEFF_POWERLAW", who | floats(t0=day, year1value=1.0, tsoft=1.0, alpha=0.0)),
     ]
     area = {"PIXAR_SR": float(lrs.PIXEL_AREA_SR), "PIXAR_A2": float(lrs.PIXEL_AREA_ARCSEC2)}
     return "MirLrsPhotomModel", area, hdus
@@ -329,7 +266,7 @@ def _apcorr(exp_type: str) -> tuple[str, dict[str, Any], list[Any]]:
         offset = sum(BOX[exp_type]) / 2 - column
     half = size / 2
     factor = 1 / lrs.enclosed(offset[:, None] - half, offset[:, None] + half, width[:, None])
-    table = _table(
+    table = table_hdu(
         "APCORR",
         {
             "subarray": np.array([SUBARRAYS[exp_type]], "S17"),
@@ -366,9 +303,9 @@ def _extract1d(path: Path, exp_type: str) -> None:
         "telescope": "JWST",
         "exp_type": exp_type,
         "pedigree": "DUMMY",
-        "description": _DESCRIPTION,
+        "description": DESCRIPTION,
         "author": "spec2fn",
-        "useafter": _USEAFTER,
+        "useafter": USEAFTER,
         "apertures": [target],
     }
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -380,7 +317,7 @@ def _pathloss() -> tuple[str, dict[str, Any], list[Any]]:
     offset = (np.arange(rows) - rows // 2) * step
     factor = 1 / lrs.slit_transmission(wave[:, None], offset[None, :])
     cube = np.repeat(factor[:, :, None], columns, axis=2).astype(np.float32)
-    table = _table(
+    table = table_hdu(
         "PATHLOSS",
         {
             "wavelength": wave.astype(np.float32),
@@ -406,7 +343,7 @@ def _psf() -> tuple[str, dict[str, Any], list[Any]]:
     step = 0.5 / oversampling
     profile = lrs.enclosed(u - step, u + step, lrs.sigma(wave)[:, None])
     hdus = [
-        _image(
+        image_hdu(
             "PSF",
             profile,
             APERTURE="ANY",
@@ -414,6 +351,6 @@ def _psf() -> tuple[str, dict[str, Any], list[Any]]:
             CENTCOL=center,
             CENTROW=float(-last),
         ),
-        _image("WAVE", wave),
+        image_hdu("WAVE", wave),
     ]
     return "SpecPsfModel", {}, hdus
