@@ -96,7 +96,9 @@ def _filled(mesh: Array) -> Array:
     known = np.argwhere(~lacking)
     k = min(_NEIGHBOURS, len(known))
     # the size of a leaf decides which of equally distant neighbours count: as photutils
-    distance, index = cKDTree(known, leafsize=10).query(np.argwhere(lacking), k=list(range(1, k + 1)))
+    distance, index = cKDTree(known, leafsize=10).query(
+        np.argwhere(lacking), k=list(range(1, k + 1))
+    )
     weight = 1.0 / distance
     out = mesh.copy()
     values = mesh[~lacking].astype(np.float64)[index]

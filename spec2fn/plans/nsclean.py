@@ -7,7 +7,7 @@ therefore host-only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError
 from spec2fn.plans.background_mesh import background_mesh
 from spec2fn.plans.base import Plan
+from spec2fn.plans.nirspec_slits import FIXED_SLIT_QUADRANT
 from spec2fn.plans.nsclean_fit import fit_full_frame, fit_subarray, median_stripes
 from spec2fn.plans.pixel_clipping import SortedPixels
 from spec2fn.schema import meta_of
@@ -40,7 +41,6 @@ Box = tuple[float, float, float, float]
 
 FIXED_SLIT_ROWS = (922, 1116)
 """Rows (first, end) of a full frame that the fixed slits illuminate."""
-FIXED_SLIT_QUADRANT = 5
 
 _CUTOFFS = (1061.0, 1211.0, 49943.0, 49957.0)
 _CUTOFFS_ALLSLITS = (150.0, 200.0, 49943.0, 49957.0)
@@ -118,8 +118,8 @@ class NscleanPlan(Plan):
 def slit_boxes(ds: xr.Dataset) -> tuple[tuple[Box, int], ...] | None:
     """Return the bounding boxes (x0, x1, y0, y1) of the open slits, with their quadrants.
 
-    Read from ``meta.records["slits"]``, where ``assign_wcs`` keeps the slits of an exposure, and
-    the bounding boxes of their gwcs in ``meta.wcs``.
+    ``assign_wcs`` keeps the slits in ``meta.records["slits"]``, and a mapping of their position
+    there to their gwcs in ``meta.wcs``.
 
     Returns
     -------
@@ -127,30 +127,18 @@ def slit_boxes(ds: xr.Dataset) -> tuple[tuple[Box, int], ...] | None:
         None if ``assign_wcs`` has not been run.
     """
     meta = meta_of(ds)
-    slits = meta.records.get("slits")
-    if slits is None:
+    slits, wcs = meta.records.get("slits"), meta.wcs
+    if slits is None or wcs is None:
         return None
-    found = []
-    for slit in slits:
-        box = _box_of(slit)
-        if box is not None:
-            found.append((box, int(_field(slit, "quadrant", 0))))
-    return tuple(found)
-
-
-def _field(slit: Any, name: str, default: Any = None) -> Any:
-    return slit.get(name, default) if isinstance(slit, Mapping) else getattr(slit, name, default)
-
-
-def _box_of(slit: Any) -> Box | None:
-    box = _field(slit, "bounding_box")
-    if box is None:
-        return None
-    (x0, x1), (y0, y1) = box
-    numbers = tuple(float(v) for v in (x0, x1, y0, y1))
-    if not np.isfinite(numbers).all():
-        return None
-    return numbers[0], numbers[1], numbers[2], numbers[3]
+    boxes = getattr(wcs, "boxes", None)
+    if boxes is None:
+        boxes = [tuple(wcs[i].bounding_box) for i in range(len(slits))]
+    numbers = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    return tuple(
+        ((float(x0), float(x1), float(y0), float(y1)), int(slit.quadrant))
+        for slit, (x0, x1, y0, y1) in zip(slits, numbers, strict=True)
+        if np.isfinite((x0, x1, y0, y1)).all()
+    )
 
 
 def mask_boxes(shape: tuple[int, int], boxes: Iterable[Box]) -> Array:

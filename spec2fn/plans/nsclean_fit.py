@@ -220,9 +220,7 @@ def _sections(count: Array) -> list[tuple[int, int]]:
     return found
 
 
-def _fit_sections(
-    values: Array, mask: Array, cutoffs: tuple[float, float, float, float]
-) -> Array:
+def _fit_sections(values: Array, mask: Array, cutoffs: tuple[float, float, float, float]) -> Array:
     # (section, line, n), all of one length, with the pause between lines as masked samples
     count, lines, n = values.shape
     enough = mask.mean(axis=(1, 2)) > _MINIMUM_USED

@@ -32,7 +32,7 @@ def plan_imprint(ds: xr.Dataset, *, imprint: tuple[xr.Dataset, ...] = ()) -> Imp
         meta = meta_of(ds)
         return Skip(
             f"none of {len(imprint)} imprint exposures has the observation"
-            f" ({meta.get('OBSERVTN')}) and dither position ({meta.get('PATT_NUM')}) of the exposure"
+            f" ({meta.get('OBSERVTN')}) and dither position ({meta.get('PATT_NUM')}) of this one"
         )
     return plan_subtraction(ds, match)
 

@@ -1,0 +1,94 @@
+"""Flagging of pixels that shutters illuminate which do not close."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from spec2fn.compose import Skip, step
+from spec2fn.dq import PIXEL
+from spec2fn.kernels.background import per_plane
+from spec2fn.kernels.namespace import array_namespace
+from spec2fn.plans.msaflagopen import (
+    FailedOpenPlan,
+    failed_open_shutters,
+    illuminated_pixels,
+    shutter_batch,
+)
+from spec2fn.schema import replace_data
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["msaflagopen", "plan_msaflagopen"]
+
+EXP_TYPES = ("NRS_AUTOFLAT", "NRS_AUTOWAVE", "NRS_IFU", "NRS_LAMP", "NRS_MSASPEC")
+"""Exposure types in which the micro-shutter array is in the light."""
+
+_WCS_REFS = ("camera", "collimator", "disperser", "fore", "fpa", "msa", "ote", "wavelengthrange")
+
+
+def plan_msaflagopen(
+    ds: xr.Dataset, msaoper: xr.Dataset | None = None, *optics: xr.Dataset | None
+) -> FailedOpenPlan | Skip:
+    """Find the pixels to flag; see :func:`msaflagopen`."""
+    exp_type = ds.attrs.get("exp_type")
+    if exp_type not in EXP_TYPES:
+        return Skip(f"no light passes the micro-shutters in exposures of type {exp_type}")
+    if msaoper is None:
+        return Skip("no msaoper reference")
+    shutters = failed_open_shutters(msaoper)
+    shape = (ds["sci"].shape[-2], ds["sci"].shape[-1])
+    batch = shutter_batch(ds, shutters, dict(zip(_WCS_REFS, optics, strict=False)))
+    return FailedOpenPlan(illuminated_pixels(batch, shape))
+
+
+@step(
+    refs=("msaoper", *_WCS_REFS),
+    needs_refs=("msaoper",),
+    reads=("sci", "dq"),
+    traceable=True,
+    planner=plan_msaflagopen,
+    aliases=("msa_flagging",),
+)
+def msaflagopen(
+    ds: xr.Dataset,
+    msaoper: xr.Dataset | None = None,
+    *optics: xr.Dataset | None,
+    plan: FailedOpenPlan,
+) -> Any:
+    """Flag the pixels that see light through micro-shutters that are stuck open.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Exposure of the MSA or the IFU, (y, x) or (integration, y, x), with ``dq``.
+    msaoper : xarray.Dataset, optional
+        Operability of the shutters (JSON).
+    *optics : xarray.Dataset or None
+        ``camera collimator disperser fore fpa msa ote wavelengthrange``, as for `assign_wcs`; not
+        needed for an exposure of which `assign_wcs` has built the slits.
+    plan : FailedOpenPlan
+        The pixels, made by :func:`plan_msaflagopen`.
+
+    Returns
+    -------
+    xarray.Dataset
+        With ``MSA_FAILED_OPEN`` added to ``dq`` where the spectrum of such a shutter falls. Skipped
+        for other exposures, and without reference.
+
+    Raises
+    ------
+    InputError
+        If keywords of the WCS are missing.
+    ReferenceError
+        If a reference is damaged, or one of the optics is missing.
+
+    Notes
+    -----
+    Algorithm: MSA flagging step of the JWST calibration pipeline
+    (https://jwst-pipeline.readthedocs.io).
+    """
+    dq = ds["dq"].data
+    xp = array_namespace(dq, plan.failed)
+    flag = xp.asarray(PIXEL["MSA_FAILED_OPEN"], dtype=dq.dtype)
+    return replace_data(ds, dq=xp.where(per_plane(plan.failed, dq), dq | flag, dq))
