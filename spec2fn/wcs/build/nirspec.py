@@ -162,6 +162,24 @@ class SlitWcs(Mapping[int, Any]):
     def __len__(self) -> int:
         return len(self.ids)
 
+    def slit_frame(self, slit: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Position along the slit and wavelength [m] of pixels of cut-outs.
+
+        Parameters
+        ----------
+        slit : int array
+            Slit ids; broadcasts against the pixels.
+        x, y : array
+            Zero-indexed pixels of the cut-outs.
+
+        Returns
+        -------
+        y_slit, wavelength : array
+            NaN outside the slit; what the slits' gwcs give, all slits in one go.
+        """
+        start = self.starts[slit]
+        return self.batch.slit_frame(slit, x + start[..., 0], y + start[..., 1])
+
     def cut(self, boxes: np.ndarray, starts: np.ndarray, ids: tuple[int, ...]) -> SlitWcs:
         """Return the WCS of cut-outs: other boxes and first pixels, for the slits `ids`."""
         return SlitWcs(self.batch, boxes, starts, ids)

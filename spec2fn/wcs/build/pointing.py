@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "dithered_position",
+    "dithered_v2v3",
     "number",
     "polygon",
     "subarray_origin",
@@ -37,7 +38,8 @@ def number(meta: Meta, keyword: str, who: str = _WHO) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        msg = f"{who}: keyword {keyword} of {meta.filename or 'the exposure'} is {value!r}, needs a number"
+        file = meta.filename or "the exposure"
+        msg = f"{who}: keyword {keyword} of {file} is {value!r}, needs a number"
         raise InputError(msg) from None
 
 
@@ -114,18 +116,24 @@ def velocity_correction(meta: Meta) -> Any | None:
     return model
 
 
-def dithered_position(ds: xr.Dataset, wcs: Any, who: str = _WHO) -> tuple[float, float]:
-    """Sky position [deg] at which the dither offsets (XOFFSET, YOFFSET) place the target."""
+def dithered_v2v3(meta: Meta, who: str = _WHO) -> tuple[float, float]:
+    """Position V2, V3 [arcsec] at which the dither offsets (XOFFSET, YOFFSET) place the target."""
     from stdatamodels.jwst.transforms.models import IdealToV2V3
 
     from spec2fn.wcs.lower import lower
 
-    meta = meta_of(ds)
     ideal = IdealToV2V3(
         *(number(meta, k, who) for k in ("V3I_YANG", "V2_REF", "V3_REF", "VPARITY"))
     )
-    offsets = (number(meta, k, who) for k in ("XOFFSET", "YOFFSET"))
-    v2, v3 = lower(ideal)(*offsets)
+    v2, v3 = lower(ideal)(*(number(meta, k, who) for k in ("XOFFSET", "YOFFSET")))
+    return float(v2), float(v3)
+
+
+def dithered_position(ds: xr.Dataset, wcs: Any, who: str = _WHO) -> tuple[float, float]:
+    """Sky position [deg] at which the dither offsets (XOFFSET, YOFFSET) place the target."""
+    from spec2fn.wcs.lower import lower
+
+    v2, v3 = dithered_v2v3(meta_of(ds), who)
     to_sky = lower(wcs, "v2v3")
     # some modes carry a wavelength along, which does not act on the position
     ra, dec = to_sky(v2, v3, *[0.0] * (to_sky.n_inputs - 2))[:2]

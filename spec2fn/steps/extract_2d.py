@@ -1,0 +1,149 @@
+"""Cut the spectra of the slits out of an exposure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.compose import Skip, step
+from spec2fn.errors import InputError
+from spec2fn.kernels.namespace import array_namespace
+from spec2fn.plans.extract_2d import Extract2dPlan, bucket, chosen, cut_outs, cut_wcs
+from spec2fn.schema import meta_of
+from spec2fn.slits import PADDING, Slits, group_shapes
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_MODES = ("NRS_FIXEDSLIT", "NRS_BRIGHTOBJ", "NRS_MSASPEC")
+_ANY_WAVELENGTH = 2.0  # um; the position in the slit hardly depends on it
+
+
+def _plan(
+    ds: xr.Dataset,
+    wavelengthrange: xr.Dataset | None,
+    *,
+    slit_names: tuple[str, ...] | None,
+    source_ids: tuple[int, ...] | None,
+) -> Extract2dPlan | Skip:
+    exp_type = str(ds.attrs.get("exp_type", ""))
+    if exp_type not in _MODES:
+        return Skip(f"EXP_TYPE {exp_type} has no slits to cut out")
+    cuts, left_out = cut_outs(ds, chosen(ds, slit_names, source_ids))
+    wcs = cut_wcs(ds, cuts)
+    positions, warnings = _measured_positions(ds, wcs)
+    groups = group_shapes([(int(y), int(x)) for x, y in cuts.size])
+    buckets = tuple(bucket(ds, cuts.take(group), positions) for group in groups)
+    return Extract2dPlan(buckets, wcs, (*left_out, *warnings))
+
+
+@step(
+    refs=("wavelengthrange",),
+    reads=("sci", "err", "dq"),
+    provides=("wavelength", "ra", "dec"),
+    planner=_plan,
+)
+def extract_2d(
+    ds: xr.Dataset,
+    wavelengthrange: xr.Dataset | None = None,
+    *,
+    plan: Extract2dPlan,
+    slit_names: tuple[str, ...] | None = None,
+    source_ids: tuple[int, ...] | None = None,
+) -> Slits:
+    """Cut a rectangle around the spectrum of every slit.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        NIRSpec exposure of slits after ``assign_wcs``; variables ([integration,] y, x).
+    wavelengthrange : xarray.Dataset, optional
+        Not used for slits.
+    plan : Extract2dPlan
+        From ``extract_2d.plan(ds, ...)``.
+    slit_names : tuple of str, optional
+        Names of the slits to keep; all by default.
+    source_ids : tuple of int, optional
+        Keep the slits that hold these sources (besides those of `slit_names`).
+
+    Returns
+    -------
+    Slits
+        Every variable of the exposure that lies on the image, cut out; ``wavelength`` [um],
+        ``ra``, ``dec`` [deg] (slit, y, x) float64, NaN outside the slit; and the variables on
+        ``slit`` described in :mod:`spec2fn.slits`. The id of a slit is its position among all
+        open slits, whatever is selected. ``xstart``, ``ystart`` are one-indexed in the image of
+        the exposure, so that a subarray adds its own origin.
+
+    Raises
+    ------
+    InputError
+        If a slit or source that is asked for does not exist, or no slit lies in the image.
+    DatasetError
+        If assign_wcs has not run.
+
+    Notes
+    -----
+    The position of the source in the primary fixed slit follows from the dither offsets
+    (XOFFSET, YOFFSET); without them it is taken to be centred, with a warning in
+    ``meta.records["warnings"]``. That of MSA sources is the planned one.
+    """
+    meta = meta_of(ds)
+    records: dict[str, Any] = {}
+    if plan.warnings:
+        records["warnings"] = (*meta.records.get("warnings", ()), *plan.warnings)
+    model = "SlitModel" if ds.attrs["exp_type"] == "NRS_BRIGHTOBJ" else "MultiSlitModel"
+    attrs = {**ds.attrs, "model": model, "meta": meta.replace(wcs=plan.wcs, records=records)}
+    imaged = [name for name, var in ds.variables.items() if {"y", "x"} <= set(var.dims)]
+    rest = ds.drop_vars(imaged)
+    out = []
+    for planned in plan.buckets:
+        cut = {name: _cut(ds[name], planned) for name in imaged}
+        made = planned.assign(cut).assign(rest.variables)
+        made.attrs = dict(attrs)
+        out.append(made)
+    return Slits(tuple(out))
+
+
+def _cut(var: Any, bucket: xr.Dataset) -> tuple[tuple[str, ...], Any, dict[str, Any]]:
+    # only the rows and columns that any slit of the bucket needs are read
+    size = np.stack([bucket["xsize"].values, bucket["ysize"].values], axis=1)
+    start = np.stack([bucket["xstart"].values, bucket["ystart"].values], axis=1) - 1
+    low, high = start.min(axis=0), (start + size).max(axis=0)
+    data = var.isel(x=slice(low[0], high[0]), y=slice(low[1], high[1])).data
+    dims = ("slit", *var.dims)
+    if len(size) == 1:
+        return dims, data[None], dict(var.attrs)
+    xp = array_namespace(data)
+    offset, most = start - low, high - low - 1
+    steps = (np.arange(bucket.sizes["x"]), np.arange(bucket.sizes["y"])[:, None])
+    pixels = [offset[:, k, None, None] + s for k, s in enumerate(steps)]
+    taken = data[..., np.minimum(pixels[1], most[1]), np.minimum(pixels[0], most[0])]
+    inside = (steps[0] < size[:, 0, None, None]) & (steps[1] < size[:, 1, None, None])
+    fill = np.nan if taken.dtype.kind == "f" else PADDING if var.name == "dq" else 0
+    taken = xp.where(inside, taken, np.asarray(fill, dtype=taken.dtype))
+    return dims, xp.moveaxis(taken, -3, 0), dict(var.attrs)
+
+
+def _measured_positions(
+    ds: xr.Dataset, wcs: Any
+) -> tuple[dict[int, tuple[float, float]], tuple[str, ...]]:
+    # where the dither offsets put the target, in the fixed slit that it was aimed at
+    from spec2fn.wcs.build.pointing import dithered_v2v3
+    from spec2fn.wcs.lower import lower
+
+    primary = ds.attrs.get("fixed_slit")
+    if ds.attrs["exp_type"] == "NRS_MSASPEC":
+        return {}, ()
+    if ds.attrs["exp_type"] == "NRS_BRIGHTOBJ":
+        primary = "S1600A1"
+    found = [i for i in wcs if wcs.batch.slits[i].name == primary]
+    if not found:
+        return {}, ()
+    try:
+        v2, v3 = dithered_v2v3(meta_of(ds), "extract_2d")
+    except InputError as error:
+        return {}, (f"the source is taken to be in the middle of slit {primary}: {error}",)
+    x, y, _ = lower(wcs[found[0]], "v2v3", "slit_frame")(v2, v3, _ANY_WAVELENGTH)
+    return {found[0]: (float(x), float(y))}, ()
