@@ -1,4 +1,3 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -369,24 +368,24 @@ def test_gradients_agree_with_finite_differences(exp_type):
     weights = np.random.default_rng(7).normal(size=ds.sci.shape)
     plan = flat_field.plan(ds, None, *parts)
 
-    def total(ds, *refs):
+    @jit
+    def total(plan, ds, *refs):
         out = flat_field(ds, None, *refs, plan=plan)
-        xp = jnp if isinstance(out.sci.data, jax.Array) else np
-        good = ~xp.isnan(out.sci.data)
-        value = xp.where(good, out.sci.data, 0.0) * weights
-        return value.sum() + xp.where(good, out.var_flat.data, 0.0).sum()
+        good = ~jnp.isnan(out.sci.data)
+        value = jnp.where(good, out.sci.data, 0.0) * weights
+        return value.sum() + jnp.where(good, out.var_flat.data, 0.0).sum()
 
     image = "sci_3" if exp_type == "NRS_MSASPEC" else "fast_variation.error"
     wrt = {
-        0: ("sci", "wavelength"),
-        1: ("fast_variation.data", image),
-        2: ("sci", "err", "fast_variation.data"),
-        3: ("sci", "fast_variation.data"),
+        1: ("sci", "wavelength"),
+        2: ("fast_variation.data", image),
+        3: ("sci", "err", "fast_variation.data"),
+        4: ("sci", "fast_variation.data"),
     }
     refs = [
         p.assign({k: p[k].astype(np.float64) for k in p if p[k].dtype.kind == "f"}) for p in parts
     ]
-    args = [ds, *refs]
+    args = [plan, ds, *refs]
     _, grads = value_and_grad(total, wrt)(*args)
     rng = np.random.default_rng(3)
     for i, names in wrt.items():
