@@ -123,19 +123,21 @@ def bilinear_clipped(images: Any, which: Any, row: Any, column: Any) -> Any:
     which : array of int, shape (slit,)
         The image of each slit.
     row, column : array of float, shape (slit, y, x)
-        Zero-based, finite. Places outside take the value of the nearest edge.
+        Zero-based, finite; the dtype in which to compute. Places outside take the value of the
+        nearest edge.
 
     Returns
     -------
     array, shape (slit, y, x)
     """
     xp = array_namespace(images, which, row, column)
-    images, row, column = xp.asarray(images), xp.asarray(row), xp.asarray(column)
+    row, column = xp.asarray(row), xp.asarray(column)
+    images = xp.asarray(images).astype(row.dtype)
     n_rows, n_columns = images.shape[-2:]
     row, column = xp.clip(row, 0, n_rows - 1), xp.clip(column, 0, n_columns - 1)
     i = xp.clip(xp.floor(row), 0, max(n_rows - 2, 0)).astype("int32")
     j = xp.clip(xp.floor(column), 0, max(n_columns - 2, 0)).astype("int32")
-    u, t = row - i, column - j
+    u, t = row - i.astype(row.dtype), column - j.astype(column.dtype)
     k = xp.asarray(which)[:, None, None]
     lower = (1 - t) * images[k, i, j] + t * images[k, i, j + 1]
     upper = (1 - t) * images[k, i + 1, j] + t * images[k, i + 1, j + 1]

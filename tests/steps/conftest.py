@@ -125,3 +125,90 @@ class LrsCase:
 def lrs_case():
     """A made-up MIRI LRS: ``lrs_case.exposure(...)`` and ``lrs_case.references(...)``."""
     return LrsCase
+
+
+def slit_wcs(shape, height=8.0, start=1.0, step=0.01, tilt=0.001, curve=2e-5):
+    """A gwcs of a slit: wavelength grows along x, from `start` by `step` [um], lines are tilted."""
+    from gwcs import WCS
+
+    centre = (shape[0] - 1) / 2
+    nothing = models.Polynomial2D(1)
+    along = models.Polynomial2D(1, c0_0=-centre / height, c0_1=1 / height)
+    wave = models.Polynomial2D(
+        2,
+        c0_0=1e-6 * (start - tilt * centre),
+        c1_0=1e-6 * step,
+        c0_1=1e-6 * tilt,
+        c2_0=1e-6 * curve,
+    )
+    to_slit = models.Mapping((0, 1, 0, 1, 0, 1)) | nothing & along & wave
+    to_world = models.Identity(2) & models.Scale(1e6)
+    wcs = WCS([("detector", to_slit), ("slit_frame", to_world), ("world", None)])
+    wcs.bounding_box = ((-0.5, shape[1] - 0.5), (-0.5, shape[0] - 0.5))
+    return wcs
+
+
+def slit_bucket(
+    shapes=((9, 30), (7, 26), (9, 28)), n=None, ids=None, exp_type="NRS_MSASPEC", **variables
+):
+    """A bucket of slits with noise as data, padded; `variables` are those on ``slit``."""
+    rng = np.random.default_rng(5)
+    count, size = len(shapes), tuple(max(s) for s in zip(*shapes, strict=True))
+    dims, full = ("slit", "y", "x"), (count, *size)
+    if n is not None:
+        dims, full = ("slit", "integration", "y", "x"), (count, n, *size)
+    inside = np.zeros((count, *size), bool)
+    for i, (ny, nx) in enumerate(shapes):
+        inside[i, :ny, :nx] = True
+    wide = inside if n is None else np.broadcast_to(inside[:, None], full)
+    names = ("sci", "err", "var_poisson", "var_rnoise")
+    planes = {
+        k: (dims, np.where(wide, rng.uniform(1, 2, full), np.nan).astype(np.float32)) for k in names
+    }
+    ids = list(range(count)) if ids is None else ids
+    wcs = {
+        i: slit_wcs(s, start=1.0 + 0.1 * k)
+        for k, (i, s) in enumerate(zip(ids, shapes, strict=True))
+    }
+    wave = np.full((count, *size), np.nan)
+    for k, (i, (ny, nx)) in enumerate(zip(ids, shapes, strict=True)):
+        y, x = np.mgrid[:ny, :nx]
+        wave[k, :ny, :nx] = wcs[i](x, y)[2]
+    wave[0, :2] = np.nan  # rows outside the slit
+    on_slit = {
+        "slit_name": np.array([str(i + 1) for i in ids]),
+        "source_type": np.array(["POINT"] * count),
+        "source_xpos": np.linspace(-0.3, 0.2, count),
+        "source_ypos": np.linspace(0.1, -0.2, count),
+        "ysize": np.array([s[0] for s in shapes]),
+        "xsize": np.array([s[1] for s in shapes]),
+        **{k: np.asarray(v) for k, v in variables.items()},
+    }
+    return xr.Dataset(
+        {
+            **planes,
+            "dq": (dims, np.where(wide, 0, 513).astype(np.uint32)),
+            "wavelength": (("slit", "y", "x"), wave),
+            **{k: ("slit", v) for k, v in on_slit.items()},
+        },
+        coords={"slit": ids},
+        attrs={"exp_type": exp_type, "instrument": "NIRSPEC", "meta": Meta(wcs=wcs)},
+    )
+
+
+@pytest.fixture
+def slits():
+    """``slits(...)``: a small bucket of NIRSpec slits, made up."""
+    return slit_bucket
+
+
+@pytest.fixture
+def widened():
+    """``widened(ds)``: a bucket with more padding."""
+
+    def pad(ds, y=2, x=3):
+        fill = {n: 513 if n == "dq" else np.nan for n in ds.data_vars if ds[n].ndim > 1}
+        wide = ds[list(fill)].pad(y=(0, y), x=(0, x), constant_values=fill)
+        return ds.drop_vars(list(fill)).assign(wide.data_vars)
+
+    return pad
