@@ -13,11 +13,12 @@ from spec2fn.errors import ReferenceError
 from spec2fn.kernels.slit_corrections import offsets_at
 from spec2fn.plans.base import Plan
 from spec2fn.plans.slit_frame import chosen_types, is_point, slit_planes, strings
+from spec2fn.schema import meta_of
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["WavecorrPlan", "corrected_wcs", "plan_wavecorr"]
+__all__ = ["WavecorrPlan", "corrected_wcs", "is_corrected", "plan_wavecorr"]
 
 _LOG = logging.getLogger("spec2fn.slits")
 
@@ -115,6 +116,15 @@ def plan_wavecorr(ds: xr.Dataset, reference: xr.Dataset) -> WavecorrPlan:
         cell = np.searchsorted(points, wave, side="right") - 1
         plan.index[i] = np.where(np.isfinite(wave), np.clip(cell, 0, len(points) - 2), 0)
     return plan
+
+
+def is_corrected(ds: xr.Dataset) -> bool:
+    """Whether the wavelengths of a slit in the bucket have been corrected already."""
+    if "wavelength_corrected" in ds and bool(np.any(np.asarray(ds["wavelength_corrected"].data))):
+        return True
+    wcs = meta_of(ds).wcs
+    known = [wcs.get(int(i)) for i in ds["slit"].values] if isinstance(wcs, Mapping) else []
+    return any("wavecorr_frame" in getattr(w, "available_frames", ()) for w in known)
 
 
 def corrected_wcs(wcs: Any, points: Any, values: Any) -> Any:

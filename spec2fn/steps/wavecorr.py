@@ -11,7 +11,7 @@ from spec2fn.compose import Skip, step
 from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.kernels.slit_corrections import interpolate_by_slit, offsets_at
 from spec2fn.plans.slit_frame import record_problems, require_slits
-from spec2fn.plans.wavecorr import WavecorrPlan, corrected_wcs, plan_wavecorr
+from spec2fn.plans.wavecorr import WavecorrPlan, corrected_wcs, is_corrected, plan_wavecorr
 from spec2fn.schema import meta_of, replace_data, with_meta
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def _plan(ds: xr.Dataset, wavecorr: xr.Dataset | None) -> WavecorrPlan | Skip:
     if wavecorr is None:
         return Skip(f"no wavecorr reference for {exp_type}")
     require_slits(ds, "wavecorr", ("wavelength", "source_xpos", "ysize", "xsize"))
+    if is_corrected(ds):
+        return Skip("the wavelengths have been corrected already")
     return plan_wavecorr(ds, wavecorr)
 
 

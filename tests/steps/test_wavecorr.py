@@ -158,6 +158,10 @@ def test_reasons_to_skip_and_errors(slits):
     assert status_of(wavecorr(ds, None), "wavecorr").startswith("SKIPPED: no wavecorr reference")
     out = wavecorr(ds.assign_attrs(exp_type="NRS_IFU"), reference())
     assert status_of(out, "wavecorr").startswith("SKIPPED: no wavelength correction applies to NRS")
+    again = wavecorr(wavecorr(ds, reference()), reference())
+    assert status_of(again, "wavecorr") == "SKIPPED: the wavelengths have been corrected already"
+    reopened = wavecorr(ds, reference()).drop_vars(["wavelength_corrected"])
+    assert status_of(wavecorr(reopened, reference()), "wavecorr").startswith("SKIPPED: the wave")
     with pytest.raises(ReferenceError, match="no apertures"):
         wavecorr(ds, xr.Dataset(attrs={"tree": {}}))
     with pytest.raises(DatasetError, match="run extract_2d"):
