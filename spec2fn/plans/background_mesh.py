@@ -50,8 +50,6 @@ def background_mesh(image: Array, mask: Array, box: tuple[int, int] | None = Non
     ndarray, (y, x), float32, or None
         None if no box has enough pixels.
     """
-    from scipy.ndimage import zoom
-
     ny, nx = image.shape
     by, bx = box_size_for((ny, nx)) if box is None else (min(box[0], ny), min(box[1], nx))
     mesh = _medians(np.where(mask, image, np.float32(np.nan)), by, bx)
@@ -63,8 +61,19 @@ def background_mesh(image: Array, mask: Array, box: tuple[int, int] | None = Non
     mesh = running_median(padded, _FILTER)[pad[0][0] : -pad[0][1], pad[1][0] : -pad[1][1]]
     if np.ptp(mesh) == 0:
         return np.full((ny, nx), mesh.flat[0], dtype=np.float32)
-    full = zoom(mesh, (by, bx), order=3, mode="reflect", grid_mode=True)[:ny, :nx]
+    rows, columns = (_spline(n, b) for n, b in zip(mesh.shape, (by, bx), strict=True))
+    full = rows[:ny] @ mesh.astype(np.float64) @ columns[:nx].T
     return np.clip(full, mesh.min(), mesh.max()).astype(np.float32)
+
+
+def _spline(n: int, factor: int) -> Array:
+    # cubic spline through the centres of n boxes as a matrix: the interpolation is separable
+    from scipy.ndimage import zoom
+
+    unit = np.eye(n)
+    return np.stack(
+        [zoom(row, factor, order=3, mode="reflect", grid_mode=True) for row in unit], axis=1
+    )
 
 
 def _medians(values: Array, by: int, bx: int) -> Array:
@@ -77,12 +86,14 @@ def _medians(values: Array, by: int, bx: int) -> Array:
         values = padded
     stack = values.reshape(rows, by, columns, bx).transpose(1, 3, 0, 2).reshape(by * bx, -1)
     low, high = clip_bounds(stack, _SIGMA, _MAXITERS)
-    stack = np.where((stack >= low) & (stack <= high), stack, np.float32(np.nan))
-    count = np.count_nonzero(~np.isnan(stack), axis=0)
-    ordered = np.sort(stack, axis=0)
-    lane = np.arange(stack.shape[1])
+    kept = (stack >= low) & (stack <= high)
+    count = np.count_nonzero(kept, axis=0)
+    # one box per row: sorted many times faster
+    ordered = np.ascontiguousarray(np.where(kept, stack, np.float32(np.inf)).T)
+    ordered.sort(axis=1)
+    lane = np.arange(count.size)
     at = np.maximum(count, 1)
-    median = np.float32(0.5) * (ordered[(at - 1) // 2, lane] + ordered[at // 2, lane])
+    median = np.float32(0.5) * (ordered[lane, (at - 1) // 2] + ordered[lane, at // 2])
     enough = count > (1.0 - _MASKED_LIMIT) * by * bx
     return np.where(enough, median, np.float32(np.nan)).reshape(rows, columns)
 

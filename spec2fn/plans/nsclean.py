@@ -190,7 +190,8 @@ def dark_pixels(ds: xr.Dataset, boxes: Sequence[tuple[Box, int]]) -> Array:
     fixed = any(quadrant == FIXED_SLIT_QUADRANT for _, quadrant in boxes)
     if exp_type == "NRS_IFU" or (exp_type == "NRS_MSASPEC" and not fixed):
         light[slice(*FIXED_SLIT_ROWS)] = True
-    return ~light
+    dark: Array = ~light
+    return dark
 
 
 def filled_flat(flat: Array) -> Array:
@@ -240,9 +241,10 @@ def scene_masks(sci: Array, plan: NscleanPlan) -> Array:
             pixels = SortedPixels(values[mask])
             pixels.clip(_CLIP, options.n_sigma, fit_histogram=options.fit_histogram)
             mask[:] = pixels.keep(values, mask)
-    if sci.ndim == 2:
-        return masks[0]
-    return masks.all(axis=0) if options.single_mask else masks
+    if sci.ndim == 3 and options.single_mask:
+        common: Array = np.logical_and.reduce(masks, axis=0)
+        return common
+    return masks.reshape(sci.shape)
 
 
 def flicker_noise(sci: Array, plan: NscleanPlan) -> tuple[Array, Array, Array]:
@@ -267,7 +269,7 @@ def flicker_noise(sci: Array, plan: NscleanPlan) -> tuple[Array, Array, Array]:
     median = None
     if plan.options.background_method == "median_image":
         median = _median_images(cube, plan)
-    noise, background = np.zeros_like(cube), np.zeros_like(cube)
+    noise, background = np.empty_like(cube), np.empty_like(cube)
     for i, image in enumerate(cube):
         mask = masks if masks.ndim == 2 else masks[i]
         below = None if median is None else median[i]
@@ -336,10 +338,11 @@ def _median_images(cube: Array, plan: NscleanPlan) -> Array:
         warnings.simplefilter("ignore", RuntimeWarning)
         for row in range(cube.shape[1]):
             median[row] = np.nanmedian(cube[:, row], axis=0)
-    usable = np.isfinite(cube).all(axis=0)
-    bright = usable & plan.bright
+    bright = plan.bright & np.isfinite(cube).all(axis=0)
     if bright.any():
-        flux = cube[:, bright].sum(axis=1, dtype=np.float64)
+        # the factor that fits the spectrum best: pixels count as much as they have light
+        light = np.clip(median[bright].astype(np.float64), 0.0, None)
+        flux = np.array([np.dot(image[bright], light) for image in cube])
     else:
         flux = np.array([np.median(image[np.isfinite(image)]) for image in cube], dtype=np.float64)
     middle = np.median(flux)

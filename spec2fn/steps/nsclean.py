@@ -213,9 +213,8 @@ def nsclean(
     -----
     Algorithm: B. J. Rauscher 2024, PASP 136, 015001 (NSClean), and the flicker noise step of the
     JWST calibration pipeline (https://jwst-pipeline.readthedocs.io). With ``median_image`` the
-    brightness of an integration is the sum over the bounding boxes of the slits; the median image
-    is then the same as with an extracted white-light curve up to its scale, to which the noise
-    fitted beside the spectrum is not sensitive.
+    brightness of an integration is the factor by which the median image fits it best in the
+    bounding boxes of the slits (there: a white-light curve of extracted spectra).
     """
     sci = ds["sci"].data
     if is_jax(sci):
