@@ -330,7 +330,7 @@ def _chunk_size(job: Job, asked: int | None) -> int | None:
     total = ds.sizes["integration"]
     pixels = ds.sizes["y"] * ds.sizes["x"]
     size = asked or max(1, CHUNK_BYTES // (4 * pixels * _PLANES_IN_WORK))
-    whole = any(not s.skip and not s.chunkable for s in steps_of(job.settings.pipeline))
+    whole = any(not s.skip and not s.works_in_pieces for s in steps_of(job.settings.pipeline))
     return None if whole or size >= total else size
 
 

@@ -102,6 +102,9 @@ class Step:
         Whether the step is off unless a parameter reference or the user switches it on.
     chunkable : bool
         Whether integrations may be processed in pieces with identical results.
+    whole_when : callable, optional
+        Says of the parameters (a mapping) whether with them a chunkable step needs all
+        integrations at once.
     aliases : tuple of str
         Other names of the step (those of the peer).
     needs_refs : tuple of str
@@ -126,6 +129,7 @@ class Step:
     planner: Callable[..., Any] | None = None
     skip: bool = False
     chunkable: bool = True
+    whole_when: Callable[[Mapping[str, Any]], Any] | None = None
     aliases: tuple[str, ...] = ()
     needs_refs: tuple[str, ...] = ()
     refs_of: str = ""
@@ -149,6 +153,12 @@ class Step:
     def parameters(self) -> Mapping[str, Parameter]:
         """The step's parameters by name (without ``skip``, which every step has)."""
         return _parameters(self.function, self.members)
+
+    @property
+    def works_in_pieces(self) -> bool:
+        """Whether, with its parameters, integrations may be processed in pieces."""
+        whole = self.whole_when is not None and self.whole_when(self.defaults())
+        return self.chunkable and not whole
 
     def defaults(self) -> dict[str, Any]:
         """Every parameter with the value a bare call would use."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -113,12 +114,23 @@ def _flat_image(ds: xr.Dataset, flat: xr.Dataset | None) -> np.ndarray[Any, Any]
     return filled_flat(flat["sci"].values[rows, columns])
 
 
+def _needs_all_integrations(parameters: Mapping[str, Any]) -> bool:
+    return (
+        parameters["single_mask"]
+        or parameters["background_method"] == "median_image"
+        or parameters["user_mask"] is not None
+        # what is kept must be that of the whole exposure
+        or any(parameters[f"save_{kind}"] for kind in ("mask", "background", "noise"))
+    )
+
+
 @step(
     refs=("flat",),
     reads=("sci", "dq"),
     traceable=True,
     planner=plan_nsclean,
     skip=True,
+    whole_when=_needs_all_integrations,
     aliases=("clean_flicker_noise",),
 )
 def nsclean(
