@@ -6,13 +6,17 @@ applied to planes of shape ``(slit, [integration,] y, x)``.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spec2fn.kernels.namespace import array_namespace, safe_divide
 from spec2fn.kernels.photometry import agree_on_invalid
 from spec2fn.kernels.statistics import safe_sqrt
+from spec2fn.kernels.tables import follow
 
-__all__ = ["between_images", "divide_by_spectral_flat", "multiply_factors", "relative_variance"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["between_images", "divide_by_spectral_flat", "multiply_factors"]
 
 
 def between_images(cube: Any, pixel: Any, lower: Any, knots: Any, x: Any) -> Any:
@@ -38,31 +42,24 @@ def between_images(cube: Any, pixel: Any, lower: Any, knots: Any, x: Any) -> Any
     xp = array_namespace(cube, pixel, lower, knots, x)
     knots = xp.asarray(knots)
     flat = xp.asarray(cube).reshape(-1)
-    first = lower * (cube.shape[-2] * cube.shape[-1]) + pixel
-    below = flat[first].astype(knots.dtype)
-    above = flat[first + cube.shape[-2] * cube.shape[-1]].astype(knots.dtype)
+    size = cube.shape[-2] * cube.shape[-1]
+    first = lower * size + pixel
+    below = flat[first]
+    rise = flat[first + size] - below
+    # the place in the cell as a straight line of wavelength
     step = knots[1:] - knots[:-1]
-    inverse = safe_divide(xp.ones_like(step), step, step != 0, fill=0.0)
-    return below + (x - knots[lower]) * inverse[lower] * (above - below)
+    slope = safe_divide(xp.ones_like(step), step, step != 0, fill=0.0)
+    fraction = follow((-slope * knots[:-1], slope), lower, x)
+    return below.astype(knots.dtype) + fraction * rise.astype(knots.dtype)
 
 
-def relative_variance(error: Any, value: Any) -> Any:
-    """Return ``(error / value)²``, zero where the error is unknown or the value is zero."""
-    xp = array_namespace(error, value)
-    known = ~xp.isnan(error) & ~xp.isnan(value) & (value != 0)
-    ratio = safe_divide(
-        xp.where(known, error, xp.zeros((), dtype=error.dtype)), value, known, fill=0.0
-    )
-    return ratio * ratio
-
-
-def multiply_factors(factors: list[tuple[Any, Any]], usable: Any) -> tuple[Any, Any, Any]:
-    """Multiply the factors of a flat and combine their errors.
+def multiply_factors(factors: Sequence[tuple[Any, Any]], usable: Any) -> tuple[Any, Any, Any]:
+    """Multiply the factors of a flat and combine their relative errors.
 
     Parameters
     ----------
-    factors : list of (array, array), shape (n,)
-        Values and errors.
+    factors : sequence of (array or None, array), shape (n,)
+        Values and errors; a value of None stands for one. An error of NaN counts as none.
     usable : array of bool, shape (n,)
         Where the flat is defined as far as is known beforehand.
 
@@ -74,14 +71,17 @@ def multiply_factors(factors: list[tuple[Any, Any]], usable: Any) -> tuple[Any, 
         Without the pixels where a factor is NaN or zero.
     """
     xp = array_namespace(usable, *(v for pair in factors for v in pair))
-    one = xp.ones((), dtype=factors[0][0].dtype)
+    dtype = factors[0][1].dtype
+    one, zero = xp.ones((), dtype=dtype), xp.zeros((), dtype=dtype)
     for value, _ in factors:
-        usable = usable & ~xp.isnan(value) & (value != 0)
-    flat, variance = one, xp.zeros_like(one)
+        if value is not None:
+            usable = usable & (xp.abs(value) > 0)
+    flat, variance = one, zero
     for value, error in factors:
-        safe = xp.where(usable, value, one)
+        safe = one if value is None else xp.where(usable, value, one)
+        ratio = xp.where(usable & (error == error), error, zero) / safe  # noqa: PLR0124 - not NaN
         flat = flat * safe
-        variance = variance + relative_variance(xp.where(usable, error, 0 * one), safe)
+        variance = variance + ratio * ratio
     return flat, xp.abs(flat) * safe_sqrt(variance), usable
 
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from spec2fn.kernels.namespace import array_namespace, safe_divide
 
-__all__ = ["average_across", "chords", "follow", "spread"]
+__all__ = ["average_across", "chords", "follow", "indices", "spread"]
 
 GAUSS_3 = (
     (-math.sqrt(0.6) / 2.0, 5.0 / 18.0),
@@ -21,6 +23,14 @@ GAUSS_3 = (
     (math.sqrt(0.6) / 2.0, 5.0 / 18.0),
 )
 """Gauss-Legendre abscissas and weights with three points, on an interval of length one."""
+
+
+def indices(stored: Any) -> Any:
+    """Return indices in the type in which NumPy gathers fastest; JAX's are left as they are.
+
+    Plans store them in less, because there are many.
+    """
+    return stored.astype(np.intp) if isinstance(stored, np.ndarray) else stored
 
 
 def chords(knots: Any, values: Any) -> tuple[Any, Any]:
@@ -67,6 +77,7 @@ def follow(lines: tuple[Any, Any], cell: Any, x: Any) -> Any:
     array, shape (n,)
     """
     intercept, slope = lines
+    cell = indices(cell)
     return intercept[cell] + slope[cell] * x
 
 
@@ -116,4 +127,4 @@ def spread(listed: Any, back: Any, *others: float | bool) -> Any:
     """
     xp = array_namespace(listed, back)
     rest = xp.asarray(others, dtype=listed.dtype)
-    return xp.concatenate([listed, rest])[back]
+    return xp.concatenate([listed, rest])[indices(back)]

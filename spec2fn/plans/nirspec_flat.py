@@ -207,17 +207,18 @@ def _plan(ds: xr.Dataset, parts: tuple[Any, Any, Any], name: str) -> SpectralFla
     pixels = list_pixels(listed, true)
     x = wave.reshape(-1)[pixels.where]
     width = _widths(wave, np.asarray(ds["xsize"].data)).reshape(-1)[pixels.where]
-    lit = ~np.isnan(x)
+    lit, slit = ~np.isnan(x), pixels.slit
     usable = np.ones(len(x), dtype=bool)
     points = np.stack([x + offset * width for offset, _ in GAUSS_3])
     tables: list[FlatTablePlan | None] = []
+    searched: dict[Any, Any] = {}
     for found, errors in segments:
         if found is None or not any(found):
             tables.append(None)
             continue
-        bank, covered = make_bank(found, pixels.slit, points)
+        bank, covered = make_bank(found, slit, points, searched)
         usable &= covered | ~lit
-        tables.append(_table_plan(bank, found, errors, pixels.slit, x))
+        tables.append(_table_plan(bank, found, errors, slit, x))
     return SpectralFlatPlan(
         pixels=pixels,
         usable=usable,
@@ -291,10 +292,10 @@ def _plan_images(ref: Any, reftype: str, wave: Any) -> tuple[FlatImagePlan | Non
 
 def _image_wavelengths(ref: xr.Dataset, suffix: str, reftype: str) -> Any:
     name = f"wavelength{suffix}.wavelength"
-    if name not in ref:
+    if name not in ref.variables:
         msg = f"flat_field: reference {reftype!r} has several images but no {name!r}; it needs it"
         raise ReferenceError(msg)
-    knots = np.asarray(ref[name].data).reshape(-1).astype(np.float64)
+    knots = np.asarray(ref.variables[name].data).reshape(-1).astype(np.float64)
     return knots[knots > 0]
 
 
@@ -388,7 +389,7 @@ def _fore_segments(
 def _shutter_segment(
     fflat: xr.Dataset, suffix: str, table: Segment, x: int, y: int
 ) -> tuple[Segment, Segment | None]:
-    cube = np.asarray(fflat[f"sci{suffix}"].data)
+    cube = np.asarray(fflat.variables[f"sci{suffix}"].data)
     size = cube.shape[-2] * cube.shape[-1]
     knots = _image_wavelengths(fflat, suffix, "fflat")[: cube.shape[0] if cube.ndim == 3 else 0]
     if len(knots) < 2:
@@ -403,7 +404,7 @@ def _shutter_segment(
     place = y * cube.shape[-1] + x
     extra = ((low * size + place).astype(np.int32), np.where(between, fraction, 0.0), between)
     elements = np.arange(len(knots)) * size + place
-    error = Segment(f"err{suffix}", elements, knots) if f"err{suffix}" in fflat else None
+    error = Segment(f"err{suffix}", elements, knots) if f"err{suffix}" in fflat.variables else None
     return replace(table, known=known, extra=extra), error
 
 

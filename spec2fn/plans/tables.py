@@ -135,8 +135,20 @@ def distinct_segments(segments: Sequence[Segment | None]) -> list[Segment]:
     return sorted({id(s): s for s in segments if s is not None}.values(), key=lambda s: s.name)
 
 
+def _search(table: Any, x: Any) -> tuple[Any, Any]:
+    cell = np.searchsorted(table, x, side="right")
+    cell -= 1
+    np.clip(cell, 0, len(table) - 2, out=cell)
+    covered = np.minimum.reduce(x) >= table[0]
+    covered &= np.maximum.reduce(x) <= table[-1]
+    return cell.astype(np.int32), covered
+
+
 def make_bank(
-    segments: Sequence[Segment | None], slit: Any, points: Any
+    segments: Sequence[Segment | None],
+    slit: Any,
+    points: Any,
+    found: dict[Any, tuple[Any, Any]] | None = None,
 ) -> tuple[TableBank, np.ndarray[Any, Any]]:
     """Put the tables of all slits into a bank and find the cell of every pixel.
 
@@ -148,6 +160,8 @@ def make_bank(
         Slit of each pixel.
     points : array of float64, shape (points, n)
         Wavelengths to look up [um]; NaN is not covered.
+    found : dict, optional
+        Results of searches for the same points, shared between banks.
 
     Returns
     -------
@@ -155,6 +169,7 @@ def make_bank(
     covered : array of bool, shape (n,)
         Whether all points of a pixel are within its table and between usable values.
     """
+    found = {} if found is None else found
     distinct = distinct_segments(segments)
     start, begin = {}, 0
     for segment in distinct:
@@ -170,19 +185,16 @@ def make_bank(
     for i, one in enumerate(segments):
         if one is not None:
             groups.setdefault(one.knots.tobytes(), []).append(i)
-    for members in groups.values():
-        first = segments[members[0]]
-        assert first is not None
-        table = first.knots
-        # one search serves all slits whose tables have the same wavelengths
+    offset = np.array([start.get(id(s), 0) for s in segments], dtype=np.int32)
+    for key, members in groups.items():
+        # one search serves all slits, and all parts, whose tables have the same wavelengths
         part: Any = slice(None) if len(groups) == 1 else np.flatnonzero(np.isin(slit, members))
-        x = points[:, part]
-        found = np.clip(np.searchsorted(table, x, side="right") - 1, 0, len(table) - 2)
-        covered[part] = ((x >= table[0]) & (x <= table[-1])).all(axis=0)
-        offset = np.zeros(len(segments), dtype=np.int32)
-        for i in members:
-            offset[i] = start[id(segments[i])]
-        cells[:, part] = found + offset[slit[part]]
+        place = (key, tuple(members))
+        if place not in found:
+            found[place] = _search(np.frombuffer(key), points[:, part])
+        cells[:, part], covered[part] = found[place]
+    if offset.any():
+        cells += offset[slit]
     if any(s.known is not None for s in distinct):
         known = np.concatenate(
             [np.ones(len(s.knots), bool) if s.known is None else s.known for s in distinct]

@@ -17,7 +17,7 @@ from spec2fn.kernels.spectral_flat import (
     divide_by_spectral_flat,
     multiply_factors,
 )
-from spec2fn.kernels.tables import average_across, chords, follow, spread
+from spec2fn.kernels.tables import average_across, chords, follow, indices, spread
 from spec2fn.plans.flat_field import FlatFieldPlan, is_path, plan_image_flat
 from spec2fn.plans.nirspec_flat import (
     FlatImagePlan,
@@ -286,7 +286,7 @@ def slit_flat(
 
     where, back = plan.pixels.where, plan.pixels.back
     wave = ds.variables[name].data.reshape(-1)[where]
-    factors: list[tuple[Any, Any]] = []
+    factors: list[tuple[Any | None, Any]] = []
     for part, table in zip(parts, plan.tables, strict=True):
         if table is not None:
             factors += _fast_factors(part, table, plan, wave)
@@ -340,7 +340,7 @@ def _fast_factors(
         lines = chords(bank.knots, _elements(part, bank))
         error = follow(lines, bank.cells[0], x)
         error = xp.where(table.shutter_covered, error, xp.zeros((), dtype=error.dtype))
-        found.append((xp.ones_like(error), error))
+        found.append((None, error))
     return found
 
 
@@ -381,6 +381,7 @@ def _slow_factor(
     where = plan.pixels.where
     pixel = plan.position.reshape(-1)[where]
     lower = None if image.lower is None else image.lower.reshape(-1)[where].astype(pixel.dtype)
+    pixel, lower = indices(pixel), None if lower is None else indices(lower)
 
     def at(name: str) -> Any:
         data = part.variables[name].data
@@ -399,7 +400,7 @@ def _image_flags(part: Any, image: FlatImagePlan, position: Any) -> Any:
         return None
     dq = part.variables["dq"].data
     xp = array_namespace(dq, position)
-    pixel = xp.maximum(xp.asarray(position), 0)
+    pixel = indices(xp.maximum(xp.asarray(position), 0))
     size = dq.shape[-2] * dq.shape[-1]
     flat = xp.asarray(dq).reshape(-1)
     if dq.ndim == 2 or image.lower is None or dq.shape[0] == 1:
