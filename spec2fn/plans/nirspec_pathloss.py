@@ -171,7 +171,12 @@ def _assemble(
     corrected = np.asarray(ds["wavelength"].data)
     before = np.asarray(ds.get("wavelength_uncorrected", ds["wavelength"]).data)
     back = point & (not mos)
-    waves = np.where(back[:, None, None], before, corrected)
+    point_waves = _locate(corrected, chosen, inside, uniform=False)
+    if back.any() or any(_differ(a, u) for a, u in zip(chosen, uniform, strict=True)):
+        waves = np.where(back[:, None, None], before, corrected)
+        uniform_waves = _locate(waves, uniform, inside, uniform=True)
+    else:
+        uniform_waves = point_waves
     return SlitPathlossPlan(
         suffixes=tuple(a.suffix for a in used),
         which=np.array([used.index(a) if a else 0 for a in chosen], dtype=np.int32),
@@ -182,12 +187,19 @@ def _assemble(
         applies=inside,
         point=point,
         shifted_back=back,
-        point_waves=_locate(corrected, chosen, inside, uniform=False),
-        uniform_waves=_locate(waves, uniform, inside, uniform=True),
+        point_waves=point_waves,
+        uniform_waves=uniform_waves,
         kinds=tuple(
             ("POINT" if p else "UNIFORM") if ok else "" for p, ok in zip(point, inside, strict=True)
         ),
     )
+
+
+def _differ(point: _Aperture | None, uniform: _Aperture | None) -> bool:
+    if point is None or uniform is None:
+        return False
+    tables = (point.wavelengths(uniform=False), uniform.wavelengths(uniform=True))
+    return not np.array_equal(*tables)
 
 
 def _locate(
@@ -198,10 +210,12 @@ def _locate(
     points = np.tile(np.arange(n, dtype=np.float64), (len(tables), 1))
     index = np.zeros(wavelength.shape, np.int32)
     covered = np.zeros(wavelength.shape, bool)
+    steps = np.arange(1.0, n + 1)
     for aperture in {a for a, ok in zip(apertures, applies, strict=True) if ok}:
         assert aperture is not None
         slits = [i for i, a in enumerate(apertures) if a == aperture and applies[i]]
         table = aperture.wavelengths(uniform=uniform)
+        points[slits] = table[-1] + steps  # ascending beyond the end
         points[slits, : len(table)] = table
         index[slits], _, covered[slits] = locate(wavelength[slits], table, include_first=False)
     return Wavelengths(points, index, covered)
