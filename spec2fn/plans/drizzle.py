@@ -7,6 +7,7 @@ computed once, in float64, as a sparse operator; :mod:`spec2fn.kernels.resamplin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,16 @@ import numpy as np
 
 from spec2fn.plans.base import Plan
 
-__all__ = ["Overlap", "Pairs", "corners", "drizzle_overlap", "neighbour_pairs", "quad_cell_area"]
+__all__ = [
+    "Overlap",
+    "Pairs",
+    "corners",
+    "drizzle_overlap",
+    "neighbour_pairs",
+    "quad_cell_area",
+    "stack_overlaps",
+    "stack_pairs",
+]
 
 # Below this pixfrac a shrunken pixel is a point: dividing by its area would amplify round-off.
 _POINT_PIXFRAC = 1e-3
@@ -332,4 +342,88 @@ def neighbour_pairs(overlap: Overlap, axis: int) -> Pairs:
         occupied=occupied,
         lags=lags,
         n_out=overlap.n_out,
+    )
+
+
+def _moved(flat: np.ndarray, width: int, target: tuple[int, int], position: int) -> np.ndarray:
+    # flat indices of an image inside the image at `position` of a stack of padded ones
+    y, x = np.divmod(flat.astype(np.int64), width)
+    return y * target[1] + x + position * (target[0] * target[1])
+
+
+def stack_overlaps(
+    overlaps: Sequence[Overlap | None], shape_in: tuple[int, int], shape_out: tuple[int, int]
+) -> Overlap:
+    """Return one operator for images that stand on top of each other, padded to one size.
+
+    Parameters
+    ----------
+    overlaps : sequence of Overlap or None
+        None is an image nothing is known of.
+    shape_in, shape_out : tuple of int
+        (y, x) of the padded images.
+
+    Returns
+    -------
+    Overlap
+        From the (n * y, x) input pixels to the (n * y, x) output pixels of the stack.
+    """
+    parts: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("rows", "cols", "area", "starts", "occupied")
+    }
+    first = 0
+    for i, one in enumerate(overlaps):
+        if one is None:
+            continue
+        wide_in, wide_out = one.shape_in[1], one.shape_out[1]
+        parts["rows"].append(_moved(one.rows, wide_out, shape_out, i))
+        parts["cols"].append(_moved(one.cols, wide_in, shape_in, i))
+        parts["occupied"].append(_moved(one.occupied, wide_out, shape_out, i))
+        parts["starts"].append(one.starts + first)
+        parts["area"].append(one.area)
+        first += one.rows.size
+    dtypes = {"area": np.float64, "starts": np.int64}
+    joined = {
+        name: np.concatenate([np.zeros(0), *arrays]).astype(dtypes.get(name, np.int32))
+        for name, arrays in parts.items()
+    }
+    n = len(overlaps)
+    return Overlap(
+        **joined,
+        shape_in=(n * shape_in[0], shape_in[1]),
+        shape_out=(n * shape_out[0], shape_out[1]),
+    )
+
+
+def stack_pairs(
+    pairs: Sequence[Pairs | None],
+    overlaps: Sequence[Overlap | None],
+    shape_out: tuple[int, int],
+) -> Pairs:
+    """Return the pairs of a stack of images; see :func:`stack_overlaps`."""
+    known = [p for p in pairs if p is not None]
+    lags = max((p.lags for p in known), default=1)
+    n_out = len(pairs) * shape_out[0] * shape_out[1]
+    firsts, seconds, slots = [], [], []
+    entries = np.cumsum([0] + [0 if o is None else o.rows.size for o in overlaps])
+    for lag in range(lags):
+        for i, (one, overlap) in enumerate(zip(pairs, overlaps, strict=True)):
+            if one is None or overlap is None:
+                continue
+            low, high = np.searchsorted(one.slots, [lag * one.n_out, (lag + 1) * one.n_out])
+            rows = one.slots[low:high].astype(np.int64) - lag * one.n_out
+            slots.append(lag * n_out + _moved(rows, overlap.shape_out[1], shape_out, i))
+            firsts.append(one.first[low:high] + entries[i])
+            seconds.append(one.second[low:high] + entries[i])
+    none = np.zeros(0, np.int64)
+    slot = np.concatenate([none, *slots])
+    starts, occupied = _segments(slot)
+    return Pairs(
+        first=np.concatenate([none, *firsts]).astype(np.int32),
+        second=np.concatenate([none, *seconds]).astype(np.int32),
+        slots=slot.astype(np.int32),
+        starts=starts,
+        occupied=occupied,
+        lags=lags,
+        n_out=n_out,
     )

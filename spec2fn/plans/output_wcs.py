@@ -21,10 +21,13 @@ from spec2fn.wcs.lower import box_of, lower
 __all__ = [
     "OutputGrid",
     "SlitSamples",
+    "box_region",
     "build_tangent_plane",
     "custom_grid",
     "evaluate",
     "is_celestial",
+    "line",
+    "load_custom_wcs",
     "sample_slit",
     "slit_region",
     "spatial_scale",
@@ -167,8 +170,8 @@ def _unwrap(ra: np.ndarray) -> np.ndarray:
     return ra - 360.0 * np.round((ra - middle) / 360.0)
 
 
-def _line(values: np.ndarray, ratio: float) -> tuple[float, float]:
-    # least-squares straight line through values sampled every `ratio` output pixels
+def line(values: np.ndarray, ratio: float) -> tuple[float, float]:
+    """Slope and intercept of the least-squares line through values sampled every `ratio` pixels."""
     index = np.arange(values.size) * ratio
     slope, intercept = np.polyfit(index - index.mean(), values, 1)
     return float(slope), float(intercept - slope * index.mean())
@@ -235,7 +238,7 @@ def build_tangent_plane(slit: SlitSamples, dispaxis: int, ratio: float, *, desce
     to_sky = _tangent_plane(*centre)
     tangent = np.full((2, *ra.shape), np.nan)
     tangent[:, on_sky] = to_sky.inverse(ra[on_sky], dec[on_sky])
-    lines = [_line(t[middle, row], ratio) for t in tangent]
+    lines = [line(t[middle, row], ratio) for t in tangent]
     slopes = np.array([slope for slope, _ in lines])
     # the axis with the larger slope carries the inverse: the other may not vary at all
     main = int(abs(slopes[0]) < abs(slopes[1]))
@@ -280,15 +283,8 @@ def with_shape(wcs: Any, shape: tuple[int, int]) -> Any:
     return wcs
 
 
-def custom_grid(
-    source: Any,
-    output_shape: tuple[int, int] | None,
-    *,
-    dispaxis: int,
-    scale_in: float,
-    area_in: float | None,
-) -> OutputGrid:
-    """Return the output grid given by the user.
+def load_custom_wcs(source: Any, output_shape: tuple[int, int] | None) -> dict[str, Any]:
+    """Return the output WCS given by the user, with a shape, and what is said of its pixels.
 
     Parameters
     ----------
@@ -298,16 +294,11 @@ def custom_grid(
         ``array_shape`` (y, x).
     output_shape : tuple of int, optional
         (x, y); default is that of the WCS or the file, else the bounding box.
-    dispaxis : {1, 2}
-        Dispersion along x or y.
-    scale_in : float
-        Size of an input pixel along the slit [deg].
-    area_in : float, optional
-        Nominal area of an input pixel [sr].
 
     Returns
     -------
-    OutputGrid
+    dict
+        ``wcs``, a copy, and the other entries of the file.
 
     Raises
     ------
@@ -331,7 +322,34 @@ def custom_grid(
         wcs.array_shape = output_shape[::-1]
     elif wcs.array_shape is None:
         wcs.array_shape = _shape_of(tree, wcs)
+    return {**tree, "wcs": wcs}
 
+
+def custom_grid(
+    tree: dict[str, Any],
+    *,
+    dispaxis: int,
+    scale_in: float,
+    area_in: float | None,
+) -> OutputGrid:
+    """Return the output grid given by the user.
+
+    Parameters
+    ----------
+    tree : dict
+        From :func:`load_custom_wcs`.
+    dispaxis : {1, 2}
+        Dispersion along x or y.
+    scale_in : float
+        Size of an input pixel along the slit [deg].
+    area_in : float, optional
+        Nominal area of an input pixel [sr].
+
+    Returns
+    -------
+    OutputGrid
+    """
+    wcs = tree["wcs"]
     area, scale = tree.get("pixel_area"), tree.get("pixel_scale")
     if area is not None:
         area = float(area) * np.deg2rad(1 / 3600) ** 2
@@ -419,6 +437,17 @@ def slit_region(region_in: str, wcs: Any) -> str | None:
     if not np.isfinite(values).all():
         return None
     return "POLYGON ICRS  " + " ".join(f"{v:.9f}" for v in values.ravel())
+
+
+def box_region(ra: np.ndarray, dec: np.ndarray) -> str | None:
+    """Return the S_REGION of the box in right ascension and declination around positions [deg]."""
+    ra, dec = ra[np.isfinite(ra)], dec[np.isfinite(dec)]
+    if not (ra.size and dec.size):
+        return None
+    ra = _unwrap(ra)
+    east, west = ra.max() % 360, ra.min() % 360
+    corners = ((west, dec.min()), (east, dec.min()), (east, dec.max()), (west, dec.max()))
+    return "POLYGON ICRS  " + " ".join(f"{v:.9f}" for corner in corners for v in corner)
 
 
 def _radians(angle: Any) -> float:

@@ -18,6 +18,7 @@ from spec2fn.plans.output_wcs import (
     custom_grid,
     evaluate,
     is_celestial,
+    load_custom_wcs,
     sample_slit,
     slit_region,
     spatial_scale,
@@ -38,11 +39,13 @@ class Provenance:
     ----------
     wcs : gwcs.WCS
         Output WCS.
-    s_region : str, optional
+        Or mapping of slit id to WCS.
+    s_region : str or tuple of str, optional
+        Of the slits of a bucket in their order.
     """
 
     wcs: Any = field(default=None, compare=False, repr=False)
-    s_region: str | None = field(default=None, compare=False)
+    s_region: Any = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,8 +190,7 @@ def make_plan(
         grid = _built_grid(slit, samples, ratio, output_shape)
     else:
         grid = custom_grid(
-            output_wcs,
-            output_shape,
+            load_custom_wcs(output_wcs, output_shape),
             dispaxis=slit.dispaxis,
             scale_in=spatial_scale(slit.wcs, slit.dispaxis),
             area_in=slit.pixel_area,
