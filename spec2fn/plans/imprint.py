@@ -32,11 +32,11 @@ class ImprintPlan(Plan):
 
     Attributes
     ----------
-    sci, var, var_poisson, var_rnoise : ndarray, (y, x) or (integration, y, x), float32
+    sci, var, var_poisson, var_rnoise : ndarray, (y, x), float32
         Zero where the imprint has no valid value.
-    dq : ndarray, same shape, uint32
+    dq : ndarray, (y, x), uint32
         Its flags, and ``DO_NOT_USE`` where it has no valid value.
-    lacking : bool ndarray, same shape
+    lacking : bool ndarray, (y, x)
         Where the imprint has no valid value.
     """
 
@@ -88,10 +88,9 @@ def _identity(ds: xr.Dataset) -> tuple[Any, ...]:
 
 
 def plan_subtraction(science: xr.Dataset, imprint: xr.Dataset) -> ImprintPlan:
-    """Bring an imprint exposure to the shape of an exposure.
+    """Average an imprint exposure over its integrations, to be subtracted from an exposure.
 
-    With as many integrations as the exposure, each is subtracted from its partner; otherwise
-    their mean is subtracted from all.
+    The leakage does not change, so that the mean has the least noise.
 
     Parameters
     ----------
@@ -129,7 +128,7 @@ def plan_subtraction(science: xr.Dataset, imprint: xr.Dataset) -> ImprintPlan:
         },
     }
     dq = np.asarray(imprint["dq"].values)
-    if theirs.ndim == 3 and theirs.shape != mine.shape:
+    if theirs.ndim == 3:
         planes, dq = _mean(planes), np.bitwise_or.reduce(dq, axis=0)
     lacking = ~np.isfinite(planes["sci"])
     filled = {

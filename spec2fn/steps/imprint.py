@@ -72,11 +72,12 @@ def imprint(
     plan : ImprintPlan
         The imprint, made by :func:`plan_imprint`.
     imprint : tuple of xarray.Dataset
-        Imprint exposures on the same subarray. With as many integrations as the exposure they are
-        subtracted one by one, otherwise their mean from all.
+        Imprint exposures on the same subarray. The mean over the integrations of the one that
+        belongs to the exposure is subtracted from all of the exposure's.
     propagate_variance : bool
         Add the variance of the imprint to ``var_poisson``, ``var_rnoise`` and ``err``; if false
-        they stay as they were, as in the JWST pipeline.
+        they stay as they were, as in the JWST pipeline. What the same imprint adds to an exposure
+        and to its background is correlated: it cancels in their difference, but not in its error.
 
     Returns
     -------
