@@ -2,8 +2,8 @@
 
     python benchmarks/compare_peer.py FOLDER [FOLDER ...] [--runs 3] [--json FILE]
 
-Each FOLDER holds an association ``spec2_asn.json`` with its exposures, an offline CRDS cache ``crds_cache`` and
-``scenario.json`` (``{"asn": …, "context": …, "steps": {step: {parameter: value}}}``, optional); ``spec2fn demo`` writes such folders.
+Each FOLDER holds an association ``*_asn.json`` with its exposures, an offline CRDS cache ``crds_cache`` and
+``scenario.json`` (``{"context": …, "steps": {step: {parameter: value}}}``, optional); ``spec2fn demo`` writes such folders.
 Per folder it measures, alternating between the two packages:
 
 * cold: the whole process, imports included (wall seconds, peak memory);
@@ -70,7 +70,7 @@ def measure(package: str, folder: Path, steps: dict, repeat: int, context: str) 
         "CRDS_READONLY_CACHE": "1",
     }
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-c", WORKER, package, str(folder / "spec2_asn.json"), out]
+        command = [sys.executable, "-c", WORKER, package, str(next(folder.glob("*_asn.json"))), out]
         start = time.perf_counter()
         done = subprocess.run(
             [*command, json.dumps(steps), str(repeat)],

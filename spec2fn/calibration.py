@@ -278,6 +278,8 @@ def calibrate(
     InputError, ReferenceError
         Before anything is written.
     """
+    from spec2fn.refs import light_asdf
+
     start = time.perf_counter()
     wanted = {k: dict(v) for k, v in (params or {}).items()}
     for name in skip:
@@ -296,12 +298,13 @@ def calibrate(
     folder = _output_folder(output_dir)
     chunk = _chunk_size(job, chunk_integrations)
     pieces = _run_pieces(job, chunk, steps, products, progress)
-    if chunk is None:
-        result = next(pieces)
-        made = _labelled(job, result)
-        files = {} if folder is None else _write(job, made, folder, file_format)
-    else:
-        made, files, result = _stream(job, pieces, folder, file_format)
+    with light_asdf():
+        if chunk is None:
+            result = next(pieces)
+            made = _labelled(job, result)
+            files = {} if folder is None else _write(job, made, folder, file_format)
+        else:
+            made, files, result = _stream(job, pieces, folder, file_format)
     report = _report(job, result, files, time.perf_counter() - start)
     kinds = {k: v for k, v in made.items() if k in result.products}
     return Calibration(kinds, files, report, {k: v for k, v in made.items() if k not in kinds})

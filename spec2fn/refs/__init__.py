@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from spec2fn.refs.cache import CacheEntry, cache_environment, use_cache, write_cache
     from spec2fn.refs.lock import Lock, read_lock, write_lock
     from spec2fn.refs.pars import ParameterReferences, parameter_references
+    from spec2fn.refs.plugins import light_asdf
     from spec2fn.refs.reference import (
         LazyReference,
         clear_cache,
@@ -30,6 +31,7 @@ __all__ = [
     "cache_environment",
     "clear_cache",
     "coerce_reference",
+    "light_asdf",
     "open_reference",
     "parameter_references",
     "read_lock",
@@ -51,6 +53,7 @@ _HOMES = {
     "cache_environment": "cache",
     "clear_cache": "reference",
     "coerce_reference": "reference",
+    "light_asdf": "plugins",
     "open_reference": "reference",
     "parameter_references": "pars",
     "read_lock": "lock",
