@@ -128,6 +128,8 @@ def slit_boxes(ds: xr.Dataset) -> tuple[tuple[Box, int], ...] | None:
     """
     meta = meta_of(ds)
     slits, wcs = meta.records.get("slits"), meta.wcs
+    if slits is not None and not slits:
+        return ()
     if slits is None or wcs is None:
         return None
     boxes = getattr(wcs, "boxes", None)

@@ -95,6 +95,9 @@ def _require_wcs(ds: xr.Dataset, boxes: Any) -> None:
 
 def _given_mask(ds: xr.Dataset, user_mask: Any) -> np.ndarray[Any, Any]:
     opened = as_reference(user_mask, "mask")
+    if opened is None or "sci" not in opened:
+        msg = f"nsclean: user_mask needs an image 'sci', which {user_mask!s:.200} does not hold"
+        raise DatasetError(msg)
     mask = np.asarray(opened["sci"].values) != 0
     shape = ds["sci"].shape
     if mask.shape not in (shape, shape[-2:]):

@@ -245,6 +245,28 @@ def test_full_frame_follows_single_lines():
     np.testing.assert_allclose(model[:, 5], smooth, atol=1e-4)
 
 
+def test_user_mask_from_a_file(tmp_path):
+    ds, _, _ = exposure()
+    mask = np.ones((64, 300), np.float32)
+    mask[20:40] = 0
+    path = tmp_path / "mask.fits"
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(mask, name="SCI")]).writeto(path)
+    plan = nsclean.plan(ds, user_mask=str(path))
+    np.testing.assert_array_equal(scene_masks(ds["sci"].values, plan), mask != 0)
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(mask, name="MASK")]).writeto(
+        path, overwrite=True
+    )
+    with pytest.raises(DatasetError, match="user_mask needs an image"):
+        nsclean(ds, user_mask=str(path))
+
+
+def test_no_open_slit():
+    ds, _, _ = exposure()
+    meta = meta_of(ds)
+    none = ds.assign_attrs(meta=Meta(primary=meta.primary, records={"slits": ()}))
+    assert nsclean.plan(none).dark.all()
+
+
 def test_user_mask():
     ds, noise, clean = exposure(source=0.0)
     mask = np.ones((64, 300), np.float32)
