@@ -160,6 +160,8 @@ def _assemble(
     grids = [np.array([a.point[k] if a else neutral for a in chosen]) for k in (0, 1)]
     place = [_position(ds, "source_xpos"), _position(ds, "source_ypos") + shift]
     inside = np.array([a is not None for a in chosen], dtype=bool)
+    if "ysize" in ds and "xsize" in ds:
+        inside &= np.asarray(ds["ysize"].data) * np.asarray(ds["xsize"].data) > 0
     for k in (0, 1):
         cell = grids[k][:, 0] + (place[k] - grids[k][:, 1]) / grids[k][:, 2] - 1
         size = np.array([a.shape[2 - k] if a else np.inf for a in chosen])

@@ -3,11 +3,13 @@ import numpy as np
 import pytest
 import xarray as xr
 from astropy.io import fits
+from astropy.modeling.models import Tabular2D
 
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.schema import Meta, status_of
 from spec2fn.steps.pathloss import pathloss
+from spec2fn.steps.wavecorr import wavecorr
 from spec2fn.transforms import jit, value_and_grad
 
 DNU = PIXEL["DO_NOT_USE"]
@@ -166,6 +168,14 @@ def test_no_slit_of_a_bucket_has_an_aperture(slits):
     assert set(out["pathloss_correction_type"].values) == {""}
 
 
+def test_a_slit_without_pixels_is_left_alone(slits):
+    ds = slits(((9, 30), (0, 0), (5, 4)), shutter_state=["x"] * 3)
+    assert list(pathloss(ds, reference(*MOS))["pathloss_correction_type"].values[:2]) == [
+        "POINT",
+        "",
+    ]
+
+
 def test_a_source_without_position_counts_as_centred(slits):
     ds = slits(shutter_state=["x"] * 3, source_xpos=[np.nan] * 3, source_ypos=[np.nan] * 3)
     out = pathloss(ds, reference(*MOS))
@@ -251,3 +261,35 @@ def test_gradients_agree_with_finite_differences(slits):
             slope = (up - down) / (2 * step * scale)
             found = np.asarray(grads[0][name])[i].sum()
             np.testing.assert_allclose(found, slope, rtol=2e-4, atol=2e-3)
+
+
+def test_gradient_with_respect_to_position_through_wavecorr_and_pathloss(slits):
+    ds = slits(shutter_state=["x", "x1", "1x1"], source_type=["POINT", "EXTENDED", "POINT"])
+    wave, place = np.linspace(0.9e-6, 1.5e-6, 4), np.linspace(-0.5, 0.5, 3)
+    offsets = Tabular2D(points=(wave, place), lookup_table=place * (0.5 + 4e5 * wave[:, None]))
+    shifts = xr.Dataset(
+        attrs={"tree": {"apertures": [{"aperture_name": "MOS", "zero_point_offset": offsets}]}}
+    )
+    ref = reference(*MOS)
+    weight = np.random.default_rng(4).normal(size=ds["sci"].shape)
+
+    def loss(d, first, second):
+        out = pathloss(wavecorr(d, plan=first), ref, plan=second)
+        xp = np if isinstance(out["sci"].data, np.ndarray) else jax.numpy
+        plane = out["pathloss_ps"].data.astype(float)
+        return xp.sum(xp.where(xp.isfinite(plane), plane * weight, 0.0))
+
+    def plans(d):
+        first = wavecorr.plan(d, shifts)
+        return first, pathloss.plan(wavecorr(d, plan=first), ref)
+
+    wide = ds.assign(sci=ds["sci"].astype(float))  # corrections have the dtype of the data
+    chosen = plans(wide)
+    _, grads = jit(value_and_grad(loss, ("source_xpos",)))(wide, *chosen)
+    step = 1e-6
+    for i in range(3):
+        moved = step * np.eye(3)[i]
+        ends = [wide.assign(source_xpos=wide["source_xpos"] + s * moved) for s in (1, -1)]
+        # planned anew: the gradient is that of the whole calculation
+        up, down = (loss(d, *plans(d)) for d in ends)
+        np.testing.assert_allclose(grads["source_xpos"][i], (up - down) / (2 * step), rtol=1e-5)
