@@ -57,7 +57,7 @@ def _crop(mask: Any) -> tuple[slice, slice] | None:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # overflowing errors become infinite
-def minimum_gradient(planes: Planes) -> Planes:
+def minimum_gradient(planes: Planes, size: tuple[Any, Any] | None = None) -> Planes:
     """Replace pixels that are not finite by the mean of two neighbours.
 
     The two neighbours along x or along y are taken, whichever differ less; if one pair is not
@@ -67,6 +67,9 @@ def minimum_gradient(planes: Planes) -> Planes:
     Parameters
     ----------
     planes : Planes
+    size : tuple of (…) int, optional
+        True height and width of images that are padded at their ends; they broadcast against
+        the leading axes.
 
     Returns
     -------
@@ -80,7 +83,7 @@ def minimum_gradient(planes: Planes) -> Planes:
         return planes
     xp = array_namespace(sci, planes.dq, *planes.errors.values(), *planes.variances.values())
     if xp is not np:
-        return _gradient_dense(planes, xp)
+        return _gradient_dense(planes, xp, size)
     box = _crop(np.isfinite(sci))
     if box is None:
         return planes
@@ -90,6 +93,10 @@ def minimum_gradient(planes: Planes) -> Planes:
     index = np.nonzero(~np.isfinite(sci[(..., *inner)]))
     *lead, y, x = index
     y, x = y + inner[0].start, x + inner[1].start
+    if size is not None:
+        height, width = (np.broadcast_to(n, sci.shape[:-2])[tuple(lead)] for n in size)
+        kept = (y < height - 1) & (x < width - 1)
+        lead, y, x = [i[kept] for i in lead], y[kept], x[kept]
 
     def pairs(a: Any) -> tuple[Any, Any, Any, Any]:
         return a[*lead, y, x - 1], a[*lead, y, x + 1], a[*lead, y - 1, x], a[*lead, y + 1, x]
@@ -135,7 +142,7 @@ def _square(a: Any) -> Any:
     return xp.where(missing, np.asarray(np.nan, a.dtype), known * known)
 
 
-def _gradient_dense(planes: Planes, xp: Any) -> Planes:
+def _gradient_dense(planes: Planes, xp: Any, size: tuple[Any, Any] | None) -> Planes:
     ny, nx = planes.sci.shape[-2:]
     inner = [(0, 0)] * (planes.sci.ndim - 2) + [(2, 1), (2, 1)]
 
@@ -150,6 +157,10 @@ def _gradient_dense(planes: Planes, xp: Any) -> Planes:
 
     along_y, usable = _choose(*pairs(planes.sci))
     replaced = xp.pad(usable, inner) & ~xp.isfinite(planes.sci)
+    if size is not None:
+        height, width = (xp.asarray(n)[..., None, None] for n in size)
+        inside = (np.arange(ny)[:, None] < height - 1) & (np.arange(nx) < width - 1)
+        replaced = replaced & inside
 
     def change(a: Any, values: Any) -> Any:
         return xp.where(replaced, xp.pad(values, inner), a)

@@ -14,6 +14,7 @@ from spec2fn.plans.drizzle import Overlap, Pairs, drizzle_overlap, neighbour_pai
 from spec2fn.plans.output_wcs import (
     OutputGrid,
     SlitSamples,
+    box_region,
     build_tangent_plane,
     custom_grid,
     evaluate,
@@ -24,6 +25,7 @@ from spec2fn.plans.output_wcs import (
     spatial_scale,
     with_shape,
 )
+from spec2fn.plans.slit_grid import nirspec_grid
 
 __all__ = ["Provenance", "ResampleSpecPlan", "Slit", "make_plan", "pixel_map", "require_wcs"]
 
@@ -108,6 +110,8 @@ class Slit:
         S_REGION of the exposure.
     exposure_time : float
         Time that weights by exposure time use [s].
+    image : (y, x) float, optional
+        Pixels of a NIRSpec slit: where its light is.
     """
 
     wcs: Any
@@ -118,6 +122,7 @@ class Slit:
     source: tuple[float, float] | None = None
     s_region: str | None = None
     exposure_time: float = math.nan
+    image: Any = None
 
 
 def pixel_map(
@@ -209,7 +214,11 @@ def make_plan(
     x, y = _moved_source(slit, grid.wcs)
     ny, nx = grid.shape
     world = evaluate(grid.wcs, np.arange(nx)[None, :], np.arange(ny)[:, None])
-    region = None if not slit.s_region else slit_region(slit.s_region, grid.wcs)
+    region = None
+    if slit.instrument == "NIRSPEC":
+        region = box_region(world[0], world[1])
+    elif slit.s_region:
+        region = slit_region(slit.s_region, grid.wcs)
     return ResampleSpecPlan(
         overlap=overlap,
         pairs=pairs,
@@ -245,17 +254,39 @@ def _pixel_ratio(slit: Slit, ratio: float, scale: float | None) -> float:
 def _built_grid(
     slit: Slit, samples: SlitSamples, ratio: float, output_shape: tuple[int, int] | None
 ) -> OutputGrid | str:
-    # NIRSpec (slit coordinates to keep) and lamps (no sky) need grids of their own kind
-    if slit.instrument == "NIRSPEC" or not is_celestial(slit.wcs):
+    # lamps (no sky) need a grid of their own kind
+    if not is_celestial(slit.wcs):
         who = slit.instrument or "an unknown instrument"
-        return f"no rule makes an output grid for {who}; give output_wcs"
-    out = build_tangent_plane(samples, slit.dispaxis, ratio, descending=slit.instrument == "MIRI")
-    if out is None:
-        return _NO_PIXELS
+        return f"no rule makes an output grid for {who} without a sky; give output_wcs"
+    if slit.instrument == "NIRSPEC":
+        made = nirspec_grid(
+            slit.wcs, (samples.ra, samples.dec, samples.wavelength), _within(slit, samples), ratio
+        )
+        if isinstance(made, str):
+            return made
+        out = made.gwcs()
+    else:
+        descending = slit.instrument == "MIRI"
+        out = build_tangent_plane(samples, slit.dispaxis, ratio, descending=descending)
+        if out is None:
+            return _NO_PIXELS
     if output_shape is not None:
         out = with_shape(out, (output_shape[1], output_shape[0]))
     area = slit.pixel_area / ratio if slit.pixel_area else None
     return OutputGrid(out, tuple(out.array_shape), ratio, area)
+
+
+def _within(slit: Slit, samples: SlitSamples) -> np.ndarray:
+    # the pixels of the exposure that the samples are of
+    out = np.full(samples.ra.shape, np.nan)
+    if slit.image is None:
+        return out
+    ny, nx = samples.ra.shape
+    y = np.arange(ny) + samples.origin[0]
+    x = np.arange(nx) + samples.origin[1]
+    rows, columns = (y >= 0) & (y < slit.shape[0]), (x >= 0) & (x < slit.shape[1])
+    out[np.ix_(rows, columns)] = np.asarray(slit.image)[np.ix_(y[rows], x[columns])]
+    return out
 
 
 def _moved_source(slit: Slit, wcs_out: Any) -> tuple[Any, Any]:

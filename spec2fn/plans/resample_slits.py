@@ -25,7 +25,6 @@ from spec2fn.plans.output_wcs import (
     box_region,
     custom_grid,
     evaluate,
-    is_celestial,
     load_custom_wcs,
     sample_slit,
     spatial_scale,
@@ -33,14 +32,13 @@ from spec2fn.plans.output_wcs import (
 )
 from spec2fn.plans.resample import Provenance, pixel_map
 from spec2fn.plans.slit_frame import strings
-from spec2fn.plans.slit_grid import LazyWcs, SlitGrid, build_slit_grid, source_weights
+from spec2fn.plans.slit_grid import LazyWcs, mean_image, nirspec_grid
 from spec2fn.schema import meta_of
-from spec2fn.wcs.lower import lower
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["ResampleSlitsPlan", "nirspec_grid", "plan_slits"]
+__all__ = ["ResampleSlitsPlan", "plan_slits"]
 
 _LOG = logging.getLogger("spec2fn.slits")
 _ARCSEC2_PER_SR = np.rad2deg(3600.0) ** 2
@@ -253,7 +251,7 @@ def _resampled(ds: xr.Dataset, i: int, wcs: Any, options: _Options) -> _One | st
         wavelength, region = seen[2], box_region(seen[0], seen[1])
     else:
         ratio = _ratio(wcs, dispaxis, options)
-        made = nirspec_grid(wcs, world, _image(ds, i, (ny, nx)), ratio)
+        made = nirspec_grid(wcs, world, mean_image(ds["sci"].data[i, ..., :ny, :nx]), ratio)
         if isinstance(made, str):
             return made
         grid, shape = made, made.shape
@@ -308,40 +306,3 @@ def _world(
         plane[y0:y1, x0:x1] = values[y0 - oy : y1 - oy, x0 - ox : x1 - ox]
         out.append(plane)
     return out[0], out[1], out[2]
-
-
-def _image(ds: xr.Dataset, i: int, shape: tuple[int, int]) -> np.ndarray:
-    # mean of the integrations
-    image = np.asarray(ds["sci"].data[i])[..., : shape[0], : shape[1]]
-    if image.ndim == 2:
-        return image
-    known = np.isfinite(image)
-    number = known.sum(axis=0)
-    total = np.where(known, image, 0).sum(axis=0, dtype=np.float64)
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
-
-
-def nirspec_grid(
-    wcs: Any,
-    world: tuple[np.ndarray, np.ndarray, np.ndarray],
-    image: np.ndarray,
-    ratio: float,
-) -> SlitGrid | str:
-    """Return the rectified grid of a NIRSpec slit, or why there is none.
-
-    Parameters
-    ----------
-    wcs : gwcs.WCS
-        With a frame ``slit_frame``.
-    world : tuple of (y, x) float64
-        Right ascension, declination [deg] and wavelength [um] of the pixels.
-    image : (y, x) float
-        The pixels.
-    ratio : float
-        Input over output pixel size along the slit.
-    """
-    frames = [getattr(f, "name", f) for f in wcs.available_frames]
-    if not is_celestial(wcs) or "slit_frame" not in frames:
-        return f"no rule makes an output grid for frames {', '.join(frames)}; give output_wcs"
-    to_slit = lower(wcs, frames[-1], "slit_frame")
-    return build_slit_grid(world, source_weights(image), to_slit, ratio)

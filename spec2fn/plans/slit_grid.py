@@ -18,9 +18,10 @@ import numpy as np
 
 from spec2fn.kernels.sphere import to_cartesian, to_spherical
 from spec2fn.kernels.statistics import clip_bounds
-from spec2fn.plans.output_wcs import line
+from spec2fn.plans.output_wcs import is_celestial, line
+from spec2fn.wcs.lower import lower
 
-__all__ = ["LazyWcs", "SlitGrid", "build_slit_grid", "source_weights"]
+__all__ = ["LazyWcs", "SlitGrid", "build_slit_grid", "mean_image", "nirspec_grid", "source_weights"]
 
 _OUTLIER = 100.0  # standard deviations; only pixels that are plainly wrong
 _CLIPPINGS = 5
@@ -114,6 +115,18 @@ class LazyWcs(Mapping[int, Any]):
         return len(self._grids)
 
 
+def mean_image(data: Any) -> np.ndarray:
+    """Return the mean of the finite pixels over all leading axes."""
+    data = np.asarray(data)
+    if data.ndim == 2:
+        return data
+    data = data.reshape(-1, *data.shape[-2:])
+    known = np.isfinite(data)
+    number = known.sum(axis=0)
+    total = np.where(known, data, 0).sum(axis=0, dtype=np.float64)
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+
 def source_weights(image: np.ndarray) -> np.ndarray:
     """Return the weight of every pixel in the mean position of the light.
 
@@ -195,6 +208,32 @@ def build_slit_grid(
         along=np.zeros(rows),
     )
     return _with_positions(grid, to_slit)
+
+
+def nirspec_grid(
+    wcs: Any,
+    world: tuple[np.ndarray, np.ndarray, np.ndarray],
+    image: np.ndarray,
+    ratio: float,
+) -> SlitGrid | str:
+    """Return the rectified grid of a NIRSpec slit, or why there is none.
+
+    Parameters
+    ----------
+    wcs : gwcs.WCS
+        With a frame ``slit_frame``.
+    world : tuple of (y, x) float64
+        Right ascension, declination [deg] and wavelength [um] of the pixels.
+    image : (y, x) float
+        The pixels.
+    ratio : float
+        Input over output pixel size along the slit.
+    """
+    frames = [getattr(f, "name", f) for f in wcs.available_frames]
+    if not is_celestial(wcs) or "slit_frame" not in frames:
+        return f"no rule makes an output grid for frames {', '.join(frames)}; give output_wcs"
+    to_slit = lower(wcs, frames[-1], "slit_frame")
+    return build_slit_grid(world, source_weights(image), to_slit, ratio)
 
 
 def _with_positions(grid: SlitGrid, to_slit: Callable[..., Any]) -> SlitGrid | str:

@@ -25,14 +25,14 @@ def pixel_replace(
 ) -> Any:
     """Replace flagged pixels by estimates from their neighbours.
 
-    Each integration is treated on its own. The estimate is a differentiable function of the
+    Each integration and each slit is treated on its own. The estimate is a differentiable function of the
     pixels it is made from (piecewise: which of them are used depends on their values).
 
     Parameters
     ----------
     ds : xarray.Dataset
         Calibrated spectrum, (y, x) or (integration, y, x), with ``sci``, ``err``, ``dq`` and any
-        variances; bad pixels are NaN.
+        variances; bad pixels are NaN. Or a bucket of slits, (slit, [integration,] y, x).
     algorithm : {"mingrad", "fit_profile"}
         Mean of the two neighbours, along x or y, that differ less; or the median profile across
         the dispersion of the adjacent columns, scaled to the good pixels of the column.
@@ -63,7 +63,7 @@ def pixel_replace(
         {v: ds[v].data for v in ("var_poisson", "var_rnoise", "var_flat") if v in ds},
     )
     if algorithm == "mingrad":
-        out = minimum_gradient(planes)
+        out = minimum_gradient(planes, _true_size(ds))
     else:
         dispaxis = ds.attrs.get("dispaxis")
         if dispaxis not in (1, 2):
@@ -75,3 +75,12 @@ def pixel_replace(
             raise DatasetError(msg)
         out = fit_profile(planes, dispaxis, n_adjacent_cols)
     return replace_data(ds, sci=out.sci, dq=out.dq, **out.errors, **out.variances)
+
+
+def _true_size(ds: xr.Dataset) -> tuple[Any, Any] | None:
+    # of padded slits, shaped like the leading axes
+    if "slit" not in ds.dims:
+        return None
+    more = (1,) * (ds["sci"].ndim - 3)
+    height, width = (ds[name].data.reshape(-1, *more) for name in ("ysize", "xsize"))
+    return height, width
