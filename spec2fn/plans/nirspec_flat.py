@@ -149,7 +149,8 @@ def plan_spectral_flat(
     ----------
     ds : xarray.Dataset
         Bucket with dims ``(slit, [integration,] y, x)``, ``wavelength`` [um] and the variables of
-        extract_2d and srctype; for NRS_MSASPEC also ``quadrant``, ``xcen``, ``ycen``.
+        extract_2d and srctype; for NRS_MSASPEC also ``quadrant``, ``xcen``, ``ycen``. The
+        attributes ``xstart``, ``ystart`` say where the subarray stands on the detector.
     fflat, sflat, dflat : xarray.Dataset, optional
         Parts; lamp exposures have no fore optics. At least one is needed.
 
@@ -198,7 +199,7 @@ def _plan(ds: xr.Dataset, parts: tuple[Any, Any, Any], name: str) -> SpectralFla
         plan, inside = _plan_images(ref, reftype, wave)
         images.append(plan)
         within &= inside
-    fine = np.array([not p for p in problems]).reshape(-1, 1, 1)
+    fine = np.array([not p for p in problems], dtype=bool).reshape(-1, 1, 1)
     # a pixel without wavelength has a flat only if no part of it depends on wavelength
     cubes = any(p is not None and p.knots is not None for p in images)
     listed = true & fine & (position >= 0) & within
@@ -238,6 +239,8 @@ def _widths(wave: Any, xsize: Any) -> Any:
     last column of the slit repeats the step before it, the last lit column before the end of the
     slit has none.
     """
+    if wave.shape[-1] < 2:
+        return np.zeros(wave.shape)
     known = ~np.isnan(wave)
     count = known.sum(axis=-2)
     total = np.where(known, wave, 0.0).sum(axis=-2)
@@ -258,8 +261,10 @@ def _positions(ds: xr.Dataset, true: Any, shapes: set[tuple[int, ...]]) -> Any:
         msg = f"flat_field: references 'sflat' and 'dflat' differ in size: {sorted(shapes)}"
         raise ReferenceError(msg)
     height, width = shapes.pop() if shapes else (2048, 2048)
-    y = np.arange(ds.sizes["y"])[:, None] + np.asarray(ds["ystart"].data).reshape(-1, 1, 1) - 1
-    x = np.arange(ds.sizes["x"]) + np.asarray(ds["xstart"].data).reshape(-1, 1, 1) - 1
+    # the cut-out is placed in the image, the image in the frame of the detector
+    start = {n: np.asarray(ds[n].data) + int(ds.attrs.get(n, 1)) - 2 for n in ("xstart", "ystart")}
+    y = np.arange(ds.sizes["y"])[:, None] + start["ystart"].reshape(-1, 1, 1)
+    x = np.arange(ds.sizes["x"]) + start["xstart"].reshape(-1, 1, 1)
     on = true & (y >= 0) & (y < height) & (x >= 0) & (x < width)
     return np.where(on, y * width + x, -1).astype(np.int32)
 

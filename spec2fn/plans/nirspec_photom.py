@@ -133,7 +133,7 @@ def plan_slit_photom(
 
     names = np.asarray(ds["slit_name"].data).astype(str)
     rows = _rows(ds, photom, names)
-    if all(r is None for r in rows) and (mos or not _has_mode(ds, photom)):
+    if rows and all(r is None for r in rows) and (mos or not _has_mode(ds, photom)):
         return None
     problems = [
         f"photom: no row for slit {n}" if r is None else ""
@@ -155,7 +155,7 @@ def plan_slit_photom(
             some = ds.isel(slit=list(kept))
             uniform = _response(some, "wavelength_uncorrected", [segments[i] for i in kept])
     return SlitPhotomPlan(
-        rows=np.array([0 if r is None else r for r in rows]),
+        rows=np.array([0 if r is None else r for r in rows], dtype=int),
         point=point,
         pixar_sr=np.where(unknown, 1.0, areas * A2_TO_SR),
         pixar_a2=np.where(unknown, 1.0, areas),
@@ -209,8 +209,8 @@ def _areas(
     else:
         slits = np.char.strip(np.asarray(area["area.slit_id"].data).astype(str)).tolist()
         place = [slits.index(n) if n in slits else -1 for n in names]
-    unknown = np.array(place) < 0
-    return np.where(unknown, np.nan, values[np.array(place)]), unknown
+    at = np.array(place, dtype=int)
+    return np.where(at < 0, np.nan, values[at]), at < 0
 
 
 def _segments(photom: xr.Dataset, rows: list[int | None]) -> list[Segment | None]:
@@ -226,7 +226,7 @@ def _segments(photom: xr.Dataset, rows: list[int | None]) -> list[Segment | None
 def _response(ds: xr.Dataset, name: str, segments: list[Segment | None]) -> ResponsePlan:
     true = true_pixels(ds)
     wave = np.where(true, clean_wavelength(ds[name].data), np.nan)
-    have = np.array([s is not None for s in segments]).reshape(-1, 1, 1)
+    have = np.array([s is not None for s in segments], dtype=bool).reshape(-1, 1, 1)
     listed = np.flatnonzero(have & ~np.isnan(wave))
     slit = listed // int(np.prod(wave.shape[1:]))
     bank, covered = make_bank(segments, slit, wave.reshape(-1)[listed][None])

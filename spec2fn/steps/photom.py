@@ -234,7 +234,7 @@ def _calibrate_slits(
         "pixar_a2": xp.asarray(plan.pixar_a2),
     }
     out = out.assign({n: ("slit", v, {"units": SCALARS[n].unit}) for n, v in scalars.items()})
-    out = out.assign(bunit=("slit", np.array(units)))
+    out = out.assign(bunit=("slit", np.array(units, dtype=str)))
     if ds.attrs.get("exp_type") == "NRS_FIXEDSLIT":
         kept = list(plan.kept)
         uniform = response[np.array(kept, dtype=int)]

@@ -45,6 +45,8 @@ def read(path):
             "instrument": "NIRSPEC",
             "filter": primary["FILTER"],
             "grating": primary["GRATING"],
+            "xstart": primary["SUBSTRT1"],
+            "ystart": primary["SUBSTRT2"],
             "meta": Meta(primary=primary, filename=path.name),
         }
         slits = {}
@@ -62,8 +64,7 @@ def read(path):
                     slit[name] = ((), np.array(kind(value)))
             shutter = int(header.get("SHUTTRID", 0)) - 1
             slit["xcen"], slit["ycen"] = shutter % SHUTTERS + 1, shutter // SHUTTERS + 1
-            slit["xstart"] = header["SLTSTRT1"] + primary["SUBSTRT1"] - 1
-            slit["ystart"] = header["SLTSTRT2"] + primary["SUBSTRT2"] - 1
+            slit["xstart"], slit["ystart"] = header["SLTSTRT1"], header["SLTSTRT2"]
             slit["mid_time"] = float(primary["EXPMID"])
         return [xr.Dataset(slit, attrs=attrs) for slit in slits.values()]
 

@@ -187,6 +187,31 @@ def test_flat_of_every_pixel(exp_type):
         )
 
 
+def test_a_subarray_is_placed_on_the_detector():
+    ds, parts = bucket(), references()
+    whole = flat_field(ds, None, *parts)
+    moved = ds.assign(ystart=ds.ystart - 4).assign_attrs(xstart=1, ystart=5)
+    np.testing.assert_array_equal(flat_field(moved, None, *parts).sci, whole.sci)
+
+
+EMPTY = {
+    "no wavelength": lambda ds: ds.assign(wavelength=ds.wavelength * np.nan),
+    "no pixels": lambda ds: ds.isel(x=slice(0)).assign(xsize=("slit", [0, 0, 0])),
+    "off the detector": lambda ds: ds.assign(xstart=("slit", [-300, 5000, 5000])),
+    "no slits": lambda ds: ds.isel(slit=slice(0)),
+}
+
+
+@pytest.mark.parametrize("case", EMPTY)
+@pytest.mark.parametrize("exp_type", ["NRS_FIXEDSLIT", "NRS_MSASPEC"])
+def test_slits_without_light(case, exp_type):
+    ds = EMPTY[case](bucket(exp_type))
+    out = flat_field(ds, None, *references(exp_type))
+    assert status_of(out, "flat_field") == "COMPLETE"
+    for i in range(out.sizes["slit"]):
+        assert not np.isfinite(out.sci[i, : int(ds.ysize[i]), : int(ds.xsize[i])]).any()
+
+
 def test_flats_of_point_and_uniform_sources():
     ds, parts = bucket(), references()
     out = flat_field(ds, None, *parts)

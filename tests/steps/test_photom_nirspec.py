@@ -197,6 +197,15 @@ def test_unknown_areas():
     np.testing.assert_allclose(nominal.pixar_a2, 0.05)
 
 
+@pytest.mark.parametrize("part", [{"x": slice(0)}, {"slit": slice(0)}])
+@pytest.mark.parametrize("exp_type", ["NRS_FIXEDSLIT", "NRS_MSASPEC"])
+def test_nothing_to_calibrate(part, exp_type):
+    ds = bucket(exp_type).isel(part)
+    out = photom(ds, reference(exp_type), areas(exp_type))
+    assert status_of(out, "photom") == "COMPLETE"
+    assert out.sci.shape == ds.sci.shape
+
+
 def test_reasons_and_errors():
     ds, ref, area = bucket(), reference(), areas()
     other = ds.assign_attrs(grating="G235H")
