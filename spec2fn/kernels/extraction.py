@@ -407,9 +407,9 @@ def interpolate_correction(npixels: Any, sizes: Any, table: Any) -> Any:
     Parameters
     ----------
     npixels : array of float64, (..., disp)
-    sizes : array of float64, (n,)
+    sizes : array of float64, (n,) or (..., disp, n)
         Increasing aperture sizes [pixel].
-    table : array of float64, (disp, n)
+    table : array of float64, (disp, n); with the dims of `sizes` if that has more than one
         Correction at each dispersion element and size.
 
     Returns
@@ -418,6 +418,8 @@ def interpolate_correction(npixels: Any, sizes: Any, table: Any) -> Any:
     """
     xp = array_namespace(npixels, sizes, table)
     sizes, table = xp.asarray(sizes), xp.asarray(table)
+    if sizes.ndim > 1:
+        return _interpolate_sizes(npixels, sizes, table)
     n = sizes.shape[0]
     rows = xp.broadcast_to(xp.arange(table.shape[0]), npixels.shape)
     if n == 1:
@@ -428,3 +430,20 @@ def interpolate_correction(npixels: Any, sizes: Any, table: Any) -> Any:
     low, high = sizes[cell], sizes[cell + 1]
     fraction = xp.clip((npixels - low) / (high - low), 0.0, 1.0)
     return table[rows, cell] * (1.0 - fraction) + table[rows, cell + 1] * fraction
+
+
+def _interpolate_sizes(npixels: Any, sizes: Any, table: Any) -> Any:
+    """Correction where the tabulated sizes differ from element to element."""
+    xp = array_namespace(npixels, sizes, table)
+    shape = (*npixels.shape, sizes.shape[-1])
+    sizes, table = xp.broadcast_to(sizes, shape), xp.broadcast_to(table, shape)
+    if shape[-1] == 1:
+        return table[..., 0]
+    cell = xp.sum(npixels[..., None] >= sizes[..., 1:-1], axis=-1)[..., None]
+
+    def at(values: Any, index: Any) -> Any:
+        return xp.take_along_axis(values, index, axis=-1)[..., 0]
+
+    low, high = at(sizes, cell), at(sizes, cell + 1)
+    fraction = xp.clip((npixels - low) / (high - low), 0.0, 1.0)
+    return at(table, cell) * (1.0 - fraction) + at(table, cell + 1) * fraction

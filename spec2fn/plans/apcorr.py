@@ -19,7 +19,10 @@ from spec2fn.schema import meta_of
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["correction_table", "cross_dispersion_scale", "match_row"]
+__all__ = ["correction_table", "cross_dispersion_scale", "match_row", "phase_correction_table"]
+
+# Where in a pixel the source is assumed to be: its middle.
+PIXEL_PHASE = 0.5
 
 
 def match_row(apcorr: xr.Dataset, criteria: Mapping[str, str]) -> int:
@@ -96,6 +99,74 @@ def correction_table(
         raise ReferenceError(msg)
     table = np.stack([np.interp(wavelength, waves, values[:, k]) for k in range(n_size)], axis=1)
     return sizes, table
+
+
+def phase_correction_table(
+    apcorr: xr.Dataset, row: int, wavelength: np.ndarray, pixel_scale: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Correction at every wavelength for sizes that depend on wavelength, and a pixel phase.
+
+    Parameters
+    ----------
+    apcorr : xarray.Dataset
+        ``apcorr`` reference of NIRSpec: ``apcorr.wavelength`` [um], ``apcorr.size`` (size,
+        wavelength), ``apcorr.pixphase``, ``apcorr.apcorr`` (size, wavelength, phase) and the
+        number of valid elements.
+    row : int
+    wavelength : array of float64, (wave,)
+        Wavelengths to interpolate to [um].
+    pixel_scale : callable
+        Returns the size of a pixel across the trace [arcsec]; called if sizes are in arcsec.
+
+    Returns
+    -------
+    sizes : array of float64, (wave, n)
+        Aperture sizes [pixel], increasing.
+    table : array of float64, (wave, n)
+        1 outside the wavelengths of the reference.
+
+    Raises
+    ------
+    ReferenceError
+        If wavelengths or sizes of the table are not distinct, increasing numbers.
+    """
+
+    def column(name: str) -> np.ndarray:
+        return np.asarray(apcorr[f"apcorr.{name}"].values[row], dtype=float)
+
+    n_wave, n_size = int(column("nelem_wl")), int(column("nelem_size"))
+    waves, sizes = column("wavelength")[:n_wave], column("size")[:n_size, :n_wave]
+    phases, values = column("pixphase"), column("apcorr")[:n_size, :n_wave]
+    order = np.argsort(waves)
+    waves, sizes, values = waves[order], sizes[:, order], values[:, order]
+    increasing = n_wave > 0 and np.all(np.diff(waves) > 0) and np.all(np.diff(sizes, axis=0) > 0)
+    if not increasing or n_size < 1:
+        msg = (
+            f"extract_1d: row {row} of the apcorr reference needs distinct wavelengths and"
+            " increasing aperture sizes; use another reference or apply_apcorr=false"
+        )
+        raise ReferenceError(msg)
+    unit = str(meta_of(apcorr).get("SIZEUNIT", "pixels"))
+    if unit.strip().lower().startswith("arcsec"):
+        sizes = sizes / pixel_scale()
+    values = values @ _weights_at(PIXEL_PHASE, phases)
+    cell = np.clip(np.searchsorted(waves, wavelength, side="right") - 1, 0, max(n_wave - 2, 0))
+    after = np.minimum(cell + 1, n_wave - 1)
+    span = np.where(after > cell, waves[after] - waves[cell], 1.0)
+    fraction = np.clip((wavelength - waves[cell]) / span, 0.0, 1.0)
+
+    def at(image: np.ndarray) -> np.ndarray:
+        return (image[:, cell] * (1.0 - fraction) + image[:, after] * fraction).T
+
+    covered = (wavelength >= waves[0]) & (wavelength <= waves[-1])
+    return at(sizes), np.where(covered[:, None], at(values), 1.0)
+
+
+def _weights_at(x: float, points: np.ndarray) -> np.ndarray:
+    """Weights of the points in a linear interpolation to `x`, constant beyond the ends."""
+    order = np.argsort(points)
+    unit = np.eye(len(points))
+    return np.array([np.interp(x, points[order], column[order]) for column in unit])
 
 
 def cross_dispersion_scale(wcs: Any, world: tuple[float, float, float], dispaxis: int) -> float:

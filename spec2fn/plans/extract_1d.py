@@ -27,14 +27,23 @@ from spec2fn.plans.aperture import (
     weighted_center,
 )
 from spec2fn.plans.base import Plan
-from spec2fn.plans.psf_profile import psf_profiles
-from spec2fn.plans.source_location import bounding_box, locate_source
+from spec2fn.plans.psf_profile import PsfProfiles, psf_profiles
+from spec2fn.plans.source_location import Location, bounding_box, locate_source
 from spec2fn.schema import meta_of, status_of
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["ExtractionPlan", "NothingToExtract", "make_extraction_plan"]
+__all__ = [
+    "ExtractionPlan",
+    "NothingToExtract",
+    "SpectrumDefinition",
+    "define_spectrum",
+    "is_calibrated",
+    "is_prism",
+    "make_extraction_plan",
+    "window_of",
+]
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,41 @@ class NothingToExtract:
     """Why there is no spectrum."""
 
     reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class SpectrumDefinition:
+    """A spectrum that can be extracted: pixels, wavelengths, and where it is.
+
+    Attributes
+    ----------
+    aperture : Aperture
+        Centred on the source.
+    profiles : tuple of array of float64, (y, x)
+        Weights of the aperture, or profiles of the source and of its negative companion.
+    region : array of bool, (y, x) or None
+        Background pixels.
+    mean : array of float64, (disp,)
+        Wavelength of every dispersion element [um], NaN where there is none.
+    limits : tuple of float
+        Inclusive limits across and along the trace, counted from 0.
+    position : array of float64, (2,)
+        Right ascension and declination of the centre [deg]; NaN if unknown.
+    """
+
+    aperture: Aperture
+    profiles: tuple[np.ndarray, ...]
+    region: np.ndarray | None
+    mean: np.ndarray
+    limits: tuple[float, float, float, float]
+    position: np.ndarray
+
+    def header_limits(self) -> np.ndarray:
+        """Limits in x and y (start, stop, start, stop), pixels counted from 1."""
+        lower, upper, first, last = (value + 1.0 for value in self.limits)
+        if self.aperture.dispaxis == 1:
+            return np.array((first, last, lower, upper))
+        return np.array((lower, upper, first, last))
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +196,7 @@ def make_extraction_plan(
     if dispaxis not in (1, 2):
         return NothingToExtract("the dispersion direction (DISPAXIS) is not known")
     order = int(meta_of(ds).get("SPORDER", 1))
-    if order == 0 and not _is_prism(ds):
+    if order == 0 and not is_prism(ds):
         return NothingToExtract("spectral order 0 is a direct image")
     source_type = str(ds.attrs.get("source_type") or "").upper()
     slit_name = _slit_name(ds, exp_type)
@@ -171,10 +215,10 @@ def make_extraction_plan(
         return NothingToExtract(aperture)
     wcs = meta_of(ds).wcs
     wavelength = _wavelengths(ds, wcs, shape)
-    aperture = _centred(ds, aperture, wcs, wavelength, exp_type)
-    profiles: tuple[np.ndarray, ...]
-    if aperture.extraction_type == "optimal" and psf is not None:
-        found = psf_profiles(
+
+    def model(aperture: Aperture) -> PsfProfiles:
+        assert psf is not None
+        return psf_profiles(
             ds,
             psf,
             wcs=wcs,
@@ -188,6 +232,55 @@ def make_extraction_plan(
             model_nod_pair=model_nod_pair,
             optimize=optimize_psf_location,
         )
+
+    defined = define_spectrum(
+        aperture,
+        wavelength,
+        wcs,
+        lambda: locate_source(ds, wcs, shape, exp_type, dispaxis),
+        None if psf is None else model,
+    )
+    if isinstance(defined, NothingToExtract):
+        return defined
+    return _assemble(
+        ds,
+        defined,
+        apcorr=apcorr if apply_apcorr and source_type == "POINT" else None,
+        full_window=full_window,
+        slit_name=slit_name,
+        source_type=source_type,
+        spectral_order=order,
+    )
+
+
+def define_spectrum(
+    aperture: Aperture,
+    wavelength: np.ndarray,
+    wcs: Any,
+    locate: Callable[[], Location | None],
+    model: Callable[[Aperture], PsfProfiles] | None,
+) -> SpectrumDefinition | NothingToExtract:
+    """Turn an aperture into the weights of pixels and the wavelengths of a spectrum.
+
+    Parameters
+    ----------
+    aperture : Aperture
+        As the reference and the user define it.
+    wavelength : array of float64, (y, x)
+        [um], NaN where there is none.
+    wcs : callable or None
+        From x, y to right ascension, declination, wavelength.
+    locate : callable
+        Returns the position of the source; called if the aperture is to be centred on it.
+    model : callable or None
+        Returns the profiles of an optimal extraction.
+    """
+    shape = (wavelength.shape[0], wavelength.shape[1])
+    dispaxis = aperture.dispaxis
+    aperture = _centred(aperture, wavelength, locate)
+    profiles: tuple[np.ndarray, ...]
+    if aperture.extraction_type == "optimal" and model is not None:
+        found = model(aperture)
         profiles, lower, upper = found.profiles, float(found.lower), float(found.upper)
     else:
         weights, lower, upper = aperture_weights(shape, aperture, wavelength)
@@ -201,23 +294,18 @@ def make_extraction_plan(
         return NothingToExtract("no pixel of the extraction aperture has a wavelength")
     along = np.flatnonzero(profiles[0].sum(axis=dispaxis - 1) > 0)
     edges = (float(along[0]), float(along[-1])) if len(along) else (float("nan"),) * 2
-    return _assemble(
-        ds,
+    return SpectrumDefinition(
         aperture,
         profiles,
         region,
         mean,
         limits=(lower, upper, *edges),
         position=_sky_center(wcs, profiles[0]),
-        apcorr=apcorr if apply_apcorr and source_type == "POINT" else None,
-        full_window=full_window,
-        slit_name=slit_name,
-        source_type=source_type,
-        spectral_order=order,
     )
 
 
-def _is_prism(ds: xr.Dataset) -> bool:
+def is_prism(ds: xr.Dataset) -> bool:
+    """Whether the disperser is a prism, for which spectral order 0 is no direct image."""
     instrument = str(ds.attrs.get("instrument", "")).upper()
     if instrument == "MIRI":
         return "P750L" in str(ds.attrs.get("filter", "")).upper()
@@ -240,13 +328,11 @@ def _wavelengths(ds: xr.Dataset, wcs: Any, shape: tuple[int, int]) -> np.ndarray
 
 
 def _centred(
-    ds: xr.Dataset, aperture: Aperture, wcs: Any, wavelength: np.ndarray, exp_type: str
+    aperture: Aperture, wavelength: np.ndarray, locate: Callable[[], Location | None]
 ) -> Aperture:
     """Move the aperture to the source and by the user's offset."""
     shape = (wavelength.shape[0], wavelength.shape[1])
-    found = None
-    if aperture.use_source_posn:
-        found = locate_source(ds, wcs, shape, exp_type, aperture.dispaxis)
+    found = locate() if aperture.use_source_posn else None
     if found is not None:
         nominal, _, _ = aperture_weights(shape, aperture, wavelength)
         offset = found.across - center_at(nominal, aperture.dispaxis, found.element)
@@ -267,26 +353,22 @@ def _sky_center(wcs: Any, weights: np.ndarray) -> np.ndarray:
 
 def _assemble(
     ds: xr.Dataset,
-    aperture: Aperture,
-    profiles: tuple[np.ndarray, ...],
-    region: np.ndarray | None,
-    mean: np.ndarray,
+    defined: SpectrumDefinition,
     *,
-    limits: tuple[float, float, float, float],
-    position: np.ndarray,
     apcorr: xr.Dataset | None,
     full_window: bool,
     slit_name: str,
     source_type: str,
     spectral_order: int,
 ) -> ExtractionPlan:
+    aperture, profiles, region = defined.aperture, defined.profiles, defined.region
     dispaxis = aperture.dispaxis
     shape = (profiles[0].shape[0], profiles[0].shape[1])
     optimal = aperture.extraction_type == "optimal"
-    valid = np.flatnonzero(np.isfinite(mean))
-    wavelength = mean[valid]
+    valid = np.flatnonzero(np.isfinite(defined.mean))
+    wavelength, position = defined.mean[valid], defined.position
     masks = [p != 0 for p in profiles] + ([] if region is None else [region])
-    window = _window(masks, valid, aperture, full=full_window)
+    window = window_of(masks, valid, aperture, full=full_window)
     y0, y1, x0, x1 = window
 
     def cut(image: np.ndarray) -> np.ndarray:
@@ -302,10 +384,8 @@ def _assemble(
     sizes = table = None
     if apcorr is not None and not optimal:
         sizes, table = _correction(ds, apcorr, wavelength, position, dispaxis)
-    lower, upper, first, last = (value + 1.0 for value in limits)
-    ordered = (first, last, lower, upper) if dispaxis == 1 else (lower, upper, first, last)
     instrument = str(ds.attrs.get("instrument", "")).upper()
-    calibrated = _is_calibrated(ds)
+    calibrated = is_calibrated(ds)
     angle = meta_of(ds).get("PA_APER")
     return ExtractionPlan(
         weights=cut(profiles[0]),
@@ -316,7 +396,7 @@ def _assemble(
         wavelength=wavelength,
         apcorr_sizes=sizes,
         apcorr_table=table,
-        limits=np.array(ordered),
+        limits=defined.header_limits(),
         position=position,
         angle=None if angle is None else np.array([float(angle)]),
         window=window,
@@ -332,7 +412,7 @@ def _assemble(
     )
 
 
-def _window(
+def window_of(
     masks: list[np.ndarray],
     valid: np.ndarray,
     aperture: Aperture,
@@ -351,7 +431,8 @@ def _window(
     return (y0, y1, start, stop) if dispaxis == 1 else (start, stop, x0, x1)
 
 
-def _is_calibrated(ds: xr.Dataset) -> bool:
+def is_calibrated(ds: xr.Dataset) -> bool:
+    """Whether the data are flux calibrated, by their units or the status of ``photom``."""
     units = str(ds["sci"].attrs.get("units", ""))
     if units:
         return "Jy" in units

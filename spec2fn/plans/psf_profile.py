@@ -20,6 +20,7 @@ import numpy as np
 
 from spec2fn.errors import ReferenceError
 from spec2fn.kernels.extraction import optimal_extract
+from spec2fn.plans.slit_geometry import SlitGeometry
 from spec2fn.plans.source_location import (
     BoundingBox,
     Middle,
@@ -113,7 +114,7 @@ def psf_profiles(
         For the dither keywords and the status of the background subtraction.
     psf : xarray.Dataset
         ``psf`` reference: ``psf`` image, ``wave`` [um]; keywords SUBPIX, CENTCOL, CENTROW.
-    wcs : gwcs.WCS
+    wcs : gwcs.WCS or SlitGeometry
     box : ((x0, x1), (y0, y1))
     trace : array of float64, (disp,) or None
         Position of the source; the middle of the slit without.
@@ -144,7 +145,7 @@ def psf_profiles(
         location = float(trace[int(np.round(middle.along))])
     nod_offset = None
     if model_nod_pair and known and _nod_subtracted(ds):
-        nod = nod_location(ds, wcs, middle.wavelength, exp_type, dispaxis)
+        nod = _nod(ds, wcs, middle.wavelength, exp_type, dispaxis)
         if np.isfinite(nod) and abs(location - nod) >= NEAREST_NOD:
             nod_offset = location - nod
     (x0, x1), (y0, y1) = ((int(np.ceil(a)), int(np.ceil(b))) for a, b in box)
@@ -175,6 +176,11 @@ def _middle_trace(
     exp_type: str,
     dispaxis: int,
 ) -> np.ndarray:
+    if isinstance(wcs, SlitGeometry):
+        if wcs.slit is None:
+            return flat_trace(box, shape, middle.across, dispaxis)
+        position = wcs.slit(middle.along, middle.across)
+        return wcs.trace(shape, (float(position[0]), float(position[1])))
     if exp_type != "MIR_LRS-FIXEDSLIT":
         return flat_trace(box, shape, middle.across, dispaxis)
     x, y = middle.across, middle.along
@@ -182,6 +188,14 @@ def _middle_trace(
         x, y = y, x
     ra, dec = (float(v) for v in wcs(x, y)[:2])
     return sky_trace(wcs, box, shape, (ra, dec), dispaxis)
+
+
+def _nod(ds: xr.Dataset, wcs: Any, wavelength: float, exp_type: str, dispaxis: int) -> float:
+    """Position across the trace of the negative source; NaN if unknown."""
+    if isinstance(wcs, SlitGeometry):
+        x, y = wcs.source
+        return wcs.across((x, -y), wavelength)
+    return nod_location(ds, wcs, wavelength, exp_type, dispaxis)
 
 
 def _nod_subtracted(ds: xr.Dataset) -> bool:

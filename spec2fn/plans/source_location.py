@@ -16,7 +16,15 @@ from spec2fn.schema import meta_of
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Location", "Middle", "bounding_box", "locate_source", "middle_of", "nod_location"]
+__all__ = [
+    "Location",
+    "Middle",
+    "bounding_box",
+    "locate_source",
+    "middle_of",
+    "nod_location",
+    "placed_trace",
+]
 
 BoundingBox = tuple[tuple[float, float], tuple[float, float]]
 
@@ -137,7 +145,6 @@ def sky_trace(
         NaN outside the bounding box.
     """
     from gwcs.wcstools import grid_from_bounding_box
-    from scipy.interpolate import interp1d
 
     x, y = grid_from_bounding_box(box)
     waves = np.asarray(wcs(x, y)[2])
@@ -146,9 +153,33 @@ def sky_trace(
     samples = np.linspace(np.nanmin(waves), np.nanmax(waves), n)
     px, py = _backward(wcs, np.full(n, sky[0]), np.full(n, sky[1]), samples)
     along, across = (px, py) if dispaxis == 1 else (py, px)
+    return placed_trace(along, across, limits, shape[1] if dispaxis == 1 else shape[0])
+
+
+def placed_trace(
+    along: np.ndarray, across: np.ndarray, limits: tuple[float, float], length: int
+) -> np.ndarray:
+    """Interpolate points of a trace to the dispersion elements of an image.
+
+    Parameters
+    ----------
+    along, across : array of float64, (n,)
+        Points of the trace [pixel].
+    limits : (float, float)
+        Bounding box along the dispersion.
+    length : int
+        Dispersion elements of the image.
+
+    Returns
+    -------
+    array of float64, (length,)
+        NaN outside the bounding box.
+    """
+    from scipy.interpolate import interp1d
+
     start = int(np.ceil(limits[0]))
-    elements = np.arange(start, start + n)
-    trace = np.full(shape[1] if dispaxis == 1 else shape[0], np.nan)
+    elements = np.arange(start, start + int(limits[1] - limits[0]))
+    trace = np.full(length, np.nan)
     line = interp1d(along, across, fill_value="extrapolate")
     inside = (elements >= 0) & (elements < len(trace))
     # The peer counts the elements from the start of the bounding box when it evaluates the line,

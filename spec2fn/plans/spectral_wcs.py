@@ -2,11 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-__all__ = ["spectral_wcs"]
+__all__ = ["SpectralWcs", "spectral_wcs"]
+
+
+class SpectralWcs(Mapping[str, Any]):
+    """The WCSs of many spectra by the names of their slits, built when they are asked for.
+
+    Parameters
+    ----------
+    names : sequence of str
+    position : array of float64, (spectrum, 2)
+        Right ascension and declination of the centres of the apertures [deg].
+    wavelength : array of float64, (spectrum, wave)
+        [um], NaN beyond the end of each spectrum.
+    """
+
+    def __init__(self, names: Any, position: np.ndarray, wavelength: np.ndarray) -> None:
+        self._rows = {str(name): i for i, name in enumerate(names)}
+        self._position = position
+        self._wavelength = wavelength
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            i = self._rows[name]
+            ra, dec = (float(v) for v in self._position[i])
+            wavelength = self._wavelength[i]
+            self._made[name] = spectral_wcs(ra, dec, wavelength[np.isfinite(wavelength)])
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
 
 def spectral_wcs(ra: float, dec: float, wavelength: np.ndarray) -> Any:

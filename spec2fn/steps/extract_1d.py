@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,16 @@ from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.parameters import Range
 from spec2fn.plans.aperture import ApertureOptions
 from spec2fn.plans.extract_1d import ExtractionPlan, NothingToExtract, make_extraction_plan
-from spec2fn.plans.spectral_wcs import spectral_wcs
+from spec2fn.plans.extract_slits import (
+    ExtractionOptions,
+    GroupPlan,
+    SlitsPlan,
+    make_slits_plan,
+)
+from spec2fn.plans.spectra import join_spectra, slit_metadata
+from spec2fn.plans.spectral_wcs import SpectralWcs, spectral_wcs
 from spec2fn.schema import EXTRACTED, meta_of
+from spec2fn.slits import Slits
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,7 +44,7 @@ MEGA = 1.0e6
 
 
 def _plan(
-    ds: xr.Dataset,
+    ds: xr.Dataset | Slits,
     extract1d: xr.Dataset | None,
     apcorr: xr.Dataset | None,
     psf: xr.Dataset | None,
@@ -53,7 +61,7 @@ def _plan(
     bkg_order: int | None,
     save_scene_model: bool,
     save_residual_image: bool,
-) -> ExtractionPlan | Skip:
+) -> ExtractionPlan | SlitsPlan | Skip:
     options = ApertureOptions(
         subtract_background=subtract_background,
         use_source_posn=use_source_posn,
@@ -64,17 +72,38 @@ def _plan(
         extraction_type=extraction_type,
         has_psf=psf is not None,
     )
+    full_window = save_scene_model or save_residual_image
+    plan: ExtractionPlan | SlitsPlan | NothingToExtract
+    buckets = _buckets(ds)
+    if buckets is not None:
+        plan = make_slits_plan(
+            buckets,
+            extract1d,
+            apcorr,
+            psf,
+            options=ExtractionOptions(
+                options, apply_apcorr, model_nod_pair, optimize_psf_location, full_window
+            ),
+            images=lambda bucket, i: _first_integration(
+                bucket.isel(
+                    slit=i, y=slice(int(bucket["ysize"][i])), x=slice(int(bucket["xsize"][i]))
+                )
+            ),
+        )
+        return Skip(plan.reason) if isinstance(plan, NothingToExtract) else plan
+    assert not isinstance(ds, Slits)
+    image = ds
     plan = make_extraction_plan(
-        ds,
+        image,
         extract1d,
         apcorr,
         psf,
         options=options,
-        images=lambda: _first_integration(ds),
+        images=lambda: _first_integration(image),
         apply_apcorr=apply_apcorr,
         model_nod_pair=model_nod_pair,
         optimize_psf_location=optimize_psf_location,
-        full_window=save_scene_model or save_residual_image,
+        full_window=full_window,
     )
     return Skip(plan.reason) if isinstance(plan, NothingToExtract) else plan
 
@@ -88,12 +117,12 @@ def _plan(
     suffix="x1d",
 )
 def extract_1d(
-    ds: xr.Dataset,
+    ds: xr.Dataset | Slits,
     extract1d: xr.Dataset | None = None,
     apcorr: xr.Dataset | None = None,
     psf: xr.Dataset | None = None,
     *,
-    plan: ExtractionPlan,
+    plan: ExtractionPlan | SlitsPlan,
     subtract_background: bool | None = None,
     apply_apcorr: bool = True,
     extraction_type: Literal["box", "optimal"] | None = "box",
@@ -118,13 +147,15 @@ def extract_1d(
 
     Parameters
     ----------
-    ds : xarray.Dataset
+    ds : xarray.Dataset or Slits
         ``sci``, ``var_*`` and optionally ``err``, ``dq`` with dims ([integration,] y, x),
         ``wavelength`` (y, x) [um]; optionally ``variance_cov`` and ``covariance`` (lag, y, x)
-        of a resampled image.
+        of a resampled image. NIRSpec: slits, or one bucket of them, with a leading dimension
+        ``slit``; with ``source_type``, ``source_xpos``, ``source_ypos``, ``pixar_sr`` on it, and
+        ``bunit`` if units differ (``"MJy"`` for point sources, ``"MJy/sr"`` for others).
     extract1d, apcorr, psf : xarray.Dataset, optional
         Apertures; aperture correction; PSF profile (needed for optimal extraction).
-    plan : ExtractionPlan
+    plan : ExtractionPlan or SlitsPlan
         Aperture, wavelengths and corrections as arrays.
     subtract_background : bool, optional
         Subtract a background; by default if the reference defines background regions.
@@ -156,7 +187,10 @@ def extract_1d(
     xarray.Dataset
         Variables of :data:`spec2fn.schema.EXTRACTED`, float64 (``dq`` uint32) with dims
         ([integration,] spectrum, wave), fluxes in Jy; ``wavelength`` and ``n_wave`` without
-        the integration. ``flux_error`` is the square root of the sum of the variance columns, in
+        the integration. Of slits, one spectrum for each that could be extracted, by slit id
+        (``slit``); those shorter than others are padded with NaN beyond ``n_wave`` elements; why
+        a slit has none is in ``meta.records["slits_not_extracted"]``.
+        ``flux_error`` is the square root of the sum of the variance columns, in
         which a background enters as if it were measured on other pixels; ``flux_error_cov`` is
         the error of the whole linear operator on the image, correlations included.
 
@@ -165,21 +199,64 @@ def extract_1d(
     ReferenceError
         If a reference has no (or no usable) entry for this slit or subarray.
     """
+    saved = (save_profile, save_scene_model, save_residual_image)
+    if isinstance(plan, SlitsPlan):
+        return _extract_slits(_buckets(ds) or (), plan, saved)
+    assert not isinstance(ds, Slits)
+    spectrum, columns = _spectrum(ds, plan, saved)
+    out = _dataset(ds, plan, columns)
+    if not is_traced(ds["sci"].data):
+        out = _with_records(ds, out, plan, spectrum, saved)
+    return out
+
+
+def _buckets(ds: Any) -> tuple[xr.Dataset, ...] | None:
+    """Buckets of slits, or None for an exposure that is a single image."""
+    if isinstance(ds, Slits):
+        return ds.buckets
+    return (ds,) if "slit" in ds["sci"].dims else None
+
+
+def _extract_slits(
+    buckets: tuple[xr.Dataset, ...], plan: SlitsPlan, saved: tuple[bool, bool, bool]
+) -> xr.Dataset:
+    """Extract group by group, and join the spectra."""
+    parts = []
+    images: dict[str, Any] = {}
+    for group in plan.groups:
+        bucket = buckets[group.bucket]
+        if group.members != tuple(range(bucket.sizes["slit"])):
+            bucket = bucket.isel(slit=list(group.members))
+        spectrum, columns = _spectrum(bucket, group, saved)
+        parts.append(_slits_dataset(bucket, group, columns, plan.angle))
+        if any(saved) and not is_traced(bucket["sci"].data):
+            images |= _slit_images(bucket, group, spectrum, saved)
+    out = join_spectra(parts)
+    if is_traced(out["flux"].data):
+        return out
+    position = np.stack([out["slit_ra"].values, out["slit_dec"].values], axis=1)
+    wcs = SpectralWcs(out["sltname"].values, position, np.asarray(out["wavelength"].data))
+    records = dict(images)
+    if plan.problems:
+        records["slits_not_extracted"] = dict(plan.problems)
+    return out.assign_attrs(meta=meta_of(buckets[0]).replace(wcs=wcs, records=records))
+
+
+def _spectrum(
+    ds: xr.Dataset, plan: ExtractionPlan | GroupPlan, saved: tuple[bool, bool, bool]
+) -> tuple[Extraction, dict[str, Any]]:
+    """Extract; the spectrum in data units, and its columns in their final units."""
     data, good, variances = _inputs(ds, plan)
     total = sum(variances.values())
-    spectrum = _extract(plan, data, good, scene=save_scene_model or save_residual_image)
+    spectrum = _extract(plan, data, good, scene=any(saved[1:]))
     true, covariance = _covariance(ds, plan, total)
-    columns = _columns(ds, plan, spectrum, variances)
+    scale = _scale(ds, plan, spectrum.flux.ndim)
+    columns = _columns(plan, spectrum, variances, scale.bright)
     columns["flux_error_cov"] = (
         subtracted_variance(spectrum.weights, spectrum.fitted, good, true, covariance),
         "error",
     )
-    out = _dataset(ds, plan, _calibrate(ds, plan, columns, spectrum.npixels))
-    if not is_traced(ds["sci"].data):
-        out = _with_records(
-            ds, out, plan, spectrum, (save_profile, save_scene_model, save_residual_image)
-        )
-    return out
+    return spectrum, _calibrate(plan, columns, spectrum.npixels, scale)
 
 
 def _bad_pixels(ds: xr.Dataset) -> Any:
@@ -207,14 +284,14 @@ def _first_integration(ds: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     return sci, np.where(bad, np.nan, noise)
 
 
-def _oriented(array: Any, plan: ExtractionPlan) -> Any:
+def _oriented(array: Any, plan: ExtractionPlan | GroupPlan) -> Any:
     """Cut the window and put the dispersion before the cross-dispersion."""
     y0, y1, x0, x1 = plan.window
     part = array[..., y0:y1, x0:x1]
     return array_namespace(part).swapaxes(part, -1, -2) if plan.dispaxis == 1 else part
 
 
-def _inputs(ds: xr.Dataset, plan: ExtractionPlan) -> tuple[Any, Any, dict[str, Any]]:
+def _inputs(ds: xr.Dataset, plan: ExtractionPlan | GroupPlan) -> tuple[Any, Any, dict[str, Any]]:
     """Data, good pixels and variances in the window, float64 and finite where good."""
     dims = ds["sci"].dims
     y0, y1, x0, x1 = plan.window
@@ -236,10 +313,19 @@ def _inputs(ds: xr.Dataset, plan: ExtractionPlan) -> tuple[Any, Any, dict[str, A
     return data, good, variances
 
 
-def _extract(plan: ExtractionPlan, data: Any, good: Any, *, scene: bool) -> Extraction:
+def _aligned(array: Any, ndim: int, plan: ExtractionPlan | GroupPlan) -> Any:
+    """Give an array of a plan the dimensions of the data: 1 for integrations."""
+    if array is None:
+        return None
+    missing = (1,) * (ndim - array.ndim)
+    if isinstance(plan, GroupPlan):
+        return array.reshape((array.shape[0], *missing, *array.shape[1:]))
+    return array.reshape((*missing, *array.shape))
+
+
+def _extract(plan: ExtractionPlan | GroupPlan, data: Any, good: Any, *, scene: bool) -> Extraction:
     def like_data(array: Any) -> Any:
-        # same number of dimensions as the data, leading ones of length 1
-        return None if array is None else array.reshape((1,) * (data.ndim - 2) + array.shape)
+        return _aligned(array, data.ndim, plan)
 
     weights, region = like_data(plan.weights), like_data(plan.region)
     if not plan.optimal:
@@ -256,25 +342,33 @@ def _extract(plan: ExtractionPlan, data: Any, good: Any, *, scene: bool) -> Extr
     return optimal_extract(data, good, profiles, plan.basis, region)
 
 
-def _covariance(ds: xr.Dataset, plan: ExtractionPlan, total: Any) -> tuple[Any, list[Any]]:
+def _covariance(
+    ds: xr.Dataset, plan: ExtractionPlan | GroupPlan, total: Any
+) -> tuple[Any, list[Any]]:
     """True variance of each pixel and its covariance with the next ones across the trace."""
     if "variance_cov" not in ds or "covariance" not in ds:
         return total, []
     xp = array_namespace(total)
-    true = _oriented(ds["variance_cov"].data, plan).astype(np.float64)
-    var = ds["covariance"]
-    lags = [
-        _oriented(var.isel(lag=k).data, plan).astype(np.float64) for k in range(var.sizes["lag"])
-    ]
+    lead = ds["sci"].dims[:-2]
+
+    def plane(var: Any) -> Any:
+        value = _oriented(var.data, plan).astype(np.float64)
+        # the planes may be the same for all integrations
+        sizes = iter(value.shape[:-2])
+        shape = tuple(next(sizes) if d in var.dims else 1 for d in lead)
+        return value.reshape(shape + value.shape[-2:])
+
+    true = plane(ds["variance_cov"])
     true = xp.where(xp.isfinite(true), true, xp.zeros_like(true))
-    shape = (1,) * (total.ndim - true.ndim)
-    return true.reshape(shape + true.shape), [
-        plane.reshape((1,) * (total.ndim - plane.ndim) + plane.shape) for plane in lags
-    ]
+    var = ds["covariance"]
+    return true, [plane(var.isel(lag=k)) for k in range(var.sizes["lag"])]
 
 
 def _columns(
-    ds: xr.Dataset, plan: ExtractionPlan, spectrum: Extraction, variances: dict[str, Any]
+    plan: ExtractionPlan | GroupPlan,
+    spectrum: Extraction,
+    variances: dict[str, Any],
+    bright: Any,
 ) -> dict[str, tuple[Any, str]]:
     """Columns in data units, with the kind of scaling each needs."""
     xp = array_namespace(spectrum.flux)
@@ -283,8 +377,13 @@ def _columns(
     pixels = xp.where(spectrum.npixels > 0, spectrum.npixels, xp.ones_like(spectrum.npixels))
     columns: dict[str, tuple[Any, str]] = {"flux": (flux, "value")}
     zero = xp.zeros_like(flux)
-    bright = not (plan.optimal or plan.integrated)
-    columns["surf_bright"] = (flux / pixels if bright else zero, "sb")
+
+    def where_bright(value: Any) -> Any:
+        if isinstance(bright, bool):
+            return value if bright else zero
+        return xp.where(bright, value, zero)
+
+    columns["surf_bright"] = (where_bright(flux / pixels), "sb")
     columns["background"] = (spectrum.background / pixels, "bkg")
     for name, variance in variances.items():
         kind = name.removeprefix("var_")
@@ -295,30 +394,67 @@ def _columns(
             below = xp.maximum(below - less, zero)
         columns[f"flux_var_{kind}"] = (own, "variance")
         squared = pixels * pixels
-        columns[f"sb_var_{kind}"] = (own / squared if bright else zero, "sb_variance")
+        columns[f"sb_var_{kind}"] = (where_bright(own / squared), "sb_variance")
         columns[f"bkgd_var_{kind}"] = (below / squared, "bkg_variance")
     return columns
 
 
-def _calibrate(
-    ds: xr.Dataset, plan: ExtractionPlan, columns: dict[str, tuple[Any, str]], npixels: Any
-) -> dict[str, Any]:
-    """Columns in their final units, aperture correction applied, rows with a wavelength only."""
-    xp = array_namespace(npixels)
-    rows = plan.rows
-    count = npixels[..., rows]
+class _Scale(NamedTuple):
+    """From data units to those of the table; arrays by slit if slits differ."""
+
+    gain: Any
+    per_area: Any
+    bright: Any
+
+
+def _scale(ds: xr.Dataset, plan: ExtractionPlan | GroupPlan, ndim: int) -> _Scale:
     area: Any = 1.0
     if plan.calibrated and "pixar_sr" in ds:
         area = ds["pixar_sr"].data
+        xp = array_namespace(area)
         area = xp.where(xp.isfinite(area), area, xp.ones_like(area))
-    gain: Any = 1.0
-    if plan.calibrated:
-        gain = MEGA if plan.integrated else area * MEGA
-    per_area = 1.0 / area if plan.integrated else 1.0
+    if isinstance(plan, ExtractionPlan):
+        gain: Any = 1.0
+        if plan.calibrated:
+            gain = MEGA if plan.integrated else area * MEGA
+        per_area = 1.0 / area if plan.integrated else 1.0
+        return _Scale(gain, per_area, not (plan.optimal or plan.integrated))
+    xp = array_namespace(area, plan.integrated)
+    integrated = xp.asarray(plan.integrated).reshape((-1,) + (1,) * (ndim - 1))
+    area = xp.broadcast_to(xp.asarray(area), plan.integrated.shape).reshape(integrated.shape)
+    unit = xp.ones_like(area)
+    gain = xp.where(integrated, unit, area) * MEGA if plan.calibrated else unit
+    per_area = xp.where(integrated, 1.0 / area, unit)
+    return _Scale(gain, per_area, False if plan.optimal else ~integrated)
+
+
+def _rows(value: Any, plan: ExtractionPlan | GroupPlan) -> Any:
+    """Dispersion elements that have a wavelength; 0 beyond the end of a spectrum."""
+    if isinstance(plan, ExtractionPlan):
+        return value[..., plan.rows]
+    xp = array_namespace(value, plan.rows)
+    rows, valid = (_aligned(a, value.ndim, plan) for a in (plan.rows, plan.valid))
+    picked = xp.take_along_axis(value, xp.asarray(rows), axis=-1)
+    return xp.where(valid, picked, xp.zeros_like(picked))
+
+
+def _calibrate(
+    plan: ExtractionPlan | GroupPlan,
+    columns: dict[str, tuple[Any, str]],
+    npixels: Any,
+    scale: _Scale,
+) -> dict[str, Any]:
+    """Columns in their final units, aperture correction applied, rows with a wavelength only."""
+    xp = array_namespace(npixels)
+    count = _rows(npixels, plan)
+    gain, per_area = scale.gain, scale.per_area
     correction: Any = 1.0
     if plan.apcorr_table is not None:
-        correction = interpolate_correction(count, plan.apcorr_sizes, plan.apcorr_table)
-    scale = {
+        sizes, table = plan.apcorr_sizes, plan.apcorr_table
+        if isinstance(plan, GroupPlan):
+            sizes, table = (_aligned(a, count.ndim + 1, plan) for a in (sizes, table))
+        correction = interpolate_correction(count, sizes, table)
+    factor = {
         "value": gain * correction,
         "variance": gain * gain * correction * correction,
         "error": gain * gain * correction * correction,
@@ -327,14 +463,17 @@ def _calibrate(
         "bkg": per_area,
         "bkg_variance": per_area * per_area,
     }
-    out = {name: value[..., rows] * scale[kind] for name, (value, kind) in columns.items()}
+    out = {name: _rows(value, plan) * factor[kind] for name, (value, kind) in columns.items()}
     out["flux_error_cov"] = _root(out["flux_error_cov"])
     for prefix, error in (("flux", "flux_error"), ("sb", "sb_error"), ("bkgd", "bkgd_error")):
         out[error] = _root(sum(out[f"{prefix}_{name}"] for name in VARIANCES))
     out["npixels"] = count
     unusable = xp.asarray(int(Pixel.DO_NOT_USE), dtype=np.uint32)
-    out["dq"] = xp.where(xp.isnan(out["flux"]), unusable, xp.zeros_like(unusable))
-    return out
+    dq = xp.where(xp.isnan(out["flux"]), unusable, xp.zeros_like(unusable))
+    if isinstance(plan, GroupPlan):
+        valid = _aligned(plan.valid, count.ndim, plan)
+        out = {n: xp.where(valid, v, xp.full_like(v, xp.nan)) for n, v in out.items()}
+    return {**out, "dq": dq}
 
 
 def _root(variance: Any) -> Any:
@@ -394,6 +533,52 @@ def _dataset(ds: xr.Dataset, plan: ExtractionPlan, columns: dict[str, Any]) -> x
     return out.assign_attrs(model="TSOMultiSpecModel" if lead else "MultiSpecModel")
 
 
+def _slits_dataset(
+    ds: xr.Dataset, plan: GroupPlan, columns: dict[str, Any], angle: np.ndarray | None
+) -> xr.Dataset:
+    """Put the columns of slits into a Dataset: dims ([integration,] spectrum, wave)."""
+    import xarray as xr
+
+    xp = array_namespace(columns["flux"])
+    lead = tuple(d for d in ds["sci"].dims[:-2] if d != "slit")
+    dims = (*lead, "spectrum", "wave")
+    values: dict[str, Any] = {}
+    for name, (_, unit) in EXTRACTED.items():
+        units = unit if plan.calibrated else _count_rate(unit, name)
+        attrs = {"units": units} if units else {}
+        if name == "wavelength":
+            values[name] = (("spectrum", "wave"), plan.wavelength, attrs)
+        else:
+            values[name] = (dims, xp.moveaxis(columns[name], 0, -2), attrs)
+    count = len(plan.members)
+    per_spectrum = {
+        "n_wave": plan.valid.sum(axis=1).astype(np.int32),
+        "slit": np.asarray(ds["slit"].values),
+        "sltname": np.array(plan.names),
+        "srctype": np.array(plan.source_types),
+        "extrxstr": plan.limits[:, 0],
+        "extrxstp": plan.limits[:, 1],
+        "extrystr": plan.limits[:, 2],
+        "extrystp": plan.limits[:, 3],
+        "slit_ra": plan.position[:, 0],
+        "slit_dec": plan.position[:, 1],
+        "sporder": np.full(count, plan.spectral_order, dtype=np.int32),
+        "dispaxis": np.full(count, plan.dispaxis, dtype=np.int32),
+        **slit_metadata(ds, range(count)),
+    }
+    if ds.attrs.get("detector"):
+        per_spectrum["detector"] = np.array([str(ds.attrs["detector"])] * count)
+    if angle is not None:
+        per_spectrum["pa_aper"] = xp.broadcast_to(angle, (count,))
+    values |= {name: (("spectrum",), value) for name, value in per_spectrum.items()}
+    used = {"y", "x", "lag", "slit"}
+    kept = {n: v for n, v in ds.variables.items() if not used & set(v.dims) and n not in values}
+    coords = {n: v for n, v in kept.items() if n in ds.coords}
+    values |= {str(n): v for n, v in kept.items() if n not in coords}
+    out = xr.Dataset(values, coords=coords, attrs=ds.attrs)
+    return out.assign_attrs(model="TSOMultiSpecModel" if lead else "MultiSpecModel")
+
+
 def _count_rate(unit: str, name: str) -> str:
     if unit in ("", "um"):
         return unit
@@ -408,27 +593,71 @@ def _with_records(
     wanted: tuple[bool, bool, bool],
 ) -> xr.Dataset:
     """Attach the WCS of the spectrum and the images the user asked for."""
-    meta = meta_of(ds)
     ra, dec = (float(v) for v in plan.position)
-    records: dict[str, Any] = {}
-    lead = ds["sci"].dims[:-2]
-    profile, scene, residual = wanted
-    if profile:
-        weights = np.array(plan.weights)
-        if plan.nod_weights is not None:
-            weights = weights + plan.nod_weights
-        records["profile"] = _image(ds, _whole(weights, plan), ("y", "x"), "")
-    if scene or residual:
-        model = _whole(np.asarray(spectrum.scene), plan)
-        units = str(ds["sci"].attrs.get("units", ""))
-        if scene:
-            records["scene_model"] = _image(ds, model, (*lead, "y", "x"), units)
-        if residual:
-            bad = np.asarray(_bad_pixels(ds))
-            left = np.where(bad, np.nan, np.asarray(ds["sci"].data, dtype=float)) - model
-            records["residual"] = _image(ds, left, (*lead, "y", "x"), units)
+    weights = np.array(plan.weights)
+    if plan.nod_weights is not None:
+        weights = weights + plan.nod_weights
+    images = _Images(
+        _whole(weights, plan) if wanted[0] else None,
+        _whole(np.asarray(spectrum.scene), plan) if any(wanted[1:]) else None,
+    )
+    records = _saved_images(ds, images, wanted)
     wcs = spectral_wcs(ra, dec, np.asarray(plan.wavelength))
-    return out.assign_attrs(meta=meta.replace(wcs={plan.slit_name: wcs}, records=records))
+    return out.assign_attrs(meta=meta_of(ds).replace(wcs={plan.slit_name: wcs}, records=records))
+
+
+class _Images(NamedTuple):
+    """Spatial profile (y, x) and model of the image (..., y, x), where they are wanted."""
+
+    profile: np.ndarray | None
+    scene: np.ndarray | None
+
+
+def _saved_images(
+    ds: xr.Dataset, images: _Images, wanted: tuple[bool, bool, bool], prefix: str = ""
+) -> dict[str, Any]:
+    """The images the user asked for, of one exposure or slit."""
+    records: dict[str, Any] = {}
+    if images.profile is not None:
+        records[f"{prefix}profile"] = _image(ds, images.profile, ("y", "x"), "")
+    if images.scene is not None:
+        dims = ds["sci"].dims
+        units = str(ds["sci"].attrs.get("units", ""))
+        if wanted[1]:
+            records[f"{prefix}scene_model"] = _image(ds, images.scene, dims, units)
+        if wanted[2]:
+            bad = np.asarray(_bad_pixels(ds))
+            left = np.where(bad, np.nan, np.asarray(ds["sci"].data, dtype=float)) - images.scene
+            records[f"{prefix}residual"] = _image(ds, left, dims, units)
+    return records
+
+
+def _slit_images(
+    ds: xr.Dataset, plan: GroupPlan, spectrum: Extraction, wanted: tuple[bool, bool, bool]
+) -> dict[str, Any]:
+    """The images the user asked for, named by the slits."""
+    weights = np.array(plan.weights)
+    if plan.nod_weights is not None:
+        weights = weights + plan.nod_weights
+    records: dict[str, Any] = {}
+    for k, (name, (height, width)) in enumerate(zip(plan.names, plan.shapes, strict=True)):
+        one = ds.isel(slit=k, y=slice(height), x=slice(width))
+        if str(one["sci"].attrs.get("units", "")) == "see bunit":
+            one["sci"].attrs["units"] = str(one["bunit"].values)
+        profile = _cut(weights[k], plan, (height, width)) if wanted[0] else None
+        scene = None
+        if any(wanted[1:]):
+            scene = _cut(np.asarray(spectrum.scene)[k], plan, (height, width))
+        records |= _saved_images(one, _Images(profile, scene), wanted, f"{name.lower()}_")
+    return records
+
+
+def _cut(image: np.ndarray, plan: GroupPlan, shape: tuple[int, int]) -> np.ndarray:
+    """Put an oriented window of a padded slit into an image of its true size."""
+    y0, y1, x0, x1 = plan.window
+    full = np.zeros((*image.shape[:-2], max(y1, shape[0]), max(x1, shape[1])))
+    full[..., y0:y1, x0:x1] = np.swapaxes(image, -1, -2) if plan.dispaxis == 1 else image
+    return full[..., : shape[0], : shape[1]]
 
 
 def _whole(image: np.ndarray, plan: ExtractionPlan) -> np.ndarray:
