@@ -33,10 +33,11 @@ __all__ = ["Optics", "optics", "slit_scales", "spectral_range"]
 
 _WHO = "assign_wcs"
 _DETECTOR_SIZE = 2048
+_METROLOGY = ("NO", "XC", "YC", "SIZEX", "SIZEY")
 _GLASS = ("angle", "kcoef", "lcoef", "tcoef", "tref", "pref")
 # wavelengths [m] at which the refraction of the prism is tabulated, to be inverted
 _PRISM_GRID = (0.3, 8.005, 0.005)
-_FULL_RANGE = (0.6e-6, 5.3e-6)
+_SHUTTERS_ALONG = 365  # shutters in a row of a quadrant
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,7 +292,15 @@ def _prism(ds: xr.Dataset, disperser: Mapping[str, Any]) -> tuple[Any, Any]:
 
 def _quadrant(msa: Mapping[str, Any], quadrant: int) -> tuple[Any, np.ndarray]:
     found = _entry(msa, f"Q{quadrant}", "msa")
-    return _entry(found, "model", "msa"), np.asarray(_entry(found, "data", "msa"))
+    data = np.asarray(_entry(found, "data", "msa"))
+    if len(data.dtype.names or ()) != len(_METROLOGY):
+        msg = f"{_WHO}: quadrant {quadrant} of reference 'msa' needs columns {_METROLOGY}"
+        raise ReferenceError(msg)
+    if data.dtype.names != _METROLOGY:
+        # columns count by position: their names have changed over the years
+        data = data.copy()
+        data.dtype.names = _METROLOGY
+    return _entry(found, "model", "msa"), data
 
 
 def slit_scales(optics: Optics) -> dict[int, tuple[float, float]]:
@@ -304,9 +313,6 @@ def slit_scales(optics: Optics) -> dict[int, tuple[float, float]]:
             # positions across are counted from the quadrant's first row of shutters
             out[quadrant] = (float(x), float(data["YC"][_SHUTTERS_ALONG] / data["SIZEY"][0]))
     return out
-
-
-_SHUTTERS_ALONG = 365
 
 
 def _to_sky(ds: xr.Dataset, trees: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
