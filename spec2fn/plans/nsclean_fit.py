@@ -22,6 +22,7 @@ Array = np.ndarray[Any, Any]
 _HALF_POWER = 1.0 / 256.0
 _ROLL_OFF = _HALF_POWER / 4.0
 _DENSITY_SIGMA = 32.0
+_LEAST_DENSITY = 1e-5  # a pixel alone has 1e-2
 _SMOOTHING_SIGMA = 1.5
 _LINE_REJECTION = 3.0
 _REFERENCE_LINES = 4
@@ -137,14 +138,14 @@ def _density(mask: Array, shift: int) -> Array:
     from scipy import fft
 
     n = mask.shape[1]
-    kernel = _gaussian_transform(n, _DENSITY_SIGMA, shift, half=True).astype(np.complex64)
+    kernel = _gaussian_transform(n, _DENSITY_SIGMA, 0, half=True).astype(np.complex64)
     density = fft.irfft(fft.rfft(mask.astype(np.float32), axis=1) * kernel, n, axis=1)
     if shift:
-        # a line whose predecessor is all masked has only rounding errors there: use its own
-        density = np.roll(density, shift, axis=0)
-        alone = ~np.roll(mask.any(axis=1), shift)
-        if alone.any():
-            density[alone] = _density(mask[alone], 0)
+        # where the predecessor of a line has next to nothing, only rounding errors are found:
+        # there a line has its own density
+        shifted = np.roll(density, (shift, shift), axis=(0, 1))
+        lost = (mask & (shifted < _LEAST_DENSITY)).any(axis=1)
+        density = np.where(lost[:, None], density, shifted)
     return density
 
 

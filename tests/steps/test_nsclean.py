@@ -231,6 +231,20 @@ def test_centred_kernels_do_better():
     assert left[True] < 0.7 * left[False]
 
 
+def test_line_after_an_empty_one_is_not_fitted_to_rounding_errors():
+    # whose weights, as published, are those of its predecessor
+    rng = np.random.default_rng(2)
+    n = 256
+    lines = rng.normal(0, 0.1, (n, n)).astype(np.float32) + np.float32(1.0)
+    mask = np.ones((n, n), bool)
+    mask[99] = False
+    model = fit_full_frame(lines, mask).mean(axis=1)
+    # no noise is found in line 99, and a Gaussian of 1.5 lines, one line off, carries that on
+    around = np.arange(90, 112)
+    expected = 1.0 - np.exp(-0.5 * ((around - 100) / 1.5) ** 2) / (1.5 * np.sqrt(2 * np.pi))
+    np.testing.assert_allclose(model[around], expected, atol=0.02)
+
+
 def test_full_frame_follows_single_lines():
     rng = np.random.default_rng(1)
     n = 128
