@@ -10,8 +10,7 @@ import numpy as np
 from spec2fn.compose import Skip, step
 from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.kernels.slit_corrections import interpolate_by_slit, offsets_at
-from spec2fn.plans.slit_frame import require_slits
-from spec2fn.plans.tables import with_problems
+from spec2fn.plans.slit_frame import record_problems, require_slits
 from spec2fn.plans.wavecorr import WavecorrPlan, corrected_wcs, is_corrected, plan_wavecorr
 from spec2fn.schema import meta_of, replace_data, with_meta
 
@@ -98,9 +97,10 @@ def wavecorr(
     corrected = xp.where(valid, corrected, wavelength)
 
     old = ds.variables["wavelength"]
-    out = replace_data(with_problems(ds, plan.problems), wavelength=corrected).assign(
+    out = replace_data(ds, wavelength=corrected).assign(
         wavelength_uncorrected=(old.dims, old.data, dict(old.attrs)),
         wavelength_corrected=("slit", applies),
+        **record_problems(ds, plan.problems),
     )
     wcs = meta_of(ds).wcs
     if isinstance(wcs, Mapping) and not any(is_traced(v) for v in (values, applies)):
