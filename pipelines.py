@@ -15,22 +15,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from spec2fn.compose import Observation, Pipeline, also_on, branch, product, split
+from spec2fn.errors import InputError
 from spec2fn.steps.assign_wcs import assign_wcs
 from spec2fn.steps.background import background
 from spec2fn.steps.badpix_selfcal import badpix_selfcal
+from spec2fn.steps.barshadow import barshadow
 from spec2fn.steps.extract_1d import extract_1d
-from spec2fn.steps.pixel_replace import pixel_replace
-from spec2fn.steps.resample_spec import resample_spec
-from spec2fn.steps.targ_centroid import targ_centroid
-
-from spec2fn.compose import Pipeline, also_on, product
-from spec2fn.errors import InputError
+from spec2fn.steps.extract_2d import extract_2d
 from spec2fn.steps.flat_field import flat_field
+from spec2fn.steps.imprint import imprint
+from spec2fn.steps.msaflagopen import msaflagopen
+from spec2fn.steps.nsclean import nsclean
 from spec2fn.steps.pathloss import pathloss
 from spec2fn.steps.photom import photom
+from spec2fn.steps.pixel_replace import pixel_replace
+from spec2fn.steps.resample_spec import resample_spec
 from spec2fn.steps.srctype import srctype
+from spec2fn.steps.targ_centroid import targ_centroid
+from spec2fn.steps.wavecorr import wavecorr
 
-__all__ = ["MIRI_LRS_FIXEDSLIT", "MIRI_LRS_SLITLESS", "MODES", "for_exposure"]
+__all__ = [
+    "MIRI_LRS_FIXEDSLIT",
+    "MIRI_LRS_SLITLESS",
+    "MODES",
+    "NIRSPEC_BRIGHTOBJ",
+    "NIRSPEC_FIXEDSLIT",
+    "NIRSPEC_MOS",
+    "for_exposure",
+]
 
 MIRI_LRS_FIXEDSLIT: Pipeline = (
     assign_wcs,
@@ -65,9 +78,90 @@ MIRI_LRS_SLITLESS: Pipeline = (
     product("x1d", of="extract_1d"),
 )
 
+NIRSPEC_FIXEDSLIT: Pipeline = (
+    also_on("background", assign_wcs, when="nsclean"),
+    also_on("background", nsclean),
+    background,
+    product("bsub", of="background", optional=True),
+    extract_2d,
+    srctype,
+    wavecorr,
+    flat_field,
+    pathloss,
+    photom,
+    product("cal"),
+    pixel_replace,
+    resample_spec,
+    product("s2d", of="resample_spec"),
+    extract_1d,
+    product("x1d", of="extract_1d"),
+)
+
+NIRSPEC_BRIGHTOBJ: Pipeline = (
+    assign_wcs,
+    nsclean,
+    extract_2d,
+    srctype,
+    wavecorr,
+    flat_field,
+    photom,
+    product("cal"),
+    pixel_replace,
+    extract_1d,
+    product("x1d", of="extract_1d"),
+)
+
+
+def _shutters(bucket: Any) -> Any:
+    """Slitlets of the micro-shutter array."""
+    return bucket["quadrant"].values != FIXED_SLITS
+
+
+def _fixed(bucket: Any) -> Any:
+    """Fixed slits, which a MOS exposure may hold as well."""
+    return bucket["quadrant"].values == FIXED_SLITS
+
+
+def _has_fixed(observation: Observation) -> bool:
+    metadata = observation.members.get("msa_metadata", ())
+    return any((m["shutter_info.fixed_slit"].values != "NONE").any() for m in metadata)
+
+
+FIXED_SLITS = 5  # the "quadrant" of the fixed slits
+_AS_FIXED = {"exp_type": "NRS_FIXEDSLIT", "expected": _has_fixed}
+
+# In a MOS exposure fixed slits part from the slitlets after srctype, take the steps and
+# references of the fixed-slit mode, and meet the slitlets again in every product.
+NIRSPEC_MOS: Pipeline = (
+    also_on("background", "imprint", assign_wcs, when="nsclean"),
+    also_on("background", "imprint", msaflagopen, when="nsclean"),
+    also_on("background", "imprint", nsclean),
+    also_on("background", imprint),
+    background,
+    product("bsub", of="background", optional=True),
+    extract_2d,
+    srctype,
+    split(
+        branch("mos", _shutters, wavecorr, flat_field, pathloss, barshadow, photom),
+        branch("fs", _fixed, wavecorr, flat_field, pathloss, photom, **_AS_FIXED),
+    ),
+    product("cal"),
+    pixel_replace,
+    resample_spec,
+    product("s2d", of="resample_spec"),
+    split(
+        branch("mos", _shutters, extract_1d),
+        branch("fs", _fixed, extract_1d, **_AS_FIXED),
+    ),
+    product("x1d", of="extract_1d"),
+)
+
 MODES: Mapping[str, tuple[str, Pipeline]] = {
     "MIR_LRS-FIXEDSLIT": ("MIRI_LRS_FIXEDSLIT", MIRI_LRS_FIXEDSLIT),
     "MIR_LRS-SLITLESS": ("MIRI_LRS_SLITLESS", MIRI_LRS_SLITLESS),
+    "NRS_FIXEDSLIT": ("NIRSPEC_FIXEDSLIT", NIRSPEC_FIXEDSLIT),
+    "NRS_BRIGHTOBJ": ("NIRSPEC_BRIGHTOBJ", NIRSPEC_BRIGHTOBJ),
+    "NRS_MSASPEC": ("NIRSPEC_MOS", NIRSPEC_MOS),
 }
 """EXP_TYPE to the name of its pipeline and the pipeline itself."""
 

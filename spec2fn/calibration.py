@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from spec2fn.compose import Observation, Pipeline, find_step, steps_of
+from spec2fn.compose import Observation, Pipeline, Split, find_steps, steps_of
 from spec2fn.errors import InputError
 from spec2fn.running import Result, RunPlan, StepRecord, needed_references, plan, run
 from spec2fn.schema import meta_of, with_meta
@@ -182,24 +182,46 @@ def _references(
     """References of the science exposure, and of steps that take those of a member."""
     from spec2fn import refs
 
-    borrowed = [s for s in steps_of(pipeline) if s.refs_of and not s.skip]
     needed = needed_references(pipeline)
-    own = {k: v for k, v in overrides.items() if k in needed or not borrowed}
-    found = refs.references(obs.science, needed, overrides=own, **options)
     known = set(needed)
-    for step in borrowed:
-        known.update(step.refs)
-        members = obs.members.get(step.refs_of, ())
-        if not members:
-            continue
-        mine = {k: v for k, v in overrides.items() if k in step.refs}
-        more = refs.references(members[0], step.refs, overrides=mine, role=step.refs_of, **options)
-        found = found.joined(more)
-    for name in set(overrides) - known:
-        refs.references(
-            obs.science, sorted(known), overrides={name: None}
-        )  # raises: nobody uses it
+    borrowed: dict[str, tuple[Any, dict[str, None]]] = {}
+    for role, ds, steps in _other_headers(obs, pipeline):
+        types = borrowed.setdefault(role, (ds, {}))[1]
+        for step in steps:
+            if not step.skip:
+                known.update(step.refs)
+                types.update(dict.fromkeys(step.refs))
+    own = {k: v for k, v in overrides.items() if k in needed or k not in known}
+    found = refs.references(obs.science, needed, overrides=own, **options)
+    for role, (ds, types) in borrowed.items():
+        if ds is not None and types:
+            mine = {k: v for k, v in overrides.items() if k in types}
+            found = found.joined(
+                refs.references(ds, tuple(types), overrides=mine, role=role, **options)
+            )
     return found
+
+
+def _other_headers(
+    obs: Observation, pipeline: Pipeline
+) -> Iterator[tuple[str, Any, Iterable[Any]]]:
+    """Steps whose references are selected by another header: (key, exposure or None, steps)."""
+    for element in pipeline:
+        if isinstance(element, Split):
+            for one in element.branches:
+                if one.exp_type:
+                    ds = _as_exp_type(obs.science, one.exp_type) if one.expected(obs) else None
+                    yield one.name, ds, one.steps
+            continue
+        for step in steps_of((element,)):
+            if step.refs_of:
+                yield step.refs_of, next(iter(obs.members.get(step.refs_of, ())), None), (step,)
+
+
+def _as_exp_type(ds: Any, exp_type: str) -> Any:
+    header = meta_of(ds).primary.copy()
+    header["EXP_TYPE"] = exp_type
+    return with_meta(ds.assign_attrs(exp_type=exp_type), primary=header)
 
 
 def _open(source: Any, open_observation: Callable[[Any], Observation]) -> tuple[Observation, str]:
@@ -211,7 +233,13 @@ def _open(source: Any, open_observation: Callable[[Any], Observation]) -> tuple[
         obs = Observation(source)
     else:
         obs = open_observation(source)
-    meta = obs.science.attrs["meta"]
+    meta = meta_of(obs.science)
+    metadata = meta.get("MSAMETFL")
+    folder = meta.records.get("folder")
+    if metadata and folder and "msa_metadata" not in obs.members:
+        from spec2fn.io.msa import read_msa_metadata
+
+        obs = obs.replace(msa_metadata=(read_msa_metadata(Path(folder) / str(metadata)),))
     return obs, str(meta.records.get("product") or base_name(meta.filename))
 
 
@@ -293,7 +321,7 @@ def calibrate(
         lock=lock,
         parameter_references=parameter_references,
     )
-    steps = tuple(find_step(job.settings.pipeline, name).name for name in save_steps)
+    steps = tuple(s.key for name in save_steps for s in find_steps(job.settings.pipeline, name))
     products = ("bsub",) if save_bsub or job.options.get("save_bsub") else ()
     folder = _output_folder(output_dir)
     chunk = _chunk_size(job, chunk_integrations)
@@ -334,6 +362,8 @@ def _chunk_size(job: Job, asked: int | None) -> int | None:
     pixels = ds.sizes["y"] * ds.sizes["x"]
     size = asked or max(1, CHUNK_BYTES // (4 * pixels * _PLANES_IN_WORK))
     whole = any(not s.skip and not s.works_in_pieces for s in steps_of(job.settings.pipeline))
+    # products of many slits have no place for more integrations
+    whole = whole or ds.attrs["exp_type"] in ("NRS_FIXEDSLIT", "NRS_MSASPEC")
     return None if whole or size >= total else size
 
 
@@ -400,7 +430,7 @@ def _paths(job: Job, kinds: Iterable[str], folder: Path, file_format: Format) ->
     from spec2fn.io import product_name
 
     ending = ".fits" if file_format == "fits" else ".nc"
-    suffixes = {s.name: s.suffix for s in steps_of(job.settings.pipeline)}
+    suffixes = {s.key: s.suffix for s in steps_of(job.settings.pipeline)}
     return {
         kind: folder
         / product_name(job.name, suffixes.get(kind, kind), job.multi_integration, ending)

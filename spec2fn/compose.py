@@ -22,20 +22,25 @@ from spec2fn.schema import require, with_status
 
 __all__ = [
     "AlsoOn",
+    "Branch",
     "Element",
     "Observation",
     "Pipeline",
     "Product",
     "Skip",
+    "Split",
     "Step",
     "after",
     "also_on",
+    "branch",
     "find_step",
+    "find_steps",
     "insert_after",
     "insert_before",
     "product",
     "registered_steps",
     "replace",
+    "split",
     "step",
     "steps_of",
     "with_parameters",
@@ -113,6 +118,11 @@ class Step:
         Role of the associated exposure whose header selects the references (``""``: science).
     needs_members : tuple of str
         Roles of associated exposures without any of which the step is skipped.
+    scope : str
+        ``"dataset"``: works on one Dataset, and bucket by bucket on :class:`~spec2fn.slits.Slits`;
+        ``"slits"``: wants all slits at once.
+    branch : str
+        Branch of the pipeline the step stands in (see :func:`branch`), or empty.
     suffix : str
         Suffix of the file when the output of this step alone is saved.
     bound : tuple of (str, value)
@@ -134,15 +144,22 @@ class Step:
     needs_refs: tuple[str, ...] = ()
     refs_of: str = ""
     needs_members: tuple[str, ...] = ()
+    scope: str = "dataset"
+    branch: str = ""
     suffix: str = ""
     bound: tuple[tuple[str, Any], ...] = ()
 
     def __hash__(self) -> int:
-        return hash((self.name, self.function, self.skip, repr(self.bound)))
+        return hash((self.key, self.function, self.skip, repr(self.bound)))
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]
         return self.function.__doc__
+
+    @property
+    def key(self) -> str:
+        """The name, preceded by the branch if the step stands in one: ``fs/photom``."""
+        return f"{self.branch}/{self.name}" if self.branch else self.name
 
     @property
     def reference_keys(self) -> tuple[str, ...]:
@@ -203,7 +220,17 @@ class Step:
             msg = f"{self.name} takes {len(self.refs)} references {self.refs}, got {len(refs)}"
             raise ContractError(msg)
         references, members, parameters = self._sort(refs, kwargs)
-        require(ds, self.reads, self.name)
+        if self.scope == "dataset" and hasattr(ds, "buckets"):
+            plans = plan if plan is not None else (None,) * len(ds.buckets)
+            pieces = zip(ds.buckets, plans, strict=True)
+            return type(ds)(
+                tuple(self._apply(b, references, members, parameters, p) for b, p in pieces)
+            )
+        return self._apply(ds, references, members, parameters, plan)
+
+    def _apply(self, ds: Any, references: Any, members: Any, parameters: Any, plan: Any) -> Any:
+        if not hasattr(ds, "buckets"):
+            require(ds, self.reads, self.name)
         if self.planner is None:
             out = self.function(ds, *references, **members, **parameters)
         else:
@@ -219,15 +246,21 @@ class Step:
         return with_status(_freeze(out, ds), self.name, "COMPLETE")
 
     def plan(self, ds: Any, *refs: Any, **kwargs: Any) -> Any:
-        """Compute the host-side half of a two-phase step, or None if it has none."""
+        """Compute the host-side half of a two-phase step, or None if it has none.
+
+        For slits in buckets it is a tuple with the plan of each bucket, unless the step wants
+        all slits at once.
+        """
         if self.planner is None:
             return None
         references, members, parameters = self._sort(refs, kwargs)
+        if self.scope == "dataset" and hasattr(ds, "buckets"):
+            return tuple(self._plan(b, references, members, parameters) for b in ds.buckets)
         return self._plan(ds, references, members, parameters)
 
     def _plan(self, ds: Any, references: Any, members: Any, parameters: Any) -> Any:
         assert self.planner is not None
-        if any(is_traced(v.data) for v in ds.variables.values()):
+        if any(is_traced(v.data) for v in _variables(ds)):
             msg = (
                 f"{self.name} plans on the host and cannot do so inside a JAX transformation;"
                 f" compute plan = {self.name}.plan(ds, ...) outside and pass plan=plan"
@@ -277,14 +310,18 @@ def _parameters(function: Callable[..., Any], members: tuple[str, ...]) -> Mappi
     return parameters_of(function, exclude=("plan", *members))
 
 
+def _variables(ds: Any) -> list[Any]:
+    parts = ds.buckets if hasattr(ds, "buckets") else (ds,)
+    return [v for part in parts for v in part.variables.values()]
+
+
 def _freeze(ds: Any, before: Any) -> Any:
     # what a step made is read-only, so that nobody can change it behind a shared buffer; what the
     # caller brought along is left as it was
-    for name, var in ds.variables.items():
-        data = var._data  # noqa: SLF001 - `.data` would load lazy variables
-        if hasattr(data, "setflags") and not (
-            name in before.variables and data is before.variables[name]._data  # noqa: SLF001
-        ):
+    kept = {id(v._data) for v in _variables(before)}  # noqa: SLF001 - `.data` would load lazy data
+    for var in _variables(ds):
+        data = var._data  # noqa: SLF001
+        if hasattr(data, "setflags") and id(data) not in kept:
             data.setflags(write=False)
     return ds
 
@@ -357,6 +394,7 @@ class AlsoOn:
     roles: tuple[str, ...]
     step: Step
     share_plan: bool = False
+    when: str = ""
 
     @property
     def name(self) -> str:
@@ -364,70 +402,172 @@ class AlsoOn:
         return self.step.name
 
 
-def also_on(*args: Any, share_plan: bool = False) -> AlsoOn:
+def also_on(*args: Any, share_plan: bool = False, when: str = "") -> AlsoOn:
     """Lift a step to associated exposures: ``also_on("background", "imprint", nsclean)``.
 
     With `share_plan`, the plan made for the science exposure is applied to the members too
-    (badpix_selfcal: one list of bad pixels for all); otherwise each exposure has its own.
+    (badpix_selfcal: one list of bad pixels for all); otherwise each exposure has its own. With
+    `when`, the members are treated only if the step of that name is switched on.
     """
     *roles, lifted = args
-    return AlsoOn(tuple(roles), lifted, share_plan)
+    return AlsoOn(tuple(roles), lifted, share_plan, when)
 
 
-Element = Step | Product | AlsoOn
+@dataclass(frozen=True)
+class Branch:
+    """Steps for some of the slits of an exposure.
+
+    Attributes
+    ----------
+    name : str
+    keep : callable
+        Which slits: ``keep(bucket)`` is a boolean array on ``slit``.
+    steps : tuple of Step
+    exp_type : str
+        Exposure type these slits are treated as; references are selected accordingly.
+    expected : callable
+        Whether an observation may hold such slits, so that their references are needed.
+    """
+
+    name: str
+    keep: Callable[[Any], Any]
+    steps: tuple[Step, ...]
+    exp_type: str = ""
+    expected: Callable[[Observation], bool] = lambda _: True
+
+
+@dataclass(frozen=True)
+class Split:
+    """Slits that part into branches, and meet again."""
+
+    branches: tuple[Branch, ...]
+
+    @property
+    def name(self) -> str:
+        """Names of the branches."""
+        return "split:" + "+".join(b.name for b in self.branches)
+
+
+def branch(
+    name: str,
+    keep: Callable[[Any], Any],
+    *steps: Step,
+    exp_type: str = "",
+    expected: Callable[[Observation], bool] | None = None,
+) -> Branch:
+    """Make a branch of :func:`split`; its steps are addressed as ``<name>/<step>``."""
+    named = tuple(
+        _replace(
+            s,
+            branch=name,
+            refs_of=name if exp_type else s.refs_of,
+            suffix=_suffix(s, name, exp_type),
+        )
+        for s in steps
+    )
+    made = Branch(name, keep, named, exp_type)
+    return made if expected is None else _replace(made, expected=expected)
+
+
+def _suffix(s: Step, name: str, exp_type: str) -> str:
+    return f"{s.suffix}_{name}" if exp_type else s.suffix
+
+
+def split(*branches: Branch) -> Split:
+    """Let slits part into branches, each with its own steps and references, and join them again."""
+    return Split(branches)
+
+
+Element = Step | Product | AlsoOn | Split
 Pipeline = tuple[Element, ...]
 
 
 def steps_of(pipeline: Pipeline) -> Iterator[Step]:
-    """Iterate over the steps of a pipeline, lifted ones included."""
+    """Iterate over the steps of a pipeline, those of lifts and branches included."""
     for element in pipeline:
         if isinstance(element, AlsoOn):
             yield element.step
+        elif isinstance(element, Split):
+            for one in element.branches:
+                yield from one.steps
         elif isinstance(element, Step):
             yield element
 
 
-def find_step(pipeline: Pipeline, name: str) -> Step:
-    """Return the step called `name` (or with that alias).
+def find_steps(pipeline: Pipeline, name: str) -> tuple[Step, ...]:
+    """Return the steps called `name` (or with that alias): all of them, or ``branch/name``.
 
     Raises
     ------
     ParameterError
         Naming the nearest step of the pipeline if there is none.
     """
-    for s in steps_of(pipeline):
-        if name == s.name or name in s.aliases:
-            return s
-    names = [n for s in steps_of(pipeline) for n in (s.name, *s.aliases)]
-    listed = ", ".join(s.name for s in steps_of(pipeline))
-    msg = f"no step {name!r} in this pipeline{nearest(name, names)} (its steps: {listed})"
-    raise ParameterError(msg)
+    where, _, bare = name.rpartition("/")
+    found = tuple(
+        s
+        for s in steps_of(pipeline)
+        if (bare == s.name or bare in s.aliases) and where in ("", s.branch)
+    )
+    if not found:
+        names = [n for s in steps_of(pipeline) for n in (s.name, s.key, *s.aliases)]
+        listed = ", ".join(dict.fromkeys(s.key for s in steps_of(pipeline)))
+        msg = f"no step {name!r} in this pipeline{nearest(name, names)} (its steps: {listed})"
+        raise ParameterError(msg)
+    return found
+
+
+def find_step(pipeline: Pipeline, name: str) -> Step:
+    """Return the first step called `name`; see :func:`find_steps`."""
+    return find_steps(pipeline, name)[0]
 
 
 def _index(pipeline: Pipeline, name: str) -> int:
     for i, element in enumerate(pipeline):
         if element.name == name or (isinstance(element, Product) and element.kind == name):
             return i
-    wanted = find_step(pipeline, name).name
-    return next(i for i, element in enumerate(pipeline) if element.name == wanted)
+    wanted = find_step(pipeline, name)
+    return next(i for i, element in enumerate(pipeline) if wanted in steps_of((element,)))
 
 
 def replace(pipeline: Pipeline, **changes: Any) -> Pipeline:
     """Return a pipeline with steps replaced by name; None removes one.
 
-    A plain function ``Dataset -> Dataset`` may stand in for a step.
+    A plain function ``Dataset -> Dataset`` may stand in for a step. A name that occurs in several
+    branches means all of them; ``**{"fs/photom": ...}`` means one.
     """
-    out = list(pipeline)
+    out = pipeline
     for name, new in changes.items():
-        i = _index(tuple(out), name)
-        old = out[i]
-        if new is None:
-            del out[i]
-        elif isinstance(old, AlsoOn) and isinstance(new, Step):
-            out[i] = _replace(old, step=new)
-        else:
-            out[i] = _element(new)
-    return tuple(out)
+        if any(name in (e.name, getattr(e, "kind", "")) for e in out if isinstance(e, Product)):
+            i = _index(out, name)
+            out = (*out[:i], *(() if new is None else (_element(new),)), *out[i + 1 :])
+            continue
+        keys = {s.key for s in find_steps(out, name)}
+        out = tuple(e for element in out for e in _exchanged(element, keys, new))
+    return out
+
+
+def _exchanged(element: Element, keys: set[str], new: Any) -> tuple[Element, ...]:
+    if isinstance(element, Split):
+        branches = []
+        for one in element.branches:
+            steps = [e for s in one.steps for e in _exchanged(s, keys, new)]
+            made = (_in_branch(s, one) if isinstance(s, Step) else s for s in steps)
+            branches.append(_replace(one, steps=tuple(made)))
+        return (_replace(element, branches=tuple(branches)),)
+    lifted = element.step if isinstance(element, AlsoOn) else element
+    if not isinstance(lifted, Step) or lifted.key not in keys:
+        return (element,)
+    if new is None:
+        return ()
+    if isinstance(element, AlsoOn) and isinstance(new, Step):
+        return (_replace(element, step=new),)
+    return (_element(new),)
+
+
+def _in_branch(s: Step, one: Branch) -> Step:
+    if s.branch == one.name:
+        return s
+    return branch(one.name, one.keep, s, exp_type=one.exp_type).steps[0]
 
 
 def without(pipeline: Pipeline, *names: str) -> Pipeline:
@@ -459,13 +599,13 @@ def with_parameters(pipeline: Pipeline, params: Mapping[str, Mapping[str, Any]])
     """
     out = pipeline
     for name, values in params.items():
-        found = find_step(out, name)
-        out = replace(out, **{found.name: found.with_(**values)})
+        for found in find_steps(out, name):
+            out = replace(out, **{found.key: found.with_(**values)})
     return out
 
 
 def _element(value: Any) -> Element:
-    if isinstance(value, (Step, Product, AlsoOn)):
+    if isinstance(value, (Step, Product, AlsoOn, Split)):
         return value
     if callable(value):
         # a user's own function: not registered, known by its name

@@ -14,7 +14,9 @@ from spec2fn.compose import (
     Pipeline,
     Product,
     Skip,
+    Split,
     Step,
+    find_steps,
     steps_of,
 )
 from spec2fn.errors import ContractError, Spec2fnError, StepFailedError
@@ -114,11 +116,9 @@ def run(
     settings = params if isinstance(params, Settings) else resolve_settings(pipeline, params)
     check_order(settings.pipeline, obs.science)
     refs = refs or {}
-    made: dict[str, Any] = dict(plans or {})
     taken: dict[str, Any] = {}
-    saved: dict[str, Any] = {}
-    records: list[StepRecord] = []
-    wanted = {*save_steps, *settings.save}
+    wanted = frozenset({*save_steps, *settings.save})
+    state = _Run(settings, refs, dict(plans or {}), wanted, progress)
     optional = set(products)
     for element in settings.pipeline:
         if isinstance(element, Product):
@@ -126,23 +126,68 @@ def run(
             if asked and (not element.of or status_of(obs.science, element.of) == "COMPLETE"):
                 taken[element.kind] = obs.science
             continue
+        if isinstance(element, Split):
+            obs = obs.replace(state.split(element, obs))
+            continue
+        obs = state.apply(element, obs)
+    return Result(obs.science, taken, state.saved, tuple(state.records), state.plans, obs.members)
+
+
+@dataclass
+class _Run:
+    """What a run gathers on its way."""
+
+    settings: Settings
+    refs: Mapping[str, Any]
+    plans: dict[str, Any]
+    wanted: frozenset[str]
+    progress: Callable[[str], Any] | None
+    records: list[StepRecord] = field(default_factory=list)
+    saved: dict[str, Any] = field(default_factory=dict)
+
+    def apply(self, element: Any, obs: Observation) -> Observation:
+        """Run one step and take note of it."""
         step = element.step if isinstance(element, AlsoOn) else element
-        if progress is not None:
-            progress(step.name)
+        if self.progress is not None:
+            self.progress(step.key)
         start = time.perf_counter()
-        obs = _apply(element, obs, refs, made)
-        records.append(
-            StepRecord(
-                step.name,
-                status_of(obs.science, step.name),
-                settings.table(step),
-                {k: _reference_name(_get(refs, k)) for k in step.reference_keys},
-                time.perf_counter() - start,
-            )
+        if isinstance(element, AlsoOn) and element.when:
+            needed = find_steps(self.settings.pipeline, element.when)
+            element = element if any(not s.skip for s in needed) else step
+        obs = _apply(element, obs, self.refs, self.plans)
+        record = StepRecord(
+            step.key,
+            status_of(obs.science, step.name),
+            self.settings.table(step),
+            {k: _reference_name(_get(self.refs, k)) for k in step.reference_keys},
+            time.perf_counter() - start,
         )
-        if step.name in wanted and records[-1].status == "COMPLETE":
-            saved[step.name] = obs.science
-    return Result(obs.science, taken, saved, tuple(records), made, obs.members)
+        self.records.append(record)
+        if step.key in self.wanted and record.status == "COMPLETE":
+            self.saved[step.key] = obs.science
+        return obs
+
+    def split(self, element: Split, obs: Observation) -> Any:
+        """Run the branches, each on its slits, and join what they give."""
+        whole = obs.science
+        parts = []
+        for one in element.branches:
+            part = whole.where(one.keep)
+            if not len(part):
+                continue
+            if one.exp_type:
+                part = part.assign_attrs(exp_type=one.exp_type)
+            for step in one.steps:
+                part = self.apply(step, obs.replace(part)).science
+            parts.append(part.assign_attrs(exp_type=whole.attrs["exp_type"]))
+        if hasattr(parts[0], "data_vars"):
+            from spec2fn.plans.spectra import join_spectra
+
+            return join_spectra(parts)
+        joined = parts[0]
+        for part in parts[1:]:
+            joined = joined.join(part.assign_attrs(joined.attrs))
+        return joined
 
 
 def _apply(
@@ -156,9 +201,9 @@ def _apply(
     bound = {r: _get(refs, key) for r, key in zip(step.refs, step.reference_keys, strict=True)}
     members = {role: obs.members.get(role, ()) for role in step.members}
     try:
-        if step.planner is not None and step.name not in plans:
-            plans[step.name] = step.plan(obs.science, **bound, **members)
-        made = plans.get(step.name)
+        if step.planner is not None and step.key not in plans:
+            plans[step.key] = step.plan(obs.science, **bound, **members)
+        made = plans.get(step.key)
         science = step(obs.science, plan=made, **bound, **members)
         if not isinstance(element, AlsoOn) or isinstance(made, Skip):
             return obs.replace(science)
@@ -179,7 +224,8 @@ def _apply(
 
 def check_order(pipeline: Pipeline, science: Any) -> None:
     """Raise :class:`ContractError` if a step reads what nothing before it provides."""
-    held = set(map(str, science.variables))
+    parts = science.buckets if hasattr(science, "buckets") else (science,)
+    held = {str(name) for part in parts for name in part.variables}
     for step in steps_of(pipeline):
         if step.skip:
             continue
@@ -334,7 +380,7 @@ def _foreseen_skip(
     step: Step, settings: Settings, refs: Mapping[str, Any], members: Mapping[str, Any]
 ) -> str:
     if step.skip:
-        origin = settings.origins.get((step.name, "skip"), "")
+        origin = settings.origins.get((step.key, "skip"), "")
         if origin:
             return f"switched off by {origin}"
         return f"off by default; switch on with --set {step.name}.skip=false"

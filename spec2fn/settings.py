@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from spec2fn.compose import Pipeline, Step, find_step, steps_of, with_parameters
+from spec2fn.compose import Pipeline, Step, find_steps, steps_of, with_parameters
 
 __all__ = ["CRDS_PIPELINE", "CRDS_STEP", "DEFAULT", "USER", "Settings", "resolve_settings"]
 
@@ -44,7 +44,7 @@ class Settings:
     def table(self, step: Step) -> dict[str, tuple[Any, str]]:
         """Parameters of a step: name to (value, origin), ``skip`` first."""
         values = {"skip": step.skip, **step.defaults()}
-        return {n: (v, self.origins.get((step.name, n), DEFAULT)) for n, v in values.items()}
+        return {n: (v, self.origins.get((step.key, n), DEFAULT)) for n, v in values.items()}
 
 
 def resolve_settings(
@@ -82,20 +82,20 @@ def resolve_settings(
         ):
             for name, value in source.items():
                 if name == "save_results":
-                    save[step.name] = bool(value)
+                    save[step.key] = bool(value)
                 elif name == "skip" or name in step.parameters:
-                    chosen.setdefault(step.name, {})[name] = value
-                    origins[step.name, name] = origin
+                    chosen.setdefault(step.key, {})[name] = value
+                    origins[step.key, name] = origin
                 else:
-                    ignored.append(f"{step.name}.{name}")
+                    ignored.append(f"{step.key}.{name}")
     for label, values in (user or {}).items():
-        step = find_step(pipeline, label)
-        for name, value in values.items():
-            if name == "save_results":
-                save[step.name] = _truth(value)
-                continue
-            chosen.setdefault(step.name, {})[name] = value
-            origins[step.name, name] = USER
+        for step in find_steps(pipeline, label):
+            for name, value in values.items():
+                if name == "save_results":
+                    save[step.key] = _truth(value)
+                    continue
+                chosen.setdefault(step.key, {})[name] = value
+                origins[step.key, name] = USER
     for values in chosen.values():
         if "skip" in values:
             values["skip"] = _truth(values["skip"])

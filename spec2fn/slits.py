@@ -70,9 +70,14 @@ class Slits:
         """Apply a function to every bucket."""
         return Slits(tuple(function(b) for b in self.buckets))
 
-    def with_attrs(self, attrs: Mapping[str, Any]) -> Slits:
+    def assign_attrs(self, attrs: Mapping[str, Any] | None = None, **more: Any) -> Slits:
         """Return the slits with attributes set on every bucket."""
-        return self.map(lambda b: b.assign_attrs(attrs))
+        return self.map(lambda b: b.assign_attrs({**(attrs or {}), **more}))
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Dims of the pixels, from the outermost."""
+        return tuple(map(str, self.buckets[0]["sci"].dims)) if self.buckets else ()
 
     def slit(self, key: int | str) -> xr.Dataset:
         """Return one slit by id or name, cut to its true size: dims ``([integration,] y, x)``.

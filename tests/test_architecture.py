@@ -11,11 +11,11 @@ ROOT = Path(spec2fn.__file__).parent
 BASE = {"schema", "dq", "errors", "units", "typing", "parameters"}
 ALLOWED = {
     "kernels": {"kernels"},
-    "plans": BASE | {"kernels", "wcs", "plans"},
+    "plans": BASE | {"kernels", "wcs", "plans", "slits"},
     "wcs": BASE | {"kernels", "plans", "wcs"},
     "steps": BASE | {"kernels", "plans", "wcs", "compose", "slits", "transforms", "steps"},
     "refs": BASE | {"refs", "plans", "compose"},
-    "io": BASE | {"io", "compose", "refs"},
+    "io": BASE | {"io", "compose", "refs", "slits"},
 }
 HEAVY = {"jax", "gwcs", "asdf", "crds", "matplotlib", "astropy", "stdatamodels", "xarray", "scipy"}
 

@@ -203,7 +203,7 @@ def open_observation(path: str | os.PathLike[str] | Association) -> Observation:
     -------
     spec2fn.compose.Observation
         Pixels are read when they are used. ``meta.records`` of the science exposure holds
-        ``product`` (name without suffix), ``asn_pool``, ``asn_table`` and ``warnings``.
+        ``product`` (name without suffix), ``folder``, ``asn_pool``, ``asn_table`` and ``warnings``.
 
     Raises
     ------
@@ -217,10 +217,10 @@ def open_observation(path: str | os.PathLike[str] | Association) -> Observation:
     if not isinstance(path, Association):
         if Path(path).suffix.lower() != ".json":
             ds = open_exposure(path)
-            return Observation(with_meta(ds, records={"product": base_name(path)}))
+            return Observation(with_meta(ds, records=_origin(path, base_name(path))))
         path = open_association(path)
     science = open_exposure(path.science)
-    records: dict[str, Any] = {"product": base_name(path.product)}
+    records = _origin(path.science, base_name(path.product))
     if path.pool:
         records["asn_pool"] = path.pool
     if path.table:
@@ -234,3 +234,8 @@ def open_observation(path: str | os.PathLike[str] | Association) -> Observation:
         if role in _EXPOSURES
     }
     return Observation(with_meta(science, records=records), members)
+
+
+def _origin(science: Any, product: str) -> dict[str, Any]:
+    # files named in the header (MSA metadata) stand beside the exposure
+    return {"product": product, "folder": str(Path(science).parent)}
