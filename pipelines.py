@@ -98,8 +98,10 @@ NIRSPEC_FIXEDSLIT: Pipeline = (
 )
 
 NIRSPEC_BRIGHTOBJ: Pipeline = (
-    assign_wcs,
-    nsclean,
+    also_on("background", assign_wcs, when="nsclean"),
+    also_on("background", nsclean),
+    background,
+    product("bsub", of="background", optional=True),
     extract_2d,
     srctype,
     wavecorr,
