@@ -82,7 +82,7 @@ def as_slits(model, path_header, exp_type=None, wanted=lambda _: True):
             for s in made
         ]
     meta = Meta(primary=path_header, filename="slits.fits", wcs=wcs)
-    return bucketize(made).with_attrs({"meta": meta})
+    return bucketize(made).map(lambda b: b.assign_attrs(meta=meta))
 
 
 def header(folder):
