@@ -326,7 +326,8 @@ def load_custom_wcs(source: Any, output_shape: tuple[int, int] | None) -> dict[s
 
 
 def custom_grid(
-    tree: dict[str, Any],
+    source: Any,
+    output_shape: tuple[int, int] | None,
     *,
     dispaxis: int,
     scale_in: float,
@@ -336,8 +337,10 @@ def custom_grid(
 
     Parameters
     ----------
-    tree : dict
-        From :func:`load_custom_wcs`.
+    source : str, gwcs.WCS or dict
+        A dict comes from :func:`load_custom_wcs`, which describes the other two.
+    output_shape : tuple of int, optional
+        (x, y); see there.
     dispaxis : {1, 2}
         Dispersion along x or y.
     scale_in : float
@@ -348,7 +351,13 @@ def custom_grid(
     Returns
     -------
     OutputGrid
+
+    Raises
+    ------
+    InputError, ParameterError
+        See :func:`load_custom_wcs`.
     """
+    tree = source if isinstance(source, dict) else load_custom_wcs(source, output_shape)
     wcs = tree["wcs"]
     area, scale = tree.get("pixel_area"), tree.get("pixel_scale")
     if area is not None:

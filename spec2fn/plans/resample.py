@@ -19,7 +19,6 @@ from spec2fn.plans.output_wcs import (
     custom_grid,
     evaluate,
     is_celestial,
-    load_custom_wcs,
     sample_slit,
     slit_region,
     spatial_scale,
@@ -195,7 +194,8 @@ def make_plan(
         grid = _built_grid(slit, samples, ratio, output_shape)
     else:
         grid = custom_grid(
-            load_custom_wcs(output_wcs, output_shape),
+            output_wcs,
+            output_shape,
             dispaxis=slit.dispaxis,
             scale_in=spatial_scale(slit.wcs, slit.dispaxis),
             area_in=slit.pixel_area,

@@ -240,6 +240,7 @@ def _resampled(ds: xr.Dataset, i: int, wcs: Any, options: _Options) -> _One | st
     if options.custom is not None:
         given = custom_grid(
             options.custom,
+            options.output_shape,
             dispaxis=dispaxis,
             scale_in=spatial_scale(wcs, dispaxis),
             area_in=area,

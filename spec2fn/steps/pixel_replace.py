@@ -25,8 +25,9 @@ def pixel_replace(
 ) -> Any:
     """Replace flagged pixels by estimates from their neighbours.
 
-    Each integration and each slit is treated on its own. The estimate is a differentiable function of the
-    pixels it is made from (piecewise: which of them are used depends on their values).
+    Each integration and each slit is treated on its own. The estimate is a differentiable
+    function of the pixels it is made from (piecewise: which of them are used depends on their
+    values).
 
     Parameters
     ----------

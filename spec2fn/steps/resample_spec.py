@@ -15,8 +15,8 @@ from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.parameters import Range
 from spec2fn.plans.resample import ResampleSpecPlan, Slit, make_plan, require_wcs
 from spec2fn.plans.resample_slits import ResampleSlitsPlan, plan_slits
-from spec2fn.plans.slit_frame import record_problems
 from spec2fn.plans.slit_grid import mean_image
+from spec2fn.plans.tables import with_problems
 from spec2fn.schema import SCALARS, meta_of, set_scalars, with_attrs, with_meta
 from spec2fn.slits import PADDING
 
@@ -365,10 +365,9 @@ def _assemble_slits(
     new |= {"xsize": ("slit", plan.xsize), "ysize": ("slit", plan.ysize)}
     for name in ("pixar_sr", "pixar_a2"):
         new[name] = ("slit", getattr(plan, name), {"units": SCALARS[name].unit})
-    new |= record_problems(ds, plan.problems)
     gone = [n for n, v in ds.variables.items() if {"y", "x"} & set(v.dims)]
     out = with_attrs(
-        ds.drop_vars(gone).assign(new),
+        with_problems(ds.drop_vars(gone).assign(new), plan.problems),
         model="MultiSlitModel",
         resample_ndriz=1,
         resample_weight_type=weight_type,
