@@ -6,21 +6,27 @@ as the gwcs object lives.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from spec2fn.errors import InputError
+import numpy as np
 
-__all__ = ["LazyWcs", "asdf_bytes", "wcs_from_bytes"]
+from spec2fn.errors import InputError
+from spec2fn.io.asdf_tree import TreeWriter, cut_slit
+
+__all__ = ["LazyWcs", "WcsList", "asdf_bytes", "wcs_from_bytes"]
 
 _PLAIN = (
     "#ASDF 1.0.0\n#ASDF_STANDARD 1.6.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n"
     "--- !core/asdf-1.1.0\nmeta:\n  model_type: {}\n...\n"
 )
 _cache: dict[int, tuple[Any, bytes]] = {}
+_lists: dict[tuple[str, tuple[int, ...]], tuple[tuple[Any, ...], bytes]] = {}
+_KEPT_LISTS = 4
 
 
 class LazyWcs:
@@ -47,8 +53,11 @@ class LazyWcs:
     def load(self) -> Any:
         """Return the gwcs itself (or None if the file has none)."""
         if self._wcs is None:
-            content = self._content() if callable(self._content) else self._content
-            self._wcs = wcs_from_bytes(content, self._where, self._spectrum)
+            if isinstance(self._content, WcsList):
+                self._wcs = self._content.read(self._spectrum or 0)
+            else:
+                content = self._content() if callable(self._content) else self._content
+                self._wcs = wcs_from_bytes(content, self._where, self._spectrum)
         return self._wcs
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -62,6 +71,85 @@ class LazyWcs:
 
     def __repr__(self) -> str:
         return f"<gwcs of {self._where}>" if self._wcs is None else repr(self._wcs)
+
+
+class WcsList:
+    """The gwcs of many slits or spectra in one ASDF extension, each read on first use.
+
+    Parameters
+    ----------
+    content : callable
+        Returns the ASDF file.
+    where : str
+        Name of the file, for messages.
+    key : str
+        List that holds them: ``slits`` or ``spec``.
+    """
+
+    def __init__(self, content: Callable[[], bytes], where: str, key: str) -> None:
+        self._content = content
+        self._where = where
+        self._key = key
+        self._whole: Any = None
+        self._file: Any = None
+
+    def named(self, names: Iterable[Any]) -> dict[Any, LazyWcs]:
+        """Return the gwcs, in the order of the file, by these names."""
+        return {name: LazyWcs(self, self._where, k) for k, name in enumerate(names)}
+
+    def read(self, number: int) -> Any:
+        """Return the gwcs at a position of the list, or None.
+
+        Raises
+        ------
+        InputError
+            If the content cannot be read.
+        """
+        import asdf
+
+        if self._whole is None:
+            content = self._content()
+            one = cut_slit(content, number)
+            if one is not None:
+                return wcs_from_bytes(one, self._where) if one else None
+        with _unreadable(self._where):
+            if self._whole is None:
+                # the entries of another writer share nodes, so that all are read at once
+                with asdf.config_context() as config:
+                    config.validate_on_read = False
+                    # the arrays need the file for as long as they are not read
+                    self._file = asdf.open(io.BytesIO(content), memmap=False)
+                    self._whole = self._file.tree.get(self._key, [])
+            entries = self._whole
+            wcs = entries[number].get("meta", {}).get("wcs") if number < len(entries) else None
+            return _with_arrays(wcs)
+
+
+def _with_arrays(wcs: Any) -> Any:
+    """Read the tables of a gwcs, which would be read from the file when they are used."""
+    models = [] if wcs is None else [step.transform for step in wcs.pipeline if step.transform]
+    seen: set[int] = set()
+    while models:
+        model = models.pop()
+        if id(model) in seen:
+            continue
+        seen.add(id(model))
+        if hasattr(model, "lookup_table"):
+            model.lookup_table = np.asarray(model.lookup_table)
+            model.points = tuple(np.asarray(p) for p in model.points)
+        held = (getattr(model, n, None) for n in ("_user_inverse", "left", "right"))
+        models += [m for m in held if m is not None and not isinstance(m, dict)]
+    return wcs
+
+
+@contextlib.contextmanager
+def _unreadable(where: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as err:
+        # asdf raises whatever the converters of the transforms raise
+        msg = f"{where or 'ASDF extension'}: the WCS cannot be read ({err}); make the product again"
+        raise InputError(msg) from err
 
 
 def wcs_from_bytes(content: bytes, where: str = "", spectrum: int | None = None) -> Any:
@@ -89,7 +177,7 @@ def wcs_from_bytes(content: bytes, where: str = "", spectrum: int | None = None)
     short = _only_wcs(content) if spectrum is None else None
     if short == b"":
         return None
-    try:
+    with _unreadable(where):
         if short is not None:
             with asdf.open(io.BytesIO(short), lazy_load=False, memmap=False) as file:
                 return file.tree["meta"]["wcs"]
@@ -98,10 +186,6 @@ def wcs_from_bytes(content: bytes, where: str = "", spectrum: int | None = None)
         file = asdf.open(io.BytesIO(content), memmap=False)
         tree = file.tree if spectrum is None else file.tree["spec"][spectrum]
         return tree.get("meta", {}).get("wcs")
-    except Exception as err:
-        # asdf raises whatever the converters of the transforms raise
-        msg = f"{where or 'ASDF extension'}: the WCS cannot be read ({err}); make the product again"
-        raise InputError(msg) from err
 
 
 def _only_wcs(content: bytes) -> bytes | None:
@@ -170,6 +254,26 @@ def _wcs_dump(wcs: Any) -> bytes:
     return content
 
 
+def _list_dump(key: str, wcs: Sequence[Any]) -> bytes:
+    """Return the ASDF file of many gwcs, kept for the next product that shares them."""
+    name = (key, tuple(id(w) for w in wcs))
+    hit = _lists.get(name)
+    if hit is not None and all(ref() is w for ref, w in zip(hit[0], wcs, strict=True)):
+        return hit[1]
+    writer = TreeWriter(key)
+    for one in wcs:
+        writer.add(one)
+    content = writer.content(_ANY_MODEL)
+    if None not in wcs:
+        while len(_lists) >= _KEPT_LISTS:
+            _lists.pop(next(iter(_lists)))
+        _lists[name] = (tuple(weakref.ref(w) for w in wcs), content)
+    return content
+
+
+_ANY_MODEL = "AnyModel"
+
+
 def asdf_bytes(model: str, wcs: Any = None) -> bytes:
     """Return the ASDF file that goes into a product.
 
@@ -177,14 +281,20 @@ def asdf_bytes(model: str, wcs: Any = None) -> bytes:
     ----------
     model : str
         Name of the data model.
-    wcs : gwcs.WCS, LazyWcs, or mapping of str to them, optional
-        Becomes ``meta.wcs``; the values of a mapping become ``spec[i].meta.wcs``.
+    wcs : gwcs.WCS, LazyWcs, mapping of any key to them, or list of them, optional
+        Becomes ``meta.wcs``; the values of a mapping become ``spec[i].meta.wcs``, the elements of
+        a list ``slits[i].meta.wcs``.
 
     Returns
     -------
     bytes
         The same for the same input, on one set of library versions.
     """
+    if isinstance(wcs, list) or (isinstance(wcs, Mapping) and len(wcs) > 1):
+        values, key = (wcs, "slits") if isinstance(wcs, list) else (wcs.values(), "spec")
+        content = _list_dump(key, [_loaded(w) for w in values])
+        line = "\n  model_type: {}\n"
+        return content.replace(line.format(_ANY_MODEL).encode(), line.format(model).encode(), 1)
     if isinstance(wcs, Mapping):
         each = [{"meta": {"wcs": _loaded(w)}} for w in wcs.values()]
         return _dump({"meta": {"model_type": model}, "spec": each})

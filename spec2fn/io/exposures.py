@@ -16,7 +16,14 @@ from spec2fn.schema import INT_TIMES, MODE_ATTRS, PLANES, SCALARS, Meta
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["SPECTROSCOPIC", "image_dataset", "mode_attrs", "open_exposure", "time_variables"]
+__all__ = [
+    "SPECTROSCOPIC",
+    "check_exp_type",
+    "image_dataset",
+    "mode_attrs",
+    "open_exposure",
+    "time_variables",
+]
 
 SPECTROSCOPIC = (
     "MIR_LRS-FIXEDSLIT",
@@ -42,7 +49,7 @@ _TWO_DIMENSIONAL = ("wavelength", "pathloss_ps", "pathloss_un")
 _RESAMPLED = ("wht", "con")
 
 
-def open_exposure(path: str | os.PathLike[str], *, any_exp_type: bool = False) -> xr.Dataset:
+def open_exposure(path: str | os.PathLike[str], *, any_exp_type: bool = False) -> Any:
     """Open a countrate exposure.
 
     Pixels are read when they are used; selecting integrations first
@@ -61,7 +68,8 @@ def open_exposure(path: str | os.PathLike[str], *, any_exp_type: bool = False) -
         dims ``([integration,] y, x)``; variables ``sci err var_*`` float32 and ``dq`` uint32 as
         far as the file has them, the INT_TIMES columns on ``integration``, and the
         zero-dimensional float64 scalars of :data:`spec2fn.schema.SCALARS` that are read.
-        Attributes: see :data:`spec2fn.schema.MODE_ATTRS`; ``model``; ``meta``.
+        Attributes: see :data:`spec2fn.schema.MODE_ATTRS`; ``model``; ``meta``. A file of many
+        slits gives a :class:`~spec2fn.slits.Slits` (see :func:`spec2fn.io.open_product`).
 
     Raises
     ------
@@ -69,7 +77,12 @@ def open_exposure(path: str | os.PathLike[str], *, any_exp_type: bool = False) -
         Naming the file: missing, truncated, not FITS, without SCI or EXP_TYPE, not
         spectroscopic, or with planes that do not fit each other.
     """
-    return image_dataset(scan(path), any_exp_type=any_exp_type)
+    file = scan(path)
+    from spec2fn.io import reading
+
+    if reading.holds_slits(file):
+        return reading.open_slits(file, any_exp_type=any_exp_type)
+    return image_dataset(file, any_exp_type=any_exp_type)
 
 
 def image_dataset(
@@ -99,14 +112,10 @@ def image_dataset(
         held = ", ".join(h.name for h in file.hdus[1:]) or "nothing besides PRIMARY"
         msg = f"{file.path}: has no SCI extension (it holds {held}); give a _rate or _rateints file"
         raise InputError(msg)
-    slits = sum(h.name == "SCI" for h in file.hdus)
-    if slits > 1:
-        msg = f"{file.path}: holds {slits} slits (SCI extensions); give a file with one SCI"
-        raise InputError(msg)
     records: dict[str, Any] = {}
     name = file.path.name.removesuffix(".gz")
     meta = Meta(file.hdus[0].header, science.header, name, records=records)
-    _check_exp_type(file.path, meta, any_exp_type)
+    check_exp_type(file.path, meta, any_exp_type=any_exp_type)
     dims = _dims(file.path, science, meta)
     variables: dict[str, Any] = {}
     for name, plane in PLANES.items():
@@ -132,7 +141,8 @@ def image_dataset(
     return xr.Dataset(variables, attrs={**attrs, "meta": meta})
 
 
-def _check_exp_type(path: Path, meta: Meta, any_exp_type: bool) -> None:
+def check_exp_type(path: Path, meta: Meta, *, any_exp_type: bool = False) -> None:
+    """Raise :class:`InputError` unless the exposure is spectroscopic (or any type will do)."""
     exp_type = meta.get("EXP_TYPE")
     if exp_type is None:
         msg = f"{path}: keyword EXP_TYPE is missing; it says how the exposure was taken: add it"

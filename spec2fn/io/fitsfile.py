@@ -1,11 +1,14 @@
 """The structure of a FITS file: where each extension lies, checked against the file's size.
 
-Headers are read with :mod:`astropy.io.fits`; pixels are read by offset, so that a part of a large
-array costs only that part, and nothing stays mapped or open.
+The few keywords of a header that say how the data are stored are read at once, all others, with
+:mod:`astropy.io.fits`, when they are used: a product of many slits has thousands of headers. Pixels
+are read by offset, so that a part of a large array costs only that part, and nothing stays mapped
+or open.
 """
 
 from __future__ import annotations
 
+import functools
 import gzip
 import os
 import re
@@ -39,7 +42,10 @@ class Hdu:
         EXTNAME in upper case; "PRIMARY" for the first.
     version : int
         EXTVER.
-    header : astropy.io.fits.Header
+    cards : bytes
+        The header as it is stored.
+    structure : dict
+        Values of the keywords that describe the data.
     start : int
         Offset of the data in the (decompressed) file [bytes].
     size : int
@@ -48,31 +54,39 @@ class Hdu:
 
     name: str
     version: int
-    header: Header
+    cards: bytes
+    structure: dict[str, Any]
     start: int
     size: int
+
+    @functools.cached_property
+    def header(self) -> Header:
+        """The header; treat as read-only."""
+        from astropy.io.fits import Header
+
+        return Header.fromstring(self.cards.decode("ascii"))
 
     @property
     def is_table(self) -> bool:
         """Whether this is a binary table."""
-        return str(self.header.get("XTENSION", "")).strip() == "BINTABLE"
+        return str(self.structure.get("XTENSION", "")).strip() == "BINTABLE"
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the array in numpy order; () without data."""
-        n = int(self.header["NAXIS"])
-        return tuple(int(self.header[f"NAXIS{i}"]) for i in range(n, 0, -1))
+        n = int(self.structure["NAXIS"])
+        return tuple(int(self.structure[f"NAXIS{i}"]) for i in range(n, 0, -1))
 
     @property
     def stored(self) -> np.dtype[Any]:
         """Type of the stored numbers (big-endian)."""
-        return np.dtype(_TYPES[int(self.header["BITPIX"])])
+        return np.dtype(_TYPES[int(self.structure["BITPIX"])])
 
     @property
     def unsigned(self) -> bool:
         """Whether the numbers are unsigned integers stored with the customary BZERO."""
-        zero = self.header.get("BZERO", 0)
-        return _UNSIGNED.get(int(self.header["BITPIX"])) == zero
+        zero = self.structure.get("BZERO", 0)
+        return _UNSIGNED.get(int(self.structure["BITPIX"])) == zero
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -150,9 +164,9 @@ class FitsFile:
         native = data.byteswap(inplace=True).view(stored.newbyteorder("="))
         if hdu.unsigned:
             unsigned = native.view(hdu.dtype)
-            unsigned ^= hdu.dtype.type(_UNSIGNED[int(hdu.header["BITPIX"])])
+            unsigned ^= hdu.dtype.type(_UNSIGNED[int(hdu.structure["BITPIX"])])
             return unsigned
-        scale, zero = hdu.header.get("BSCALE", 1), hdu.header.get("BZERO", 0)
+        scale, zero = hdu.structure.get("BSCALE", 1), hdu.structure.get("BZERO", 0)
         return native if (scale, zero) == (1, 0) else native * float(scale) + float(zero)
 
     def table(self, hdu: Hdu) -> Table:
@@ -320,7 +334,8 @@ def _walk(read: Any, total: int, where: Path) -> Any:
     at = 0
     number = 0
     while at < total:
-        header, at = _header(read, at, total, where, number)
+        cards, at = _cards(read, at, total, where, number)
+        header = _structure(cards)
         try:
             size = _data_size(header)
         except (KeyError, ValueError, TypeError) as err:
@@ -335,14 +350,12 @@ def _walk(read: Any, total: int, where: Path) -> Any:
                 f" byte {at + size}; fetch it again"
             )
             raise InputError(msg)
-        yield Hdu(name, int(header.get("EXTVER", 1)), header, at, size)
+        yield Hdu(name, int(header.get("EXTVER", 1)), cards, header, at, size)
         at = end
         number += 1
 
 
-def _header(read: Any, at: int, total: int, where: Path, number: int) -> tuple[Any, int]:
-    from astropy.io.fits import Header
-
+def _cards(read: Any, at: int, total: int, where: Path, number: int) -> tuple[bytes, int]:
     cards = b""
     while True:
         block = read(at, BLOCK)
@@ -359,14 +372,41 @@ def _header(read: Any, at: int, total: int, where: Path, number: int) -> tuple[A
         cards += block
         if any(block[i : i + 8] == b"END     " for i in range(0, BLOCK, 80)):
             break
-    try:
-        return Header.fromstring(cards.decode("ascii")), at
-    except UnicodeDecodeError as err:
+    if not cards.isascii():
         msg = f"{where}: the header of extension {number} is not text; fetch it again"
-        raise InputError(msg) from err
+        raise InputError(msg)
+    return cards, at
 
 
-def _data_size(header: Header) -> int:
+_DESCRIBING = re.compile(
+    rb"(XTENSION|BITPIX  |NAXIS[\d ]{3}|PCOUNT  |GCOUNT  |BSCALE  |BZERO   |EXTNAME |EXTVER  )= "
+)
+
+
+def _structure(cards: bytes) -> dict[str, Any]:
+    """Read the keywords that describe the data; a value of any other kind stays as it is."""
+    out: dict[str, Any] = {}
+    for i in range(0, len(cards), 80):
+        if _DESCRIBING.match(cards, i):
+            key = cards[i : i + 8].decode("ascii").rstrip()
+            out.setdefault(key, _value(cards[i + 10 : i + 80].decode("ascii")))
+    return out
+
+
+def _value(text: str) -> Any:
+    text = text.strip()
+    if text.startswith("'"):
+        return text[1:].partition("'")[0].rstrip()
+    text = text.partition("/")[0].strip()
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _data_size(header: dict[str, Any]) -> int:
     n = int(header["NAXIS"])
     if n == 0:
         return 0

@@ -19,6 +19,7 @@ from spec2fn.io.keywords import (
     REFERENCE_KEYWORDS,
     RESAMPLE_KEYWORDS,
     SCIENCE_ORDER,
+    SLIT_KEYWORDS,
     STEP_KEYWORDS,
 )
 from spec2fn.schema import MODE_ATTRS, SCALARS, meta_of
@@ -26,7 +27,18 @@ from spec2fn.schema import MODE_ATTRS, SCALARS, meta_of
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["encode_header", "image_cards", "primary_cards", "science_cards", "table_cards"]
+__all__ = [
+    "card",
+    "encode_header",
+    "heading",
+    "image_cards",
+    "is_structure",
+    "join_sections",
+    "primary_cards",
+    "science_cards",
+    "split_sections",
+    "table_cards",
+]
 
 _STRUCTURE = {
     "SIMPLE",
@@ -44,6 +56,9 @@ _STRUCTURE = {
     "INHERIT",
 }
 _IN_SCIENCE = ("SRCTYPE", "DISPAXIS")
+_OF_ONE_SLIT = [
+    (k, v) for k, v in SLIT_KEYWORDS.items() if k in SCIENCE_ORDER and not k.startswith("TA_")
+]
 _REFERENCES = "Reference file information"
 _STEPS = "Calibration step information"
 _ASSOCIATION = "Association information"
@@ -73,16 +88,18 @@ def encode_header(cards: Iterable[Card]) -> bytes:
     return text.ljust(-(-len(text) // BLOCK) * BLOCK).encode("ascii")
 
 
-def _is_structure(keyword: str) -> bool:
+def is_structure(keyword: str) -> bool:
+    """Whether a keyword describes how an extension is stored."""
     axis = keyword.startswith("NAXIS") and keyword[5:].isdigit()
     return keyword in _STRUCTURE or axis
 
 
-def _heading(title: str) -> list[Card]:
+def heading(title: str) -> list[Card]:
+    """Return the cards of a section's title."""
     return [card(""), card("", title), card("")]
 
 
-def _sections(cards: Iterable[Card]) -> list[tuple[str, list[Card]]]:
+def split_sections(cards: Iterable[Card]) -> list[tuple[str, list[Card]]]:
     """Split cards at their headings; blank cards are dropped."""
     out: list[tuple[str, list[Card]]] = [("", [])]
     for c in cards:
@@ -93,11 +110,12 @@ def _sections(cards: Iterable[Card]) -> list[tuple[str, list[Card]]]:
     return out
 
 
-def _join(sections: Iterable[tuple[str, list[Card]]]) -> list[Card]:
+def join_sections(sections: Iterable[tuple[str, list[Card]]]) -> list[Card]:
+    """Return the cards of sections with their headings; empty sections are left out."""
     out: list[Card] = []
     for title, cards in sections:
         if cards:
-            out += [*(_heading(title) if title else []), *cards]
+            out += [*(heading(title) if title else []), *cards]
     return out
 
 
@@ -131,7 +149,7 @@ def primary_cards(ds: xr.Dataset, filename: str) -> list[Card]:
     """
     meta = meta_of(ds)
     source = [] if meta.primary is None else meta.primary.cards
-    sections = _sections(c for c in source if not _is_structure(c.keyword))
+    sections = split_sections(c for c in source if not is_structure(c.keyword))
     top = sections[0][1]
     _identify(ds, top, filename)
     _put_mode_attrs(ds, sections)
@@ -147,7 +165,7 @@ def primary_cards(ds: xr.Dataset, filename: str) -> list[Card]:
         card("NAXIS", 0, "number of array dimensions"),
         card("EXTEND", True),
     ]
-    return [*structure, *_join([*rest, *new])]
+    return [*structure, *join_sections([*rest, *new])]
 
 
 def _identify(ds: xr.Dataset, top: list[Card], filename: str) -> None:
@@ -337,10 +355,10 @@ def science_cards(ds: xr.Dataset, bitpix: int, shape: Sequence[int]) -> list[Car
     structure = image_cards("SCI", bitpix, shape)
     held = {"EXTNAME", "EXTVER"}
     kept = [] if meta.science is None else list(meta.science.cards)
-    kept = [c for c in kept if not _is_structure(c.keyword) and c.keyword not in held]
+    kept = [c for c in kept if not is_structure(c.keyword) and c.keyword not in held]
     names = [c.keyword for c in kept]
     # the slit keywords come last, behind EXTVER
-    slit = next((i for i, n in enumerate(names) if n.startswith("SLTSTRT")), len(kept))
+    slit = next((i for i, n in enumerate(names) if n.startswith("SLT")), len(kept))
     cards = [*structure[:-1], *kept[:slit], structure[-1], *kept[slit:]]
     for keyword, value in _science_values(ds, shape).items():
         _put_science(cards, keyword, value)
@@ -365,10 +383,25 @@ def _science_values(ds: xr.Dataset, shape: Sequence[int]) -> dict[str, Any]:
             "SLTSTRT2": attrs.get("ystart"),
             "SLTSIZE2": attrs.get("ysize", shape[-2]),
         }
+    if "slit_name" in ds and not ds.variables["slit_name"].ndim:
+        values |= _one_slit(ds)
     for name, scalar in SCALARS.items():
         if scalar.hdu == "SCI" and name in ds and ds.variables[name].ndim == 0:
             value = float(ds.variables[name].values)
             values[scalar.keyword] = value if math.isfinite(value) else None
+    return {k: v for k, v in values.items() if v is not None}
+
+
+def _one_slit(ds: xr.Dataset) -> dict[str, Any]:
+    """Keywords of the slit of a time series."""
+    records = meta_of(ds).records
+    start, end = records.get("waverange", (None, None))
+    values = {"WAVSTART": start, "WAVEND": end, "SPORDER": records.get("spectral_order")}
+    for name, keyword in (("s_region", "S_REGION"), *((v, k) for k, (v, _) in _OF_ONE_SLIT)):
+        if name in ds and not ds.variables[name].ndim:
+            value = np.asarray(ds.variables[name].values).item()
+            known = value not in ("", "UNKNOWN") and value == value  # noqa: PLR0124 - NaN
+            values[keyword] = value if known else None
     return {k: v for k, v in values.items() if v is not None}
 
 
@@ -385,7 +418,7 @@ def _put_science(cards: list[Card], keyword: str, value: Any) -> None:
     neighbour = cards[at - 1].keyword if at else ""
     headed = any(not c.keyword and str(c.value).strip() == title for c in cards)
     if title and not headed and SCIENCE_ORDER.get(neighbour, ("", ""))[1] != title:
-        new = [*_heading(title), *new]
+        new = [*heading(title), *new]
     cards[at:at] = new
 
 

@@ -14,6 +14,8 @@ __all__ = [
     "REFERENCE_KEYWORDS",
     "RESAMPLE_KEYWORDS",
     "SCIENCE_ORDER",
+    "SLIT_KEYWORDS",
+    "SLIT_SECTIONS",
     "SPECTRUM_KEYWORDS",
     "STEP_KEYWORDS",
 ]
@@ -189,7 +191,10 @@ SCIENCE_ORDER: Mapping[str, tuple[str, str]] = {
     "PC2_2": ("Linear transformation matrix element", ""),
     "PC3_2": ("Linear transformation matrix element", ""),
     "S_REGION": ("Spatial footprint of the observation", "WCS parameters"),
+    "WAVSTART": ("Lower bound of the default wavelength range", "WCS parameters"),
+    "WAVEND": ("Upper bound of the default wavelength range", "WCS parameters"),
     "DISPAXIS": ("Dispersion direction", "WCS parameters"),
+    "SPORDER": ("Spectral order number", "WCS parameters"),
     "ROLL_REF": ("[deg] V3 roll angle at the ref point (N over E)", ""),
     "VELOSYS": ("[m/s] Barycentric correction to radial velocity", ""),
     "SPECSYS": ("Spectral reference frame", "WCS parameters"),
@@ -199,11 +204,61 @@ SCIENCE_ORDER: Mapping[str, tuple[str, str]] = {
     "SLTSIZE1": ("Slit size along axis 1", ""),
     "SLTSTRT2": ("Slit starting pixel index along axis 2", ""),
     "SLTSIZE2": ("Slit size along axis 2", ""),
+    "SHUTTRID": ("Shutter ID", ""),
+    "SOURCEID": ("Source ID number", ""),
     "TA_XPOS": ("Source x-position in TA verification image", ""),
     "TA_YPOS": ("Source y-position in TA verification image", ""),
     "SRCXPOS": ("Source position in slit (x-axis)", ""),
     "SRCYPOS": ("Source position in slit (y-axis)", ""),
+    "WAVECOR": ("Wavelength corrected (T/F)", ""),
+    "PTHLOSS": ("Type of pathloss correction applied", ""),
 }
+
+# keyword of the SCI header of one of several slits -> (variable on ``slit``, comment)
+SLIT_KEYWORDS: Mapping[str, tuple[str, str]] = {
+    "SLTNAME": ("slit_name", "Slit name"),
+    "SLTSTRT1": ("xstart", "Slit starting pixel index along axis 1"),
+    "SLTSIZE1": ("xsize", "Slit size along axis 1"),
+    "SLTSTRT2": ("ystart", "Slit starting pixel index along axis 2"),
+    "SLTSIZE2": ("ysize", "Slit size along axis 2"),
+    "SLITID": ("slitlet_id", "Slitlet ID"),
+    "SHUTTRID": ("shutter_id", "Shutter ID"),
+    "SOURCEID": ("source_id", "Source ID number"),
+    "SRCNAME": ("source_name", "Source name"),
+    "SRCALIAS": ("source_alias", "Source alias"),
+    "STLARITY": ("stellarity", "Source stellarity"),
+    "SRCTYPE": ("source_type", "Source type used for calibration"),
+    "TA_XPOS": ("ta_xpos", "Source x-position in TA verification image"),
+    "TA_YPOS": ("ta_ypos", "Source y-position in TA verification image"),
+    "SRCXPOS": ("source_xpos", "Source position in slit (x-axis)"),
+    "SRCYPOS": ("source_ypos", "Source position in slit (y-axis)"),
+    "SHUTSTA": ("shutter_state", "Status of all shutters in the slitlet"),
+    "MSAQUAD": ("quadrant", "MSA quadrant for slit"),
+    "SRCRA": ("source_ra", "Right Ascension of the source"),
+    "SRCDEC": ("source_dec", "Declination of the source"),
+    "SLTXSCL": ("slit_xscale", "Scale open to full MSA slit coordinates (X dir)"),
+    "SLTYSCL": ("slit_yscale", "Scale open to full MSA slit coordinates (Y dir)"),
+    "WAVECOR": ("wavelength_corrected", "Wavelength corrected (T/F)"),
+    "PTHLOSS": ("pathloss_correction_type", "Type of pathloss correction applied"),
+    "BARSHDW": ("barshadow_corrected", "Barshadow corrected (T/F)"),
+}
+
+# title -> keywords of an exposure that every slit repeats, in their order
+SLIT_SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "Photometry information": ("PHOTMJSR", "PHOTUJA2", "PIXAR_SR", "PIXAR_A2"),
+    "Coordinate reference": ("RADESYS",),
+    "Aperture information": ("PA_APER",),
+    "Spacecraft pointing information": ("RA_V1", "DEC_V1", "PA_V3"),
+    "Velocity aberration correction information": ("VA_SCALE",),
+    "WCS parameters": (
+        "WCSAXES", "CRPIX1", "CRPIX2", "CRPIX3", "CRVAL1", "CRVAL2", "CRVAL3", "CTYPE1", "CTYPE2",
+        "CTYPE3", "CUNIT1", "CUNIT2", "CUNIT3", "CDELT1", "CDELT2", "CDELT3", "PC1_1", "PC1_2",
+        "PC1_3", "PC2_1", "PC2_2", "PC2_3", "PC3_1", "PC3_2", "PC3_3", "CD1_1", "CD1_2", "CD2_1",
+        "CD2_2", "PS3_0", "PS3_1", "S_REGION", "WAVSTART", "WAVEND", "DISPAXIS", "SPORDER",
+        "V2_REF", "V3_REF", "VPARITY", "V3I_YANG", "RA_REF", "DEC_REF", "ROLL_REF", "VELOSYS",
+        "SPECSYS", "XREF_SCI", "YREF_SCI", "MT_RA", "MT_DEC", "MT_AVRA", "MT_AVDEC",
+    ),
+}  # fmt: skip
 
 # keyword of an EXTRACT1D header -> comment; the variable on ``spectrum`` has its lower case name
 SPECTRUM_KEYWORDS: Mapping[str, str] = {

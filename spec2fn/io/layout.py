@@ -30,7 +30,17 @@ from spec2fn.schema import EXTRACTED, INT_TIMES, PLANES, meta_of
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["EXTRA_PLANES", "RECORD_HDU", "TIME_COLUMNS", "Extent", "extents", "tail"]
+__all__ = [
+    "EXTRA_PLANES",
+    "RECORD_HDU",
+    "TIME_COLUMNS",
+    "Extent",
+    "big_endian",
+    "extents",
+    "int_times",
+    "stored_type",
+    "tail",
+]
 
 RECORD_HDU = "SPEC2FN"
 """Name of the table that holds the run record."""
@@ -50,7 +60,7 @@ TIME_COLUMNS = {
 
 _PIECE = 8 * 2**20
 _SIGN = np.uint32(2**31)
-Rows = Callable[["xr.Dataset", slice], "np.ndarray[Any, Any]"]
+Rows = Callable[[Any, slice], "np.ndarray[Any, Any]"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +92,7 @@ class Extent:
         """Bytes of header and padded data."""
         return len(self.header) + -(-self.row * self.rows // BLOCK) * BLOCK
 
-    def pieces(self, ds: xr.Dataset, count: int) -> Iterator[np.ndarray[Any, Any]]:
+    def pieces(self, ds: Any, count: int) -> Iterator[np.ndarray[Any, Any]]:
         """Give the data of `ds`, which holds `count` integrations, in pieces of bounded size."""
         if not self.streamed:
             yield self.data(ds, slice(None))
@@ -105,7 +115,7 @@ def extents(ds: xr.Dataset, integrations: int | None, filename: str) -> list[Ext
     primary = encode_header(primary_cards(ds, filename))
     out = [Extent(primary, 0, 1, False, lambda _ds, _rows: np.empty(0, ">u1"))]
     if "flux" in ds and "spectrum" in ds.dims:
-        times = _int_times(ds, integrations)
+        times = int_times(ds, integrations)
         return [*out, *([times] if times else []), *_spectra(ds, integrations)]
     return [*out, *_images(ds, integrations)]
 
@@ -113,7 +123,7 @@ def extents(ds: xr.Dataset, integrations: int | None, filename: str) -> list[Ext
 def _images(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
     slit = ds.attrs.get("model") not in ("CubeModel", "ImageModel")
     out = []
-    times = _int_times(ds, integrations)
+    times = int_times(ds, integrations)
     for name, plane in PLANES.items():
         if name.startswith("var_poisson") and times is not None and not slit:
             out.append(times)
@@ -133,7 +143,7 @@ def _image(ds: xr.Dataset, name: str, hdu: str, integrations: int | None) -> Ext
     if streamed:
         assert integrations is not None
         shape = (integrations, *shape[1:])
-    stored = _stored(var.dtype, name)
+    stored = stored_type(var.dtype, name)
     full = (1, *shape) if name == "con" and len(shape) == 2 else shape
     bitpix = {">f4": -32, ">f8": -64, ">u4": 32, ">i4": 32}[stored]
     if name == "sci":
@@ -156,13 +166,14 @@ def _image(ds: xr.Dataset, name: str, hdu: str, integrations: int | None) -> Ext
     return Extent(encode_header(cards), width, shape[0] if streamed else 1, streamed, data)
 
 
-def _stored(dtype: Any, name: str) -> str:
+def stored_type(dtype: Any, name: str) -> str:
+    """Return the type that a plane of type `dtype` is stored as."""
     if name in EXTRA_PLANES:
         return ">f8" if np.dtype(dtype).itemsize == 8 else ">f4"
     return {"u": ">u4", "i": ">i4", "b": ">i4"}.get(np.dtype(dtype).kind, ">f4")
 
 
-def _int_times(ds: xr.Dataset, integrations: int | None) -> Extent | None:
+def int_times(ds: xr.Dataset, integrations: int | None) -> Extent | None:
     """INT_TIMES from the variables on ``integration``, or the table as it was read."""
     raw = meta_of(ds).records.get("int_times")
     if integrations is None or not any(n in ds for n in INT_TIMES):

@@ -12,7 +12,7 @@ from spec2fn.io.fitsfile import FitsFile, Hdu
 if TYPE_CHECKING:
     from xarray import Variable
 
-__all__ = ["lazy_variable"]
+__all__ = ["lazy_stack", "lazy_variable"]
 
 
 @functools.cache
@@ -49,6 +49,81 @@ def _backend() -> type:
             return part.astype(self.dtype, copy=not whole)
 
     return LazyPlane
+
+
+@functools.cache
+def _stack_backend() -> type:
+    from xarray.backends import BackendArray
+    from xarray.core import indexing
+
+    class LazyStack(BackendArray):
+        """Images of different sizes as one padded array, of which only some are read."""
+
+        def __init__(
+            self, file: FitsFile, hdus: tuple[Hdu | None, ...], shape: tuple[int, ...], fill: Any
+        ) -> None:
+            self.file = file
+            self.hdus = hdus
+            self.shape = (len(hdus), *shape)
+            self.fill = fill
+            self.dtype = np.dtype(fill.dtype)
+
+        def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+            return indexing.explicit_indexing_adapter(
+                key, self.shape, indexing.IndexingSupport.BASIC, self._read
+            )
+
+        def _read(self, key: tuple[Any, ...]) -> Any:
+            if not isinstance(key[0], slice):
+                return self._one(self.hdus[int(key[0])], key[1:])
+            parts = [self._one(hdu, key[1:]) for hdu in self.hdus[key[0]]]
+            if parts:
+                return np.stack(parts)
+            return np.empty(self.shape, self.dtype)[(slice(0), *key[1:])]
+
+        def _one(self, hdu: Hdu | None, key: tuple[Any, ...]) -> Any:
+            out = np.full(self.shape[1:], self.fill)
+            if hdu is not None:
+                out[tuple(slice(n) for n in hdu.shape)] = self.file.array(hdu)
+            return out[key]
+
+    return LazyStack
+
+
+def lazy_stack(
+    dims: tuple[str, ...],
+    file: FitsFile,
+    hdus: tuple[Hdu | None, ...],
+    shape: tuple[int, ...],
+    *,
+    fill: Any,
+    attrs: dict[str, Any] | None = None,
+) -> Variable:
+    """Return a variable on ``slit`` and `dims` of images, padded at their upper ends.
+
+    Parameters
+    ----------
+    dims : tuple of str
+        Dimensions of an image.
+    file : FitsFile
+    hdus : tuple of Hdu or None
+        None for a slit that has no such image.
+    shape : tuple of int
+        Shape that the images are padded to.
+    fill : numpy scalar
+        Value of the padding; its type is the type of the variable.
+    attrs : dict, optional
+
+    Returns
+    -------
+    xarray.Variable
+    """
+    from xarray import Variable
+    from xarray.core import indexing
+
+    lazy: Any = indexing.LazilyIndexedArray(_stack_backend()(file, hdus, shape, fill))
+    cached = indexing.MemoryCachedArray(indexing.CopyOnWriteArray(lazy))
+    return Variable(("slit", *dims), cached, attrs)
 
 
 def _ascending(rows: slice, length: int) -> slice:

@@ -2,7 +2,8 @@
 
 netCDF attributes hold neither booleans nor None nor nested values, and HDF5 attributes are short;
 so all attributes are kept, besides the plain ones a reader can use as they are, in one JSON text,
-and headers, gwcs and records in byte variables.
+and headers, gwcs and records in byte variables. Of many slits every bucket is a group
+(``bucket0``, ``bucket1``, …), and what the exposure has in common stands in the root group.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import InputError
-from spec2fn.io.asdf_wcs import LazyWcs, asdf_bytes
+from spec2fn.io.asdf_wcs import LazyWcs, WcsList, asdf_bytes
 from spec2fn.io.atomic import replacing
 from spec2fn.schema import Meta, meta_of
+from spec2fn.slits import Slits
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -29,12 +31,12 @@ _PREFIX = "spec2fn_"
 _FORMAT = 1
 
 
-def write_netcdf(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
-    """Write a Dataset as netCDF-4.
+def write_netcdf(ds: xr.Dataset | Slits, path: str | os.PathLike[str]) -> Path:
+    """Write a Dataset, or slits, as netCDF-4.
 
     Parameters
     ----------
-    ds : xarray.Dataset
+    ds : xarray.Dataset or Slits
         Any Dataset of spec2fn, with its ``meta``. Records that are no plain data (such as
         Datasets kept for a later product) are left out.
     path : path
@@ -55,7 +57,36 @@ def write_netcdf(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     """
     import xarray as xr
 
-    texts: dict[str, bytes] = _meta_texts(ds)
+    groups: dict[str | None, xr.Dataset] = {}
+    if isinstance(ds, Slits):
+        common = _meta_texts(ds.buckets[0], _wcs_of(ds)) if ds.buckets else {}
+        root = xr.Dataset(attrs={_PREFIX + "buckets": len(ds.buckets)})
+        groups[None] = root.assign(_byte_variables(common))
+        groups |= {f"bucket{i}": _encoded(b, {}) for i, b in enumerate(ds.buckets)}
+    else:
+        groups[None] = _encoded(ds, _meta_texts(ds, meta_of(ds).wcs))
+    groups[None].attrs |= {"Conventions": "spec2fn", _PREFIX + "format": _FORMAT}
+    target = Path(path)
+    held = [v for group in groups.values() for v in group.variables.values()]
+    size = sum(v.nbytes for v in held) + 2**16 * (len(held) + len(groups))
+    with replacing(target, size) as temporary:
+        for i, (name, group) in enumerate(groups.items()):
+            how: Any = {"mode": "a" if i else "w", "group": name}
+            group.to_netcdf(temporary, engine="h5netcdf", format="NETCDF4", **how)
+    return target
+
+
+def _wcs_of(slits: Slits) -> dict[int, Any] | None:
+    wcs = meta_of(slits.buckets[0]).wcs
+    if not hasattr(wcs, "keys"):
+        return None
+    return {i: wcs[i] for i in slits.ids if i in wcs}
+
+
+def _encoded(ds: xr.Dataset, texts: dict[str, bytes]) -> xr.Dataset:
+    """Return a Dataset that netCDF can hold."""
+    import xarray as xr
+
     variables: dict[str, Any] = {}
     described: list[list[Any]] = []
     for name, var in ds.variables.items():
@@ -66,18 +97,17 @@ def write_netcdf(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
             plain = plain.astype(np.uint8)
         plain.encoding = {} if plain.dtype.kind in "UOT" else {"_FillValue": None}
         variables[str(name)] = plain
-    texts["description"] = _json({"attrs": encode(_no_meta(ds.attrs)), "variables": described})
-    for name, content in texts.items():
-        data = np.frombuffer(content, np.uint8)
-        variables[_PREFIX + name] = xr.Variable((f"{_PREFIX}{name}_bytes",), data)
-    attrs = {**_plain(_no_meta(ds.attrs)), "Conventions": "spec2fn", _PREFIX + "format": _FORMAT}
+    said = _json({"attrs": encode(_no_meta(ds.attrs)), "variables": described})
+    variables |= _byte_variables({**texts, "description": said})
     coords = {str(n): variables.pop(str(n)) for n in ds.coords}
-    out = xr.Dataset(variables, coords=coords, attrs=attrs)
-    target = Path(path)
-    size = sum(v.nbytes for v in out.variables.values()) + 2**16 * (len(out.variables) + 1)
-    with replacing(target, size) as temporary:
-        out.to_netcdf(temporary, engine="h5netcdf", format="NETCDF4")
-    return target
+    return xr.Dataset(variables, coords=coords, attrs=_plain(_no_meta(ds.attrs)))
+
+
+def _byte_variables(texts: dict[str, bytes]) -> dict[str, Any]:
+    return {
+        _PREFIX + name: ((f"{_PREFIX}{name}_bytes",), np.frombuffer(content, np.uint8))
+        for name, content in texts.items()
+    }
 
 
 def _no_meta(attrs: Any) -> dict[str, Any]:
@@ -94,7 +124,7 @@ def _plain(attrs: Any) -> dict[str, Any]:
     }
 
 
-def _meta_texts(ds: xr.Dataset) -> dict[str, bytes]:
+def _meta_texts(ds: xr.Dataset, wcs: Any) -> dict[str, bytes]:
     meta = meta_of(ds)
     out = {"filename": meta.filename.encode()}
     for name, header in (("primary", meta.primary), ("science", meta.science)):
@@ -102,10 +132,11 @@ def _meta_texts(ds: xr.Dataset) -> dict[str, bytes]:
             out[name] = header.tostring().encode("ascii")
     kept = {k: e for k, v in meta.records.items() if (e := _record(v)) is not _NOT_DATA}
     out["records"] = _json(kept)
-    if meta.wcs is not None:
-        out["wcs"] = asdf_bytes(str(ds.attrs.get("model", "")), meta.wcs)
-        if isinstance(meta.wcs, Mapping):
-            out["wcs_names"] = _json([str(name) for name in meta.wcs])
+    if wcs is not None:
+        out["wcs"] = asdf_bytes(str(ds.attrs.get("model", "")), wcs)
+        if isinstance(wcs, Mapping):
+            names = [n if isinstance(n, str) else int(n) for n in wcs]
+            out["wcs_names"] = _json(names)
     return out
 
 
@@ -173,8 +204,8 @@ def decode(value: Any) -> Any:
     return out
 
 
-def read_netcdf(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Read a Dataset written by :func:`write_netcdf`.
+def read_netcdf(path: str | os.PathLike[str]) -> Any:
+    """Read a Dataset, or slits, written by :func:`write_netcdf`.
 
     Parameters
     ----------
@@ -182,7 +213,7 @@ def read_netcdf(path: str | os.PathLike[str]) -> xr.Dataset:
 
     Returns
     -------
-    xarray.Dataset
+    xarray.Dataset or Slits
         In memory, except ``meta.wcs``, which is made when it is used.
 
     Raises
@@ -190,25 +221,44 @@ def read_netcdf(path: str | os.PathLike[str]) -> xr.Dataset:
     InputError
         Naming the file, if it is missing, damaged, or was not written by spec2fn.
     """
-    import xarray as xr
-
     where = Path(path)
     if not where.is_file():
         raise InputError(f"{where}: no such file; check the path")
+    root = _group(where, None)
+    count = root.attrs.get(_PREFIX + "buckets")
+    if count is None and _PREFIX + "description" not in root:
+        msg = f"{where}: was not written by spec2fn; open it with xarray.open_dataset"
+        raise InputError(msg)
+    if count is None:
+        return _decoded(root, _meta(_texts(root), where))
+    meta = _meta(_texts(root), where) if int(count) else None
+    return Slits(tuple(_decoded(_group(where, f"bucket{i}"), meta) for i in range(int(count))))
+
+
+def _group(where: Path, name: str | None) -> xr.Dataset:
+    import xarray as xr
+
     try:
-        with xr.open_dataset(where, engine="h5netcdf", decode_cf=False) as opened:
-            raw = opened.load()
+        with xr.open_dataset(where, engine="h5netcdf", decode_cf=False, group=name) as opened:
+            return opened.load()
     except (OSError, ValueError, KeyError, RuntimeError) as err:
         msg = f"{where}: cannot be read as netCDF-4 ({err}); make it again"
         raise InputError(msg) from err
-    if _PREFIX + "description" not in raw:
-        msg = f"{where}: was not written by spec2fn; open it with xarray.open_dataset"
-        raise InputError(msg)
-    texts = {
+
+
+def _texts(raw: xr.Dataset) -> dict[str, bytes]:
+    return {
         str(n).removeprefix(_PREFIX): np.asarray(v.values, np.uint8).tobytes()
         for n, v in raw.data_vars.items()
         if str(n).startswith(_PREFIX)
     }
+
+
+def _decoded(raw: xr.Dataset, meta: Meta | None) -> xr.Dataset:
+    """Return the Dataset that :func:`_encoded` made `raw` of."""
+    import xarray as xr
+
+    texts = _texts(raw)
     description = json.loads(texts["description"])
     held = raw.drop_vars([_PREFIX + n for n in texts])
     variables = {}
@@ -218,7 +268,7 @@ def read_netcdf(path: str | os.PathLike[str]) -> xr.Dataset:
         variables[name] = xr.Variable(var.dims, data, decode(said))
     coords = {str(n): variables.pop(str(n)) for n in held.coords}
     attrs = decode(description["attrs"])
-    out = xr.Dataset(variables, coords=coords, attrs={**attrs, "meta": _meta(texts, where)})
+    out = xr.Dataset(variables, coords=coords, attrs={**attrs, "meta": meta})
     # the order of the original, which HDF5 need not keep
     return out[[name for name, *_ in description["variables"] if name in out.data_vars]]
 
@@ -234,5 +284,5 @@ def _meta(texts: dict[str, bytes], where: Path) -> Meta:
     wcs: Any = LazyWcs(texts["wcs"], str(where)) if "wcs" in texts else None
     if "wcs_names" in texts:
         names = json.loads(texts["wcs_names"])
-        wcs = {name: LazyWcs(texts["wcs"], str(where), k) for k, name in enumerate(names)}
+        wcs = WcsList(lambda: texts["wcs"], str(where), "spec").named(names)
     return Meta(headers["primary"], headers["science"], texts["filename"].decode(), wcs, records)

@@ -20,10 +20,13 @@ from spec2fn.errors import DatasetError, InputError
 from spec2fn.io.asdf_wcs import asdf_bytes
 from spec2fn.io.atomic import PendingFile, unwritable
 from spec2fn.io.layout import Extent, extents, tail
+from spec2fn.io.slit_layout import ordered_wcs, single_slit, slit_extents
 from spec2fn.schema import meta_of
+from spec2fn.slits import Slits
 
 if TYPE_CHECKING:
     import xarray as xr
+
 
 __all__ = ["ProductStream", "save", "write_product"]
 
@@ -38,7 +41,7 @@ class ProductStream:
     ----------
     path : path
         Final name of the FITS file.
-    template : xarray.Dataset
+    template : xarray.Dataset or Slits
         Any chunk of the product (or the whole): gives shapes, metadata and headers.
     n_integrations : int, optional
         Number of integrations of the whole product; of the template if not given.
@@ -52,9 +55,14 @@ class ProductStream:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], template: xr.Dataset, n_integrations: int | None = None
+        self,
+        path: str | os.PathLike[str],
+        template: xr.Dataset | Slits,
+        n_integrations: int | None = None,
     ) -> None:
         self.path = Path(path)
+        whole = single_slit(template)
+        template = whole.buckets[0] if isinstance(whole, Slits) else whole
         if "sci" not in template and "flux" not in template:
             held = ", ".join(sorted(map(str, template.data_vars))) or "nothing"
             msg = f"{self.path}: the Dataset holds {held}; a product needs 'sci' or 'flux'"
@@ -64,7 +72,12 @@ class ProductStream:
         if self._many and n_integrations is None:
             n_integrations = int(template.sizes["integration"])
         self.integrations = n_integrations if self._many else None
-        self._extents: list[Extent] = extents(template, self.integrations, self.path.name)
+        self._slits = whole if isinstance(whole, Slits) else None
+        self._extents: list[Extent] = (
+            extents(template, self.integrations, self.path.name)
+            if self._slits is None
+            else slit_extents(self._slits, self.integrations, self.path.name)
+        )
         self._template = template
         self._done = 0
         self._started = False
@@ -77,12 +90,12 @@ class ProductStream:
                 self._end += extent.size
             os.ftruncate(self._file.fd, self._end)
 
-    def append(self, chunk: xr.Dataset) -> None:
+    def append(self, chunk: xr.Dataset | Slits) -> None:
         """Write the next integrations.
 
         Parameters
         ----------
-        chunk : xarray.Dataset
+        chunk : xarray.Dataset or Slits
             Like the template, with any number of integrations.
 
         Raises
@@ -92,10 +105,12 @@ class ProductStream:
         InputError
             If the disk is full or the file cannot be written; the file is then gone.
         """
-        count = int(chunk.sizes["integration"]) if self._many else 1
         with self._aborting():
+            chunk = single_slit(chunk)
+            sizes = chunk.buckets[0].sizes if isinstance(chunk, Slits) else chunk.sizes
+            count = int(sizes["integration"]) if self._many else 1
             self._check(self._done + count, complete=False)
-            if self._many:
+            if self._many and not isinstance(chunk, Slits):
                 chunk = chunk.assign_attrs(_first_integration=self._done)
             self._write(chunk, count)
         self._done += count
@@ -119,7 +134,7 @@ class ProductStream:
             msg = f"{self.path}: {done} {what} were given, {total} announced; they must agree"
             raise DatasetError(msg)
 
-    def _write(self, chunk: xr.Dataset, count: int) -> None:
+    def _write(self, chunk: xr.Dataset | Slits, count: int) -> None:
         at = 0
         for extent in self._extents:
             start = at + len(extent.header)
@@ -152,7 +167,8 @@ class ProductStream:
             self._check(self._done, complete=True)
             meta = meta_of(self._template)
             model = str(self._template.attrs.get("model", "ImageModel"))
-            content = asdf_bytes(model, meta.wcs)
+            wcs = meta.wcs if self._slits is None else ordered_wcs(self._slits)
+            content = asdf_bytes(model, wcs)
             said = meta.records.get("run") if record is None else record
             self._file.write(tail(said, content), self._end)
             self._file.commit()
@@ -179,13 +195,14 @@ class ProductStream:
             self.abort()
 
 
-def write_product(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
+def write_product(ds: xr.Dataset | Slits, path: str | os.PathLike[str]) -> Path:
     """Write a product as FITS.
 
     Parameters
     ----------
-    ds : xarray.Dataset
-        An exposure, a resampled image or extracted spectra; see ``docs/dataset.md``.
+    ds : xarray.Dataset or Slits
+        An exposure, a resampled image or extracted spectra, or the slits of an exposure, which are
+        written without the padding of their buckets; see ``docs/dataset.md``.
         ``attrs["model"]`` names its JWST data model; ``meta.records`` holds what else goes into
         the headers: ``references`` (name by reference type), ``crds_context``, ``crds_version``,
         ``asn_pool``, ``asn_table``, and ``run``, the run record.
@@ -199,7 +216,7 @@ def write_product(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     DatasetError
-        If `ds` holds neither ``sci`` nor ``flux``.
+        If `ds` holds neither ``sci`` nor ``flux``, or no slit.
     InputError
         If the file cannot be written; nothing is left under its name then.
 
@@ -213,12 +230,12 @@ def write_product(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     return stream.path
 
 
-def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
+def save(ds: xr.Dataset | Slits, path: str | os.PathLike[str]) -> Path:
     """Write a product, as FITS or netCDF by the suffix of `path`.
 
     Parameters
     ----------
-    ds : xarray.Dataset
+    ds : xarray.Dataset or Slits
     path : path
         Ends in ``.fits`` or ``.nc``.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import InputError
-from spec2fn.io.asdf_wcs import LazyWcs
+from spec2fn.io.asdf_wcs import LazyWcs, WcsList
 from spec2fn.io.exposures import image_dataset, mode_attrs, time_variables
 from spec2fn.io.fitsfile import FitsFile, Hdu, Table, scan
 from spec2fn.io.keywords import (
@@ -20,15 +20,18 @@ from spec2fn.io.keywords import (
     STEP_KEYWORDS,
 )
 from spec2fn.io.layout import EXTRA_PLANES, RECORD_HDU, TIME_COLUMNS
+from spec2fn.io.slit_reading import holds_slits, read_slits
 from spec2fn.schema import EXTRACTED, SCALARS, Meta
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["open_product", "read_product"]
+    from spec2fn.slits import Slits
+
+__all__ = ["holds_slits", "open_product", "open_slits", "read_product"]
 
 
-def open_product(path: str | os.PathLike[str]) -> xr.Dataset:
+def open_product(path: str | os.PathLike[str]) -> Any:
     """Open a product: ``_cal``, ``_calints``, ``_s2d``, ``_x1d`` and so on.
 
     Parameters
@@ -38,10 +41,12 @@ def open_product(path: str | os.PathLike[str]) -> xr.Dataset:
 
     Returns
     -------
-    xarray.Dataset
+    xarray.Dataset or Slits
         dims ``([integration,] y, x)`` or ``([integration,] spectrum, wave)``; see
-        ``docs/dataset.md``. Images are read when they are used, and so is ``meta.wcs``. Step
-        status, references, and the run record are in attributes and ``meta.records``.
+        ``docs/dataset.md``. Products of many slits (and of the slit of a NIRSpec time series) are
+        :class:`~spec2fn.slits.Slits`, whose ids count the slits of the file. Images are read when
+        they are used, and so is ``meta.wcs``. Step status, references, and the run record are in
+        attributes and ``meta.records``.
 
     Raises
     ------
@@ -53,6 +58,8 @@ def open_product(path: str | os.PathLike[str]) -> xr.Dataset:
 
         return read_netcdf(path)
     file = scan(path)
+    if holds_slits(file):
+        return open_slits(file)
     if file.find("SCI") is not None:
         ds = image_dataset(file, product=True)
     elif file.find("EXTRACT1D") is not None:
@@ -78,6 +85,29 @@ def open_product(path: str | os.PathLike[str]) -> xr.Dataset:
 read_product = open_product
 
 
+def open_slits(file: FitsFile, *, any_exp_type: bool = False) -> Slits:
+    """Return the slits of a product, with the status of the steps and the run record.
+
+    Parameters
+    ----------
+    file : FitsFile
+        One of which :func:`holds_slits` is true.
+    any_exp_type : bool
+        Accept exposures that are not spectroscopic.
+
+    Raises
+    ------
+    InputError
+        As :func:`open_product`.
+    """
+    slits = read_slits(file, any_exp_type=any_exp_type)
+    meta: Meta = slits.attrs["meta"]
+    attrs = _attrs(meta)
+    attrs.pop("s_region", None)  # that of the first slit
+    records = {**meta.records, **_records(file, meta)}
+    return slits.assign_attrs({**attrs, "meta": meta.replace(records=records)})
+
+
 def _wcs(ds: xr.Dataset, content: Any, where: str) -> Any:
     """Return what ``meta.wcs`` is: one gwcs of an image, or one for each spectrum by its name."""
     if "sci" in ds:
@@ -86,6 +116,8 @@ def _wcs(ds: xr.Dataset, content: Any, where: str) -> Any:
     names = [str(n) for n in ds["sltname"].values] if "sltname" in ds else []
     if len(set(names)) != count:
         names = [f"{n}" for n in range(count)]
+    if count > 1:
+        return WcsList(content, where, "spec").named(names)
     return {name: LazyWcs(content, where, k) for k, name in enumerate(names)}
 
 

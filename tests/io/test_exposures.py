@@ -174,7 +174,7 @@ def test_several_sci(exposure):
     path = exposure()
     with fits.open(path, mode="append") as hdul:
         hdul.append(fits.ImageHDU(np.zeros((6, 5), np.float32), name="SCI", ver=2))
-    _fails(path, "2 slits")
+    _fails(path, "slits", "leading dimensions")
 
 
 def test_exp_type(exposure):
