@@ -1,0 +1,311 @@
+"""Subtraction of the background seen in slitlets that hold no source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+
+from spec2fn.compose import Skip, Step, as_reference, step
+from spec2fn.dq import PIXEL
+from spec2fn.parameters import Range
+from spec2fn.plans.master_background import (
+    ExpandedSpectrum,
+    Spectrum,
+    combine_spectra,
+    expand,
+    smooth,
+    user_spectrum,
+)
+from spec2fn.plans.slit_frame import strings
+from spec2fn.schema import EXTRACTED, replace_data, status_of, with_meta
+from spec2fn.slits import Slits
+from spec2fn.steps.barshadow import barshadow
+from spec2fn.steps.extract_1d import extract_1d
+from spec2fn.steps.flat_field import flat_field
+from spec2fn.steps.pathloss import pathloss
+from spec2fn.steps.photom import photom
+from spec2fn.steps.resample_spec import resample_spec
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["master_background"]
+
+_REFS = (
+    "flat",
+    "fflat",
+    "sflat",
+    "dflat",
+    "pathloss",
+    "barshadow",
+    "photom",
+    "area",
+    "extract1d",
+    "apcorr",
+)
+_CORRECTIONS = (flat_field, pathloss, barshadow, photom)
+_FIXED_SLIT = 5  # "quadrant" of the fixed slits
+
+
+@step(
+    refs=_REFS,
+    reads=("sci", "err", "dq", "wavelength"),
+    aliases=("master_background_mos",),
+    scope="slits",
+)
+def master_background(
+    slits: Slits,
+    flat: xr.Dataset | None = None,
+    fflat: xr.Dataset | None = None,
+    sflat: xr.Dataset | None = None,
+    dflat: xr.Dataset | None = None,
+    pathloss: xr.Dataset | None = None,
+    barshadow: xr.Dataset | None = None,
+    photom: xr.Dataset | None = None,
+    area: xr.Dataset | None = None,
+    extract1d: xr.Dataset | None = None,
+    apcorr: xr.Dataset | None = None,
+    *,
+    sigma_clip: Annotated[float, Range(0.0)] | None = 3.0,
+    median_kernel: Annotated[int, Range(1)] = 1,
+    force_subtract: bool = False,
+    save_background: bool = False,
+    user_background: Any = None,
+    inverse: bool = False,
+    propagate_variance: bool = True,
+    corrections: Any = None,
+) -> Slits | Skip:
+    """Subtract the background that slitlets without a source have measured.
+
+    Slitlets whose ``source_name`` contains BKG or BACKGROUND are calibrated as uniformly lit and
+    extracted; their spectra are combined into one. It is laid on the pixels of every slitlet by
+    wavelength, turned back into count rates, and subtracted. The calibration multiplies every
+    pixel by a factor that does not depend on the data; it is found once and used both ways.
+
+    Parameters
+    ----------
+    slits : Slits
+        Slitlets of a micro-shutter exposure in DN/s, before they are calibrated. Fixed slits
+        among them are left as they are.
+    flat, fflat, sflat, dflat, pathloss, barshadow, photom, area : xarray.Dataset, optional
+        References of the corrections; one without its reference is left out.
+    extract1d, apcorr : xarray.Dataset, optional
+        References of the extraction.
+    sigma_clip : float, optional
+        Threshold for outliers among the spectra; None clips none. See
+        :func:`spec2fn.plans.master_background.combine_spectra`.
+    median_kernel : int
+        Width of the moving median that smooths the combined spectrum; even widths are lowered by
+        one, 1 does nothing.
+    force_subtract : bool
+        Subtract even if a background has been subtracted before.
+    save_background : bool
+        Keep the combined spectrum (``masterbg1d``), the background of every slitlet in DN/s
+        (``masterbg2d``, Slits) and the spectra of the background slitlets (``bkgx1d``) in
+        ``meta.records``.
+    user_background : str or xarray.Dataset, optional
+        Spectrum to be subtracted instead: a file, or its content.
+    inverse : bool
+        Add the background back.
+    propagate_variance : bool
+        Add the variance of the background to those of the pixels, and to ``err``. It is that of
+        one spectrum, which all pixels of a wavelength share: the errors of single pixels are
+        right, but the part added here is fully correlated between them and does not decrease
+        when they are averaged. The share of the flats is added to ``var_poisson``, because
+        flat_field sets ``var_flat`` anew. If false, errors stay as they were.
+    corrections : tuple of Step, optional
+        The steps that calibrate the background, with the parameters they have in the pipeline;
+        those with ``skip`` are left out.
+
+    Returns
+    -------
+    Slits
+        Pixels that cannot be calibrated, or at wavelengths that the background does not cover,
+        are NaN and flagged DO_NOT_USE. Skipped without slitlets of background or of sources, and
+        after another subtraction of a background.
+
+    Raises
+    ------
+    InputError
+        If `user_background` holds no spectrum.
+    DatasetError, ReferenceError
+        From the steps that calibrate.
+
+    Notes
+    -----
+    Algorithm: JWST pipeline documentation, master_background step ("NIRSpec MOS").
+    """
+    given = (flat, fflat, sflat, dflat, pathloss, barshadow, photom, area, extract1d, apcorr)
+    references = dict(zip(_REFS, given, strict=True))
+    exp_type = str(slits.attrs.get("exp_type", "")).upper()
+    if exp_type != "NRS_MSASPEC":
+        return Skip(f"it applies to slitlets of NRS_MSASPEC, not to {exp_type or 'no exposure'}")
+    if not force_subtract and _subtracted(slits):
+        return Skip("a background has been subtracted before (force_subtract=True overrules this)")
+    slitlets, fixed = slits.where(lambda b: ~_is_fixed(b)), slits.where(_is_fixed)
+    backgrounds = slitlets.where(_is_background)
+    if user_background is None:
+        if not len(backgrounds):
+            return Skip("no slitlet holds background only (BKG in the name of its source)")
+        if len(backgrounds) == len(slitlets):
+            return Skip("no slitlet holds a source")
+
+    steps = _CORRECTIONS if corrections is None else corrections
+    units = _calibrated(slitlets.map(_of_ones), references, steps)
+    extracted = None
+    if user_background is None:
+        found, extracted = _measure(backgrounds, units, references, sigma_clip)
+        if isinstance(found, str):
+            return Skip(found)
+        spectrum = smooth(found, median_kernel)
+    else:
+        spectrum = user_spectrum(as_reference(user_background, "user_background"))
+
+    pairs = list(zip(slitlets.buckets, units.buckets, strict=True))
+    parts = [_on_pixels(b, u, spectrum, variances=propagate_variance) for b, u in pairs]
+    done = Slits(
+        tuple(
+            _subtract(b, p, inverse=inverse) for b, p in zip(slitlets.buckets, parts, strict=True)
+        )
+    )
+    if len(fixed):
+        done = done.join(fixed)
+    if not save_background:
+        return done
+    expanded = Slits(tuple(parts))
+    records = {"masterbg1d": _as_dataset(spectrum, slits.attrs), "masterbg2d": expanded}
+    if extracted is not None:
+        records["bkgx1d"] = extracted
+    return done.map(lambda b: with_meta(b, records=records))
+
+
+def _subtracted(slits: Slits) -> bool:
+    first = slits.buckets[0]
+    names = ("background", "master_background")
+    return any(status_of(first, name).startswith("COMPLETE") for name in names)
+
+
+def _is_fixed(bucket: xr.Dataset) -> Any:
+    if "quadrant" not in bucket:
+        return np.zeros(bucket.sizes["slit"], dtype=bool)
+    return bucket["quadrant"].values == _FIXED_SLIT
+
+
+def _is_background(bucket: xr.Dataset) -> Any:
+    names = [n.upper() for n in strings(bucket, "source_name")]
+    return np.array(["BKG" in n or "BACKGROUND" in n for n in names], dtype=bool)
+
+
+def _of_ones(bucket: xr.Dataset) -> xr.Dataset:
+    """A bucket with unit count rate, and the flags and variances it has."""
+    sci = bucket["sci"].values
+    return replace_data(bucket, sci=np.where(np.isnan(sci), sci, np.ones((), sci.dtype)))
+
+
+def _calibrated(slits: Slits, references: Mapping[str, Any], corrections: Sequence[Step]) -> Slits:
+    """Calibrate, with all sources taken for extended ones."""
+    for correction in corrections:
+        if correction.skip:
+            continue
+        extended = {"source_type": "EXTENDED"} if "source_type" in correction.parameters else {}
+        slits = correction(slits, *(references.get(r) for r in correction.refs), **extended)
+    return slits
+
+
+def _measure(
+    backgrounds: Slits, units: Slits, references: Mapping[str, Any], sigma_clip: float | None
+) -> tuple[Spectrum | str, xr.Dataset | None]:
+    """Combine the spectra of the background slitlets; the result, and the spectra."""
+    units = units.where(_is_background)
+    pairs = zip(backgrounds.buckets, units.buckets, strict=True)
+    rectified = resample_spec(Slits(tuple(_scaled(b, u) for b, u in pairs)))
+    spectra = extract_1d(rectified, references["extract1d"], references["apcorr"])
+    if "flux" not in getattr(spectra, "variables", ()):
+        reason = status_of(spectra.buckets[0], "extract_1d").removeprefix("SKIPPED: ")
+        return f"no background spectrum could be extracted: {reason}", None
+    first = backgrounds.buckets[0]
+    time = float(first["exposure_time"].values) if "exposure_time" in first else 1.0
+    return combine_spectra(spectra, sigma_clip, time if time > 0 else 1.0), spectra
+
+
+def _scaled(bucket: xr.Dataset, unit: xr.Dataset) -> xr.Dataset:
+    """Calibrate a bucket by its calibrated count rates of one."""
+    sci = bucket["sci"].values
+    planes = {"sci": sci * unit["sci"].values}
+    if "var_flat" in unit:
+        # proportional to the square of the signal, unlike the others
+        planes["var_flat"] = sci * sci * unit["var_flat"].values
+    names = [n for n in ("var_poisson", "var_rnoise", "var_flat") if n in unit]
+    total = sum(planes.get(n, unit[n].values) for n in names)
+    planes["err"] = np.sqrt(total) if names else unit["err"].values
+    return replace_data(unit, **planes)
+
+
+def _on_pixels(
+    bucket: xr.Dataset, unit: xr.Dataset, spectrum: Spectrum, *, variances: bool
+) -> xr.Dataset:
+    """The background of a bucket in count rates, with its variances and flags."""
+    dtype = bucket["sci"].dtype
+    found = expand(spectrum, bucket["wavelength"].values, variances=variances)
+    insert = (slice(None), None) if "integration" in bucket["sci"].dims else slice(None)
+    gain = unit["sci"].values
+    bit = np.uint32(PIXEL["DO_NOT_USE"])
+    # what the corrections could not calibrate is NaN and flagged already
+    covered = found.covered[insert] & np.isfinite(gain) & (gain != 0)
+    dq = np.where(covered, unit["dq"].values, unit["dq"].values | bit)
+    usable = (dq & bit) == 0
+    safe = np.where(usable, gain, np.ones((), dtype))
+    level = found.surf_bright.astype(dtype)[insert] / safe
+    planes = {"sci": np.where(usable, level, np.asarray(np.nan, dtype)), "dq": dq}
+    for name in ("var_poisson", "var_rnoise"):
+        variance = _variance(found, name, insert).astype(dtype)
+        planes[name] = np.where(usable, variance / (safe * safe), np.asarray(np.nan, dtype))
+    planes["err"] = np.sqrt(planes["var_poisson"] + planes["var_rnoise"])
+    dims = bucket["sci"].dims
+    return bucket.assign({n: (dims, p, dict(bucket[n].attrs)) for n, p in planes.items()})
+
+
+def _variance(found: ExpandedSpectrum, name: str, insert: Any) -> Any:
+    plane = getattr(found, name)
+    return plane[insert] if plane.ndim else plane
+
+
+def _subtract(bucket: xr.Dataset, background: xr.Dataset, *, inverse: bool) -> xr.Dataset:
+    sign = 1 if inverse else -1
+    sci = bucket["sci"].values
+    level = background["sci"].values
+    new = {
+        "sci": sci + level if inverse else sci - level,
+        "dq": bucket["dq"].values | background["dq"].values,
+    }
+    added = {n: np.nan_to_num(background[n].values) for n in ("var_poisson", "var_rnoise")}
+    if any(a.any() for a in added.values()):
+        for name, variance in added.items():
+            if name in bucket:
+                new[name] = np.maximum(bucket[name].values - sign * variance, 0)
+        err = bucket["err"].values
+        new["err"] = np.sqrt(np.maximum(err * err - sign * sum(added.values()), 0))
+    return replace_data(bucket, **new)
+
+
+def _as_dataset(spectrum: Spectrum, attrs: Mapping[str, Any]) -> xr.Dataset:
+    """The combined spectrum as a product."""
+    import xarray as xr
+
+    columns = {
+        "wavelength": spectrum.wavelength,
+        "surf_bright": spectrum.surf_bright,
+        **spectrum.columns,
+    }
+    data = {}
+    for name, column in columns.items():
+        units = EXTRACTED[name][1] if name in EXTRACTED else {"weight": "s"}.get(name, "")
+        dims = ("spectrum", "wave")
+        data[name] = (dims, np.asarray(column)[None], {"units": units} if units else {})
+    kept = {k: v for k, v in attrs.items() if k != "meta"}
+    meta = attrs.get("meta")
+    if meta is not None:
+        kept["meta"] = meta.replace(wcs=None)
+    return xr.Dataset(data, attrs={**kept, "model": "MultiCombinedSpecModel"})
