@@ -115,6 +115,7 @@ def _plan(
     traceable=True,
     planner=_plan,
     suffix="x1d",
+    scope="slits",
 )
 def extract_1d(
     ds: xr.Dataset | Slits,
@@ -372,8 +373,7 @@ def _columns(
 ) -> dict[str, tuple[Any, str]]:
     """Columns in data units, with the kind of scaling each needs."""
     xp = array_namespace(spectrum.flux)
-    missing = xp.isclose(spectrum.npixels, xp.zeros_like(spectrum.npixels))
-    flux = xp.where(missing, xp.full_like(spectrum.flux, xp.nan), spectrum.flux)
+    flux = spectrum.flux
     pixels = xp.where(spectrum.npixels > 0, spectrum.npixels, xp.ones_like(spectrum.npixels))
     columns: dict[str, tuple[Any, str]] = {"flux": (flux, "value")}
     zero = xp.zeros_like(flux)
@@ -468,12 +468,18 @@ def _calibrate(
     for prefix, error in (("flux", "flux_error"), ("sb", "sb_error"), ("bkgd", "bkgd_error")):
         out[error] = _root(sum(out[f"{prefix}_{name}"] for name in VARIANCES))
     out["npixels"] = count
+    # NaN comes last, after the units: NaN times a factor has no derivative
+    empty = xp.full_like(count, xp.nan)
+    lost = xp.isclose(count, xp.zeros_like(count))
+    out["flux"] = xp.where(lost, empty, out["flux"])
+    out["surf_bright"] = xp.where(lost & scale.bright, empty, out["surf_bright"])
     unusable = xp.asarray(int(Pixel.DO_NOT_USE), dtype=np.uint32)
-    dq = xp.where(xp.isnan(out["flux"]), unusable, xp.zeros_like(unusable))
+    nothing = xp.isnan(out["flux"])
     if isinstance(plan, GroupPlan):
         valid = _aligned(plan.valid, count.ndim, plan)
-        out = {n: xp.where(valid, v, xp.full_like(v, xp.nan)) for n, v in out.items()}
-    return {**out, "dq": dq}
+        nothing = nothing & valid
+        out = {n: xp.where(valid, v, empty) for n, v in out.items()}
+    return {**out, "dq": xp.where(nothing, unusable, xp.zeros_like(unusable))}
 
 
 def _root(variance: Any) -> Any:
