@@ -15,7 +15,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spec2fn.compose import Observation, Pipeline, also_on, branch, product, split
+from spec2fn.compose import (
+    Branch,
+    Observation,
+    Pipeline,
+    Step,
+    also_on,
+    branch,
+    product,
+    split,
+)
 from spec2fn.errors import InputError
 from spec2fn.steps.assign_wcs import assign_wcs
 from spec2fn.steps.background import background
@@ -129,8 +138,12 @@ def _has_fixed(observation: Observation) -> bool:
     return any((m["shutter_info.fixed_slit"].values != "NONE").any() for m in metadata)
 
 
+def _fixed_branch(*steps: Step) -> Branch:
+    """Fixed slits, with the references of their own mode."""
+    return branch("fs", _fixed, *steps, exp_type="NRS_FIXEDSLIT", expected=_has_fixed)
+
+
 FIXED_SLITS = 5  # the "quadrant" of the fixed slits
-_AS_FIXED = {"exp_type": "NRS_FIXEDSLIT", "expected": _has_fixed}
 
 # In a MOS exposure fixed slits part from the slitlets after srctype, take the steps and
 # references of the fixed-slit mode, and meet the slitlets again in every product.
@@ -145,7 +158,7 @@ NIRSPEC_MOS: Pipeline = (
     srctype,
     split(
         branch("mos", _shutters, wavecorr, flat_field, pathloss, barshadow, photom),
-        branch("fs", _fixed, wavecorr, flat_field, pathloss, photom, **_AS_FIXED),
+        _fixed_branch(wavecorr, flat_field, pathloss, photom),
     ),
     product("cal"),
     pixel_replace,
@@ -153,7 +166,7 @@ NIRSPEC_MOS: Pipeline = (
     product("s2d", of="resample_spec"),
     split(
         branch("mos", _shutters, extract_1d),
-        branch("fs", _fixed, extract_1d, **_AS_FIXED),
+        _fixed_branch(extract_1d),
     ),
     product("x1d", of="extract_1d"),
 )

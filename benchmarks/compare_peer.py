@@ -2,9 +2,10 @@
 
     python benchmarks/compare_peer.py FOLDER [FOLDER ...] [--runs 3] [--json FILE]
 
-Each FOLDER holds an association ``*_asn.json`` with its exposures, an offline CRDS cache ``crds_cache`` and
-``scenario.json`` (``{"context": …, "steps": {step: {parameter: value}}}``, optional); ``spec2fn demo`` writes such folders.
-Per folder it measures, alternating between the two packages:
+Each FOLDER holds an association ``*_asn.json`` with its exposures, an offline CRDS cache
+``crds_cache`` and, optionally, ``scenario.json`` (``{"context": ..., "steps": {step: {parameter:
+value}}}``); ``spec2fn demo`` writes such folders. Per folder it measures, alternating between the
+two packages:
 
 * cold: the whole process, imports included (wall seconds, peak memory);
 * warm: the second exposure in one process, and each step in it.
@@ -29,7 +30,8 @@ THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS
 WORKER = """
 import json, resource, sys, time
 start = time.perf_counter()
-package, asn, out, steps, repeat = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4]), int(sys.argv[5])
+package, asn, out = sys.argv[1:4]
+steps, repeat = json.loads(sys.argv[4]), int(sys.argv[5])
 walls, per_step = [], {}
 for i in range(repeat):
     t = time.perf_counter()
@@ -120,16 +122,14 @@ def main() -> None:
         report[folder.name] = row
         for p in packages:
             r = row[p]
-            print(
-                f"{folder.name:28s} {p:8s} cold {r['cold_s']:6.2f} s  warm {r['warm_s']:6.2f} s  peak {r['peak_mb']:5.0f} MB"
-            )
+            times = f"cold {r['cold_s']:6.2f} s  warm {r['warm_s']:6.2f} s"
+            print(f"{folder.name:28s} {p:8s} {times}  peak {r['peak_mb']:5.0f} MB")
             slow = sorted(r["per_step_s"].items(), key=lambda kv: -kv[1])[:6]
             print("    " + "  ".join(f"{k} {v:.3f}" for k, v in slow))
         if len(packages) == 2:
             a, b = row["spec2fn"], row["jwst"]
-            print(
-                f"    cold {b['cold_s'] / a['cold_s']:.1f}x, warm {b['warm_s'] / a['warm_s']:.1f}x faster"
-            )
+            ratios = b["cold_s"] / a["cold_s"], b["warm_s"] / a["warm_s"]
+            print("    cold {:.1f}x, warm {:.1f}x faster".format(*ratios))
     if args.json:
         args.json.write_text(json.dumps(report, indent=1))
 

@@ -361,11 +361,12 @@ def plan(
             if asked and (not element.of or running.get(element.of, False)):
                 kinds.append(element.kind)
             continue
-        step = element.step if isinstance(element, AlsoOn) else element
-        reason = _foreseen_skip(step, settings, refs, have)
-        names = {k: _reference_name(_get(refs, k)) for k in step.reference_keys if not step.skip}
-        running[step.name] = not reason
-        steps.append(PlannedStep(step.name, not reason, reason, settings.table(step), names))
+        for step in steps_of((element,)):
+            reason = _foreseen_skip(step, settings, refs, have)
+            keys = () if step.skip else step.reference_keys
+            names = {k: _reference_name(_get(refs, k)) for k in keys}
+            running[step.name] = not reason
+            steps.append(PlannedStep(step.key, not reason, reason, settings.table(step), names))
     return RunPlan(
         tuple(steps),
         tuple(kinds),

@@ -1,0 +1,1 @@
+"""Steps: one pure function ``Dataset -> Dataset`` per module, of the same name."""
