@@ -219,7 +219,9 @@ def _other_headers(
 
 
 def _as_exp_type(ds: Any, exp_type: str) -> Any:
-    header = meta_of(ds).primary.copy()  # type: ignore[union-attr] - exposures have one
+    header = meta_of(ds).primary
+    assert header is not None
+    header = header.copy()
     header["EXP_TYPE"] = exp_type
     return with_meta(ds.assign_attrs(exp_type=exp_type), primary=header)
 

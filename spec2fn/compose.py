@@ -551,8 +551,8 @@ def _exchanged(element: Element, keys: set[str], new: Any) -> tuple[Element, ...
         branches = []
         for one in element.branches:
             steps = [e for s in one.steps for e in _exchanged(s, keys, new)]
-            made = (_in_branch(s, one) if isinstance(s, Step) else s for s in steps)
-            branches.append(_replace(one, steps=tuple(made)))
+            made = tuple(_in_branch(s, one) for s in steps if isinstance(s, Step))
+            branches.append(_replace(one, steps=made))
         return (_replace(element, branches=tuple(branches)),)
     lifted = element.step if isinstance(element, AlsoOn) else element
     if not isinstance(lifted, Step) or lifted.key not in keys:
