@@ -32,7 +32,7 @@ from spec2fn.plans.output_wcs import (
 )
 from spec2fn.plans.resample import Provenance, pixel_map
 from spec2fn.plans.slit_frame import strings
-from spec2fn.plans.slit_grid import LazyWcs, mean_image, nirspec_grid
+from spec2fn.plans.slit_grid import LazyWcs, Locator, mean_image, nirspec_grid
 from spec2fn.schema import meta_of
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class ResampleSlitsPlan(Plan):
 
 @dataclass(frozen=True, eq=False)
 class _Options:
-    """Parameters of the step."""
+    """Parameters of the step, and what its slits share."""
 
     pixfrac: float
     kernel: str
@@ -101,6 +101,7 @@ class _Options:
     ratio: float
     scale: float | None
     custom: dict[str, Any] | None
+    locate: Locator
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +169,7 @@ def plan_slits(
         pixel_scale_ratio,
         pixel_scale,
         load_custom_wcs(output_wcs, output_shape) if is_custom else None,
+        Locator(),
     )
     made: list[_One | str] = []
     for i, slit in enumerate(ds["slit"].values):
@@ -252,7 +254,8 @@ def _resampled(ds: xr.Dataset, i: int, wcs: Any, options: _Options) -> _One | st
         wavelength, region = seen[2], box_region(seen[0], seen[1])
     else:
         ratio = _ratio(wcs, dispaxis, options)
-        made = nirspec_grid(wcs, world, mean_image(ds["sci"].data[i, ..., :ny, :nx]), ratio)
+        image = mean_image(ds["sci"].data[i, ..., :ny, :nx])
+        made = nirspec_grid(wcs, world, image, ratio, options.locate)
         if isinstance(made, str):
             return made
         grid, shape = made, made.shape

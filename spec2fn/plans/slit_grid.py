@@ -20,8 +20,17 @@ from spec2fn.kernels.sphere import to_cartesian, to_spherical
 from spec2fn.kernels.statistics import clip_bounds
 from spec2fn.plans.output_wcs import is_celestial, line
 from spec2fn.wcs.lower import lower
+from spec2fn.wcs.lowered import Lowered, chain
 
-__all__ = ["LazyWcs", "SlitGrid", "build_slit_grid", "mean_image", "nirspec_grid", "source_weights"]
+__all__ = [
+    "LazyWcs",
+    "Locator",
+    "SlitGrid",
+    "build_slit_grid",
+    "mean_image",
+    "nirspec_grid",
+    "source_weights",
+]
 
 _OUTLIER = 100.0  # standard deviations; only pixels that are plainly wrong
 _CLIPPINGS = 5
@@ -210,11 +219,36 @@ def build_slit_grid(
     return _with_positions(grid, to_slit)
 
 
+class Locator:
+    """Finds positions within slits; transforms that slits share are lowered once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Any, Lowered]] = {}
+
+    def __call__(self, wcs: Any) -> Lowered | None:
+        """Return the transform from the world to the slit, or None if the gwcs has no slit."""
+        frames = [getattr(f, "name", f) for f in wcs.available_frames]
+        if "slit_frame" not in frames[:-1]:
+            return None
+        found: Lowered | None = None
+        for part in reversed(wcs.pipeline[frames.index("slit_frame") : -1]):
+            one = self._inverse(part.transform)
+            found = one if found is None else chain(found, one)
+        return found
+
+    def _inverse(self, transform: Any) -> Lowered:
+        # the transform is kept, so that no other one gets its identity
+        if id(transform) not in self._known:
+            self._known[id(transform)] = transform, lower(transform.inverse)
+        return self._known[id(transform)][1]
+
+
 def nirspec_grid(
     wcs: Any,
     world: tuple[np.ndarray, np.ndarray, np.ndarray],
     image: np.ndarray,
     ratio: float,
+    locate: Locator | None = None,
 ) -> SlitGrid | str:
     """Return the rectified grid of a NIRSpec slit, or why there is none.
 
@@ -228,11 +262,13 @@ def nirspec_grid(
         The pixels.
     ratio : float
         Input over output pixel size along the slit.
+    locate : Locator, optional
+        Shared by the slits of an exposure.
     """
-    frames = [getattr(f, "name", f) for f in wcs.available_frames]
-    if not is_celestial(wcs) or "slit_frame" not in frames:
-        return f"no rule makes an output grid for frames {', '.join(frames)}; give output_wcs"
-    to_slit = lower(wcs, frames[-1], "slit_frame")
+    to_slit = (locate or Locator())(wcs) if is_celestial(wcs) else None
+    if to_slit is None:
+        frames = ", ".join(str(getattr(f, "name", f)) for f in wcs.available_frames)
+        return f"no rule makes an output grid for frames {frames}; give output_wcs"
     return build_slit_grid(world, source_weights(image), to_slit, ratio)
 
 
