@@ -64,6 +64,7 @@ class TreeWriter:
         self._known: dict[int, tuple[Any, _Node]] = {}
         self._arrays: dict[bytes, int] = {}
         self._entries: list[list[Any]] = []
+        self._strings: dict[str, str] = {}
         self._named = 0
 
     def add(self, wcs: Any) -> None:
@@ -139,7 +140,10 @@ class TreeWriter:
         if kind is float:
             out.append(_float(value))
         elif kind is str:
-            out.append(json.dumps(value))
+            text = self._strings.get(value)
+            if text is None:
+                text = self._strings[value] = json.dumps(value)
+            out.append(text)
         elif value is None:
             out.append("null")
         elif kind is bool:

@@ -211,10 +211,13 @@ class _Headers:
 
     def __init__(self, ds: xr.Dataset) -> None:
         self._images: dict[tuple[str, str, str], str] = {}
+        self._structures: dict[tuple[str, str], list[str]] = {}
+        self._headings = {t: [c.image for c in heading(t)] for t in SLIT_SECTIONS}
         meta = meta_of(ds)
         kept = [] if meta.science is None else list(meta.science.cards)
         kept = [c for c in kept if not is_structure(c.keyword)]
-        self._common = {c.keyword: c for c in kept if c.keyword in _REPEATED}
+        common = [c for c in kept if c.keyword in _REPEATED]
+        self._common = {c.keyword: (c.value, c.comment, c.image) for c in common}
         own = {*_REPEATED, *SLIT_KEYWORDS, "BUNIT", "EXTNAME", "EXTVER"}
         kind = ds.attrs.get("source_type")
         # with a type of its own the exposure has that keyword where it stands
@@ -237,8 +240,10 @@ class _Headers:
         self, hdu: str, version: int, stored: str, shape: tuple[int, ...], unit: str
     ) -> list[str]:
         """Cards of a plane that carries no metadata of its own."""
-        cards = image_cards(hdu, _BITPIX[stored], (), unsigned=stored == ">u4")[:-1]
-        structure = [self._card(c.keyword, c.value, c.comment) for c in cards]
+        structure = self._structures.get((hdu, stored))
+        if structure is None:
+            cards = image_cards(hdu, _BITPIX[stored], (), unsigned=stored == ">u4")[:-1]
+            structure = self._structures[hdu, stored] = [c.image for c in cards]
         axes = [self._card("NAXIS", len(shape), "number of array dimensions")]
         axes += [self._card(f"NAXIS{i}", int(n), "") for i, n in enumerate(reversed(shape), 1)]
         out = [*structure[:2], *axes, *structure[3:]]
@@ -270,18 +275,19 @@ class _Headers:
         for title, keywords in SLIT_SECTIONS.items():
             section = [t for t in (self._repeated(n, values) for n in keywords) if t]
             if section:
-                out += [*(c.image for c in heading(title)), *section]
+                out += [*self._headings[title], *section]
         return out
 
     def _repeated(self, keyword: str, values: dict[str, Any]) -> str:
-        held = self._common.get(keyword)
+        old, comment, image = self._common.get(keyword, (None, None, ""))
         value = values.get(keyword)
         if value is None:
             # what is known of one slit does not hold for another
-            return "" if held is None or keyword in _BY_SLIT else held.image
-        if held is not None and type(held.value) is type(value) and held.value == value:
-            return str(held.image)
-        comment = held.comment if held is not None else SCIENCE_ORDER.get(keyword, ("", ""))[0]
+            return "" if keyword in _BY_SLIT else image
+        if type(old) is type(value) and old == value:
+            return image
+        if comment is None:
+            comment = SCIENCE_ORDER.get(keyword, ("", ""))[0]
         return self._card(keyword, value, comment)
 
 
