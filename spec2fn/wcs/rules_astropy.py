@@ -214,6 +214,9 @@ def _check_bounds(points: Any, coordinates: Any) -> None:
 def _affine(model: Any) -> Ruled:
     def kernel(xp: Any, p: Any, x: Any, y: Any) -> tuple[Any, ...]:
         m, t = p["matrix"], p["translation"]
+        if xp is np and m[0, 1] == 0 and m[1, 0] == 0:
+            # a row of x and a column of y stay what they are, which makes what follows cheap
+            return m[0, 0] * x + t[0], m[1, 1] * y + t[1]
         return m[0, 0] * x + m[0, 1] * y + t[0], m[1, 0] * x + m[1, 1] * y + t[1]
 
     return kernel, plain_parameters(model)

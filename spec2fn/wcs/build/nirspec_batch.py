@@ -17,6 +17,7 @@ import numpy as np
 from spec2fn.errors import ReferenceError
 from spec2fn.plans.nirspec_slits import Slit
 from spec2fn.wcs.build.nirspec_optics import Optics
+from spec2fn.wcs.build.nirspec_series import Series, fit_series
 from spec2fn.wcs.lower import lower
 from spec2fn.wcs.lowered import Lowered, chain
 
@@ -24,6 +25,10 @@ __all__ = ["TABLE_SIZE", "SlitBatch", "metrology"]
 
 TABLE_SIZE = 1000
 """Steps along a slit of the table from angle to position."""
+
+_CIRCLE = 360.0
+_COSINE_ERROR = 1e-14
+_SKY_ERROR = 1e-11  # degrees
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -145,38 +150,74 @@ class SlitBatch:
         along = self._along(slit, -across)
         low, high = self.edges[..., 0][slit], self.edges[..., 1][slit]
         along = np.where((along < low) | (along > high), np.nan, along)
-        before = self.entrance(slit, 0.0, along)
+        series = self._before
+        before = self.entrance(slit, 0.0, along) if series is None else series(slit, along)
         return along, self.shared.wavelength(before[0], before[1], out)
 
     def _along(self, slit: Any, cosine: np.ndarray) -> np.ndarray:
         # linear interpolation in the slit's own table. The cosine is all but linear in the
         # position, so that the interval is guessed and put right rather than searched for
         cosines, positions = self.tables
-        slit, cosine = np.broadcast_arrays(slit, cosine)
-        rising = np.sign(cosines[:, -1] - cosines[:, 0])[slit]
         first, last = cosines[:, 0][slit], cosines[:, -1][slit]
-        guess = (cosine - first) / (last - first) * (TABLE_SIZE - 1)
+        guess = (cosine - first) * ((TABLE_SIZE - 1) / (last - first))
         outside = ~((guess >= 0) & (guess <= TABLE_SIZE - 1))
-        interval = np.where(outside, 0, np.minimum(guess, TABLE_SIZE - 2)).astype(np.intp)
-        flat, row = cosines.ravel(), slit * TABLE_SIZE
+        guess[outside] = 0
+        row = np.asarray(slit) * TABLE_SIZE
+        entry = np.minimum(guess.astype(np.intp), TABLE_SIZE - 2) + row
+        cosines, positions = cosines.ravel(), positions.ravel()
         for _ in range(TABLE_SIZE):
-            left, right = flat[row + interval], flat[row + interval + 1]
-            move = (rising * (cosine - right) > 0).astype(np.intp)
-            move -= rising * (cosine - left) < 0
-            move[outside] = 0
-            moved = np.clip(interval + move, 0, TABLE_SIZE - 2)
-            if np.array_equal(moved, interval):
+            left = cosines[entry]
+            t = (cosine - left) / (cosines[entry + 1] - left)
+            up = (t > 1) & ~outside & (entry < row + TABLE_SIZE - 2)
+            down = (t < 0) & ~outside & (entry > row)
+            if not (up.any() or down.any()):
                 break
-            interval = moved
-        t = (cosine - left) / (right - left)
-        flat = positions.ravel()
-        value = flat[row + interval] * (1.0 - t) + flat[row + interval + 1] * t
-        return np.where(outside, np.nan, value)
+            entry += up
+            entry -= down
+        value = positions[entry] * (1.0 - t) + positions[entry + 1] * t
+        value[outside] = np.nan
+        return value
 
     def world(self, slit: Any, x: Any, y: Any) -> Arrays:
         """Right ascension, declination [deg] and wavelength [um] of a pixel."""
         along, wavelength = self.slit_frame(slit, x, y)
-        return self.sky(slit, 0.0, along, wavelength)
+        series = self._sky
+        if series is None:
+            return self.sky(slit, 0.0, along, wavelength)
+        origin, polynomials = series
+        ra, dec = polynomials(slit, along, wavelength)
+        ra += origin[slit]
+        # cheaper than a remainder: the centre lies inside the circle, the slit is small
+        ra[ra >= _CIRCLE] -= _CIRCLE
+        ra[ra < 0] += _CIRCLE
+        return ra, dec, wavelength * 1e6
+
+    @cached_property
+    def _before(self) -> Series | None:
+        # cosines before the grating wheel
+        nothing = np.zeros(len(self.slits))
+        low = np.stack([self.edges[:, 0], nothing - 1], axis=1)
+        high = np.stack([self.edges[:, 1], nothing + 1], axis=1)
+        return fit_series(
+            lambda slit, y, _: self.entrance(slit, 0.0, y)[:2], low, high, (6, 1), _COSINE_ERROR
+        )
+
+    @cached_property
+    def _sky(self) -> tuple[np.ndarray, Series] | None:
+        # right ascension from that of the slit's centre, so as not to jump at 360 degrees
+        number = np.arange(len(self.slits))
+        shortest, longest = self.optics.waverange
+        origin = self.sky(number, 0.0, self.edges.mean(axis=1), 0.5 * (shortest + longest))[0]
+
+        def around(slit: Any, y: Any, wavelength: Any) -> Arrays:
+            ra, dec, _ = self.sky(slit, 0.0, y, wavelength)
+            offset = ra - origin[slit]
+            return offset - _CIRCLE * np.round(offset / _CIRCLE), dec
+
+        low = np.stack([self.edges[:, 0], np.full(number.shape, 0.8 * shortest)], axis=1)
+        high = np.stack([self.edges[:, 1], np.full(number.shape, 1.2 * longest)], axis=1)
+        series = fit_series(around, low, high, (5, 3), _SKY_ERROR)
+        return None if series is None else (origin, series)
 
     def sky(self, slit: Any, x: Any, y: Any, wavelength: Any) -> Arrays:
         """Right ascension, declination [deg] and wavelength [um] of a position in a slit.
