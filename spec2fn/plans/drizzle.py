@@ -368,30 +368,31 @@ def stack_overlaps(
     Overlap
         From the (n * y, x) input pixels to the (n * y, x) output pixels of the stack.
     """
-    parts: dict[str, list[np.ndarray]] = {
-        name: [] for name in ("rows", "cols", "area", "starts", "occupied")
-    }
-    first = 0
-    for i, one in enumerate(overlaps):
-        if one is None:
-            continue
+    known = [(i, one) for i, one in enumerate(overlaps) if one is not None]
+    n, m = (sum(getattr(one, k).size for _, one in known) for k in ("rows", "occupied"))
+    # filled in place: there may be millions of entries
+    rows, cols, area = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n)
+    starts, occupied = np.empty(m, np.int64), np.empty(m, np.int32)
+    first = used = 0
+    for i, one in known:
+        entries = slice(first, first + one.rows.size)
+        pixels = slice(used, used + one.occupied.size)
         wide_in, wide_out = one.shape_in[1], one.shape_out[1]
-        parts["rows"].append(_moved(one.rows, wide_out, shape_out, i))
-        parts["cols"].append(_moved(one.cols, wide_in, shape_in, i))
-        parts["occupied"].append(_moved(one.occupied, wide_out, shape_out, i))
-        parts["starts"].append(one.starts + first)
-        parts["area"].append(one.area)
-        first += one.rows.size
-    dtypes = {"area": np.float64, "starts": np.int64}
-    joined = {
-        name: np.concatenate([np.zeros(0), *arrays]).astype(dtypes.get(name, np.int32))
-        for name, arrays in parts.items()
-    }
-    n = len(overlaps)
+        rows[entries] = _moved(one.rows, wide_out, shape_out, i)
+        cols[entries] = _moved(one.cols, wide_in, shape_in, i)
+        area[entries] = one.area
+        occupied[pixels] = _moved(one.occupied, wide_out, shape_out, i)
+        starts[pixels] = one.starts + first
+        first, used = entries.stop, pixels.stop
+    images = len(overlaps)
     return Overlap(
-        **joined,
-        shape_in=(n * shape_in[0], shape_in[1]),
-        shape_out=(n * shape_out[0], shape_out[1]),
+        rows=rows,
+        cols=cols,
+        area=area,
+        starts=starts,
+        occupied=occupied,
+        shape_in=(images * shape_in[0], shape_in[1]),
+        shape_out=(images * shape_out[0], shape_out[1]),
     )
 
 
@@ -404,26 +405,20 @@ def stack_pairs(
     known = [p for p in pairs if p is not None]
     lags = max((p.lags for p in known), default=1)
     n_out = len(pairs) * shape_out[0] * shape_out[1]
-    firsts, seconds, slots = [], [], []
+    n = sum(p.first.size for p in known)
+    first, second, slots = (np.empty(n, np.int32) for _ in range(3))
     entries = np.cumsum([0] + [0 if o is None else o.rows.size for o in overlaps])
+    done = 0
     for lag in range(lags):
         for i, (one, overlap) in enumerate(zip(pairs, overlaps, strict=True)):
             if one is None or overlap is None:
                 continue
             low, high = np.searchsorted(one.slots, [lag * one.n_out, (lag + 1) * one.n_out])
             rows = one.slots[low:high].astype(np.int64) - lag * one.n_out
-            slots.append(lag * n_out + _moved(rows, overlap.shape_out[1], shape_out, i))
-            firsts.append(one.first[low:high] + entries[i])
-            seconds.append(one.second[low:high] + entries[i])
-    none = np.zeros(0, np.int64)
-    slot = np.concatenate([none, *slots])
-    starts, occupied = _segments(slot)
-    return Pairs(
-        first=np.concatenate([none, *firsts]).astype(np.int32),
-        second=np.concatenate([none, *seconds]).astype(np.int32),
-        slots=slot.astype(np.int32),
-        starts=starts,
-        occupied=occupied,
-        lags=lags,
-        n_out=n_out,
-    )
+            here = slice(done, done + rows.size)
+            slots[here] = lag * n_out + _moved(rows, overlap.shape_out[1], shape_out, i)
+            first[here] = one.first[low:high] + entries[i]
+            second[here] = one.second[low:high] + entries[i]
+            done = here.stop
+    starts, occupied = _segments(slots)
+    return Pairs(first, second, slots, starts, occupied, lags, n_out)
