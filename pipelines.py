@@ -34,6 +34,7 @@ from spec2fn.steps.extract_1d import extract_1d
 from spec2fn.steps.extract_2d import extract_2d
 from spec2fn.steps.flat_field import flat_field
 from spec2fn.steps.imprint import imprint
+from spec2fn.steps.master_background import master_background
 from spec2fn.steps.msaflagopen import msaflagopen
 from spec2fn.steps.nsclean import nsclean
 from spec2fn.steps.pathloss import pathloss
@@ -157,7 +158,16 @@ NIRSPEC_MOS: Pipeline = (
     extract_2d,
     srctype,
     split(
-        branch("mos", _shutters, wavecorr, flat_field, pathloss, barshadow, photom),
+        branch(
+            "mos",
+            _shutters,
+            master_background,
+            wavecorr,
+            flat_field,
+            pathloss,
+            barshadow,
+            photom,
+        ),
         _fixed_branch(wavecorr, flat_field, pathloss, photom),
     ),
     product("cal"),
