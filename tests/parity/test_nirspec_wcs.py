@@ -119,7 +119,7 @@ def test_cut_outs_are_the_peers(case):
     from stdatamodels.jwst import datamodels
 
     ours, _, path = case
-    slits = extract_2d.function(ours, plan=extract_2d.plan(ours))
+    slits = extract_2d(ours)
     mos = ours.attrs["exp_type"] == "NRS_MSASPEC"
     with datamodels.open(path) as model:
         theirs = model.slits if hasattr(model, "slits") else [model]

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from spec2fn.compose import Skip
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, InputError
-from spec2fn.schema import meta_of
+from spec2fn.schema import meta_of, status_of
 from spec2fn.slits import PADDING
 from spec2fn.steps.assign_wcs import assign_wcs
 from spec2fn.steps.extract_2d import extract_2d
@@ -20,7 +19,7 @@ def assigned(exp_type="NRS_FIXEDSLIT", grating="PRISM", **keywords):
 
 
 def cut(ds, **parameters):
-    return extract_2d.function(ds, plan=extract_2d.plan(ds, **parameters))
+    return extract_2d(ds, **parameters)
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +32,7 @@ def test_pixels_are_those_of_the_exposure(exp_type):
     ds = assigned(exp_type)
     slits = cut(ds)
     assert len(slits) == len(meta_of(ds).records["slits"])
+    assert slits.attrs["status_extract_2d"] == "COMPLETE"
     for slit in slits:
         x0, y0 = int(slit["xstart"]) - 1, int(slit["ystart"]) - 1
         window = {"y": slice(y0, y0 + slit.sizes["y"]), "x": slice(x0, x0 + slit.sizes["x"])}
@@ -174,8 +174,8 @@ def test_integrations():
 def test_one_plan_serves_every_integration():
     ds = assigned("NRS_MSASPEC", integrations=3)
     plan = extract_2d.plan(ds)
-    whole = extract_2d.function(ds, plan=plan)
-    part = extract_2d.function(ds.isel(integration=slice(1, 2)), plan=plan)
+    whole = extract_2d(ds, plan=plan)
+    part = extract_2d(ds.isel(integration=slice(1, 2)), plan=plan)
     for a, b in zip(whole.buckets, part.buckets, strict=True):
         np.testing.assert_array_equal(a["sci"][:, 1:2], b["sci"])
 
@@ -204,9 +204,8 @@ def test_the_exposure_is_not_changed(mos):
 def test_needs_assign_wcs():
     with pytest.raises(DatasetError, match="run assign_wcs first"):
         cut(toy.exposure())
-    skipped = extract_2d.plan(toy.exposure(exp_type="NRS_IFU"))
-    assert isinstance(skipped, Skip)
-    assert "NRS_IFU" in skipped.reason
+    other = extract_2d(toy.exposure(exp_type="NRS_IFU"))
+    assert status_of(other, "extract_2d") == "SKIPPED: EXP_TYPE NRS_IFU has no slits to cut out"
 
 
 def test_traced_pixels():

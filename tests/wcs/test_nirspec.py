@@ -195,6 +195,31 @@ def test_the_earths_motion_scales_wavelengths():
     np.testing.assert_allclose(ratio[np.isfinite(ratio)], 1 + 12345.6 / 299792458, rtol=1e-13)
 
 
+def test_gwcs_are_built_and_changed_on_use():
+    wcs = meta_of(assign("NRS_MSASPEC", "PRISM")).wcs
+    assert 3 in wcs
+    assert 17 not in wcs
+    assert not wcs._built
+    assert wcs[3] is wcs[3]
+    seen = []
+
+    def note(label):
+        def change(one):
+            seen.append(label)
+            return one
+
+        return change
+
+    changed = wcs.changed({1: note("first")}).changed({1: note("second"), 2: note("other")})
+    assert not seen
+    assert changed[1].available_frames == wcs[1].available_frames
+    assert seen == ["first", "second"]
+    assert changed[3] is wcs[3]
+    assert wcs[2] is not changed[2]
+    with pytest.raises(KeyError):
+        wcs[17]
+
+
 def test_gwcs_survive_asdf():
     import asdf
 

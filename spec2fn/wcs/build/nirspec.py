@@ -8,7 +8,7 @@ which its neighbours follow); light is taken to come from x = 0. Wavelengths are
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["SlitWcs", "open_slits", "slits"]
 
 _WHO = "assign_wcs"
+Change = Callable[[Any], Any]
 
 
 def slits(
@@ -137,12 +138,15 @@ class SlitWcs(Mapping[int, Any]):
         Zero-indexed first pixel (x, y) of the cut-outs in the exposure.
     ids : tuple of int
         The slits of the mapping; all of them by default.
+    changes : mapping of int to callable
+        What later steps have done to the gwcs of single slits: ``gwcs -> gwcs``.
     """
 
     batch: SlitBatch
     boxes: np.ndarray
     starts: np.ndarray
     ids: tuple[int, ...] = ()
+    changes: Mapping[int, Change] = field(default_factory=dict)
     _built: dict[int, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -153,8 +157,13 @@ class SlitWcs(Mapping[int, Any]):
         if key not in self.ids:
             raise KeyError(key)
         if key not in self._built:
-            self._built[key] = _gwcs(self.batch, key, self.boxes[key], self.starts[key])
+            wcs = _gwcs(self.batch, key, self.boxes[key], self.starts[key])
+            change = self.changes.get(key)
+            self._built[key] = wcs if change is None else change(wcs)
         return self._built[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.ids
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.ids)
@@ -182,7 +191,25 @@ class SlitWcs(Mapping[int, Any]):
 
     def cut(self, boxes: np.ndarray, starts: np.ndarray, ids: tuple[int, ...]) -> SlitWcs:
         """Return the WCS of cut-outs: other boxes and first pixels, for the slits `ids`."""
-        return SlitWcs(self.batch, boxes, starts, ids)
+        return SlitWcs(self.batch, boxes, starts, ids, self.changes)
+
+    def changed(self, changes: Mapping[int, Change]) -> SlitWcs:
+        """Return a copy in which the gwcs of some slits are changed once they are built.
+
+        Parameters
+        ----------
+        changes : mapping of int to callable
+            ``gwcs -> gwcs`` by slit id; applied after earlier changes.
+        """
+        merged = dict(self.changes)
+        for key, change in changes.items():
+            merged[key] = _after(merged.get(key), change)
+        kept = {k: v for k, v in self._built.items() if k not in changes}
+        return SlitWcs(self.batch, self.boxes, self.starts, self.ids, merged, kept)
+
+
+def _after(first: Change | None, second: Change) -> Change:
+    return second if first is None else lambda wcs: second(first(wcs))
 
 
 def _gwcs(batch: SlitBatch, i: int, box: np.ndarray, start: np.ndarray) -> Any:
