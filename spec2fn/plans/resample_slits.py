@@ -44,6 +44,7 @@ _LOG = logging.getLogger("spec2fn.slits")
 _ARCSEC2_PER_SR = np.rad2deg(3600.0) ** 2
 _PER_PIXEL = ("Jy", "mJy", "uJy", "nJy", "MJy")
 _WORLD = ("ra", "dec", "wavelength")
+_NO_WCS = "the slit has no WCS"
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +175,8 @@ def plan_slits(
     made: list[_One | str] = []
     for i, slit in enumerate(ds["slit"].values):
         try:
-            one = _resampled(ds, i, wcs[int(slit)], options)
+            known = wcs.get(int(slit))
+            one = _NO_WCS if known is None else _resampled(ds, i, known, options)
         except Exception as error:  # a broken slit must not stop the others
             one = " ".join(str(error).split()) or type(error).__name__
         if isinstance(one, str):

@@ -204,8 +204,9 @@ def resample_spec(
             slit (along x if ``dispaxis`` is 2, else along y); 0 where they share nothing.
 
         Slits keep their leading dimension: every plane is (slit, [integration,] …, y, x), also
-        ``wavelength``; ``xsize`` and ``ysize`` are those of the output, ``pixar_sr``,
-        ``pixar_a2`` and ``s_region`` are variables on ``slit``, and ``meta.wcs`` is a mapping of
+        ``wavelength``; ``xsize`` and ``ysize`` are those of the output,
+        ``cutout_xsize`` and ``cutout_ysize`` those of the input, ``pixar_sr``, ``pixar_a2`` and
+        ``s_region`` are variables on ``slit``, and ``meta.wcs`` is a mapping of
         slit id to gwcs. A slit that cannot be resampled is NaN, has no gwcs, and
         ``slit_problem`` says why.
 
@@ -362,7 +363,11 @@ def _assemble_slits(
         attrs = dict(ds[name].attrs) if name in ds else {}
         new[name] = ((*lead, *extra.get(name, ()), "y", "x"), xp.moveaxis(data, -3, 0), attrs)
     new["wavelength"] = (("slit", "y", "x"), plan.wavelength, {"units": "um"})
-    new |= {"xsize": ("slit", plan.xsize), "ysize": ("slit", plan.ysize)}
+    for name in ("xsize", "ysize"):
+        # keywords go on describing the cut-out of the exposure
+        cut = f"cutout_{name}"
+        new[cut] = ("slit", ds[cut if cut in ds else name].data)
+        new[name] = ("slit", getattr(plan, name))
     for name in ("pixar_sr", "pixar_a2"):
         new[name] = ("slit", getattr(plan, name), {"units": SCALARS[name].unit})
     gone = [n for n, v in ds.variables.items() if {"y", "x"} & set(v.dims)]

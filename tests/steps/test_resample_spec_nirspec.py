@@ -164,6 +164,7 @@ def test_neither_padding_nor_company_nor_order_matters(n):
     out, turned = (resample_spec(bucket(order, n)) for order in ((0, 1, 2), (2, 0, 1)))
     for i in range(3):
         alone = resample_spec(bucket((i,), n))
+        assert (alone["cutout_ysize"].item(), alone["cutout_xsize"].item()) == SHAPES[i]
         assert alone["ysize"].item() == cut(out, i).sizes["y"]
         for name in (*PLANES, "con", "wavelength", "covariance"):
             for other in (out, turned):
@@ -251,6 +252,8 @@ def test_a_broken_slit_does_not_stop_the_others():
     broken[1] = "no gwcs"
     out = resample_spec(ds.assign_attrs(meta=meta.replace(wcs=broken)))
     good = resample_spec(ds)
+    without = resample_spec(ds.assign_attrs(meta=meta.replace(wcs={0: meta.wcs[0]})))
+    assert list(without["slit_problem"].values[1:]) == ["resample_spec: the slit has no WCS"] * 2
     problems = [str(p) for p in out["slit_problem"].values]
     assert problems[0] == problems[2] == ""
     assert problems[1].startswith("resample_spec: ")
