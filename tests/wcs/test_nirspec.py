@@ -361,3 +361,31 @@ def test_bad_references():
     tree = few.attrs["tree"] | {"Q3": few.attrs["tree"]["Q5"]}
     with pytest.raises(ReferenceError, match="lists 5 slits in quadrant 3"):
         assign("NRS_MSASPEC", "G395H", refs=_refs(msa=few.assign_attrs(tree=tree)))
+
+
+def test_optics_too_rough_for_short_polynomials(monkeypatch):
+    from spec2fn.wcs.build import nirspec_batch
+
+    wcs = assigned("NRS_MSASPEC", "PRISM")
+    monkeypatch.setattr(nirspec_batch, "_COSINE_ERROR", -1.0)
+    monkeypatch.setattr(nirspec_batch, "_SKY_ERROR", -1.0)
+    exact = wcs.batch.subset(range(len(wcs)))
+    x, y = pixels(wcs, 2)
+    for a, b in zip(
+        exact.world(np.array(2), x, y), wcs.batch.world(np.array(2), x, y), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-11)
+    assert exact._before is None
+    assert exact._sky is None
+
+
+def test_a_target_at_zero_hours():
+    wcs = meta_of(assign("NRS_MSASPEC", "PRISM", RA_REF=0.0001, DEC_REF=60.0)).wcs
+    crossed = 0
+    for key in wcs:
+        x, y = pixels(wcs, key)
+        ra = wcs.batch.world(np.array(key), x, y)[0]
+        expected = wcs[key](x, y, with_bounding_box=False)[0]
+        np.testing.assert_allclose(ra, expected, rtol=0, atol=1e-10)
+        crossed += np.nanmax(ra) > 359 or np.nanmin(ra) < 1
+    assert crossed

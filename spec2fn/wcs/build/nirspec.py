@@ -8,6 +8,7 @@ which its neighbours follow); light is taken to come from x = 0. Wavelengths are
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -301,6 +302,7 @@ def _mask(slit: Slit) -> Any:
     return model
 
 
+@functools.cache
 def _frames() -> tuple[Any, ...]:
     from astropy import coordinates, units
     from gwcs.coordinate_frames import CelestialFrame, CompositeFrame, Frame2D, SpectralFrame
