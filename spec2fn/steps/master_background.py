@@ -55,7 +55,7 @@ _FIXED_SLIT = 5  # "quadrant" of the fixed slits
     aliases=("master_background_mos",),
     scope="slits",
 )
-def master_background(
+def master_background(  # noqa: PLR0917 - one for each reference
     slits: Slits,
     flat: xr.Dataset | None = None,
     fflat: xr.Dataset | None = None,
