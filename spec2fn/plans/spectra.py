@@ -9,12 +9,16 @@ import numpy as np
 
 from spec2fn.errors import DatasetError
 from spec2fn.kernels.namespace import array_namespace
+from spec2fn.plans.slit_frame import strings
 from spec2fn.schema import EXTRACTED, meta_of
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["join_spectra", "slit_metadata"]
+__all__ = ["NOT_EXTRACTED", "join_spectra", "slit_metadata"]
+
+NOT_EXTRACTED = "slits_not_extracted"
+"""Record that says of which slits there is no spectrum, and why: a mapping by slit name."""
 
 # variable on ``slit`` -> variable on ``spectrum``: the FITS keyword in lower case
 _ALWAYS: Mapping[str, str] = {
@@ -51,10 +55,11 @@ def slit_metadata(bucket: xr.Dataset, members: Sequence[int]) -> dict[str, Any]:
     Returns
     -------
     dict of str to array, (spectrum,)
-        Shutters and planned sources only for exposures with the MSA.
+        Shutters and planned sources only of slits that were planned with the MSA, whose
+        ``shutter_state`` is known.
     """
     names = dict(_ALWAYS)
-    if bucket.attrs.get("exp_type") == "NRS_MSASPEC":
+    if any(strings(bucket, "shutter_state")):
         names |= _MSA
     index = list(members)
     return {
@@ -78,7 +83,7 @@ def join_spectra(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
     xarray.Dataset
         Sorted by slit id; the spectra are padded to the longest with NaN (0 in ``dq``). What
         does not depend on the spectrum, and the attributes, come from the first Dataset;
-        ``meta.wcs`` holds the WCS of all.
+        ``meta.wcs`` and ``meta.records`` hold those of all.
 
     Raises
     ------
@@ -117,11 +122,19 @@ def join_spectra(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
     )
     if len(datasets) == 1:
         return out
+    if "meta" not in first.attrs:  # inside a trace
+        return out
     wcs: dict[str, Any] = {}
+    records: dict[str, Any] = {}
+    lost: dict[str, str] = {}
     for d in datasets:
-        wcs |= dict(meta_of(d).wcs or {})
-    meta = first.attrs.get("meta")
-    return out if meta is None else out.assign_attrs(meta=meta_of(first).replace(wcs=wcs))
+        meta = meta_of(d)
+        wcs |= dict(meta.wcs or {})
+        records |= meta.records
+        lost |= meta.records.get(NOT_EXTRACTED, {})
+    if lost:
+        records[NOT_EXTRACTED] = lost
+    return out.assign_attrs(meta=meta_of(first).replace(wcs=wcs, records=records))
 
 
 def _names(datasets: Sequence[xr.Dataset]) -> list[str]:

@@ -26,7 +26,7 @@ from spec2fn.plans.extract_slits import (
     SlitsPlan,
     make_slits_plan,
 )
-from spec2fn.plans.spectra import join_spectra, slit_metadata
+from spec2fn.plans.spectra import NOT_EXTRACTED, join_spectra, slit_metadata
 from spec2fn.plans.spectral_wcs import SpectralWcs, spectral_wcs
 from spec2fn.schema import EXTRACTED, meta_of
 from spec2fn.slits import Slits
@@ -239,7 +239,7 @@ def _extract_slits(
     wcs = SpectralWcs(out["sltname"].values, position, np.asarray(out["wavelength"].data))
     records = dict(images)
     if plan.problems:
-        records["slits_not_extracted"] = dict(plan.problems)
+        records[NOT_EXTRACTED] = dict(plan.problems)
     return out.assign_attrs(meta=meta_of(buckets[0]).replace(wcs=wcs, records=records))
 
 
@@ -648,7 +648,7 @@ def _slit_images(
     records: dict[str, Any] = {}
     for k, (name, (height, width)) in enumerate(zip(plan.names, plan.shapes, strict=True)):
         one = ds.isel(slit=k, y=slice(height), x=slice(width))
-        if str(one["sci"].attrs.get("units", "")) == "see bunit":
+        if "bunit" in one:
             one["sci"].attrs["units"] = str(one["bunit"].values)
         profile = _cut(weights[k], plan, (height, width)) if wanted[0] else None
         scene = None
