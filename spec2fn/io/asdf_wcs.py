@@ -18,7 +18,7 @@ import numpy as np
 from spec2fn.errors import InputError
 from spec2fn.io.asdf_tree import TreeWriter, cut_slit
 
-__all__ = ["LazyWcs", "WcsList", "asdf_bytes", "wcs_from_bytes"]
+__all__ = ["LazyWcs", "WcsList", "asdf_bytes", "wcs_from_bytes", "wcs_of_cut"]
 
 _PLAIN = (
     "#ASDF 1.0.0\n#ASDF_STANDARD 1.6.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n"
@@ -111,7 +111,7 @@ class WcsList:
             content = self._content()
             one = cut_slit(content, number)
             if one is not None:
-                return wcs_from_bytes(one, self._where) if one else None
+                return wcs_of_cut(one, self._where)
         with _unreadable(self._where):
             if self._whole is None:
                 # the entries of another writer share nodes, so that all are read at once
@@ -185,7 +185,26 @@ def wcs_from_bytes(content: bytes, where: str = "", spectrum: int | None = None)
         # so its own arrays are read when they are used
         file = asdf.open(io.BytesIO(content), memmap=False)
         tree = file.tree if spectrum is None else file.tree["spec"][spectrum]
-        return tree.get("meta", {}).get("wcs")
+        return _with_arrays(tree.get("meta", {}).get("wcs"))
+
+
+def wcs_of_cut(content: bytes, where: str = "") -> Any:
+    """Read ``meta.wcs`` of what :func:`~spec2fn.io.asdf_tree.cut_slit` returned.
+
+    Raises
+    ------
+    InputError
+        If the content cannot be read.
+    """
+    import asdf
+
+    if not content:
+        return None
+    with _unreadable(where), asdf.config_context() as config:
+        # schemas would take longer than the rest; a node that is wrong fails in its converter
+        config.validate_on_read = False
+        with asdf.open(io.BytesIO(content), lazy_load=False, memmap=False) as file:
+            return file.tree["meta"]["wcs"]
 
 
 def _only_wcs(content: bytes) -> bytes | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -288,14 +289,14 @@ def _open(path: Path) -> _Product:
     planes: dict[str, tuple[Any, str]] = {}
     keywords: dict[str, Any] = {}
     seen: dict[str, int] = {}
+    counts = Counter(h.name for h in file.hdus)
     identity = ""
     for hdu in file.hdus:
         if hdu.name in ("ASDF", "SPEC2FN"):
             continue
         if hdu.name in ("SCI", "EXTRACT1D"):
             identity = "/".join(str(hdu.header[k]) for k in _IDENTITY if k in hdu.header)
-        several = sum(h.name == hdu.name for h in file.hdus) > 1
-        name = f"{hdu.name}[{identity}]" if several else hdu.name
+        name = f"{hdu.name}[{identity}]" if counts[hdu.name] > 1 else hdu.name
         seen[name] = seen.get(name, 0) + 1
         if seen[name] > 1:
             name = f"{name}#{seen[name]}"

@@ -6,15 +6,17 @@ the JWST keyword dictionary gives them.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.io.fitsfile import BLOCK
 from spec2fn.io.keywords import (
+    ONLY_MIRI,
     RECORDED_WITH,
     REFERENCE_KEYWORDS,
     RESAMPLE_KEYWORDS,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "card",
+    "cutting_comments",
     "encode_header",
     "heading",
     "image_cards",
@@ -78,13 +81,20 @@ def card(keyword: str, value: Any = "", comment: str = "") -> Card:
     return fits.Card(keyword, value, comment)
 
 
-def encode_header(cards: Iterable[Card]) -> bytes:
-    """Return the header as padded bytes; comments that do not fit are cut."""
+@contextlib.contextmanager
+def cutting_comments() -> Iterator[None]:
+    """Format cards without warnings that a comment does not fit and is cut."""
     from astropy.io.fits.verify import VerifyWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VerifyWarning)
-        text = "".join(c.image for c in cards) + "END".ljust(80)
+        yield
+
+
+def encode_header(cards: Iterable[Card | str]) -> bytes:
+    """Return the header of cards, or their images, as padded bytes; long comments are cut."""
+    with cutting_comments():
+        text = "".join(c if isinstance(c, str) else c.image for c in cards) + "END".ljust(80)
     return text.ljust(-(-len(text) // BLOCK) * BLOCK).encode("ascii")
 
 
@@ -275,6 +285,8 @@ def _steps(ds: xr.Dataset, sections: Sequence[tuple[str, list[Card]]]) -> list[C
         if step in said or STEP_KEYWORDS[step][0] in held
         for name in names
     }
+    if ds.attrs.get("instrument") == "NIRSPEC":
+        implied -= set(ONLY_MIRI)
     out = []
     for name, (keyword, what) in STEP_KEYWORDS.items():
         if name in said:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 __all__ = [
     "ALWAYS_RECORDED",
+    "ONLY_MIRI",
     "RECORDED_WITH",
     "REFERENCE_KEYWORDS",
     "RESAMPLE_KEYWORDS",
@@ -111,7 +112,7 @@ STEP_KEYWORDS: Mapping[str, tuple[str, str]] = {
     "jump": ("S_JUMP", "Jump Detection"),
     "lastframe": ("S_LASTFR", "Last Frame Correction"),
     "linearity": ("S_LINEAR", "Linearity Correction"),
-    "master_background_mos": ("S_MSBSUB", "Master Background Subtraction"),
+    "master_background": ("S_MSBSUB", "Master Background Subtraction"),
     "msaflagopen": ("S_MSAFLG", "NIRSpec MSA Stuck Shutter Flagging"),
     "outlier_detection": ("S_OUTLIR", "Outlier Detection"),
     "pathloss": ("S_PTHLOS", "Pathloss Correction"),
@@ -153,6 +154,9 @@ ALWAYS_RECORDED = (
     "targ_centroid",
 )
 """Steps whose keyword every calibrated product has, SKIPPED where the mode lacks the step."""
+
+ONLY_MIRI = ("fringe", "residual_fringe", "straylight", "targ_centroid")
+"""Steps of :data:`ALWAYS_RECORDED` that products of other instruments do not mention."""
 
 RECORDED_WITH: Mapping[str, tuple[str, ...]] = {
     "photom": ALWAYS_RECORDED,

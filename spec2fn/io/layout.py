@@ -289,6 +289,7 @@ def _table_of_integrations(ds: xr.Dataset, k: int, length: int, integrations: in
     return Extent(encode_header(cards), dtype.itemsize, integrations, True, data)
 
 
+_FIXED_SLIT = 5  # quadrant of the MSA
 _SAME = {"SRCXPOS": "source_xpos", "SRCYPOS": "source_ypos"}
 
 
@@ -296,8 +297,12 @@ def _spectrum_cards(ds: xr.Dataset, k: int) -> list[Any]:
     meta = meta_of(ds)
     whole = {"DETECTOR": ds.attrs.get("detector"), "PA_APER": meta.get("PA_APER")}
     whole |= {"DISPAXIS": ds.attrs.get("dispaxis"), "SRCTYPE": ds.attrs.get("source_type")}
+    # there are no bars across a fixed slit
+    fixed = "msaquad" in ds and int(np.asarray(ds["msaquad"].values)[k]) == _FIXED_SLIT
     out = []
     for keyword, comment in SPECTRUM_KEYWORDS.items():
+        if fixed and keyword == "BARSHDW":
+            continue
         value = whole.get(keyword)
         for name in (keyword.lower(), _SAME.get(keyword, "")):
             if name in ds and not {"integration", "wave"} & set(ds.variables[name].dims):

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from spec2fn.errors import DatasetError
-from spec2fn.io.fitsfile import BLOCK
 from spec2fn.io.headers import (
     card,
+    cutting_comments,
+    encode_header,
     heading,
     image_cards,
     is_structure,
@@ -57,6 +58,7 @@ def single_slit(product: Any) -> Any:
     Parameters
     ----------
     product : Slits or xarray.Dataset
+        A Dataset may be a bucket of slits.
 
     Returns
     -------
@@ -68,7 +70,9 @@ def single_slit(product: Any) -> Any:
         If there is no slit at all.
     """
     if not isinstance(product, Slits):
-        return product
+        if "sci" not in product or "slit" not in product["sci"].dims:
+            return product
+        product = Slits((product,))
     if not len(product):
         raise DatasetError("a product without a slit cannot be written; select at least one slit")
     attrs = product.attrs
@@ -100,14 +104,14 @@ def slit_extents(slits: Slits, integrations: int | None, filename: str) -> list[
     not been applied to it.
     """
     first = slits.buckets[0]
-    primary = _text(c.image for c in primary_cards(first, filename))
+    primary = encode_header(primary_cards(first, filename))
     out = [Extent(primary, 0, 1, False, lambda _part, _rows: np.empty(0, ">u1"))]
-    headers = _Headers(first)
     place = {int(i): (b, k) for b, ds in enumerate(slits.buckets) for k, i in _numbered(ds)}
-    for version, slit in enumerate(slits.ids, 1):
-        b, k = place[slit]
-        place_of = _Place(b, k, version)
-        out += _slit(slits.buckets[b], place_of, integrations, headers)
+    with cutting_comments():
+        headers = _Headers(first)
+        for version, slit in enumerate(slits.ids, 1):
+            b, k = place[slit]
+            out += _slit(slits.buckets[b], _Place(b, k, version), integrations, headers)
     times = int_times(first, integrations)
     if times is not None:
         rows = times.data
@@ -192,12 +196,7 @@ def _plane(
 
     elements = int(np.prod(shape[1:] if streamed else shape, dtype=np.int64))
     width = np.dtype(stored).itemsize * elements
-    return Extent(_text(header), width, shape[0] if streamed else 1, streamed, data)
-
-
-def _text(images: Any) -> bytes:
-    text = "".join(images) + "END".ljust(80)
-    return text.ljust(-(-len(text) // BLOCK) * BLOCK).encode("ascii")
+    return Extent(encode_header(header), width, shape[0] if streamed else 1, streamed, data)
 
 
 def _unit(ds: xr.Dataset, k: int) -> str:
