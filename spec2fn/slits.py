@@ -169,36 +169,26 @@ def group_shapes(shapes: Sequence[tuple[int, int]], most: int = MAX_BUCKETS) -> 
     distinct: dict[tuple[int, int], list[int]] = {}
     for i, (height, width) in enumerate(shapes):
         distinct.setdefault((int(height), int(width)), []).append(i)
-    groups = [_Group(h, w, members, h * w * len(members)) for (h, w), members in distinct.items()]
-    groups.sort(key=lambda g: (g.height, g.width))
-    while len(groups) > 1:
-        pairs = [(a.waste(b), i, j) for i, a in enumerate(groups) for j, b in enumerate(groups[:i])]
-        waste, i, j = min(pairs)
-        if waste > _WASTE and len(groups) <= most:
+    order = sorted(distinct)
+    members = [distinct[shape] for shape in order]
+    sizes = np.array(order, dtype=np.int64).reshape(-1, 2)
+    number = np.array([len(m) for m in members], dtype=np.int64)
+    filled = sizes.prod(axis=1) * number  # pixels of the slits themselves
+    while len(members) > 1:
+        area = np.maximum(sizes[:, None], sizes[None]).prod(axis=2)
+        area = area * (number[:, None] + number[None])
+        waste = area / np.maximum(filled[:, None] + filled[None], 1) - 1
+        waste[np.triu_indices(len(members))] = np.inf
+        first, second = np.unravel_index(np.argmin(waste), waste.shape)
+        if waste[first, second] > _WASTE and len(members) <= most:
             break
-        groups[j] = groups[i].merged(groups[j])
-        del groups[i]
-    return [sorted(g.members) for g in groups]
-
-
-@dataclass(frozen=True)
-class _Group:
-    height: int
-    width: int
-    members: list[int]
-    filled: int  # pixels of the slits themselves
-
-    def merged(self, other: _Group) -> _Group:
-        return _Group(
-            max(self.height, other.height),
-            max(self.width, other.width),
-            self.members + other.members,
-            self.filled + other.filled,
-        )
-
-    def waste(self, other: _Group) -> float:
-        both = self.merged(other)
-        return both.height * both.width * len(both.members) / max(both.filled, 1) - 1
+        sizes[second] = np.maximum(sizes[first], sizes[second])
+        number[second] += number[first]
+        filled[second] += filled[first]
+        members[second] = members[first] + members[second]
+        sizes, number, filled = (np.delete(a, first, axis=0) for a in (sizes, number, filled))
+        del members[first]
+    return [sorted(m) for m in members]
 
 
 def bucketize(slits: Sequence[xr.Dataset], most: int = MAX_BUCKETS) -> Slits:

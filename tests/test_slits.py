@@ -1,0 +1,97 @@
+"""Slits in padded buckets."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from spec2fn.errors import DatasetError, InputError
+from spec2fn.slits import MAX_BUCKETS, PADDING, Slits, bucketize, group_shapes
+
+SHAPES = [(20, 100), (22, 101), (5, 400), (20, 99), (0, 0), (6, 390)]
+
+
+def one(i, shape):
+    rng = np.random.default_rng(i)
+    return xr.Dataset(
+        {
+            "sci": (("y", "x"), rng.normal(size=shape).astype("f4")),
+            "dq": (("y", "x"), np.zeros(shape, "u4")),
+            "slit_name": ((), f"S{i}"),
+            "source_id": ((), 10 * i),
+        },
+        attrs={"exp_type": "NRS_MSASPEC"},
+    )
+
+
+@pytest.fixture
+def slits():
+    return bucketize([one(i, s) for i, s in enumerate(SHAPES)])
+
+
+def test_every_slit_comes_back_as_it_was(slits):
+    assert len(slits) == len(SHAPES)
+    assert slits.names == tuple(f"S{i}" for i in range(len(SHAPES)))
+    for i, shape in enumerate(SHAPES):
+        got = slits.slit(i)
+        assert got["sci"].shape == shape
+        np.testing.assert_array_equal(got["sci"], one(i, shape)["sci"])
+        assert slits.slit(f"S{i}")["source_id"] == 10 * i
+    assert [s["sci"].shape for s in slits] == SHAPES
+
+
+def test_padding_is_flagged(slits):
+    for bucket in slits.buckets:
+        y, x = np.indices(bucket["sci"].shape[1:])
+        for k in range(bucket.sizes["slit"]):
+            outside = (y >= int(bucket["ysize"][k])) | (x >= int(bucket["xsize"][k]))
+            assert np.isnan(bucket["sci"].values[k][outside]).all()
+            assert (bucket["dq"].values[k][outside] == PADDING).all()
+            assert (bucket["dq"].values[k][~outside] == 0).all()
+
+
+def test_similar_shapes_share_a_bucket_and_waste_is_small():
+    groups = group_shapes(SHAPES)
+    assert sorted(i for g in groups for i in g) == list(range(len(SHAPES)))
+    assert any({0, 1, 3} <= set(g) for g in groups)
+    assert not any({0, 2} <= set(g) for g in groups)
+    rng = np.random.default_rng(0)
+    heights, widths = rng.integers(20, 40, 200), rng.integers(300, 500, 200)
+    many = [(int(h), int(w)) for h, w in zip(heights, widths, strict=True)]
+    groups = group_shapes(many)
+    assert len(groups) <= MAX_BUCKETS
+    padded = sum(max(many[i][0] for i in g) * max(many[i][1] for i in g) * len(g) for g in groups)
+    assert padded < 1.3 * sum(h * w for h, w in many)
+
+
+def test_selection(slits):
+    chosen = slits.select(names=["S2"], source_ids=[50])
+    assert chosen.names == ("S2", "S5")
+    assert chosen.ids == (2, 5)
+    with pytest.raises(InputError, match="no slit 'S9'"):
+        slits.select(names=["S9"])
+    with pytest.raises(InputError, match="no slit holds source 7"):
+        slits.select(source_ids=[7])
+    rest = slits.where(lambda b: b["source_id"].values > 0)
+    assert len(rest) == len(SHAPES) - 1
+
+
+def test_parts_meet_again(slits):
+    a, b = slits.select(names=["S0", "S2"]), slits.select(names=["S1"])
+    assert b.join(a).names == ("S0", "S1", "S2")
+    with pytest.raises(DatasetError, match="share ids"):
+        a.join(a)
+
+
+def test_a_step_runs_on_every_bucket(slits):
+    from spec2fn.compose import step
+    from spec2fn.schema import status_of
+
+    double = step(name="double_for_slits")(lambda ds: ds.assign(sci=ds["sci"] * 2))
+    out = double(slits)
+    assert isinstance(out, Slits)
+    assert status_of(out, "double_for_slits") == "COMPLETE"
+    np.testing.assert_array_equal(out.slit(1)["sci"], 2 * slits.slit(1)["sci"])
+
+
+def test_view_as_a_tree(slits):
+    assert list(slits.tree()) == list(slits.names)
