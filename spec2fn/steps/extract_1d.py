@@ -26,6 +26,7 @@ from spec2fn.plans.extract_slits import (
     SlitsPlan,
     make_slits_plan,
 )
+from spec2fn.plans.extraction_images import SavedImages, saved_images, unfold
 from spec2fn.plans.spectra import NOT_EXTRACTED, join_spectra, slit_metadata
 from spec2fn.plans.spectral_wcs import SpectralWcs, spectral_wcs
 from spec2fn.schema import EXTRACTED, meta_of
@@ -603,39 +604,15 @@ def _with_records(
     weights = np.array(plan.weights)
     if plan.nod_weights is not None:
         weights = weights + plan.nod_weights
-    images = _Images(
-        _whole(weights, plan) if wanted[0] else None,
-        _whole(np.asarray(spectrum.scene), plan) if any(wanted[1:]) else None,
+    images = SavedImages(
+        unfold(weights, plan.window, plan.shape, plan.dispaxis) if wanted[0] else None,
+        unfold(np.asarray(spectrum.scene), plan.window, plan.shape, plan.dispaxis)
+        if any(wanted[1:])
+        else None,
     )
-    records = _saved_images(ds, images, wanted)
+    records = saved_images(ds, images, np.asarray(_bad_pixels(ds)), wanted)
     wcs = spectral_wcs(ra, dec, np.asarray(plan.wavelength))
     return out.assign_attrs(meta=meta_of(ds).replace(wcs={plan.slit_name: wcs}, records=records))
-
-
-class _Images(NamedTuple):
-    """Spatial profile (y, x) and model of the image (..., y, x), where they are wanted."""
-
-    profile: np.ndarray | None
-    scene: np.ndarray | None
-
-
-def _saved_images(
-    ds: xr.Dataset, images: _Images, wanted: tuple[bool, bool, bool], prefix: str = ""
-) -> dict[str, Any]:
-    """The images the user asked for, of one exposure or slit."""
-    records: dict[str, Any] = {}
-    if images.profile is not None:
-        records[f"{prefix}profile"] = _image(ds, images.profile, ("y", "x"), "")
-    if images.scene is not None:
-        dims = ds["sci"].dims
-        units = str(ds["sci"].attrs.get("units", ""))
-        if wanted[1]:
-            records[f"{prefix}scene_model"] = _image(ds, images.scene, dims, units)
-        if wanted[2]:
-            bad = np.asarray(_bad_pixels(ds))
-            left = np.where(bad, np.nan, np.asarray(ds["sci"].data, dtype=float)) - images.scene
-            records[f"{prefix}residual"] = _image(ds, left, dims, units)
-    return records
 
 
 def _slit_images(
@@ -650,34 +627,19 @@ def _slit_images(
         one = ds.isel(slit=k, y=slice(height), x=slice(width))
         if "bunit" in one:
             one["sci"].attrs["units"] = str(one["bunit"].values)
-        profile = _cut(weights[k], plan, (height, width)) if wanted[0] else None
+        profile = (
+            unfold(weights[k], plan.window, (height, width), plan.dispaxis) if wanted[0] else None
+        )
         scene = None
         if any(wanted[1:]):
-            scene = _cut(np.asarray(spectrum.scene)[k], plan, (height, width))
-        records |= _saved_images(one, _Images(profile, scene), wanted, f"{name.lower()}_")
+            scene = unfold(
+                np.asarray(spectrum.scene)[k], plan.window, (height, width), plan.dispaxis
+            )
+        records |= saved_images(
+            one,
+            SavedImages(profile, scene),
+            np.asarray(_bad_pixels(one)),
+            wanted,
+            f"{name.lower()}_",
+        )
     return records
-
-
-def _cut(image: np.ndarray, plan: GroupPlan, shape: tuple[int, int]) -> np.ndarray:
-    """Put an oriented window of a padded slit into an image of its true size."""
-    y0, y1, x0, x1 = plan.window
-    full = np.zeros((*image.shape[:-2], max(y1, shape[0]), max(x1, shape[1])))
-    full[..., y0:y1, x0:x1] = np.swapaxes(image, -1, -2) if plan.dispaxis == 1 else image
-    return full[..., : shape[0], : shape[1]]
-
-
-def _whole(image: np.ndarray, plan: ExtractionPlan) -> np.ndarray:
-    """Put an oriented window back into an image of the exposure's shape, zero elsewhere."""
-    y0, y1, x0, x1 = plan.window
-    full = np.zeros((*image.shape[:-2], *plan.shape))
-    full[..., y0:y1, x0:x1] = np.swapaxes(image, -1, -2) if plan.dispaxis == 1 else image
-    return full
-
-
-def _image(ds: xr.Dataset, data: np.ndarray, dims: tuple[Any, ...], units: str) -> xr.Dataset:
-    import xarray as xr
-
-    kind = "CubeModel" if len(dims) == 3 else "ImageModel"
-    attrs = {"units": units} if units else {}
-    out = xr.Dataset({"sci": (dims, data.astype(np.float32), attrs)}, attrs=ds.attrs)
-    return out.assign_attrs(model=kind)
