@@ -177,13 +177,13 @@ class FitsFile:
         InputError
             If the table's header does not describe its rows.
         """
-        fields = [_field(hdu.header, i) for i in range(1, int(hdu.header["TFIELDS"]) + 1)]
+        fields = _fields(_column_cards(hdu.cards))
         plain = [f for f in fields if f is not None]
-        rows = int(hdu.header["NAXIS2"])
+        rows = int(hdu.structure["NAXIS2"])
         if len(plain) < len(fields):
             return Table(_with_astropy(hdu, bytes(self.raw(hdu.start, hdu.size))), frozenset())
         dtype = np.dtype([(name, code, shape) for name, code, shape, _ in plain])
-        if dtype.itemsize != int(hdu.header["NAXIS1"]):
+        if dtype.itemsize != int(hdu.structure["NAXIS1"]):
             msg = f"{self.path}: the columns of {hdu.name} do not fill its rows; fetch it again"
             raise InputError(msg)
         unsigned = frozenset(name for name, _, _, flag in plain if flag)
@@ -236,6 +236,22 @@ class Table:
 
 
 _CODES = {"B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
+
+
+def _column_cards(cards: bytes) -> bytes:
+    """Return the cards that describe the columns, or all where these do not stand together."""
+    start, end = cards.find(b"TFIELDS = "), cards.find(b"EXTNAME = ")
+    together = 0 <= start < end and start % 80 == end % 80 == 0 and b"TFORM" not in cards[end:]
+    return cards[start:end] if together else cards
+
+
+@functools.lru_cache(maxsize=64)
+def _fields(cards: bytes) -> list[tuple[str, str, tuple[int, ...], bool] | None]:
+    """Columns of a table; the tables of many spectra share them."""
+    from astropy.io.fits import Header
+
+    header = Header.fromstring(cards.decode("ascii"))
+    return [_field(header, i) for i in range(1, int(header["TFIELDS"]) + 1)]
 
 
 def _field(header: Header, i: int) -> tuple[str, str, tuple[int, ...], bool] | None:

@@ -7,6 +7,7 @@ the JWST keyword dictionary gives them.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -434,6 +435,24 @@ def _put_science(cards: list[Card], keyword: str, value: Any) -> None:
     cards[at:at] = new
 
 
+@functools.lru_cache(maxsize=64)
+def _column_images(columns: tuple[tuple[str, str, str, tuple[int, ...]], ...]) -> list[str]:
+    """Images of the cards of the columns, which the tables of many spectra share."""
+    out = []
+    for i, (column, code, unit, shape) in enumerate(columns, 1):
+        count = math.prod(shape) if shape else ""
+        out.append(card(f"TTYPE{i}", column))
+        out.append(card(f"TFORM{i}", f"{count}{'J' if code == 'U' else code}"))
+        if unit:
+            out.append(card(f"TUNIT{i}", unit))
+        if code == "U":
+            out.append(card(f"TZERO{i}", 2**31))
+        if shape and code not in "AB":
+            out.append(card(f"TDIM{i}", f"({','.join(str(n) for n in reversed(shape))})"))
+    with cutting_comments():
+        return [c.image for c in out]
+
+
 def table_cards(
     name: str,
     columns: Sequence[tuple[str, str, str, Sequence[int]]],
@@ -467,16 +486,7 @@ def table_cards(
         card("GCOUNT", 1, "number of groups"),
         card("TFIELDS", len(columns), "number of table fields"),
     ]
-    for i, (column, code, unit, shape) in enumerate(columns, 1):
-        count = math.prod(shape) if shape else ""
-        out.append(card(f"TTYPE{i}", column))
-        out.append(card(f"TFORM{i}", f"{count}{'J' if code == 'U' else code}"))
-        if unit:
-            out.append(card(f"TUNIT{i}", unit))
-        if code == "U":
-            out.append(card(f"TZERO{i}", 2**31))
-        if shape and code not in "AB":
-            out.append(card(f"TDIM{i}", f"({','.join(str(n) for n in reversed(shape))})"))
+    out += _column_images(tuple((c, code, unit, tuple(shape)) for c, code, unit, shape in columns))
     out += [
         card("EXTNAME", name, "extension name"),
         card("EXTVER", version, "extension value"),

@@ -70,7 +70,7 @@ def single_slit(product: Any) -> Any:
         If there is no slit at all.
     """
     if not isinstance(product, Slits):
-        if "sci" not in product or "slit" not in product["sci"].dims:
+        if "sci" not in product or "slit" not in product.variables["sci"].dims:
             return product
         product = Slits((product,))
     if not len(product):
@@ -91,10 +91,13 @@ def single_slit(product: Any) -> Any:
 
 def ordered_wcs(slits: Slits) -> list[Any]:
     """Return the gwcs (or None) of every slit in the order of the product."""
-    wcs = meta_of(slits.buckets[0]).wcs if slits.buckets else None
-    if wcs is None or not hasattr(wcs, "keys"):
-        return [wcs] * len(slits) if len(slits) == 1 else [None] * len(slits)
-    return [wcs.get(i) for i in slits.ids]
+    found: dict[int, Any] = {}
+    for bucket in slits.buckets:
+        # a step that changes the gwcs of its slits changes those of its own bucket
+        wcs = meta_of(bucket).wcs
+        for i in map(int, bucket["slit"].values):
+            found[i] = wcs.get(i) if hasattr(wcs, "keys") else (wcs if len(slits) == 1 else None)
+    return [found[i] for i in slits.ids]
 
 
 def slit_extents(slits: Slits, integrations: int | None, filename: str) -> list[Extent]:
