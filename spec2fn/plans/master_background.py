@@ -30,6 +30,7 @@ _VARIANCES = ("sb_var_poisson", "sb_var_rnoise", "sb_var_flat")
 _ERRORS = ("flux_error", "sb_error")
 # a group of wavelengths is one if it is narrower than this share of what its neighbours span
 _NARROW = 0.8
+_ROUNDING = float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +187,6 @@ def common_wavelengths(grids: Sequence[Any]) -> Any:
         stop = grid[-1] + 0.5 * (grid[-1] - grid[-2])
         covering += (pooled >= start) & (pooled < stop)
     mean, spread = _moving_statistics(pooled, covering)
-    # far from any real spread, so that edges without a full group are no neighbours of a group
     around = np.full(pooled.size, np.nan)
     around[1:-1] = (spread[:-2] + spread[2:]) / 2
     around[[0, -1]] = spread[[1, -2]]
@@ -303,13 +303,16 @@ def expand(spectrum: Spectrum, wavelength: Any, *, variances: bool = True) -> Ex
     ----------
     spectrum : Spectrum
     wavelength : array of float64
-        [um], may be NaN.
+        [um], may be NaN. Beyond an end by no more than the rounding of single precision is at
+        the end.
     variances : bool
         Whether variances are needed.
     """
     knots = spectrum.wavelength
     elements = np.arange(knots.size, dtype=float)
-    known = np.isfinite(wavelength) & (wavelength >= knots[0]) & (wavelength <= knots[-1])
+    # the ends are wavelengths of pixels themselves, and rounding must not drop these
+    first, last = knots[0] * (1 - _ROUNDING), knots[-1] * (1 + _ROUNDING)
+    known = np.isfinite(wavelength) & (wavelength >= first) & (wavelength <= last)
     place = np.interp(wavelength[known], knots, elements)
     below = np.minimum(place.astype(np.int64), max(knots.size - 2, 0))
     above = np.minimum(below + 1, knots.size - 1)
