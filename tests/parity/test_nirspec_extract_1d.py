@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -190,10 +192,13 @@ def psf_file(tmp_path, waves, subpixels=5, width=1.1):
     return str(path)
 
 
-def check(folder, before, files, parameters, compare_planes, *, rtol=1e-5, without=()):
+def check(folder, before, files, parameters, compare_planes, **how):
+    compare(*load(one(folder, before)), files, parameters, compare_planes, **how)
+
+
+def compare(slits, model, files, parameters, compare_planes, *, rtol=1e-5, without=()):
     from jwst.extract_1d.extract import run_extract1d
 
-    slits, model = load(one(folder, before))
     theirs, *images = run_extract1d(
         model.copy(),
         files["extract1d"] or "N/A",
@@ -323,3 +328,25 @@ def test_optimal(scenario, compare_planes, tmp_path, name, before, exp_type, wav
     options = {"extraction_type": "optimal", "optimize_psf_location": name == "nrs_fs_g395h"}
     without = BACKGROUND_ERRORS if "subtract_background" in parameters else ()
     check(folder, before, files, options | parameters, compare_planes, rtol=1e-4, without=without)
+
+
+@pytest.mark.parametrize("source_type", ["UNKNOWN", "POINT"])
+@pytest.mark.parametrize("entry", [{}, MOS_BACKGROUND])
+def test_flight_pixels(compare_planes, tmp_path, source_type, entry):
+    """One slitlet of CEERS, not resampled, with the bad pixels the detector has."""
+    pytest.importorskip("jwst")
+    folder = os.environ.get("SPEC2FN_REALDATA")
+    if not folder:
+        pytest.skip("SPEC2FN_REALDATA is not set")
+    paths = sorted(Path(folder, "nirspec_mos").glob("*_phot.*.fits"))
+    if not paths:
+        pytest.skip("no flight slit in SPEC2FN_REALDATA")
+    slits, model = load(paths[0])
+    model.source_type = source_type
+    model.meta.cal_step.photom = "COMPLETE"
+    unit = "MJy" if source_type == "POINT" else "MJy/sr"
+    slits = slits.map(
+        lambda b: b.assign(source_type=("slit", [source_type]), bunit=("slit", [unit]))
+    )
+    files = {"extract1d": apertures(tmp_path, ["ANY"], **entry), "apcorr": None, "psf": None}
+    compare(slits, model, files, {}, compare_planes, rtol=1e-6)
