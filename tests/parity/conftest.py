@@ -15,6 +15,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+SLOW = ("io_nirspec", "imprint", "master_background", "msaflagopen", "nirspec_", "nsclean")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.parent.name == "parity":
+            item.add_marker(pytest.mark.parity)
+            if item.path.stem.removeprefix("test_").startswith(SLOW):
+                item.add_marker(pytest.mark.slow)
+
+
 ENV = {
     "CRDS_SERVER_URL": "https://crds-serverless-mode.stsci.edu",
     "CRDS_OBSERVATORY": "jwst",
