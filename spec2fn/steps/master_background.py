@@ -163,22 +163,22 @@ def master_background(  # noqa: PLR0917 - one for each reference
     else:
         spectrum = user_spectrum(as_reference(user_background, "user_background"))
 
-    pairs = list(zip(slitlets.buckets, units.buckets, strict=True))
-    parts = [_on_pixels(b, u, spectrum, variances=propagate_variance) for b, u in pairs]
-    done = Slits(
-        tuple(
-            _subtract(b, p, inverse=inverse) for b, p in zip(slitlets.buckets, parts, strict=True)
-        )
-    )
+    expanded = _paired(slitlets, units, _on_pixels, spectrum, variances=propagate_variance)
+    done = _paired(slitlets, expanded, _subtract, inverse=inverse)
     if len(fixed):
         done = done.join(fixed)
     if not save_background:
         return done
-    expanded = Slits(tuple(parts))
     records = {"masterbg1d": _as_dataset(spectrum, slits.attrs), "masterbg2d": expanded}
     if extracted is not None:
         records["bkgx1d"] = extracted
     return done.map(lambda b: with_meta(b, records=records))
+
+
+def _paired(one: Slits, other: Slits, function: Any, *args: Any, **parameters: Any) -> Slits:
+    """Apply a function to the buckets of two collections of the same slits."""
+    pairs = zip(one.buckets, other.buckets, strict=True)
+    return Slits(tuple(function(a, b, *args, **parameters) for a, b in pairs))
 
 
 def _subtracted(slits: Slits) -> bool:
@@ -219,8 +219,7 @@ def _measure(
 ) -> tuple[Spectrum | str, xr.Dataset | None]:
     """Combine the spectra of the background slitlets; the result, and the spectra."""
     units = units.where(_is_background)
-    pairs = zip(backgrounds.buckets, units.buckets, strict=True)
-    rectified = resample_spec(Slits(tuple(_scaled(b, u) for b, u in pairs)))
+    rectified = resample_spec(_paired(backgrounds, units, _scaled))
     spectra = extract_1d(rectified, references["extract1d"], references["apcorr"])
     if "flux" not in getattr(spectra, "variables", ()):
         reason = status_of(spectra.buckets[0], "extract_1d").removeprefix("SKIPPED: ")
