@@ -19,6 +19,7 @@ import numpy as np
 from spec2fn.errors import InputError
 from spec2fn.io.asdf_wcs import LazyWcs, WcsList, asdf_bytes
 from spec2fn.io.atomic import replacing
+from spec2fn.io.slit_layout import ordered_wcs
 from spec2fn.schema import Meta, meta_of
 from spec2fn.slits import Slits
 
@@ -77,10 +78,8 @@ def write_netcdf(ds: xr.Dataset | Slits, path: str | os.PathLike[str]) -> Path:
 
 
 def _wcs_of(slits: Slits) -> dict[int, Any] | None:
-    wcs = meta_of(slits.buckets[0]).wcs
-    if not hasattr(wcs, "keys"):
-        return None
-    return {i: wcs[i] for i in slits.ids if i in wcs}
+    held = {i: w for i, w in zip(slits.ids, ordered_wcs(slits), strict=True) if w is not None}
+    return held or None
 
 
 def _encoded(ds: xr.Dataset, texts: dict[str, bytes]) -> xr.Dataset:

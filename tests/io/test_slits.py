@@ -242,6 +242,22 @@ def test_subset_keeps_the_order_and_the_wcs(make, tmp_path):
     np.testing.assert_array_equal(meta_of(back.buckets[0]).wcs[1](x, y), _wcs(3)(x, y))
 
 
+@pytest.mark.parametrize("suffix", ["fits", "nc"])
+def test_wcs_of_a_slit_is_that_of_its_bucket(make, tmp_path, suffix):
+    # a step on a bucket leaves the WCS of other slits as they were, or out
+    slits = make()
+    changed = []
+    for n, bucket in enumerate(slits.buckets):
+        wcs = {} if n else {k: _wcs(k) for k in range(4)}
+        wcs |= {int(i): _wcs(10 + int(i)) for i in bucket["slit"].values}
+        changed.append(bucket.assign_attrs(meta=meta_of(bucket).replace(wcs=wcs)))
+    back = open_product(save(Slits(tuple(changed)), tmp_path / f"a.{suffix}"))
+    x, y = np.meshgrid(np.arange(9.0), np.arange(4.0))
+    for k in range(4):
+        wcs = meta_of(back.buckets[0]).wcs[k]
+        np.testing.assert_array_equal(wcs(x, y), _wcs(10 + k)(x, y))
+
+
 def test_resampled_slits_keep_the_size_of_their_cut_outs(make, tmp_path):
     slits = make().map(
         lambda b: b.assign(
