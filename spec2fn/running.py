@@ -180,10 +180,11 @@ class _Run:
             for step in one.steps:
                 part = self.apply(step, obs.replace(part)).science
             parts.append(part.assign_attrs(exp_type=whole.attrs["exp_type"]))
-        if hasattr(parts[0], "data_vars"):
+        spectra = [part for part in parts if hasattr(part, "data_vars")]
+        if spectra:
             from spec2fn.plans.spectra import join_spectra
 
-            return join_spectra(parts)
+            return join_spectra(spectra)  # a branch without any spectrum stays slits
         joined = parts[0]
         for part in parts[1:]:
             joined = joined.join(part.assign_attrs(joined.attrs))

@@ -135,6 +135,9 @@ def _usable(spectra: xr.Dataset) -> list[dict[str, np.ndarray[Any, Any]]]:
         n: np.asarray(whole[n].transpose(*spectra["flux"].dims).data).reshape(-1, size)
         for n in names
     }
+    # images hold wavelengths in single precision, and so must the spectra: next to a cosmic ray
+    # the background is so steep that the difference would be seen
+    columns["wavelength"] = columns["wavelength"].astype(np.float32).astype(np.float64)
     found = []
     for i in range(columns["flux"].shape[0]):
         valid = np.isfinite(columns["wavelength"][i])
