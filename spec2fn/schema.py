@@ -258,6 +258,8 @@ def meta_of(ds: xr.Dataset) -> Meta:
 
 def with_meta(ds: xr.Dataset, **changes: Any) -> xr.Dataset:
     """Return `ds` with fields of its :class:`Meta` replaced."""
+    if hasattr(ds, "buckets"):  # slits, whose WCS is that of their bucket
+        return ds.map(lambda bucket: with_meta(bucket, **changes))
     return ds.assign_attrs(meta=meta_of(ds).replace(**changes))
 
 
