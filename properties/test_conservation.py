@@ -9,7 +9,7 @@ from spec2fn.forward.exposures import to_dataset
 from spec2fn.schema import replace_data
 from spec2fn.testing import exposures, strategies
 
-SLIT, SLITLESS = exposures.EXP_TYPES
+SLIT, SLITLESS = exposures.RENDERED
 
 
 def noiseless(exp_type, flux, seconds=100.0):

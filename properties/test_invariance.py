@@ -11,7 +11,7 @@ from spec2fn.dq import Pixel
 from spec2fn.schema import PLANES, replace_data
 from spec2fn.testing import exposures, strategies
 
-SLIT, SLITLESS = exposures.EXP_TYPES
+SLIT, SLITLESS = exposures.RENDERED
 
 
 def assert_same(a, b):
@@ -34,7 +34,7 @@ def fill_masked(ds, seed):
     return replace_data(ds, None, **new)
 
 
-@pytest.mark.parametrize("exp_type", exposures.EXP_TYPES)
+@pytest.mark.parametrize("exp_type", exposures.RENDERED)
 def test_a_masked_pixel_may_hold_anything(exp_type):
     pipeline, refs = exposures.pipeline(exp_type), exposures.references(exp_type)
     obs = exposures.observation(exp_type)

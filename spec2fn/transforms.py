@@ -61,7 +61,7 @@ def _is_number(data: Any) -> bool:
 
 
 class Packed:
-    """A Dataset or a plan taken apart: `arrays` are traced, `template` is static."""
+    """A Dataset, slits or a plan taken apart: `arrays` are traced, `template` is static."""
 
     __slots__ = ("arrays", "template")
 
@@ -83,12 +83,15 @@ def _register() -> None:
 
 
 def pack(value: Any) -> Any:
-    """Return `value` as a pytree: Datasets and plans become :class:`Packed`."""
+    """Return `value` as a pytree: Datasets, slits and plans become :class:`Packed`."""
     _register()
     if hasattr(value, "data_vars"):
         return _pack_dataset(value)
     if isinstance(value, Plan):
         return _pack_plan(value)
+    if hasattr(value, "buckets"):
+        buckets = {str(i): _pack_dataset(b) for i, b in enumerate(value.buckets)}
+        return Packed(buckets, _Static(("slits", type(value))))
     if isinstance(value, Mapping):
         return {k: pack(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -104,6 +107,8 @@ def unpack(value: Any) -> Any:
     """Invert :func:`pack`."""
     if isinstance(value, Packed):
         kind = value.template.value[0]
+        if kind == "slits":
+            return value.template.value[1](tuple(unpack(b) for b in value.arrays.values()))
         return _unpack_dataset(value) if kind == "dataset" else _unpack_plan(value)
     if isinstance(value, _Static):
         return value.value
@@ -158,11 +163,11 @@ def _unpack_plan(packed: Packed) -> Plan:
 
 
 def _provenance(args: Any) -> Any:
-    """The first Dataset among the arguments, whose headers the results inherit."""
+    """The first Dataset (or slits) among the arguments, whose headers the results inherit."""
     stack = list(args)
     while stack:
         value = stack.pop(0)
-        if hasattr(value, "data_vars"):
+        if hasattr(value, "data_vars") or getattr(value, "buckets", None):
             return value
         if isinstance(value, Mapping):
             stack.extend(value.values())
@@ -174,6 +179,14 @@ def _provenance(args: Any) -> Any:
 def _attach(value: Any, source: Any) -> Any:
     if source is None:
         return value
+    if hasattr(value, "buckets"):
+        sources = getattr(source, "buckets", (source,))
+        if len(sources) != len(value.buckets):
+            sources = sources[:1] * len(value.buckets)
+        pairs = zip(value.buckets, sources, strict=True)
+        return type(value)(tuple(_attach(b, s) for b, s in pairs))
+    if hasattr(source, "buckets"):
+        source = source.buckets[0]
     if hasattr(value, "data_vars"):
         meta = source.attrs.get("meta")
         if not isinstance(meta, Meta):
@@ -226,7 +239,8 @@ def value_and_grad(
         Returns a scalar array.
     wrt : sequence of str, or mapping of int to sequence of str
         Variables of the first argument, or of several arguments by position. In an argument that
-        is a mapping of Datasets (references) a variable is named ``"flat/sci"``.
+        is a mapping of Datasets (references) a variable is named ``"flat/sci"``, in slits by
+        bucket: ``"0/sci"``.
 
     Returns
     -------
@@ -366,25 +380,27 @@ def _map_axis(function: Callable[..., Any], axes: list[int | None]) -> Callable[
 def _leaf(packed: Any, path: str) -> Any:
     import jax.numpy as jnp
 
-    if isinstance(packed, Packed):
-        if path not in packed.arrays:
-            msg = f"no numeric variable {path!r} to differentiate; there is {list(packed.arrays)}"
-            raise ContractError(msg)
-        return jnp.asarray(packed.arrays[path])
     head, _, tail = path.partition("/")
-    return _leaf(packed[head], tail)
+    if not isinstance(packed, Packed):
+        return _leaf(packed[head], tail)
+    if tail and isinstance(packed.arrays.get(head), Packed):
+        return _leaf(packed.arrays[head], tail)
+    if path not in packed.arrays:
+        msg = f"no numeric variable {path!r} to differentiate; there is {list(packed.arrays)}"
+        raise ContractError(msg)
+    return jnp.asarray(packed.arrays[path])
 
 
 def _put(packed: Any, leaves: Mapping[str, Any]) -> Any:
     if not leaves:
         return packed
-    if isinstance(packed, Packed):
-        return Packed({**packed.arrays, **leaves}, packed.template)
-    out = dict(packed)
+    out = dict(packed.arrays if isinstance(packed, Packed) else packed)
     for path, leaf in leaves.items():
         head, _, tail = path.partition("/")
-        out[head] = _put(out[head], {tail: leaf})
-    return out
+        out[head if tail and head in out else path] = (
+            _put(out[head], {tail: leaf}) if tail and head in out else leaf
+        )
+    return Packed(out, packed.template) if isinstance(packed, Packed) else out
 
 
 def _split_dim(packed: Any, dim: str) -> tuple[Any, list[int | None]]:

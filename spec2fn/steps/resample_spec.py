@@ -379,8 +379,8 @@ def _assemble_slits(
         resample_pixfrac=pixfrac,
     )
     if is_traced(planes["sci"]):
-        # what describes the output grid does not enter a trace
-        return out
+        # what describes the output grid does not enter a trace, that of the input is wrong now
+        return out.drop_vars("s_region", errors="ignore")
     known = np.asarray(plan.ratio)[[not p for p in plan.problems]]
     regions = [r or "" for r in plan.provenance.s_region or ()]
     out = with_attrs(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spec2fn.errors import InputError, nearest
+from spec2fn.testing import nirspec_modes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXP_TYPES",
+    "RENDERED",
     "StepInput",
     "exposure",
     "members",
@@ -28,9 +30,13 @@ __all__ = [
     "references",
     "rendered",
     "step_input",
+    "step_keys",
 ]
 
-EXP_TYPES = ("MIR_LRS-FIXEDSLIT", "MIR_LRS-SLITLESS")
+RENDERED = ("MIR_LRS-FIXEDSLIT", "MIR_LRS-SLITLESS")
+"""Exposure types whose exposures are rendered from a scene, so that the truth is known."""
+
+EXP_TYPES = (*RENDERED, *nirspec_modes.EXP_TYPES)
 """Exposure types there are exposures of."""
 
 
@@ -41,7 +47,7 @@ def rendered(exp_type: str, seed: int = 0, integrations: int = 2) -> Rendered:
     Parameters
     ----------
     exp_type : str
-        One of :data:`EXP_TYPES`.
+        One of :data:`RENDERED`.
     seed : int
         Of noise, flat and bad pixels.
     integrations : int
@@ -63,7 +69,7 @@ def rendered(exp_type: str, seed: int = 0, integrations: int = 2) -> Rendered:
         return render_miri_lrs_slit(seed)
     if exp_type == "MIR_LRS-SLITLESS":
         return render_miri_lrs_slitless(seed, integrations)
-    msg = f"no exposures of {exp_type!r}{nearest(exp_type, EXP_TYPES)}; there are {EXP_TYPES}"
+    msg = f"no exposures of {exp_type!r}{nearest(exp_type, RENDERED)}; there are {RENDERED}"
     raise InputError(msg)
 
 
@@ -78,8 +84,11 @@ def exposure(
     exp_type, seed, integrations
         See :func:`rendered`.
     role : str
-        ``science``; on the slit also ``background`` and ``target_acquisition``.
+        ``science``; on the slit of MIRI also ``background`` and ``target_acquisition``, for
+        NIRSpec those of :func:`spec2fn.testing.nirspec_modes.roles`.
     """
+    if exp_type in nirspec_modes.EXP_TYPES:
+        return nirspec_modes.exposure(exp_type, role, seed, integrations)
     ds = rendered(exp_type, seed, integrations).exposure(role)
     for variable in ds.variables.values():
         variable.data.setflags(write=False)
@@ -87,7 +96,11 @@ def exposure(
 
 
 def members(exp_type: str, seed: int = 0) -> dict[str, tuple[xr.Dataset, ...]]:
-    """Return the associated exposures by role."""
+    """Return the associated exposures, and MSA metadata, by role."""
+    if exp_type in nirspec_modes.EXP_TYPES:
+        roles = [r for r in nirspec_modes.roles(exp_type) if r != "science"]
+        found = {role: (exposure(exp_type, role, seed),) for role in roles}
+        return {**found, **nirspec_modes.metadata(exp_type)}
     roles = [r for r in rendered(exp_type, seed).setups if r != "science"]
     return {role: (exposure(exp_type, role, seed),) for role in roles}
 
@@ -101,7 +114,12 @@ def observation(exp_type: str, seed: int = 0, integrations: int = 2) -> Observat
 
 
 def references(exp_type: str, seed: int = 0) -> Mapping[str, Any]:
-    """Return the references of a mode, opened, by type."""
+    """Return the references of a mode, opened, by type.
+
+    Those of the fixed slit in an exposure of slitlets have keys ``fs:<type>``.
+    """
+    if exp_type in nirspec_modes.EXP_TYPES:
+        return nirspec_modes.references(exp_type)
     return rendered(exp_type, seed).references
 
 
@@ -120,8 +138,8 @@ class StepInput:
     ----------
     step : Step
         Switched on.
-    dataset : xarray.Dataset
-        The exposure as the steps before left it.
+    dataset : xarray.Dataset or Slits
+        The exposure, or its slits, as the steps before left it.
     references : mapping of str to Dataset or None
         By type, those the step takes.
     members : mapping of str to tuple of Dataset
@@ -129,7 +147,7 @@ class StepInput:
     """
 
     step: Step
-    dataset: xr.Dataset
+    dataset: Any
     references: Mapping[str, Any]
     members: Mapping[str, tuple[Any, ...]]
 
@@ -144,28 +162,73 @@ class StepInput:
         return self.step(ds, plan=plan, **self.references, **self.members, **parameters)
 
 
+def step_keys(exp_type: str) -> tuple[str, ...]:
+    """Return the steps of a mode in order, those in branches as ``<branch>/<step>``."""
+    from spec2fn.compose import steps_of
+
+    return tuple(s.key for s in steps_of(pipeline(exp_type)))
+
+
 @functools.cache
-def step_input(name: str, exp_type: str) -> StepInput | None:
-    """Return what the step called `name` gets in a mode, or None if the mode does not have it.
+def step_input(key: str, exp_type: str) -> StepInput | None:
+    """Return what a step gets in a mode, or None if the mode does not have it.
 
     Every step before it has run, those that are off by default too.
-    """
-    from dataclasses import replace
 
-    from spec2fn.compose import AlsoOn, Product
+    Parameters
+    ----------
+    key : str
+        Name of the step, or ``<branch>/<step>``; a bare name means the first that has it.
+    exp_type : str
+        One of :data:`EXP_TYPES`.
+    """
+    from spec2fn.compose import Split, find_steps, steps_of
+    from spec2fn.errors import ParameterError
     from spec2fn.running import run
 
+    try:
+        wanted = find_steps(pipeline(exp_type), key)[0]
+    except ParameterError:
+        return None
+    refs = references(exp_type)
     before: list[Any] = []
     for element in pipeline(exp_type):
-        if isinstance(element, Product):
+        if wanted not in steps_of((element,)):
+            before.append(_switched_on(element))
             continue
-        lifted = element.step if isinstance(element, AlsoOn) else element
-        active = lifted.with_(skip=False)
-        if lifted.name == name:
-            refs = references(exp_type)
-            result = run(tuple(before), observation(exp_type), refs)
-            taken = {r: refs.get(r) for r in active.refs}
-            roles = {r: result.members.get(r, ()) for r in active.members}
-            return StepInput(active, result.dataset, taken, roles)
-        before.append(replace(element, step=active) if isinstance(element, AlsoOn) else active)
+        result = run(tuple(before), observation(exp_type), refs)
+        dataset = result.dataset
+        if isinstance(element, Split):
+            (one,) = (b for b in element.branches if wanted in b.steps)
+            dataset = dataset.where(one.keep)
+            if one.exp_type:
+                dataset = dataset.assign_attrs(exp_type=one.exp_type)
+            earlier = one.steps[: one.steps.index(wanted)]
+            dataset = run(tuple(map(_switched_on, earlier)), dataset, refs).dataset
+        return _input_of(wanted.with_(skip=False), dataset, refs, result.members)
     return None
+
+
+def _switched_on(element: Any) -> Any:
+    from dataclasses import replace
+
+    from spec2fn.compose import AlsoOn, Split, Step
+
+    if isinstance(element, Step):
+        return element.with_(skip=False)
+    if isinstance(element, AlsoOn):
+        # unconditionally: the step of the condition is switched on, and may come later
+        return replace(element, step=element.step.with_(skip=False), when="")
+    if isinstance(element, Split):
+        branches = (replace(b, steps=tuple(map(_switched_on, b.steps))) for b in element.branches)
+        return replace(element, branches=tuple(branches))
+    return element
+
+
+def _input_of(
+    step: Step, dataset: Any, refs: Mapping[str, Any], held: Mapping[str, Any]
+) -> StepInput:
+    taken = {
+        r: refs.get(key, refs.get(r)) for r, key in zip(step.refs, step.reference_keys, strict=True)
+    }
+    return StepInput(step, dataset, taken, {r: held.get(r, ()) for r in step.members})

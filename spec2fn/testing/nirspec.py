@@ -18,7 +18,7 @@ from spec2fn.schema import Meta
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["CONFIGURATIONS", "exposure", "msa_metadata", "references"]
+__all__ = ["CONFIGURATIONS", "exposure", "msa_metadata", "neighbouring_slitlets", "references"]
 
 CONFIGURATIONS: Mapping[str, tuple[str, float, float, tuple[float, float]]] = {
     "G140M": ("F100LP", 95700.0, -4.02, (0.9e-6, 1.9e-6)),
@@ -245,8 +245,6 @@ def msa_metadata(extra: tuple[Mapping[str, Any], ...] = ()) -> xr.Dataset:
     extra : tuple of mappings
         Rows of SHUTTER_INFO to add; what a mapping leaves out is that of an empty shutter.
     """
-    import xarray as xr
-
     rows = [_shutter(1, 3, 67, c, 1, main=c == 60) for c in (59, 60, 61)]
     rows += [_shutter(2, 4, 120, c, 2, main=c == 90) for c in (89, 90, 91)]
     rows += [_shutter(3, 3, 200, 120, -7, main=True)]
@@ -261,6 +259,35 @@ def msa_metadata(extra: tuple[Mapping[str, Any], ...] = ()) -> xr.Dataset:
         "ra": np.array([53.1, 53.11, 53.12]),
         "dec": np.array([-27.8, -27.81, -27.82]),
     }
+    return _metadata(rows, sources)
+
+
+def neighbouring_slitlets() -> xr.Dataset:
+    """Return MSA metadata with slitlets beside the fixed slits, so that a small window sees all.
+
+    Slitlet 1 holds a star in the middle of three shutters, 2 a galaxy in the first of three, 3
+    background, 4 a star in a single shutter; S200A1 is open as well.
+    """
+    rows = [_shutter(1, 3, 176, c, 1, main=c == 166) for c in (165, 166, 167)]
+    rows += [_shutter(2, 3, 180, c, 2, main=c == 157) for c in (157, 158, 159)]
+    rows += [_shutter(3, 3, 186, c, 3, main=c == 146) for c in (145, 146, 147)]
+    rows += [_shutter(4, 3, 170, 153, 4, main=True)]
+    rows += [_shutter(0, 0, 0, 0, 9, main=True) | {"fixed_slit": next(iter(FIXED_SLITS))}]
+    names = ["1234_1", "1234_2", "1234_BKG3", "1234_4", "1234_9"]
+    sources = {
+        "source_id": np.array([1, 2, 3, 4, 9]),
+        "source_name": np.array(names),
+        "alias": np.array(names),
+        "stellarity": np.array([0.9, 0.1, 0.0, 1.0, 1.0]),
+        "ra": 53.1 + 0.01 * np.arange(5),
+        "dec": -27.8 - 0.01 * np.arange(5),
+    }
+    return _metadata(rows, sources)
+
+
+def _metadata(rows: list[dict[str, Any]], sources: Mapping[str, Any]) -> xr.Dataset:
+    import xarray as xr
+
     data = {
         f"shutter_info.{key}": ("shutter_info_row", np.array([row[key] for row in rows]))
         for key in rows[0]

@@ -96,12 +96,12 @@ def flags(draw: DrawFn, shape: tuple[int, ...]) -> Array:
     return out
 
 
-def disturb(ds: xr.Dataset, seed: int, rows: int = 2, pixels: int = 20) -> xr.Dataset:
-    """Return an exposure with what goes wrong in exposures.
+def disturb(ds: Any, seed: int, rows: int = 2, pixels: int = 20) -> Any:
+    """Return an exposure, or its slits, with what goes wrong in exposures.
 
     Parameters
     ----------
-    ds : xarray.Dataset
+    ds : xarray.Dataset or Slits
         With ``sci`` and ``err``, not modified.
     seed : int
     rows : int
@@ -111,10 +111,14 @@ def disturb(ds: xr.Dataset, seed: int, rows: int = 2, pixels: int = 20) -> xr.Da
 
     Returns
     -------
-    xarray.Dataset
-        A pixel that is NaN is flagged DO_NOT_USE, and the reverse, as in countrate files.
+    xarray.Dataset or Slits
+        A pixel that is NaN is flagged DO_NOT_USE, and the reverse, as in countrate files. The
+        padding of slits stays as it is.
     """
     from spec2fn.schema import PLANES, replace_data
+
+    if hasattr(ds, "buckets"):
+        return type(ds)(tuple(disturb(b, seed + i, rows, pixels) for i, b in enumerate(ds.buckets)))
 
     rng = np.random.default_rng(seed)
     shape = ds["sci"].shape
@@ -145,14 +149,18 @@ def disturb(ds: xr.Dataset, seed: int, rows: int = 2, pixels: int = 20) -> xr.Da
     if "dq" in ds:  # a resampled spectrum has none
         new["dq"] = np.array(ds["dq"].data)
         new["dq"][masked] |= np.uint32(Pixel.DO_NOT_USE)
-        new["dq"][some()] |= np.uint32(Pixel.JUMP_DET)
+        jumps = np.zeros(shape, dtype=bool)
+        jumps[some()] = True
+        jumps &= (new["dq"] & np.uint32(Pixel.NON_SCIENCE)) == 0
+        new["dq"][jumps] |= np.uint32(Pixel.JUMP_DET)
     return replace_data(ds, None, **new)
 
 
 def _lit_rows(ds: xr.Dataset) -> tuple[int, int]:
     if "wavelength" not in ds:
         return 0, int(ds.sizes["y"])
-    rows = np.nonzero(np.isfinite(np.asarray(ds["wavelength"].data)).any(-1))[0]
+    lit = np.isfinite(np.asarray(ds["wavelength"].data))
+    rows = np.nonzero(lit.reshape(-1, *lit.shape[-2:]).any((0, 2)))[0]
     return int(rows[0]), int(rows[-1]) + 1
 
 

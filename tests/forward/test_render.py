@@ -11,10 +11,10 @@ from spec2fn.forward.exposures import observe, write_exposure
 from spec2fn.schema import validate
 from spec2fn.testing import exposures
 
-SLIT, SLITLESS = exposures.EXP_TYPES
+SLIT, SLITLESS = exposures.RENDERED
 
 
-@pytest.mark.parametrize("exp_type", exposures.EXP_TYPES)
+@pytest.mark.parametrize("exp_type", exposures.RENDERED)
 def test_exposures_are_valid_and_flagged_consistently(exp_type):
     ds = validate(exposures.exposure(exp_type))
     bad = (ds["dq"].data & np.uint32(Pixel.DO_NOT_USE)) != 0
@@ -44,7 +44,7 @@ def test_rendering_is_reproducible_and_seeds_differ():
     assert not np.array_equal(first, render_miri_lrs_slitless(4, 2).science["sci"].data)
 
 
-@pytest.mark.parametrize("exp_type", exposures.EXP_TYPES)
+@pytest.mark.parametrize("exp_type", exposures.RENDERED)
 def test_files_hold_what_is_in_memory(exp_type, tmp_path):
     from spec2fn.io import open_exposure
 
@@ -79,7 +79,7 @@ def test_association_names_every_exposure(tmp_path):
     assert all((tmp_path / m["expname"]).exists() for m in product["members"])
 
 
-@pytest.mark.parametrize("exp_type", exposures.EXP_TYPES)
+@pytest.mark.parametrize("exp_type", exposures.RENDERED)
 def test_references_are_what_their_schemas_say(exp_type, tmp_path):
     datamodels = pytest.importorskip("stdatamodels.jwst.datamodels")
     classes = {

@@ -1,0 +1,252 @@
+"""References of the steps after extract_2d for NIRSpec slits, in memory, small and smooth.
+
+Everything depends on wavelength and place in a way that a wrong row, slit or unit would show.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.plans.nirspec_slits import FIXED_SLITS
+from spec2fn.schema import Meta
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["calibration_references"]
+
+WAVES = np.linspace(0.5, 5.5, 41)  # um
+_SLITS = tuple(FIXED_SLITS)
+_SPECTRAL = {"CRPIX": 1.0, "CRVAL": 0.5e-6, "CDELT": 0.25e-6}  # of pathloss, in m
+_N_PATHLOSS = 21
+
+
+@functools.cache
+def calibration_references(
+    exp_type: str, grating: str, filter_name: str, frame: tuple[int, int]
+) -> Mapping[str, xr.Dataset]:
+    """Return the references of flux, source position and extraction, by type.
+
+    Parameters
+    ----------
+    exp_type : str
+        ``NRS_FIXEDSLIT``, ``NRS_BRIGHTOBJ`` or ``NRS_MSASPEC``.
+    grating, filter_name : str
+    frame : (int, int)
+        Rows and columns of the images of the flats, which begin at the corner of the detector.
+
+    Returns
+    -------
+    mapping of str to xarray.Dataset
+        Flats in three parts, ``pathloss``, ``barshadow``, ``photom``, ``area``, ``wavecorr``,
+        ``extract1d``, ``apcorr``, ``msaoper``.
+    """
+    import xarray as xr
+
+    mos = exp_type == "NRS_MSASPEC"
+    made = dict(zip(("fflat", "sflat", "dflat"), _flats(frame, mos=mos), strict=True))
+    made |= {
+        "pathloss": _pathloss(mos=mos),
+        "photom": _photom(grating, filter_name, mos=mos),
+        "area": _areas(mos=mos),
+        "wavecorr": _wavecorr(mos=mos),
+        "extract1d": xr.Dataset(
+            attrs={"tree": {"apertures": [{"id": "ANY", "extract_width": 5}]}, "meta": Meta()}
+        ),
+        "apcorr": _apcorr(grating, filter_name, mos=mos),
+    }
+    if mos:
+        made |= {"barshadow": _barshadow(), "msaoper": _msaoper()}
+    return {
+        name: ds.assign_attrs(reftype=name, filename=f"jwst_nirspec_{name}_9999")
+        for name, ds in made.items()
+    }
+
+
+def _fast(suffix: str = "", rows: tuple[str, ...] = ("ANY",), phase: float = 0.0) -> dict[str, Any]:
+    n = len(rows)
+    name = f"fast_variation{suffix}"
+    row = (f"{name}_row", f"{name}_e")
+    ripple = 1 + 0.1 * np.sin(3 * WAVES + phase + np.arange(n)[:, None])
+    return {
+        f"{name}.slit_name": (row[:1], np.array(rows)),
+        f"{name}.nelem": (row[:1], np.full(n, len(WAVES), np.int32)),
+        f"{name}.wavelength": (row, np.tile(WAVES.astype(np.float32), (n, 1))),
+        f"{name}.data": (row, ripple.astype(np.float32)),
+        f"{name}.error": (row, np.full((n, len(WAVES)), 0.01, np.float32)),
+    }
+
+
+def _images(
+    waves: tuple[float, ...], shape: tuple[int, int], suffix: str = "", *, cube_dq: bool = False
+) -> dict[str, Any]:
+    rng = np.random.default_rng(len(waves) + len(suffix))
+    base = rng.uniform(0.9, 1.1, shape).astype(np.float32)
+    flags = np.where(rng.random(shape) < 1e-3, 1, 0).astype(np.uint32)
+    tilt = 1 + 0.05 * np.arange(len(waves), dtype=np.float32)
+    cube = base * tilt[:, None, None]
+    dims = (f"z{suffix}", f"y{suffix}", f"x{suffix}")
+    if cube_dq:
+        flags = np.broadcast_to(flags, cube.shape).copy()
+    return {
+        f"sci{suffix}": (dims, cube),
+        f"err{suffix}": (dims, np.float32(0.01) * cube),
+        f"dq{suffix}": (dims[3 - flags.ndim :], flags),
+        f"wavelength{suffix}.wavelength": (dims[:1], np.array(waves, np.float32)),
+    }
+
+
+def _flats(frame: tuple[int, int], *, mos: bool) -> tuple[xr.Dataset, ...]:
+    import xarray as xr
+
+    dflat = xr.Dataset(_images((0.5, 2.0, 5.2), frame) | _fast(phase=1.0))
+    if not mos:
+        single = {k: v for k, v in _images((1.0,), frame).items() if k != "wavelength.wavelength"}
+        single = {k: (("y", "x"), v[1].reshape(frame)) for k, v in single.items()}
+        sflat = xr.Dataset(single | _fast(phase=2.0))
+        return xr.Dataset(_fast(rows=_SLITS, phase=3.0)), sflat, dflat
+    sflat = xr.Dataset(_images((0.5, 5.4), frame, cube_dq=True) | _fast(phase=2.0))
+    fore: dict[str, Any] = {}
+    for quadrant, suffix in enumerate(("", "_2", "_3", "_4")):
+        fore |= _images((0.5, 2.5, 5.5), (171, 365), suffix, cube_dq=True)
+        fore |= _fast(suffix, phase=3.0 + quadrant)
+    return xr.Dataset(fore), sflat, dflat
+
+
+def _pathloss(*, mos: bool) -> xr.Dataset:
+    import xarray as xr
+    from astropy.io.fits import Header
+
+    apertures = [(name, 0, 0.5) for name in _SLITS]
+    if mos:
+        apertures = [("MOS1x1", 1, 0.5), ("MOS1x3", 3, 1.5)]
+    waves = 0.5 + 0.25 * np.arange(_N_PATHLOSS)
+    variables: dict[str, Any] = {}
+    headers = {}
+    for k, (name, shutters, half) in enumerate(apertures, start=1):
+        suffix = "" if k == 1 else f"_{k}"
+        x, y = np.linspace(-0.5, 0.5, 5), np.linspace(-half, half, 7)
+        shape = (1 - 0.8 * x**2) * (1 - 0.3 * (y[:, None] / half) ** 2)
+        cube = (0.95 - 0.05 * waves[:, None, None]) * shape * (1 - 0.02 * k)
+        variables[f"ps{suffix}"] = ((f"w{k}", f"y{k}", f"x{k}"), cube.astype(np.float32))
+        uniform = (0.98 - 0.01 * waves) * (1 - 0.02 * k)
+        variables[f"uni{suffix}"] = (f"w{k}", uniform.astype(np.float32))
+        place = {"CRPIX1": 3.0, "CRVAL1": 0.0, "CDELT1": 0.25}
+        place |= {"CRPIX2": 1.0, "CRVAL2": -half, "CDELT2": half / 3}
+        spectral = {f"{key}3": v for key, v in _SPECTRAL.items()}
+        headers[f"ps{suffix}"] = Header(
+            {"APERTURE": name, "SHUTTERS": shutters, **spectral, **place}
+        )
+        headers[f"uni{suffix}"] = Header({f"{key}1": v for key, v in _SPECTRAL.items()})
+    return xr.Dataset(variables, attrs={"meta": Meta(records={"headers": headers})})
+
+
+def _barshadow() -> xr.Dataset:
+    import xarray as xr
+    from astropy.io.fits import Header
+
+    y = np.linspace(-1, 1, 21)[:, None]
+    w = 0.9 + 0.02 * np.linspace(0, 1, 30)
+    header = {"CRVAL1": 0.5e-6, "CDELT1": 0.17e-6, "CRVAL2": -1.0, "CDELT2": 0.1}
+    single = (1 - 0.6 * y * y) * w
+    triple = (1 - 0.1 * np.abs(np.sin(np.pi * y))) * w
+    return xr.Dataset(
+        {
+            "data1x1": (("y", "x"), single.astype(np.float32)),
+            "data1x3": (("y", "x"), triple.astype(np.float32)),
+        },
+        attrs={"meta": Meta(science=Header(header))},
+    )
+
+
+def _photom(grating: str, filter_name: str, *, mos: bool) -> xr.Dataset:
+    import xarray as xr
+
+    names = ("ANY",) if mos else _SLITS
+    n, row = len(names), "photom_row"
+    response = 1 + 0.2 * np.cos(WAVES + np.arange(n)[:, None])
+    table = {
+        "photom.filter": (row, np.array([filter_name] * n)),
+        "photom.grating": (row, np.array([grating] * n)),
+        "photom.photmj": (row, (1e-12 * (1 + 0.1 * np.arange(n))).astype(np.float32)),
+        "photom.nelem": (row, np.full(n, len(WAVES), np.int16)),
+        "photom.wavelength": ((row, "e"), np.tile(WAVES.astype(np.float32), (n, 1))),
+        "photom.relresponse": ((row, "e"), response.astype(np.float32)),
+        "timecoeff_linear.t0": ("t", np.full(n, 59635.0)),
+        "timecoeff_linear.lossperyear": ("t", np.full(n, 0.01)),
+        "pixar_a2": ((), np.float64(0.0105)),
+        "pixar_sr": ((), np.float64(2.5e-13)),
+    }
+    if not mos:
+        table["photom.slit"] = (row, np.array(names))
+    return xr.Dataset(table)
+
+
+def _areas(*, mos: bool) -> xr.Dataset:
+    import xarray as xr
+
+    if not mos:
+        values = (0.01 * (1 + 0.1 * np.arange(len(_SLITS)))).astype(np.float32)
+        names = ("area_row", np.array(_SLITS))
+        return xr.Dataset({"area.slit_id": names, "area.pixarea": ("area_row", values)})
+    y, x = (a.ravel() + 1 for a in np.indices((171, 365)))
+    columns = {
+        "quadrant": np.repeat(np.arange(1, 5, dtype=np.int16), x.size),
+        "shutter_x": np.tile(x.astype(np.int16), 4),
+        "shutter_y": np.tile(y.astype(np.int16), 4),
+        "pixarea": np.tile((0.01 + 1e-5 * (x + y)).astype(np.float32), 4),
+    }
+    return xr.Dataset({f"area.{k}": ("area_row", v) for k, v in columns.items()})
+
+
+def _wavecorr(*, mos: bool) -> xr.Dataset:
+    import xarray as xr
+    from astropy.modeling.models import Tabular2D
+
+    waves, positions = np.linspace(0.4e-6, 5.6e-6, 9), np.linspace(-0.5, 0.5, 5)
+    shift = positions * (0.3 + 1e5 * waves[:, None])
+    model = Tabular2D(points=(waves, positions), lookup_table=shift)
+    names = ("MOS",) if mos else _SLITS
+    apertures = [{"aperture_name": n, "zero_point_offset": model} for n in names]
+    return xr.Dataset(attrs={"tree": {"apertures": apertures}})
+
+
+def _apcorr(grating: str, filter_name: str, *, mos: bool) -> xr.Dataset:
+    import xarray as xr
+    from astropy.io.fits import Header
+
+    names = ("MOS",) if mos else _SLITS
+    n = len(names)
+    waves = np.linspace(0.5, 5.5, 6)
+    sizes = np.array([2.0, 4.0, 6.0, 9.0])[:, None] * (1 + 0.02 * np.arange(6))
+    phases = np.array([0.0, 0.5, 1.0])
+    table = 1 + np.exp(-sizes / 3)[:, :, None] * (0.5 + 0.2 * phases) * waves[None, :, None] / 5
+
+    def rows(values: Any) -> Any:
+        return np.broadcast_to(values, (n, *np.shape(values))).copy()
+
+    columns: dict[str, Any] = {
+        "filter": ("apcorr_row", np.array([filter_name] * n)),
+        "grating": ("apcorr_row", np.array([grating] * n)),
+        "slit": ("apcorr_row", np.array(names)),
+        "wavelength": (("apcorr_row", "w"), rows(waves)),
+        "nelem_wl": ("apcorr_row", np.full(n, 6)),
+        "size": (("apcorr_row", "s", "w"), rows(sizes)),
+        "nelem_size": ("apcorr_row", np.full(n, 4)),
+        "pixphase": (("apcorr_row", "p"), rows(phases)),
+        "apcorr": (("apcorr_row", "s", "w", "p"), rows(table)),
+    }
+    meta = Meta(primary=Header({"SIZEUNIT": "pixels"}))
+    return xr.Dataset({f"apcorr.{k}": v for k, v in columns.items()}, attrs={"meta": meta})
+
+
+def _msaoper() -> xr.Dataset:
+    import xarray as xr
+
+    states = {"state": "open", "TA state": "open", "Internal state": "normal"}
+    shutters = [{"Q": 3, "x": 180, "y": y, **states} for y in (150, 162)]
+    return xr.Dataset(attrs={"tree": {"msaoper": shutters}})
