@@ -186,8 +186,10 @@ class _Run:
 
             return join_spectra(spectra)  # a branch without any spectrum stays slits
         joined = parts[0]
+        # what a step did to the slitlets counts for the exposure; headers and gwcs are each one's
+        attrs = {k: v for k, v in joined.attrs.items() if k != "meta"}
         for part in parts[1:]:
-            joined = joined.join(part.assign_attrs(joined.attrs))
+            joined = joined.join(part.assign_attrs(attrs))
         return joined
 
 
