@@ -141,7 +141,7 @@ def drizzle_weight(
     dq : (...) uint32
         Data quality; pixels with any of `bad_bits` weigh nothing.
     planes : tuple of (...) float32
-        Data, errors and variances; a pixel that is NaN in any of them weighs nothing.
+        Data, errors and variances; a pixel that is not finite in any of them weighs nothing.
     bad_bits : int
     weight_type : {"ivm", "exptime", None}
         Inverse variance of the read noise, exposure time, or 1.
@@ -160,7 +160,7 @@ def drizzle_weight(
     dtype = planes[0].dtype
     good = (dq & xp.asarray(bad_bits, dtype=dq.dtype)) == 0
     for plane in planes:
-        good = good & ~xp.isnan(plane)
+        good = good & xp.isfinite(plane)
     one = xp.ones((), dtype=dtype)
     zero = xp.zeros((), dtype=dtype)
     if weight_type == "ivm" and var_rnoise is not None:
