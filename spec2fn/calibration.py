@@ -20,7 +20,7 @@ from spec2fn.running import Result, RunPlan, StepRecord, needed_references, plan
 from spec2fn.schema import meta_of, with_meta
 from spec2fn.settings import Settings, resolve_settings
 
-__all__ = ["Calibration", "Job", "calibrate", "prepare"]
+__all__ = ["Calibration", "Job", "calibrate", "output_folder", "prepare"]
 
 # Bytes of pixels that may be in work at once; exposures of many integrations are cut to fit.
 CHUNK_BYTES = 64 * 2**20
@@ -325,7 +325,7 @@ def calibrate(
     )
     steps = tuple(s.key for name in save_steps for s in find_steps(job.settings.pipeline, name))
     products = ("bsub",) if save_bsub or job.options.get("save_bsub") else ()
-    folder = _output_folder(output_dir)
+    folder = None if output_dir is None else output_folder(output_dir)
     chunk = _chunk_size(job, chunk_integrations)
     pieces = _run_pieces(job, chunk, steps, products, progress)
     with light_asdf():
@@ -340,10 +340,15 @@ def calibrate(
     return Calibration(kinds, files, report, {k: v for k, v in made.items() if k not in kinds})
 
 
-def _output_folder(output_dir: str | os.PathLike[str] | None) -> Path | None:
-    if output_dir is None:
-        return None
-    folder = Path(output_dir)
+def output_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder for output if it does not exist, and return it.
+
+    Raises
+    ------
+    InputError
+        If it cannot be made, or not be written to.
+    """
+    folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

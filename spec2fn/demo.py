@@ -164,11 +164,11 @@ def run_demo(
     if integrations < 1:
         msg = f"demo: integrations must be at least 1, got {integrations}"
         raise InputError(msg)
-    from spec2fn.calibration import calibrate
+    from spec2fn.calibration import calibrate, output_folder
     from spec2fn.refs import use_cache
 
     tell = progress or (lambda _: None)
-    folder = _folder(Path(output_dir))
+    folder = output_folder(output_dir).resolve()
     clock = _Clock()
     tell("render")
     rendered, association, cache = _render(mode, folder, seed, integrations)
@@ -246,18 +246,6 @@ class _Clock:
         now = time.perf_counter()
         self.laps[name] = now - self._last
         self._last = now
-
-
-def _folder(path: Path) -> Path:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        msg = f"output folder {path} cannot be made ({error.strerror}); choose another"
-        raise InputError(msg) from None
-    if not os.access(path, os.W_OK | os.X_OK):
-        msg = f"output folder {path} is not writable; choose another or change its permissions"
-        raise InputError(msg)
-    return path.resolve()
 
 
 def _render(mode: str, folder: Path, seed: int, integrations: int) -> tuple[Rendered, Path, Path]:
