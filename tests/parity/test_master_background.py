@@ -1,6 +1,5 @@
 """master_background of NIRSpec slitlets, on the peer's own input to the step."""
 
-
 import numpy as np
 import pytest
 
