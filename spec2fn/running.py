@@ -16,7 +16,6 @@ from spec2fn.compose import (
     Skip,
     Split,
     Step,
-    find_steps,
     steps_of,
 )
 from spec2fn.errors import ContractError, Spec2fnError, StepFailedError
@@ -152,8 +151,8 @@ class _Run:
             self.progress(step.key)
         start = time.perf_counter()
         if isinstance(element, AlsoOn) and element.when:
-            needed = find_steps(self.settings.pipeline, element.when)
-            element = element if any(not s.skip for s in needed) else step
+            active = {s.name for s in steps_of(self.settings.pipeline) if not s.skip}
+            element = element if element.when in active else step
         obs = _apply(element, obs, self.refs, self.plans)
         record = StepRecord(
             step.key,

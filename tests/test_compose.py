@@ -193,6 +193,19 @@ def test_lifts_act_on_members(steps, ds):
     assert np.all(own.members["background"][0]["sci"] == 3)
 
 
+def test_a_lift_may_depend_on_another_step(steps, ds):
+    do_scale, do_shift = steps
+    obs = Observation(ds, {"background": (ds,)})
+    lift = also_on("background", do_shift, when="scale")
+    for pipeline, shifted in (
+        ((lift, do_scale), True),
+        ((lift, do_scale.with_(skip=True)), False),
+        ((lift,), False),
+    ):
+        member = run(pipeline, obs).members["background"][0]
+        assert ("shifted" in member) == shifted
+
+
 def test_order_is_checked_before_anything_runs(steps, ds):
     needs = step(reads=("shifted",), name="needs_shift")(lambda d: d)
     with pytest.raises(ContractError, match="reads 'shifted', which no step before it provides"):
