@@ -356,7 +356,11 @@ def registered_steps() -> Mapping[str, Step]:
 
     for module in pkgutil.iter_modules(spec2fn.steps.__path__):
         importlib.import_module(f"spec2fn.steps.{module.name}")
-    return dict(sorted(_REGISTRY.items()))
+    # what a user registers is no step of the library
+    ours = {
+        n: s for n, s in _REGISTRY.items() if s.function.__module__.startswith("spec2fn.steps.")
+    }
+    return dict(sorted(ours.items()))
 
 
 @dataclass(frozen=True)
