@@ -35,6 +35,7 @@ __all__ = [
     "MSA_TABLES",
     "PLANES",
     "SCALARS",
+    "SPECTROSCOPIC",
     "Meta",
     "Plane",
     "Scalar",
@@ -144,6 +145,26 @@ MODE_ATTRS: Mapping[str, tuple[str, type]] = {
 Set by steps, without a keyword to read: ``model`` (the JWST data model of the next product) and
 ``s_region``, ``specsys``.
 """
+
+SPECTROSCOPIC = (
+    "MIR_LRS-FIXEDSLIT",
+    "MIR_LRS-SLITLESS",
+    "MIR_MRS",
+    "MIR_WFSS",
+    "NIS_SOSS",
+    "NIS_WFSS",
+    "NRC_GRISM",
+    "NRC_TSGRISM",
+    "NRC_WFSS",
+    "NRS_AUTOFLAT",
+    "NRS_AUTOWAVE",
+    "NRS_BRIGHTOBJ",
+    "NRS_FIXEDSLIT",
+    "NRS_IFU",
+    "NRS_LAMP",
+    "NRS_MSASPEC",
+)
+"""Values of EXP_TYPE that mean spectroscopy."""
 
 INT_TIMES: Mapping[str, tuple[str, str]] = {
     "integration_number": ("integration_number", "int32"),

@@ -11,7 +11,7 @@ import numpy as np
 
 from spec2fn.errors import InputError, nearest
 from spec2fn.io.fitsfile import FitsFile, Hdu, scan
-from spec2fn.schema import INT_TIMES, MODE_ATTRS, PLANES, SCALARS, Meta
+from spec2fn.schema import INT_TIMES, MODE_ATTRS, PLANES, SCALARS, SPECTROSCOPIC, Meta
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,25 +25,6 @@ __all__ = [
     "time_variables",
 ]
 
-SPECTROSCOPIC = (
-    "MIR_LRS-FIXEDSLIT",
-    "MIR_LRS-SLITLESS",
-    "MIR_MRS",
-    "MIR_WFSS",
-    "NIS_SOSS",
-    "NIS_WFSS",
-    "NRC_GRISM",
-    "NRC_TSGRISM",
-    "NRC_WFSS",
-    "NRS_AUTOFLAT",
-    "NRS_AUTOWAVE",
-    "NRS_BRIGHTOBJ",
-    "NRS_FIXEDSLIT",
-    "NRS_IFU",
-    "NRS_LAMP",
-    "NRS_MSASPEC",
-)
-"""Values of EXP_TYPE that mean spectroscopy."""
 
 _TWO_DIMENSIONAL = ("wavelength", "pathloss_ps", "pathloss_un")
 _RESAMPLED = ("wht", "con")

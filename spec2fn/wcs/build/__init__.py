@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from spec2fn.errors import InputError, ReferenceError
+from spec2fn.schema import SPECTROSCOPIC
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -75,28 +76,6 @@ BUILDERS: dict[str, str] = {
     "NRS_MSASPEC": "nirspec:slits",
 }
 """Exposure type -> ``module:function`` inside this package."""
-
-# the modes of JWST that disperse light; some are not supported (yet)
-SPECTROSCOPIC = frozenset(
-    {
-        "MIR_LRS-FIXEDSLIT",
-        "MIR_LRS-SLITLESS",
-        "MIR_MRS",
-        "MIR_WFSS",
-        "NIS_SOSS",
-        "NIS_WFSS",
-        "NRC_GRISM",
-        "NRC_TSGRISM",
-        "NRC_WFSS",
-        "NRS_AUTOFLAT",
-        "NRS_AUTOWAVE",
-        "NRS_BRIGHTOBJ",
-        "NRS_FIXEDSLIT",
-        "NRS_IFU",
-        "NRS_LAMP",
-        "NRS_MSASPEC",
-    }
-)
 
 
 def builder_for(exp_type: str) -> Builder:
