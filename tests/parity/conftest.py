@@ -4,6 +4,7 @@
 without the ``parity`` extra. A scenario is generated and calibrated by the peer once per session.
 """
 
+import fcntl
 import importlib.util
 import json
 import os
@@ -52,29 +53,41 @@ def peerbench(tmp_path_factory):
 def scenario(peerbench, tmp_path_factory):
     """``scenario(name, seed=0)``: folder with the exposures and the peer's products.
 
-    ``peer_out`` holds the final products, ``steps`` the output of every step.
+    ``peer_out`` holds the final products, ``steps`` the output of every step. The workers of a
+    parallel run share the folders: whoever needs one first makes it, the others wait.
     """
-    made = {}
-    base = tmp_path_factory.mktemp("scenarios")
+    base = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        base = base.parent
+    base = base / "scenarios"
+    base.mkdir(exist_ok=True)
 
     def make(name, seed=0):
-        if (name, seed) not in made:
-            folder = base / f"{name}-{seed}"
-            env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-            env.pop("JAX_NUMPY_DTYPE_PROMOTION", None)
-            _call([peerbench / "make.py", name, folder, "--seed", seed], env)
-            _call([peerbench / "run_peer.py", folder, "--save-all", "--out", folder / "steps"], env)
-            failed = json.loads((folder / "steps" / "timing.json").read_text())["error"]
-            assert not failed, f"the peer failed on {name}: {failed}"
-            out = folder / "peer_out"
-            out.mkdir()
-            for kind in ("cal", "calints", "s2d", "s3d", "x1d", "x1dints"):
-                for path in (folder / "steps").glob(f"*_{kind}.fits"):
-                    shutil.copy(path, out)
-            made[name, seed] = folder
-        return made[name, seed]
+        folder = base / f"{name}-{seed}"
+        done = base / f"{name}-{seed}.done"
+        with (base / f"{name}-{seed}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                _make(peerbench, folder, name, seed)
+                done.touch()
+        return folder
 
     return make
+
+
+def _make(peerbench, folder, name, seed):
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    env.pop("JAX_NUMPY_DTYPE_PROMOTION", None)
+    _call([peerbench / "make.py", name, folder, "--seed", seed], env)
+    _call([peerbench / "run_peer.py", folder, "--save-all", "--out", folder / "steps"], env)
+    failed = json.loads((folder / "steps" / "timing.json").read_text())["error"]
+    assert not failed, f"the peer failed on {name}: {failed}"
+    out = folder / "peer_out"
+    out.mkdir()
+    for kind in ("cal", "calints", "s2d", "s3d", "x1d", "x1dints"):
+        for path in (folder / "steps").glob(f"*_{kind}.fits"):
+            shutil.copy(path, out)
 
 
 def _call(command, env):
