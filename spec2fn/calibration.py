@@ -446,12 +446,22 @@ def _paths(job: Job, kinds: Iterable[str], folder: Path, file_format: Format) ->
 
 
 def _write(job: Job, made: Mapping[str, Any], folder: Path, file_format: Format) -> dict[str, Path]:
-    from spec2fn.io import save
 
-    paths = _paths(job, made, folder, file_format)
+    return _save_all(made, _paths(job, made, folder, file_format))
+
+
+def _save_all(made: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[str, Path]:
+    from spec2fn.io import product_name_of_cube, save
+
+    files = {}
     for kind, path in paths.items():
-        save(made[kind], path)
-    return paths
+        if hasattr(made[kind], "cubes"):
+            for name, cube in made[kind].items():
+                one = path.with_name(product_name_of_cube(path.name, name))
+                files[f"{kind}/{name}"] = save(cube, one)
+        else:
+            files[kind] = save(made[kind], path)
+    return files
 
 
 def _stream(
@@ -494,9 +504,7 @@ def _stream(
         if folder is None:
             return joined, {}, report
         paths = _paths(job, joined, folder, file_format)
-        for kind, path in paths.items():
-            save(joined[kind], path)
-        return joined, paths, report
+        return joined, _save_all(joined, paths), report
     return {kind: open_product(path) for kind, path in paths.items()}, paths, report
 
 

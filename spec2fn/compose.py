@@ -220,13 +220,19 @@ class Step:
             msg = f"{self.name} takes {len(self.refs)} references {self.refs}, got {len(refs)}"
             raise ContractError(msg)
         references, members, parameters = self._sort(refs, kwargs)
-        if self.scope == "dataset" and hasattr(ds, "buckets"):
-            plans = plan if plan is not None else (None,) * len(ds.buckets)
-            pieces = zip(ds.buckets, plans, strict=True)
-            return type(ds)(
-                tuple(self._apply(b, references, members, parameters, p) for b, p in pieces)
-            )
+        parts = self._parts(ds)
+        if parts is not None:
+            plans = plan if plan is not None else (None,) * len(parts)
+            pieces = zip(parts, plans, strict=True)
+            made = tuple(self._apply(b, references, members, parameters, p) for b, p in pieces)
+            return _replace(ds, **{"cubes" if hasattr(ds, "cubes") else "buckets": made})
         return self._apply(ds, references, members, parameters, plan)
+
+    def _parts(self, ds: Any) -> tuple[Any, ...] | None:
+        """The Datasets the step is applied to one by one, or None for `ds` as it is."""
+        if hasattr(ds, "cubes"):
+            return tuple(ds.cubes)
+        return tuple(ds.buckets) if self.scope == "dataset" and hasattr(ds, "buckets") else None
 
     def _apply(self, ds: Any, references: Any, members: Any, parameters: Any, plan: Any) -> Any:
         if not hasattr(ds, "buckets"):
@@ -249,13 +255,14 @@ class Step:
         """Compute the host-side half of a two-phase step, or None if it has none.
 
         For slits in buckets it is a tuple with the plan of each bucket, unless the step wants
-        all slits at once.
+        all slits at once; for several cubes a tuple with the plan of each.
         """
         if self.planner is None:
             return None
         references, members, parameters = self._sort(refs, kwargs)
-        if self.scope == "dataset" and hasattr(ds, "buckets"):
-            return tuple(self._plan(b, references, members, parameters) for b in ds.buckets)
+        parts = self._parts(ds)
+        if parts is not None:
+            return tuple(self._plan(b, references, members, parameters) for b in parts)
         return self._plan(ds, references, members, parameters)
 
     def _plan(self, ds: Any, references: Any, members: Any, parameters: Any) -> Any:
@@ -311,7 +318,7 @@ def _parameters(function: Callable[..., Any], members: tuple[str, ...]) -> Mappi
 
 
 def _variables(ds: Any) -> list[Any]:
-    parts = ds.buckets if hasattr(ds, "buckets") else (ds,)
+    parts = getattr(ds, "buckets", getattr(ds, "cubes", (ds,)))
     return [v for part in parts for v in part.variables.values()]
 
 

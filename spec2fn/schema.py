@@ -70,6 +70,7 @@ PLANES: Mapping[str, Plane] = {
     "barshadow": Plane("BARSHADOW", "float32", "aux", "bar shadow correction, uniform source"),
     "wht": Plane("WHT", "float32", "aux", "drizzle weight"),
     "con": Plane("CON", "int32", "flag", "bit map of the exposures that contribute"),
+    "wmap": Plane("WMAP", "float32", "aux", "number of pixels that contribute to a voxel"),
     "var_poisson": Plane("VAR_POISSON", "float32", "variance", "variance by photon noise"),
     "var_rnoise": Plane("VAR_RNOISE", "float32", "variance", "variance by read noise"),
     "var_flat": Plane("VAR_FLAT", "float32", "variance", "variance by the flat field"),
@@ -279,8 +280,8 @@ def meta_of(ds: xr.Dataset) -> Meta:
 
 def with_meta(ds: xr.Dataset, **changes: Any) -> xr.Dataset:
     """Return `ds` with fields of its :class:`Meta` replaced."""
-    if hasattr(ds, "buckets"):  # slits, whose WCS is that of their bucket
-        return ds.map(lambda bucket: with_meta(bucket, **changes))
+    if not hasattr(ds, "data_vars"):  # slits or cubes, each with a WCS of its own
+        return ds.map(lambda part: with_meta(part, **changes))
     return ds.assign_attrs(meta=meta_of(ds).replace(**changes))
 
 

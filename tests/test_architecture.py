@@ -13,7 +13,7 @@ ALLOWED = {
     "kernels": {"kernels"},
     "plans": BASE | {"kernels", "wcs", "plans", "slits"},
     "wcs": BASE | {"kernels", "plans", "wcs"},
-    "steps": BASE | {"kernels", "plans", "wcs", "compose", "slits", "transforms", "steps"},
+    "steps": BASE | {"kernels", "plans", "wcs", "compose", "slits", "cubes", "transforms", "steps"},
     "refs": BASE | {"refs", "plans", "compose"},
     "io": BASE | {"io", "compose", "refs", "slits"},
 }

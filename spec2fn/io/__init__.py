@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from spec2fn.io.exposures import open_exposure as open_exposure
     from spec2fn.io.naming import base_name as base_name
     from spec2fn.io.naming import product_name as product_name
+    from spec2fn.io.naming import product_name_of_cube as product_name_of_cube
     from spec2fn.io.netcdf import read_netcdf as read_netcdf
     from spec2fn.io.netcdf import write_netcdf as write_netcdf
     from spec2fn.io.products import ProductStream as ProductStream
@@ -38,6 +39,7 @@ _HOME = {
     "open_observation": "associations",
     "open_product": "reading",
     "product_name": "naming",
+    "product_name_of_cube": "naming",
     "read_netcdf": "netcdf",
     "read_product": "reading",
     "save": "products",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["base_name", "product_name"]
+__all__ = ["base_name", "product_name", "product_name_of_cube"]
 
 # products of the pipelines, and the steps whose output can be saved on its own
 _PRODUCTS = (
@@ -108,3 +108,13 @@ def product_name(
     """
     ints = "ints" if integrations and kind in _WITH_INTS else ""
     return f"{base_name(base)}_{kind}{ints}{extension}"
+
+
+def product_name_of_cube(name: str, cube: str) -> str:
+    """Return the file name of one of several cubes (or of its spectrum).
+
+    The name of the cube stands before the suffix, as in stage 3 of the JWST pipeline:
+    ``foo_s3d.fits`` and ``ch1-short`` give ``foo_ch1-short_s3d.fits``.
+    """
+    base = base_name(name)
+    return f"{base}_{cube}{name[len(base) :]}"
