@@ -82,6 +82,9 @@ PLANES: Mapping[str, Plane] = {
     "photom_uniform": Plane("PHOTOM_UN", "float32", "aux", "flux factor, uniform source"),
     "ra": Plane("", "float64", "aux", "right ascension (ICRS) [deg]"),
     "dec": Plane("", "float64", "aux", "declination (ICRS) [deg]"),
+    "alpha": Plane("", "float64", "aux", "position along the slice (MRS) [arcsec]"),
+    "beta": Plane("", "float64", "aux", "position across the slices (MRS) [arcsec]"),
+    "slice_id": Plane("", "int32", "flag", "number of the slice of an integral-field unit, or 0"),
 }
 """Array variables by name, in the order in which their HDUs appear in a product."""
 

@@ -32,6 +32,8 @@ _REFS = (
     "chromcorr",
 )
 
+_UNITS = {"wavelength": "um", "ra": "deg", "dec": "deg", "alpha": "arcsec", "beta": "arcsec"}
+
 
 @step(
     refs=_REFS,
@@ -61,8 +63,8 @@ def assign_wcs(
         Exposure with ``sci`` ([integration,] y, x).
     *references : xarray.Dataset or None
         In the order of ``assign_wcs.refs``; each mode uses some of them (the LRS ``distortion``
-        and ``specwcs``; NIRSpec slits ``camera collimator disperser fore fpa msa ote
-        wavelengthrange``).
+        and ``specwcs``; the MRS these, ``regions`` and ``wavelengthrange``; NIRSpec slits
+        ``camera collimator disperser fore fpa msa ote wavelengthrange``).
     msa_metadata : tuple of xarray.Dataset
         NIRSpec MOS: the content of the MSA metadata file that MSAMETFL names, from
         :func:`spec2fn.io.msa.read_msa_metadata`.
@@ -77,9 +79,12 @@ def assign_wcs(
     -------
     xarray.Dataset
         With ``wavelength`` [um], ``ra`` and ``dec`` [deg, ICRS] (y, x) float64, NaN outside the
-        bounding box (not with several slits); attributes ``dispaxis``, ``specsys`` and
-        ``s_region``; for the LRS slit the scalars ``dithered_ra`` and ``dithered_dec``. For
-        NIRSpec slits ``meta.records`` holds ``slits``, ``spectral_order`` and ``waverange`` [m].
+        bounding box (not with several slits) or the slices of an integral-field unit. For the
+        MRS also ``alpha`` and ``beta`` [arcsec] (y, x) float64, the position in the frame of the
+        slices, and ``slice_id`` (y, x) int32, 0 between the slices. Attributes ``dispaxis``,
+        ``specsys`` and ``s_region``; for the LRS slit the scalars ``dithered_ra`` and
+        ``dithered_dec``. For NIRSpec slits ``meta.records`` holds ``slits``, ``spectral_order``
+        and ``waverange`` [m].
 
     Raises
     ------
@@ -105,17 +110,18 @@ def assign_wcs(
         slit_y_low, slit_y_high, wavelength_range, msa_metadata[0] if msa_metadata else None
     )
     built = builder_for(exp_type)(ds, dict(zip(_REFS, references, strict=False)), options)
-    out = ds
-    if not isinstance(built.wcs, Mapping):
+    planes = dict(built.planes)
+    if not planes and not isinstance(built.wcs, Mapping):
         shape = ds["sci"].shape[-2:]
-        ra, dec, wavelength = evaluate_on_box(
+        planes["ra"], planes["dec"], planes["wavelength"] = evaluate_on_box(
             lower(built.wcs), (shape[0], shape[1]), box_of(built.wcs)
         )
-        out = ds.assign(
-            wavelength=(("y", "x"), wavelength, {"units": "um"}),
-            ra=(("y", "x"), ra, {"units": "deg"}),
-            dec=(("y", "x"), dec, {"units": "deg"}),
-        )
+    out = ds.assign(
+        {
+            name: (("y", "x"), plane, {"units": _UNITS[name]} if name in _UNITS else {})
+            for name, plane in planes.items()
+        }
+    )
     out = set_scalars(out, **built.scalars)
     attrs = {"specsys": "BARYCENT", "dispaxis": built.dispaxis, "s_region": built.s_region}
     out = with_attrs(out, **{k: v for k, v in attrs.items() if v is not None})

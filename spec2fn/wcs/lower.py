@@ -13,7 +13,8 @@ import numpy as np
 
 import spec2fn.wcs.rules_astropy
 import spec2fn.wcs.rules_jwst
-import spec2fn.wcs.rules_nirspec  # noqa: F401 - importing registers the rules
+import spec2fn.wcs.rules_nirspec
+import spec2fn.wcs.rules_regions  # noqa: F401 - importing registers the rules
 from spec2fn.errors import InputError
 from spec2fn.wcs.lowered import Lowered, identity, lower_model, register
 

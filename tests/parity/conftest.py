@@ -16,7 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-SLOW = ("io_nirspec", "imprint", "master_background", "msaflagopen", "nirspec_", "nsclean")
+SLOW = (
+    "io_nirspec",
+    "imprint",
+    "master_background",
+    "mrs_",
+    "msaflagopen",
+    "nirspec_",
+    "nsclean",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -57,6 +57,9 @@ class AssignedWcs:
         Numbers stored with the exposure (:data:`spec2fn.schema.SCALARS`).
     records : mapping
         What goes to ``meta.records``.
+    planes : mapping of str to array (y, x)
+        Coordinates of every pixel by the names of :data:`spec2fn.schema.PLANES`, where the
+        builder has evaluated them already; empty to have ``wcs`` evaluated on its bounding box.
     """
 
     wcs: Any
@@ -64,6 +67,7 @@ class AssignedWcs:
     s_region: str | None = None
     scalars: Mapping[str, float] = field(default_factory=dict)
     records: Mapping[str, Any] = field(default_factory=dict)
+    planes: Mapping[str, Any] = field(default_factory=dict)
 
 
 Builder = Callable[["xr.Dataset", Mapping[str, Any], WcsOptions], AssignedWcs]
@@ -71,6 +75,7 @@ Builder = Callable[["xr.Dataset", Mapping[str, Any], WcsOptions], AssignedWcs]
 BUILDERS: dict[str, str] = {
     "MIR_LRS-FIXEDSLIT": "miri:lrs",
     "MIR_LRS-SLITLESS": "miri:lrs",
+    "MIR_MRS": "miri_mrs:mrs",
     "NRS_BRIGHTOBJ": "nirspec:slits",
     "NRS_FIXEDSLIT": "nirspec:slits",
     "NRS_MSASPEC": "nirspec:slits",

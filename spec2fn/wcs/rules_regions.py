@@ -1,0 +1,257 @@
+"""Lowering rules of transforms that differ from region to region, such as the slices of an IFU.
+
+A ``RegionsSelector`` of gwcs asks a label mapper which region a position belongs to and applies
+the transform of that region. Here every position is evaluated once, by the transform of its own
+region: on a grid of pixels region by region over the rectangle around it, so that polynomials
+share what depends on the row alone; elsewhere in groups. With JAX one compiled transform runs
+over the stacked parameters of all regions.
+"""
+
+# ruff: noqa: ARG001 - every rule and kernel has the same signature, used or not
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from spec2fn.errors import UnsupportedModelError
+from spec2fn.wcs.lowered import Kernel, Lowered, lower_model, plain_parameters, register
+
+Ruled = tuple[Kernel, Any]
+
+_SELECTOR = "gwcs.selector."
+_JWST = "stdatamodels.jwst.transforms.models."
+_NOWHERE = 0.0  # label of a position outside all regions
+_PIECE = 1 << 16  # positions evaluated at a time, so that intermediate results stay in the cache
+_FEW = 4  # labels up to which positions are picked label by label instead of sorted
+
+
+def _filtered(model: Any) -> Any:
+    mapping = model.inputs_mapping
+    if mapping is None:
+        return lambda *c: c
+    indices = tuple(mapping.mapping)
+    return lambda *c: tuple(c[i] for i in indices)
+
+
+@register(_SELECTOR + "LabelMapperArray")
+def _labels_of_pixels(model: Any) -> Ruled:
+    table = np.asarray(model.mapper)
+    if table.dtype.kind not in "iu":
+        msg = "a LabelMapperArray of text has no lowering rule; label regions by numbers"
+        raise UnsupportedModelError(msg)
+    table = table.astype(np.float64)
+    filtered = _filtered(model)
+    ny, nx = table.shape
+
+    def kernel(xp: Any, p: Any, *c: Any) -> tuple[Any, ...]:
+        x, y = (xp.floor(a + 0.5) for a in filtered(*c))
+        inside_x, inside_y = (x >= 0) & (x < nx), (y >= 0) & (y < ny)
+        column = xp.where(inside_x, x, 0.0).astype(int)
+        row = xp.where(inside_y, y, 0.0).astype(int)
+        found = xp.asarray(table)[row, column]
+        return (xp.where(inside_x & inside_y, found, _NOWHERE),)
+
+    return kernel, {}
+
+
+@register(_SELECTOR + "LabelMapperRange")
+def _labels_of_ranges(model: Any) -> Ruled:
+    ranges = [(float(low), float(high)) for low, high in model.mapper]
+    mappers = [lower_model(m) for m in model.mapper.values()]
+    filtered = _filtered(model)
+
+    def kernel(xp: Any, params: Any, *c: Any) -> tuple[Any, ...]:
+        (key,) = filtered(*c)
+        out = xp.full_like(key, _NOWHERE)
+        for (low, high), mapper, p in zip(ranges, mappers, params, strict=True):
+            inside = (key > low) & (key < high)
+            if xp is np and not inside.any():
+                continue
+            (label,) = mapper.kernel(xp, p, *(xp.where(inside, a, 0.0) for a in c))
+            out = xp.where(inside, label, out)
+        return (out,)
+
+    return kernel, tuple(m.params for m in mappers)
+
+
+@register(_SELECTOR + "LabelMapperDict")
+def _labels_of_values(model: Any) -> Ruled:
+    values = [float(v) for v in model.mapper]
+    mappers = [lower_model(m) for m in model.mapper.values()]
+    filtered, atol = _filtered(model), float(model.atol)
+
+    def kernel(xp: Any, params: Any, *c: Any) -> tuple[Any, ...]:
+        (key,) = filtered(*c)
+        out = xp.full_like(key, _NOWHERE)
+        for value, mapper, p in zip(values, mappers, params, strict=True):
+            near = xp.isclose(value, key, atol=atol)
+            (label,) = mapper.kernel(xp, p, *(xp.where(near, a, 0.0) for a in c))
+            out = xp.where(near, label, out)
+        return (out,)
+
+    return kernel, tuple(m.params for m in mappers)
+
+
+@register(_SELECTOR + "LabelMapper")
+def _labels_of_model(model: Any) -> Ruled:
+    mapper, filtered = lower_model(model.mapper), _filtered(model)
+    return lambda xp, p, *c: mapper.kernel(xp, p, *filtered(*c)), mapper.params
+
+
+@register(_JWST + "MIRI_AB2Slice")
+def _slice_of_beta(model: Any) -> Ruled:
+    def kernel(xp: Any, p: Any, beta: Any) -> tuple[Any, ...]:
+        # slices of a channel are numbered from 1, and lie side by side in beta
+        number = p["channel"] * 100 + (beta - p["beta_zero"]) / p["beta_del"] + 1
+        return (xp.floor(number + 0.5),)
+
+    return kernel, plain_parameters(model)
+
+
+@register(_SELECTOR + "RegionsSelector")
+def _regions(model: Any) -> Ruled:
+    mapper = lower_model(model.label_mapper)
+    labels = tuple(float(label) for label in model.selector)
+    transforms = tuple(lower_model(m) for m in model.selector.values())
+    alike = len({_structure(m) for m in model.selector.values()}) == 1
+    undefined, n = float(model.undefined_transform_value), model.n_outputs
+
+    def kernel(xp: Any, params: Any, *c: Any) -> tuple[Any, ...]:
+        (at,) = mapper.kernel(xp, params["labels"], *c)
+        regions = params["regions"]
+        if xp is np:
+            return _evaluated(at, labels, transforms, regions, c, n, undefined)
+        if alike:
+            return _scanned(at, labels, transforms[0], regions, c, n, undefined)
+        return _unrolled(xp, at, labels, transforms, regions, c, n, undefined)
+
+    return kernel, {"labels": mapper.params, "regions": tuple(t.params for t in transforms)}
+
+
+_SIMPLE = (
+    "Shift",
+    "Scale",
+    "Const1D",
+    "Identity",
+    "Mapping",
+    "Linear1D",
+    "Polynomial1D",
+    "Polynomial2D",
+)
+_SETTINGS = ("mapping", "n_inputs", "degree", "domain", "window", "x_domain", "y_domain")
+
+
+def _structure(model: Any) -> Any:
+    """What a model computes apart from the values of its parameters; unique if not known."""
+    if hasattr(model, "op") and hasattr(model, "left"):
+        if model.op == "fix_inputs":
+            return object()
+        return model.op, _structure(model.left), _structure(model.right)
+    if type(model).__name__ not in _SIMPLE:
+        return object()
+    return type(model).__name__, *(repr(getattr(model, s, None)) for s in _SETTINGS)
+
+
+def _evaluated(  # noqa: PLR0917 - internal, called in one place
+    at: np.ndarray,
+    labels: Sequence[float],
+    transforms: Sequence[Lowered],
+    params: Any,
+    c: tuple[np.ndarray, ...],
+    n: int,
+    undefined: float,
+) -> tuple[np.ndarray, ...]:
+    out: tuple[np.ndarray, ...] = tuple(np.full(at.shape, undefined) for _ in range(n))
+    grid = at.ndim == 2 and len(c) == 2 and c[0].shape[0] == 1 and c[1].shape[1] == 1
+    if grid and min(at.shape) > 1:
+        found = _boxes(at, labels)
+        for k, box in found:
+            rows, columns = box
+            values = transforms[k].kernel(np, params[k], c[0][:, columns], c[1][rows])
+            inside = at[box] == labels[k]
+            for plane, value in zip(out, values, strict=True):
+                np.copyto(plane[box], value, where=inside)
+        return out
+    flat = tuple(np.broadcast_to(a, at.shape).ravel() for a in c)
+    planes: tuple[np.ndarray, ...] = tuple(plane.reshape(-1) for plane in out)
+    for k, where in _groups(at.reshape(-1), labels):
+        for first in range(0, where.size, _PIECE):
+            piece = where[first : first + _PIECE]
+            values = transforms[k].kernel(np, params[k], *(a[piece] for a in flat))
+            for plane, value in zip(planes, values, strict=True):
+                plane[piece] = value
+    return out
+
+
+def _boxes(at: np.ndarray, labels: Sequence[float]) -> Iterator[tuple[int, tuple[slice, slice]]]:
+    """Position of each label that occurs, and the rectangle around its region."""
+    from scipy.ndimage import find_objects
+
+    # numbered from 1 in the order of `labels`, so that any labels will do
+    order = np.argsort(labels)
+    sorted_labels = np.asarray(sorted(labels))
+    index = np.searchsorted(sorted_labels, at).clip(0, len(labels) - 1)
+    number = np.where(sorted_labels[index] == at, order[index] + 1, 0)
+    for k, box in enumerate(find_objects(number)):
+        if box is not None:
+            yield k, box
+
+
+def _groups(at: np.ndarray, labels: Sequence[float]) -> Iterator[tuple[int, np.ndarray]]:
+    """Position of each label that occurs, and where."""
+    if len(labels) <= _FEW:
+        for k, label in enumerate(labels):
+            yield k, np.flatnonzero(at == label)
+        return
+    order = np.argsort(at, kind="stable")
+    values = at[order]
+    for k, label in enumerate(labels):
+        start, stop = np.searchsorted(values, label), np.searchsorted(values, label, side="right")
+        if stop > start:
+            yield k, order[start:stop]
+
+
+def _scanned(  # noqa: PLR0917 - internal, called in one place
+    at: Any,
+    labels: Sequence[float],
+    transform: Lowered,
+    params: Any,
+    c: tuple[Any, ...],
+    n: int,
+    undefined: float,
+) -> tuple[Any, ...]:
+    import jax
+    import jax.numpy as jnp
+
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+
+    def one(out: Any, region: Any) -> tuple[Any, None]:
+        label, p = region
+        inside = at == label
+        values = transform.kernel(jnp, p, *(jnp.where(inside, a, 0.0) for a in c))
+        return tuple(jnp.where(inside, v, o) for v, o in zip(values, out, strict=True)), None
+
+    start = tuple(jnp.full(at.shape, undefined) for _ in range(n))
+    out: tuple[Any, ...] = jax.lax.scan(one, start, (jnp.asarray(labels), stacked))[0]
+    return out
+
+
+def _unrolled(  # noqa: PLR0917 - internal, called in one place
+    xp: Any,
+    at: Any,
+    labels: Sequence[float],
+    transforms: Sequence[Lowered],
+    params: Any,
+    c: tuple[Any, ...],
+    n: int,
+    undefined: float,
+) -> tuple[Any, ...]:
+    out = tuple(xp.full(at.shape, undefined) for _ in range(n))
+    for label, transform, p in zip(labels, transforms, params, strict=True):
+        inside = at == label
+        values = transform.kernel(xp, p, *(xp.where(inside, a, 0.0) for a in c))
+        out = tuple(xp.where(inside, v, o) for v, o in zip(values, out, strict=True))
+    return out
