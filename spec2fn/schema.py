@@ -85,6 +85,8 @@ PLANES: Mapping[str, Plane] = {
     "alpha": Plane("", "float64", "aux", "position along the slice (MRS) [arcsec]"),
     "beta": Plane("", "float64", "aux", "position across the slices (MRS) [arcsec]"),
     "slice_id": Plane("", "int32", "flag", "number of the slice of an integral-field unit, or 0"),
+    "regions": Plane("REGIONS", "int32", "flag", "regions of an IFU as products hold them"),
+    "slit_y": Plane("", "float64", "aux", "position along a slice of the NIRSpec IFU"),
 }
 """Array variables by name, in the order in which their HDUs appear in a product."""
 

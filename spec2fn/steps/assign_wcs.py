@@ -49,6 +49,7 @@ def assign_wcs(
     slit_y_low: float = -0.55,
     slit_y_high: float = 0.55,
     wavelength_range: tuple[float, float] | None = None,
+    nrs_ifu_slice_wcs: bool = False,
 ) -> xr.Dataset:
     """Give an exposure its world coordinate system.
 
@@ -107,7 +108,11 @@ def assign_wcs(
         msg = f"assign_wcs: keyword EXP_TYPE is {exp_type!r}, needs the name of a mode"
         raise InputError(msg)
     options = WcsOptions(
-        slit_y_low, slit_y_high, wavelength_range, msa_metadata[0] if msa_metadata else None
+        slit_y_low,
+        slit_y_high,
+        wavelength_range,
+        msa_metadata[0] if msa_metadata else None,
+        nrs_ifu_slice_wcs,
     )
     built = builder_for(exp_type)(ds, dict(zip(_REFS, references, strict=False)), options)
     planes = dict(built.planes)

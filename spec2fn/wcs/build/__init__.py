@@ -32,12 +32,15 @@ class WcsOptions:
         Wavelengths [um] of interest instead of the nominal ones (NIRSpec).
     msa_metadata : xarray.Dataset, optional
         MSA metadata of a NIRSpec MOS exposure.
+    nrs_ifu_slice_wcs : bool
+        NIRSpec IFU: a gwcs that takes the number of the slice besides the pixel.
     """
 
     slit_y_low: float = -0.55
     slit_y_high: float = 0.55
     wavelength_range: tuple[float, float] | None = None
     msa_metadata: Any = None
+    nrs_ifu_slice_wcs: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +81,7 @@ BUILDERS: dict[str, str] = {
     "MIR_MRS": "miri_mrs:mrs",
     "NRS_BRIGHTOBJ": "nirspec:slits",
     "NRS_FIXEDSLIT": "nirspec:slits",
+    "NRS_IFU": "nirspec_ifu:ifu",
     "NRS_MSASPEC": "nirspec:slits",
 }
 """Exposure type -> ``module:function`` inside this package."""

@@ -8,7 +8,6 @@ which its neighbours follow); light is taken to come from x = 0. Wavelengths are
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,12 +21,13 @@ from spec2fn.schema import meta_of
 from spec2fn.wcs.build import AssignedWcs, WcsOptions
 from spec2fn.wcs.build.nirspec_batch import SlitBatch, metrology
 from spec2fn.wcs.build.nirspec_boxes import bounding_boxes, on_detector, trace_boxes
+from spec2fn.wcs.build.nirspec_frames import frames
 from spec2fn.wcs.build.nirspec_optics import Optics, optics, slit_scales
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["SlitWcs", "open_slits", "slits"]
+__all__ = ["SlitWcs", "gwa_to_slit", "open_slits", "slits"]
 
 _WHO = "assign_wcs"
 Change = Callable[[Any], Any]
@@ -226,18 +226,18 @@ def _gwcs(batch: SlitBatch, i: int, box: np.ndarray, start: np.ndarray) -> Any:
         to_sca = to_sca.copy()
     bind_bounding_box(to_sca, tuple(tuple(map(float, edges)) for edges in box), order="F")
     place = _place(optics, batch.slits[i])
-    detector, sca, gwa, slit_frame, *rest = _frames()
+    named = frames()
     steps = [
-        (detector, to_sca, "dms2sca"),
-        (sca, optics.sca_to_gwa, "det2gwa"),
-        (gwa, _gwa_to_slit(batch, i, place), "gwa2slit"),
-        (slit_frame, _slit_to_msa(place), "slit2msa"),
+        ("detector", to_sca, "dms2sca"),
+        ("sca", optics.sca_to_gwa, "det2gwa"),
+        ("gwa", gwa_to_slit(batch, i, place | optics.collimator_to_gwa), "gwa2slit"),
+        ("slit_frame", _slit_to_msa(place), "slit2msa"),
     ]
     for _, model, name in steps:
         model.name = name
-    pipeline = [(frame, model) for frame, model, _ in steps]
-    pipeline += [(f, m) for f, (_, m) in zip(rest, optics.to_sky, strict=False)]
-    return WCS([*pipeline, (rest[len(optics.to_sky)], None)])
+    pipeline = [(named[frame], model) for frame, model, _ in steps]
+    pipeline += [(named[frame], model) for frame, model in optics.to_sky]
+    return WCS([*pipeline, (named["world"], None)])
 
 
 def _place(optics: Optics, slit: Slit) -> Any:
@@ -256,13 +256,25 @@ def _slit_to_msa(place: Any) -> Any:
     return model
 
 
-def _gwa_to_slit(batch: SlitBatch, i: int, place: Any) -> Any:
+def gwa_to_slit(batch: SlitBatch, i: int, before: Any, angles: Any = None) -> Any:
+    """Make the model from the angles behind the grating wheel to the frame of a slit.
+
+    Parameters
+    ----------
+    batch : SlitBatch
+    i : int
+        Which slit.
+    before : astropy.modeling.Model
+        Position in the slit to the angles before the wheel.
+    angles : astropy.modeling.Model, optional
+        Position in the slit and wavelength to the angles behind the wheel; by default from
+        `before`.
+    """
     from astropy.modeling.models import Const1D, Identity, Mapping, Tabular1D
 
     optics, slit = batch.optics, batch.slits[i]
     cosines, positions = (table[i] for table in batch.tables)
     along = Tabular1D(points=(cosines,), lookup_table=positions, bounds_error=False, name="tabular")
-    before = place | optics.collimator_to_gwa
     # angles behind the wheel -> (0, position along the slit), and again the angles: light passes
     # the wheel straight across the dispersion
     middle = (
@@ -278,7 +290,9 @@ def _gwa_to_slit(batch: SlitBatch, i: int, place: Any) -> Any:
         | Identity(2) & optics.wavelength
         | _mask(slit)
     )
-    model.inverse = before & Identity(1) | Mapping((3, 0, 1, 2)) | optics.angles
+    if angles is None:
+        angles = before & Identity(1) | Mapping((3, 0, 1, 2)) | optics.angles
+    model.inverse = angles
     model.inputs = ("angle1", "angle2", "angle3")
     model.outputs = ("x_slit", "y_slit", "lam")
     return model
@@ -300,32 +314,3 @@ def _mask(slit: Slit) -> Any:
     )
     model.inverse = Identity(3)
     return model
-
-
-@functools.cache
-def _frames() -> tuple[Any, ...]:
-    from astropy import coordinates, units
-    from gwcs.coordinate_frames import CelestialFrame, CompositeFrame, Frame2D, SpectralFrame
-
-    spectral = SpectralFrame(
-        name="spectral", axes_order=(2,), unit=(units.micron,), axes_names=("wavelength",)
-    )
-
-    def plane(name: str, unit: Any, axes: tuple[str, str]) -> Any:
-        return Frame2D(name=name, axes_order=(0, 1), unit=(unit, unit), axes_names=axes)
-
-    def spectrum(name: str, unit: Any, axes: tuple[str, str], part: str = "") -> Any:
-        return CompositeFrame([plane(part or f"{name}_spatial", unit, axes), spectral], name=name)
-
-    sky = CelestialFrame(name="sky", axes_order=(0, 1), reference_frame=coordinates.ICRS())
-    return (
-        Frame2D(name="detector", axes_order=(0, 1)),
-        Frame2D(name="sca", axes_order=(0, 1)),
-        plane("gwa", units.rad, ("alpha_in", "beta_in")),
-        spectrum("slit_frame", "", ("x_slit", "y_slit"), "slit_spatial"),
-        spectrum("msa_frame", units.m, ("x_msa", "y_msa"), "msa_spatial"),
-        spectrum("oteip", units.deg, ("X_OTEIP", "Y_OTEIP"), "oteip"),
-        spectrum("v2v3", units.arcsec, ("v2", "v3")),
-        spectrum("v2v3vacorr", units.arcsec, ("v2", "v3")),
-        CompositeFrame([sky, spectral], name="world"),
-    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,14 +21,12 @@ from spec2fn.wcs.build.nirspec_series import Series, fit_series
 from spec2fn.wcs.lower import lower
 from spec2fn.wcs.lowered import Lowered, chain
 
-__all__ = ["TABLE_SIZE", "SlitBatch", "metrology"]
+__all__ = ["TABLE_SIZE", "Arrays", "SlitBatch", "affine", "metrology"]
 
 TABLE_SIZE = 1000
 """Steps along a slit of the table from angle to position."""
 
 _CIRCLE = 360.0
-_COSINE_ERROR = 1e-14
-_SKY_ERROR = 1e-11  # degrees
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -84,6 +82,11 @@ class SlitBatch:
     slits: tuple[Slit, ...]
     _shared: list[_Shared] = field(default_factory=list)
 
+    # differences that are accepted where polynomials stand for the optics
+    cosine_error: ClassVar[float] = 1e-14
+    sky_error: ClassVar[float] = 1e-11  # degrees
+    sky_sizes: ClassVar[tuple[int, int]] = (5, 3)
+
     @property
     def shared(self) -> _Shared:
         """Lowered transforms of the optics."""
@@ -104,7 +107,10 @@ class SlitBatch:
     def location(self) -> tuple[np.ndarray, np.ndarray]:
         """Centres (slit, 2) [m] and axes (slit, 2, 2) [m] of the slits in the plane of the MSA."""
         centre, axes = np.empty((len(self.slits), 2)), np.empty((len(self.slits), 2, 2))
-        frames = {q: _affine(self.optics, q) for q in {s.quadrant for s in self.slits}}
+        frames = {
+            q: affine(self.optics.quadrants[q][0], f"quadrant {q} of reference 'msa'")
+            for q in {s.quadrant for s in self.slits}
+        }
         for i, slit in enumerate(self.slits):
             origin, matrix = frames[slit.quadrant]
             x, y, width, height = metrology(self.optics, slit)
@@ -131,8 +137,11 @@ class SlitBatch:
             centre[..., 1] + axes[..., 1, 0] * x + axes[..., 1, 1] * y,
         )
 
-    def entrance(self, slit: Any, x: Any, y: Any) -> Arrays:
-        """Angles before the grating wheel of light from (x, y) in a slit."""
+    def entrance(self, slit: Any, x: Any, y: Any, wavelength: Any = None) -> Arrays:
+        """Angles before the grating wheel of light from (x, y) in a slit.
+
+        There is no glass in between, so that the wavelength does not matter.
+        """
         angles: Arrays = self.shared.entrance(*self.msa(slit, x, y))
         return angles
 
@@ -181,16 +190,28 @@ class SlitBatch:
     def world(self, slit: Any, x: Any, y: Any) -> Arrays:
         """Right ascension, declination [deg] and wavelength [um] of a pixel."""
         along, wavelength = self.slit_frame(slit, x, y)
+        return (*self.celestial(slit, along, wavelength), wavelength * 1e6)
+
+    def celestial(self, slit: Any, along: Any, wavelength: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Right ascension and declination [deg] of a position along a slit.
+
+        Parameters
+        ----------
+        slit : int array
+        along, wavelength : array
+            From :meth:`slit_frame`; wavelengths in m.
+        """
         series = self._sky
         if series is None:
-            return self.sky(slit, 0.0, along, wavelength)
+            ra, dec, _ = self.sky(slit, 0.0, along, wavelength)
+            return ra, dec
         origin, polynomials = series
         ra, dec = polynomials(slit, along, wavelength)
         ra += origin[slit]
         # cheaper than a remainder: the centre lies inside the circle, the slit is small
         ra[ra >= _CIRCLE] -= _CIRCLE
         ra[ra < 0] += _CIRCLE
-        return ra, dec, wavelength * 1e6
+        return ra, dec
 
     @cached_property
     def _before(self) -> Series | None:
@@ -199,7 +220,7 @@ class SlitBatch:
         low = np.stack([self.edges[:, 0], nothing - 1], axis=1)
         high = np.stack([self.edges[:, 1], nothing + 1], axis=1)
         return fit_series(
-            lambda slit, y, _: self.entrance(slit, 0.0, y)[:2], low, high, (6, 1), _COSINE_ERROR
+            lambda slit, y, _: self.entrance(slit, 0.0, y)[:2], low, high, (6, 1), self.cosine_error
         )
 
     @cached_property
@@ -216,7 +237,7 @@ class SlitBatch:
 
         low = np.stack([self.edges[:, 0], np.full(number.shape, 0.8 * shortest)], axis=1)
         high = np.stack([self.edges[:, 1], np.full(number.shape, 1.2 * longest)], axis=1)
-        series = fit_series(around, low, high, (5, 3), _SKY_ERROR)
+        series = fit_series(around, low, high, self.sky_sizes, self.sky_error)
         return None if series is None else (origin, series)
 
     def sky(self, slit: Any, x: Any, y: Any, wavelength: Any) -> Arrays:
@@ -236,7 +257,7 @@ class SlitBatch:
     def detector(self, slit: Any, x: Any, y: Any, wavelength: Any) -> tuple[np.ndarray, np.ndarray]:
         """Pixel (x, y) of light of a wavelength [m] from a position in a slit."""
         with np.errstate(invalid="ignore"):
-            angles = self.shared.angles(wavelength, *self.entrance(slit, x, y))
+            angles = self.shared.angles(wavelength, *self.entrance(slit, x, y, wavelength))
             pixel: tuple[np.ndarray, np.ndarray] = self.shared.detector(*angles)
         return pixel
 
@@ -263,11 +284,17 @@ def metrology(optics: Optics, slit: Slit) -> tuple[float, float, float, float]:
     return x, y, width, height
 
 
-def _affine(optics: Optics, quadrant: int) -> tuple[np.ndarray, np.ndarray]:
-    to_msa = lower(optics.quadrants[quadrant][0])
+def affine(model: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return origin and matrix of a linear model of two coordinates.
+
+    Raises
+    ------
+    ReferenceError
+        Naming `what` if the model is not linear.
+    """
+    to_msa = lower(model)
     corners = np.array([to_msa(x, y) for x, y in ((0, 0), (1, 0), (0, 1), (0.3, -0.7))])
     origin, matrix = corners[0], (corners[1:3] - corners[0]).T
     if not np.allclose(corners[3], origin + matrix @ (0.3, -0.7), rtol=0, atol=1e-12):
-        msg = f"assign_wcs: quadrant {quadrant} of reference 'msa' is distorted; needs a linear one"
-        raise ReferenceError(msg)
+        raise ReferenceError(f"assign_wcs: {what} is distorted; needs a linear one")
     return origin, matrix

@@ -29,7 +29,16 @@ from spec2fn.wcs.build.pointing import (
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Optics", "optics", "slit_scales", "spectral_range"]
+__all__ = [
+    "Optics",
+    "entry",
+    "msa_to_sky",
+    "optics",
+    "slit_scales",
+    "spectral_range",
+    "spectrograph",
+    "tree",
+]
 
 _WHO = "assign_wcs"
 _DETECTOR_SIZE = 2048
@@ -102,27 +111,52 @@ def optics(
     ReferenceError
         For a missing or damaged reference, or one of another grating or filter.
     """
-    trees = {
-        name: _tree(ds, refs, name)
-        for name in ("camera", "collimator", "disperser", "fore", "fpa", "msa", "ote")
-    }
-    order, waverange = spectral_range(ds, refs, wavelength_range)
-    rotation = _grating_rotation(ds, trees["disperser"])
-    wavelength, angles = _disperser(ds, trees["disperser"], order)
+    trees = {name: tree(ds, refs, name) for name in ("fore", "msa", "ote")}
     return Optics(
-        to_sca=_to_sca(ds),
-        sca_to_gwa=_sca_to_gwa(ds, trees, rotation),
-        collimator_to_gwa=_collimator_to_gwa(trees["collimator"], rotation),
-        wavelength=wavelength,
-        angles=angles,
+        **spectrograph(ds, refs, wavelength_range),
         quadrants={q: _quadrant(trees["msa"], q) for q in range(1, 6)},
-        to_sky=_to_sky(ds, trees),
-        order=order,
-        waverange=waverange,
+        to_sky=msa_to_sky(ds, trees["fore"], trees["ote"]),
     )
 
 
-def _tree(ds: xr.Dataset, refs: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def spectrograph(
+    ds: xr.Dataset, refs: Mapping[str, Any], wavelength_range: tuple[float, float] | None = None
+) -> dict[str, Any]:
+    """Return what does not depend on the aperture: from the collimator to the detector.
+
+    Parameters
+    ----------
+    ds, refs, wavelength_range
+        See :func:`optics`; of the references ``camera collimator disperser fpa wavelengthrange``.
+
+    Returns
+    -------
+    dict
+        Fields of :class:`Optics`: all but ``quadrants`` and ``to_sky``.
+    """
+    trees = {name: tree(ds, refs, name) for name in ("camera", "collimator", "disperser", "fpa")}
+    order, waverange = spectral_range(ds, refs, wavelength_range)
+    rotation = _grating_rotation(ds, trees["disperser"])
+    wavelength, angles = _disperser(ds, trees["disperser"], order)
+    return {
+        "to_sca": _to_sca(ds),
+        "sca_to_gwa": _sca_to_gwa(ds, trees, rotation),
+        "collimator_to_gwa": _collimator_to_gwa(trees["collimator"], rotation),
+        "wavelength": wavelength,
+        "angles": angles,
+        "order": order,
+        "waverange": waverange,
+    }
+
+
+def tree(ds: xr.Dataset, refs: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return the content of an ASDF reference.
+
+    Raises
+    ------
+    ReferenceError
+        If there is none, it is no ASDF file, or it is for another grating or filter.
+    """
     ref = reference(refs, name, _WHO)
     for key in ("grating", "filter"):
         theirs, ours = ref.attrs.get(key), ds.attrs.get(key)
@@ -132,14 +166,15 @@ def _tree(ds: xr.Dataset, refs: Mapping[str, Any], name: str) -> Mapping[str, An
                 f" {theirs}, the exposure was taken with {ours}; give the one for {ours}"
             )
             raise ReferenceError(msg)
-    tree = ref.attrs.get("tree")
-    if not isinstance(tree, Mapping):
+    content = ref.attrs.get("tree")
+    if not isinstance(content, Mapping):
         msg = f"{_WHO}: reference {name!r} ({ref.attrs.get('filename', '?')}) is no ASDF file"
         raise ReferenceError(msg)
-    return tree
+    return content
 
 
-def _entry(tree: Mapping[str, Any], key: str, name: str) -> Any:
+def entry(tree: Mapping[str, Any], key: str, name: str) -> Any:
+    """Return an entry of the reference `name`; :class:`ReferenceError` if it lacks it."""
     found = tree.get(key)
     if found is None:
         msg = f"{_WHO}: reference {name!r} has no {key!r}; fetch it again from CRDS"
@@ -165,7 +200,7 @@ def spectral_range(
     """
     ref = reference(refs, "wavelengthrange", _WHO)
     tree = ref.attrs.get("tree", {})
-    configurations = list(_entry(tree, "waverange_selector", "wavelengthrange"))
+    configurations = list(entry(tree, "waverange_selector", "wavelengthrange"))
     name, grating = f"{ds.attrs.get('filter')}_{ds.attrs.get('grating')}", ds.attrs.get("grating")
     if wavelength_range is not None:
         low, high = wavelength_range
@@ -211,29 +246,29 @@ def _grating_rotation(ds: xr.Dataset, disperser: Mapping[str, Any]) -> Any:
 
     # the sensors read a tilt about one axis of the wheel, which turns the grating about the other
     meta = meta_of(ds)
-    theta = {axis: float(_entry(disperser, f"theta_{axis}", "disperser")) for axis in "xyz"}
+    theta = {axis: float(entry(disperser, f"theta_{axis}", "disperser")) for axis in "xyz"}
     for keyword, sensor, axis in (("GWA_XTIL", "gwa_tiltx", "y"), ("GWA_YTIL", "gwa_tilty", "x")):
         reading = number(meta, keyword)
-        calibration = _entry(disperser, sensor, "disperser")
+        calibration = entry(disperser, sensor, "disperser")
         tilt = calibration["tilt_model"]
         moved = float(tilt(reading)) - float(tilt(calibration["zeroreadings"][0]))
         theta[axis] += 0.5 * moved / 3600.0
-    angles = [theta["x"], theta["y"], theta["z"], float(_entry(disperser, "tilt_y", "disperser"))]
+    angles = [theta["x"], theta["y"], theta["z"], float(entry(disperser, "tilt_y", "disperser"))]
     return Rotation3DToGWA(angles, axes_order="xyzy", name="rotation")
 
 
 def _sca_to_gwa(ds: xr.Dataset, trees: Mapping[str, Any], rotation: Any) -> Any:
     from stdatamodels.jwst.transforms.models import Unitless2DirCos
 
-    fpa = _entry(trees["fpa"], f"{ds.attrs['detector'].lower()}_model", "fpa")
-    camera = _entry(trees["camera"], "model", "camera")
+    fpa = entry(trees["fpa"], f"{ds.attrs['detector'].lower()}_model", "fpa")
+    camera = entry(trees["camera"], "model", "camera")
     return fpa | camera | Unitless2DirCos(name="unitless2directional_cosines") | rotation
 
 
 def _collimator_to_gwa(collimator: Mapping[str, Any], rotation: Any) -> Any:
     from stdatamodels.jwst.transforms.models import Unitless2DirCos
 
-    backward = _entry(collimator, "model", "collimator").inverse
+    backward = entry(collimator, "model", "collimator").inverse
     return backward | Unitless2DirCos(name="unitless2directional_cosines") | rotation
 
 
@@ -254,7 +289,7 @@ def _grating(disperser: Mapping[str, Any], order: int) -> tuple[Any, Any]:
     from gwcs.spectroscopy import AnglesFromGratingEquation3D, WavelengthFromGratingEquation
 
     # gwcs counts the angle along the dispersion with the opposite sign
-    density = float(_entry(disperser, "groovedensity", "disperser"))
+    density = float(entry(disperser, "groovedensity", "disperser"))
     wavelength = (
         Mapping((0, 2), n_inputs=3)
         | WavelengthFromGratingEquation(density, order, name="lambda_from_gratingeq")
@@ -272,7 +307,7 @@ def _prism(ds: xr.Dataset, disperser: Mapping[str, Any]) -> tuple[Any, Any]:
     from astropy.modeling.models import Tabular1D
     from stdatamodels.jwst.transforms.models import RefractionIndexFromPrism, Snell
 
-    glass = {key: _entry(disperser, key, "disperser") for key in _GLASS}
+    glass = {key: entry(disperser, key, "disperser") for key in _GLASS}
     temperature = number(meta_of(ds), "GWA_TILT")
     # the glass is in vacuum wherever it is used: there is no reading of the pressure
     law = Snell(**glass, temperature=temperature, pressure=glass["pref"], name="snell_law")
@@ -291,8 +326,8 @@ def _prism(ds: xr.Dataset, disperser: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _quadrant(msa: Mapping[str, Any], quadrant: int) -> tuple[Any, np.ndarray]:
-    found = _entry(msa, f"Q{quadrant}", "msa")
-    data = np.asarray(_entry(found, "data", "msa"))
+    found = entry(msa, f"Q{quadrant}", "msa")
+    data = np.asarray(entry(found, "data", "msa"))
     if len(data.dtype.names or ()) != len(_METROLOGY):
         msg = f"{_WHO}: quadrant {quadrant} of reference 'msa' needs columns {_METROLOGY}"
         raise ReferenceError(msg)
@@ -300,7 +335,7 @@ def _quadrant(msa: Mapping[str, Any], quadrant: int) -> tuple[Any, np.ndarray]:
         # columns count by position: their names have changed over the years
         data = data.copy()
         data.dtype.names = _METROLOGY
-    return _entry(found, "model", "msa"), data
+    return entry(found, "model", "msa"), data
 
 
 def slit_scales(optics: Optics) -> dict[int, tuple[float, float]]:
@@ -315,24 +350,43 @@ def slit_scales(optics: Optics) -> dict[int, tuple[float, float]]:
     return out
 
 
-def _to_sky(ds: xr.Dataset, trees: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+def msa_to_sky(
+    ds: xr.Dataset,
+    fore_tree: Mapping[str, Any],
+    ote_tree: Mapping[str, Any],
+    correction: Any = None,
+) -> tuple[tuple[str, Any], ...]:
+    """Return the transforms from the plane of the MSA to the sky, as :attr:`Optics.to_sky`.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+    fore_tree, ote_tree : mapping
+        Content of the references.
+    correction : astropy.modeling.Model, optional
+        Chromatic correction of (x, y, wavelength) behind the fore-optics.
+    """
     from astropy.modeling.models import Identity, Mapping, Scale
 
-    fore = _entry(trees["fore"], "model", "fore")
+    fore = entry(fore_tree, "model", "fore")
     # the distortion of the fore-optics depends on wavelength, which is passed on as well
     msa_to_oteip = Mapping((0, 1, 2, 2), name="msa2fore_mapping") | fore & Identity(1)
     msa_to_oteip.inverse = Mapping((0, 1, 2, 2)) | fore.inverse & Identity(1)
-    ote = _entry(trees["ote"], "model", "ote")
+    ote = entry(ote_tree, "model", "ote")
     oteip_to_v2v3 = ote & Scale(1e6)
     meta = meta_of(ds)
+    corrected = "oteip" if correction is None else "oteip_chromcorr"
     steps = [
         ("msa_frame", msa_to_oteip, "msa2oteip", ("x_msa", "y_msa"), ("x_ote", "y_ote")),
-        ("oteip", oteip_to_v2v3, "oteip2v23", ("x_ote", "y_ote"), ("v2", "v3")),
+        ("oteip", correction, "chrom_corr", ("x_ote", "y_ote"), ("x_ote", "y_ote")),
+        (corrected, oteip_to_v2v3, "oteip2v23", ("x_ote", "y_ote"), ("v2", "v3")),
         ("v2v3", velocity_aberration(meta) & Identity(1), "va_corr", ("v2", "v3"), ("v2", "v3")),
         ("v2v3vacorr", v2v3_to_sky(meta) & Identity(1), "v2v3_to_sky", ("v2", "v3"), ("ra", "dec")),
     ]
     out = []
     for frame, model, name, inputs, outputs in steps:
+        if model is None:
+            continue
         model.name = name
         model.inputs, model.outputs = (*inputs, "lam"), (*outputs, "lam")
         out.append((frame, model))

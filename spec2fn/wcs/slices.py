@@ -1,0 +1,110 @@
+"""Slices of the NIRSpec IFU at any position of a pixel: corners and edges as well as centres.
+
+What ``assign_wcs`` has made is used if it is there; of an exposure read from a file the transforms
+are those of its gwcs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import DatasetError
+from spec2fn.schema import meta_of
+from spec2fn.wcs.lower import box_of, lower
+from spec2fn.wcs.lowered import Lowered
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from spec2fn.wcs.build.nirspec_ifu import SliceBatch
+
+__all__ = ["IfuSlices", "ifu_slices"]
+
+Arrays = tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class IfuSlices:
+    """The transforms of the slices of a NIRSpec IFU exposure.
+
+    Attributes
+    ----------
+    numbers : tuple of int
+        Slices on the detector, as in ``slice_id`` (from 1).
+    boxes : mapping of int to ((x_min, x_max), (y_min, y_max))
+        Their bounding boxes.
+    """
+
+    numbers: tuple[int, ...]
+    boxes: dict[int, Any]
+    _wcs: Any
+    _batch: SliceBatch | None = None
+    _lowered: dict[int, Lowered] = field(default_factory=dict)
+
+    def slicer(self, number: int, x: Any, y: Any) -> Arrays:
+        """Position in the plane of the slicer and wavelength of pixels of a slice.
+
+        Parameters
+        ----------
+        number : int
+        x, y : array
+            Zero-indexed pixels, which need not be whole.
+
+        Returns
+        -------
+        across, along, wavelength : arrays
+            In m; NaN outside the slice.
+        """
+        if self._batch is not None:
+            x, y = np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float))
+            return self._batch.slicer_frame(np.array(number - 1), x, y)
+        if number not in self._lowered:
+            self._lowered[number] = lower(self._wcs.pipeline[1].transform.selector[number])
+        out: Arrays = self._lowered[number](x, y)
+        return out
+
+    @cached_property
+    def _sky(self) -> Lowered:
+        return lower(self._wcs, "slicer", "world")
+
+    def world(self, across: Any, along: Any, wavelength: Any) -> Arrays:
+        """Right ascension, declination [deg] and wavelength [um] of positions in the slicer.
+
+        Parameters
+        ----------
+        across, along, wavelength : array
+            In m, from :meth:`slicer`; `across` may be moved within the width of a slice.
+        """
+        out: Arrays = self._sky(across, along, wavelength)
+        return out
+
+
+def ifu_slices(ds: xr.Dataset) -> IfuSlices:
+    """Return the transforms of the slices of a NIRSpec IFU exposure.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        After ``assign_wcs``; also read from a file.
+
+    Raises
+    ------
+    DatasetError
+        If the exposure has no gwcs of the IFU.
+    """
+    meta = meta_of(ds)
+    wcs = meta.wcs
+    if hasattr(wcs, "load"):
+        wcs = wcs.load()
+    steps = getattr(wcs, "pipeline", ())
+    selector = getattr(steps[1].transform, "selector", None) if len(steps) > 1 else None
+    if selector is None:
+        msg = "the exposure has no WCS that selects slices; run assign_wcs (nrs_ifu_slice_wcs=False)"
+        raise DatasetError(msg)
+    numbers = tuple(sorted(int(k) for k in selector))
+    boxes = {k: box_of(selector[k]) for k in numbers}
+    return IfuSlices(numbers, boxes, wcs, meta.records.get("slices"))
