@@ -18,7 +18,14 @@ from spec2fn.schema import Meta
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["CONFIGURATIONS", "exposure", "msa_metadata", "neighbouring_slitlets", "references"]
+__all__ = [
+    "CONFIGURATIONS",
+    "exposure",
+    "msa_metadata",
+    "neighbouring_slitlets",
+    "reference_dataset",
+    "references",
+]
 
 CONFIGURATIONS: Mapping[str, tuple[str, float, float, tuple[float, float]]] = {
     "G140M": ("F100LP", 95700.0, -4.02, (0.9e-6, 1.9e-6)),
@@ -57,7 +64,8 @@ _GLASS: Mapping[str, Any] = {
 }
 
 
-def _dataset(name: str, tree: Mapping[str, Any], **attrs: Any) -> xr.Dataset:
+def reference_dataset(name: str, tree: Mapping[str, Any], **attrs: Any) -> xr.Dataset:
+    """Return a reference as it is when an ASDF file has been opened."""
     import xarray as xr
 
     filename = f"jwst_nirspec_{name}_9999.asdf"
@@ -90,14 +98,14 @@ def references(grating: str) -> Mapping[str, xr.Dataset]:
     collimator = Shift(0.0) & Shift(0.2945) | Scale(1 / 1.571) & Scale(1 / 1.646)
     camera = Scale(3.52) & Scale(3.70) | Shift(0.0) & Shift(0.294)
     return {
-        "camera": _dataset("camera", {"model": camera}),
-        "collimator": _dataset("collimator", {"model": collimator}),
-        "disperser": _dataset("disperser", disperser, grating=grating),
-        "fore": _dataset("fore", {"model": _fore()}, filter=name),
-        "fpa": _dataset("fpa", fpa),
-        "msa": _dataset("msa", _msa()),
-        "ote": _dataset("ote", {"model": _ote()}),
-        "wavelengthrange": _dataset(
+        "camera": reference_dataset("camera", {"model": camera}),
+        "collimator": reference_dataset("collimator", {"model": collimator}),
+        "disperser": reference_dataset("disperser", disperser, grating=grating),
+        "fore": reference_dataset("fore", {"model": _fore()}, filter=name),
+        "fpa": reference_dataset("fpa", fpa),
+        "msa": reference_dataset("msa", _msa()),
+        "ote": reference_dataset("ote", {"model": _ote()}),
+        "wavelengthrange": reference_dataset(
             "wavelengthrange",
             {
                 "waverange_selector": [f"{name}_{grating}"],

@@ -100,10 +100,10 @@ def ifu_slices(ds: xr.Dataset) -> IfuSlices:
     wcs = meta.wcs
     if hasattr(wcs, "load"):
         wcs = wcs.load()
-    steps = getattr(wcs, "pipeline", ())
+    steps: list[Any] = list(getattr(wcs, "pipeline", ()))
     selector = getattr(steps[1].transform, "selector", None) if len(steps) > 1 else None
     if selector is None:
-        msg = "the exposure has no WCS that selects slices; run assign_wcs (nrs_ifu_slice_wcs=False)"
+        msg = "the exposure has no WCS that selects slices; run assign_wcs without slice numbers"
         raise DatasetError(msg)
     numbers = tuple(sorted(int(k) for k in selector))
     boxes = {k: box_of(selector[k]) for k in numbers}

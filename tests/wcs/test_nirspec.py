@@ -367,8 +367,8 @@ def test_optics_too_rough_for_short_polynomials(monkeypatch):
     from spec2fn.wcs.build import nirspec_batch
 
     wcs = assigned("NRS_MSASPEC", "PRISM")
-    monkeypatch.setattr(nirspec_batch, "_COSINE_ERROR", -1.0)
-    monkeypatch.setattr(nirspec_batch, "_SKY_ERROR", -1.0)
+    monkeypatch.setattr(nirspec_batch.SlitBatch, "cosine_error", -1.0)
+    monkeypatch.setattr(nirspec_batch.SlitBatch, "sky_error", -1.0)
     exact = wcs.batch.subset(range(len(wcs)))
     x, y = pixels(wcs, 2)
     for a, b in zip(

@@ -137,7 +137,7 @@ class SlitBatch:
             centre[..., 1] + axes[..., 1, 0] * x + axes[..., 1, 1] * y,
         )
 
-    def entrance(self, slit: Any, x: Any, y: Any, wavelength: Any = None) -> Arrays:
+    def entrance(self, slit: Any, x: Any, y: Any, wavelength: Any = None) -> Arrays:  # noqa: ARG002
         """Angles before the grating wheel of light from (x, y) in a slit.
 
         There is no glass in between, so that the wavelength does not matter.

@@ -160,7 +160,7 @@ def ifu_optics(
 def _metrology(ifuslicer: Mapping[str, Any]) -> np.ndarray:
     data = np.asarray(entry(ifuslicer, "data", "ifuslicer"))
     names = data.dtype.names or ()
-    if len(names) != 5 or len(data) < SLICES:  # noqa: PLR2004 - number, centre and size
+    if len(names) != 5 or len(data) < SLICES:
         msg = (
             f"{_WHO}: reference 'ifuslicer' needs {SLICES} rows of (number, centre x, y, size x, y)"
             f", it has {len(data)} rows of {names}; fetch it again from CRDS"
@@ -185,9 +185,7 @@ def _post(ifupost: Mapping[str, Any], i: int) -> Any:
     return linear & Identity(1) | Mapping((0, 1, 2, 0, 1, 2)) | both
 
 
-def ifu(
-    ds: xr.Dataset, refs: Mapping[str, Any], options: WcsOptions | None = None
-) -> AssignedWcs:
+def ifu(ds: xr.Dataset, refs: Mapping[str, Any], options: WcsOptions | None = None) -> AssignedWcs:
     """Build the WCS of a NIRSpec IFU exposure, and evaluate it.
 
     Parameters

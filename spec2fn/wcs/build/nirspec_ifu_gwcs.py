@@ -136,7 +136,8 @@ def by_slice(batch: SliceBatch, boxes: np.ndarray) -> Any:
     wcs = WCS([*((named[frame], model) for frame, model, *_ in steps), (named["world"], None)])
     forward = wcs.forward_transform
     forward.inputs = ("x", "y", "name")
-    each = {i: tuple(tuple(map(float, edges)) for edges in boxes[i]) for i in numbers}
+    seen = [i for i in numbers if (boxes[i, :, 0] <= boxes[i, :, 1]).all()]
+    each = {i: tuple(tuple(map(float, edges)) for edges in boxes[i]) for i in seen}
     wcs.bounding_box = CompoundBoundingBox.validate(
         forward, each, selector_args=[("name", True)], order="F"
     )
@@ -161,9 +162,7 @@ def _gwa_to_slice(batch: SliceBatch, i: int) -> Any:
     before = Mapping((0, 1, 1)) | place & Const1D(middle) | optics.posts[i]
     before = before | optics.collimator_to_gwa
     forth = place & Identity(1) | optics.posts[i] | optics.collimator_to_gwa
-    angles = (
-        Mapping((0, 1, 2, 2)) | forth & Identity(1) | Mapping((3, 0, 1, 2)) | optics.angles
-    )
+    angles = Mapping((0, 1, 2, 2)) | forth & Identity(1) | Mapping((3, 0, 1, 2)) | optics.angles
     model = gwa_to_slit(batch, i, before, angles)
     model.name = "gwa2slit"
     return model
