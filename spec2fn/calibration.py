@@ -385,16 +385,20 @@ def _run_pieces(
     plans: Mapping[str, Any] = {}
     total = obs.science.sizes.get("integration", 1)
     size = chunk or total
+    lean = chunk is None and not any(map(_keeps_members, steps_of(job.settings.pipeline)))
     for first in range(0, total, size):
         piece = obs.science
         if chunk is not None:
             piece = piece.isel(integration=slice(first, first + size))
+        # a copy of an unread exposure reads for itself, and forgets what it read when it is gone
+        members = {k: tuple(map(_unread, v)) for k, v in obs.members.items()}
         result = run(
             job.settings.pipeline,
-            obs.replace(piece.compute()),
+            Observation(piece.compute(), members),
             job.references,
             params=job.settings,
             plans=plans,
+            lean=lean,
             save_steps=steps,
             products=products,
             progress=progress,
@@ -402,6 +406,14 @@ def _run_pieces(
         plans = result.plans
         yield result
         del result, piece  # two pieces must not be in memory at once
+
+
+def _unread(ds: Any) -> Any:
+    return ds.copy(deep=False) if hasattr(ds, "data_vars") else ds
+
+
+def _keeps_members(step: Any) -> bool:
+    return bool(step.defaults().get("save_flagged_bkg")) and not step.skip
 
 
 def _labelled(job: Job, result: Result) -> dict[str, Any]:
@@ -422,7 +434,7 @@ def _side_products(job: Job, result: Result) -> dict[str, Any]:
     records = meta_of(result.dataset).records
     images = {_SUFFIXES.get(k, k): v for k, v in records.items() if hasattr(v, "data_vars")}
     for step in steps_of(job.settings.pipeline):
-        if step.defaults().get("save_flagged_bkg") and not step.skip:
+        if _keeps_members(step):
             for i, ds in enumerate(result.members.get("background", ())):
                 images[f"{step.name}_bkg_{i}"] = ds
     return images

@@ -72,6 +72,7 @@ def run(
     members: Mapping[str, tuple[Any, ...]] | None = None,
     params: Mapping[str, Mapping[str, Any]] | Settings | None = None,
     plans: Mapping[str, Any] | None = None,
+    lean: bool = False,
     save_steps: Iterable[str] = (),
     products: Iterable[str] = (),
     progress: Callable[[str], Any] | None = None,
@@ -92,6 +93,9 @@ def run(
         ``{"photom": {"inverse": True}}``; the parameter ``skip`` switches a step on or off.
     plans : mapping of str to Plan, optional
         Plans from an earlier run of the same geometry.
+    lean : bool
+        Forget plans when they have been used, and associated exposures when no later step takes
+        them; the result holds neither. Both may take more memory than the products.
     save_steps : iterable of str
         Steps whose output is kept in ``result.saved``.
     products : iterable of str
@@ -112,24 +116,39 @@ def run(
     """
     obs = science if isinstance(science, Observation) else Observation(science)
     obs = obs.replace(**{k: tuple(v) for k, v in (members or {}).items()})
+    # what a step has been through is needed no more: nothing here may hold on to it
+    del science, members
     settings = params if isinstance(params, Settings) else resolve_settings(pipeline, params)
     check_order(settings.pipeline, obs.science)
     refs = refs or {}
     taken: dict[str, Any] = {}
     wanted = frozenset({*save_steps, *settings.save})
-    state = _Run(settings, refs, dict(plans or {}), wanted, progress)
+    state = _Run(settings, refs, dict(plans or {}), lean, wanted, progress)
+    waiting = [obs]
+    del obs
     optional = set(products)
-    for element in settings.pipeline:
+    for i, element in enumerate(settings.pipeline):
         if isinstance(element, Product):
+            ds = waiting[0].science
             asked = not element.optional or element.kind in optional
-            if asked and (not element.of or status_of(obs.science, element.of) == "COMPLETE"):
-                taken[element.kind] = obs.science
-            continue
-        if isinstance(element, Split):
-            obs = obs.replace(state.split(element, obs))
-            continue
-        obs = state.apply(element, obs)
+            if asked and (not element.of or status_of(ds, element.of) == "COMPLETE"):
+                taken[element.kind] = ds
+            del ds
+        elif isinstance(element, Split):
+            waiting.append(state.split(element, waiting))
+        else:
+            waiting.append(state.apply(element, waiting.pop()))
+        if lean:
+            waiting.append(_without_members(waiting.pop(), settings.pipeline[i + 1 :]))
+    obs = waiting.pop()
     return Result(obs.science, taken, state.saved, tuple(state.records), state.plans, obs.members)
+
+
+def _without_members(obs: Observation, later: Pipeline) -> Observation:
+    """Drop the associated exposures that no element of `later` takes."""
+    roles = {m for s in steps_of(later) if not s.skip for m in s.members}
+    roles.update(r for e in later if isinstance(e, AlsoOn) and not e.step.skip for r in e.roles)
+    return Observation(obs.science, {k: v for k, v in obs.members.items() if k in roles})
 
 
 @dataclass
@@ -139,6 +158,7 @@ class _Run:
     settings: Settings
     refs: Mapping[str, Any]
     plans: dict[str, Any]
+    lean: bool
     wanted: frozenset[str]
     progress: Callable[[str], Any] | None
     records: list[StepRecord] = field(default_factory=list)
@@ -154,6 +174,8 @@ class _Run:
             active = {s.name for s in steps_of(self.settings.pipeline) if not s.skip}
             element = element if element.when in active else step
         obs = _apply(element, obs, self.refs, self.plans)
+        if self.lean:
+            self.plans.pop(step.key, None)
         record = StepRecord(
             step.key,
             status_of(obs.science, step.name),
@@ -166,19 +188,31 @@ class _Run:
             self.saved[step.key] = obs.science
         return obs
 
-    def split(self, element: Split, obs: Observation) -> Any:
-        """Run the branches, each on its slits, and join what they give."""
-        whole = obs.science
+    def split(self, element: Split, waiting: list[Observation]) -> Observation:
+        """Run the branches, each on its slits, and join what they give.
+
+        The observation is taken out of the list `waiting`, so that it is forgotten once it has
+        been split.
+        """
+        obs = waiting.pop()
+        whole, members = obs.science, obs.members
+        exp_type = whole.attrs["exp_type"]
+        queue = [(one, whole.where(one.keep)) for one in element.branches]
+        del obs, whole
         parts = []
-        for one in element.branches:
-            part = whole.where(one.keep)
+        while queue:
+            one, part = queue.pop(0)
             if not len(part):
                 continue
             if one.exp_type:
                 part = part.assign_attrs(exp_type=one.exp_type)
             for step in one.steps:
-                part = self.apply(step, obs.replace(part)).science
-            parts.append(part.assign_attrs(exp_type=whole.attrs["exp_type"]))
+                part = self.apply(step, Observation(part, members)).science
+            parts.append(part.assign_attrs(exp_type=exp_type))
+        return Observation(self._joined(parts), members)
+
+    @staticmethod
+    def _joined(parts: list[Any]) -> Any:
         spectra = [part for part in parts if hasattr(part, "data_vars")]
         if spectra:
             from spec2fn.plans.spectra import join_spectra

@@ -19,16 +19,15 @@ if TYPE_CHECKING:
 __all__ = ["between_images", "divide_by_spectral_flat", "multiply_factors"]
 
 
-def between_images(cube: Any, pixel: Any, lower: Any, knots: Any, x: Any) -> Any:
+def between_images(below: Any, above: Any, lower: Any, knots: Any, x: Any) -> Any:
     """Interpolate linearly between the images of a cube, each pixel at its own wavelength.
 
     Parameters
     ----------
-    cube : array, shape (z, y, x)
-    pixel : array of int, shape (n,)
-        Position in a flattened image.
+    below, above : array, shape (n,)
+        Values of the images around each pixel.
     lower : array of int, shape (n,)
-        Image below, from 0 to z - 2.
+        Number of the image below, from 0 to z - 2.
     knots : array of float64, shape (z,)
         Wavelength of each image.
     x : array of float64, shape (n,)
@@ -39,13 +38,9 @@ def between_images(cube: Any, pixel: Any, lower: Any, knots: Any, x: Any) -> Any
     array, shape (n,)
         In the dtype of `knots`.
     """
-    xp = array_namespace(cube, pixel, lower, knots, x)
+    xp = array_namespace(below, above, lower, knots, x)
     knots = xp.asarray(knots)
-    flat = xp.asarray(cube).reshape(-1)
-    size = cube.shape[-2] * cube.shape[-1]
-    first = lower * size + pixel
-    below = flat[first]
-    rise = flat[first + size] - below
+    rise = above - below
     # the place in the cell as a straight line of wavelength
     step = knots[1:] - knots[:-1]
     slope = safe_divide(xp.ones_like(step), step, step != 0, fill=0.0)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.kernels.namespace import array_namespace
 from spec2fn.plans.base import Plan
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ __all__ = [
     "distinct_segments",
     "list_pixels",
     "make_bank",
+    "take",
     "true_pixels",
     "with_problems",
 ]
@@ -97,6 +99,28 @@ class Segment:
     knots: Any
     known: Any = None
     extra: tuple[Any, ...] = ()
+
+
+def take(variable: Any, positions: Any) -> Any:
+    """Return elements of a variable of a reference, without reading the rest of a large one.
+
+    Parameters
+    ----------
+    variable : xarray.Variable
+    positions : array of int
+        Positions in the flattened variable.
+
+    Returns
+    -------
+    array
+        Of the shape of `positions`.
+    """
+    plane = variable.encoding.get("plane")
+    # where the data have been read, or replaced by others, they count
+    if plane is not None and not variable._in_memory:  # noqa: SLF001 - nothing else tells
+        return plane.take(positions)
+    data = variable.data
+    return array_namespace(data, positions).asarray(data).reshape(-1)[positions]
 
 
 def true_pixels(ds: xr.Dataset) -> Any:

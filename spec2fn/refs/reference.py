@@ -6,6 +6,7 @@ read with astropy and asdf alone: building data-model objects of them costs more
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ import numpy as np
 from spec2fn.dq import PIXEL
 from spec2fn.errors import ReferenceError
 from spec2fn.refs.keywords import KEYWORDS
+from spec2fn.refs.planes import plane_in_file
 from spec2fn.schema import MODE_ATTRS, Meta
 
 if TYPE_CHECKING:
@@ -68,7 +70,8 @@ def open_reference(path: str | os.PathLike[str], reftype: str | None = None) -> 
         :mod:`spec2fn.dq`. ASDF and JSON: no variables, ``attrs["tree"]`` is the content; do not
         modify it. ``attrs`` also holds ``reftype``, ``filename``, ``path``, mode attributes
         (:data:`spec2fn.schema.MODE_ATTRS`) and ``meta``. Arrays are read-only and in native byte
-        order. A file that has not changed is read once in a process.
+        order. A file that has not changed is read once in a process; its large planes are read
+        when they are used, and must not change before.
 
     Raises
     ------
@@ -258,8 +261,9 @@ def _read(path: Path, label: str, *, plain: bool) -> xr.Dataset:
         msg = f"{label}: {path} cannot be read as a reference ({reason[:200]}); fetch it again"
         raise ReferenceError(msg) from error
     for var in ds.variables.values():
-        if isinstance(var.data, np.ndarray):
-            var.data.setflags(write=False)
+        data = var._data  # noqa: SLF001 - `.data` would read what stays in the file
+        if isinstance(data, np.ndarray):
+            data.setflags(write=False)
     ds.attrs["path"] = str(path)
     return ds
 
@@ -285,18 +289,25 @@ def _read_fits(path: Path) -> xr.Dataset:
             if hdu is not hdus[0]:
                 headers[name] = hdu.header
                 science.update({k: v for k, v in hdu.header.items() if k and k not in science})
-            if hdu.data is None:
-                continue
             if isinstance(hdu, (fits.BinTableHDU, fits.TableHDU)):
-                variables.update(_columns(name, hdu))
+                if hdu.data is not None:
+                    variables.update(_columns(name, hdu))
+                continue
+            shape = hdu.shape
+            if not shape:
+                continue
+            same = image_shape is None or shape[-2:] == image_shape
+            if len(shape) >= 2 and image_shape is None:
+                image_shape = shape[-2:]
+            dims = _image_dims(name, len(shape), own=not same)
+            large = plane_in_file(path, hdu, dims, flags=_is_dq(name))
+            if large is not None:
+                variables[name] = large
                 continue
             data = _native(hdu.data)
             if _is_dq(name):
                 data = data.astype(np.uint32, copy=False)
-            same = image_shape is None or data.shape[-2:] == image_shape
-            if data.ndim >= 2 and image_shape is None:
-                image_shape = data.shape[-2:]
-            variables[name] = (_image_dims(name, data.ndim, own=not same), data)
+            variables[name] = (dims, data)
     if not variables:
         msg = "it holds no image and no table"
         raise ValueError(msg)
@@ -376,13 +387,21 @@ def _map_dq(variables: dict[str, Any], filename: str) -> None:
             table = "dq_def"
         if f"{table}.value" not in variables or f"{table}.name" not in variables:
             continue
-        dims, data = variables[name]
-        data, unknown = standard_dq(
-            data, variables[f"{table}.value"][1], variables[f"{table}.name"][1]
-        )
+        values, names = (variables[f"{table}.{column}"][1] for column in ("value", "name"))
+        if isinstance(variables[name], tuple):
+            dims, data = variables[name]
+            data, unknown = standard_dq(data, values, names)
+            variables[name] = (dims, data)
+        else:
+            _, unknown = standard_dq(np.zeros(0, np.uint32), values, names)
+            plane = variables[name].encoding["plane"]
+            plane.translate = functools.partial(_translated, values=values, names=names)
         if unknown:
             _LOG.warning("%s: flags %s are no JWST flags, ignored", filename, ", ".join(unknown))
-        variables[name] = (dims, data)
+
+
+def _translated(dq: Any, values: Any, names: Any) -> Any:
+    return standard_dq(dq, values, names)[0]
 
 
 def _read_asdf(path: Path, *, plain: bool) -> xr.Dataset:
@@ -460,9 +479,14 @@ def _describe(value: Any) -> str:
 
 
 def _remember(key: tuple[str, int, int], ds: xr.Dataset) -> None:
-    if ds.nbytes > _CACHE_BYTES:
+    if _held(ds) > _CACHE_BYTES:
         return
     with _lock:
         _cache[key] = ds
-        while sum(d.nbytes for d in _cache.values()) > _CACHE_BYTES:
+        while sum(map(_held, _cache.values())) > _CACHE_BYTES:
             _cache.popitem(last=False)
+
+
+def _held(ds: xr.Dataset) -> int:
+    # planes that stay in their file are read by copies of the Dataset only
+    return sum(v.nbytes for v in ds.variables.values() if "plane" not in v.encoding)

@@ -27,7 +27,7 @@ from spec2fn.plans.nirspec_flat import (
     plan_spectral_flat,
     plan_supplied_flat,
 )
-from spec2fn.plans.tables import TableBank, with_problems
+from spec2fn.plans.tables import TableBank, take, with_problems
 from spec2fn.schema import replace_data, with_meta
 
 if TYPE_CHECKING:
@@ -384,10 +384,14 @@ def _slow_factor(
     pixel, lower = indices(pixel), None if lower is None else indices(lower)
 
     def at(name: str) -> Any:
-        data = part.variables[name].data
-        if data.ndim == 2 or lower is None or data.shape[0] == 1:
-            return array_namespace(data, pixel).asarray(data).reshape(-1)[pixel].astype(wave.dtype)
-        return between_images(data, pixel, lower, image.knots, wave)
+        variable = part.variables[name]
+        if variable.ndim == 2 or lower is None or variable.shape[0] == 1:
+            return take(variable, pixel).astype(wave.dtype)
+        size = variable.shape[-2] * variable.shape[-1]
+        first = lower * size + pixel
+        return between_images(
+            take(variable, first), take(variable, first + size), lower, image.knots, wave
+        )
 
     value = at("sci")
     xp = array_namespace(value)
@@ -398,16 +402,16 @@ def _image_flags(part: Any, image: FlatImagePlan, position: Any) -> Any:
     """Flags of an image, or None if it has none."""
     if "dq" not in part.variables:
         return None
-    dq = part.variables["dq"].data
-    xp = array_namespace(dq, position)
+    dq = part.variables["dq"]
+    xp = array_namespace(position)
     pixel = indices(xp.maximum(xp.asarray(position), 0))
     size = dq.shape[-2] * dq.shape[-1]
-    flat = xp.asarray(dq).reshape(-1)
     if dq.ndim == 2 or image.lower is None or dq.shape[0] == 1:
-        flags = flat[pixel]
+        flags = take(dq, pixel)
     else:
         lower, upper = (v.astype(pixel.dtype) * size + pixel for v in (image.lower, image.upper))
-        flags = flat[lower] | flat[upper]
+        flags = take(dq, lower) | take(dq, upper)
+    xp = array_namespace(flags, position)
     return xp.where(position >= 0, flags, xp.zeros((), dtype=flags.dtype)).astype(np.uint32)
 
 
