@@ -148,8 +148,8 @@ MODE_ATTRS: Mapping[str, tuple[str, type]] = {
 }
 """Attributes that steps branch on, with the FITS keyword each is read from.
 
-Set by steps, without a keyword to read: ``model`` (the JWST data model of the next product) and
-``s_region``, ``specsys``.
+Set by steps, without a keyword to read: ``model`` (the JWST data model of the next product),
+``s_region``, ``specsys``, and ``nominal_range`` [um] where the user chose wavelengths beyond it.
 """
 
 SPECTROSCOPIC = (

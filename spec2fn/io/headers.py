@@ -398,6 +398,8 @@ def _science_values(ds: xr.Dataset, shape: Sequence[int]) -> dict[str, Any]:
         }
     if "slit_name" in ds and not ds.variables["slit_name"].ndim:
         values |= _one_slit(ds)
+    elif "spectral_order" in meta_of(ds).records:
+        values |= _spectral_range(ds)
     for name, scalar in SCALARS.items():
         if scalar.hdu == "SCI" and name in ds and ds.variables[name].ndim == 0:
             value = float(ds.variables[name].values)
@@ -405,11 +407,16 @@ def _science_values(ds: xr.Dataset, shape: Sequence[int]) -> dict[str, Any]:
     return {k: v for k, v in values.items() if v is not None}
 
 
-def _one_slit(ds: xr.Dataset) -> dict[str, Any]:
-    """Keywords of the slit of a time series."""
+def _spectral_range(ds: xr.Dataset) -> dict[str, Any]:
+    """Keywords of the range of wavelengths and the order."""
     records = meta_of(ds).records
     start, end = records.get("waverange", (None, None))
-    values = {"WAVSTART": start, "WAVEND": end, "SPORDER": records.get("spectral_order")}
+    return {"WAVSTART": start, "WAVEND": end, "SPORDER": records.get("spectral_order")}
+
+
+def _one_slit(ds: xr.Dataset) -> dict[str, Any]:
+    """Keywords of the slit of a time series."""
+    values = _spectral_range(ds)
     for name, keyword in (("s_region", "S_REGION"), *((v, k) for k, (v, _) in _OF_ONE_SLIT)):
         if name in ds and not ds.variables[name].ndim:
             value = np.asarray(ds.variables[name].values).item()

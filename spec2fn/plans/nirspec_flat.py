@@ -20,8 +20,11 @@ from spec2fn.plans.tables import (
     PixelList,
     Segment,
     TableBank,
+    beyond,
     clean_wavelength,
     distinct_segments,
+    extrapolates,
+    held_beyond,
     list_pixels,
     make_bank,
     true_pixels,
@@ -114,6 +117,9 @@ class SpectralFlatPlan(Plan):
         Slits for which the flats of point and uniform sources are kept.
     uniform : SpectralFlatPlan, optional
         Of these slits with wavelengths for uniform sources; None if these are the same.
+    held, outside : array of bool, shape (n,), optional
+        With extrapolation: pixels beyond a table or image, where its end is used, and pixels
+        beyond the nominal range, where the image of the spectrograph may be undefined.
     """
 
     pixels: PixelList
@@ -126,6 +132,8 @@ class SpectralFlatPlan(Plan):
     problems: tuple[str, ...]
     point: tuple[int, ...] = ()
     uniform: SpectralFlatPlan | None = None
+    held: Any = None
+    outside: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +150,7 @@ def plan_spectral_flat(
     fflat: xr.Dataset | None,
     sflat: xr.Dataset | None,
     dflat: xr.Dataset | None,
+    extrapolate: bool | None = None,
 ) -> SpectralFlatPlan:
     """Place the pixels of a bucket of slits on the parts of their flats.
 
@@ -153,6 +162,8 @@ def plan_spectral_flat(
         attributes ``xstart``, ``ystart`` say where the subarray stands on the detector.
     fflat, sflat, dflat : xarray.Dataset, optional
         Parts; lamp exposures have no fore optics. At least one is needed.
+    extrapolate : bool, optional
+        See :func:`spec2fn.steps.flat_field.flat_field`.
 
     Raises
     ------
@@ -170,7 +181,8 @@ def plan_spectral_flat(
         raise DatasetError(msg)
     mos = ds.attrs.get("exp_type") == "NRS_MSASPEC"
     require(ds, (*_NEEDED, "quadrant", "xcen", "ycen") if mos else _NEEDED, "flat_field")
-    plan = _plan(ds, (fflat, sflat, dflat), "wavelength")
+    extend = extrapolates(ds, extrapolate)
+    plan = _plan(ds, (fflat, sflat, dflat), "wavelength", extend)
     if ds.attrs.get("exp_type") != "NRS_FIXEDSLIT":
         return plan
     types = np.char.upper(np.asarray(ds["source_type"].data).astype(str))
@@ -178,11 +190,11 @@ def plan_spectral_flat(
     uniform = None
     if point and "wavelength_uncorrected" in ds:
         some = ds.isel(slit=list(point))
-        uniform = _plan(some, (fflat, sflat, dflat), "wavelength_uncorrected")
+        uniform = _plan(some, (fflat, sflat, dflat), "wavelength_uncorrected", extend)
     return replace(plan, point=point, uniform=uniform)
 
 
-def _plan(ds: xr.Dataset, parts: tuple[Any, Any, Any], name: str) -> SpectralFlatPlan:
+def _plan(ds: xr.Dataset, parts: tuple[Any, Any, Any], name: str, extend: bool) -> SpectralFlatPlan:
     wave = clean_wavelength(ds[name].data)
     true = true_pixels(ds)
     wave = np.where(true, wave, np.nan)
@@ -202,7 +214,7 @@ def _plan(ds: xr.Dataset, parts: tuple[Any, Any, Any], name: str) -> SpectralFla
     fine = np.array([not p for p in problems], dtype=bool).reshape(-1, 1, 1)
     # a pixel without wavelength has a flat only if no part of it depends on wavelength
     cubes = any(p is not None and p.knots is not None for p in images)
-    listed = true & fine & (position >= 0) & within
+    listed = true & fine & (position >= 0) & (extend | within)
     if cubes:
         listed &= ~np.isnan(wave)
     pixels = list_pixels(listed, true)
@@ -211,15 +223,19 @@ def _plan(ds: xr.Dataset, parts: tuple[Any, Any, Any], name: str) -> SpectralFla
     lit, slit = ~np.isnan(x), pixels.slit
     usable = np.ones(len(x), dtype=bool)
     points = np.stack([x + offset * width for offset, _ in GAUSS_3])
+    held = ~np.broadcast_to(within, wave.shape).reshape(-1)[pixels.where] if extend else None
     tables: list[FlatTablePlan | None] = []
     searched: dict[Any, Any] = {}
     for found, errors in segments:
         if found is None or not any(found):
             tables.append(None)
             continue
-        bank, covered = make_bank(found, slit, points, searched)
+        if held is not None:
+            held |= lit & beyond(found, slit, points)
+        used = found if held is None else held_beyond(found)
+        bank, covered = make_bank(used, slit, points, searched)
         usable &= covered | ~lit
-        tables.append(_table_plan(bank, found, errors, slit, x))
+        tables.append(_table_plan(bank, used, errors, slit, x))
     return SpectralFlatPlan(
         pixels=pixels,
         usable=usable,
@@ -229,7 +245,14 @@ def _plan(ds: xr.Dataset, parts: tuple[Any, Any, Any], name: str) -> SpectralFla
         tables=tuple(tables),
         images=tuple(images),
         problems=tuple(problems),
+        held=held,
+        outside=_outside(ds, x) if extend else None,
     )
+
+
+def _outside(ds: xr.Dataset, x: Any) -> Any:
+    low, high = ds.attrs.get("nominal_range", (-np.inf, np.inf))
+    return (x < low) | (x > high)
 
 
 def _widths(wave: Any, xsize: Any) -> Any:

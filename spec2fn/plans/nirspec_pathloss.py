@@ -12,6 +12,7 @@ from spec2fn.errors import ReferenceError
 from spec2fn.plans.base import Plan
 from spec2fn.plans.interpolation import locate
 from spec2fn.plans.slit_frame import chosen_types, is_point, strings
+from spec2fn.plans.tables import extrapolates
 from spec2fn.schema import meta_of
 
 if TYPE_CHECKING:
@@ -32,11 +33,14 @@ class Wavelengths(Plan):
         Wavelengths of the reference [um].
     index, covered : array, shape (slit, y, x)
         See :func:`spec2fn.plans.interpolation.locate`.
+    ends : array of float64, shape (slit, 2), optional
+        With extrapolation: wavelengths beyond are taken to be these [um].
     """
 
     points: Any
     index: Any
     covered: Any
+    ends: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +102,10 @@ class _Aperture:
 
 
 def plan_nirspec_slits(
-    ds: xr.Dataset, reference: xr.Dataset, source_type: str | None = None
+    ds: xr.Dataset,
+    reference: xr.Dataset,
+    source_type: str | None = None,
+    extrapolate: bool | None = None,
 ) -> SlitPathlossPlan:
     """Place the sources of a bucket of slits on the apertures of a pathloss reference.
 
@@ -114,6 +121,8 @@ def plan_nirspec_slits(
         keywords APERTURE, SHUTTERS and those of their coordinates [m].
     source_type : str, optional
         Treat all sources as of this type.
+    extrapolate : bool, optional
+        See :func:`spec2fn.steps.pathloss.pathloss`.
 
     Raises
     ------
@@ -143,7 +152,9 @@ def plan_nirspec_slits(
             uniform[i] = pair[0]
         else:
             shares[i, used.index(aperture)] = 1.0
-    return _assemble(ds, (chosen, uniform, used), shares, shift, (names, mos, source_type))
+    return _assemble(
+        ds, (chosen, uniform, used), shares, shift, (names, mos, source_type, extrapolate)
+    )
 
 
 def _assemble(
@@ -151,10 +162,10 @@ def _assemble(
     apertures: tuple[list[_Aperture | None], list[_Aperture | None], list[_Aperture]],
     shares: Any,
     shift: Any,
-    facts: tuple[list[str], bool, str | None],
+    facts: tuple[list[str], bool, str | None, bool | None],
 ) -> SlitPathlossPlan:
     chosen, uniform, used = apertures
-    names, mos, source_type = facts
+    names, mos, source_type, extrapolate = facts
     point = is_point(chosen_types(ds, source_type))
     neutral = (1.0, 0.0, 1.0)
     grids = [np.array([a.point[k] if a else neutral for a in chosen]) for k in (0, 1)]
@@ -173,10 +184,11 @@ def _assemble(
     corrected = np.asarray(ds["wavelength"].data)
     before = np.asarray(ds.get("wavelength_uncorrected", ds["wavelength"]).data)
     back = point & (not mos)
-    point_waves = _locate(corrected, chosen, inside, uniform=False)
+    extend = extrapolates(ds, extrapolate)
+    point_waves = _locate(corrected, chosen, inside, extend, uniform=False)
     if back.any() or any(_differ(a, u) for a, u in zip(chosen, uniform, strict=True)):
         waves = np.where(back[:, None, None], before, corrected)
-        uniform_waves = _locate(waves, uniform, inside, uniform=True)
+        uniform_waves = _locate(waves, uniform, inside, extend, uniform=True)
     else:
         uniform_waves = point_waves
     return SlitPathlossPlan(
@@ -205,7 +217,12 @@ def _differ(point: _Aperture | None, uniform: _Aperture | None) -> bool:
 
 
 def _locate(
-    wavelength: Any, apertures: list[_Aperture | None], applies: Any, *, uniform: bool
+    wavelength: Any,
+    apertures: list[_Aperture | None],
+    applies: Any,
+    extend: bool,
+    *,
+    uniform: bool,
 ) -> Wavelengths:
     tables = [a.wavelengths(uniform=uniform) if a else np.empty(0) for a in apertures]
     n = max([2, *(len(t) for t in tables)])
@@ -213,14 +230,20 @@ def _locate(
     index = np.zeros(wavelength.shape, np.int32)
     covered = np.zeros(wavelength.shape, bool)
     steps = np.arange(1.0, n + 1)
+    ends = np.tile([-np.inf, np.inf], (len(tables), 1))
     for aperture in {a for a, ok in zip(apertures, applies, strict=True) if ok}:
         assert aperture is not None
         slits = [i for i, a in enumerate(apertures) if a == aperture and applies[i]]
         table = aperture.wavelengths(uniform=uniform)
         points[slits] = table[-1] + steps  # ascending beyond the end
         points[slits, : len(table)] = table
-        index[slits], _, covered[slits] = locate(wavelength[slits], table, include_first=False)
-    return Wavelengths(points, index, covered)
+        if extend:
+            ends[slits] = table[0], table[-1]
+            wave = np.clip(wavelength[slits], table[0], table[-1])
+            index[slits], _, covered[slits] = locate(wave, table)
+        else:
+            index[slits], _, covered[slits] = locate(wavelength[slits], table, include_first=False)
+    return Wavelengths(points, index, covered, ends if extend else None)
 
 
 def _position(ds: xr.Dataset, name: str) -> Any:

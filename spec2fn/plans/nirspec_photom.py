@@ -14,7 +14,10 @@ from spec2fn.plans.tables import (
     PixelList,
     Segment,
     TableBank,
+    beyond,
     clean_wavelength,
+    extrapolates,
+    held_beyond,
     list_pixels,
     make_bank,
     true_pixels,
@@ -40,10 +43,13 @@ class ResponsePlan(Plan):
         Pixels within the response.
     bank : TableBank
         Cells of shape (1, n) in the responses of the rows that are used.
+    held : array of bool, shape (n,), optional
+        With extrapolation: pixels beyond the response, where its end is used.
     """
 
     pixels: PixelList
     bank: TableBank
+    held: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +96,7 @@ def plan_slit_photom(
     *,
     source_type: str | None,
     apply_time_correction: bool,
+    extrapolate: bool | None = None,
 ) -> SlitPhotomPlan | None:
     """Find rows, areas and units of the slits of a bucket, and where its pixels stand.
 
@@ -106,6 +113,8 @@ def plan_slit_photom(
     source_type : {"POINT", "EXTENDED"}, optional
         Overrules the type of every slit.
     apply_time_correction : bool
+    extrapolate : bool, optional
+        See :func:`spec2fn.steps.photom.photom`.
 
     Returns
     -------
@@ -147,19 +156,21 @@ def plan_slit_photom(
         problems[i] = problems[i] or f"photom: no pixel area for slit {names[i]}, taken as 1 sr"
 
     segments = _segments(photom, rows)
+    extend = extrapolates(ds, extrapolate)
     kept: tuple[int, ...] = ()
     uniform = None
     if ds.attrs.get("exp_type") == "NRS_FIXEDSLIT":
         kept = tuple(int(i) for i in np.flatnonzero(own == "POINT") if segments[i] is not None)
         if kept and "wavelength_uncorrected" in ds:
             some = ds.isel(slit=list(kept))
-            uniform = _response(some, "wavelength_uncorrected", [segments[i] for i in kept])
+            some_segments = [segments[i] for i in kept]
+            uniform = _response(some, "wavelength_uncorrected", some_segments, extend)
     return SlitPhotomPlan(
         rows=np.array([0 if r is None else r for r in rows], dtype=int),
         point=point,
         pixar_sr=np.where(unknown, 1.0, areas * A2_TO_SR),
         pixar_a2=np.where(unknown, 1.0, areas),
-        response=_response(ds, "wavelength", segments),
+        response=_response(ds, "wavelength", segments, extend),
         time_tables=time_tables(ds, photom) if apply_time_correction else (),
         problems=tuple(problems),
         units=tuple("MJy" if p else "MJy/sr" for p in point),
@@ -223,16 +234,23 @@ def _segments(photom: xr.Dataset, rows: list[int | None]) -> list[Segment | None
     return [read[row] for row in rows]
 
 
-def _response(ds: xr.Dataset, name: str, segments: list[Segment | None]) -> ResponsePlan:
+def _response(
+    ds: xr.Dataset, name: str, segments: list[Segment | None], extend: bool
+) -> ResponsePlan:
     true = true_pixels(ds)
     wave = np.where(true, clean_wavelength(ds[name].data), np.nan)
     have = np.array([s is not None for s in segments], dtype=bool).reshape(-1, 1, 1)
     listed = np.flatnonzero(have & ~np.isnan(wave))
     slit = listed // int(np.prod(wave.shape[1:]))
-    bank, covered = make_bank(segments, slit, wave.reshape(-1)[listed][None])
+    points = wave.reshape(-1)[listed][None]
+    held = None
+    if extend:
+        held = beyond(segments, slit, points)
+        segments = held_beyond(segments)
+    bank, covered = make_bank(segments, slit, points)
     if not covered.all():
         listed = listed[covered]
         bank = TableBank(bank.names, bank.elements, bank.knots, bank.cells[:, covered])
     mask = np.zeros(wave.size, dtype=bool)
     mask[listed] = True
-    return ResponsePlan(list_pixels(mask.reshape(wave.shape), true), bank)
+    return ResponsePlan(list_pixels(mask.reshape(wave.shape), true), bank, held)

@@ -23,14 +23,20 @@ __all__ = [
     "PixelList",
     "Segment",
     "TableBank",
+    "beyond",
     "clean_wavelength",
     "distinct_segments",
+    "extrapolates",
+    "held_beyond",
     "list_pixels",
     "make_bank",
     "take",
     "true_pixels",
     "with_problems",
 ]
+
+
+_FAR = 1e3  # um
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +163,32 @@ def list_pixels(listed: Any, true: Any) -> PixelList:
 def distinct_segments(segments: Sequence[Segment | None]) -> list[Segment]:
     """Return every segment once, in the order in which a bank holds them."""
     return sorted({id(s): s for s in segments if s is not None}.values(), key=lambda s: s.name)
+
+
+def extrapolates(ds: xr.Dataset, asked: bool | None) -> bool:
+    """Whether references are extrapolated: as asked, or if the user chose a wider range."""
+    return "nominal_range" in ds.attrs if asked is None else asked
+
+
+def held_beyond(segments: Sequence[Segment | None]) -> list[Segment | None]:
+    """Return tables that keep the values at their ends for all wavelengths beyond."""
+    made: dict[int, Segment | None] = {id(None): None}
+    for one in segments:
+        if one is not None and id(one) not in made:
+            ends = np.concatenate([[0], np.arange(len(one.knots)), [len(one.knots) - 1]])
+            knots = np.concatenate([[0.0], one.knots, [_FAR]])
+            known = None if one.known is None else one.known[ends]
+            extra = tuple(e[ends] for e in one.extra)
+            made[id(one)] = Segment(one.name, one.elements[ends], knots, known, extra)
+    return [made[id(one)] for one in segments]
+
+
+def beyond(segments: Sequence[Segment | None], slit: Any, points: Any) -> Any:
+    """Return which pixels are not within their tables: bool, shape (n,); see `make_bank`."""
+    low, high = (
+        np.array([np.inf if s is None else s.knots[end] for s in segments]) for end in (0, -1)
+    )
+    return (np.minimum.reduce(points) < low[slit]) | (np.maximum.reduce(points) > high[slit])
 
 
 def _search(table: Any, x: Any) -> tuple[Any, Any]:

@@ -74,7 +74,9 @@ def assign_wcs(
         its centre.
     wavelength_range : (float, float), optional
         NIRSpec slits: wavelengths [um] to calibrate, instead of the nominal range of filter and
-        grating in ``wavelengthrange``.
+        grating in ``wavelengthrange``. Beyond the nominal range flat_field, pathloss and photom
+        extrapolate their references, and flag what they extrapolate. Other orders, which the
+        filter blocks inside the nominal range, are not removed.
 
     Returns
     -------
@@ -83,9 +85,9 @@ def assign_wcs(
         bounding box (not with several slits) or the slices of an integral-field unit. For the
         MRS also ``alpha`` and ``beta`` [arcsec] (y, x) float64, the position in the frame of the
         slices, and ``slice_id`` (y, x) int32, 0 between the slices. Attributes ``dispaxis``,
-        ``specsys`` and ``s_region``; for the LRS slit the scalars ``dithered_ra`` and
-        ``dithered_dec``. For NIRSpec slits ``meta.records`` holds ``slits``, ``spectral_order``
-        and ``waverange`` [m].
+        ``specsys``, ``s_region``, and ``nominal_range`` [um] if `wavelength_range` exceeds it;
+        for the LRS slit the scalars ``dithered_ra`` and ``dithered_dec``. For NIRSpec slits
+        ``meta.records`` holds ``slits``, ``spectral_order`` and ``waverange`` [m].
 
     Raises
     ------
@@ -128,6 +130,11 @@ def assign_wcs(
         }
     )
     out = set_scalars(out, **built.scalars)
-    attrs = {"specsys": "BARYCENT", "dispaxis": built.dispaxis, "s_region": built.s_region}
+    attrs = {
+        "specsys": "BARYCENT",
+        "dispaxis": built.dispaxis,
+        "s_region": built.s_region,
+        "nominal_range": built.nominal_range,
+    }
     out = with_attrs(out, **{k: v for k, v in attrs.items() if v is not None})
     return with_meta(out, wcs=built.wcs, records=built.records)

@@ -57,6 +57,7 @@ def _plan(
     dflat: Any = None,
     *,
     user_supplied_flat: Any = None,
+    extrapolate: bool | None = None,
 ) -> FlatFieldPlan | SpectralFlatPlan | SuppliedFlatPlan | Skip:
     exp_type = str(ds.attrs.get("exp_type", "this exposure")).upper()
     if exp_type in _SLITS:
@@ -64,7 +65,7 @@ def _plan(
             return plan_supplied_flat(ds, as_reference(user_supplied_flat, "flat"))
         if fflat is None and sflat is None and dflat is None:
             return Skip(f"no fflat, sflat or dflat reference for {exp_type}")
-        return plan_spectral_flat(ds, fflat, sflat, dflat)
+        return plan_spectral_flat(ds, fflat, sflat, dflat, extrapolate)
     if exp_type in _COMPOSED and ds.attrs.get("lamp_mode") != "IMAGE":
         return Skip(f"no two-dimensional flat applies to {exp_type}")
     if user_supplied_flat is None:
@@ -97,6 +98,7 @@ def flat_field(
     save_interpolated_flat: bool = False,
     user_supplied_flat: Any = None,
     inverse: bool = False,
+    extrapolate: bool | None = None,
 ) -> xr.Dataset:
     """Divide an exposure by its flat field.
 
@@ -130,6 +132,11 @@ def flat_field(
         :func:`spec2fn.plans.nirspec_flat.plan_supplied_flat`.
     inverse : bool
         Multiply by the flat instead.
+    extrapolate : bool, optional
+        NIRSpec spectra: beyond the wavelengths of a part, take the value at its end and flag
+        UNRELIABLE_FLAT instead of NaN; where the image of the spectrograph is undefined outside
+        the nominal range, it counts as one. By default this is done if
+        ``assign_wcs.wavelength_range`` goes beyond the nominal range.
 
     Returns
     -------
@@ -291,11 +298,21 @@ def slit_flat(
         if table is not None:
             factors += _fast_factors(part, table, plan, wave)
     flags = None
-    for part, image_plan in zip(parts[1:], plan.images, strict=True):
+    gap: Any = False
+    for k, (part, image_plan) in enumerate(zip(parts[1:], plan.images, strict=True)):
         if image_plan is None:
             continue
-        factors.append(_slow_factor(part, image_plan, plan, wave))
+        value, error = _slow_factor(part, image_plan, plan, wave)
         found = _image_flags(part, image_plan, plan.position)
+        if k == 0 and plan.outside is not None:
+            xp = array_namespace(value)
+            gap = xp.asarray(plan.outside) & ~(value > 0)
+            if found is not None:
+                gap = gap | (plan.outside & ((found.reshape(-1)[where] & unusable) != 0))
+                found = xp.where(spread(gap, back, False, False), np.uint32(0), found)
+            value = xp.where(gap, xp.ones((), value.dtype), value)
+            error = xp.where(gap, xp.zeros((), error.dtype), error)
+        factors.append((value, error))
         if found is not None:
             flags = found if flags is None else flags | found
     if not factors:
@@ -311,6 +328,9 @@ def slit_flat(
     flat = xp.where(positive, flat, xp.asarray(np.nan, dtype=flat.dtype))
     error = xp.where(positive, error, xp.asarray(np.nan, dtype=flat.dtype))
     fine = spread(usable & positive, back, False, True)
+    if plan.held is not None:
+        guessed = spread(xp.asarray(plan.held) | gap, back, False, False)
+        flags = xp.where(guessed, flags | np.uint32(PIXEL["UNRELIABLE_FLAT"]), flags)
     return (
         spread(flat, back, 1.0, 1.0),
         spread(error, back, 0.0, 0.0),
@@ -389,8 +409,11 @@ def _slow_factor(
             return take(variable, pixel).astype(wave.dtype)
         size = variable.shape[-2] * variable.shape[-1]
         first = lower * size + pixel
+        x = wave
+        if plan.held is not None:
+            x = array_namespace(wave).clip(wave, image.knots[0], image.knots[-1])
         return between_images(
-            take(variable, first), take(variable, first + size), lower, image.knots, wave
+            take(variable, first), take(variable, first + size), lower, image.knots, x
         )
 
     value = at("sci")

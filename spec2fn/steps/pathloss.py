@@ -35,13 +35,14 @@ def _plan(
     *,
     source_type: Literal["POINT", "EXTENDED"] | None = None,
     user_slit_loc: float | None = None,
+    extrapolate: bool | None = None,
 ) -> PathlossPlan | SlitPathlossPlan | Skip:
     exp_type = str(ds.attrs.get("exp_type", "this exposure")).upper()
     if pathloss is None:
         return Skip(f"no pathloss reference for {exp_type}")
     if exp_type in _SLITS:
         require_slits(ds, "pathloss", ("wavelength",))
-        return plan_nirspec_slits(ds, pathloss, source_type)
+        return plan_nirspec_slits(ds, pathloss, source_type, extrapolate)
     if exp_type != "MIR_LRS-FIXEDSLIT":
         return Skip(f"no pathloss correction applies to {exp_type}")
     kind = source_type or ds.attrs.get("source_type")
@@ -66,6 +67,7 @@ def pathloss(
     inverse: bool = False,
     source_type: Literal["POINT", "EXTENDED"] | None = None,
     user_slit_loc: float | None = None,
+    extrapolate: bool | None = None,
 ) -> xr.Dataset:
     """Correct for the light that the aperture cuts off a source.
 
@@ -92,6 +94,9 @@ def pathloss(
     user_slit_loc : float, optional
         LRS: offset of the source along the dispersion [arcsec]: 0 is where the pointing puts it,
         the slit is 0.51 arcsec wide.
+    extrapolate : bool, optional
+        NIRSpec slits: beyond the wavelengths of the reference, take the value at its end. By
+        default this is done if ``assign_wcs.wavelength_range`` goes beyond the nominal range.
 
     Returns
     -------
@@ -207,6 +212,9 @@ def _on_pixels(xp: Any, waves: Wavelengths, vector: Any, wavelength: Any) -> Any
     if missing > 0:
         vector = xp.pad(vector, ((0, 0), (0, missing)))
     safe = xp.where(covered, wavelength, points[:, :1, None])
+    if waves.ends is not None:
+        ends = xp.asarray(waves.ends)[:, :, None, None]
+        safe = xp.clip(safe, ends[:, 0], ends[:, 1])
     value = interpolate_by_slit(points, vector, index, safe)
     return xp.where(covered, value, xp.nan)
 

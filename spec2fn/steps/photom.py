@@ -52,6 +52,7 @@ def _plan(
     *,
     source_type: str | None = None,
     apply_time_correction: bool = True,
+    extrapolate: bool | None = None,
 ) -> PhotomPlan | SlitPhotomPlan | Skip:
     exp_type = str(ds.attrs.get("exp_type", "this exposure")).upper()
     if photom is None:
@@ -63,6 +64,7 @@ def _plan(
             area,
             source_type=source_type,
             apply_time_correction=apply_time_correction,
+            extrapolate=extrapolate,
         )
         if plan is not None:
             return plan
@@ -100,6 +102,7 @@ def photom(
     inverse: bool = False,
     source_type: Literal["POINT", "EXTENDED"] | None = None,
     apply_time_correction: bool = True,
+    extrapolate: bool | None = None,
 ) -> xr.Dataset:
     """Convert count rates into surface brightness, or flux density.
 
@@ -131,6 +134,10 @@ def photom(
         they are for MIRI.
     apply_time_correction : bool
         Whether to correct for the change of the throughput with time.
+    extrapolate : bool, optional
+        NIRSpec slits: beyond the wavelengths of the reference, take the value at its end and
+        flag FLUX_ESTIMATED instead of NaN. By default this is done if
+        ``assign_wcs.wavelength_range`` goes beyond the nominal range.
 
     Returns
     -------
@@ -223,6 +230,10 @@ def _calibrate_slits(
         do_not_use=PIXEL["DO_NOT_USE"],
         inverse=inverse,
     )
+    if plan.response.held is not None:
+        held = spread(xp.asarray(plan.response.held), plan.response.pixels.back, False, False)
+        estimated = np.uint32(PIXEL["FLUX_ESTIMATED"])
+        dq = xp.where(held[insert], dq | estimated, dq)
     units = ["DN/s"] * len(plan.units) if inverse else list(plan.units)
     # one attribute cannot say it where units differ from slit to slit
     common = units[0] if len(set(units)) == 1 else "see bunit"

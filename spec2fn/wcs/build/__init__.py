@@ -63,6 +63,8 @@ class AssignedWcs:
     planes : mapping of str to array (y, x)
         Coordinates of every pixel by the names of :data:`spec2fn.schema.PLANES`, where the
         builder has evaluated them already; empty to have ``wcs`` evaluated on its bounding box.
+    nominal_range : (float, float), optional
+        Nominal range of wavelengths [um], where the user has chosen wavelengths beyond it.
     """
 
     wcs: Any
@@ -71,6 +73,7 @@ class AssignedWcs:
     scalars: Mapping[str, float] = field(default_factory=dict)
     records: Mapping[str, Any] = field(default_factory=dict)
     planes: Mapping[str, Any] = field(default_factory=dict)
+    nominal_range: tuple[float, float] | None = None
 
 
 Builder = Callable[["xr.Dataset", Mapping[str, Any], WcsOptions], AssignedWcs]

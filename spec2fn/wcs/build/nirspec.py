@@ -22,7 +22,7 @@ from spec2fn.wcs.build import AssignedWcs, WcsOptions
 from spec2fn.wcs.build.nirspec_batch import SlitBatch, metrology
 from spec2fn.wcs.build.nirspec_boxes import bounding_boxes, on_detector, trace_boxes
 from spec2fn.wcs.build.nirspec_frames import frames
-from spec2fn.wcs.build.nirspec_optics import Optics, optics, slit_scales
+from spec2fn.wcs.build.nirspec_optics import Optics, exceeded_range, optics, slit_scales
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -85,7 +85,7 @@ def slits(
         "spectral_order": shared.order,
         "waverange": shared.waverange,
     }
-    return AssignedWcs(wcs, dispaxis=1, records=records)
+    return AssignedWcs(wcs, dispaxis=1, records=records, nominal_range=exceeded_range(shared))
 
 
 def open_slits(ds: xr.Dataset, optics: Optics, options: WcsOptions) -> tuple[Slit, ...]:

@@ -22,7 +22,14 @@ from spec2fn.plans.nirspec_slits import Slit
 from spec2fn.wcs.build import AssignedWcs, WcsOptions
 from spec2fn.wcs.build.nirspec_batch import Arrays, SlitBatch, affine
 from spec2fn.wcs.build.nirspec_boxes import bounding_boxes
-from spec2fn.wcs.build.nirspec_optics import Optics, entry, msa_to_sky, spectrograph, tree
+from spec2fn.wcs.build.nirspec_optics import (
+    Optics,
+    entry,
+    exceeded_range,
+    msa_to_sky,
+    spectrograph,
+    tree,
+)
 from spec2fn.wcs.build.pointing import polygon
 from spec2fn.wcs.lower import lower
 from spec2fn.wcs.lowered import Lowered
@@ -237,7 +244,14 @@ def ifu(ds: xr.Dataset, refs: Mapping[str, Any], options: WcsOptions | None = No
         "waverange": shared.waverange,
     }
     region = _footprint(planes["ra"], planes["dec"])
-    return AssignedWcs(wcs, dispaxis=1, s_region=region, records=records, planes=planes)
+    return AssignedWcs(
+        wcs,
+        dispaxis=1,
+        s_region=region,
+        records=records,
+        planes=planes,
+        nominal_range=exceeded_range(shared),
+    )
 
 
 def _check_light(ds: xr.Dataset) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Optics",
     "entry",
+    "exceeded_range",
     "msa_to_sky",
     "optics",
     "slit_scales",
@@ -75,6 +76,8 @@ class Optics:
         Spectral order.
     waverange : (float, float)
         Wavelengths that are of interest.
+    nominal : (float, float)
+        Nominal range of filter and grating; zeros if the reference does not know them.
     """
 
     to_sca: Any
@@ -86,6 +89,7 @@ class Optics:
     to_sky: tuple[tuple[str, Any], ...]
     order: int
     waverange: tuple[float, float]
+    nominal: tuple[float, float]
 
 
 def optics(
@@ -135,7 +139,8 @@ def spectrograph(
         Fields of :class:`Optics`: all but ``quadrants`` and ``to_sky``.
     """
     trees = {name: tree(ds, refs, name) for name in ("camera", "collimator", "disperser", "fpa")}
-    order, waverange = spectral_range(ds, refs, wavelength_range)
+    order, nominal = spectral_range(ds, refs, any_filter=wavelength_range is not None)
+    waverange = nominal if wavelength_range is None else _in_metres(wavelength_range)
     rotation = _grating_rotation(ds, trees["disperser"])
     wavelength, angles = _disperser(ds, trees["disperser"], order)
     return {
@@ -146,6 +151,7 @@ def spectrograph(
         "angles": angles,
         "order": order,
         "waverange": waverange,
+        "nominal": nominal,
     }
 
 
@@ -182,36 +188,47 @@ def entry(tree: Mapping[str, Any], key: str, name: str) -> Any:
     return found
 
 
+def _in_metres(wavelength_range: tuple[float, float]) -> tuple[float, float]:
+    low, high = wavelength_range
+    if not 0 < low < high:
+        msg = f"{_WHO}: wavelength_range={wavelength_range} needs 0 < low < high, in micron"
+        raise InputError(msg)
+    return float(low) * 1e-6, float(high) * 1e-6
+
+
+def exceeded_range(optics: Optics) -> tuple[float, float] | None:
+    """Return the nominal range [um] if the wavelengths of interest go beyond it, else None."""
+    low, high = optics.waverange
+    if optics.nominal[0] <= low and high <= optics.nominal[1]:
+        return None
+    return optics.nominal[0] * 1e6, optics.nominal[1] * 1e6
+
+
 def spectral_range(
-    ds: xr.Dataset, refs: Mapping[str, Any], wavelength_range: tuple[float, float] | None = None
+    ds: xr.Dataset, refs: Mapping[str, Any], *, any_filter: bool = False
 ) -> tuple[int, tuple[float, float]]:
-    """Return the spectral order and the range of wavelengths [m] of an exposure.
+    """Return the spectral order and the nominal range of wavelengths [m] of an exposure.
 
     Parameters
     ----------
-    ds, refs, wavelength_range
+    ds, refs
         See :func:`optics`.
+    any_filter : bool
+        Accept a filter that the reference does not know with the grating; its range is
+        ``(0.0, 0.0)``, its order that of the grating with another filter.
 
     Raises
     ------
     InputError
-        If the reference does not know the filter with the grating, and no range is given; or if
-        the range is no range.
+        If the reference does not know the filter with the grating.
     """
     ref = reference(refs, "wavelengthrange", _WHO)
     tree = ref.attrs.get("tree", {})
     configurations = list(entry(tree, "waverange_selector", "wavelengthrange"))
     name, grating = f"{ds.attrs.get('filter')}_{ds.attrs.get('grating')}", ds.attrs.get("grating")
-    if wavelength_range is not None:
-        low, high = wavelength_range
-        if not 0 < low < high:
-            msg = f"{_WHO}: wavelength_range={wavelength_range} needs 0 < low < high, in micron"
-            raise InputError(msg)
+    if name not in configurations and any_filter:
         same = [i for i, c in enumerate(configurations) if c.endswith(f"_{grating}")]
-        if name in configurations:
-            same.insert(0, configurations.index(name))
-        order = int(tree["order"][same[0]]) if same else -1
-        return order, (float(low) * 1e-6, float(high) * 1e-6)
+        return int(tree["order"][same[0]]) if same else -1, (0.0, 0.0)
     if name not in configurations:
         pairs = ", ".join(sorted(c for c in configurations if c.endswith(f"_{grating}")))
         msg = (
