@@ -275,6 +275,7 @@ def calibrate(
     file_format: Format = "fits",
     chunk_integrations: int | None = None,
     progress: Callable[[str], Any] | None = None,
+    strict: bool = False,
 ) -> Calibration:
     """Calibrate an exposure and write its products.
 
@@ -298,6 +299,8 @@ def calibrate(
         result does not depend on it.
     progress : callable, optional
         Called with the name of each step before it runs.
+    strict : bool
+        Raise if a step fails on a slit; see :func:`spec2fn.run`.
 
     Returns
     -------
@@ -305,7 +308,7 @@ def calibrate(
 
     Raises
     ------
-    InputError, ReferenceError
+    InputError, ReferenceError, StepFailedError
         Before anything is written.
     """
     from spec2fn.refs import light_asdf
@@ -327,7 +330,7 @@ def calibrate(
     products = ("bsub",) if save_bsub or job.options.get("save_bsub") else ()
     folder = None if output_dir is None else output_folder(output_dir)
     chunk = _chunk_size(job, chunk_integrations)
-    pieces = _run_pieces(job, chunk, steps, products, progress)
+    pieces = _run_pieces(job, chunk, steps, products, progress, strict=strict)
     with light_asdf():
         if chunk is None:
             result = next(pieces)
@@ -380,6 +383,8 @@ def _run_pieces(
     steps: tuple[str, ...],
     products: tuple[str, ...],
     progress: Callable[[str], Any] | None,
+    *,
+    strict: bool,
 ) -> Iterator[Result]:
     obs = job.observation
     plans: Mapping[str, Any] = {}
@@ -402,6 +407,7 @@ def _run_pieces(
             save_steps=steps,
             products=products,
             progress=progress,
+            strict=strict,
         )
         plans = result.plans
         yield result
@@ -571,6 +577,7 @@ def _record(job: Job, result: Result) -> dict[str, Any]:
 
 
 def _step_record(record: StepRecord) -> dict[str, Any]:
+    problems = {"problems": dict(record.problems)} if record.problems else {}
     return {
         "step": record.name,
         "status": record.status,
@@ -578,6 +585,7 @@ def _step_record(record: StepRecord) -> dict[str, Any]:
             name: {"value": _plain(value), "origin": origin}
             for name, (value, origin) in record.parameters.items()
         },
+        **problems,
     }
 
 

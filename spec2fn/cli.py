@@ -84,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="integrations in work at once (default: as memory allows)",
     )
+    run.add_argument(
+        "--strict", action="store_true", help="fail if a step fails on a slit (default: go on)"
+    )
     run.add_argument("--json", action="store_true", help="print the report as JSON")
     run.add_argument("--quiet", action="store_true", help="print nothing but errors")
     run.set_defaults(command=_run)
@@ -201,8 +204,12 @@ def _run(args: argparse.Namespace) -> int:
             file_format=args.format,
             chunk_integrations=args.chunk_integrations,
             progress=progress,
+            strict=args.strict,
             **_job_arguments(args),
         )
+    for step in result.report["steps"]:
+        for slit, problem in step.get("problems", {}).items():
+            sys.stderr.write(f"spec2fn: {step['step']}: slit {slit} is lost: {problem}\n")
     if args.json:
         _print_json(result.report)
     elif not args.quiet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,21 +20,23 @@ from spec2fn.compose import (
     steps_of,
 )
 from spec2fn.errors import ContractError, Spec2fnError, StepFailedError
-from spec2fn.schema import status_of, with_status
+from spec2fn.schema import NOT_EXTRACTED, status_of, with_status
 from spec2fn.settings import Settings, resolve_settings
+from spec2fn.slits import apply_by_slit
 
 __all__ = ["PlannedStep", "Result", "RunPlan", "StepRecord", "needed_references", "plan", "run"]
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step did."""
+    """What one step did; `problems` has what went wrong with single slits, by name."""
 
     name: str
     status: str
     parameters: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     references: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    problems: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def run(
     save_steps: Iterable[str] = (),
     products: Iterable[str] = (),
     progress: Callable[[str], Any] | None = None,
+    strict: bool = False,
 ) -> Result:
     """Run `pipeline` on an exposure.
 
@@ -102,6 +106,10 @@ def run(
         Kinds of optional products to keep.
     progress : callable, optional
         Called with the name of each step before it runs.
+    strict : bool
+        Raise if a step fails on a slit. By default the slit becomes NaN and is flagged
+        DO_NOT_USE, the report (and the variable ``slit_problem``) says why, and the other slits
+        go on.
 
     Returns
     -------
@@ -112,7 +120,8 @@ def run(
     ContractError
         If a step needs a variable that nothing before it provides.
     StepFailedError
-        If a step raises an error that is not one of spec2fn's own.
+        If a step raises an error that is not one of spec2fn's own, or with `strict` fails on a
+        slit.
     """
     obs = science if isinstance(science, Observation) else Observation(science)
     obs = obs.replace(**{k: tuple(v) for k, v in (members or {}).items()})
@@ -123,7 +132,7 @@ def run(
     refs = refs or {}
     taken: dict[str, Any] = {}
     wanted = frozenset({*save_steps, *settings.save})
-    state = _Run(settings, refs, dict(plans or {}), lean, wanted, progress)
+    state = _Run(settings, refs, dict(plans or {}), lean, wanted, progress, strict)
     waiting = [obs]
     del obs
     optional = set(products)
@@ -161,6 +170,7 @@ class _Run:
     lean: bool
     wanted: frozenset[str]
     progress: Callable[[str], Any] | None
+    strict: bool = False
     records: list[StepRecord] = field(default_factory=list)
     saved: dict[str, Any] = field(default_factory=dict)
 
@@ -173,7 +183,13 @@ class _Run:
         if isinstance(element, AlsoOn) and element.when:
             active = {s.name for s in steps_of(self.settings.pipeline) if not s.skip}
             element = element if element.when in active else step
-        obs = _apply(element, obs, self.refs, self.plans)
+        before = _problems(obs.science)
+        obs = _apply(element, obs, self.refs, self.plans, isolate=not self.strict)
+        problems = _new_problems(before, _problems(obs.science))
+        if problems and self.strict:
+            listed = "; ".join(f"slit {name}: {text}" for name, text in problems.items())
+            msg = f"step {step.key} failed on {len(problems)} slits (strict=True): {listed}"
+            raise StepFailedError(msg)
         if self.lean:
             self.plans.pop(step.key, None)
         record = StepRecord(
@@ -182,6 +198,7 @@ class _Run:
             self.settings.table(step),
             {k: _reference_name(_get(self.refs, k)) for k in step.reference_keys},
             time.perf_counter() - start,
+            problems,
         )
         self.records.append(record)
         if step.key in self.wanted and record.status == "COMPLETE":
@@ -226,8 +243,27 @@ class _Run:
         return joined
 
 
+def _problems(ds: Any) -> Mapping[str, str]:
+    """What has gone wrong with single slits so far, by name."""
+    if hasattr(ds, "buckets"):
+        known: Mapping[str, str] = ds.problems
+        return known
+    meta = getattr(ds, "attrs", {}).get("meta")
+    return {} if meta is None else meta.records.get(NOT_EXTRACTED, {})
+
+
+def _new_problems(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str]:
+    added = {n: t.removeprefix(before.get(n, "")).removeprefix("; ") for n, t in after.items()}
+    return {n: t for n, t in added.items() if t}
+
+
 def _apply(
-    element: Element, obs: Observation, refs: Mapping[str, Any], plans: dict[str, Any]
+    element: Element,
+    obs: Observation,
+    refs: Mapping[str, Any],
+    plans: dict[str, Any],
+    *,
+    isolate: bool,
 ) -> Observation:
     step = element.step if isinstance(element, AlsoOn) else element
     assert isinstance(step, Step)
@@ -254,6 +290,11 @@ def _apply(
     except Spec2fnError:
         raise
     except Exception as error:
+        if isolate and step.scope == "dataset" and len(getattr(obs.science, "buckets", ())):
+            rescued = apply_by_slit(functools.partial(step, **bound, **members), obs.science)
+            if rescued is not None:
+                plans.pop(step.key, None)
+                return obs.replace(rescued)
         msg = f"step {step.name} failed: {type(error).__name__}: {error}"
         raise StepFailedError(msg) from error
 

@@ -33,6 +33,7 @@ __all__ = [
     "INT_TIMES",
     "MODE_ATTRS",
     "MSA_TABLES",
+    "NOT_EXTRACTED",
     "PLANES",
     "SCALARS",
     "SPECTROSCOPIC",
@@ -151,6 +152,9 @@ MODE_ATTRS: Mapping[str, tuple[str, type]] = {
 Set by steps, without a keyword to read: ``model`` (the JWST data model of the next product),
 ``s_region``, ``specsys``, and ``nominal_range`` [um] where the user chose wavelengths beyond it.
 """
+
+NOT_EXTRACTED = "slits_not_extracted"
+"""Record of spectra that could not be extracted: why, by name of the slit."""
 
 SPECTROSCOPIC = (
     "MIR_LRS-FIXEDSLIT",

@@ -17,12 +17,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.dq import PIXEL
-from spec2fn.errors import DatasetError, InputError, nearest
+from spec2fn.errors import DatasetError, InputError, Spec2fnError, nearest
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["MAX_BUCKETS", "PADDING", "Slits", "bucketize", "group_shapes"]
+__all__ = [
+    "MAX_BUCKETS",
+    "PADDING",
+    "Slits",
+    "apply_by_slit",
+    "bucketize",
+    "group_shapes",
+    "with_problems",
+]
 
 MAX_BUCKETS = 16
 PADDING = PIXEL["DO_NOT_USE"] | PIXEL["NON_SCIENCE"]
@@ -65,6 +73,19 @@ class Slits:
         ids = np.concatenate([b["slit"].values for b in self.buckets])
         values = np.concatenate([np.asarray(b[name].data) for b in self.buckets])
         return np.asarray(values[np.argsort(ids, kind="stable")])
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """What went wrong with single slits, by name (the variable ``slit_problem``)."""
+        found = {
+            int(i): (str(name), str(text))
+            for b in self.buckets
+            if "slit_problem" in b
+            for i, name, text in zip(
+                *(b[n].values for n in ("slit", "slit_name", "slit_problem")), strict=True
+            )
+        }
+        return {name: text for _, (name, text) in sorted(found.items()) if text}
 
     def map(self, function: Callable[[xr.Dataset], xr.Dataset]) -> Slits:
         """Apply a function to every bucket."""
@@ -226,6 +247,89 @@ def bucketize(slits: Sequence[xr.Dataset], most: int = MAX_BUCKETS) -> Slits:
         ids = [int(slits[i]["slit"]) if "slit" in slits[i] else i for i in members]
         buckets.append(xr.Dataset(data, coords={"slit": ids}, attrs=first.attrs))
     return Slits(tuple(buckets))
+
+
+def apply_by_slit(function: Callable[[xr.Dataset], xr.Dataset], slits: Slits) -> Slits | None:
+    """Apply a function to slits, without those on which it fails.
+
+    Parameters
+    ----------
+    function : callable
+        Takes and returns a bucket, of whatever slits.
+    slits : Slits
+
+    Returns
+    -------
+    Slits or None
+        Slits on which the function fails have NaN for everything that it changes or adds, are
+        flagged DO_NOT_USE, and their ``slit_problem`` says why; each is a bucket of its own. None
+        if it fails on every slit.
+
+    Raises
+    ------
+    Spec2fnError
+        What the function raises of this kind concerns the input as a whole.
+    """
+    done: list[xr.Dataset] = []
+    failed: list[tuple[xr.Dataset, str]] = []
+    for bucket in slits.buckets:
+        try:
+            done.append(function(bucket))
+        except Spec2fnError:
+            raise
+        except Exception:
+            fine = []
+            for i in range(bucket.sizes["slit"]):
+                one = bucket.isel(slit=[i])
+                try:
+                    function(one)
+                except Exception as error:
+                    text = " ".join(str(error).split())
+                    failed.append((one, f"{type(error).__name__}: {text}".rstrip(": ")))
+                else:
+                    fine.append(i)
+            if fine:
+                done.append(function(bucket.isel(slit=fine)))
+    if not done:
+        return None
+    return Slits((*done, *(_given_up(one, done[0], text) for one, text in failed)))
+
+
+def _given_up(one: xr.Dataset, model: xr.Dataset, problem: str) -> xr.Dataset:
+    """A slit on which a step failed, with all the variables that it should have."""
+    new: dict[str, Any] = {}
+    sizes = {**model.sizes, **one.sizes}
+    for name, var in model.data_vars.items():
+        if name in one and one[name].dims == var.dims:
+            continue
+        kind = var.dtype.kind
+        fill: Any = np.nan if kind == "f" else "" if kind == "U" else 0
+        shape = tuple(sizes[d] for d in var.dims)
+        new[str(name)] = (var.dims, np.full(shape, fill, var.dtype), dict(var.attrs))
+    for name in ("sci", "err", "var_poisson", "var_rnoise", "var_flat"):
+        if name in one:
+            var = one[name]
+            new[name] = (var.dims, np.full(var.shape, np.nan, var.dtype), dict(model[name].attrs))
+    new["dq"] = (one["dq"].dims, one["dq"].values | np.uint32(PIXEL["DO_NOT_USE"]))
+    attrs = {**model.attrs, "meta": one.attrs["meta"]} if "meta" in one.attrs else model.attrs
+    return with_problems(one.assign(new).assign_attrs(attrs), [problem])
+
+
+def with_problems(bucket: xr.Dataset, problems: Sequence[str]) -> xr.Dataset:
+    """Return a bucket with problems of its slits recorded in the variable ``slit_problem``.
+
+    Parameters
+    ----------
+    bucket : xarray.Dataset
+        Problems that it records already are kept.
+    problems : sequence of str
+        By slit, empty where there is none.
+    """
+    before = [""] * len(problems)
+    if "slit_problem" in bucket:
+        before = [str(p) for p in bucket.variables["slit_problem"].data]
+    both = ["; ".join(filter(None, pair)) for pair in zip(before, problems, strict=True)]
+    return bucket.assign(slit_problem=("slit", np.array(both, dtype=str)))
 
 
 def _padded(var: Any, height: int, width: int) -> np.ndarray[Any, Any]:

@@ -33,6 +33,8 @@ _UNKNOWN: dict[str, Any] = {
     "wavelength_corrected": False,
     "barshadow_corrected": False,
 }
+_SHUTTERS = 365  # in a row of the micro-shutter array
+_FIXED_SLITS = 5  # their "quadrant"
 _TEXT = (
     "slit_name",
     "source_name",
@@ -168,6 +170,8 @@ def _variables(science: Sequence[Header], slits: list[dict[str, Hdu]]) -> dict[s
         if name in out and not np.array_equal(out[name], true):
             out[f"cutout_{name}"] = out[name]
         out[name] = true
+    out |= _shutters(out)
+    out["slit_problem"] = np.full(len(science), "")
     if "slit_name" not in out:
         out["slit_name"] = np.array([str(k) for k in range(1, len(science) + 1)])
     for name in _PHOTOMETRY:
@@ -181,6 +185,16 @@ def _variables(science: Sequence[Header], slits: list[dict[str, Hdu]]) -> dict[s
     if len(set(units)) > 1 or "photmjsr" in out:
         out["bunit"] = np.array(units)
     return out
+
+
+def _shutters(columns: dict[str, Any]) -> dict[str, Any]:
+    """Row and column of the main shutter of each slitlet; no keyword has them."""
+    if "shutter_id" not in columns:
+        return {}
+    number = np.nan_to_num(columns["shutter_id"].astype(float)).astype(int)
+    msa = (columns["quadrant"] < _FIXED_SLITS) & (number > 0)
+    row, column = (np.where(msa, n + 1, 0) for n in np.divmod(number - 1, _SHUTTERS))
+    return {"xcen": column, "ycen": row}
 
 
 def _wcs(file: FitsFile, meta: Meta, count: int) -> dict[Any, LazyWcs] | None:

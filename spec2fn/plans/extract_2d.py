@@ -215,6 +215,7 @@ def _attributes(slits: Sequence[Slit]) -> dict[str, np.ndarray]:
     out["slit_ymin"] = np.array([s.ymin for s in slits], dtype=float)
     out["slit_ymax"] = np.array([s.ymax for s in slits], dtype=float)
     out["source_type"] = np.full(len(slits), "UNKNOWN")
+    out["slit_problem"] = np.full(len(slits), "")
     return out
 
 

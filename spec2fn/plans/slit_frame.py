@@ -14,7 +14,7 @@ from spec2fn.schema import meta_of, require
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["chosen_types", "is_point", "record_problems", "require_slits", "slit_planes", "strings"]
+__all__ = ["chosen_types", "is_point", "require_slits", "slit_planes", "strings"]
 
 _LOG = logging.getLogger("spec2fn.slits")
 
@@ -106,12 +106,3 @@ def slit_planes(
             continue
         along[i, :ny, :nx], wavelength[i, :ny, :nx] = planes[1], planes[2]
     return along, wavelength, problems
-
-
-def record_problems(ds: xr.Dataset, problems: tuple[str, ...]) -> dict[str, Any]:
-    """Return the variable ``slit_problem`` with `problems` added, nothing if there are none."""
-    if not any(problems):
-        return {}
-    known = strings(ds, "slit_problem")
-    texts = ["; ".join(filter(None, pair)) for pair in zip(known, problems, strict=True)]
-    return {"slit_problem": ("slit", np.array(texts))}

@@ -10,15 +10,12 @@ import numpy as np
 from spec2fn.errors import DatasetError
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.plans.slit_frame import strings
-from spec2fn.schema import EXTRACTED, meta_of
+from spec2fn.schema import EXTRACTED, NOT_EXTRACTED, meta_of
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["NOT_EXTRACTED", "join_spectra", "slit_metadata"]
-
-NOT_EXTRACTED = "slits_not_extracted"
-"""Record that says of which slits there is no spectrum, and why: a mapping by slit name."""
+__all__ = ["join_spectra", "slit_metadata"]
 
 # variable on ``slit`` -> variable on ``spectrum``: the FITS keyword in lower case
 _ALWAYS: Mapping[str, str] = {

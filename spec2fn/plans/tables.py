@@ -32,7 +32,6 @@ __all__ = [
     "make_bank",
     "take",
     "true_pixels",
-    "with_problems",
 ]
 
 
@@ -257,20 +256,3 @@ def make_bank(
         )
         covered &= (known[cells] & known[np.minimum(cells + 1, len(known) - 1)]).all(axis=0)
     return TableBank(names, elements, knots, cells), covered
-
-
-def with_problems(ds: xr.Dataset, problems: Sequence[str]) -> xr.Dataset:
-    """Return a bucket with problems of its slits recorded in the variable ``slit_problem``.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Bucket; problems that it records already are kept.
-    problems : sequence of str
-        By slit, empty where there is none.
-    """
-    if not any(problems):
-        return ds
-    before = ds.variables["slit_problem"].data if "slit_problem" in ds else [""] * len(problems)
-    both = ["; ".join(p for p in (str(a), b) if p) for a, b in zip(before, problems, strict=True)]
-    return ds.assign(slit_problem=("slit", np.array(both, dtype=str)))

@@ -9,8 +9,9 @@ from spec2fn.dq import PIXEL
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.slit_corrections import assemble_shadows, bilinear_clipped, rescale_slits
 from spec2fn.plans.barshadow import BarshadowPlan, plan_barshadow
-from spec2fn.plans.slit_frame import record_problems, require_slits
+from spec2fn.plans.slit_frame import require_slits
 from spec2fn.schema import replace_data
+from spec2fn.slits import with_problems
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -110,8 +111,8 @@ def barshadow(
         do_not_use=PIXEL["DO_NOT_USE"],
         inverse=not inverse,
     )
-    return replace_data(ds, dq=dq, **planes).assign(
+    out = replace_data(ds, dq=dq, **planes).assign(
         barshadow=(("slit", "y", "x"), factor),
         barshadow_corrected=("slit", applies),
-        **record_problems(ds, plan.problems),
     )
+    return with_problems(out, plan.problems)

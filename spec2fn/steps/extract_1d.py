@@ -27,9 +27,9 @@ from spec2fn.plans.extract_slits import (
     make_slits_plan,
 )
 from spec2fn.plans.extraction_images import SavedImages, saved_images, unfold
-from spec2fn.plans.spectra import NOT_EXTRACTED, join_spectra, slit_metadata
+from spec2fn.plans.spectra import join_spectra, slit_metadata
 from spec2fn.plans.spectral_wcs import SpectralWcs, spectral_wcs
-from spec2fn.schema import EXTRACTED, meta_of
+from spec2fn.schema import EXTRACTED, NOT_EXTRACTED, meta_of
 from spec2fn.slits import Slits
 
 if TYPE_CHECKING:

@@ -27,8 +27,9 @@ from spec2fn.plans.nirspec_flat import (
     plan_spectral_flat,
     plan_supplied_flat,
 )
-from spec2fn.plans.tables import TableBank, take, with_problems
+from spec2fn.plans.tables import TableBank, take
 from spec2fn.schema import replace_data, with_meta
+from spec2fn.slits import with_problems
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -21,8 +21,8 @@ from spec2fn.kernels.photometry import (
 from spec2fn.kernels.tables import chords, follow, spread
 from spec2fn.plans.nirspec_photom import ResponsePlan, SlitPhotomPlan, plan_slit_photom
 from spec2fn.plans.photom import TIME_TABLES, PhotomPlan, find_row, plan_spectral_response
-from spec2fn.plans.tables import with_problems
 from spec2fn.schema import SCALARS, meta_of, replace_data, set_scalars
+from spec2fn.slits import with_problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,9 +16,8 @@ from spec2fn.parameters import Range
 from spec2fn.plans.resample import ResampleSpecPlan, Slit, make_plan, require_wcs
 from spec2fn.plans.resample_slits import ResampleSlitsPlan, plan_slits
 from spec2fn.plans.slit_grid import mean_image
-from spec2fn.plans.tables import with_problems
 from spec2fn.schema import SCALARS, meta_of, set_scalars, with_attrs, with_meta
-from spec2fn.slits import PADDING
+from spec2fn.slits import PADDING, with_problems
 
 if TYPE_CHECKING:
     import xarray as xr

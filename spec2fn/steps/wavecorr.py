@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,10 @@ import numpy as np
 from spec2fn.compose import Skip, step
 from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.kernels.slit_corrections import interpolate_by_slit, offsets_at
-from spec2fn.plans.slit_frame import record_problems, require_slits
+from spec2fn.plans.slit_frame import require_slits
 from spec2fn.plans.wavecorr import WavecorrPlan, corrected_wcs, is_corrected, plan_wavecorr
 from spec2fn.schema import meta_of, replace_data, with_meta
+from spec2fn.slits import with_problems
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -100,8 +102,8 @@ def wavecorr(
     out = replace_data(ds, wavelength=corrected).assign(
         wavelength_uncorrected=(old.dims, old.data, dict(old.attrs)),
         wavelength_corrected=("slit", applies),
-        **record_problems(ds, plan.problems),
     )
+    out = with_problems(out, plan.problems)
     wcs = meta_of(ds).wcs
     if isinstance(wcs, Mapping) and not any(is_traced(v) for v in (values, applies)):
         out = with_meta(out, wcs=_corrected(ds, wcs, plan, np.asarray(values)))
@@ -110,9 +112,13 @@ def wavecorr(
 
 def _corrected(
     ds: xr.Dataset, wcs: Mapping[int, Any], plan: WavecorrPlan, values: Any
-) -> dict[int, Any]:
-    out = dict(wcs)
+) -> Mapping[int, Any]:
+    changes = {}
     for i in np.flatnonzero(np.asarray(plan.applies)):
         slit, n = int(ds["slit"].values[i]), int(plan.count[i])
-        out[slit] = corrected_wcs(wcs[slit], np.asarray(plan.points)[i, :n], values[i, :n])
-    return out
+        tables = np.asarray(plan.points)[i, :n].copy(), values[i, :n].copy()
+        changes[slit] = functools.partial(corrected_wcs, points=tables[0], values=tables[1])
+    if hasattr(wcs, "changed"):
+        changed: Mapping[int, Any] = wcs.changed(changes)  # built when they are asked for
+        return changed
+    return {k: changes[k](w) if k in changes else w for k, w in wcs.items()}

@@ -470,3 +470,21 @@ def test_damaged_wcs_is_one_line(make, tmp_path):
     with pytest.raises(InputError) as caught:
         slits.attrs["meta"].wcs[0].load()
     assert "a.fits" in str(caught.value)
+
+
+def test_shutters_come_back(tmp_path):
+    from spec2fn import running
+    from spec2fn.testing import exposures
+
+    pipeline = exposures.pipeline("NRS_MSASPEC")
+    names = [getattr(e, "name", "") for e in pipeline]
+    slits = running.run(
+        pipeline[: names.index("srctype") + 1],
+        exposures.observation("NRS_MSASPEC"),
+        exposures.references("NRS_MSASPEC"),
+    ).dataset
+    path = tmp_path / "a_cal.fits"
+    save(slits, path)
+    again = open_product(path)
+    for name in ("xcen", "ycen", "quadrant", "shutter_id", "slit_problem", "shutter_state"):
+        np.testing.assert_array_equal(again.variable(name), slits.variable(name), err_msg=name)
