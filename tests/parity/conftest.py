@@ -24,6 +24,7 @@ SLOW = (
     "msaflagopen",
     "nirspec_",
     "nsclean",
+    "residual_fringe",
 )
 
 

@@ -1,0 +1,565 @@
+"""How many fringes a spectrum has, and which: sums of sines fitted to many spectra at once.
+
+Fringes are searched one by one: the highest peak of a Lomb-Scargle periodogram of what the
+fringes found so far leave over gives the next frequency, all fringes are fitted anew, and the
+new one is kept if the evidence for it is strong (algorithm: Kavanagh et al., residual fringe
+correction of the JWST calibration pipeline, https://jwst-pipeline.readthedocs.io; evidence in the
+Gaussian approximation of D. Kester and M. Mueller 2021, Astronomy and Computing 37, 100503; Bayes
+factors after R. Kass and A. Raftery 1995, JASA 90, 773).
+
+A decision can only agree with that of other software if the optimisation stops at the same
+place. So the fit is the published one: Levenberg-Marquardt in half steps, stopped by a tolerance
+in chi squared, inside iterated biweight reweighting, first with the frequencies of the
+periodogram and then with free ones. Every function works on an array (spectrum, pixel).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Evidence", "FringeSearch", "Sines", "find_fringes", "log10_evidence", "sincos_turns"]
+
+Array = np.ndarray[Any, Any]
+
+TOLERANCE = 1e-4
+DOMAIN = 10.0  # of the biweight [standard deviations]
+STRONG_EVIDENCE = 1.0
+USABLE_WEIGHT = 1e-5
+_TERMS = 9
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Ranges of the flat priors.
+
+    Attributes
+    ----------
+    parameters : float
+        Width of the range of every parameter.
+    noise : tuple of two float
+        Range of the noise scale.
+    """
+
+    parameters: float
+    noise: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class FringeSearch:
+    """Which fringes to look for.
+
+    Attributes
+    ----------
+    period, half_range : float
+        Central period of the search and distance to its ends [1/cm].
+    most : int
+        Number of fringes at most.
+    step : float
+        Of the periods tried [1/cm].
+    robust : bool
+        Whether outliers lose weight.
+    evidence : Evidence
+    """
+
+    period: float
+    half_range: float
+    most: int
+    step: float
+    robust: bool
+    evidence: Evidence
+
+    @property
+    def periods(self) -> Array:
+        """Periods tried [1/cm]."""
+        n = int(np.around(2.0 * self.half_range / self.step))
+        return np.linspace(self.period - self.half_range, self.period + self.half_range, n)
+
+
+@dataclass(frozen=True, eq=False)
+class Sines:
+    """Fringes found in spectra.
+
+    Attributes
+    ----------
+    number : array of int, (spectrum,)
+        Of fringes; 0 if there is no evidence for any.
+    periods : array of float64, (spectrum, most)
+        As the periodogram gave them [1/cm]; NaN beyond `number`.
+    parameters : array of float64, (spectrum, 3, most)
+        Frequencies [cycles per smallest wavenumber of the spectrum] and amplitudes of cosine and
+        sine; zero beyond `number`.
+    weights : array of float64, (spectrum, pixel)
+        Of the last fit, after reweighting.
+    model : array of float64, (spectrum, pixel)
+        Sum of the fringes.
+    """
+
+    number: Array
+    periods: Array
+    parameters: Array
+    weights: Array
+    model: Array
+
+
+_SIN = [(-1) ** k * math.pi ** (2 * k + 1) / math.factorial(2 * k + 1) for k in range(_TERMS)]
+_COS = [(-1) ** k * math.pi ** (2 * k) / math.factorial(2 * k) for k in range(_TERMS + 1)]
+
+
+def sincos_turns(turns: Array) -> tuple[Array, Array]:
+    """Return sine and cosine of angles in turns, to 1e-12.
+
+    Several times faster than ``numpy.sin`` of float64: polynomials of the half angle, whose
+    terms NumPy evaluates with vector instructions.
+    """
+    phase = turns - np.rint(turns)
+    square = phase * phase
+    half_sine = np.full_like(square, _SIN[-1])
+    for c in _SIN[-2::-1]:
+        half_sine *= square
+        half_sine += c
+    half_sine *= phase
+    sine = np.full_like(square, _COS[-1])
+    for c in _COS[-2::-1]:
+        sine *= square
+        sine += c
+    sine *= half_sine
+    sine *= 2.0
+    half_sine *= half_sine
+    half_sine *= -2.0
+    half_sine += 1.0
+    return sine, half_sine
+
+
+class _Periodogram:
+    """Lomb-Scargle periodograms with floating mean at periods common to many spectra.
+
+    The Fourier sums are computed on a regular grid of frequencies, which takes one matrix product
+    per spectrum, and interpolated: a sum over points within a range T of the wavenumber is band
+    limited, and on a grid of step 1 / (2 T) a windowed sinc is exact to 1e-7.
+    """
+
+    REACH = 10
+    SHAPE = 15.7
+
+    def __init__(self, wavenumber: Array, good: Array, periods: Array) -> None:
+        self.frequencies = 1.0 / periods
+        middle = 0.5 * (wavenumber.max(axis=1) + wavenumber.min(axis=1))
+        x = wavenumber - middle[:, None]
+        self.good = good
+        self.count = np.maximum(good.sum(axis=1), 1)[:, None]
+        step = 0.25 / np.abs(x).max()
+        self.once = self._grid(x, self.frequencies, step)
+        window = good / self.count
+        s, c = self._sums(window, *self.once)
+        s2, c2 = self._sums(window, *self._grid(x, 2.0 * self.frequencies, step))
+        self.cc = 0.5 * (1.0 + c2) - c * c
+        self.ss = 0.5 * (1.0 - c2) - s * s
+        self.cs = 0.5 * s2 - c * s
+        self.determinant = self.cc * self.ss - self.cs**2
+
+    def _grid(self, x: Array, frequencies: Array, step: float) -> tuple[Array, Array, Any]:
+        from scipy.sparse import csr_array
+
+        reach = self.REACH
+        first = frequencies.min() - reach * step
+        position = (frequencies - first) / step
+        n = int(position.max()) + reach + 1
+        near = np.floor(position).astype(int)[:, None] + np.arange(1 - reach, reach + 1)
+        u = position[:, None] - near
+        kaiser = np.i0(self.SHAPE * np.sqrt(np.clip(1.0 - (u / reach) ** 2, 0.0, None)))
+        weight = np.sinc(u) * kaiser / np.i0(self.SHAPE)
+        starts = np.arange(len(frequencies) + 1) * (2 * reach)
+        fine = math.isqrt(n) + 1
+        coarse = -(-n // fine)
+        interpolation = csr_array(
+            (weight.ravel(), near.ravel(), starts), shape=(len(frequencies), coarse * fine)
+        )
+        return (
+            _powers(x * first, x * (fine * step), coarse),
+            _powers(np.zeros_like(x), x * step, fine),
+            interpolation,
+        )
+
+    def _sums(self, values: Array, coarse: Array, fine: Array, interpolation: Any) -> Any:
+        sums = (coarse * values[:, None]) @ fine.swapaxes(1, 2)
+        sums = sums.reshape(len(values), -1).T
+        return (interpolation @ sums.imag).T, (interpolation @ sums.real).T
+
+    def highest(self, rows: Array, values: Array) -> Array:
+        """Index of the period with the highest power, of spectra `rows` (first if none is)."""
+        good, count = self.good[rows], self.count[rows]
+        kept = np.where(good, values, 0.0)
+        kept = np.where(good, kept - kept.sum(axis=1, keepdims=True) / count, 0.0) / count
+        coarse, fine, interpolation = self.once
+        s, c = self._sums(kept, coarse[rows], fine[rows], interpolation)
+        power = c * c * self.ss[rows] + s * s * self.cc[rows] - 2.0 * c * s * self.cs[rows]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            power = power / self.determinant[rows]
+        power = np.where(np.any(kept != 0.0, axis=1)[:, None], power, 0.0)
+        return np.argmax(power, axis=1)
+
+
+def _powers(start: Array, step: Array, n: int) -> Array:
+    # exp(2 pi i (start + k step)), k = 0 … n - 1
+    out = np.empty((len(start), n, start.shape[1]), dtype=complex)
+    for first, turns in ((0, start), (1, step)):
+        if first < n:
+            out.imag[:, first], out.real[:, first] = sincos_turns(turns)
+    if n > 1:
+        ratio = out[:, 1].copy()
+        for k in range(1, n):
+            np.multiply(out[:, k - 1], ratio, out=out[:, k])
+    return out
+
+
+def log10_evidence(
+    chisq: Array, sum_weights: Array, parameters: int, logdet: Array, prior: Evidence
+) -> Array:
+    """Evidence of a fit with unknown noise, in the Gaussian approximation.
+
+    Parameters
+    ----------
+    chisq : array, (spectrum,)
+        Weighted sum of squared residuals.
+    sum_weights : array, (spectrum,)
+        Takes the place of the number of data.
+    parameters : int
+        Number of fitted parameters.
+    logdet : array, (spectrum,)
+        Natural logarithm of the determinant of the Hessian, NaN if that is not positive.
+    prior : Evidence
+
+    Returns
+    -------
+    array, (spectrum,)
+        Decimal logarithm; -1e9 where there is none.
+    """
+    dof = sum_weights - parameters
+    with np.errstate(invalid="ignore", divide="ignore"):
+        log_variance = np.log(2.0 * math.pi * chisq / dof)
+        noise_range = math.log(prior.noise[1] / prior.noise[0])
+        log_z = -0.5 * (sum_weights * log_variance + dof)
+        log_z += 0.5 * np.log(math.pi * dof) - noise_range
+        if parameters:
+            log_z -= math.log(noise_range) + parameters * math.log(prior.parameters)
+            log_z += 0.5 * (parameters * log_variance - logdet)
+    return np.where(np.isnan(log_z) | (dof <= 0), -1e9, log_z / math.log(10.0))
+
+
+def _solve(matrix: Array, vector: Array) -> Array:
+    # singular ones give NaN
+    try:
+        return np.linalg.solve(matrix, vector[..., None])[..., 0]
+    except np.linalg.LinAlgError:
+        out = np.full_like(vector, np.nan)
+        for k in range(len(matrix)):
+            try:
+                out[k] = np.linalg.solve(matrix[k], vector[k])
+            except np.linalg.LinAlgError:
+                continue
+        return out
+
+
+def _amplitudes(parameters: Array) -> Array:
+    # of the cosines, then of the sines, as a row
+    return parameters[:, 1:].reshape(len(parameters), 1, 2 * parameters.shape[2])
+
+
+def _sum_of_sines(parameters: Array, sine: Array, cosine: Array) -> Array:
+    amplitudes = _amplitudes(parameters)
+    waves = np.concatenate([cosine, sine], axis=1)
+    out: Array = np.matmul(amplitudes, waves)[:, 0]
+    return out
+
+
+class _FixedFrequencies:
+    """Amplitudes of cosines and sines of given frequencies."""
+
+    def __init__(self, x: Array, y: Array, frequencies: Array) -> None:
+        sine, cosine = sincos_turns(frequencies[:, :, None] * x[:, None, :])
+        self.waves = np.concatenate([cosine, sine], axis=1)
+        self.y = y
+        self.fitted = self.waves.shape[1]
+
+    def fit(self, rows: Array, weights: Array, start: Array) -> tuple[Array, Array]:
+        """Return parameters (spectrum, 3, n) and chi squared, NaN where the fit fails."""
+        waves, y = self.waves[rows], self.y[rows]
+        weighted = waves * weights[:, None]
+        hessian = weighted @ waves.swapaxes(1, 2)
+        gradient = np.matmul(weighted, y[:, :, None])[..., 0]
+        constant = np.einsum("ij,ij->i", weights * y, y)
+        n = len(rows)
+        p = _amplitudes(start)[:, 0]
+
+        def chisq(q: Array, k: Array) -> Array:
+            curved = np.einsum("ij,ijk,ik->i", q, hessian[k], q)
+            return constant[k] - 2.0 * np.einsum("ij,ij->i", q, gradient[k]) + curved
+
+        def step(k: Array, q: Array, damped: Array) -> Array:
+            vector = gradient[k] - np.einsum("ijk,ik->ij", hessian[k], q)
+            return q + 0.5 * _solve(damped, vector)
+
+        p, chi, _ = _levenberg_marquardt(p, hessian, step, chisq, 1500 * self.fitted)
+        out = start.copy()
+        out[:, 1:] = p.reshape(n, 2, self.fitted // 2)
+        return out, chi
+
+    def model(self, rows: Array, parameters: Array) -> Array:
+        out: Array = np.matmul(_amplitudes(parameters), self.waves[rows])[:, 0]
+        return out
+
+
+def _levenberg_marquardt(
+    p: Array, hessian: Array, step: Any, chisq: Any, most: int
+) -> tuple[Array, Array, Array]:
+    """Minimise a quadratic form per spectrum as the iteration for curved ones would."""
+    n = len(p)
+    p = p.copy()
+    chi = chisq(p, np.arange(n)) + 1.0
+    lam = np.full(n, 1e-3)
+    damped = hessian.copy()
+    diagonal = np.arange(p.shape[1])
+    active = np.arange(n)
+    iteration = 0
+    while active.size and iteration < most:
+        iteration += 1
+        damped[active[:, None], diagonal, diagonal] *= (1.0 + lam[active])[:, None]
+        trial = step(active, p[active], damped[active])
+        new = chisq(trial, active)
+        better = new <= chi[active]
+        lost = ~(new > 0.0)
+        chi[active[lost]] = np.nan
+        won = active[better & ~lost]
+        p[won], gain = trial[better & ~lost], chi[won] - new[better & ~lost]
+        chi[won] = new[better & ~lost]
+        done = np.abs(gain) < np.where(
+            chi[won] + gain < 1.0, TOLERANCE, TOLERANCE * (chi[won] + gain)
+        )
+        damped[won] = hessian[won]
+        worse = active[~better & ~lost]
+        lam[worse] *= np.where(lam[worse] < 1e20, 10.0, 1.0)
+        going = won[~done]
+        lam[going] *= 0.1
+        active = np.sort(np.concatenate([going, worse]))
+    chi[active] = np.nan
+    return p, chi, damped
+
+
+class _FreeFrequencies:
+    """Frequencies and amplitudes."""
+
+    def __init__(self, x: Array, y: Array, n: int) -> None:
+        self.x, self.y = x, y
+        self.fitted = 3 * n
+        self.n = n
+        self.hessian = np.full((len(x), 3 * n, 3 * n), np.nan)
+
+    def fit(self, rows: Array, weights: Array, start: Array) -> tuple[Array, Array]:
+        """Return parameters (spectrum, 3, n) and chi squared, NaN where the fit fails."""
+        m = len(rows)
+        p = start.copy()
+        final = np.full(m, np.nan)
+        local = np.arange(m)
+        x, y, w = self.x[rows], self.y[rows], weights
+        sine, cosine = sincos_turns(p[:, 0, :, None] * x[:, None])
+        residual = y - _sum_of_sines(p, sine, cosine)
+        chi = np.einsum("ij,ij->i", w * residual, residual) + 1.0
+        lam = np.full(m, 1e-3)
+        hessian = np.empty((m, self.fitted, self.fitted))
+        vector = np.empty((m, self.fitted))
+        fresh = np.ones(m, dtype=bool)
+        diagonal = np.arange(self.fitted)
+        q = p.copy()
+        for _ in range(1000 * self.fitted):
+            if fresh.any():
+                hessian[fresh], vector[fresh] = self._normal(
+                    x[fresh], w[fresh], q[fresh], (sine[fresh], cosine[fresh]), residual[fresh]
+                )
+            hessian[:, diagonal, diagonal] *= (1.0 + lam)[:, None]
+            move = 0.5 * _solve(hessian, vector)
+            trial = q + move.reshape(q.shape)
+            s, c = sincos_turns(trial[:, 0, :, None] * x[:, None])
+            r = y - _sum_of_sines(trial, s, c)
+            new = np.einsum("ij,ij->i", w * r, r)
+            alive = new > 0.0
+            better = alive & (new <= chi)
+            with np.errstate(invalid="ignore"):
+                done = better & (
+                    np.abs(chi - new) < np.where(chi < 1.0, TOLERANCE, TOLERANCE * chi)
+                )
+            if done.any():
+                p[local[done]], final[local[done]] = trial[done], new[done]
+                self.hessian[rows[local[done]]] = hessian[done]
+            stay = alive & ~done
+            if not stay.any():
+                break
+            better_ = better[:, None, None]
+            q = np.where(better_, trial, q)[stay]
+            sine, cosine = np.where(better_, s, sine)[stay], np.where(better_, c, cosine)[stay]
+            residual = np.where(better[:, None], r, residual)[stay]
+            chi = np.where(better, new, chi)[stay]
+            factor = np.where(better, 0.1, np.where(lam < 1e20, 10.0, 1.0))
+            lam = (lam * np.where(better & (lam <= 1e-100), 1.0, factor))[stay]
+            fresh = better[stay]
+            hessian, vector, local = hessian[stay], vector[stay], local[stay]
+            x, y, w = x[stay], y[stay], w[stay]
+        return p, final
+
+    def _design(self, x: Array, p: Array, sine: Array, cosine: Array) -> Array:
+        slope = (2.0 * math.pi) * x[:, None]
+        by_frequency = slope * (p[:, 2, :, None] * cosine - p[:, 1, :, None] * sine)
+        return np.concatenate([by_frequency, cosine, sine], axis=1)
+
+    def _normal(
+        self, x: Array, w: Array, p: Array, waves: tuple[Array, Array], residual: Array
+    ) -> tuple[Array, Array]:
+        design = self._design(x, p, *waves)
+        weighted = design * w[:, None]
+        vector = np.matmul(weighted, residual[:, :, None])[..., 0]
+        return weighted @ design.swapaxes(1, 2), vector
+
+    def final_hessian(self, rows: Array, weights: Array, parameters: Array) -> Array:
+        """Without damping, at `parameters`."""
+        x = self.x[rows]
+        sine, cosine = sincos_turns(parameters[:, 0, :, None] * x[:, None])
+        design = self._design(x, parameters, sine, cosine)
+        out: Array = (design * weights[:, None]) @ design.swapaxes(1, 2)
+        return out
+
+    def model(self, rows: Array, parameters: Array) -> Array:
+        x = self.x[rows]
+        return _sum_of_sines(parameters, *sincos_turns(parameters[:, 0, :, None] * x[:, None]))
+
+
+def _biweighted(fitter: Any, weights: Array, start: Array) -> tuple[Array, Array, Array]:
+    """Fit with iterated biweights; parameters, chi squared (NaN: failed) and last weights."""
+    rows = np.arange(len(weights))
+    p, chi = fitter.fit(rows, weights, start)
+    last = weights.copy()
+    active = rows[np.isfinite(chi)]
+    for _ in range(500 * fitter.fitted):
+        dof = last[active].sum(axis=1) - fitter.fitted
+        chi[active[dof <= 0]] = np.nan
+        active, dof = active[dof > 0], dof[dof > 0]
+        if not active.size:
+            break
+        scale = DOMAIN * np.sqrt(chi[active] / dof)
+        deviation = (fitter.y[active] - fitter.model(active, p[active])) / scale[:, None]
+        np.multiply(deviation, deviation, out=deviation)
+        np.subtract(1.0, deviation, out=deviation)
+        np.maximum(deviation, 0.0, out=deviation)
+        deviation *= deviation
+        last[active] = deviation * weights[active]
+        p[active], new = fitter.fit(active, last[active], p[active])
+        with np.errstate(invalid="ignore"):
+            change = np.abs(chi[active] - new)
+            done = ~(change >= np.where(new < 1.0, TOLERANCE, TOLERANCE * new))
+        chi[active] = new
+        active = active[~done]
+    return p, chi, last
+
+
+def _fit(
+    x: Array, y: Array, w: Array, frequencies: Array, *, robust: bool
+) -> tuple[Array, Array, Array, Array]:
+    """Fit from given frequencies; parameters, chi squared, weights, ln det of the Hessian."""
+    n = frequencies.shape[1]
+    start = np.ones((len(x), 3, n))
+    start[:, 0] = frequencies
+    fixed = _FixedFrequencies(x, y, frequencies)
+    free = _FreeFrequencies(x, y, n)
+    if robust:
+        p, chi, _ = _biweighted(fixed, w, start)
+        ok = np.flatnonzero(np.isfinite(chi))
+        part = _FreeFrequencies(x[ok], y[ok], n)
+        q, chi_ok, last_ok = _biweighted(part, w[ok], p[ok])
+        hessian = part.final_hessian(np.arange(len(ok)), last_ok, q)
+    else:
+        rows = np.arange(len(x))
+        p, chi = fixed.fit(rows, w, start)
+        ok = np.flatnonzero(np.isfinite(chi))
+        last_ok = w[ok]
+        q, chi_ok = free.fit(ok, last_ok, p[ok])
+        hessian = free.hessian[ok]
+    p[ok] = q
+    chi = np.full(len(x), np.nan)
+    chi[ok] = chi_ok
+    last = w.copy()
+    last[ok] = last_ok
+    logdet = np.full(len(x), np.nan)
+    sign, value = np.linalg.slogdet(np.where(np.isfinite(hessian), hessian, 0.0))
+    # determinants too small or too large for a float64 count as none
+    usable = (sign > 0) & (value > -744.0) & (value < 709.7)
+    logdet[ok] = np.where(usable, value, np.nan)
+    return p, chi, last, logdet
+
+
+def find_fringes(
+    residual: Array,
+    weights: Array,
+    first_weights: Array,
+    wavenumber: Array,
+    search: FringeSearch,
+) -> Sines:
+    """Find the fringes of spectra that are divided by their continuum, minus one.
+
+    Parameters
+    ----------
+    residual : array of float64, (spectrum, pixel)
+        Finite.
+    weights : array of float64, (spectrum, pixel)
+    first_weights : array of float64, (spectrum, pixel)
+        Weights with which the evidence for a spectrum without fringes is computed.
+    wavenumber : array of float64, (spectrum, pixel)
+        [1/cm]
+    search : FringeSearch
+
+    Returns
+    -------
+    Sines
+    """
+    n, pixels = residual.shape
+    factor = wavenumber.min(axis=1)
+    x = wavenumber / factor[:, None]
+    periods = search.periods
+    # of a constant 1, not 0, and without weights: what the published evidence compares with
+    evidence = log10_evidence(
+        np.square(residual - 1.0).sum(axis=1),
+        first_weights.sum(axis=1),
+        0,
+        np.zeros(n),
+        search.evidence,
+    )
+    good = weights > USABLE_WEIGHT
+    periodogram = _Periodogram(wavenumber, good, periods)
+    out = Sines(
+        np.zeros(n, dtype=int),
+        np.full((n, search.most), np.nan),
+        np.zeros((n, 3, search.most)),
+        weights.copy(),
+        np.zeros((n, pixels)),
+    )
+    active = np.arange(n)
+    for k in range(search.most):
+        peak = periodogram.highest(active, residual[active] - out.model[active])
+        out.periods[active, k] = periods[peak]
+        frequencies = factor[active, None] / out.periods[active, : k + 1]
+        y, w = residual[active], weights[active]
+        p, chi, last, logdet = _fit(x[active], y, w, frequencies, robust=search.robust)
+        new = log10_evidence(chi, last.sum(axis=1), 3 * (k + 1), logdet, search.evidence)
+        better = new - evidence[active] > STRONG_EVIDENCE
+        out.periods[active[~better], k] = np.nan
+        active, p = active[better], p[better]
+        if not active.size:
+            break
+        evidence[active] = new[better]
+        out.number[active] = k + 1
+        out.parameters[active, :, : k + 1] = p
+        out.weights[active] = last[better]
+        s, c = sincos_turns(p[:, 0, :, None] * x[active, None])
+        out.model[active] = _sum_of_sines(p, s, c)
+    return out
