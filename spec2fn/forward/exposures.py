@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -41,7 +41,7 @@ _HIT_VARIANCE = 1.5
 
 @dataclass(frozen=True)
 class Setup:
-    """How an exposure is taken.
+    """How an exposure is taken: with the low-resolution spectrometer of MIRI.
 
     Attributes
     ----------
@@ -59,6 +59,10 @@ class Setup:
         Dither along the slit [arcsec].
     number : int
         Of the exposure, and of its dither position.
+    extra : mapping
+        Keywords to add or replace in the PRIMARY header.
+    gain, read_noise : float
+        Electrons per DN; noise of a countrate of 100 s [DN/s].
     """
 
     name: str
@@ -71,6 +75,9 @@ class Setup:
     offset: float = 0.0
     number: int = 1
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    gain: ClassVar[float] = lrs.GAIN
+    read_noise: ClassVar[float] = lrs.READ_NOISE
 
     @property
     def integrations(self) -> int:
@@ -111,22 +118,19 @@ class Setup:
             "EXPOSURE": f"{self.number:05d}",
             "VISIT_ID": "01234001001",
             "VISITYPE": "PRIME_TARGETED_FIXED",
-            "TSOVISIT": self.exp_type == "MIR_LRS-SLITLESS",
+            "TSOVISIT": multi,
             "TARGPROP": "SYNTHETIC",
             "TARGNAME": "SYNTHETIC",
             "TARGTYPE": "FIXED",
             "TARG_RA": TARGET[0],
             "TARG_DEC": TARGET[1],
             "SRCTYAPT": "POINT",
-            "INSTRUME": "MIRI",
-            "DETECTOR": "MIRIMAGE",
             "FILTER": self.filter,
             "EXP_TYPE": self.exp_type,
             "EXPCOUNT": 1,
             "EXPSTART": START,
             "EXPMID": START + seconds / 2 / 86400,
             "EXPEND": START + seconds / 86400,
-            "READPATT": "FASTR1",
             "NINTS": self.integrations,
             "INTSTART": 1,
             "INTEND": self.integrations,
@@ -145,27 +149,41 @@ class Setup:
             "SUBSTRT2": self.corner[1],
             "SUBSIZE1": self.shape[-1],
             "SUBSIZE2": self.shape[-2],
+            "PATT_NUM": self.number,
+            **{f"S_{step}": "COMPLETE" for step in _STEPS},
+            **self._configuration(),
+            **self.extra,
+        }
+
+    def _configuration(self) -> dict[str, Any]:
+        """Keywords of the instrument and the dither."""
+        return {
+            "INSTRUME": "MIRI",
+            "DETECTOR": "MIRIMAGE",
+            "READPATT": "FASTR1",
             "FASTAXIS": 1,
             "SLOWAXIS": 2,
             "PATTTYPE": "ALONG-SLIT-NOD" if self.offset else "NONE",
-            "PATT_NUM": self.number,
             "NUMDTHPT": 2 if self.offset else 1,
             "XOFFSET": self.offset,
             "YOFFSET": 0.0,
             "APERNAME": "MIRIM_SLIT" if self.subarray == "FULL" else "MIRIM_SLITLESSPRISM",
-            **{f"S_{step}": "COMPLETE" for step in _STEPS},
-            **self.extra,
         }
 
-    def _science(self) -> dict[str, Any]:
+    def _aperture(self) -> tuple[float, float, float, int, float]:
+        """V2, V3 [arcsec] of the aperture, its angle [deg], DISPAXIS, size of a pixel [arcsec]."""
         mode = "MIR_LRS-SLITLESS" if self.subarray == "SLITLESSPRISM" else "MIR_LRS-FIXEDSLIT"
         v2, v3 = lrs.to_v2v3(*lrs.aperture(mode))
+        return float(v2), float(v3), lrs.V3_ANGLE, 2, lrs.PIXEL_SCALE
+
+    def _science(self) -> dict[str, Any]:
+        v2, v3, angle, dispaxis, scale = self._aperture()
         ra, dec = self._pointing()
         return {
             "SRCTYPE": "POINT",
             "MJD-BEG": START,
             "XPOSURE": self.integration_time * self.integrations,
-            "PA_APER": ROLL + lrs.V3_ANGLE,
+            "PA_APER": ROLL + angle,
             "VA_SCALE": 1.00002,
             "BUNIT": "DN/s",
             "RA_V1": ra,
@@ -180,27 +198,31 @@ class Setup:
             "CTYPE2": "DEC--TAN",
             "CUNIT1": "deg",
             "CUNIT2": "deg",
-            "CDELT1": lrs.PIXEL_SCALE / 3600,
-            "CDELT2": lrs.PIXEL_SCALE / 3600,
+            "CDELT1": scale / 3600,
+            "CDELT2": scale / 3600,
             "PC1_1": -1.0,
             "PC1_2": 0.0,
             "PC2_1": 0.0,
             "PC2_2": 1.0,
-            "DISPAXIS": 2,
-            "V2_REF": float(v2),
-            "V3_REF": float(v3),
+            "DISPAXIS": dispaxis,
+            "V2_REF": v2,
+            "V3_REF": v3,
             "VPARITY": -1,
-            "V3I_YANG": lrs.V3_ANGLE,
+            "V3I_YANG": angle,
             "RA_REF": ra,
             "DEC_REF": dec,
             "ROLL_REF": ROLL,
             "VELOSYS": 12345.6,
         }
 
+    def _offset(self) -> tuple[float, float]:
+        """Position of the source relative to the aperture in V2, V3 [arcsec]."""
+        angle = np.deg2rad(lrs.V3_ANGLE)
+        return -self.offset * np.cos(angle), self.offset * np.sin(angle)
+
     def _pointing(self) -> tuple[float, float]:
-        """Sky position of the aperture when the source stands `offset` along the slit from it."""
-        angle, roll = np.deg2rad(lrs.V3_ANGLE), np.deg2rad(ROLL)
-        v2, v3 = -self.offset * np.cos(angle), self.offset * np.sin(angle)
+        """Sky position of the aperture when the source stands at its offset from it."""
+        (v2, v3), roll = self._offset(), np.deg2rad(ROLL)
         east, north = v2 * np.cos(roll) + v3 * np.sin(roll), v3 * np.cos(roll) - v2 * np.sin(roll)
         dec = TARGET[1] - north / 3600
         return float(TARGET[0] - east / 3600 / np.cos(np.deg2rad(dec))), float(dec)
@@ -219,7 +241,15 @@ def bad_pixels(shape: tuple[int, ...], seed: int) -> Array:
     return dq
 
 
-def observe(rate: Array, bad: Array, seconds: float, seed: tuple[int, ...]) -> dict[str, Array]:
+def observe(
+    rate: Array,
+    bad: Array,
+    seconds: float,
+    seed: tuple[int, ...],
+    *,
+    gain: float = Setup.gain,
+    read_noise: float = Setup.read_noise,
+) -> dict[str, Array]:
     """Take an image of a true count rate.
 
     Parameters
@@ -232,6 +262,8 @@ def observe(rate: Array, bad: Array, seconds: float, seed: tuple[int, ...]) -> d
         Integration time.
     seed : tuple of int
         Of the noise.
+    gain, read_noise : float
+        Of the detector, see :class:`Setup`.
 
     Returns
     -------
@@ -243,8 +275,8 @@ def observe(rate: Array, bad: Array, seconds: float, seed: tuple[int, ...]) -> d
     rng = np.random.default_rng(seed)
     hit = rng.random(rate.shape) < _HIT_FRACTION
     loss = np.where(hit, _HIT_VARIANCE, 1.0)
-    poisson = loss * np.maximum(rate, 0.0) / (lrs.GAIN * seconds)
-    rnoise = loss * (lrs.READ_NOISE * 100.0 / seconds) ** 2
+    poisson = loss * np.maximum(rate, 0.0) / (gain * seconds)
+    rnoise = loss * (read_noise * 100.0 / seconds) ** 2
     total = np.sqrt(poisson + rnoise)
     sci = rate + total * rng.standard_normal(rate.shape)
     dead = (bad & np.uint32(Pixel.DO_NOT_USE)) != 0

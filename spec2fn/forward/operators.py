@@ -8,7 +8,7 @@ added. Everything is planned once on the host; application is array work for Num
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,14 @@ from spec2fn.schema import meta_of, replace_data, require, set_scalars
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["SpectralOperator", "gaussian_fractions", "operator"]
+__all__ = [
+    "SceneOperator",
+    "SpectralOperator",
+    "SurfaceOperator",
+    "gaussian_fractions",
+    "operator",
+    "wavelength_cells",
+]
 
 Array = Any
 
@@ -55,43 +62,17 @@ def gaussian_fractions(lower: Array, upper: Array, center: Array, sigma: Array) 
 
 
 @dataclass(frozen=True, eq=False)
-class SpectralOperator(Plan):
-    """Flux density on a wavelength grid → count rate of the pixels of a window of the detector.
+class _Sampled(Plan):
+    """Spectrum on a wavelength grid → count rate of the pixels of a window of the detector.
 
-    Linear in the flux (and in the flat); differentiable in flux, source position and flat.
-
-    Attributes
-    ----------
-    grid : array, shape (n,)
-        Wavelengths [um], ascending.
-    index : integer array, shape (y, x)
-        Grid point below the wavelength of each pixel.
-    fraction : array, shape (y, x)
-        Distance to it, in units of the grid spacing.
-    gain : array, shape (y, x)
-        Count rate per flux density [DN/s per Jy] if all the light of a row fell in the pixel;
-        zero where the detector is not illuminated.
-    lower, upper : array, shape (y, x)
-        Ends of the pixel along the slit [pixel], in the units of `position`.
-    sigma : array, shape (y, x)
-        Standard deviation of the image of a point source [pixel].
-    flat : array, shape (y, x)
-        Response of the pixel.
-    position : float
-        Position of the source along the slit [pixel].
-    window : tuple of (int, int)
-        First and last (exclusive) row and column on the detector.
+    What kinds of sources differ in is :meth:`weights`.
     """
 
     grid: Array
     index: Array
     fraction: Array
     gain: Array
-    lower: Array
-    upper: Array
-    sigma: Array
     flat: Array
-    position: float
     window: tuple[tuple[int, int], tuple[int, int]]
 
     @property
@@ -99,48 +80,30 @@ class SpectralOperator(Plan):
         """Shapes of the result and of the argument."""
         return tuple(self.gain.shape), tuple(self.grid.shape)
 
-    def __call__(
-        self, flux: Array, position: Array | None = None, flat: Array | None = None
-    ) -> Array:
-        """Count rate [DN/s] of a point source.
+    def weights(self, place: Array | None = None, flat: Array | None = None, /) -> Array:
+        """Count rate per unit of the spectrum at each pixel's wavelength, shape (y, x)."""
+        raise NotImplementedError
 
-        Parameters
-        ----------
-        flux : array, shape (..., n)
-            Flux density [Jy] on the grid, linear in between.
-        position, flat : optional
-            Replace those of the operator.
-
-        Returns
-        -------
-        array, shape (..., y, x)
-        """
+    def _apply(self, flux: Array, place: Array | None, flat: Array | None) -> Array:
         flux = flux if is_jax(flux) else np.asarray(flux)
         below = flux[..., self.index]
         above = flux[..., self.index + 1]
-        return self.weights(position, flat) * (below + self.fraction * (above - below))
-
-    def weights(self, position: Array | None = None, flat: Array | None = None) -> Array:
-        """Count rate per flux density at each pixel's wavelength [DN/s per Jy], shape (y, x)."""
-        image = gaussian_fractions(
-            self.lower, self.upper, self.position if position is None else position, self.sigma
-        )
-        return (self.flat if flat is None else flat) * self.gain * image
+        return self.weights(place, flat) * (below + self.fraction * (above - below))
 
     @property
     def T(self) -> Callable[..., Array]:  # noqa: N802 - the name arrays use for it
-        """The adjoint: ``T(image, position=None, flat=None)``, image (y, x) → grid (n,)."""
+        """The adjoint: ``T(image, ...)``, image (y, x) → grid (n,); otherwise as the operator."""
         return self._adjoint
 
     def _adjoint(
-        self, image: Array, position: Array | None = None, flat: Array | None = None
+        self, image: Array, place: Array | None = None, flat: Array | None = None
     ) -> Array:
-        weighted = self.weights(position, flat) * image
+        weighted = self.weights(place, flat) * image
         if array_namespace(weighted) is not np:
             import jax
 
             zero = jax.ShapeDtypeStruct(self.grid.shape, weighted.dtype)
-            return jax.linear_transpose(lambda f: self(f, position, flat), zero)(
+            return jax.linear_transpose(lambda f: self._apply(f, place, flat), zero)(
                 jax.numpy.asarray(image, dtype=weighted.dtype)
             )[0]
         n = len(self.grid)
@@ -165,6 +128,184 @@ class SpectralOperator(Plan):
         out = np.zeros((*image.shape[:-2], *shape), dtype=image.dtype)
         out[..., y0:y1, x0:x1] = image
         return out
+
+
+@dataclass(frozen=True, eq=False)
+class SpectralOperator(_Sampled):
+    """Flux density on a wavelength grid → count rate of the pixels of a window of the detector.
+
+    Linear in the flux (and in the flat); differentiable in flux, source position and flat.
+
+    Attributes
+    ----------
+    grid : array, shape (n,)
+        Wavelengths [um], ascending.
+    index : integer array, shape (y, x)
+        Grid point below the wavelength of each pixel.
+    fraction : array, shape (y, x)
+        Distance to it, in units of the grid spacing.
+    gain : array, shape (y, x)
+        Count rate per flux density [DN/s per Jy] if all the light of a row (or column, across
+        the dispersion) fell in the pixel; zero where the detector is not illuminated.
+    flat : array, shape (y, x)
+        Response of the pixel.
+    window : tuple of (int, int)
+        First and last (exclusive) row and column on the detector.
+    lower, upper : array, shape (y, x)
+        Ends of the pixel along the slit [pixel], in the units of `position`.
+    sigma : array, shape (y, x)
+        Standard deviation of the image of a point source [pixel].
+    position : float
+        Position of the source along the slit [pixel].
+    """
+
+    lower: Array
+    upper: Array
+    sigma: Array
+    position: float
+
+    def __call__(
+        self, flux: Array, position: Array | None = None, flat: Array | None = None
+    ) -> Array:
+        """Count rate [DN/s] of a point source.
+
+        Parameters
+        ----------
+        flux : array, shape (..., n)
+            Flux density [Jy] on the grid, linear in between.
+        position, flat : optional
+            Replace those of the operator.
+
+        Returns
+        -------
+        array, shape (..., y, x)
+        """
+        return self._apply(flux, position, flat)
+
+    def weights(self, position: Array | None = None, flat: Array | None = None) -> Array:
+        """Count rate per flux density at each pixel's wavelength [DN/s per Jy], shape (y, x)."""
+        image = gaussian_fractions(
+            self.lower, self.upper, self.position if position is None else position, self.sigma
+        )
+        return (self.flat if flat is None else flat) * self.gain * image
+
+
+@dataclass(frozen=True, eq=False)
+class SurfaceOperator(_Sampled):
+    """Surface brightness on a wavelength grid → count rate of the pixels of a window.
+
+    Attributes
+    ----------
+    grid, index, fraction, flat, window
+        As of :class:`SpectralOperator`.
+    gain : array, shape (y, x)
+        Count rate per surface brightness [DN/s per MJy/sr]; zero where the detector is not
+        illuminated.
+    profile : array, shape (y, x)
+        Surface brightness of the source at the pixel relative to the spectrum.
+    """
+
+    profile: Array
+
+    def __call__(
+        self, brightness: Array, profile: Array | None = None, flat: Array | None = None
+    ) -> Array:
+        """Count rate [DN/s] of an extended source.
+
+        Parameters
+        ----------
+        brightness : array, shape (..., n)
+            Surface brightness [MJy/sr] on the grid, linear in between.
+        profile, flat : optional
+            Replace those of the operator.
+
+        Returns
+        -------
+        array, shape (..., y, x)
+        """
+        return self._apply(brightness, profile, flat)
+
+    def weights(self, profile: Array | None = None, flat: Array | None = None) -> Array:
+        """Count rate per surface brightness at each pixel's wavelength, shape (y, x)."""
+        shape = self.profile if profile is None else profile
+        return (self.flat if flat is None else flat) * self.gain * shape
+
+
+@dataclass(frozen=True, eq=False)
+class SceneOperator:
+    """Spectra of many sources → count rates of a whole exposure: the sum of its parts.
+
+    Attributes
+    ----------
+    parts : tuple of SpectralOperator or SurfaceOperator
+        Their windows may overlap.
+    detector : tuple of int
+        Rows and columns of the exposure.
+    """
+
+    parts: tuple[SpectralOperator | SurfaceOperator, ...]
+    detector: tuple[int, int]
+
+    def __call__(self, spectra: Sequence[Array]) -> Array:
+        """Count rate [DN/s], shape (..., y, x).
+
+        Parameters
+        ----------
+        spectra : sequence of array, shape (..., n)
+            Of each part, in its units, on its grid.
+        """
+        rates = [op(s) for op, s in zip(self.parts, spectra, strict=True)]
+        xp = array_namespace(*rates)
+        lead = np.broadcast_shapes(*(r.shape[:-2] for r in rates))
+        out = xp.zeros((*lead, *self.detector), dtype=rates[0].dtype)
+        for op, rate in zip(self.parts, rates, strict=True):
+            (y0, y1), (x0, x1) = op.window
+            if xp is np:
+                out[..., y0:y1, x0:x1] += rate
+            else:
+                out = out.at[..., y0:y1, x0:x1].add(rate)
+        return out
+
+    @property
+    def T(self) -> Callable[[Array], list[Array]]:  # noqa: N802 - the name arrays use for it
+        """The adjoint: image of the exposure (y, x) → spectra of the parts."""
+        return self._adjoint
+
+    def _adjoint(self, image: Array) -> list[Array]:
+        return [op.T(image[slice(*op.window[0]), slice(*op.window[1])]) for op in self.parts]
+
+
+def wavelength_cells(grid: Array, wave: Array, lit: Array) -> tuple[Array, Array, Array]:
+    """Place the wavelengths of illuminated pixels on a grid.
+
+    Parameters
+    ----------
+    grid : array, shape (n,)
+        Ascending [um].
+    wave : array, shape (y, x)
+        Wavelengths of pixels [um].
+    lit : array of bool, shape (y, x)
+
+    Returns
+    -------
+    wave, index, fraction : array, shape (y, x)
+        `wave` with the shortest wavelength where a pixel is not illuminated.
+
+    Raises
+    ------
+    DatasetError
+        If the grid does not cover the wavelengths.
+    """
+    low, high = wave[lit].min(), wave[lit].max()
+    if low < grid[0] or high > grid[-1]:
+        msg = (
+            f"forward.operator: the exposure covers {low:.3f} to {high:.3f} um, the grid"
+            f" {grid[0]:.3f} to {grid[-1]:.3f} um; extend the grid"
+        )
+        raise DatasetError(msg)
+    wave = np.where(lit, wave, low)
+    index = np.clip(np.searchsorted(grid, wave, side="right") - 1, 0, len(grid) - 2)
+    return wave, index, (wave - grid[index]) / (grid[index + 1] - grid[index])
 
 
 def operator(
@@ -222,15 +363,7 @@ def operator(
     cut = np.s_[window[0][0] : window[0][1], window[1][0] : window[1][1]]
     lit, wave, gain = lit[cut], wave[cut], np.where(lit, gain_all, 0.0)[cut]
     grid = np.asarray(grid, dtype=np.float64)
-    low, high = wave[lit].min(), wave[lit].max()
-    if low < grid[0] or high > grid[-1]:
-        msg = (
-            f"forward.operator: the exposure covers {low:.3f} to {high:.3f} um, the grid"
-            f" {grid[0]:.3f} to {grid[-1]:.3f} um; extend the grid"
-        )
-        raise DatasetError(msg)
-    wave = np.where(lit, wave, low)
-    index = np.clip(np.searchsorted(grid, wave, side="right") - 1, 0, len(grid) - 2)
+    wave, index, fraction = wavelength_cells(grid, wave, lit)
     lower, upper = _pixel_ends(wcs, window)
     if flat is None:
         reference = references.get("flat")
@@ -239,7 +372,7 @@ def operator(
     return SpectralOperator(
         grid=grid,
         index=index,
-        fraction=(wave - grid[index]) / (grid[index + 1] - grid[index]),
+        fraction=fraction,
         gain=gain,
         lower=np.where(lit, lower, 0.0),
         upper=np.where(lit, upper, 0.0),

@@ -16,8 +16,15 @@ DESCRIPTION = "synthetic instrument of spec2fn.forward"
 USEAFTER = "2020-01-01T00:00:00"
 
 
+LRS = {"INSTRUME": "MIRI", "DETECTOR": "MIRIMAGE", "FILTER": "P750L"}
+
+
 def write_fits(
-    path: Path, reftype: str, exp_type: str, content: tuple[str, dict[str, Any], list[Any]]
+    path: Path,
+    reftype: str,
+    exp_type: str,
+    content: tuple[str, dict[str, Any], list[Any]],
+    instrument: Mapping[str, str] = LRS,
 ) -> None:
     """Write a FITS reference; `content` is the data model, more keywords, and the extensions."""
     from astropy.io import fits
@@ -33,9 +40,7 @@ def write_fits(
         "DESCRIP": DESCRIPTION,
         "AUTHOR": "spec2fn",
         "USEAFTER": USEAFTER,
-        "INSTRUME": "MIRI",
-        "DETECTOR": "MIRIMAGE",
-        "FILTER": "P750L",
+        **instrument,
         "EXP_TYPE": exp_type,
         **keywords,
     }
@@ -75,6 +80,8 @@ def write_asdf(
     """Write an ASDF reference with more `meta` and `content` beside it."""
     import asdf
 
+    from spec2fn.refs.plugins import light_asdf
+
     common = {
         "author": "spec2fn",
         "description": DESCRIPTION,
@@ -87,4 +94,5 @@ def write_asdf(
         "date": "2024-01-01T00:00:00.000",
         "instrument": {"name": "MIRI", "detector": "MIRIMAGE"},
     }
-    asdf.AsdfFile({"meta": {**common, **meta}, **content}).write_to(path)
+    with light_asdf():
+        asdf.AsdfFile({"meta": {**common, **meta}, **content}).write_to(path)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from spec2fn.forward import instrument as lrs
 from spec2fn.forward import scenes
 from spec2fn.forward.exposures import Setup, bad_pixels, observe, to_dataset, write_exposure
-from spec2fn.forward.operators import SpectralOperator, operator
+from spec2fn.forward.operators import operator
 from spec2fn.forward.references import (
     SHAPES,
     SUBARRAYS,
@@ -27,7 +27,15 @@ from spec2fn.forward.references import (
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Rendered", "Truth", "render_miri_lrs_slit", "render_miri_lrs_slitless"]
+__all__ = [
+    "Rendered",
+    "Source",
+    "Truth",
+    "empty_exposure",
+    "reference_files",
+    "render_miri_lrs_slit",
+    "render_miri_lrs_slitless",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -61,6 +69,29 @@ class Truth:
         return out.reshape(*self.flux.shape[:-1], *np.shape(wavelength))
 
 
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a slit of an exposure of many holds.
+
+    Attributes
+    ----------
+    name, slit : str
+    kind : {"point", "extended", "empty"}
+        An empty slit sees background alone.
+    truth : Truth
+        In Jy for a point source, else in MJy/sr: without the background.
+    profile : callable, optional
+        Surface brightness of an extended source relative to the truth, by position along the slit
+        in units of its height.
+    """
+
+    name: str
+    slit: str
+    kind: str
+    truth: Truth
+    profile: Callable[[Any], Any] | None = None
+
+
 @dataclass(frozen=True)
 class Rendered:
     """Exposures with their truth.
@@ -73,22 +104,28 @@ class Rendered:
     rates : mapping of str to array
         Expected count rates [DN/s], shape (y, x): without noise, and of the time series without
         the source.
-    operators : mapping of str to SpectralOperator
-        Spectrum to count rate, for the exposures that hold one.
+    operators : mapping of str to SpectralOperator or SceneOperator
+        Spectrum to count rate, for the exposures that hold one; spectra, if there are several.
     reference_files : list of ReferenceFile
     references : mapping of str to Dataset
         The same, opened, by type.
     truth : Truth
+        Of the target.
     seed : int
+    sources : tuple of Source
+        Of every slit, if there are several.
+    msa_metadata : xarray.Dataset, optional
     """
 
     setups: Mapping[str, Setup]
     rates: Mapping[str, Array]
-    operators: Mapping[str, SpectralOperator]
+    operators: Mapping[str, Any]
     reference_files: list[ReferenceFile]
     references: Mapping[str, Any]
     truth: Truth
     seed: int
+    sources: tuple[Source, ...] = ()
+    msa_metadata: xr.Dataset | None = None
 
     @property
     def science(self) -> xr.Dataset:
@@ -97,8 +134,12 @@ class Rendered:
 
     @property
     def members(self) -> dict[str, tuple[xr.Dataset, ...]]:
-        """Associated exposures by role."""
-        return {role: (self.exposure(role),) for role in self.setups if role != "science"}
+        """Associated exposures by role, and the MSA metadata."""
+        found: dict[str, tuple[xr.Dataset, ...]] = {}
+        found |= {role: (self.exposure(role),) for role in self.setups if role != "science"}
+        if self.msa_metadata is not None:
+            found["msa_metadata"] = (self.msa_metadata,)
+        return found
 
     def exposure(self, role: str) -> xr.Dataset:
         """Return an exposure as a Dataset."""
@@ -119,11 +160,25 @@ class Rendered:
                 expected = rate + op.embed(op(self.truth.flux[i]), rate.shape)
             else:
                 expected = rate
-            yield observe(expected, bad, setup.integration_time, (self.seed, 4, number, i))
+            yield observe(
+                expected,
+                bad,
+                setup.integration_time,
+                (self.seed, 4, number, i),
+                gain=setup.gain,
+                read_noise=setup.read_noise,
+            )
 
     def write(self, folder: Path) -> Path:
-        """Write the exposures and a level-2 association; return the path of the association."""
+        """Write the exposures and a level-2 association; return the path of the association.
+
+        MSA metadata are written beside them.
+        """
         members = []
+        if self.msa_metadata is not None:
+            from spec2fn.forward.nirspec_msa import write_msa_metadata
+
+            write_msa_metadata(folder / self.msa_metadata.attrs["filename"], self.msa_metadata)
         for role, setup in self.setups.items():
             write_exposure(folder / setup.name, setup, self.pieces(role))
             members.append({"expname": setup.name, "exptype": role})
@@ -166,7 +221,10 @@ def render_miri_lrs_slit(seed: int = 0, *, folder: Path | None = None) -> Render
     x0, y0 = lrs.aperture(_SLIT)
     flat = true_flat(_SLIT, seed)
     setups, rates, operators = {}, {}, {}
-    with _reference_files(folder, _SLIT, seed) as (files, references):
+    with reference_files(folder, _SLIT, lambda p: write_references(p, _SLIT, seed)) as (
+        files,
+        references,
+    ):
         for number, (role, side) in enumerate((("science", 1), ("background", -1)), start=1):
             setup = Setup(
                 name=f"jw01234001001_01101_{number:05d}_mirimage_rate.fits",
@@ -234,7 +292,10 @@ def render_miri_lrs_slitless(
     )
     x, y = lrs.aperture(_SLITLESS)
     where = (x - lrs.SLITLESS_CORNER[0] + 1, y - lrs.SLITLESS_CORNER[1] + 1)
-    with _reference_files(folder, _SLITLESS, seed) as (files, references):
+    with reference_files(folder, _SLITLESS, lambda p: write_references(p, _SLITLESS, seed)) as (
+        files,
+        references,
+    ):
         exposure = _with_wcs(setup, references)
         op = operator(exposure, references, scenes.GRID, position=where, flat=flat)
         glow = _background(exposure, flat)
@@ -248,33 +309,40 @@ def render_miri_lrs_slitless(
 
 
 @contextlib.contextmanager
-def _reference_files(
-    folder: Path | None, exp_type: str, seed: int
+def reference_files(
+    folder: Path | None, exp_type: str, write: Callable[[Path], list[ReferenceFile]]
 ) -> Iterator[tuple[list[ReferenceFile], dict[str, Any]]]:
+    """Write reference files, and open them within a ``with`` block.
+
+    Those of the fixed slits in an exposure of slitlets have keys ``fs:<type>``.
+    """
     from spec2fn.refs import open_reference
 
     with contextlib.ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        files = write_references(folder, exp_type, seed)
-        yield files, {f.reftype: open_reference(f.path, f.reftype) for f in files}
+        files = write(folder)
+        opened = {}
+        for f in files:
+            prefix = "fs:" if f.match.get("exp_type", exp_type) != exp_type else ""
+            opened[prefix + f.reftype] = open_reference(f.path, f.reftype)
+        yield files, opened
 
 
 def _with_wcs(setup: Setup, references: Mapping[str, Any]) -> xr.Dataset:
     """An exposure without pixels, after ``assign_wcs``."""
     from spec2fn.steps.assign_wcs import assign_wcs
 
+    needed = {k: references[k] for k in ("distortion", "specwcs") if k in assign_wcs.refs}
+    return assign_wcs(empty_exposure(setup), **needed)
+
+
+def empty_exposure(setup: Setup) -> xr.Dataset:
+    """Return an exposure whose pixels are zero, of one integration."""
     zero = np.zeros(setup.shape[-2:], np.float32)
     planes = dict.fromkeys(("sci", "err", "var_poisson", "var_rnoise"), zero)
-    one = to_dataset(_single(setup), {**planes, "dq": zero.astype(np.uint32)})
-    needed = {k: references[k] for k in ("distortion", "specwcs") if k in assign_wcs.refs}
-    return assign_wcs(one, **needed)
-
-
-def _single(setup: Setup) -> Setup:
-    from dataclasses import replace
-
-    return replace(setup, shape=setup.shape[-2:])
+    one = replace(setup, shape=setup.shape[-2:])
+    return to_dataset(one, {**planes, "dq": zero.astype(np.uint32)})
 
 
 def _background(

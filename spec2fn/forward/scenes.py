@@ -6,10 +6,25 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["GRID", "dusty_star", "light_curve", "planet_host", "transit_depth"]
+__all__ = [
+    "GRID",
+    "NEAR_GRID",
+    "dusty_star",
+    "galaxy",
+    "light_curve",
+    "near_transit_depth",
+    "planet_host",
+    "quasar",
+    "star",
+    "transit_depth",
+]
 
 GRID = np.linspace(3.5, 14.6, 2221)
 """Wavelengths [um] at which true spectra are tabulated (linear in between)."""
+
+
+NEAR_GRID = np.linspace(0.5, 5.6, 5101)
+"""The same for the near infrared."""
 
 
 def _bell(wave: Any, center: float, width: float) -> Any:
@@ -59,3 +74,57 @@ def light_curve(phase: Any, duration: float = 0.4, ingress: float = 0.08) -> Any
         Length of ingress and of egress.
     """
     return np.clip((duration / 2 - np.abs(phase)) / ingress + 0.5, 0.0, 1.0)
+
+
+def near_transit_depth(wave: Any) -> Any:
+    """Fraction of the star's light a transiting planet covers in the near infrared."""
+    water = _bell(wave, 1.4, 0.12) + _bell(wave, 1.9, 0.14) + _bell(wave, 2.7, 0.25)
+    return 0.02 + 0.0015 * water + 0.003 * _bell(wave, 4.4, 0.2)
+
+
+def star(wave: Any, flux: float, depth: float = 0.35) -> Any:
+    """Spectrum of a cool star.
+
+    Parameters
+    ----------
+    wave : array
+        Wavelength [um].
+    flux : float
+        Level at 2 um.
+    depth : float
+        Of the water bands.
+    """
+    peak = (wave / 1.3) ** -4 / (np.exp(3.92 * 1.3 / wave) - 1.0)
+    water = _bell(wave, 1.4, 0.12) + _bell(wave, 1.9, 0.14) + _bell(wave, 2.8, 0.3)
+    peak_at_2 = (2.0 / 1.3) ** -4 / (np.exp(3.92 * 0.65) - 1.0)
+    return flux * wave / 2.0 * peak / peak_at_2 * (1.0 - depth * water)
+
+
+def galaxy(wave: Any, flux: float, redshift: float = 2.0, width: float = 0.05) -> Any:
+    """Spectrum of a galaxy with emission lines; `flux` is the continuum at 2 um.
+
+    Parameters
+    ----------
+    wave : array
+        Wavelength [um].
+    flux : float
+    redshift : float
+    width : float
+        Standard deviation of the lines [um].
+    """
+    rest = wave / (1.0 + redshift)
+    balmer_break = 0.6 + 0.4 * np.tanh((rest - 0.38) / 0.02)
+    lines = sum(
+        strength * _bell(wave, line * (1.0 + redshift), width)
+        for line, strength in ((0.3728, 0.8), (0.5007, 2.0), (0.6563, 1.6), (1.083, 0.9))
+    )
+    return flux * (wave / 2.0) ** 0.3 * (balmer_break + lines)
+
+
+def quasar(wave: Any, flux: float, redshift: float = 4.0) -> Any:
+    """Spectrum of a quasar, a power law with broad lines; as :func:`galaxy`."""
+    lines = sum(
+        strength * _bell(wave, line * (1.0 + redshift), 0.02 * line * (1.0 + redshift))
+        for line, strength in ((0.2798, 0.5), (0.4861, 0.4), (0.6563, 1.5))
+    )
+    return flux * (wave / 2.0) ** -0.4 * (1.0 + lines)

@@ -1,17 +1,19 @@
-"""A NIRSpec of straight lines: references, exposures and MSA metadata in memory, for tests.
+"""Exposures and MSA metadata of a NIRSpec of straight lines in memory, for tests.
 
-Layout, dispersion and plate scale are those of the instrument to a few percent, and both
-directions of every transform are exact, which the polynomials of real references are not.
+Its optics, and what they are good for: :mod:`spec2fn.forward.nirspec_optics`.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.forward.nirspec_msa import fixed_slit, shutter
+from spec2fn.forward.nirspec_msa import msa_metadata as assemble
+from spec2fn.forward.nirspec_optics import CONFIGURATIONS, reference_dataset
+from spec2fn.forward.nirspec_optics import optics as references
 from spec2fn.plans.nirspec_slits import FIXED_SLITS
 from spec2fn.schema import Meta
 
@@ -26,132 +28,6 @@ __all__ = [
     "reference_dataset",
     "references",
 ]
-
-CONFIGURATIONS: Mapping[str, tuple[str, float, float, tuple[float, float]]] = {
-    "G140M": ("F100LP", 95700.0, -4.02, (0.9e-6, 1.9e-6)),
-    "G235M": ("F170LP", 57200.0, -4.12, (1.6e-6, 3.2e-6)),
-    "G395M": ("F290LP", 35600.0, -4.55, (2.8e-6, 5.3e-6)),
-    "G235H": ("F170LP", 163300.0, -9.9, (1.6e-6, 3.2e-6)),
-    "G395H": ("F290LP", 95400.0, -9.5, (2.8e-6, 5.3e-6)),
-    "PRISM": ("CLEAR", 0.0, 24.22, (0.6e-6, 5.3e-6)),
-}
-"""Filter, lines per m, tilt [deg] and range of wavelengths [m] by grating."""
-
-_PIXEL = 18e-6  # m
-_CORNERS = {"NRS1": (-0.038283, -0.018423, 1.0), "NRS2": (0.038059, 0.018421, -1.0)}
-_QUADRANTS = {
-    1: (-0.0427, -0.0418),
-    2: (-0.0429, 0.0073),
-    3: (0.0045, -0.0418),
-    4: (0.0046, 0.0072),
-}
-_PITCH = (105.26e-6, 203.54e-6)
-_OPEN = (78e-6, 178e-6)
-_FIXED = [
-    (0.02697, -0.00272, 75.5e-6, 1.2607e-3),
-    (0.03466, -0.00126, 76.0e-6, 1.2724e-3),
-    (0.02967, 0.00029, 154.7e-6, 1.4492e-3),
-    (0.02867, 0.00155, 626.9e-6, 0.6184e-3),
-    (-0.03468, 0.00276, 78.8e-6, 1.2737e-3),
-]
-_GLASS: Mapping[str, Any] = {
-    "angle": -16.5,
-    "kcoef": [0.58339748, 0.46037445, 3.8915394],
-    "lcoef": [0.00252643, 0.010078333, 1200.556],
-    "tcoef": [-2.66e-05, 0.0, 0.0, 0.0, 0.0, 0.0],
-    "tref": 35.0,
-    "pref": 0.0,
-}
-
-
-def reference_dataset(name: str, tree: Mapping[str, Any], **attrs: Any) -> xr.Dataset:
-    """Return a reference as it is when an ASDF file has been opened."""
-    import xarray as xr
-
-    filename = f"jwst_nirspec_{name}_9999.asdf"
-    return xr.Dataset(attrs={"tree": dict(tree), "filename": filename, **attrs})
-
-
-@functools.cache
-def references(grating: str) -> Mapping[str, xr.Dataset]:
-    """Return what assign_wcs needs, by reference type."""
-    from astropy.modeling.models import AffineTransformation2D, Polynomial1D, Scale, Shift
-
-    name, density, tilt, waverange = CONFIGURATIONS[grating]
-    sensor = {"tilt_model": Polynomial1D(1, c0=3033.4, c1=-8916.4), "zeroreadings": [0.34]}
-    disperser = {
-        "gwa_tiltx": sensor,
-        "gwa_tilty": {"tilt_model": Polynomial1D(1, c0=0.0, c1=0.0), "zeroreadings": [0.2]},
-        "theta_x": 0.02,
-        "theta_y": tilt,
-        "theta_z": 0.02,
-        "tilt_y": 0.0,
-    }
-    disperser |= _GLASS if grating == "PRISM" else {"groovedensity": density}
-    fpa = {
-        f"{detector.lower()}_model": AffineTransformation2D(
-            [[sign * _PIXEL, 0], [0, sign * _PIXEL]]
-        )
-        | Shift(x) & Shift(y)
-        for detector, (x, y, sign) in _CORNERS.items()
-    }
-    collimator = Shift(0.0) & Shift(0.2945) | Scale(1 / 1.571) & Scale(1 / 1.646)
-    camera = Scale(3.52) & Scale(3.70) | Shift(0.0) & Shift(0.294)
-    return {
-        "camera": reference_dataset("camera", {"model": camera}),
-        "collimator": reference_dataset("collimator", {"model": collimator}),
-        "disperser": reference_dataset("disperser", disperser, grating=grating),
-        "fore": reference_dataset("fore", {"model": _fore()}, filter=name),
-        "fpa": reference_dataset("fpa", fpa),
-        "msa": reference_dataset("msa", _msa()),
-        "ote": reference_dataset("ote", {"model": _ote()}),
-        "wavelengthrange": reference_dataset(
-            "wavelengthrange",
-            {
-                "waverange_selector": [f"{name}_{grating}"],
-                "wavelengthrange": [list(waverange)],
-                "order": [-1],
-            },
-        ),
-    }
-
-
-def _fore() -> Any:
-    from astropy.modeling.models import Mapping as Map
-    from astropy.modeling.models import Polynomial1D
-
-    # degrees per metre, which depends a little on wavelength
-    scale = Map((2,), n_inputs=3) | Polynomial1D(1, c0=0.715, c1=3.0)
-    x, y = Map((0,), n_inputs=3), Map((1,), n_inputs=3)
-    both = Map((0, 1, 2, 0, 1, 2))
-    model = both | (x * scale) & (y * scale)
-    model.inverse = both | (x / scale) & (y / scale)
-    return model
-
-
-def _ote() -> Any:
-    from astropy.modeling.models import Rotation2D, Scale, Shift
-
-    return Rotation2D(138.5) | Shift(0.10539) & Shift(-0.11913) | Scale(3600) & Scale(3600)
-
-
-@functools.cache
-def _msa() -> Mapping[str, Any]:
-    from astropy.modeling.models import Rotation2D, Shift
-
-    kind = [("NO", "i4"), ("XC", "f8"), ("YC", "f8"), ("SIZEX", "f8"), ("SIZEY", "f8")]
-    row, column = np.divmod(np.arange(365 * 171), 365)
-    shutters = np.zeros(row.size, dtype=kind)
-    shutters["NO"] = np.arange(row.size) + 1
-    shutters["XC"], shutters["YC"] = column * _PITCH[0], row * _PITCH[1]
-    shutters["SIZEX"], shutters["SIZEY"] = _OPEN
-    fixed = np.array([(i, *slit) for i, slit in enumerate(_FIXED)], dtype=kind)
-    tree = {
-        f"Q{q}": {"data": shutters, "model": Rotation2D(0.01 * q) | Shift(x) & Shift(y)}
-        for q, (x, y) in _QUADRANTS.items()
-    }
-    tree["Q5"] = {"data": fixed, "model": Rotation2D(0.0) | Shift(0.0) & Shift(0.0)}
-    return tree
 
 
 def exposure(
@@ -253,12 +129,12 @@ def msa_metadata(extra: tuple[Mapping[str, Any], ...] = ()) -> xr.Dataset:
     extra : tuple of mappings
         Rows of SHUTTER_INFO to add; what a mapping leaves out is that of an empty shutter.
     """
-    rows = [_shutter(1, 3, 67, c, 1, main=c == 60) for c in (59, 60, 61)]
-    rows += [_shutter(2, 4, 120, c, 2, main=c == 90) for c in (89, 90, 91)]
-    rows += [_shutter(3, 3, 200, 120, -7, main=True)]
-    rows += [_shutter(4, 4, 200, c, 0, main=False) for c in (30, 31, 33)]
-    rows += [_shutter(0, 0, 0, 0, 9, main=True) | {"fixed_slit": next(iter(FIXED_SLITS))}]
-    rows += [_shutter(0, 0, 0, 0, 0, main=False) | dict(row) for row in extra]
+    rows = [shutter(1, 3, 67, c, 1, main=c == 60) for c in (59, 60, 61)]
+    rows += [shutter(2, 4, 120, c, 2, main=c == 90) for c in (89, 90, 91)]
+    rows += [shutter(3, 3, 200, 120, -7, main=True)]
+    rows += [shutter(4, 4, 200, c, 0, main=False) for c in (30, 31, 33)]
+    rows += [fixed_slit(next(iter(FIXED_SLITS)), 9)]
+    rows += [shutter(0, 0, 0, 0, 0, main=False) | dict(row) for row in extra]
     sources = {
         "source_id": np.array([1, 2, 9]),
         "source_name": np.array(["1234_1", "1234_2", "1234_9"]),
@@ -267,7 +143,7 @@ def msa_metadata(extra: tuple[Mapping[str, Any], ...] = ()) -> xr.Dataset:
         "ra": np.array([53.1, 53.11, 53.12]),
         "dec": np.array([-27.8, -27.81, -27.82]),
     }
-    return _metadata(rows, sources)
+    return assemble(rows, sources)
 
 
 def neighbouring_slitlets() -> xr.Dataset:
@@ -276,11 +152,11 @@ def neighbouring_slitlets() -> xr.Dataset:
     Slitlet 1 holds a star in the middle of three shutters, 2 a galaxy in the first of three, 3
     background, 4 a star in a single shutter; S200A1 is open as well.
     """
-    rows = [_shutter(1, 3, 176, c, 1, main=c == 166) for c in (165, 166, 167)]
-    rows += [_shutter(2, 3, 180, c, 2, main=c == 157) for c in (157, 158, 159)]
-    rows += [_shutter(3, 3, 186, c, 3, main=c == 146) for c in (145, 146, 147)]
-    rows += [_shutter(4, 3, 170, 153, 4, main=True)]
-    rows += [_shutter(0, 0, 0, 0, 9, main=True) | {"fixed_slit": next(iter(FIXED_SLITS))}]
+    rows = [shutter(1, 3, 176, c, 1, main=c == 166) for c in (165, 166, 167)]
+    rows += [shutter(2, 3, 180, c, 2, main=c == 157) for c in (157, 158, 159)]
+    rows += [shutter(3, 3, 186, c, 3, main=c == 146) for c in (145, 146, 147)]
+    rows += [shutter(4, 3, 170, 153, 4, main=True)]
+    rows += [fixed_slit(next(iter(FIXED_SLITS)), 9)]
     names = ["1234_1", "1234_2", "1234_BKG3", "1234_4", "1234_9"]
     sources = {
         "source_id": np.array([1, 2, 3, 4, 9]),
@@ -290,36 +166,4 @@ def neighbouring_slitlets() -> xr.Dataset:
         "ra": 53.1 + 0.01 * np.arange(5),
         "dec": -27.8 - 0.01 * np.arange(5),
     }
-    return _metadata(rows, sources)
-
-
-def _metadata(rows: list[dict[str, Any]], sources: Mapping[str, Any]) -> xr.Dataset:
-    import xarray as xr
-
-    data = {
-        f"shutter_info.{key}": ("shutter_info_row", np.array([row[key] for row in rows]))
-        for key in rows[0]
-    }
-    data |= {f"source_info.{key}": ("source_info_row", v) for key, v in sources.items()}
-    return xr.Dataset(data, attrs={"filename": "jw01234_01_msa.fits"})
-
-
-def _shutter(
-    slitlet: int, quadrant: int, row: int, column: int, source: int, *, main: bool
-) -> dict[str, Any]:
-    where = np.float32(0.6 if main else np.nan)
-    return {
-        "slitlet_id": slitlet,
-        "msa_metadata_id": 1,
-        "shutter_quadrant": quadrant,
-        "shutter_row": row,
-        "shutter_column": column,
-        "source_id": source,
-        "background": "N" if main else "Y",
-        "shutter_state": "OPEN",
-        "estimated_source_in_shutter_x": where,
-        "estimated_source_in_shutter_y": where,
-        "dither_point_index": 1,
-        "primary_source": "Y" if main else "N",
-        "fixed_slit": "NONE",
-    }
+    return assemble(rows, sources)
