@@ -1,0 +1,125 @@
+"""Host-side half of the stray-light correction: where on the detector what is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.compose import Skip
+from spec2fn.errors import DatasetError, ReferenceError
+from spec2fn.plans.base import Plan
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["COLUMNS", "StraylightPlan", "plan_straylight"]
+
+COLUMNS = ("lor_fwhm", "lor_scale", "gau_fwhm", "gau_xoff", "gau_scale1", "gau_scale2")
+"""Columns of the tables of a MRSXARTCORR reference: the profile of the artifact by row."""
+
+_SHAPE = (1024, 1032)
+_MIDDLE = 516  # column between the channels
+_SOURCES = 1024  # columns from here on hold no sources
+# rows and columns between the channels, which see no light
+_GAPS = {
+    "12": (slice(50, 974), slice(503, 516)),
+    "34": (slice(50, 974), slice(474, 507)),
+}
+_HALVES = {"12": ("1", "2"), "34": ("4", "3")}  # channels on the left and on the right
+_LETTERS = {"SHORT": "a", "MEDIUM": "b", "LONG": "c"}
+
+
+@dataclass(frozen=True, eq=False)
+class StraylightPlan(Plan):
+    """Where the stray light of an exposure comes from and is measured.
+
+    Attributes
+    ----------
+    halves : tuple of (str, int, int)
+        Table of the reference, first column and end, for each half of the detector that has one.
+    gap : (slice, slice)
+        Rows and columns between the channels.
+    between : ndarray (y, x) of bool or None
+        Pixels outside the slices, for cosmic-ray showers.
+    """
+
+    halves: tuple[tuple[str, int, int], ...]
+    gap: tuple[slice, slice]
+    between: np.ndarray | None = None
+
+
+def plan_straylight(
+    ds: xr.Dataset,
+    mrsxartcorr: xr.Dataset | None,
+    regions: xr.Dataset | None = None,
+    *,
+    clean_showers: bool = False,
+    shower_plane: int = 3,
+) -> StraylightPlan | Skip:
+    """Choose tables and pixels for :func:`spec2fn.steps.straylight.straylight`.
+
+    Raises
+    ------
+    DatasetError
+        If the exposure is no full frame of the MRS.
+    ReferenceError
+        If a table lacks a column or a row, or there is no map of the slices for showers.
+    """
+    exp_type = str(ds.attrs.get("exp_type", "")).upper()
+    if exp_type != "MIR_MRS":
+        return Skip(f"stray light is corrected in MIR_MRS exposures, not in {exp_type}")
+    if mrsxartcorr is None:
+        return Skip("no mrsxartcorr reference for this exposure")
+    shape = ds["sci"].shape[-2:]
+    channel = str(ds.attrs.get("channel", "")).strip()
+    if shape != _SHAPE or channel not in _HALVES:
+        msg = (
+            f"straylight: 'sci' is {shape} and channel {channel!r}; a full frame {_SHAPE} of"
+            " channel '12' or '34' is needed"
+        )
+        raise DatasetError(msg)
+    halves = []
+    letter = _LETTERS.get(str(ds.attrs.get("band", "")).strip().upper())
+    # there are no profiles for bands of which each channel sees another one
+    if letter is not None:
+        ranges = ((0, _MIDDLE), (_MIDDLE, _SOURCES))
+        for number, (first, stop) in zip(_HALVES[channel], ranges, strict=True):
+            table = f"ch{number}{letter}"
+            if _has_table(mrsxartcorr, table):
+                halves.append((table, first, stop))
+    between = _between(regions, shower_plane) if clean_showers else None
+    return StraylightPlan(tuple(halves), _GAPS[channel], between)
+
+
+def _has_table(ref: xr.Dataset, table: str) -> bool:
+    names = [f"{table}.{c}" for c in COLUMNS]
+    found = [n for n in names if n in ref]
+    if not found:
+        return False
+    if len(found) < len(names) or any(ref[n].shape != _SHAPE[:1] for n in names):
+        msg = (
+            f"straylight: table {table!r} of reference 'mrsxartcorr' needs the columns"
+            f" {', '.join(COLUMNS)} and {_SHAPE[0]} rows; fetch the file again"
+        )
+        raise ReferenceError(msg)
+    return True
+
+
+def _between(regions: xr.Dataset | None, plane: int) -> np.ndarray:
+    if regions is None:
+        msg = (
+            "straylight: clean_showers needs the reference 'regions', the map of the slices; pass"
+            " regions=…, or set clean_showers=false"
+        )
+        raise ReferenceError(msg)
+    maps: Any = np.asarray(regions.attrs.get("tree", {}).get("regions", ()))
+    if maps.ndim != 3 or maps.shape[1:] != _SHAPE or not 0 <= plane < len(maps):
+        msg = (
+            f"straylight: reference 'regions' has maps of shape {maps.shape}; shower_plane={plane}"
+            f" needs ({plane + 1} or more, {_SHAPE[0]}, {_SHAPE[1]})"
+        )
+        raise ReferenceError(msg)
+    between: np.ndarray = maps[plane] == 0
+    return between
