@@ -19,6 +19,7 @@ from spec2fn.kernels.photometry import (
     rescale,
 )
 from spec2fn.kernels.tables import chords, follow, spread
+from spec2fn.plans.mrs_photom import TIME_COLUMNS, MrsPhotomPlan, plan_mrs_photom
 from spec2fn.plans.nirspec_photom import ResponsePlan, SlitPhotomPlan, plan_slit_photom
 from spec2fn.plans.photom import TIME_TABLES, PhotomPlan, find_row, plan_spectral_response
 from spec2fn.schema import SCALARS, meta_of, replace_data, set_scalars
@@ -53,7 +54,7 @@ def _plan(
     source_type: str | None = None,
     apply_time_correction: bool = True,
     extrapolate: bool | None = None,
-) -> PhotomPlan | SlitPhotomPlan | Skip:
+) -> PhotomPlan | SlitPhotomPlan | MrsPhotomPlan | Skip:
     exp_type = str(ds.attrs.get("exp_type", "this exposure")).upper()
     if photom is None:
         return Skip(f"no photom reference for {exp_type}")
@@ -70,8 +71,11 @@ def _plan(
             return plan
         found = f"filter {ds.attrs.get('filter')} and grating {ds.attrs.get('grating')}"
         return Skip(f"the photom reference has no row for {found}")
+    if exp_type == "MIR_MRS":
+        return plan_mrs_photom(ds, photom, apply_time_correction=apply_time_correction)
     if exp_type not in _SPECTRAL:
-        msg = f"photom: cannot calibrate {exp_type}; it knows {', '.join(_SPECTRAL + _SLITS)}"
+        known = ", ".join((*_SPECTRAL, "MIR_MRS", *_SLITS))
+        msg = f"photom: cannot calibrate {exp_type}; it knows {known}"
         raise InputError(msg)
     keys = {"filter": ds.attrs.get("filter"), "subarray": ds.attrs.get("subarray")}
     row = find_row(photom, "photom", **keys)
@@ -98,7 +102,7 @@ def photom(
     photom: xr.Dataset | None = None,
     area: xr.Dataset | None = None,
     *,
-    plan: PhotomPlan | SlitPhotomPlan,
+    plan: PhotomPlan | SlitPhotomPlan | MrsPhotomPlan,
     inverse: bool = False,
     source_type: Literal["POINT", "EXTENDED"] | None = None,
     apply_time_correction: bool = True,
@@ -109,7 +113,8 @@ def photom(
     The factor of a pixel is ``photmjsr * relresponse(wavelength)``, divided by the relative
     throughput of the instrument at the time of the exposure. For NIRSpec slits it is ``photmj``
     [MJy/(DN/s)] instead of ``photmjsr`` for a point source, and ``photmj`` per area of a pixel
-    for any other.
+    for any other. For the MIRI MRS the factors are an image, and the throughput is tabulated by
+    wavelength for every channel.
 
     Parameters
     ----------
@@ -125,7 +130,7 @@ def photom(
     area : xarray.Dataset, optional
         AREA reference; its nominal pixel areas precede those of `photom`. NIRSpec: areas by
         slit (``area.slit_id``) or shutter (``area.quadrant``, ``shutter_x``, ``shutter_y``).
-    plan : PhotomPlan or SlitPhotomPlan
+    plan : PhotomPlan, SlitPhotomPlan or MrsPhotomPlan
         From ``photom.plan(ds, photom, area, ...)``.
     inverse : bool
         Convert surface brightness back into count rates.
@@ -169,6 +174,8 @@ def photom(
     assert photom is not None
     if isinstance(plan, SlitPhotomPlan):
         return _calibrate_slits(ds, photom, plan, inverse=inverse)
+    if isinstance(plan, MrsPhotomPlan):
+        return _calibrate_mrs(ds, photom, area, plan, inverse=inverse)
     values = {n: ds.variables[n].data for n in ("sci", "err")}
     variances = {n: ds.variables[n].data for n in _VARIANCES if n in ds}
     table = {n: photom.variables[f"photom.{n}"].data for n in ("photmjsr", "relresponse")}
@@ -196,6 +203,63 @@ def photom(
         out,
         photmjsr=conversion,
         photuja2=conversion * MJSR_TO_UJA2,
+        pixar_sr=_pixel_area("pixar_sr", area, photom),
+        pixar_a2=_pixel_area("pixar_a2", area, photom),
+    )
+
+
+def _calibrate_mrs(
+    ds: xr.Dataset,
+    photom: xr.Dataset,
+    area: xr.Dataset | None,
+    plan: MrsPhotomPlan,
+    *,
+    inverse: bool,
+) -> xr.Dataset:
+    """Convert an exposure whose factors are an image."""
+    values = {n: ds.variables[n].data for n in ("sci", "err")}
+    variances = {n: ds.variables[n].data for n in _VARIANCES if n in ds}
+    image = photom.variables["sci"].data
+    columns = {
+        c: [photom.variables[f"{table}.{c}"].data for table in plan.tables] for c in TIME_COLUMNS
+    }
+    used = (image, *(column for found in columns.values() for column in found))
+    xp = array_namespace(*values.values(), *variances.values(), *used)
+    exact = xp.asarray(0.0).dtype
+    factor = xp.asarray(image).astype(exact)
+    usable = xp.isfinite(factor)
+    factor = xp.where(usable, factor, xp.ones_like(factor))
+    if inverse:
+        usable = usable & (factor != 0)
+    if plan.tables:
+        time = xp.asarray(ds.variables["mid_time"].data).astype(exact)
+        joined = (
+            xp.concatenate([xp.asarray(c).astype(exact) for c in columns[name]])
+            for name in TIME_COLUMNS
+        )
+        # the throughput does not grow beyond that of the beginning
+        change = xp.minimum(power_law_change(time, *joined), xp.ones((), dtype=exact))
+        throughput = interpolate_planned(change, plan.index, xp.asarray(plan.fraction))
+        factor = factor / xp.where(plan.timed, throughput, xp.ones_like(throughput))
+    dq = ds.variables["dq"].data
+    if "dq" in photom:
+        dq = dq | xp.asarray(photom.variables["dq"].data).astype(dq.dtype)
+    planes, dq = rescale(
+        values,
+        variances,
+        dq,
+        factor.astype(values["sci"].dtype),
+        usable,
+        do_not_use=PIXEL["DO_NOT_USE"],
+        inverse=inverse,
+    )
+    nominal = meta_of(photom).get("PHOTMJSR")
+    nominal = float(nominal) if isinstance(nominal, (int, float)) else None
+    out = replace_data(ds, units="DN/s" if inverse else "MJy/sr", dq=dq, **planes)
+    return set_scalars(
+        out,
+        photmjsr=nominal,
+        photuja2=None if nominal is None else nominal * MJSR_TO_UJA2,
         pixar_sr=_pixel_area("pixar_sr", area, photom),
         pixar_a2=_pixel_area("pixar_a2", area, photom),
     )
