@@ -33,6 +33,7 @@ from spec2fn.steps.barshadow import barshadow
 from spec2fn.steps.extract_1d import extract_1d
 from spec2fn.steps.extract_2d import extract_2d
 from spec2fn.steps.flat_field import flat_field
+from spec2fn.steps.fringe import fringe
 from spec2fn.steps.imprint import imprint
 from spec2fn.steps.master_background import master_background
 from spec2fn.steps.msaflagopen import msaflagopen
@@ -42,12 +43,14 @@ from spec2fn.steps.photom import photom
 from spec2fn.steps.pixel_replace import pixel_replace
 from spec2fn.steps.resample_spec import resample_spec
 from spec2fn.steps.srctype import srctype
+from spec2fn.steps.straylight import straylight
 from spec2fn.steps.targ_centroid import targ_centroid
 from spec2fn.steps.wavecorr import wavecorr
 
 __all__ = [
     "MIRI_LRS_FIXEDSLIT",
     "MIRI_LRS_SLITLESS",
+    "MIRI_MRS",
     "MODES",
     "NIRSPEC_BRIGHTOBJ",
     "NIRSPEC_FIXEDSLIT",
@@ -86,6 +89,19 @@ MIRI_LRS_SLITLESS: Pipeline = (
     pixel_replace,
     extract_1d,
     product("x1d", of="extract_1d"),
+)
+
+MIRI_MRS: Pipeline = (
+    assign_wcs,
+    also_on("background", badpix_selfcal, share_plan=True),
+    background,
+    product("bsub", of="background", optional=True),
+    srctype,
+    straylight,
+    flat_field,
+    fringe,
+    photom,
+    product("cal"),
 )
 
 NIRSPEC_FIXEDSLIT: Pipeline = (
@@ -184,6 +200,7 @@ NIRSPEC_MOS: Pipeline = (
 MODES: Mapping[str, tuple[str, Pipeline]] = {
     "MIR_LRS-FIXEDSLIT": ("MIRI_LRS_FIXEDSLIT", MIRI_LRS_FIXEDSLIT),
     "MIR_LRS-SLITLESS": ("MIRI_LRS_SLITLESS", MIRI_LRS_SLITLESS),
+    "MIR_MRS": ("MIRI_MRS", MIRI_MRS),
     "NRS_FIXEDSLIT": ("NIRSPEC_FIXEDSLIT", NIRSPEC_FIXEDSLIT),
     "NRS_BRIGHTOBJ": ("NIRSPEC_BRIGHTOBJ", NIRSPEC_BRIGHTOBJ),
     "NRS_MSASPEC": ("NIRSPEC_MOS", NIRSPEC_MOS),

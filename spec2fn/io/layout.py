@@ -58,6 +58,9 @@ TIME_COLUMNS = {
 }
 """Times of an integration: variable to column of a multi-integration table."""
 
+_NOT_WRITTEN = frozenset({("MIR_MRS", "wavelength")})
+"""Planes that products of an exposure type do not have (the gwcs tells)."""
+
 _PIECE = 8 * 2**20
 _SIGN = np.uint32(2**31)
 Rows = Callable[[Any, slice], "np.ndarray[Any, Any]"]
@@ -122,13 +125,14 @@ def extents(ds: xr.Dataset, integrations: int | None, filename: str) -> list[Ext
 
 def _images(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
     slit = ds.attrs.get("model") not in ("CubeModel", "ImageModel")
+    exp_type = ds.attrs.get("exp_type")
     out = []
     times = int_times(ds, integrations)
     for name, plane in PLANES.items():
         if name.startswith("var_poisson") and times is not None and not slit:
             out.append(times)
             times = None
-        if plane.hdu and name in ds:
+        if plane.hdu and name in ds and (exp_type, name) not in _NOT_WRITTEN:
             out.append(_image(ds, name, plane.hdu, integrations))
     if times is not None:
         out.append(times)
