@@ -109,13 +109,13 @@ def clipped(values: Any, sigma: float = 3.0, iterations: int = 5) -> tuple[Any, 
 
 
 def row_profiles(
+    *,
     lor_fwhm: Any,
     lor_scale: Any,
     gau_fwhm: Any,
     gau_xoff: Any,
     gau_scale1: Any,
     gau_scale2: Any,
-    *,
     width: int,
 ) -> Any:
     """Fourier transform of the profile of the cross artifact in every row.

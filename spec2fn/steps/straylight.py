@@ -126,7 +126,7 @@ def straylight(
         (
             slice(first, stop),
             row_profiles(
-                *(xp.asarray(tables[f"{table}.{c}"]).astype(sci.dtype) for c in COLUMNS),
+                **{c: xp.asarray(tables[f"{table}.{c}"]).astype(sci.dtype) for c in COLUMNS},
                 width=sci.shape[-1],
             ),
         )
