@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.compose import Skip
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.plans.base import Plan
 
@@ -52,12 +51,12 @@ class StraylightPlan(Plan):
 
 def plan_straylight(
     ds: xr.Dataset,
-    mrsxartcorr: xr.Dataset | None,
+    mrsxartcorr: xr.Dataset,
     regions: xr.Dataset | None = None,
     *,
     clean_showers: bool = False,
     shower_plane: int = 3,
-) -> StraylightPlan | Skip:
+) -> StraylightPlan:
     """Choose tables and pixels for :func:`spec2fn.steps.straylight.straylight`.
 
     Raises
@@ -67,11 +66,6 @@ def plan_straylight(
     ReferenceError
         If a table lacks a column or a row, or there is no map of the slices for showers.
     """
-    exp_type = str(ds.attrs.get("exp_type", "")).upper()
-    if exp_type != "MIR_MRS":
-        return Skip(f"stray light is corrected in MIR_MRS exposures, not in {exp_type}")
-    if mrsxartcorr is None:
-        return Skip("no mrsxartcorr reference for this exposure")
     shape = ds["sci"].shape[-2:]
     channel = str(ds.attrs.get("channel", "")).strip()
     if shape != _SHAPE or channel not in _HALVES:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from spec2fn.compose import step
+from spec2fn.compose import Skip, step
 from spec2fn.dq import PIXEL
 from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.kernels.straylight import (
@@ -31,11 +31,29 @@ _EDGE = 4  # columns of reference pixels on both sides
 _BRIGHT = 3.0  # standard deviations above the pedestal from which on a pixel is a source
 
 
+def _plan(
+    ds: xr.Dataset,
+    mrsxartcorr: xr.Dataset | None,
+    regions: xr.Dataset | None = None,
+    *,
+    clean_showers: bool = False,
+    shower_plane: int = 3,
+) -> StraylightPlan | Skip:
+    exp_type = str(ds.attrs.get("exp_type", "")).upper()
+    if exp_type != "MIR_MRS":
+        return Skip(f"stray light is corrected in MIR_MRS exposures, not in {exp_type}")
+    if mrsxartcorr is None:
+        return Skip("no mrsxartcorr reference for this exposure")
+    return plan_straylight(
+        ds, mrsxartcorr, regions, clean_showers=clean_showers, shower_plane=shower_plane
+    )
+
+
 @step(
     refs=("mrsxartcorr", "regions"),
     reads=("sci", "dq"),
     traceable=True,
-    planner=plan_straylight,
+    planner=_plan,
     needs_refs=("mrsxartcorr",),
 )
 def straylight(
