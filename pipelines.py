@@ -54,6 +54,7 @@ __all__ = [
     "MODES",
     "NIRSPEC_BRIGHTOBJ",
     "NIRSPEC_FIXEDSLIT",
+    "NIRSPEC_IFU",
     "NIRSPEC_MOS",
     "for_exposure",
 ]
@@ -197,12 +198,28 @@ NIRSPEC_MOS: Pipeline = (
     product("x1d", of="extract_1d"),
 )
 
+NIRSPEC_IFU: Pipeline = (
+    also_on("background", "imprint", assign_wcs, when="nsclean"),
+    also_on("background", badpix_selfcal, share_plan=True),
+    also_on("background", "imprint", msaflagopen, when="nsclean"),
+    also_on("background", "imprint", nsclean),
+    also_on("background", imprint),
+    background,
+    product("bsub", of="background", optional=True),
+    srctype,
+    flat_field,
+    pathloss,
+    photom,
+    product("cal"),
+)
+
 MODES: Mapping[str, tuple[str, Pipeline]] = {
     "MIR_LRS-FIXEDSLIT": ("MIRI_LRS_FIXEDSLIT", MIRI_LRS_FIXEDSLIT),
     "MIR_LRS-SLITLESS": ("MIRI_LRS_SLITLESS", MIRI_LRS_SLITLESS),
     "MIR_MRS": ("MIRI_MRS", MIRI_MRS),
     "NRS_FIXEDSLIT": ("NIRSPEC_FIXEDSLIT", NIRSPEC_FIXEDSLIT),
     "NRS_BRIGHTOBJ": ("NIRSPEC_BRIGHTOBJ", NIRSPEC_BRIGHTOBJ),
+    "NRS_IFU": ("NIRSPEC_IFU", NIRSPEC_IFU),
     "NRS_MSASPEC": ("NIRSPEC_MOS", NIRSPEC_MOS),
 }
 """EXP_TYPE to the name of its pipeline and the pipeline itself."""

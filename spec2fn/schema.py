@@ -66,6 +66,7 @@ PLANES: Mapping[str, Plane] = {
     "sci": Plane("SCI", "float32", "value", "count rate, then surface brightness or flux density"),
     "err": Plane("ERR", "float32", "value", "standard error of sci"),
     "dq": Plane("DQ", "uint32", "flag", "data-quality bits (spec2fn.dq)"),
+    "regions": Plane("REGIONS", "int32", "flag", "regions of an IFU as products hold them"),
     "wavelength": Plane("WAVELENGTH", "float64", "aux", "wavelength [um]"),
     "wavelength_uncorrected": Plane("", "float64", "aux", "wavelength before wavecorr [um]"),
     "barshadow": Plane("BARSHADOW", "float32", "aux", "bar shadow correction, uniform source"),
@@ -86,7 +87,6 @@ PLANES: Mapping[str, Plane] = {
     "alpha": Plane("", "float64", "aux", "position along the slice (MRS) [arcsec]"),
     "beta": Plane("", "float64", "aux", "position across the slices (MRS) [arcsec]"),
     "slice_id": Plane("", "int32", "flag", "number of the slice of an integral-field unit, or 0"),
-    "regions": Plane("REGIONS", "int32", "flag", "regions of an IFU as products hold them"),
     "slit_y": Plane("", "float64", "aux", "position along a slice of the NIRSpec IFU"),
 }
 """Array variables by name, in the order in which their HDUs appear in a product."""

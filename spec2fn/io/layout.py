@@ -128,7 +128,8 @@ def _images(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
     exp_type = ds.attrs.get("exp_type")
     out = []
     times = int_times(ds, integrations)
-    for name, plane in PLANES.items():
+    for name in _in_order(ds):
+        plane = PLANES[name]
         if name.startswith("var_poisson") and times is not None and not slit:
             out.append(times)
             times = None
@@ -138,6 +139,14 @@ def _images(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
         out.append(times)
     out += [_image(ds, n, hdu, integrations) for n, hdu in EXTRA_PLANES.items() if n in ds]
     return out
+
+
+def _in_order(ds: xr.Dataset) -> list[str]:
+    names = list(PLANES)
+    if ds.attrs.get("model") == "IFUImageModel":
+        names.remove("wavelength")
+        names.insert(names.index("var_flat") + 1, "wavelength")
+    return names
 
 
 def _image(ds: xr.Dataset, name: str, hdu: str, integrations: int | None) -> Extent:

@@ -39,8 +39,12 @@ __all__ = [
     "FlatTablePlan",
     "SpectralFlatPlan",
     "SuppliedFlatPlan",
+    "detector_shape",
+    "outside_nominal",
+    "plan_images",
     "plan_spectral_flat",
     "plan_supplied_flat",
+    "read_table",
 ]
 
 TABLE = "fast_variation"
@@ -204,11 +208,10 @@ def _plan(ds: xr.Dataset, parts: tuple[Any, Any, Any], name: str, extend: bool) 
         _segments(ds, parts[1], "sflat", problems),
         _segments(ds, parts[2], "dflat", problems),
     ]
-    shapes = {np.shape(ref["sci"])[-2:] for ref in parts[1:] if ref is not None and "sci" in ref}
-    position = _positions(ds, true, shapes)
+    position = _positions(ds, true, detector_shape([ref for ref in parts[1:] if ref is not None]))
     images, within = [], np.ones(wave.shape, dtype=bool)
     for ref, reftype in zip(parts[1:], ("sflat", "dflat"), strict=True):
-        plan, inside = _plan_images(ref, reftype, wave)
+        plan, inside = plan_images(ref, reftype, wave)
         images.append(plan)
         within &= inside
     fine = np.array([not p for p in problems], dtype=bool).reshape(-1, 1, 1)
@@ -246,11 +249,12 @@ def _plan(ds: xr.Dataset, parts: tuple[Any, Any, Any], name: str, extend: bool) 
         images=tuple(images),
         problems=tuple(problems),
         held=held,
-        outside=_outside(ds, x) if extend else None,
+        outside=outside_nominal(ds, x) if extend else None,
     )
 
 
-def _outside(ds: xr.Dataset, x: Any) -> Any:
+def outside_nominal(ds: xr.Dataset, x: Any) -> Any:
+    """Return which wavelengths [um] lie outside the nominal range that the user exceeded."""
     low, high = ds.attrs.get("nominal_range", (-np.inf, np.inf))
     return (x < low) | (x > high)
 
@@ -279,11 +283,24 @@ def _widths(wave: Any, xsize: Any) -> Any:
     return step
 
 
-def _positions(ds: xr.Dataset, true: Any, shapes: set[tuple[int, ...]]) -> Any:
+def detector_shape(parts: list[xr.Dataset]) -> tuple[int, int]:
+    """Return the shape (y, x) of the images of the parts, that of the detector without any.
+
+    Raises
+    ------
+    ReferenceError
+        If they differ.
+    """
+    shapes = {np.shape(ref["sci"])[-2:] for ref in parts if "sci" in ref}
     if len(shapes) > 1:
         msg = f"flat_field: references 'sflat' and 'dflat' differ in size: {sorted(shapes)}"
         raise ReferenceError(msg)
     height, width = shapes.pop() if shapes else (2048, 2048)
+    return height, width
+
+
+def _positions(ds: xr.Dataset, true: Any, shape: tuple[int, int]) -> Any:
+    height, width = shape
     # the cut-out is placed in the image, the image in the frame of the detector
     start = {n: np.asarray(ds[n].data) + int(ds.attrs.get(n, 1)) - 2 for n in ("xstart", "ystart")}
     y = np.arange(ds.sizes["y"])[:, None] + start["ystart"].reshape(-1, 1, 1)
@@ -292,7 +309,7 @@ def _positions(ds: xr.Dataset, true: Any, shapes: set[tuple[int, ...]]) -> Any:
     return np.where(on, y * width + x, -1).astype(np.int32)
 
 
-def _plan_images(ref: Any, reftype: str, wave: Any) -> tuple[FlatImagePlan | None, Any]:
+def plan_images(ref: Any, reftype: str, wave: Any) -> tuple[FlatImagePlan | None, Any]:
     """Place pixels between the images of a part; also, which pixels are between images."""
     everywhere = np.ones((1, 1, 1), dtype=bool)
     if ref is None:
@@ -347,14 +364,14 @@ def _segments(
                 continue
             row = int(match[0])
         if row not in read:
-            read[row] = _read_table(ref, "", row, reftype)
+            read[row] = read_table(ref, "", row, reftype)
         if read[row] is None:
             problems[i] = f"flat_field: {reftype} has no usable table for slit {name}"
         found.append(read[row])
     return found, None
 
 
-def _read_table(ref: xr.Dataset, suffix: str, row: int, reftype: str) -> Segment | None:
+def read_table(ref: xr.Dataset, suffix: str, row: int, reftype: str) -> Segment | None:
     """Rows of a table that count, or None if there are fewer than two."""
     name = f"{TABLE}{suffix}"
     columns = [f"{name}.{c}" for c in ("wavelength", "data", "error")]
@@ -401,7 +418,7 @@ def _fore_segments(
             errors.append(None)
             continue
         if quadrant not in read:
-            read[int(quadrant)] = _read_table(fflat, suffix, 0, "fflat")
+            read[int(quadrant)] = read_table(fflat, suffix, 0, "fflat")
         table = read[int(quadrant)]
         if table is None:
             problems[i] = f"flat_field: fflat has no usable table for quadrant {quadrant}"

@@ -18,7 +18,7 @@ from spec2fn.schema import meta_of
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["SlitPathlossPlan", "Wavelengths", "plan_nirspec_slits"]
+__all__ = ["SlitPathlossPlan", "Wavelengths", "plan_nirspec_ifu", "plan_nirspec_slits"]
 
 _LOG = logging.getLogger("spec2fn.slits")
 
@@ -155,6 +155,26 @@ def plan_nirspec_slits(
     return _assemble(
         ds, (chosen, uniform, used), shares, shift, (names, mos, source_type, extrapolate)
     )
+
+
+def plan_nirspec_ifu(
+    ds: xr.Dataset,
+    reference: xr.Dataset,
+    source_type: str | None = None,
+    extrapolate: bool | None = None,
+) -> SlitPathlossPlan:
+    """Place the source of an IFU exposure, which is taken to be centred, on the aperture.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        The exposure as one slit, see :func:`spec2fn.plans.slit_frame.as_one_slit`.
+    reference, source_type, extrapolate
+        See :func:`plan_nirspec_slits`; the first aperture counts.
+    """
+    aperture = _apertures(reference)[0]
+    facts = (["of the IFU"], False, source_type, extrapolate)
+    return _assemble(ds, ([aperture], [aperture], [aperture]), np.ones((1, 1)), np.zeros(1), facts)
 
 
 def _assemble(

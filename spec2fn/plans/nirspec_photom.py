@@ -9,6 +9,7 @@ import numpy as np
 
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.plans.base import Plan
+from spec2fn.plans.interpolation import locate
 from spec2fn.plans.photom import find_row, response_row, time_tables
 from spec2fn.plans.tables import (
     PixelList,
@@ -27,7 +28,14 @@ from spec2fn.schema import require
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["ResponsePlan", "SlitPhotomPlan", "plan_slit_photom"]
+__all__ = [
+    "A2_TO_SR",
+    "IfuPhotomPlan",
+    "ResponsePlan",
+    "SlitPhotomPlan",
+    "plan_ifu_photom",
+    "plan_slit_photom",
+]
 
 A2_TO_SR = (np.pi / (180.0 * 3600.0)) ** 2
 """Steradians in a square arcsecond."""
@@ -89,6 +97,106 @@ class SlitPhotomPlan(Plan):
     uniform: ResponsePlan | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class IfuPhotomPlan(Plan):
+    """What converts the slices of an IFU exposure into surface brightness.
+
+    Attributes
+    ----------
+    row : int
+        Of the table ``photom``.
+    order : array of int, shape (n,)
+        Elements of the row in increasing wavelength.
+    index, fraction : array, shape (y, x)
+        See :func:`spec2fn.plans.interpolation.locate`.
+    covered : array of bool, shape (y, x)
+        Pixels of the slices.
+    slices : array of int, shape (30,)
+        Row of the table ``area`` of each slice.
+    slice_index : array of int8, shape (y, x)
+        Slice of each pixel, from 0; 0 where not covered.
+    held : array of bool, shape (y, x), optional
+        With extrapolation: pixels beyond the response, where its end is used (as it is without).
+    """
+
+    row: int
+    order: Any
+    index: Any
+    fraction: Any
+    covered: Any
+    slices: Any
+    slice_index: Any
+    held: Any = None
+
+
+def plan_ifu_photom(
+    ds: xr.Dataset,
+    photom: xr.Dataset,
+    area: xr.Dataset | None,
+    row: int,
+    extrapolate: bool | None = None,
+) -> IfuPhotomPlan:
+    """Place the pixels of an IFU exposure on the relative response and on the areas of slices.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Exposure with ``wavelength`` [um] and ``slice_id`` (from 1), dims ``(y, x)``.
+    photom : xarray.Dataset
+        PHOTOM reference with the columns ``photmj``, ``wavelength``, ``relresponse``.
+    area : xarray.Dataset
+        AREA reference with the columns ``slice_id`` (from 0) and ``pixarea`` [arcsec2].
+    row : int
+        Row of the PHOTOM reference that applies.
+    extrapolate : bool, optional
+        See :func:`spec2fn.steps.photom.photom`.
+
+    Raises
+    ------
+    DatasetError
+        If a variable is missing.
+    ReferenceError
+        If the AREA reference is missing, a column is, or a slice.
+    """
+    require(ds, ("wavelength", "slice_id"), "photom")
+    _need_columns(photom, "photom", ("photmj", "wavelength", "relresponse"), "NRS_IFU")
+    if area is None:
+        msg = (
+            "photom: reference 'area' is missing; NRS_IFU needs the areas of the slices: pass"
+            " area=… or set CRDS up so that it selects one"
+        )
+        raise ReferenceError(msg)
+    _need_columns(area, "area", ("slice_id", "pixarea"), "NRS_IFU")
+    listed = np.asarray(area["area.slice_id"].data).astype(int).tolist()
+    number = np.asarray(ds["slice_id"].data)
+    missing = sorted(set(np.unique(number[number > 0]) - 1) - set(listed))
+    if missing:
+        msg = f"photom: reference 'area' has no row for slice {', '.join(map(str, missing))}"
+        raise ReferenceError(f"{msg} (of 0 to 29); fetch it again from CRDS")
+    order, waves = response_row(photom, row)
+    wave = np.asarray(ds["wavelength"].data).astype(np.float32).astype(waves.dtype)
+    index, fraction, inside = locate(np.clip(wave, waves[0], waves[-1]), waves)
+    return IfuPhotomPlan(
+        row=row,
+        order=order,
+        index=index,
+        fraction=fraction,
+        covered=inside & (number > 0),
+        slices=np.array([listed.index(i) if i in listed else 0 for i in range(30)]),
+        slice_index=np.maximum(number - 1, 0).astype(np.int8),
+        held=(wave < waves[0]) | (wave > waves[-1]) if extrapolates(ds, extrapolate) else None,
+    )
+
+
+def _need_columns(
+    ref: xr.Dataset, reftype: str, columns: tuple[str, ...], exp_type: str | None
+) -> None:
+    missing = [c for c in columns if f"{reftype}.{c}" not in ref]
+    if missing:
+        msg = f"photom: reference {reftype!r} has no column {', '.join(map(repr, missing))}"
+        raise ReferenceError(f"{msg}; {exp_type} needs them")
+
+
 def plan_slit_photom(
     ds: xr.Dataset,
     photom: xr.Dataset,
@@ -135,10 +243,8 @@ def plan_slit_photom(
     mos = ds.attrs.get("exp_type") == "NRS_MSASPEC"
     needed = ("wavelength", "slit_name", "source_type", "xsize", "ysize")
     require(ds, (*needed, "quadrant", "xcen", "ycen") if mos else needed, "photom")
-    missing = [c for c in ("photmj", "wavelength", "relresponse") if f"photom.{c}" not in photom]
-    if missing:
-        msg = f"photom: reference 'photom' has no column {', '.join(map(repr, missing))}"
-        raise ReferenceError(f"{msg}; {ds.attrs.get('exp_type')} needs them")
+    exp_type = ds.attrs.get("exp_type")
+    _need_columns(photom, "photom", ("photmj", "wavelength", "relresponse"), exp_type)
 
     names = np.asarray(ds["slit_name"].data).astype(str)
     rows = _rows(ds, photom, names)
@@ -203,10 +309,7 @@ def _areas(
         return np.full(len(names), nominal), np.full(len(names), np.isnan(nominal))
     mos = ds.attrs.get("exp_type") == "NRS_MSASPEC"
     columns = ("quadrant", "shutter_x", "shutter_y") if mos else ("slit_id",)
-    missing = [c for c in (*columns, "pixarea") if f"area.{c}" not in area]
-    if missing:
-        msg = f"photom: reference 'area' has no column {', '.join(map(repr, missing))}"
-        raise ReferenceError(f"{msg}; {ds.attrs.get('exp_type')} needs them")
+    _need_columns(area, "area", (*columns, "pixarea"), ds.attrs.get("exp_type"))
     values = np.asarray(area["area.pixarea"].data).astype(np.float64)
     if mos:
         wanted = zip(*(np.asarray(ds[n].data) for n in ("quadrant", "xcen", "ycen")), strict=True)

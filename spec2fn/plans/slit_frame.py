@@ -14,9 +14,32 @@ from spec2fn.schema import meta_of, require
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["chosen_types", "is_point", "require_slits", "slit_planes", "strings"]
+__all__ = [
+    "as_one_slit",
+    "chosen_types",
+    "is_point",
+    "require_slits",
+    "slit_planes",
+    "strings",
+]
 
 _LOG = logging.getLogger("spec2fn.slits")
+
+
+def as_one_slit(ds: xr.Dataset, names: tuple[str, ...]) -> xr.Dataset:
+    """Return planes of an exposure as a bucket with a single slit, which shares their memory.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Exposure, dims ``([integration,] y, x)``.
+    names : tuple of str
+        The variables to take, as far as there are any.
+    """
+    planes = {n: ds.variables[n] for n in names if n in ds}
+    return ds.drop_vars(list(ds.variables)).assign(
+        {n: (("slit", *v.dims), v.data[None], v.attrs) for n, v in planes.items()}
+    )
 
 
 def require_slits(ds: xr.Dataset, who: str, names: tuple[str, ...] = ()) -> None:

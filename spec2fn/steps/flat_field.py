@@ -27,6 +27,7 @@ from spec2fn.plans.nirspec_flat import (
     plan_spectral_flat,
     plan_supplied_flat,
 )
+from spec2fn.plans.nirspec_ifu_flat import plan_ifu_flat
 from spec2fn.plans.tables import TableBank, take
 from spec2fn.schema import replace_data, with_meta
 from spec2fn.slits import with_problems
@@ -37,17 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["flat_field"]
 
 _SLITS = frozenset({"NRS_BRIGHTOBJ", "NRS_FIXEDSLIT", "NRS_MSASPEC"})
-# their flats are composed of three references, wavelength by wavelength
-_COMPOSED = frozenset(
-    {
-        "NRS_AUTOWAVE",
-        "NRS_BRIGHTOBJ",
-        "NRS_FIXEDSLIT",
-        "NRS_IFU",
-        "NRS_LAMP",
-        "NRS_MSASPEC",
-    }
-)
+# without a flat of their own: those of a lamp exposure are composed as well
+_LAMPS = frozenset({"NRS_AUTOWAVE", "NRS_LAMP"})
 
 
 def _plan(
@@ -67,7 +59,11 @@ def _plan(
         if fflat is None and sflat is None and dflat is None:
             return Skip(f"no fflat, sflat or dflat reference for {exp_type}")
         return plan_spectral_flat(ds, fflat, sflat, dflat, extrapolate)
-    if exp_type in _COMPOSED and ds.attrs.get("lamp_mode") != "IMAGE":
+    if exp_type == "NRS_IFU" and user_supplied_flat is None:
+        if fflat is None and sflat is None and dflat is None:
+            return Skip(f"no fflat, sflat or dflat reference for {exp_type}")
+        return plan_ifu_flat(ds, fflat, sflat, dflat, extrapolate)
+    if exp_type in _LAMPS and ds.attrs.get("lamp_mode") != "IMAGE":
         return Skip(f"no two-dimensional flat applies to {exp_type}")
     if user_supplied_flat is None:
         if flat is None:
@@ -106,15 +102,17 @@ def flat_field(
     Most exposures have a two-dimensional flat, of which the part that belongs to the subarray is
     used. The flat of a NIRSpec spectrum is composed, pixel by pixel at its wavelength, of parts
     for fore optics, spectrograph and detector: images interpolated in wavelength times tables
-    averaged over the pixel. Pixels whose flat is NaN, zero, or flagged NO_FLAT_FIELD or
+    averaged over the pixel (for the IFU, the first row of the tables). Pixels whose flat is NaN,
+    zero, or flagged NO_FLAT_FIELD or
     DO_NOT_USE, or (NIRSpec) outside the wavelengths of a part, become NaN and are flagged
     DO_NOT_USE; every flag of the flat is added to the exposure's.
 
     Parameters
     ----------
     ds : xarray.Dataset
-        Exposure with ``sci``, ``dq`` and variances, dims ``([integration,] y, x)``; NIRSpec: a
-        bucket of slits with ``wavelength`` [um], dims ``(slit, [integration,] y, x)``.
+        Exposure with ``sci``, ``dq`` and variances, dims ``([integration,] y, x)``; of the
+        NIRSpec IFU also ``wavelength`` [um] and ``slice_id``, dims ``(y, x)``. NIRSpec slits: a
+        bucket with ``wavelength`` [um], dims ``(slit, [integration,] y, x)``.
     flat : xarray.Dataset, optional
         Flat with ``sci`` and, if known, ``err`` and ``dq``, dims ``(y, x)``. It is read here, not
         in the plan, so that the result can be differentiated with respect to it.
@@ -209,7 +207,9 @@ def _flatten_slits(
     names = ("sci", "var_poisson", "var_rnoise", "dq")
     sci, var_poisson, var_rnoise, dq = (ds.variables[n].data for n in names)
     image, error, flags = slit_flat(ds, parts, plan, "wavelength")
-    axis = 1 if "integration" in ds["sci"].dims else None
+    if "slit" not in ds.dims:
+        image, error, flags = _only_slices(plan, image, error, flags)
+    axis = 1 if {"slit", "integration"} <= set(ds["sci"].dims) else None
     planes, dq = divide_by_spectral_flat(
         sci,
         var_poisson,
@@ -224,14 +224,28 @@ def _flatten_slits(
     var_flat = planes.pop("var_flat")
     out = replace_data(ds, dq=dq, **planes)
     out = out.assign(var_flat=(ds["sci"].dims, var_flat))
-    if isinstance(plan, SpectralFlatPlan):
+    if isinstance(plan, SpectralFlatPlan) and "slit" in ds.dims:
         out = with_problems(out, plan.problems)
         if ds.attrs.get("exp_type") == "NRS_FIXEDSLIT":
             kinds = _both_kinds(ds, parts, plan, image.astype(sci.dtype))
             out = out.assign({n: (("slit", "y", "x"), p) for n, p in kinds.items()})
     if keep:
-        out = with_meta(out, records={"interpolatedflat": _record(ds, image, error, flags)})
+        kept = _record(ds, image, error, flags)
+        out = with_meta(out, records={"interpolatedflat": kept})
     return out
+
+
+def _only_slices(plan: Any, image: Any, error: Any, flags: Any) -> tuple[Any, Any, Any]:
+    """Mark the pixels outside the slices of an IFU."""
+    xp = array_namespace(image, flags)
+    outside = xp.asarray(plan.pixels.back > plan.pixels.where.size)
+    nothing = xp.asarray(np.nan, dtype=image.dtype)
+    bad = np.uint32(PIXEL["DO_NOT_USE"])
+    return (
+        xp.where(outside, nothing, image),
+        xp.where(outside, nothing, error),
+        xp.where(outside, bad, flags),
+    )
 
 
 def _insert(plane: Any, axis: int | None) -> Any:
@@ -442,6 +456,8 @@ def _image_flags(part: Any, image: FlatImagePlan, position: Any) -> Any:
 def _record(ds: xr.Dataset, image: Any, error: Any, flags: Any) -> xr.Dataset:
     import xarray as xr
 
+    if "slit" not in ds.dims:
+        return _as_dataset(image.astype(np.float32), error.astype(np.float32), flags)
     dims = ("slit", "y", "x")
     kept = ("wavelength", "slit_name", "xstart", "ystart", "xsize", "ysize")
     return xr.Dataset(

@@ -15,10 +15,15 @@ from spec2fn.kernels.slit_corrections import (
     interpolate_by_slit,
     rescale_slits,
 )
-from spec2fn.plans.nirspec_pathloss import SlitPathlossPlan, Wavelengths, plan_nirspec_slits
+from spec2fn.plans.nirspec_pathloss import (
+    SlitPathlossPlan,
+    Wavelengths,
+    plan_nirspec_ifu,
+    plan_nirspec_slits,
+)
 from spec2fn.plans.pathloss import PathlossPlan, plan_lrs_slit
-from spec2fn.plans.slit_frame import require_slits
-from spec2fn.schema import replace_data
+from spec2fn.plans.slit_frame import as_one_slit, require_slits
+from spec2fn.schema import replace_data, require
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["pathloss"]
 
 _VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
+_PLANES = ("sci", "err", "dq", "wavelength", *_VARIANCES)
 _SLITS = ("NRS_FIXEDSLIT", "NRS_BRIGHTOBJ", "NRS_MSASPEC")
 
 
@@ -43,6 +49,11 @@ def _plan(
     if exp_type in _SLITS:
         require_slits(ds, "pathloss", ("wavelength",))
         return plan_nirspec_slits(ds, pathloss, source_type, extrapolate)
+    if exp_type == "NRS_IFU":
+        require(ds, ("wavelength",), "pathloss")
+        return plan_nirspec_ifu(
+            as_one_slit(ds, ("wavelength",)), pathloss, source_type, extrapolate
+        )
     if exp_type != "MIR_LRS-FIXEDSLIT":
         return Skip(f"no pathloss correction applies to {exp_type}")
     kind = source_type or ds.attrs.get("source_type")
@@ -73,7 +84,8 @@ def pathloss(
 
     A point source in the LRS slit is multiplied by the correction of the reference at the
     position of the source; slits of NIRSpec are divided by the transmission, point sources by
-    that at their position, extended ones by that of a uniform source.
+    that at their position, extended ones by that of a uniform source. A point source in the
+    NIRSpec IFU is taken to be in the middle of the aperture.
 
     Parameters
     ----------
@@ -95,13 +107,13 @@ def pathloss(
         LRS: offset of the source along the dispersion [arcsec]: 0 is where the pointing puts it,
         the slit is 0.51 arcsec wide.
     extrapolate : bool, optional
-        NIRSpec slits: beyond the wavelengths of the reference, take the value at its end. By
+        NIRSpec: beyond the wavelengths of the reference, take the value at its end. By
         default this is done if ``assign_wcs.wavelength_range`` goes beyond the nominal range.
 
     Returns
     -------
     xarray.Dataset
-        With the correction as ``pathloss_ps`` (dims ``[slit,] y, x``), for NIRSpec slits also that
+        With the correction as ``pathloss_ps`` (dims ``[slit,] y, x``), for NIRSpec also that
         of a uniform source as ``pathloss_un``, and ``pathloss_correction_type`` (POINT, UNIFORM,
         or empty for a slit that is left alone, because the reference lacks its aperture or the
         source stands outside; its corrections are NaN). Pixels outside the wavelengths of the
@@ -119,10 +131,12 @@ def pathloss(
     Notes
     -----
     Algorithm: JWST pipeline documentation, pathloss step ("MIRI LRS", "NIRSpec MOS", "NIRSpec
-    fixed slit").
+    fixed slit", "NIRSpec IFU").
     """
     assert pathloss is not None
     if isinstance(plan, SlitPathlossPlan):
+        if "slit" not in ds.dims:
+            return _correct_ifu(ds, pathloss, plan, inverse=inverse)
         return _correct_slits(ds, pathloss, plan, inverse=inverse)
     values = {n: ds.variables[n].data for n in ("sci", "err")}
     variances = {n: ds.variables[n].data for n in _VARIANCES if n in ds}
@@ -192,6 +206,16 @@ def _correct_slits(
     new: dict[str, Any] = {n: (("slit", "y", "x"), plane) for n, plane in planes.items()}
     new["pathloss_correction_type"] = ("slit", np.array(plan.kinds, dtype="U7"))
     return replace_data(ds, dq=dq, **data).assign(new)
+
+
+def _correct_ifu(
+    ds: xr.Dataset, reference: xr.Dataset, plan: SlitPathlossPlan, *, inverse: bool
+) -> xr.Dataset:
+    done = _correct_slits(as_one_slit(ds, _PLANES), reference, plan, inverse=inverse)
+    names = ("sci", "err", "dq", *(n for n in _VARIANCES if n in ds))
+    out = replace_data(ds, **{n: done.variables[n].data[0] for n in names})
+    kinds = ("pathloss_ps", "pathloss_un")
+    return out.assign({n: (("y", "x"), done.variables[n].data[0]) for n in kinds})
 
 
 def _cell(xp: Any, ds: xr.Dataset, plan: SlitPathlossPlan, axis: int) -> Any:

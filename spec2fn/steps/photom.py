@@ -20,7 +20,14 @@ from spec2fn.kernels.photometry import (
 )
 from spec2fn.kernels.tables import chords, follow, spread
 from spec2fn.plans.mrs_photom import TIME_COLUMNS, MrsPhotomPlan, plan_mrs_photom
-from spec2fn.plans.nirspec_photom import ResponsePlan, SlitPhotomPlan, plan_slit_photom
+from spec2fn.plans.nirspec_photom import (
+    A2_TO_SR,
+    IfuPhotomPlan,
+    ResponsePlan,
+    SlitPhotomPlan,
+    plan_ifu_photom,
+    plan_slit_photom,
+)
 from spec2fn.plans.photom import TIME_TABLES, PhotomPlan, find_row, plan_spectral_response
 from spec2fn.schema import SCALARS, meta_of, replace_data, set_scalars
 from spec2fn.slits import with_problems
@@ -54,7 +61,7 @@ def _plan(
     source_type: str | None = None,
     apply_time_correction: bool = True,
     extrapolate: bool | None = None,
-) -> PhotomPlan | SlitPhotomPlan | MrsPhotomPlan | Skip:
+) -> PhotomPlan | SlitPhotomPlan | IfuPhotomPlan | MrsPhotomPlan | Skip:
     exp_type = str(ds.attrs.get("exp_type", "this exposure")).upper()
     if photom is None:
         return Skip(f"no photom reference for {exp_type}")
@@ -73,8 +80,17 @@ def _plan(
         return Skip(f"the photom reference has no row for {found}")
     if exp_type == "MIR_MRS":
         return plan_mrs_photom(ds, photom, apply_time_correction=apply_time_correction)
+    if exp_type == "NRS_IFU":
+        keys = {"filter": ds.attrs.get("filter"), "grating": ds.attrs.get("grating")}
+        row = find_row(photom, "photom", **keys)
+        if row is None:
+            return Skip(
+                f"the photom reference has no row for filter {keys['filter']}"
+                f" and grating {keys['grating']}"
+            )
+        return plan_ifu_photom(ds, photom, area, row, extrapolate)
     if exp_type not in _SPECTRAL:
-        known = ", ".join((*_SPECTRAL, "MIR_MRS", *_SLITS))
+        known = ", ".join((*_SPECTRAL, "MIR_MRS", *_SLITS, "NRS_IFU"))
         msg = f"photom: cannot calibrate {exp_type}; it knows {known}"
         raise InputError(msg)
     keys = {"filter": ds.attrs.get("filter"), "subarray": ds.attrs.get("subarray")}
@@ -102,7 +118,7 @@ def photom(
     photom: xr.Dataset | None = None,
     area: xr.Dataset | None = None,
     *,
-    plan: PhotomPlan | SlitPhotomPlan | MrsPhotomPlan,
+    plan: PhotomPlan | SlitPhotomPlan | IfuPhotomPlan | MrsPhotomPlan,
     inverse: bool = False,
     source_type: Literal["POINT", "EXTENDED"] | None = None,
     apply_time_correction: bool = True,
@@ -113,8 +129,10 @@ def photom(
     The factor of a pixel is ``photmjsr * relresponse(wavelength)``, divided by the relative
     throughput of the instrument at the time of the exposure. For NIRSpec slits it is ``photmj``
     [MJy/(DN/s)] instead of ``photmjsr`` for a point source, and ``photmj`` per area of a pixel
-    for any other. For the MIRI MRS the factors are an image, and the throughput is tabulated by
-    wavelength for every channel.
+    for any other; for the NIRSpec IFU it is always ``photmj`` per area of a pixel of the slice,
+    beyond the wavelengths of the response that at its ends, and does not depend on time. For the
+    MIRI MRS the factors are an image, and the throughput is tabulated by wavelength for every
+    channel.
 
     Parameters
     ----------
@@ -129,8 +147,9 @@ def photom(
         differentiated with respect to them.
     area : xarray.Dataset, optional
         AREA reference; its nominal pixel areas precede those of `photom`. NIRSpec: areas by
-        slit (``area.slit_id``) or shutter (``area.quadrant``, ``shutter_x``, ``shutter_y``).
-    plan : PhotomPlan, SlitPhotomPlan or MrsPhotomPlan
+        slit (``area.slit_id``), shutter (``area.quadrant``, ``shutter_x``, ``shutter_y``) or slice
+        (``area.slice_id``, from 0).
+    plan : PhotomPlan, SlitPhotomPlan, IfuPhotomPlan or MrsPhotomPlan
         From ``photom.plan(ds, photom, area, ...)``.
     inverse : bool
         Convert surface brightness back into count rates.
@@ -176,6 +195,8 @@ def photom(
         return _calibrate_slits(ds, photom, plan, inverse=inverse)
     if isinstance(plan, MrsPhotomPlan):
         return _calibrate_mrs(ds, photom, area, plan, inverse=inverse)
+    if isinstance(plan, IfuPhotomPlan):
+        return _calibrate_ifu(ds, photom, area, plan, inverse=inverse)
     values = {n: ds.variables[n].data for n in ("sci", "err")}
     variances = {n: ds.variables[n].data for n in _VARIANCES if n in ds}
     table = {n: photom.variables[f"photom.{n}"].data for n in ("photmjsr", "relresponse")}
@@ -262,6 +283,53 @@ def _calibrate_mrs(
         photuja2=None if nominal is None else nominal * MJSR_TO_UJA2,
         pixar_sr=_pixel_area("pixar_sr", area, photom),
         pixar_a2=_pixel_area("pixar_a2", area, photom),
+    )
+
+
+def _calibrate_ifu(
+    ds: xr.Dataset,
+    photom: xr.Dataset,
+    area: xr.Dataset | None,
+    plan: IfuPhotomPlan,
+    *,
+    inverse: bool,
+) -> xr.Dataset:
+    """Convert the slices of the NIRSpec IFU, each with its own area of a pixel."""
+    assert area is not None
+    values = {n: ds.variables[n].data for n in ("sci", "err")}
+    variances = {n: ds.variables[n].data for n in _VARIANCES if n in ds}
+    table = {n: photom.variables[f"photom.{n}"].data for n in ("photmj", "relresponse")}
+    sizes = area.variables["area.pixarea"].data
+    xp = array_namespace(*values.values(), *variances.values(), *table.values(), sizes)
+    exact = xp.asarray(plan.fraction).dtype
+
+    flux = xp.asarray(table["photmj"])[plan.row].astype(exact)
+    response = interpolate_planned(
+        xp.asarray(table["relresponse"])[plan.row][plan.order], plan.index, plan.fraction
+    )
+    sizes = xp.asarray(sizes).astype(exact)
+    size = sizes[plan.slices][plan.slice_index]
+    planes, dq = rescale(
+        values,
+        variances,
+        ds.variables["dq"].data,
+        (flux * response / (size * A2_TO_SR)).astype(values["sci"].dtype),
+        plan.covered,
+        do_not_use=PIXEL["DO_NOT_USE"],
+        inverse=inverse,
+    )
+    dq = xp.where(xp.asarray(plan.covered), dq, dq | np.uint32(PIXEL["NON_SCIENCE"]))
+    if plan.held is not None:
+        dq = xp.where(xp.asarray(plan.held), dq | np.uint32(PIXEL["FLUX_ESTIMATED"]), dq)
+    out = replace_data(ds, units="DN/s" if inverse else "MJy/sr", dq=dq, **planes)
+    mean = xp.nanmean(sizes)
+    conversion = flux / (mean * A2_TO_SR)
+    return set_scalars(
+        out,
+        photmjsr=conversion,
+        photuja2=conversion * MJSR_TO_UJA2,
+        pixar_sr=mean * A2_TO_SR,
+        pixar_a2=mean,
     )
 
 
