@@ -247,7 +247,10 @@ def _on_pixels(
 ) -> xr.Dataset:
     """The background of a bucket in count rates, with its variances and flags."""
     dtype = bucket["sci"].dtype
-    found = expand(spectrum, bucket["wavelength"].values, variances=variances)
+    # at the wavelengths that products hold: next to a cosmic ray the spectrum is so steep that
+    # the digits they drop would be seen
+    wavelength = bucket["wavelength"].values.astype(np.float32).astype(np.float64)
+    found = expand(spectrum, wavelength, variances=variances)
     insert = (slice(None), None) if "integration" in bucket["sci"].dims else slice(None)
     gain = unit["sci"].values
     bit = np.uint32(PIXEL["DO_NOT_USE"])
