@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from spec2fn.compose import Observation, Pipeline, Split, find_steps, steps_of
+from spec2fn.compose import Observation, Pipeline, Split, Step, find_steps, steps_of
 from spec2fn.errors import InputError
 from spec2fn.running import Result, RunPlan, StepRecord, needed_references, plan, run
 from spec2fn.schema import meta_of, with_meta
@@ -594,6 +594,8 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
+    if isinstance(value, Step):
+        return value.name
     return f"<{type(value).__name__}>"
 
 

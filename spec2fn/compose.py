@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as _replace
@@ -43,6 +44,7 @@ __all__ = [
     "split",
     "step",
     "steps_of",
+    "with_later_steps",
     "with_parameters",
     "without",
 ]
@@ -125,6 +127,9 @@ class Step:
         Branch of the pipeline the step stands in (see :func:`branch`), or empty.
     suffix : str
         Suffix of the file when the output of this step alone is saved.
+    later_but : tuple of str, optional
+        If given, :func:`run` passes the steps that follow in the same branch, up to the next
+        product, as the parameter ``corrections``, without those named here.
     bound : tuple of (str, value)
         Parameters bound by :meth:`with_`.
     """
@@ -147,6 +152,7 @@ class Step:
     scope: str = "dataset"
     branch: str = ""
     suffix: str = ""
+    later_but: tuple[str, ...] | None = None
     bound: tuple[tuple[str, Any], ...] = ()
 
     def __hash__(self) -> int:
@@ -613,6 +619,30 @@ def with_parameters(pipeline: Pipeline, params: Mapping[str, Mapping[str, Any]])
         for found in find_steps(out, name):
             out = replace(out, **{found.key: found.with_(**values)})
     return out
+
+
+def with_later_steps(pipeline: Pipeline) -> Pipeline:
+    """Return a pipeline in which steps that look ahead know what follows them.
+
+    Steps with :attr:`Step.later_but` get the steps after them, as they stand in the pipeline, as
+    their parameter ``corrections``, unless the user has set it.
+    """
+    out: list[Element] = []
+    for i, element in enumerate(pipeline):
+        if isinstance(element, Split):
+            branches = (
+                _replace(b, steps=with_later_steps(b.steps))  # type: ignore[arg-type]
+                for b in element.branches
+            )
+            out.append(_replace(element, branches=tuple(branches)))
+        elif isinstance(element, Step) and element.later_but is not None:
+            later = tuple(itertools.takewhile(lambda e: isinstance(e, Step), pipeline[i + 1 :]))
+            found = tuple(s for s in later if s.name not in element.later_but)
+            known = found and "corrections" not in dict(element.bound)
+            out.append(element.with_(corrections=found) if known else element)
+        else:
+            out.append(element)
+    return tuple(out)
 
 
 def _element(value: Any) -> Element:

@@ -18,6 +18,7 @@ from spec2fn.compose import (
     Split,
     Step,
     steps_of,
+    with_later_steps,
 )
 from spec2fn.errors import ContractError, Spec2fnError, StepFailedError
 from spec2fn.schema import NOT_EXTRACTED, status_of, with_status
@@ -136,7 +137,8 @@ def run(
     waiting = [obs]
     del obs
     optional = set(products)
-    for i, element in enumerate(settings.pipeline):
+    elements = with_later_steps(settings.pipeline)
+    for i, element in enumerate(elements):
         if isinstance(element, Product):
             ds = waiting[0].science
             asked = not element.optional or element.kind in optional
@@ -148,7 +150,7 @@ def run(
         else:
             waiting.append(state.apply(element, waiting.pop()))
         if lean:
-            waiting.append(_without_members(waiting.pop(), settings.pipeline[i + 1 :]))
+            waiting.append(_without_members(waiting.pop(), elements[i + 1 :]))
     obs = waiting.pop()
     return Result(obs.science, taken, state.saved, tuple(state.records), state.plans, obs.members)
 

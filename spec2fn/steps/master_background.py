@@ -54,6 +54,7 @@ _FIXED_SLIT = 5  # "quadrant" of the fixed slits
     reads=("sci", "err", "dq", "wavelength"),
     aliases=("master_background_mos",),
     scope="slits",
+    later_but=("wavecorr",),  # it moves the wavelengths of point sources only
 )
 def master_background(  # noqa: PLR0917 - one for each reference
     slits: Slits,
@@ -116,8 +117,9 @@ def master_background(  # noqa: PLR0917 - one for each reference
         when they are averaged. The share of the flats is added to ``var_poisson``, because
         flat_field sets ``var_flat`` anew. If false, errors stay as they were.
     corrections : tuple of Step, optional
-        The steps that calibrate the background, with the parameters they have in the pipeline;
-        those with ``skip`` are left out.
+        The steps that calibrate the background; those with ``skip`` are left out. In a pipeline
+        these are the steps that follow, with the parameters (and replacements) they have there;
+        by default flat_field, pathloss, barshadow and photom.
 
     Returns
     -------

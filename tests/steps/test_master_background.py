@@ -364,3 +364,72 @@ def test_users_background_must_hold_a_spectrum():
         user_spectrum(flat_spectrum(np.nan))
     descending = flat_spectrum().isel(wave=slice(None, None, -1))
     assert (np.diff(user_spectrum(descending).wavelength) > 0).all()
+
+
+def _pipeline_background(pipeline, params=None):
+    """What the step subtracts in a pipeline, by slit."""
+    from spec2fn import running
+    from spec2fn.testing import exposures
+
+    result = running.run(
+        pipeline,
+        exposures.observation("NRS_MSASPEC"),
+        exposures.references("NRS_MSASPEC"),
+        params=params,
+        save_steps=("mos/master_background",),
+    )
+    saved = result.saved["mos/master_background"]
+    report = {r.name: r for r in result.report}
+    return {str(s["slit_name"].item()): s["sci"].values for s in saved}, report
+
+
+def test_the_corrections_are_those_of_the_pipeline():
+    from spec2fn import compose
+    from spec2fn.pipelines import NIRSPEC_MOS
+    from spec2fn.steps.photom import photom
+
+    def halved(ds):
+        """As photom, but in other units."""
+        return ds.assign(sci=(ds["sci"].dims, ds["sci"].values * np.float32(0.5)))
+
+    def same(ours, theirs):
+        assert ours.keys() == theirs.keys()
+        for name, sci in ours.items():
+            np.testing.assert_allclose(sci, theirs[name], rtol=1e-5, atol=2e-6)
+
+    pipeline = NIRSPEC_MOS[: compose._index(NIRSPEC_MOS, "cal")]
+    usual, report = _pipeline_background(pipeline)
+    used = [s.name for s in report["mos/master_background"].parameters["corrections"][0]]
+    assert used == ["flat_field", "pathloss", "barshadow", "photom"]
+    # a factor common to all slits cancels, whatever step it comes from
+    constant = {"photom": {"apply_time_correction": False}}
+    changed, report = _pipeline_background(pipeline, constant)
+    same(usual, changed)
+    *_, last = report["mos/master_background"].parameters["corrections"][0]
+    assert last.defaults()["apply_time_correction"] is False
+    same(usual, _pipeline_background(compose.replace(pipeline, photom=(photom.with_())))[0])
+
+    # one that is skipped is not applied to the background either
+    params = {"barshadow": {"skip": True}}
+    without_bars, report = _pipeline_background(pipeline, params)
+    assert not np.allclose(without_bars["1"], usual["1"], rtol=1e-3, equal_nan=True)
+    same(without_bars, _pipeline_background(compose.without(pipeline, "barshadow"))[0])
+
+    # nor is one that is replaced
+    other = compose.replace(pipeline, **{"mos/flat_field": halved})
+    replaced, report = _pipeline_background(other)
+    used = [s.name for s in report["mos/master_background"].parameters["corrections"][0]]
+    assert used == ["halved", "pathloss", "barshadow", "photom"]
+    assert not np.allclose(replaced["1"], usual["1"], rtol=1e-3, equal_nan=True)
+
+
+def test_corrections_of_the_user_win():
+    from spec2fn import compose
+    from spec2fn.pipelines import NIRSPEC_MOS
+
+    mine = compose.replace(
+        NIRSPEC_MOS, master_background=master_background.with_(corrections=CORRECTIONS)
+    )
+    (step,) = compose.find_steps(compose.with_later_steps(mine), "master_background")
+    assert step.defaults()["corrections"] == CORRECTIONS
+    assert compose.with_later_steps((master_background,)) == (master_background,)
