@@ -16,6 +16,7 @@ periodogram and then with free ones. Every function works on an array (spectrum,
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ TOLERANCE = 1e-4
 DOMAIN = 10.0  # of the biweight [standard deviations]
 STRONG_EVIDENCE = 1.0
 USABLE_WEIGHT = 1e-5
+BATCH = 16  # spectra that are fitted at once: what is computed of them stays in the cache
 _TERMS = 9
 
 
@@ -104,6 +106,16 @@ class Sines:
     weights: Array
     model: Array
 
+    def take(self, rows: Array) -> Sines:
+        """Keep spectra `rows`."""
+        return Sines(
+            self.number[rows],
+            self.periods[rows],
+            self.parameters[rows],
+            self.weights[rows],
+            self.model[rows],
+        )
+
 
 _SIN = [(-1) ** k * math.pi ** (2 * k + 1) / math.factorial(2 * k + 1) for k in range(_TERMS)]
 _COS = [(-1) ** k * math.pi ** (2 * k) / math.factorial(2 * k) for k in range(_TERMS + 1)]
@@ -134,73 +146,81 @@ def sincos_turns(turns: Array) -> tuple[Array, Array]:
     return sine, half_sine
 
 
-class _Periodogram:
-    """Lomb-Scargle periodograms with floating mean at periods common to many spectra.
+class _Grid:
+    """Fourier sums at frequencies of any spacing, from sums on a regular grid.
 
-    The Fourier sums are computed on a regular grid of frequencies, which takes one matrix product
-    per spectrum, and interpolated: a sum over points within a range T of the wavenumber is band
-    limited, and on a grid of step 1 / (2 T) a windowed sinc is exact to 1e-7.
+    The sums on a regular grid take one matrix product per spectrum. A sum over points within a
+    range T is band limited, so that on a grid of step 1 / (2 T) a windowed sinc interpolates it
+    to 1e-7.
     """
 
     REACH = 10
     SHAPE = 15.7
 
-    def __init__(self, wavenumber: Array, good: Array, periods: Array) -> None:
-        self.frequencies = 1.0 / periods
-        middle = 0.5 * (wavenumber.max(axis=1) + wavenumber.min(axis=1))
-        x = wavenumber - middle[:, None]
-        self.good = good
-        self.count = np.maximum(good.sum(axis=1), 1)[:, None]
-        step = 0.25 / np.abs(x).max()
-        self.once = self._grid(x, self.frequencies, step)
-        window = good / self.count
-        s, c = self._sums(window, *self.once)
-        s2, c2 = self._sums(window, *self._grid(x, 2.0 * self.frequencies, step))
-        self.cc = 0.5 * (1.0 + c2) - c * c
-        self.ss = 0.5 * (1.0 - c2) - s * s
-        self.cs = 0.5 * s2 - c * s
-        self.determinant = self.cc * self.ss - self.cs**2
-
-    def _grid(self, x: Array, frequencies: Array, step: float) -> tuple[Array, Array, Any]:
+    def __init__(self, frequencies: Array, half_range: float) -> None:
         from scipy.sparse import csr_array
 
         reach = self.REACH
-        first = frequencies.min() - reach * step
-        position = (frequencies - first) / step
+        self.step = 0.25 / half_range
+        self.first = frequencies.min() - reach * self.step
+        position = (frequencies - self.first) / self.step
         n = int(position.max()) + reach + 1
+        self.fine = math.isqrt(n) + 1
+        self.coarse = -(-n // self.fine)
         near = np.floor(position).astype(int)[:, None] + np.arange(1 - reach, reach + 1)
         u = position[:, None] - near
         kaiser = np.i0(self.SHAPE * np.sqrt(np.clip(1.0 - (u / reach) ** 2, 0.0, None)))
         weight = np.sinc(u) * kaiser / np.i0(self.SHAPE)
         starts = np.arange(len(frequencies) + 1) * (2 * reach)
-        fine = math.isqrt(n) + 1
-        coarse = -(-n // fine)
-        interpolation = csr_array(
-            (weight.ravel(), near.ravel(), starts), shape=(len(frequencies), coarse * fine)
-        )
-        return (
-            _powers(x * first, x * (fine * step), coarse),
-            _powers(np.zeros_like(x), x * step, fine),
-            interpolation,
-        )
+        shape = (len(frequencies), self.coarse * self.fine)
+        self.interpolation = csr_array((weight.ravel(), near.ravel(), starts), shape=shape)
 
-    def _sums(self, values: Array, coarse: Array, fine: Array, interpolation: Any) -> Any:
+    def waves(self, x: Array) -> tuple[Array, Array]:
+        """Waves, (spectrum, k, pixel), whose products are those of the grid."""
+        coarse = _powers(x * self.first, x * (self.fine * self.step), self.coarse)
+        return coarse, _powers(np.zeros_like(x), x * self.step, self.fine)
+
+    def sums(self, values: Array, coarse: Array, fine: Array) -> tuple[Array, Array]:
+        """Sums of `values` times sines and cosines, (spectrum, frequency)."""
         sums = (coarse * values[:, None]) @ fine.swapaxes(1, 2)
         sums = sums.reshape(len(values), -1).T
-        return (interpolation @ sums.imag).T, (interpolation @ sums.real).T
+        return (self.interpolation @ sums.imag).T, (self.interpolation @ sums.real).T
 
-    def highest(self, rows: Array, values: Array) -> Array:
-        """Index of the period with the highest power, of spectra `rows` (first if none is)."""
-        good, count = self.good[rows], self.count[rows]
-        kept = np.where(good, values, 0.0)
-        kept = np.where(good, kept - kept.sum(axis=1, keepdims=True) / count, 0.0) / count
-        coarse, fine, interpolation = self.once
-        s, c = self._sums(kept, coarse[rows], fine[rows], interpolation)
-        power = c * c * self.ss[rows] + s * s * self.cc[rows] - 2.0 * c * s * self.cs[rows]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            power = power / self.determinant[rows]
-        power = np.where(np.any(kept != 0.0, axis=1)[:, None], power, 0.0)
-        return np.argmax(power, axis=1)
+
+class _Periodogram:
+    """Lomb-Scargle periodograms with floating mean at periods common to many spectra."""
+
+    def __init__(self, wavenumber: Array, periods: Array) -> None:
+        middle = 0.5 * (wavenumber.max(axis=1) + wavenumber.min(axis=1))
+        self.x = wavenumber - middle[:, None]
+        half_range = float(np.abs(self.x).max())
+        self.once = _Grid(1.0 / periods, half_range)
+        self.twice = _Grid(2.0 / periods, half_range)
+
+    def of(self, rows: Array, good: Array) -> Callable[[Array, Array], Array]:
+        """Return a function that finds the index of the highest period.
+
+        Its arguments are which of `rows`, and their values; where no power is positive it is 0.
+        """
+        count = np.maximum(good.sum(axis=1), 1)[:, None]
+        x, window = self.x[rows], good / count
+        waves = self.once.waves(x)
+        s, c = self.once.sums(window, *waves)
+        s2, c2 = self.twice.sums(window, *self.twice.waves(x))
+        cc, ss, cs = 0.5 * (1.0 + c2) - c * c, 0.5 * (1.0 - c2) - s * s, 0.5 * s2 - c * s
+        determinant = cc * ss - cs**2
+
+        def highest(k: Array, values: Array) -> Array:
+            mean = (window[k] * values).sum(axis=1, keepdims=True)
+            kept = window[k] * (values - mean)
+            s, c = self.once.sums(kept, waves[0][k], waves[1][k])
+            power = c * c * ss[k] + s * s * cc[k] - 2.0 * c * s * cs[k]
+            with np.errstate(invalid="ignore", divide="ignore"):
+                power = power / determinant[k]
+            power = np.where(np.any(kept != 0.0, axis=1)[:, None], power, 0.0)
+            return np.argmax(power, axis=1)
+
+        return highest
 
 
 def _powers(start: Array, step: Array, n: int) -> Array:
@@ -525,7 +545,6 @@ def find_fringes(
     n, pixels = residual.shape
     factor = wavenumber.min(axis=1)
     x = wavenumber / factor[:, None]
-    periods = search.periods
     # of a constant 1, not 0, and without weights: what the published evidence compares with
     evidence = log10_evidence(
         np.square(residual - 1.0).sum(axis=1),
@@ -534,8 +553,6 @@ def find_fringes(
         np.zeros(n),
         search.evidence,
     )
-    good = weights > USABLE_WEIGHT
-    periodogram = _Periodogram(wavenumber, good, periods)
     out = Sines(
         np.zeros(n, dtype=int),
         np.full((n, search.most), np.nan),
@@ -543,9 +560,28 @@ def find_fringes(
         weights.copy(),
         np.zeros((n, pixels)),
     )
-    active = np.arange(n)
+    if n:
+        periodogram = _Periodogram(wavenumber, search.periods)
+        for rows in np.split(np.arange(n), range(BATCH, n, BATCH)):
+            highest = periodogram.of(rows, weights[rows] > USABLE_WEIGHT)
+            _find(rows, (x, residual, weights), factor, (evidence, highest, search), out)
+    return out
+
+
+def _find(
+    rows: Array,
+    data: tuple[Array, Array, Array],
+    factor: Array,
+    decide: tuple[Array, Callable[[Array, Array], Array], FringeSearch],
+    out: Sines,
+) -> None:
+    """Find fringes one by one in some of the spectra; fills `out`."""
+    x, residual, weights = data
+    evidence, highest, search = decide
+    periods = search.periods
+    active = rows
     for k in range(search.most):
-        peak = periodogram.highest(active, residual[active] - out.model[active])
+        peak = highest(active - rows[0], residual[active] - out.model[active])
         out.periods[active, k] = periods[peak]
         frequencies = factor[active, None] / out.periods[active, : k + 1]
         y, w = residual[active], weights[active]
@@ -560,6 +596,5 @@ def find_fringes(
         out.number[active] = k + 1
         out.parameters[active, :, : k + 1] = p
         out.weights[active] = last[better]
-        s, c = sincos_turns(p[:, 0, :, None] * x[active, None])
-        out.model[active] = _sum_of_sines(p, s, c)
-    return out
+        sine, cosine = sincos_turns(p[:, 0, :, None] * x[active, None])
+        out.model[active] = _sum_of_sines(p, sine, cosine)

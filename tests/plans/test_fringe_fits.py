@@ -35,7 +35,7 @@ def test_periodogram_finds_the_period_of_the_best_sine():
     good = rng.random((2, 300)) > 0.2
     y = rng.normal(size=(2, 300)) + 0.5 * np.cos(2 * np.pi * wavenumber / 2.71)
     periods = np.linspace(2.0, 4.0, 400)
-    found = _Periodogram(wavenumber, good, periods).highest(np.arange(2), y)
+    found = _Periodogram(wavenumber, periods).of(np.arange(2), good)(np.arange(2), y)
     for k in range(2):
         x, v = wavenumber[k, good[k]], y[k, good[k]]
         left = []
@@ -48,8 +48,9 @@ def test_periodogram_finds_the_period_of_the_best_sine():
 
 def test_periodogram_of_nothing_takes_the_first_period():
     wavenumber = np.linspace(1740, 2040, 300)[None]
-    grid = _Periodogram(wavenumber, np.zeros((1, 300), bool), np.linspace(2.0, 4.0, 50))
-    assert grid.highest(np.array([0]), np.ones((1, 300)))[0] == 0
+    one = np.array([0])
+    highest = _Periodogram(wavenumber, np.linspace(2.0, 4.0, 50)).of(one, np.zeros((1, 300), bool))
+    assert highest(one, np.ones((1, 300)))[0] == 0
 
 
 SEARCH = FringeSearch(2.9, 1.5, 10, 0.01, True, Evidence(13.0, (0.001, 10.0)))
