@@ -42,6 +42,7 @@ from spec2fn.steps.pathloss import pathloss
 from spec2fn.steps.photom import photom
 from spec2fn.steps.pixel_replace import pixel_replace
 from spec2fn.steps.resample_spec import resample_spec
+from spec2fn.steps.residual_fringe import residual_fringe
 from spec2fn.steps.srctype import srctype
 from spec2fn.steps.straylight import straylight
 from spec2fn.steps.targ_centroid import targ_centroid
@@ -102,6 +103,7 @@ MIRI_MRS: Pipeline = (
     flat_field,
     fringe,
     photom,
+    residual_fringe,
     product("cal"),
 )
 
