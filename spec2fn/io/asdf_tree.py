@@ -16,6 +16,7 @@ import json
 import math
 import re
 import struct
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -84,15 +85,27 @@ class TreeWriter:
         shared: list[str] = []
         entries = ["- " + self._render(parts, shared) for parts in self._entries]
         text = io.StringIO()
-        text.write(f"#ASDF 1.0.0\n#ASDF_STANDARD {self._file.version_string}\n%YAML 1.1\n")
-        text.write(f"%TAG ! {_PREFIX}\n--- !core/asdf-1.1.0\n{self._history()}")
         text.write(f"meta:\n  model_type: {model}\n")
         if shared:
             text.write(f"{SHARED}:\n" + "\n".join(shared) + "\n")
         text.write(f"{self._key}:\n" + "\n".join(entries) if entries else f"{self._key}: []")
-        text.write("\n...\n")
-        blocks = b"".join(_block(a) for a in self._arrays)
-        return text.getvalue().encode("ascii") + blocks
+        return self._whole(text.getvalue())
+
+    def single(self, wcs: Any) -> bytes:
+        """Return the ASDF file that holds this ``meta.wcs`` and nothing else."""
+        parts: list[Any] = []
+        self._emit(wcs, parts)
+        shared: list[str] = []
+        value = self._render(parts, shared)
+        listed = f"{SHARED}:\n" + "\n".join(shared) + "\n" if shared else ""
+        return self._whole(f"{listed}meta:\n  wcs: {value}")
+
+    def _whole(self, tree: str) -> bytes:
+        head = (
+            f"#ASDF 1.0.0\n#ASDF_STANDARD {self._file.version_string}\n%YAML 1.1\n"
+            f"%TAG ! {_PREFIX}\n--- !core/asdf-1.1.0\n{self._history()}"
+        )
+        return b"".join([f"{head}{tree}\n...\n".encode("ascii"), *map(_block, self._arrays)])
 
     def _history(self) -> str:
         out = "history:\n  extensions:\n"
@@ -157,7 +170,7 @@ class TreeWriter:
                     out.append(", ")
                 self._emit(item, out)
             out.append("]")
-        elif kind is dict:
+        elif kind is dict or isinstance(value, OrderedDict):
             out.append("{")
             for i, (key, item) in enumerate(value.items()):
                 out.append(", " if i else "")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from spec2fn.errors import InputError
-from spec2fn.io.asdf_tree import TreeWriter, cut_slit
+from spec2fn.io.asdf_tree import SHARED, TreeWriter, cut_slit
 
 __all__ = ["LazyWcs", "WcsList", "asdf_bytes", "wcs_from_bytes", "wcs_of_cut"]
 
@@ -179,8 +179,11 @@ def wcs_from_bytes(content: bytes, where: str = "", spectrum: int | None = None)
         return None
     with _unreadable(where):
         if short is not None:
-            with asdf.open(io.BytesIO(short), lazy_load=False, memmap=False) as file:
-                return file.tree["meta"]["wcs"]
+            with asdf.config_context() as config:
+                # what our own writer has written needs no schemas, which would take longer
+                config.validate_on_read = f"\n{SHARED}:\n".encode() not in short
+                with asdf.open(io.BytesIO(short), lazy_load=False, memmap=False) as file:
+                    return file.tree["meta"]["wcs"]
         # the file stays open: it links to extensions of the FITS file, which are not to be read,
         # so its own arrays are read when they are used
         file = asdf.open(io.BytesIO(content), memmap=False)
@@ -227,15 +230,21 @@ def _only_wcs(content: bytes) -> bytes | None:
             found.append(line)
         elif found:
             break
-    text = b"\n".join(found)
     if not found:
         return b""
+    text = b"\n".join(found)
+    mark = SHARED.encode() + b":"
+    listed = b""
+    if mark in lines[:first]:
+        start_of = lines.index(mark)
+        listed = b"\n".join(lines[start_of : first - 1])
     # an alias may point to an anchor that was cut away
-    anchors = set(re.findall(rb"&(id\d+)", text))
-    if set(re.findall(rb"\*(id\d+)", text)) - anchors:
+    anchors = set(re.findall(rb"&(id\d+)", listed + text))
+    if set(re.findall(rb"\*(id\d+)", listed + text)) - anchors:
         return None
     blocks = blocks.split(b"#ASDF BLOCK INDEX")[0]
-    return head + start + lines[0] + b"\nmeta:\n" + text + end + blocks
+    parts = [lines[0], *([listed] if listed else []), b"meta:", text]
+    return head + start + b"\n".join(parts) + end + blocks
 
 
 def _dump(tree: dict[str, Any]) -> bytes:
@@ -265,7 +274,9 @@ def _wcs_dump(wcs: Any) -> bytes:
     hit = _cache.get(key)
     if hit is not None and hit[0]() is wcs:
         return hit[1]
-    content = _dump({"meta": {"wcs": wcs}})
+    # the transforms of many slices: the general writer takes seconds
+    many = any(hasattr(step.transform, "selector") for step in wcs.pipeline)
+    content = TreeWriter("").single(wcs) if many else _dump({"meta": {"wcs": wcs}})
     try:
         _cache[key] = (weakref.ref(wcs, lambda _: _cache.pop(key, None)), content)
     except TypeError:  # an object without weak references is serialised every time
@@ -325,4 +336,5 @@ def asdf_bytes(model: str, wcs: Any = None) -> bytes:
 
 
 def _loaded(wcs: Any) -> Any:
-    return wcs.load() if isinstance(wcs, LazyWcs) else wcs
+    # one that is read from a file, or put together, on first use
+    return wcs.load() if hasattr(type(wcs), "load") else wcs

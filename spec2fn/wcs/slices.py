@@ -98,8 +98,6 @@ def ifu_slices(ds: xr.Dataset) -> IfuSlices:
     """
     meta = meta_of(ds)
     wcs = meta.wcs
-    if hasattr(wcs, "load"):
-        wcs = wcs.load()
     steps: list[Any] = list(getattr(wcs, "pipeline", ()))
     selector = getattr(steps[1].transform, "selector", None) if len(steps) > 1 else None
     if selector is None:

@@ -31,6 +31,7 @@ from spec2fn.wcs.build.nirspec_optics import (
     tree,
 )
 from spec2fn.wcs.build.pointing import polygon
+from spec2fn.wcs.deferred import DeferredWcs
 from spec2fn.wcs.lower import lower
 from spec2fn.wcs.lowered import Lowered
 
@@ -232,12 +233,9 @@ def ifu(ds: xr.Dataset, refs: Mapping[str, Any], options: WcsOptions | None = No
     planes, lit = slice_planes(batch, boxes, (shape[0], shape[1]))
     if not lit.any():
         raise InputError(_no_light(ds))
-    from spec2fn.wcs.build import nirspec_ifu_gwcs as made
-
-    if options.nrs_ifu_slice_wcs:
-        wcs = made.by_slice(batch, boxes)
-    else:
-        wcs = made.by_pixel(batch, planes["slice_id"], planes["slit_y"])
+    by_slice, number = options.nrs_ifu_slice_wcs, planes["slice_id"]
+    # most of what it takes to calibrate does not need the gwcs
+    wcs = DeferredWcs(lambda: _gwcs(batch, boxes, number, by_slice=by_slice))
     records = {
         "slices": batch,
         "spectral_order": shared.order,
@@ -252,6 +250,12 @@ def ifu(ds: xr.Dataset, refs: Mapping[str, Any], options: WcsOptions | None = No
         planes=planes,
         nominal_range=exceeded_range(shared),
     )
+
+
+def _gwcs(batch: SliceBatch, boxes: np.ndarray, slice_id: np.ndarray, *, by_slice: bool) -> Any:
+    from spec2fn.wcs.build import nirspec_ifu_gwcs as made
+
+    return made.by_slice(batch, boxes) if by_slice else made.by_pixel(batch, slice_id)
 
 
 def _check_light(ds: xr.Dataset) -> None:

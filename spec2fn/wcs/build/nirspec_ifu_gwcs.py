@@ -16,7 +16,7 @@ _DIGITS = 5  # of positions across the slicer [m], by which slices are told apar
 _TOLERANCE = 1e-4  # m
 
 
-def by_pixel(batch: SliceBatch, slice_id: np.ndarray, slit_y: np.ndarray) -> Any:
+def by_pixel(batch: SliceBatch, slice_id: np.ndarray) -> Any:
     """Return the gwcs from pixels to the sky and wavelength [um].
 
     Parameters
@@ -24,8 +24,6 @@ def by_pixel(batch: SliceBatch, slice_id: np.ndarray, slit_y: np.ndarray) -> Any
     batch : SliceBatch
     slice_id : int array, shape (y, x)
         Slice that each pixel belongs to, from 1; 0 for none.
-    slit_y : float array, shape (y, x)
-        Position of each pixel along its slice.
 
     Returns
     -------
@@ -40,14 +38,16 @@ def by_pixel(batch: SliceBatch, slice_id: np.ndarray, slit_y: np.ndarray) -> Any
 
     from_detector = batch.optics.to_sca | batch.optics.sca_to_gwa
     transforms, places = {}, {}
-    for label, box, middle in _extents(slice_id, slit_y):
+    for label, box in _extents(slice_id):
         i = label - 1
         one = from_detector | _gwa_to_slice(batch, i) | _slice_to_slicer(batch, i)
         bind_bounding_box(one, box, order="F")
         transforms[label] = one
-        across = float(np.round(batch.msa(np.array(i), 0.0, middle)[0], _DIGITS))
+        across = float(np.round(batch.location[0][i, 0], _DIGITS))
         places[across] = Mapping((0,), n_inputs=3) | Const1D(label)
     labels = LabelMapperArray(slice_id)
+    # gwcs widens the map to 8 bytes for each pixel, all of which would be written
+    labels._mapper = slice_id.astype(np.int8)  # noqa: SLF001
     labels.inverse = LabelMapperDict(
         inputs=("x_slice", "y_slice", "lam"),
         mapper=places,
@@ -71,15 +71,25 @@ def by_pixel(batch: SliceBatch, slice_id: np.ndarray, slit_y: np.ndarray) -> Any
     return WCS([*pipeline, (named["world"], None)])
 
 
-def _extents(slice_id: np.ndarray, slit_y: np.ndarray) -> list[tuple[int, Any, float]]:
-    # of each slice: its number, its bounding box, and the mean position along it
-    out = []
-    for label in np.unique(slice_id[slice_id > 0]):
-        mine = slice_id == label
-        y, x = (np.flatnonzero(mine.any(axis=axis)) for axis in (1, 0))
-        box = tuple((float(v[0]) - 0.5, float(v[-1]) + 0.5) for v in (x, y))
-        out.append((int(label), box, float(slit_y[mine].mean())))
-    return out
+def _extents(slice_id: np.ndarray) -> list[tuple[int, Any]]:
+    # the number of each slice and its bounding box
+    y, x = np.nonzero(slice_id)
+    number = slice_id[y, x]
+    size = int(number.max(initial=0)) + 1
+    low, high = np.full((2, size), 1 << 30), np.full((2, size), -1)
+    for axis, values in enumerate((x, y)):
+        np.minimum.at(low[axis], number, values)
+        np.maximum.at(high[axis], number, values)
+    return [
+        (
+            k,
+            tuple(
+                (float(a) - 0.5, float(b) + 0.5) for a, b in zip(low[:, k], high[:, k], strict=True)
+            ),
+        )
+        for k in range(1, size)
+        if high[0, k] >= 0
+    ]
 
 
 def by_slice(batch: SliceBatch, boxes: np.ndarray) -> Any:
