@@ -50,9 +50,9 @@ def scatter_columns(values: Any, owner: Any) -> Any:
     array, (…, y, x)
     """
     xp = array_namespace(values, owner)
-    row = xp.arange(owner.shape[0])[:, None]
-    out = values[..., xp.maximum(owner, 0), row]
-    return xp.where(owner >= 0, out, xp.ones((), dtype=out.dtype))
+    shape = (*values.shape[:-2], 1, owner.shape[0])
+    values = xp.concatenate([xp.ones(shape, dtype=values.dtype), values], axis=-2)
+    return values[..., owner + 1, xp.arange(owner.shape[0])[:, None]]
 
 
 def fringe_model(

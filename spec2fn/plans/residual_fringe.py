@@ -468,6 +468,8 @@ def _fit_kind(columns: _Columns, current: Array, at: Array, search: FringeSearch
     columns.drop(at[go[~some & known]], NO_EVIDENCE)
     columns.drop(at[go[~some & ~known]], WEIGHT)
     go, sines = go[some], sines.take(some)
+    if not go.size:
+        return None
     rejected = reject_runaways(sines.model, columns.limit[at[go]])
     keep = ~rejected & (columns.weight[at[go]] > USABLE_WEIGHT)
     return _Found(at[go], scaled[go], relative[go], continuum[go], knots[go], sines, keep)
