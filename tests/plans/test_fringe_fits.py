@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -208,6 +211,23 @@ def test_baseline_needs_monotonic_wavenumbers():
     )
     assert not possible.any()
     assert np.isnan(out).all()
+
+
+@pytest.mark.parametrize("name", ["good_col", "edge_col"])
+def test_baselines_of_real_columns(name):
+    from astropy.io import fits
+
+    folder = os.environ.get("SPEC2FN_REALDATA")
+    if not folder:
+        pytest.skip("SPEC2FN_REALDATA is not set")
+    with fits.open(Path(folder, "residual_fringe", f"{name}.fits")) as hdus:
+        period = hdus[0].header["FFREQ"]
+        planes = [hdus[k].data.astype(float)[None] for k in range(1, 5)]
+    flux, weights, wavenumber, expected = planes
+    number = int(np.ptp(wavenumber) / period)
+    knots = find_knots(flux, weights, number)
+    out, _, _ = fit_baseline(flux, weights, wavenumber / wavenumber.min(), knots, 2, robust=True)
+    np.testing.assert_allclose(out, expected, rtol=1e-6, atol=1e-8)
 
 
 def test_knots_mark_the_edges_of_unusable_pixels():
