@@ -33,7 +33,12 @@ _MEMBER_PARAMETERS = {
 }
 
 # Suffixes of images that steps leave in the records, where they differ from the name.
-_SUFFIXES = {"combined_background": "combinedbackground"}
+_SUFFIXES = {
+    "combined_background": "combinedbackground",
+    "nsclean_mask": "mask",
+    "nsclean_background": "flicker_bkg",
+    "nsclean_noise": "flicker_noise",
+}
 
 Format = Literal["fits", "netcdf"]
 
@@ -372,8 +377,6 @@ def _chunk_size(job: Job, asked: int | None) -> int | None:
     pixels = ds.sizes["y"] * ds.sizes["x"]
     size = asked or max(1, CHUNK_BYTES // (4 * pixels * _PLANES_IN_WORK))
     whole = any(not s.skip and not s.works_in_pieces for s in steps_of(job.settings.pipeline))
-    # products of many slits have no place for more integrations
-    whole = whole or ds.attrs["exp_type"] in ("NRS_FIXEDSLIT", "NRS_MSASPEC")
     return None if whole or size >= total else size
 
 
@@ -537,6 +540,9 @@ def _join(parts: list[Any]) -> Any:
 
     if "integration" not in parts[0].dims:
         return parts[0]
+    if hasattr(parts[0], "buckets"):
+        buckets = zip(*(p.buckets for p in parts), strict=True)
+        return type(parts[0])(tuple(_join(list(b)).transpose("slit", ...) for b in buckets))
     joined = xr.concat(
         parts,
         dim="integration",

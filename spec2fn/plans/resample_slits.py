@@ -32,7 +32,7 @@ from spec2fn.plans.output_wcs import (
 )
 from spec2fn.plans.resample import Provenance, pixel_map
 from spec2fn.plans.slit_frame import strings
-from spec2fn.plans.slit_grid import LazyWcs, Locator, mean_image, nirspec_grid
+from spec2fn.plans.slit_grid import LazyWcs, Locator, first_image, nirspec_grid
 from spec2fn.schema import meta_of
 
 if TYPE_CHECKING:
@@ -135,8 +135,8 @@ def plan_slits(
     ----------
     ds : xarray.Dataset
         A bucket with ``sci`` and the gwcs of each slit; planes ``ra``, ``dec``, ``wavelength``
-        spare their evaluation. The pixels decide where the tangent plane touches the sky,
-        which the result hardly depends on.
+        spare their evaluation. The pixels (of the first integration) decide where the
+        tangent plane touches the sky, which the result hardly depends on.
     exposure_time : float
         [s]
     pixfrac, kernel, output_shape, pixel_scale_ratio, pixel_scale, output_wcs
@@ -256,7 +256,7 @@ def _resampled(ds: xr.Dataset, i: int, wcs: Any, options: _Options) -> _One | st
         wavelength, region = seen[2], box_region(seen[0], seen[1])
     else:
         ratio = _ratio(wcs, dispaxis, options)
-        image = mean_image(ds["sci"].data[i, ..., :ny, :nx])
+        image = first_image(ds["sci"].data[i, ..., :ny, :nx])
         made = nirspec_grid(wcs, world, image, ratio, options.locate)
         if isinstance(made, str):
             return made

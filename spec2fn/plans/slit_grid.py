@@ -23,11 +23,11 @@ from spec2fn.wcs.lower import lower
 from spec2fn.wcs.lowered import Lowered, chain
 
 __all__ = [
+    "first_image",
     "LazyWcs",
     "Locator",
     "SlitGrid",
     "build_slit_grid",
-    "mean_image",
     "nirspec_grid",
     "source_weights",
 ]
@@ -124,16 +124,10 @@ class LazyWcs(Mapping[int, Any]):
         return len(self._grids)
 
 
-def mean_image(data: Any) -> np.ndarray:
-    """Return the mean of the finite pixels over all leading axes."""
+def first_image(data: Any) -> np.ndarray:
+    """Return the first of all leading axes: a plan does not depend on how many are in work."""
     data = np.asarray(data)
-    if data.ndim == 2:
-        return data
-    data = data.reshape(-1, *data.shape[-2:])
-    known = np.isfinite(data)
-    number = known.sum(axis=0)
-    total = np.where(known, data, 0).sum(axis=0, dtype=np.float64)
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+    return data.reshape(-1, *data.shape[-2:])[0]
 
 
 def source_weights(image: np.ndarray) -> np.ndarray:

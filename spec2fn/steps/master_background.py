@@ -54,6 +54,7 @@ _FIXED_SLIT = 5  # "quadrant" of the fixed slits
     reads=("sci", "err", "dq", "wavelength"),
     aliases=("master_background_mos",),
     scope="slits",
+    chunkable=False,  # all integrations share one background
     later_but=("wavecorr",),  # it moves the wavelengths of point sources only
 )
 def master_background(  # noqa: PLR0917 - one for each reference

@@ -15,7 +15,7 @@ from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.parameters import Range
 from spec2fn.plans.resample import ResampleSpecPlan, Slit, make_plan, require_wcs
 from spec2fn.plans.resample_slits import ResampleSlitsPlan, plan_slits
-from spec2fn.plans.slit_grid import mean_image
+from spec2fn.plans.slit_grid import first_image
 from spec2fn.schema import SCALARS, meta_of, set_scalars, with_attrs, with_meta
 from spec2fn.slits import PADDING, with_problems
 
@@ -102,7 +102,7 @@ def plan_resample_spec(
         source=source,
         s_region=attrs.get("s_region", meta.get("S_REGION")),
         exposure_time=exposure_time,
-        image=mean_image(ds["sci"].data) if attrs.get("instrument") == "NIRSPEC" else None,
+        image=first_image(ds["sci"].data) if attrs.get("instrument") == "NIRSPEC" else None,
     )
     plan = make_plan(
         slit,
