@@ -246,7 +246,14 @@ def _open(source: Any, open_observation: Callable[[Any], Observation]) -> tuple[
     if metadata and folder and "msa_metadata" not in obs.members:
         from spec2fn.io.msa import read_msa_metadata
 
-        obs = obs.replace(msa_metadata=(read_msa_metadata(Path(folder) / str(metadata)),))
+        path = Path(folder) / str(metadata)
+        if not path.exists():
+            msg = (
+                f"{meta.filename}: its MSA metadata file {metadata} (MSAMETFL) is not in {folder};"
+                " put it beside the exposure"
+            )
+            raise InputError(msg)
+        obs = obs.replace(msa_metadata=(read_msa_metadata(path),))
     return obs, str(meta.records.get("product") or base_name(meta.filename))
 
 

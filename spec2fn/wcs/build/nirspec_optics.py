@@ -115,9 +115,10 @@ def optics(
     ReferenceError
         For a missing or damaged reference, or one of another grating or filter.
     """
+    shared = spectrograph(ds, refs, wavelength_range)
     trees = {name: tree(ds, refs, name) for name in ("fore", "msa", "ote")}
     return Optics(
-        **spectrograph(ds, refs, wavelength_range),
+        **shared,
         quadrants={q: _quadrant(trees["msa"], q) for q in range(1, 6)},
         to_sky=msa_to_sky(ds, trees["fore"], trees["ote"]),
     )
@@ -138,9 +139,10 @@ def spectrograph(
     dict
         Fields of :class:`Optics`: all but ``quadrants`` and ``to_sky``.
     """
-    trees = {name: tree(ds, refs, name) for name in ("camera", "collimator", "disperser", "fpa")}
+    # first, because CRDS has no references for filters and gratings that do not go together
     order, nominal = spectral_range(ds, refs, any_filter=wavelength_range is not None)
     waverange = nominal if wavelength_range is None else _in_metres(wavelength_range)
+    trees = {name: tree(ds, refs, name) for name in ("camera", "collimator", "disperser", "fpa")}
     rotation = _grating_rotation(ds, trees["disperser"])
     wavelength, angles = _disperser(ds, trees["disperser"], order)
     return {
