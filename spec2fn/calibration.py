@@ -7,6 +7,7 @@ This is the outer shell; everything it does can be done by hand with :mod:`spec2
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -343,7 +344,7 @@ def calibrate(
     folder = None if output_dir is None else output_folder(output_dir)
     chunk = _chunk_size(job, chunk_integrations)
     pieces = _run_pieces(job, chunk, steps, products, progress, strict=strict)
-    with light_asdf():
+    with light_asdf(), _patient_collector():
         if chunk is None:
             result = next(pieces)
             made = _labelled(job, result)
@@ -353,6 +354,25 @@ def calibrate(
     report = _report(job, result, files, time.perf_counter() - start)
     kinds = {k: v for k, v in made.items() if k in result.products}
     return Calibration(kinds, files, report, {k: v for k, v in made.items() if k not in kinds})
+
+
+# Objects allocated before the collector of cycles looks at them.
+_YOUNG_OBJECTS = 200_000
+
+
+@contextlib.contextmanager
+def _patient_collector() -> Iterator[None]:
+    """Let Python look for cycles less often: the transforms of many slits are many objects.
+
+    With the usual thresholds, which suit small programs, the search takes a fifth of the time.
+    """
+    before = gc.get_threshold()
+    if before[0]:  # zero is off, and stays off
+        gc.set_threshold(max(before[0], _YOUNG_OBJECTS), *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def output_folder(path: str | os.PathLike[str]) -> Path:

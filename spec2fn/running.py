@@ -186,14 +186,12 @@ class _Run:
             active = {s.name for s in steps_of(self.settings.pipeline) if not s.skip}
             element = element if element.when in active else step
         before = _problems(obs.science)
-        obs = _apply(element, obs, self.refs, self.plans, isolate=not self.strict)
+        obs = _apply(element, obs, self.refs, self.plans, lean=self.lean, isolate=not self.strict)
         problems = _new_problems(before, _problems(obs.science))
         if problems and self.strict:
             listed = "; ".join(f"slit {name}: {text}" for name, text in problems.items())
             msg = f"step {step.key} failed on {len(problems)} slits (strict=True): {listed}"
             raise StepFailedError(msg)
-        if self.lean:
-            self.plans.pop(step.key, None)
         record = StepRecord(
             step.key,
             status_of(obs.science, step.name),
@@ -265,6 +263,7 @@ def _apply(
     refs: Mapping[str, Any],
     plans: dict[str, Any],
     *,
+    lean: bool,
     isolate: bool,
 ) -> Observation:
     step = element.step if isinstance(element, AlsoOn) else element
@@ -275,9 +274,13 @@ def _apply(
     bound = {r: _get(refs, key) for r, key in zip(step.refs, step.reference_keys, strict=True)}
     members = {role: obs.members.get(role, ()) for role in step.members}
     try:
-        if step.planner is not None and step.key not in plans:
-            plans[step.key] = step.plan(obs.science, **bound, **members)
         made = plans.get(step.key)
+        # without a plan, a step makes that of one bucket of slits after the other
+        alone = lean and not isinstance(element, AlsoOn)
+        if step.planner is not None and made is None and not alone:
+            made = step.plan(obs.science, **bound, **members)
+            if not lean:
+                plans[step.key] = made
         science = step(obs.science, plan=made, **bound, **members)
         if not isinstance(element, AlsoOn) or isinstance(made, Skip):
             return obs.replace(science)

@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 _LOG = logging.getLogger("spec2fn.slits")
+_CHUNK = 2**18  # pixels evaluated at once
 
 
 def as_one_slit(ds: xr.Dataset, names: tuple[str, ...]) -> xr.Dataset:
@@ -116,7 +117,8 @@ def slit_planes(
     along, wavelength = np.full(shape, np.nan), np.full(shape, np.nan)
     problems = [""] * shape[0]
     heights, widths = ds["ysize"].values, ds["xsize"].values
-    for i in np.flatnonzero(wanted):
+    done = _together(ds, wcs, wanted, (along, wavelength), extra)
+    for i in np.flatnonzero(np.asarray(wanted, dtype=bool) & ~done):
         slit, ny, nx = int(ds["slit"].values[i]), int(heights[i]), int(widths[i]) + extra
         try:
             transform = lower(wcs[slit], "detector", "slit_frame")
@@ -129,3 +131,30 @@ def slit_planes(
             continue
         along[i, :ny, :nx], wavelength[i, :ny, :nx] = planes[1], planes[2]
     return along, wavelength, problems
+
+
+def _together(
+    ds: xr.Dataset, wcs: Mapping[int, Any], wanted: Any, planes: tuple[Any, Any], extra: int
+) -> Any:
+    """Fill the planes of slits whose gwcs need not be built; return which slits these are."""
+    from spec2fn.wcs.build.nirspec import SlitWcs
+
+    ids = np.asarray(ds["slit"].values)
+    done = np.zeros(ids.size, dtype=bool)
+    if not isinstance(wcs, SlitWcs):
+        return done
+    unchanged = np.array([int(i) in wcs and int(i) not in wcs.changes for i in ids], dtype=bool)
+    done |= np.asarray(wanted, dtype=bool) & unchanged
+    which = np.flatnonzero(done)
+    heights, widths = ds["ysize"].values, ds["xsize"].values + extra
+    ny, nx = planes[0].shape[1:]
+    x, y = np.arange(nx, dtype=np.float64), np.arange(ny, dtype=np.float64)[:, None]
+    step = max(1, _CHUNK // max(ny * nx, 1))
+    for first in range(0, which.size, step):
+        some = which[first : first + step]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = wcs.slit_frame(ids[some, None, None], x - 0.5 * extra, y)
+        inside = (x < widths[some, None, None]) & (y < heights[some, None, None])
+        for plane, values in zip(planes, found, strict=True):
+            plane[some] = np.where(inside, values, np.nan)
+    return done

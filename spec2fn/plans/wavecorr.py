@@ -122,8 +122,13 @@ def is_corrected(ds: xr.Dataset) -> bool:
     """Whether the wavelengths of a slit in the bucket have been corrected already."""
     if "wavelength_corrected" in ds and bool(np.any(np.asarray(ds["wavelength_corrected"].data))):
         return True
+    from spec2fn.wcs.build.nirspec import SlitWcs
+
     wcs = meta_of(ds).wcs
-    known = [wcs.get(int(i)) for i in ds["slit"].values] if isinstance(wcs, Mapping) else []
+    ids = [int(i) for i in ds["slit"].values]
+    if isinstance(wcs, SlitWcs):
+        ids = [i for i in ids if i in wcs.changes]  # to look at the others, they would be built
+    known = [wcs.get(i) for i in ids] if isinstance(wcs, Mapping) else []
     return any("wavecorr_frame" in getattr(w, "available_frames", ()) for w in known)
 
 
