@@ -105,6 +105,8 @@ class Step:
         Whether the step may run inside a JAX transformation (given its plan, if it has one).
     planner : callable, optional
         Host-side half of a two-phase step, ``planner(ds, *refs, **members, **parameters)``.
+    plan_when : callable, optional
+        ``plan_when(ds, parameters)`` says whether a plan is needed; without, the step takes None.
     skip : bool
         Whether the step is off unless a parameter reference or the user switches it on.
     chunkable : bool
@@ -142,6 +144,7 @@ class Step:
     provides: tuple[str, ...] = ()
     traceable: bool = False
     planner: Callable[..., Any] | None = None
+    plan_when: Callable[[Any, Mapping[str, Any]], bool] | None = None
     skip: bool = False
     chunkable: bool = True
     whole_when: Callable[[Mapping[str, Any]], Any] | None = None
@@ -243,7 +246,7 @@ class Step:
     def _apply(self, ds: Any, references: Any, members: Any, parameters: Any, plan: Any) -> Any:
         if not hasattr(ds, "buckets"):
             require(ds, self.reads, self.name)
-        if self.planner is None:
+        if self.planner is None or not self._plans(ds, parameters):
             out = self.function(ds, *references, **members, **parameters)
         else:
             if plan is None:
@@ -271,8 +274,13 @@ class Step:
             return tuple(self._plan(b, references, members, parameters) for b in parts)
         return self._plan(ds, references, members, parameters)
 
+    def _plans(self, ds: Any, parameters: Mapping[str, Any]) -> bool:
+        return self.plan_when is None or self.plan_when(ds, parameters)
+
     def _plan(self, ds: Any, references: Any, members: Any, parameters: Any) -> Any:
         assert self.planner is not None
+        if not self._plans(ds, parameters):
+            return None
         if any(is_traced(v.data) for v in _variables(ds)):
             msg = (
                 f"{self.name} plans on the host and cannot do so inside a JAX transformation;"

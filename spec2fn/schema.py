@@ -35,8 +35,10 @@ __all__ = [
     "MSA_TABLES",
     "NOT_EXTRACTED",
     "PLANES",
+    "RESIDUAL_FRINGES",
     "SCALARS",
     "SPECTROSCOPIC",
+    "SPECTRUM_COLUMNS",
     "Meta",
     "Plane",
     "Scalar",
@@ -228,6 +230,20 @@ EXTRACTED: Mapping[str, tuple[str, str]] = {
     "flux_error_cov": ("FLUX_ERROR_COV", "Jy"),
 }
 """Columns of an extracted spectrum; ``flux_error_cov`` (ours) has the covariance of resampling."""
+
+RESIDUAL_FRINGES: Mapping[str, tuple[str, str]] = {
+    "rf_flux": ("RF_FLUX", "Jy"),
+    "rf_surf_bright": ("RF_SURF_BRIGHT", "MJy/sr"),
+    "rf_background": ("RF_BACKGROUND", "MJy/sr"),
+}
+"""Columns that spectra of the MRS have besides: those without residual fringes."""
+
+SPECTRUM_COLUMNS: Mapping[str, tuple[str, str]] = {
+    name: column
+    for name, column in {**EXTRACTED, **RESIDUAL_FRINGES}.items()
+    if name != "flux_error_cov"
+} | {"flux_error_cov": EXTRACTED["flux_error_cov"]}
+"""All columns in the order of a table: those of the official products, then ours."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ from spec2fn.io.headers import (
     table_cards,
 )
 from spec2fn.io.keywords import SPECTRUM_KEYWORDS
-from spec2fn.schema import EXTRACTED, INT_TIMES, PLANES, meta_of
+from spec2fn.schema import INT_TIMES, PLANES, SPECTRUM_COLUMNS, meta_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -231,7 +231,7 @@ def _lengths(ds: xr.Dataset) -> list[int]:
 def _columns(ds: xr.Dataset) -> list[tuple[str, str, str, str]]:
     """The columns present: (variable, column, type, unit)."""
     out = []
-    for name, (column, unit) in EXTRACTED.items():
+    for name, (column, unit) in SPECTRUM_COLUMNS.items():
         if name in ds:
             said = ds.variables[name].attrs.get("units", unit)
             out.append((name, column, ">u4" if name == "dq" else ">f8", str(said or "")))

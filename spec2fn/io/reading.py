@@ -21,7 +21,7 @@ from spec2fn.io.keywords import (
 )
 from spec2fn.io.layout import EXTRA_PLANES, RECORD_HDU, TIME_COLUMNS
 from spec2fn.io.slit_reading import holds_slits, read_slits
-from spec2fn.schema import EXTRACTED, SCALARS, Meta
+from spec2fn.schema import SCALARS, SPECTRUM_COLUMNS, Meta
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -217,7 +217,7 @@ def _columns(tables: list[Table], hdu: Hdu, lengths: list[int], many: bool) -> d
     dims = (*(("integration",) if many else ()), "spectrum", "wave")
     units = _units(hdu)
     out: dict[str, Any] = {}
-    for name, (column, _) in EXTRACTED.items():
+    for name, (column, _) in SPECTRUM_COLUMNS.items():
         if column not in held:
             continue
         kind = np.uint32 if name == "dq" else np.float64

@@ -19,7 +19,9 @@ from spec2fn.kernels.extraction import (
 from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.parameters import Range
 from spec2fn.plans.aperture import ApertureOptions
+from spec2fn.plans.cube_spectra import extract_cube
 from spec2fn.plans.extract_1d import ExtractionPlan, NothingToExtract, make_extraction_plan
+from spec2fn.plans.extract_cube import CubeOptions, CubePlan, make_cube_plan
 from spec2fn.plans.extract_slits import (
     ExtractionOptions,
     GroupPlan,
@@ -62,7 +64,28 @@ def _plan(
     bkg_order: int | None,
     save_scene_model: bool,
     save_residual_image: bool,
-) -> ExtractionPlan | SlitsPlan | Skip:
+    center_xy: tuple[float, float] | None,
+    ifu_autocen: bool,
+    bkg_sigma_clip: float,
+    ifu_rfcorr: bool,
+    ifu_set_srctype: str | None,
+    ifu_rscale: float | None,
+    ifu_covar_scale: float,
+) -> ExtractionPlan | SlitsPlan | CubePlan | Skip:
+    if _is_cube(ds):
+        assert not isinstance(ds, Slits)
+        cube_options = CubeOptions(
+            subtract_background=subtract_background,
+            apply_apcorr=apply_apcorr,
+            center_xy=center_xy,
+            ifu_autocen=ifu_autocen,
+            bkg_sigma_clip=bkg_sigma_clip,
+            ifu_rfcorr=ifu_rfcorr,
+            ifu_set_srctype=ifu_set_srctype,
+            ifu_rscale=ifu_rscale,
+            ifu_covar_scale=ifu_covar_scale,
+        )
+        return make_cube_plan(ds, extract1d, apcorr, cube_options)
     options = ApertureOptions(
         subtract_background=subtract_background,
         use_source_posn=use_source_posn,
@@ -124,7 +147,7 @@ def extract_1d(
     apcorr: xr.Dataset | None = None,
     psf: xr.Dataset | None = None,
     *,
-    plan: ExtractionPlan | SlitsPlan,
+    plan: ExtractionPlan | SlitsPlan | CubePlan,
     subtract_background: bool | None = None,
     apply_apcorr: bool = True,
     extraction_type: Literal["box", "optimal"] | None = "box",
@@ -139,6 +162,13 @@ def extract_1d(
     save_profile: bool = False,
     save_scene_model: bool = False,
     save_residual_image: bool = False,
+    center_xy: tuple[float, float] | None = None,
+    ifu_autocen: bool = False,
+    bkg_sigma_clip: Annotated[float, Range(0)] = 3.0,
+    ifu_rfcorr: bool = True,
+    ifu_set_srctype: Literal["POINT", "EXTENDED"] | None = None,
+    ifu_rscale: Annotated[float, Range(0.5, 3.0)] | None = None,
+    ifu_covar_scale: Annotated[float, Range(0)] = 1.0,
 ) -> xr.Dataset:
     """Sum (or fit) the source's spectrum at every dispersion element, for every integration.
 
@@ -152,12 +182,13 @@ def extract_1d(
     ds : xarray.Dataset or Slits
         ``sci``, ``var_*`` and optionally ``err``, ``dq`` with dims ([integration,] y, x),
         ``wavelength`` (y, x) [um]; optionally ``variance_cov`` and ``covariance`` (lag, y, x)
-        of a resampled image. NIRSpec: slits, or one bucket of them, with a leading dimension
+        of a resampled image. Or a cube, ([integration,] wave, y, x), with ``wmap`` and
+        ``wavelength`` (wave). NIRSpec: slits, or one bucket of them, with a leading dimension
         ``slit``; with ``source_type``, ``source_xpos``, ``source_ypos``, ``pixar_sr`` on it, and
         ``bunit`` if units differ (``"MJy"`` for point sources, ``"MJy/sr"`` for others).
     extract1d, apcorr, psf : xarray.Dataset, optional
         Apertures; aperture correction; PSF profile (needed for optimal extraction).
-    plan : ExtractionPlan or SlitsPlan
+    plan : ExtractionPlan, SlitsPlan or CubePlan
         Aperture, wavelengths and corrections as arrays.
     subtract_background : bool, optional
         Subtract a background; by default if the reference defines background regions.
@@ -183,6 +214,23 @@ def extract_1d(
     save_profile, save_scene_model, save_residual_image : bool
         Keep the spatial profile, the model of the image, the residual in
         ``meta.records["profile" | "scene_model" | "residual"]``.
+    center_xy : (float, float), optional
+        Cubes: position x, y of a point source [pixel], counted from 0; by default the spaxel
+        nearest to the target's coordinates.
+    ifu_autocen : bool
+        Cubes: find the brightest point source and centre on it.
+    bkg_sigma_clip : float
+        Cubes: leave spaxels out of the background that are farther from the mean of the field of
+        view, in standard deviations.
+    ifu_rfcorr : bool
+        MRS cubes of a single band: add columns without residual fringes.
+    ifu_set_srctype : {"POINT", "EXTENDED"}, optional
+        MRS cubes: the source type, whatever the exposure says.
+    ifu_rscale : float, optional
+        MRS cubes: radius of the aperture in FWHM of the point spread function; the reference has
+        2.
+    ifu_covar_scale : float
+        Cubes: factor on the errors for the covariance of neighbouring spaxels.
 
     Returns
     -------
@@ -205,11 +253,17 @@ def extract_1d(
     if isinstance(plan, SlitsPlan):
         return _extract_slits(_buckets(ds) or (), plan, saved)
     assert not isinstance(ds, Slits)
+    if isinstance(plan, CubePlan):
+        return extract_cube(ds, plan)
     spectrum, columns = _spectrum(ds, plan, saved)
     out = _dataset(ds, plan, columns)
     if not is_traced(ds["sci"].data):
         out = _with_records(ds, out, plan, spectrum, saved)
     return out
+
+
+def _is_cube(ds: Any) -> bool:
+    return not isinstance(ds, Slits) and "wave" in ds["sci"].dims
 
 
 def _buckets(ds: Any) -> tuple[xr.Dataset, ...] | None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
+
 from spec2fn.compose import step
+from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError
 from spec2fn.kernels.pixel_replace import Planes, fit_profile, minimum_gradient
 from spec2fn.parameters import Range
+from spec2fn.plans.slice_stacks import SlicesPlan, make_slices_plan
 from spec2fn.schema import replace_data
 
 if TYPE_CHECKING:
@@ -16,16 +21,44 @@ if TYPE_CHECKING:
 __all__ = ["pixel_replace"]
 
 
-@step(reads=("sci", "err", "dq"), traceable=True, skip=True)
+_ELSEWHERE = PIXEL["DO_NOT_USE"] | PIXEL["NON_SCIENCE"]
+_SLICED = ("MIR_MRS", "NRS_IFU")
+
+
+def _plan(ds: xr.Dataset) -> SlicesPlan:
+    name = "regions" if "regions" in ds else "slice_id"
+    if name not in ds:
+        msg = (
+            "pixel_replace: algorithm 'fit_profile' needs to know the slices of the"
+            " integral-field unit, variable 'regions' or 'slice_id' (y, x); run assign_wcs first"
+        )
+        raise DatasetError(msg)
+    return make_slices_plan(np.asarray(ds[name].values))
+
+
+def _needs_slices(ds: xr.Dataset, parameters: Mapping[str, Any]) -> bool:
+    sliced = ds.attrs.get("exp_type") in _SLICED or "slice_id" in ds
+    return bool(sliced and parameters["algorithm"] == "fit_profile")
+
+
+@step(
+    reads=("sci", "err", "dq"),
+    traceable=True,
+    skip=True,
+    planner=_plan,
+    plan_when=_needs_slices,
+)
 def pixel_replace(
     ds: xr.Dataset,
     *,
+    plan: SlicesPlan | None = None,
     algorithm: Literal["fit_profile", "mingrad"] = "mingrad",
     n_adjacent_cols: Annotated[int, Range(1)] = 3,
 ) -> Any:
     """Replace flagged pixels by estimates from their neighbours.
 
-    Each integration and each slit is treated on its own. The estimate is a differentiable
+    Each integration, each slit and (by ``fit_profile``) each slice of an integral-field unit is
+    treated on its own. The estimate is a differentiable
     function of the pixels it is made from (piecewise: which of them are used depends on their
     values).
 
@@ -34,6 +67,8 @@ def pixel_replace(
     ds : xarray.Dataset
         Calibrated spectrum, (y, x) or (integration, y, x), with ``sci``, ``err``, ``dq`` and any
         variances; bad pixels are NaN. Or a bucket of slits, (slit, [integration,] y, x).
+    plan : SlicesPlan, optional
+        Where the slices of an integral-field unit are; ``fit_profile`` needs them.
     algorithm : {"mingrad", "fit_profile"}
         Mean of the two neighbours, along x or y, that differ less; or the median profile across
         the dispersion of the adjacent columns, scaled to the good pixels of the column.
@@ -49,7 +84,7 @@ def pixel_replace(
     Raises
     ------
     DatasetError
-        If ``fit_profile`` does not know the dispersion axis.
+        If ``fit_profile`` does not know the dispersion axis, or the slices.
 
     Notes
     -----
@@ -74,8 +109,28 @@ def pixel_replace(
                 " assign_wcs first"
             )
             raise DatasetError(msg)
-        out = fit_profile(planes, dispaxis, n_adjacent_cols)
+        if plan is None:
+            out = fit_profile(planes, dispaxis, n_adjacent_cols)
+        else:
+            out = _by_slice(planes, plan, dispaxis, n_adjacent_cols)
     return replace_data(ds, sci=out.sci, dq=out.dq, **out.errors, **out.variances)
+
+
+def _by_slice(planes: Planes, plan: SlicesPlan, dispaxis: int, n_adjacent: int) -> Planes:
+    """Fit the profiles of every slice alone: pixels of others are no part of its image."""
+    cut = Planes(
+        plan.cut(planes.sci, np.nan),
+        plan.cut(planes.dq, _ELSEWHERE),
+        {k: plan.cut(a, np.nan) for k, a in planes.errors.items()},
+        {k: plan.cut(a, np.nan) for k, a in planes.variances.items()},
+    )
+    new = fit_profile(cut, dispaxis, n_adjacent)
+    return Planes(
+        plan.paste(planes.sci, new.sci),
+        plan.paste(planes.dq, new.dq),
+        {k: plan.paste(a, new.errors[k]) for k, a in planes.errors.items()},
+        {k: plan.paste(a, new.variances[k]) for k, a in planes.variances.items()},
+    )
 
 
 def _true_size(ds: xr.Dataset) -> tuple[Any, Any] | None:

@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+from astropy.stats import sigma_clipped_stats
+
+from spec2fn.kernels.circles import circle_overlap
+from spec2fn.kernels.cube_extraction import clipping_limits, extract_aperture, extract_whole
+
+SHAPE = (4, 15, 17)  # wave, y, x
+CENTRE = np.array([8.2, 7.1])
+
+
+def by_astropy(values, sigma, maxiters=5):
+    mean, _, deviation = sigma_clipped_stats(values, sigma=sigma, maxiters=maxiters)
+    return mean - sigma * deviation, mean + sigma * deviation
+
+
+@pytest.mark.parametrize("sigma", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("maxiters", [1, 2, 5])
+def test_limits_are_those_of_astropy(sigma, maxiters):
+    rng = np.random.default_rng(3)
+    values = rng.standard_t(2, size=(60, 80)).astype(np.float32)
+    valid = rng.random(values.shape) < np.linspace(0.03, 1, 60)[:, None]
+    valid[7] = False
+    low, high = clipping_limits(np.where(valid, values, np.nan), valid, sigma, maxiters)
+    for k in range(len(values)):
+        if not valid[k].any():
+            assert (low[k], high[k]) == (-np.inf, np.inf)
+            continue
+        truth = by_astropy(values[k, valid[k]].astype(float), sigma, maxiters)
+        np.testing.assert_allclose((low[k], high[k]), truth, rtol=1e-6, atol=1e-6)
+
+
+def test_limits_survive_very_bright_outliers():
+    values = np.random.default_rng(1).normal(size=(1, 500))
+    values[0, :3] = 1e12
+    low, high = clipping_limits(values, np.ones_like(values, bool), 3.0)
+    np.testing.assert_allclose((low[0], high[0]), by_astropy(values[0], 3.0), rtol=1e-3)
+
+
+def test_limits_are_the_same_under_jax():
+    import jax
+    import jax.numpy as jnp
+
+    rng = np.random.default_rng(4)
+    values, valid = rng.standard_t(2, size=(5, 40)), rng.random((5, 40)) < 0.7
+    with jax.enable_x64(True):
+        traced = jax.jit(lambda v: clipping_limits(v, valid, 2.0))(jnp.asarray(values))
+        np.testing.assert_allclose(traced, clipping_limits(values, valid, 2.0), rtol=1e-12)
+
+
+def scene(background=2.0):
+    """A point source on a background, with its aperture and annulus."""
+    radius, inner, outer = (np.linspace(*ends, SHAPE[0]) for ends in ((2.2, 3), (4, 5), (6, 6.5)))
+    aperture = circle_overlap(CENTRE, radius, SHAPE[1:])
+    annulus = circle_overlap(CENTRE, outer, SHAPE[1:]) - circle_overlap(CENTRE, inner, SHAPE[1:])
+    areas = (np.pi * radius**2, np.pi * (outer**2 - inner**2))
+    y, x = np.indices(SHAPE[1:])
+    source = np.exp(-0.5 * ((x - CENTRE[0]) ** 2 + (y - CENTRE[1]) ** 2) / 0.6**2)
+    brightness = np.arange(1.0, SHAPE[0] + 1)[:, None, None]
+    return source * brightness + background, aperture, annulus, areas
+
+
+def test_a_source_on_a_flat_background_keeps_its_flux():
+    data, aperture, annulus, areas = scene()
+    one = np.ones(SHAPE)
+    sums = extract_aperture(data, (one,), one, one > 0, aperture, annulus=annulus, areas=areas)
+    truth = 2 * np.pi * 0.6**2 * np.arange(1.0, SHAPE[0] + 1)
+    np.testing.assert_allclose(sums.flux, truth, rtol=5e-3)
+    np.testing.assert_allclose(sums.background / sums.npixels_background, 2.0, rtol=1e-6)
+    np.testing.assert_allclose(sums.npixels, areas[0])
+    assert not sums.empty.any()
+
+
+def test_the_exact_variance_is_that_of_simulated_noise():
+    _, aperture, annulus, areas = scene()
+    rng = np.random.default_rng(7)
+    sigma = rng.uniform(0.5, 2.0, SHAPE)
+    noise = rng.normal(size=(3000, *SHAPE)) * sigma
+    one = np.ones(SHAPE)
+    options = {"annulus": annulus, "areas": areas}
+    many = extract_aperture(noise, (sigma**2,), one, one > 0, aperture, **options)
+    one_sum = extract_aperture(noise[0], (sigma**2,), one, one > 0, aperture, **options)
+    np.testing.assert_allclose(many.flux.std(axis=0), np.sqrt(one_sum.variance_cov), rtol=0.05)
+
+
+def test_a_covariance_replaces_independent_spaxels():
+    data, aperture, annulus, areas = scene()
+    one = np.ones(SHAPE)
+    seen = []
+
+    def covariance(weights):
+        seen.append(weights)
+        return np.full(SHAPE[0], 7.0)
+
+    sums = extract_aperture(
+        data, (one,), one, one > 0, aperture, annulus=annulus, areas=areas, covariance=covariance
+    )
+    np.testing.assert_array_equal(sums.variance_cov, 7.0)
+    np.testing.assert_allclose((seen[0] * data).sum(axis=(1, 2)), sums.flux)
+
+
+def test_spaxels_without_data_count_neither_as_flux_nor_as_area():
+    data, aperture, annulus, areas = scene()
+    valid = np.ones(SHAPE, bool)
+    valid[1, :, :8] = False
+    valid[2] = False
+    sums = extract_aperture(
+        np.where(valid, data, 0.0),
+        (valid.astype(float),),
+        np.ones(SHAPE),
+        valid,
+        aperture,
+        annulus=annulus,
+        areas=areas,
+    )
+    assert sums.npixels[1] == pytest.approx(aperture[1, :, 8:].sum())
+    assert sums.empty.tolist() == [False, False, True, False]
+    assert sums.flux[2] == 0
+    assert sums.npixels[2] == areas[0][2]
+
+
+def test_an_extended_source_is_the_sum_over_the_field():
+    rng = np.random.default_rng(2)
+    data = rng.normal(3.0, 0.1, SHAPE)
+    data[0, 3, 4] = 500.0
+    valid = rng.random(SHAPE) < 0.9
+    valid[0, 3, 4] = True
+    kept = valid & (data < 100)
+    masked = np.where(valid, data, 0.0)
+    sums = extract_whole(masked, (masked**2,), np.ones(SHAPE), valid, kept)
+    np.testing.assert_allclose(sums.flux, [data[k][valid[k]].sum() for k in range(SHAPE[0])])
+    np.testing.assert_allclose(sums.npixels, valid.sum(axis=(1, 2)))
+    np.testing.assert_allclose(sums.background / sums.npixels_background, 3.0, rtol=0.02)
