@@ -30,6 +30,7 @@ from spec2fn.steps.assign_wcs import assign_wcs
 from spec2fn.steps.background import background
 from spec2fn.steps.badpix_selfcal import badpix_selfcal
 from spec2fn.steps.barshadow import barshadow
+from spec2fn.steps.cube_build import cube_build
 from spec2fn.steps.extract_1d import extract_1d
 from spec2fn.steps.extract_2d import extract_2d
 from spec2fn.steps.flat_field import flat_field
@@ -105,6 +106,8 @@ MIRI_MRS: Pipeline = (
     photom,
     residual_fringe,
     product("cal"),
+    cube_build,
+    product("s3d", of="cube_build"),
 )
 
 NIRSPEC_FIXEDSLIT: Pipeline = (
@@ -213,6 +216,8 @@ NIRSPEC_IFU: Pipeline = (
     pathloss,
     photom,
     product("cal"),
+    cube_build,
+    product("s3d", of="cube_build"),
 )
 
 MODES: Mapping[str, tuple[str, Pipeline]] = {

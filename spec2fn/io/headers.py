@@ -481,7 +481,7 @@ def table_cards(
     extra : sequence of Card
         Cards behind EXTVER.
     """
-    width = {"J": 4, "U": 4, "D": 8, "B": 1, "A": 1}
+    width = {"J": 4, "U": 4, "E": 4, "D": 8, "B": 1, "A": 1}
     length = sum(width[code] * math.prod(shape) for _, code, _, shape in columns)
     out = [
         card("XTENSION", "BINTABLE", "binary table extension"),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.io.cube_layout import cube_extents
 from spec2fn.io.fitsfile import BLOCK
 from spec2fn.io.headers import (
     card,
@@ -37,6 +38,7 @@ __all__ = [
     "Extent",
     "big_endian",
     "extents",
+    "image_extent",
     "int_times",
     "stored_type",
     "tail",
@@ -45,7 +47,11 @@ __all__ = [
 RECORD_HDU = "SPEC2FN"
 """Name of the table that holds the run record."""
 
-EXTRA_PLANES = {"covariance": "COVAR", "variance_cov": "VAR_COV"}
+EXTRA_PLANES = {
+    "covariance": "COVAR",
+    "variance_cov": "VAR_COV",
+    "variance_inflation": "VAR_INFL",
+}
 """Variables of ours that the JWST layout does not know, written behind everything it knows."""
 
 TIME_COLUMNS = {
@@ -120,6 +126,8 @@ def extents(ds: xr.Dataset, integrations: int | None, filename: str) -> list[Ext
     if "flux" in ds and "spectrum" in ds.dims:
         times = int_times(ds, integrations)
         return [*out, *([times] if times else []), *_spectra(ds, integrations)]
+    if "sci" in ds and "wave" in ds["sci"].dims:
+        return [*out, *cube_extents(ds, integrations)]
     return [*out, *_images(ds, integrations)]
 
 
@@ -134,10 +142,10 @@ def _images(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
             out.append(times)
             times = None
         if plane.hdu and name in ds and (exp_type, name) not in _NOT_WRITTEN:
-            out.append(_image(ds, name, plane.hdu, integrations))
+            out.append(image_extent(ds, name, plane.hdu, integrations))
     if times is not None:
         out.append(times)
-    out += [_image(ds, n, hdu, integrations) for n, hdu in EXTRA_PLANES.items() if n in ds]
+    out += [image_extent(ds, n, hdu, integrations) for n, hdu in EXTRA_PLANES.items() if n in ds]
     return out
 
 
@@ -149,7 +157,8 @@ def _in_order(ds: xr.Dataset) -> list[str]:
     return names
 
 
-def _image(ds: xr.Dataset, name: str, hdu: str, integrations: int | None) -> Extent:
+def image_extent(ds: xr.Dataset, name: str, hdu: str, integrations: int | None) -> Extent:
+    """Lay out one image extension, streamed along ``integration`` if the variable has it."""
     var = ds.variables[name]
     streamed = "integration" in var.dims
     shape = tuple(int(ds.sizes[d]) for d in var.dims)
@@ -166,6 +175,8 @@ def _image(ds: xr.Dataset, name: str, hdu: str, integrations: int | None) -> Ext
         if name == "err":
             unit = str(var.attrs.get("units") or ds.variables["sci"].attrs.get("units", ""))
         cards = image_cards(hdu, bitpix, full, unsigned=stored == ">u4", unit=unit)
+        if name == "err" and "wave" in var.dims:
+            cards.insert(-1, card("ERRTYPE", "ERR", "Type of errors stored here"))
         if name in EXTRA_PLANES:
             cards.append(card("DIMS", ",".join(map(str, var.dims)), "dimensions, slowest first"))
             if var.attrs.get("units"):

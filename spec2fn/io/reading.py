@@ -11,6 +11,7 @@ import numpy as np
 
 from spec2fn.errors import InputError
 from spec2fn.io.asdf_wcs import LazyWcs, WcsList
+from spec2fn.io.cube_layout import cube_dataset, holds_cube
 from spec2fn.io.exposures import image_dataset, mode_attrs, time_variables
 from spec2fn.io.fitsfile import FitsFile, Hdu, Table, scan
 from spec2fn.io.keywords import (
@@ -42,7 +43,8 @@ def open_product(path: str | os.PathLike[str]) -> Any:
     Returns
     -------
     xarray.Dataset or Slits
-        dims ``([integration,] y, x)`` or ``([integration,] spectrum, wave)``; see
+        dims ``([integration,] y, x)``, ``([integration,] wave, y, x)`` or ``([integration,]
+        spectrum, wave)``; see
         ``docs/dataset.md``. Products of many slits (and of the slit of a NIRSpec time series) are
         :class:`~spec2fn.slits.Slits`, whose ids count the slits of the file. Images are read when
         they are used, and so is ``meta.wcs``. Step status, references, and the run record are in
@@ -60,7 +62,9 @@ def open_product(path: str | os.PathLike[str]) -> Any:
     file = scan(path)
     if holds_slits(file):
         return open_slits(file)
-    if file.find("SCI") is not None:
+    if holds_cube(file):
+        ds = cube_dataset(file)
+    elif file.find("SCI") is not None:
         ds = image_dataset(file, product=True)
     elif file.find("EXTRACT1D") is not None:
         ds = _extracted(file)

@@ -25,6 +25,7 @@ __all__ = [
     "build_tangent_plane",
     "custom_grid",
     "evaluate",
+    "evaluate_between",
     "is_celestial",
     "line",
     "load_custom_wcs",
@@ -97,6 +98,24 @@ def evaluate(wcs: Any, *coordinates: Any, inverse: bool = False) -> tuple[np.nda
                 out = wcs(*coordinates, with_bounding_box=False)
     shape = np.broadcast_shapes(*(c.shape for c in coordinates))
     return tuple(np.broadcast_to(np.asarray(v, dtype=float), shape) for v in out)
+
+
+def evaluate_between(
+    wcs: Any, from_frame: str | None, to_frame: str | None, *coordinates: Any
+) -> tuple[np.ndarray, ...]:
+    """Evaluate a gwcs between two of its frames (None: the first, the last), forwards.
+
+    The lowered form is used where there is one; bounding boxes play no part.
+    """
+    names = [getattr(f, "name", f) for f in wcs.available_frames]
+    ends = (from_frame or names[0], to_frame or names[-1])
+    values = tuple(np.asarray(c, dtype=float) for c in coordinates)
+    with np.errstate(invalid="ignore"):
+        try:
+            out = lower(wcs, *ends)(*values)
+        except UnsupportedModelError:
+            out = wcs.get_transform(*ends)(*values)
+    return tuple(np.asarray(v, dtype=float) for v in out)
 
 
 def bounds(wcs: Any) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -1,0 +1,394 @@
+"""Cubes of an integral-field unit as weighted means over detector pixels.
+
+The weights come as :class:`spec2fn.plans.cube_overlap.CubeOperator`; one operator serves data,
+variances, the number of pixels that contribute, and the way back. With NumPy the sums are sparse
+matrix products, with JAX sorted segment sums.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from spec2fn.kernels.namespace import array_namespace, safe_divide
+
+__all__ = [
+    "Weights",
+    "apply",
+    "apply_adjoint",
+    "by_plane",
+    "combine",
+    "covariance",
+    "low_coverage",
+    "to_cube",
+    "variance_inflation",
+]
+
+
+class Weights(Protocol):
+    """See :class:`spec2fn.plans.cube_overlap.CubeOperator`."""
+
+    @property
+    def pixels(self) -> Any:
+        """Flat index on the detector of each pixel that contributes."""
+
+    @property
+    def rows(self) -> Any:
+        """Voxels in which entries start."""
+
+    @property
+    def starts(self) -> Any:
+        """First entry of each row, and their number."""
+
+    @property
+    def cols(self) -> Any:
+        """Pixel of each entry."""
+
+    @property
+    def spatial(self) -> Any:
+        """Spatial part of the weight of each entry."""
+
+    @property
+    def spectral(self) -> Any:
+        """Spectral part of the weight by plane and pixel."""
+
+    @property
+    def power(self) -> Any:
+        """Power of the distance, for weights that are no products."""
+
+    @property
+    def softening(self) -> Any:
+        """Least value of that power."""
+
+    @property
+    def voxels(self) -> Any:
+        """Voxels that may be reached, ascending."""
+
+    @property
+    def position(self) -> Any:
+        """Where in `voxels` each row is, by plane."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(wave, y, x) of the cube."""
+
+    @property
+    def n_out(self) -> int:
+        """Number of voxels."""
+
+    @property
+    def plane(self) -> int:
+        """Number of spaxels in a plane."""
+
+
+def _spectral(op: Weights, d: int, power: int, xp: Any) -> Any:
+    """Factor of each pixel in the plane `d` planes after its first, to a power (0: reached)."""
+    part = xp.asarray(op.spectral[d])
+    zero, one = (xp.asarray(v, dtype=part.dtype) for v in (0, 1))
+    if op.power is not None or power == 0:
+        return xp.where(part >= 0, one, zero)
+    return xp.maximum(part, zero) ** power
+
+
+def _entries(op: Weights, d: int, power: int, xp: Any) -> Any:
+    """Factor of each entry in that plane, to a power."""
+    spatial = xp.asarray(op.spatial)
+    if power == 0:
+        return xp.ones_like(spatial)
+    if op.power is None:
+        return spatial**power
+    # the square of the distance from the pixel to the centre of the voxel
+    away = spatial + xp.maximum(xp.asarray(op.spectral[d])[op.cols], 0)
+    distance = xp.maximum(
+        away ** (xp.asarray(op.power)[op.cols] / 2), xp.asarray(op.softening)[op.cols]
+    )
+    return distance ** (-power)
+
+
+def _row_of_entry(op: Weights, xp: Any) -> Any:
+    starts = xp.asarray(op.starts)
+    rows = xp.arange(op.rows.shape[0])
+    if xp is np:
+        return np.repeat(rows, np.diff(starts))
+    return xp.repeat(rows, xp.diff(starts), total_repeat_length=op.cols.shape[0])
+
+
+def _matrix(op: Weights, entries: Any) -> Any:
+    from scipy.sparse import csr_array
+
+    # the index arrays are those of the plan, which is read-only: nothing is copied
+    return csr_array(
+        (entries, np.asarray(op.cols), np.asarray(op.starts)),
+        shape=(op.rows.shape[0], op.pixels.shape[0]),
+    )
+
+
+def apply(op: Weights, values: Any, power: int = 1) -> Any:
+    """Return weighted sums of pixels, ``out[voxel] = sum(weight**power * value)``.
+
+    Only for the voxels that any pixel reaches, ``op.voxels``; :func:`to_cube` makes a cube of it.
+
+    Parameters
+    ----------
+    op : Weights
+    values : (..., p) float
+        Of the pixels ``op.pixels``; finite.
+    power : int
+        1 for data, 2 for variances, 0 to count what contributes.
+
+    Returns
+    -------
+    (..., v) float
+    """
+    xp = array_namespace(values)
+    depth = op.spectral.shape[0]
+    lead = values.shape[:-1]
+    # what lies beyond the last plane is collected behind the others
+    size = op.voxels.shape[0] + 1
+    if xp is np:
+        out = np.zeros((*lead, size), values.dtype)
+        flat = out.reshape(-1, size)
+        data = values.reshape(-1, values.shape[-1])
+        matrix = None
+        for d in range(depth):
+            if matrix is None or op.power is not None:
+                matrix = _matrix(op, _entries(op, d, power, np).astype(values.dtype, copy=False))
+            factor = _spectral(op, d, power, np)
+            for target, one in zip(flat, data, strict=True):
+                target[op.position[d]] += matrix @ (factor * one)
+        return out[..., :-1]
+    import jax
+
+    of_entry = _row_of_entry(op, xp)
+    moved = xp.moveaxis(values, -1, 0)
+    out = xp.zeros((size, *lead), dtype=values.dtype)
+    for d in range(depth):
+        weight = _entries(op, d, power, xp) * _spectral(op, d, power, xp)[op.cols]
+        shaped = weight.astype(values.dtype).reshape(-1, *(1 for _ in lead))
+        summed = jax.ops.segment_sum(
+            shaped * moved[op.cols], of_entry, op.rows.shape[0], indices_are_sorted=True
+        )
+        out = out.at[xp.asarray(op.position[d])].add(summed, indices_are_sorted=True)
+    return xp.moveaxis(out[:-1], 0, -1)
+
+
+def to_cube(op: Weights, values: Any, fill: Any = 0) -> Any:
+    """Put values of the voxels ``op.voxels`` (..., v) into a cube (..., wave, y, x)."""
+    xp = array_namespace(values)
+    lead = values.shape[:-1]
+    out = xp.full((*lead, op.n_out), xp.asarray(fill, dtype=values.dtype))
+    if xp is np:
+        out[..., op.voxels] = values
+    else:
+        out = out.at[..., xp.asarray(op.voxels)].set(values)
+    return out.reshape(*lead, *op.shape)
+
+
+def apply_adjoint(op: Weights, values: Any, power: int = 1) -> Any:
+    """Return the adjoint of :func:`apply`: ``out[pixel] = sum(weight**power * value[voxel])``.
+
+    Parameters
+    ----------
+    op : Weights
+    values : (..., v) float
+        Of the voxels ``op.voxels``.
+    power : int
+
+    Returns
+    -------
+    (..., p) float
+    """
+    planes = [_from_planes(op, values, d, power) for d in range(op.spectral.shape[0])]
+    xp = array_namespace(values)
+    none = xp.zeros((*values.shape[:-1], op.pixels.shape[0]), dtype=values.dtype)
+    return sum(planes, start=none)
+
+
+def _from_planes(op: Weights, values: Any, d: int, power: int = 1) -> Any:
+    """Weighted sums, by pixel, of the voxels in the plane `d` planes after the pixel's first."""
+    xp = array_namespace(values)
+    entries = _entries(op, d, power, xp).astype(values.dtype)
+    factor = _spectral(op, d, power, xp).astype(values.dtype)
+    beyond = xp.zeros((*values.shape[:-1], 1), dtype=values.dtype)
+    picked = xp.concatenate([values, beyond], axis=-1)[..., xp.asarray(op.position[d])]
+    if xp is np:
+        flat = picked.reshape(-1, op.rows.shape[0])
+        summed = (_matrix(op, entries).T @ flat.T).T
+        return factor * summed.reshape(*values.shape[:-1], op.pixels.shape[0])
+    import jax
+
+    moved = xp.moveaxis(entries * picked[..., _row_of_entry(op, xp)], -1, 0)
+    summed = jax.ops.segment_sum(moved, xp.asarray(op.cols), op.pixels.shape[0])
+    return factor * xp.moveaxis(summed, 0, -1)
+
+
+def combine(op: Weights, sci: Any, err: Any, good: Any) -> dict[str, Any]:
+    """Return the weighted means of good pixels, their error, and their number.
+
+    Parameters
+    ----------
+    op : Weights
+    sci, err : (..., p) float32
+        Values and standard errors of the pixels ``op.pixels``.
+    good : (..., p) bool
+        Pixels to be used; the others may hold anything.
+
+    Returns
+    -------
+    dict
+        ``weight``, ``sci``, ``var`` and ``wmap``, each (..., v) float32, for the voxels
+        ``op.voxels``. Means and variances are 0 where no pixel contributes.
+    """
+    xp = array_namespace(sci, err)
+    zero = xp.zeros((), dtype=sci.dtype)
+    used = good.astype(sci.dtype)
+    weight = apply(op, used)
+    reached = weight > 0
+    safe = xp.where(reached, weight, xp.ones((), dtype=sci.dtype))
+    sigma = xp.where(good, err, zero)
+    return {
+        "weight": weight,
+        "sci": apply(op, xp.where(good, sci, zero)) / safe,
+        "var": apply(op, sigma * sigma, 2) / (safe * safe),
+        "wmap": apply(op, used, 0),
+    }
+
+
+def by_plane(op: Weights, values: Any) -> Any:
+    """Return the sums of the planes (..., wave) of values (..., v) of the voxels ``op.voxels``."""
+    xp = array_namespace(values)
+    if xp is np:
+        edges = np.searchsorted(op.voxels, np.arange(op.shape[0] + 1) * op.plane)
+        total = np.zeros((*values.shape[:-1], values.shape[-1] + 1))
+        np.cumsum(values, axis=-1, out=total[..., 1:])
+        return np.diff(total[..., edges], axis=-1).astype(np.float32)
+    import jax
+
+    plane = xp.asarray(op.voxels) // op.plane
+    moved = xp.moveaxis(values, -1, 0).astype("float32")
+    return xp.moveaxis(
+        jax.ops.segment_sum(moved, plane, op.shape[0], indices_are_sorted=True), 0, -1
+    )
+
+
+def low_coverage(covered: Any, share: float = 0.75, percentile: float = 0.03) -> Any:
+    """Return planes of which much less is covered than of the others.
+
+    Parameters
+    ----------
+    covered : (..., w) integer or float
+        Number of voxels with data in each plane.
+    share : float
+        How much less is too little.
+    percentile : float
+        Which quantile of the planes with data is the measure.
+
+    Returns
+    -------
+    (..., w) bool
+        False for planes without any data.
+    """
+    xp = array_namespace(covered)
+    counts = covered.astype("float32")
+    ordered = xp.sort(counts, axis=-1)
+    empty = (counts == 0).astype(counts.dtype).sum(axis=-1, keepdims=True)
+    planes = counts.shape[-1]
+    position = empty + (planes - empty - 1) * percentile
+    below = xp.floor(position)
+    low = xp.clip(below.astype(int), 0, planes - 1)
+    high = xp.clip(low + 1, 0, planes - 1)
+    fraction = (position - below).astype(counts.dtype)
+    first, second = (xp.take_along_axis(ordered, i, axis=-1) for i in (low, high))
+    limit = first + fraction * (second - first)
+    return (counts > 0) & (counts < share * limit)
+
+
+def variance_inflation(op: Weights, weight: Any, variance: Any, keep: Any) -> Any:
+    """Return how much noisier the sum of a plane is than its voxels say.
+
+    Neighbouring voxels share detector pixels, so that the variance of a sum over many of them is
+    larger than the sum of their variances.
+
+    Parameters
+    ----------
+    op : Weights
+    weight : (..., v) float
+        Sum of the weights of each voxel of ``op.voxels``.
+    variance : (..., p) float
+        Of the pixels used, 0 for the others.
+    keep : (..., v) bool
+        Voxels that are summed.
+
+    Returns
+    -------
+    (..., wave) float
+        Variance of the sum over the kept voxels of a plane, over the sum of their variances; 1
+        where there is none.
+    """
+    xp = array_namespace(weight, variance)
+    one = xp.ones((), dtype=weight.dtype)
+    reciprocal = safe_divide(one, weight, keep & (weight > 0), fill=0.0)
+    depth, planes = op.spectral.shape[0], op.shape[0]
+    first = _first_plane(op, xp)
+    joint = xp.zeros((*weight.shape[:-1], planes), dtype=weight.dtype)
+    for d in range(depth):
+        # share of each pixel in the sum of that plane
+        share = _from_planes(op, reciprocal, d)
+        joint = joint + _sums(variance * share * share, first + d, planes, xp)
+    alone = by_plane(op, apply(op, variance, 2) * reciprocal * reciprocal)
+    return safe_divide(joint, alone, alone > 0, fill=1.0)
+
+
+def _first_plane(op: Weights, xp: Any) -> Any:
+    plane = xp.asarray(op.rows)[_row_of_entry(op, xp)] // op.plane
+    if xp is np:
+        first = np.zeros(op.pixels.shape[0], plane.dtype)
+        first[op.cols] = plane
+        return first
+    return xp.zeros(op.pixels.shape[0], dtype=plane.dtype).at[xp.asarray(op.cols)].set(plane)
+
+
+def _sums(values: Any, plane: Any, planes: int, xp: Any) -> Any:
+    if xp is np:
+        flat = values.reshape(-1, values.shape[-1])
+        summed = np.stack([np.bincount(plane, v, planes)[:planes] for v in flat])
+        return summed.reshape(*values.shape[:-1], planes).astype(values.dtype)
+    import jax
+
+    # segments beyond the last are dropped
+    return xp.moveaxis(jax.ops.segment_sum(xp.moveaxis(values, -1, 0), plane, planes), 0, -1)
+
+
+def covariance(
+    op: Weights, pairs: Weights, weight: Any, variance: Any, offset: tuple[int, int, int]
+) -> Any:
+    """Return the covariance of each voxel with the one `offset` further.
+
+    Parameters
+    ----------
+    op : Weights
+        Of which the weights are products (`power` is None).
+    pairs : Weights
+        The same for pairs of spaxels that far apart
+        (:func:`spec2fn.plans.cube_overlap.paired`).
+    weight : (..., v) float
+        Sum of the weights of each voxel of ``op.voxels``.
+    variance : (..., p) float
+        Of the pixels used, 0 for the others.
+    offset : tuple of int
+        (planes, rows, columns), each at least 0.
+
+    Returns
+    -------
+    (..., wave, y, x) float
+        0 where the two share no pixel.
+    """
+    xp = array_namespace(weight, variance)
+    shared = to_cube(pairs, apply(pairs, variance))
+    whole = to_cube(op, weight)
+    ahead = offset[0] * op.plane + offset[1] * op.shape[2] + offset[2]
+    flat = whole.reshape(*whole.shape[:-3], op.n_out)
+    there = xp.concatenate([flat[..., ahead:], xp.zeros_like(flat[..., :ahead])], axis=-1)
+    product = whole * there.reshape(whole.shape)
+    return safe_divide(shared, product, product > 0, fill=0.0)

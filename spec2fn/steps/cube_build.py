@@ -1,0 +1,315 @@
+"""Spectral cubes from integral-field exposures."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from spec2fn.compose import Skip, step
+from spec2fn.cubes import Cubes
+from spec2fn.dq import Pixel
+from spec2fn.kernels import cubes as kernel
+from spec2fn.kernels.namespace import array_namespace, is_traced
+from spec2fn.parameters import Range
+from spec2fn.plans.cube_build import (
+    COVARIANCE_OFFSETS,
+    CubeBuildPlan,
+    CubeOptions,
+    CubePlan,
+    make_plan,
+)
+from spec2fn.plans.cube_wcs import with_cards
+from spec2fn.schema import meta_of, require, set_scalars, with_attrs, with_meta
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["cube_build", "plan_cube_build"]
+
+_BAD_BITS = int(Pixel.DO_NOT_USE | Pixel.NON_SCIENCE)
+_HOLE = int(Pixel.DO_NOT_USE)
+_OUTSIDE = int(Pixel.DO_NOT_USE | Pixel.NON_SCIENCE)
+_VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
+_EXP_TYPES = ("MIR_MRS", "NRS_IFU", "NRS_LAMP", "NRS_AUTOWAVE")
+# what describes the pointing of the exposure says nothing about the cube
+_GONE = ("V2_REF", "V3_REF", "RA_REF", "DEC_REF", "ROLL_REF", "V3I_YANG", "VPARITY")
+
+
+def plan_cube_build(
+    ds: xr.Dataset,
+    cubepar: xr.Dataset | None = None,
+    *,
+    channel: str = "all",
+    band: str = "all",
+    grating: str = "all",
+    filter: str = "all",  # noqa: A002 - the name of the official parameter
+    output_type: str = "band",
+    linear_wave: bool = True,
+    scalexy: float = 0.0,
+    scalew: float = 0.0,
+    weighting: str = "drizzle",
+    coord_system: str = "skyalign",
+    ra_center: float | None = None,
+    dec_center: float | None = None,
+    cube_pa: float | None = None,
+    nspax_x: int | None = None,
+    nspax_y: int | None = None,
+    rois: float = 0.0,
+    roiw: float = 0.0,
+    weight_power: float = 2.0,
+    wavemin: float | None = None,
+    wavemax: float | None = None,
+    wavelengths: tuple[float, ...] | None = None,
+    offset_file: str | None = None,
+    covariance: bool = False,
+) -> CubeBuildPlan | Skip:
+    """Compute grids and weights of the cubes on the host; see :func:`cube_build`.
+
+    Returns
+    -------
+    CubeBuildPlan or Skip
+        Depends on the WCS, the keywords and the reference, not on pixel values.
+
+    Raises
+    ------
+    InputError
+        If there is no WCS, no pixel in a slice, or the reference lacks a band or a table.
+    ParameterError
+        If bands are asked for that the exposure does not have, or parameters that exclude each
+        other.
+    """
+    exp_type = str(ds.attrs.get("exp_type", ""))
+    if exp_type not in _EXP_TYPES:
+        return Skip(f"{exp_type or 'the exposure'} is not of an integral-field unit")
+    if cubepar is None:
+        return Skip("no cubepar reference for this exposure")
+    require(ds, ("ra", "dec", "wavelength", "slice_id"), "cube_build")
+    options = CubeOptions(
+        channel=channel,
+        band=band,
+        grating=grating,
+        filter=filter,
+        output_type=output_type,
+        linear_wave=linear_wave,
+        scalexy=scalexy,
+        scalew=scalew,
+        weighting=weighting,
+        coord_system=coord_system,
+        ra_center=ra_center,
+        dec_center=dec_center,
+        cube_pa=cube_pa,
+        nspax_x=nspax_x,
+        nspax_y=nspax_y,
+        rois=rois,
+        roiw=roiw,
+        weight_power=weight_power,
+        wavemin=wavemin,
+        wavemax=wavemax,
+        wavelengths=wavelengths,
+        offset_file=offset_file,
+        covariance=covariance,
+    )
+    return make_plan(ds, cubepar, options)
+
+
+@step(
+    refs=("cubepar",),
+    reads=("sci", "err", "dq", "ra", "dec", "wavelength"),
+    provides=("wmap",),
+    traceable=True,
+    planner=plan_cube_build,
+    suffix="s3d",
+)
+def cube_build(
+    ds: xr.Dataset,
+    cubepar: xr.Dataset | None = None,
+    *,
+    plan: CubeBuildPlan,
+    channel: str = "all",
+    band: str = "all",
+    grating: str = "all",
+    filter: str = "all",  # noqa: A002 - the name of the official parameter
+    output_type: Literal["band", "channel", "grating", "multi"] = "band",
+    linear_wave: bool = True,
+    scalexy: Annotated[float, Range(0.0)] = 0.0,
+    scalew: Annotated[float, Range(0.0)] = 0.0,
+    weighting: Literal["drizzle", "emsm", "msm"] = "drizzle",
+    coord_system: Literal["skyalign", "world", "internal_cal", "ifualign"] = "skyalign",
+    ra_center: float | None = None,
+    dec_center: float | None = None,
+    cube_pa: float | None = None,
+    nspax_x: Annotated[int, Range(1)] | None = None,
+    nspax_y: Annotated[int, Range(1)] | None = None,
+    rois: Annotated[float, Range(0.0)] = 0.0,
+    roiw: Annotated[float, Range(0.0)] = 0.0,
+    weight_power: float = 2.0,
+    wavemin: float | None = None,
+    wavemax: float | None = None,
+    wavelengths: tuple[float, ...] | None = None,
+    skip_dqflagging: bool = True,
+    offset_file: str | None = None,
+    covariance: bool = False,
+) -> xr.Dataset | Cubes:
+    """Put the pixels of an integral-field exposure into a cube of wavelength and position.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        ``sci``, ``err``, ``dq``, dims ([integration,] y, x), and from ``assign_wcs`` ``ra``,
+        ``dec`` [deg], ``wavelength`` [um], ``slice_id`` (y, x) and the gwcs.
+    cubepar : xarray.Dataset
+        CUBEPAR reference: size of spaxels and planes, tables of wavelengths.
+    plan : CubeBuildPlan
+        Grids and weights, from :func:`plan_cube_build`.
+    channel, band : str
+        MIRI: channels ("1" to "4") and band ("short", …) to use, separated by commas, or "all".
+    grating, filter : str
+        NIRSpec: grating and filter to use, or "all".
+    output_type : {"band", "channel", "grating", "multi"}
+        "multi" puts all bands of the exposure (the two channels of the MRS) into one cube with
+        tabulated wavelengths; otherwise each band has a cube of its own.
+    linear_wave : bool
+        Planes at even steps, instead of the wavelengths tabulated in `cubepar`.
+    scalexy, scalew : float
+        Size of a spaxel [arcsec] and step in wavelength [um]; 0 for those of `cubepar`.
+    weighting : {"drizzle", "emsm", "msm"}
+        Overlap of pixel and voxel, or a weight that falls with their distance: exponentially, or
+        with a power of it (modified Shepard).
+    coord_system : {"skyalign", "world", "internal_cal", "ifualign"}
+        Axes along right ascension and declination ("world" means the same), along the slices but
+        on the sky, or in the plane of the NIRSpec slicer.
+    ra_center, dec_center : float, optional
+        Centre of the cube [deg]; default: of the field of view.
+    cube_pa : float, optional
+        Position angle of the y axis of a sky-aligned cube [deg, east of north].
+    nspax_x, nspax_y : int, optional
+        Number of spaxels; an even one is raised by one.
+    rois, roiw : float
+        Radius on the sky [arcsec], and half range of wavelength [um], within which pixels weigh
+        with "emsm" or "msm"; 0 for those of `cubepar`.
+    weight_power : float
+        Power of the distance with "msm" and even steps; 0 for that of `cubepar`.
+    wavemin, wavemax : float, optional
+        Range of wavelengths [um].
+    wavelengths : tuple of float, optional
+        Centres of the planes [um], instead of any of the grids above; the edges are half way.
+    skip_dqflagging : bool
+        Whether all voxels without data have the same flags. Otherwise holes, which pixels would
+        cover if they were good, lack NON_SCIENCE.
+    offset_file : str, optional
+        ASDF file with the lists ``filename``, ``raoffset`` and ``decoffset`` [arcsec].
+    covariance : bool
+        Whether to compute the covariance of neighbouring voxels (not with "msm").
+
+    Returns
+    -------
+    xarray.Dataset or Cubes
+        One cube, or several with names such as ``ch1-short``. Dims ([integration,] wave, y, x):
+        ``sci``, ``err``, ``dq``, ``wmap`` (number of pixels that contribute); ``wavelength``
+        (wave) [um]; and
+
+        ``variance_inflation`` ([integration,] wave) float32
+            Variance of the sum of a plane, over the sum of the variances of its voxels: how
+            much larger the variance of an aperture sum is than ``err`` suggests.
+        ``covariance`` ([integration,] lag, wave, y, x) float32, if asked for
+            Covariance of a voxel with the next one along x, y, and wave; 0 where they share
+            no pixel.
+
+    Raises
+    ------
+    InputError, ParameterError
+        See :func:`plan_cube_build`.
+
+    Notes
+    -----
+    Drizzle in three dimensions, Law et al. 2023 (AJ 166, 45); modified Shepard weights, Shepard
+    1968. A voxel is the weighted mean of the good pixels, ``err`` is the standard error of that
+    mean for independent pixels. Planes at the ends of an MRS band in which much less of the field
+    is covered than elsewhere hold no data.
+    """
+    labels = {
+        "cube_output_type": output_type,
+        "cube_weighting": "area" if coord_system == "internal_cal" else weighting,
+        "cube_coord_system": "skyalign" if coord_system == "world" else coord_system,
+    }
+    made = [_cube(ds, part, labels, holes=not skip_dqflagging) for part in plan.parts]
+    if len(made) == 1:
+        return made[0]
+    return Cubes(tuple(part.name for part in plan.parts), tuple(made))
+
+
+def _cube(ds: xr.Dataset, part: CubePlan, labels: dict[str, str], *, holes: bool) -> xr.Dataset:
+    op = part.operator
+    sci, err, dq = (_pixels(ds[n].data, op) for n in ("sci", "err", "dq"))
+    xp = array_namespace(sci, err)
+    good = (dq & xp.asarray(_BAD_BITS, dtype=dq.dtype)) == 0
+    for values in (sci, err, *(_pixels(ds[n].data, op) for n in _VARIANCES if n in ds)):
+        good = good & xp.isfinite(values)
+    found = kernel.combine(op, sci, err, good)
+    weight, var = found["weight"], found["var"]
+    reached = weight > 0
+    keep = reached
+    if ds.attrs.get("instrument") == "MIRI":
+        low = kernel.low_coverage(kernel.by_plane(op, reached.astype(sci.dtype)))
+        keep = reached & ~low[..., xp.asarray(op.voxels) // op.plane]
+    zero, one = (xp.asarray(v, dtype=sci.dtype) for v in (0, 1))
+    nan = xp.asarray(math.nan, dtype=sci.dtype)
+    sigma = xp.where(var > 0, xp.sqrt(xp.where(var > 0, var, one)), zero)
+    planes = {
+        "sci": kernel.to_cube(op, xp.where(keep, found["sci"], nan), nan),
+        "err": kernel.to_cube(op, xp.where(keep, sigma, nan), nan),
+        "dq": _flags(op, keep, reached, dq.dtype, holes=holes),
+        "wmap": kernel.to_cube(op, xp.where(keep, found["wmap"], zero), zero),
+    }
+    lead = ds["sci"].dims[:-2]
+    dims = (*lead, "wave", "y", "x")
+    attrs = {n: dict(ds[n].attrs) for n in ("sci", "err", "dq")}
+    new: dict[str, Any] = {n: (dims, v, attrs.get(n, {})) for n, v in planes.items()}
+    new["wavelength"] = (("wave",), part.wavelength, {"units": "um"})
+    variance = xp.where(good, err, zero) ** 2
+    inflation = kernel.variance_inflation(op, weight, variance, keep)
+    new["variance_inflation"] = ((*lead, "wave"), inflation)
+    if part.pairs:
+        shared = [
+            kernel.covariance(op, pairs, weight, variance, offset)
+            for pairs, offset in zip(part.pairs, COVARIANCE_OFFSETS, strict=True)
+        ]
+        new["covariance"] = ((*lead, "lag", "wave", "y", "x"), xp.stack(shared, axis=-4))
+    return _assembled(ds, part, new, labels)
+
+
+def _pixels(plane: Any, op: Any) -> Any:
+    flat = plane.reshape(*plane.shape[:-2], plane.shape[-2] * plane.shape[-1])
+    return flat[..., op.pixels]
+
+
+def _flags(op: Any, keep: Any, reached: Any, dtype: Any, *, holes: bool) -> Any:
+    xp = array_namespace(keep)
+    outside, hole, none = (xp.asarray(v, dtype=dtype) for v in (_OUTSIDE, _HOLE, 0))
+    flags = xp.where(keep, none, outside)
+    if holes:
+        every = xp.ones(op.pixels.shape[0], dtype="float32")
+        covered = kernel.apply(op, every, 0) > 0
+        flags = xp.where(covered & ~reached, hole, flags)
+    return kernel.to_cube(op, flags, outside)
+
+
+def _assembled(
+    ds: xr.Dataset, part: CubePlan, new: dict[str, Any], labels: dict[str, str]
+) -> xr.Dataset:
+    gone = [n for n, v in ds.variables.items() if {"y", "x"} & set(v.dims)]
+    out = ds.drop_vars(gone).assign(new)
+    out = set_scalars(out, pixar_sr=part.pixar_sr, pixar_a2=part.pixar_a2)
+    out = with_attrs(out, model="IFUCubeModel", cube_names=part.bands, **labels)
+    if is_traced(new["sci"][1]):
+        # what describes the output grid does not enter a trace
+        return out
+    told = part.provenance
+    channel = told.primary.get("CHANNEL")
+    out = with_attrs(
+        out, s_region=told.s_region or None, **({"channel": channel} if channel else {})
+    )
+    meta = meta_of(out)
+    primary = with_cards(meta.primary, "IFU cube parameters", told.primary)
+    science = with_cards(meta.science, "WCS parameters", dict.fromkeys(_GONE) | told.science)
+    return with_meta(out, wcs=told.wcs, primary=primary, science=science)
