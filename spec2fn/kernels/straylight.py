@@ -19,7 +19,6 @@ __all__ = [
     "clipped",
     "cross_artifact",
     "gaussian_taps",
-    "masked_median",
     "row_profiles",
     "shower_light",
     "within_percentiles",
@@ -41,28 +40,15 @@ def _fast_length(n: int) -> int:
     return best
 
 
-def masked_median(values: Any, kept: Any) -> Any:
-    """Median of the kept values along the last axis, 0 where there is none.
-
-    Parameters
-    ----------
-    values : array, (..., n)
-        Finite where kept.
-    kept : array of bool, (..., n)
-
-    Returns
-    -------
-    array, (...)
-    """
-    xp = array_namespace(values, kept)
-    ordered = xp.sort(xp.where(kept, values, xp.asarray(np.inf, dtype=values.dtype)), axis=-1)
+def _middle(ordered: Any, kept: Any) -> Any:
+    """Median of the kept values, which follow each other in increasing order."""
+    xp = array_namespace(ordered, kept)
     count = xp.sum(kept, axis=-1, keepdims=True)
-    below = xp.take_along_axis(ordered, xp.maximum(count - 1, 0) // 2, axis=-1)
-    above = xp.take_along_axis(ordered, xp.minimum(count // 2, values.shape[-1] - 1), axis=-1)
-    found = count > 0
-    zero = xp.zeros((), dtype=values.dtype)
-    middle = xp.where(found, below, zero) + xp.where(found, above, zero)
-    return (middle * np.asarray(0.5, values.dtype))[..., 0]
+    first = xp.argmax(kept, axis=-1, keepdims=True)
+    below = xp.take_along_axis(ordered, first + xp.maximum(count - 1, 0) // 2, axis=-1)
+    last = ordered.shape[-1] - 1
+    above = xp.take_along_axis(ordered, xp.minimum(first + count // 2, last), axis=-1)
+    return ((below + above) * np.asarray(0.5, ordered.dtype))[..., 0]
 
 
 def _moments(values: Any, kept: Any) -> tuple[Any, Any]:
@@ -96,16 +82,18 @@ def clipped(values: Any, sigma: float = 3.0, iterations: int = 5) -> tuple[Any, 
     """
     xp = array_namespace(values)
     reach = np.asarray(sigma, values.dtype)
+    # sorted, so that what is kept is always one run of values
+    ordered = xp.sort(values, axis=-1)
     kept = xp.ones(values.shape, dtype=bool)
     for _ in range(iterations):
-        median = masked_median(values, kept)[..., None]
-        _, deviation = _moments(values, kept)
+        median = _middle(ordered, kept)[..., None]
+        _, deviation = _moments(ordered, kept)
         before = kept
-        kept = kept & (xp.abs(values - median) <= reach * deviation[..., None])
+        kept = kept & (xp.abs(ordered - median) <= reach * deviation[..., None])
         if xp is np and bool((kept == before).all()):
             break
-    mean, deviation = _moments(values, kept)
-    return mean, masked_median(values, kept), deviation
+    mean, deviation = _moments(ordered, kept)
+    return mean, _middle(ordered, kept), deviation
 
 
 def row_profiles(
@@ -183,7 +171,8 @@ def cross_artifact(light: Any, halves: Sequence[tuple[slice, Any]]) -> Any:
     for columns, profile in halves:
         inside = (column >= columns.start) & (column < columns.stop)
         part = xp.where(inside, light, xp.zeros_like(light))
-        spectrum = xp.fft.rfft(part, n=size, axis=-1) * profile
+        spectrum = xp.fft.rfft(part, n=size, axis=-1)
+        spectrum = spectrum * profile.astype(spectrum.dtype)
         total = spectrum if total is None else total + spectrum
     if total is None:
         return xp.zeros_like(light)
@@ -211,15 +200,17 @@ def within_percentiles(values: Any, kept: Any, low: float, high: float) -> Any:
     ordered = xp.sort(xp.reshape(xp.where(kept, values, infinite), shape), axis=-1)
     count = xp.sum(xp.reshape(kept, shape), axis=-1, keepdims=True)
     last = xp.maximum(count - 1, 0)
+    zero = xp.zeros((), dtype=values.dtype)
     limits = []
     for percentile in (low, high):
         at = last.astype(float) * (percentile / 100.0)
         lower = xp.floor(at).astype(last.dtype)
-        below = xp.take_along_axis(ordered, lower, axis=-1)
-        above = xp.take_along_axis(ordered, xp.minimum(lower + 1, last), axis=-1)
+        ends = (lower, xp.minimum(lower + 1, last))
+        below, above = (
+            xp.where(count > 0, xp.take_along_axis(ordered, end, axis=-1), zero) for end in ends
+        )
         part = (at - xp.floor(at)).astype(values.dtype)
-        step = xp.where(above > below, above - below, xp.zeros_like(below))
-        limits.append((below + part * step)[..., None])
+        limits.append((below + part * (above - below))[..., None])
     return kept & (values >= limits[0]) & (values <= limits[1])
 
 
@@ -243,9 +234,9 @@ def _smoothed(image: Any, taps: np.ndarray, axis: int) -> Any:
     centred = np.roll(centred, -(taps.size // 2))
     shape = [1] * image.ndim
     shape[axis] = -1
-    response = np.fft.rfft(centred).real.reshape(shape).astype(image.dtype)
-    spectrum = xp.fft.rfft(image, n=size, axis=axis) * response
-    smooth = xp.fft.irfft(spectrum, n=size, axis=axis)
+    spectrum = xp.fft.rfft(image, n=size, axis=axis)
+    response = np.fft.rfft(centred).real.reshape(shape).astype(spectrum.dtype)
+    smooth = xp.fft.irfft(spectrum * response, n=size, axis=axis)
     index: list[Any] = [slice(None)] * image.ndim
     index[axis] = slice(0, length)
     return smooth[tuple(index)].astype(image.dtype)

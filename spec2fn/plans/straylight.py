@@ -23,8 +23,8 @@ _MIDDLE = 516  # column between the channels
 _SOURCES = 1024  # columns from here on hold no sources
 # rows and columns between the channels, which see no light
 _GAPS = {
-    "12": (slice(50, 974), slice(503, 516)),
-    "34": (slice(50, 974), slice(474, 507)),
+    "12": ((50, 974), (503, 516)),
+    "34": ((50, 974), (474, 507)),
 }
 _HALVES = {"12": ("1", "2"), "34": ("4", "3")}  # channels on the left and on the right
 _LETTERS = {"SHORT": "a", "MEDIUM": "b", "LONG": "c"}
@@ -38,14 +38,14 @@ class StraylightPlan(Plan):
     ----------
     halves : tuple of (str, int, int)
         Table of the reference, first column and end, for each half of the detector that has one.
-    gap : (slice, slice)
-        Rows and columns between the channels.
+    gap : ((int, int), (int, int))
+        Rows and columns (first, end) between the channels.
     between : ndarray (y, x) of bool or None
         Pixels outside the slices, for cosmic-ray showers.
     """
 
     halves: tuple[tuple[str, int, int], ...]
-    gap: tuple[slice, slice]
+    gap: tuple[tuple[int, int], tuple[int, int]]
     between: np.ndarray | None = None
 
 

@@ -170,7 +170,7 @@ def straylight(
 def _gap(sci: Any, plan: StraylightPlan) -> Any:
     """Pixels between the channels, along one axis."""
     rows, columns = plan.gap
-    part = sci[..., rows, columns]
+    part = sci[..., slice(*rows), slice(*columns)]
     return part.reshape((*part.shape[:-2], -1))
 
 
