@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from spec2fn.kernels.cube_extraction import (
 from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.kernels.statistics import safe_sqrt
 from spec2fn.plans.extract_cube import CubePlan
+from spec2fn.plans.residual_fringe_1d import NO_FRINGES, correct_fringes_1d
 from spec2fn.plans.spectral_wcs import spectral_wcs
 from spec2fn.schema import RESIDUAL_FRINGES, SPECTRUM_COLUMNS, meta_of
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["extract_cube"]
 
+_LOG = logging.getLogger("spec2fn.extract_1d")
 MEGA = 1.0e6
 _VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
 _BLOCK = 1 << 18  # voxels handled at a time in NumPy: they stay in the processor's cache
@@ -34,11 +36,7 @@ _BLOCK = 1 << 18  # voxels handled at a time in NumPy: they stay in the processo
 Box = tuple[slice, slice]
 
 
-def extract_cube(
-    ds: xr.Dataset,
-    plan: CubePlan,
-    fringes: Callable[[np.ndarray, np.ndarray, int], np.ndarray] | None = None,
-) -> xr.Dataset:
+def extract_cube(ds: xr.Dataset, plan: CubePlan) -> xr.Dataset:
     """Extract the spectrum of a cube.
 
     Parameters
@@ -47,9 +45,6 @@ def extract_cube(
         ``sci``, ``err`` and optionally ``wmap`` and the variances, dims
         ([integration,] wave, y, x).
     plan : CubePlan
-    fringes : callable, optional
-        ``fringes(spectrum, wavelength, channel)`` removes residual fringes from a spectrum
-        (host only).
 
     Returns
     -------
@@ -59,7 +54,8 @@ def extract_cube(
     sums = _sums(ds, plan)
     columns = _columns(ds, plan, sums)
     if ds.attrs.get("exp_type") == "MIR_MRS":
-        columns |= _fringe_columns(ds, plan, sums, fringes)
+        # of values, not of a trace: the search for fringes decides by evidence
+        columns |= _fringe_columns(ds, plan, sums)
     return _dataset(ds, plan, columns)
 
 
@@ -230,12 +226,10 @@ def _divisor(area: Any) -> Any:
     return xp.where(area > 0, area, xp.ones_like(area))
 
 
-def _fringe_columns(
-    ds: xr.Dataset, plan: CubePlan, sums: CubeSums, fringes: Callable[..., np.ndarray] | None
-) -> dict[str, Any]:
-    """Columns without residual fringes; NaN where they are not removed."""
+def _fringe_columns(ds: xr.Dataset, plan: CubePlan, sums: CubeSums) -> dict[str, Any]:
+    """Columns without residual fringes; NaN where none were sought (always inside a trace)."""
     xp = array_namespace(sums.flux)
-    if not plan.fringes or fringes is None or is_traced(sums.flux):
+    if not plan.fringes or is_traced(sums.flux):
         return {name: xp.full_like(sums.flux, np.nan) for name in RESIDUAL_FRINGES}
     gain: Any = ds["pixar_sr"].data * MEGA if plan.calibrated else 1.0
     correction: Any = 1.0 if plan.correction is None else plan.correction
@@ -247,12 +241,17 @@ def _fringe_columns(
     out = {}
     for name, (spectrum, scale) in raw.items():
         values = np.asarray(spectrum)
-        rows = [
-            fringes(row, plan.wavelength, plan.fringes)
-            for row in values.reshape(-1, values.shape[-1])
-        ]
+        rows = [_without_fringes(row, plan, name) for row in values.reshape(-1, values.shape[-1])]
         out[name] = np.reshape(rows, values.shape) * scale
     return out
+
+
+def _without_fringes(spectrum: np.ndarray, plan: CubePlan, name: str) -> np.ndarray:
+    found = correct_fringes_1d(plan.wavelength, spectrum, plan.fringes)
+    if found.skipped and found.skipped != NO_FRINGES:
+        _LOG.warning("extract_1d: %s is not known: %s", name, found.skipped)
+        return np.full_like(spectrum, np.nan)
+    return found.flux
 
 
 def _dataset(ds: xr.Dataset, plan: CubePlan, columns: dict[str, Any]) -> xr.Dataset:

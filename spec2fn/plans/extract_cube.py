@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["CubeOptions", "CubePlan", "make_cube_plan"]
 
 _LOG = logging.getLogger("spec2fn.extract_1d")
+_CHANNELS = ("1", "2", "3", "4")
 _SOURCE_TYPES = ("POINT", "EXTENDED")
 _DIM_BEYOND = 26.0  # [um]; hardly any light arrives at the MRS, so a source is not sought there
 _CLIP = 3.0  # sigma clipping of the image a source is sought in
@@ -204,9 +205,10 @@ def _fringe_channel(ds: xr.Dataset, options: CubeOptions) -> int:
     if not options.ifu_rfcorr or ds.attrs.get("exp_type") != "MIR_MRS":
         return 0
     channel, band = (str(ds.attrs.get(a, "")).strip().lower() for a in ("channel", "band"))
-    if channel in ("1", "2", "3", "4") and band in ("short", "medium", "long"):
-        return int(channel)
-    return 0
+    single = channel in _CHANNELS and band in ("short", "medium", "long")
+    if not single:
+        _LOG.info("extract_1d: residual fringes are removed from spectra of single bands only")
+    return int(channel) if single else 0
 
 
 def _tree(reference: xr.Dataset, reftype: str, key: str) -> Mapping[str, Any]:

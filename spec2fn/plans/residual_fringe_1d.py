@@ -28,7 +28,10 @@ from spec2fn.plans.fringe_baseline import (
 )
 from spec2fn.plans.fringe_sines import USABLE_WEIGHT, Evidence, FringeSearch, find_fringes
 
-__all__ = ["FringeCorrection", "correct_fringes_1d"]
+__all__ = ["NO_FRINGES", "FringeCorrection", "correct_fringes_1d"]
+
+NO_FRINGES = "no evidence of fringes"
+"""Why a spectrum is as it was although it has been searched."""
 
 Array = np.ndarray[Any, Any]
 
@@ -198,5 +201,5 @@ def _correct(
         corrected = np.where(np.isfinite(corrected), corrected, 0.0)
     out, factor = data.copy(), np.ones(data.shape)
     out[positive], factor[positive] = corrected[0], corrected[0] / value[0]
-    reason = "" if any(number) else "no evidence of fringes"
+    reason = "" if any(number) else NO_FRINGES
     return FringeCorrection(out, factor, tuple(number), reason)
