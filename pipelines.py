@@ -106,8 +106,11 @@ MIRI_MRS: Pipeline = (
     photom,
     residual_fringe,
     product("cal"),
+    pixel_replace,
     cube_build,
     product("s3d", of="cube_build"),
+    extract_1d,
+    product("x1d", of="extract_1d"),
 )
 
 NIRSPEC_FIXEDSLIT: Pipeline = (
@@ -216,8 +219,11 @@ NIRSPEC_IFU: Pipeline = (
     pathloss,
     photom,
     product("cal"),
+    pixel_replace,
     cube_build,
     product("s3d", of="cube_build"),
+    extract_1d,
+    product("x1d", of="extract_1d"),
 )
 
 MODES: Mapping[str, tuple[str, Pipeline]] = {

@@ -32,7 +32,7 @@ class CubeSums(NamedTuple):
         Sums of the variances of single spaxels, as if a spaxel that is covered by half had half
         the variance; those of `flux` contain those of the background.
     variance_cov : array
-        Variance of `flux` as the linear function of the spaxels that it is.
+        Variance of `flux` as the linear function of independent spaxels that it is.
     empty : bool array
         No data in the aperture.
     """
@@ -161,7 +161,6 @@ def extract_aperture(
     annulus: Any = None,
     kept: Any = None,
     areas: tuple[Any, Any],
-    covariance: Any = None,
 ) -> CubeSums:
     """Sum over the aperture of a point source in every plane, and subtract the annulus.
 
@@ -180,9 +179,6 @@ def extract_aperture(
         Spaxels that the clipping of the background keeps.
     areas : tuple of array, (wave,)
         Nominal areas of aperture and annulus, used where no spaxel holds data.
-    covariance : callable, optional
-        Variance of a weighted sum, ``covariance(weights)``, (…, wave); by default spaxels are
-        independent.
     """
     xp = array_namespace(data, aperture)
     cover = xp.where(valid, cover, xp.zeros_like(cover))
@@ -205,10 +201,7 @@ def extract_aperture(
         flux = flux - scale * background
         sums = tuple(s + scale * scale * b for s, b in zip(sums, below, strict=True))
         operator = aperture - scale[..., None, None] * clipped
-    if covariance is not None:
-        exact = covariance(operator)
-    else:
-        exact = _total(operator * operator, sum(variances))
+    exact = _total(operator * operator, sum(variances))
     return CubeSums(flux, background, npixels, area, sums, below, exact, empty)
 
 
@@ -218,8 +211,6 @@ def extract_whole(
     cover: Any,
     valid: Any,
     kept: Any,
-    *,
-    covariance: Any = None,
 ) -> CubeSums:
     """Sum over all spaxels of every plane, for an extended source; nothing is subtracted.
 
@@ -240,10 +231,6 @@ def extract_whole(
     def whole(value: Any) -> Any:
         return xp.sum(value, axis=axes, dtype=np.float64)
 
-    if covariance is not None:
-        exact = covariance(xp.ones(data.shape[-2:]))
-    else:
-        exact = whole(sum(variances))
     return CubeSums(
         whole(data),
         inside(data),
@@ -251,6 +238,6 @@ def extract_whole(
         xp.where(some, inside(cover), 0.0),
         tuple(whole(v) for v in variances),
         tuple(inside(v) for v in variances),
-        exact,
+        whole(sum(variances)),
         empty,
     )

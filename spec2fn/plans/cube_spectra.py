@@ -203,7 +203,7 @@ def _columns(ds: xr.Dataset, plan: CubePlan, sums: CubeSums) -> dict[str, Any]:
         "background": sums.background / below,
         "npixels": sums.npixels,
         "dq": xp.where(sums.empty, np.uint32(PIXEL["DO_NOT_USE"]), np.uint32(0)),
-        "flux_error_cov": safe_sqrt(sums.variance_cov * errors) * gain * correction,
+        "flux_error_cov": safe_sqrt(sums.variance_cov * _inflation(ds, plan)) * gain * correction,
     }
     scales = {
         "flux": ("flux_error", sums.variances, (gain * correction) ** 2),
@@ -219,6 +219,16 @@ def _columns(ds: xr.Dataset, plan: CubePlan, sums: CubeSums) -> dict[str, Any]:
         for name, value in zip(_VARIANCES, parts, strict=True):
             out[f"{prefix}_{name}"] = value
     return out
+
+
+def _inflation(ds: xr.Dataset, plan: CubePlan) -> Any:
+    """How much larger the variance of a sum is than that of independent spaxels."""
+    if "variance_inflation" not in ds:
+        return plan.covar_scale**2
+    known = ds["variance_inflation"].data
+    xp = array_namespace(known)
+    known = xp.where(xp.isfinite(known), known, xp.ones_like(known))
+    return known.astype(np.float64)
 
 
 def _divisor(area: Any) -> Any:

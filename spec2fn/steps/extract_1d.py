@@ -72,8 +72,7 @@ def _plan(
     ifu_rscale: float | None,
     ifu_covar_scale: float,
 ) -> ExtractionPlan | SlitsPlan | CubePlan | Skip:
-    if _is_cube(ds):
-        assert not isinstance(ds, Slits)
+    if not isinstance(ds, Slits) and "wave" in ds["sci"].dims:
         cube_options = CubeOptions(
             subtract_background=subtract_background,
             apply_apcorr=apply_apcorr,
@@ -242,7 +241,8 @@ def extract_1d(
         a slit has none is in ``meta.records["slits_not_extracted"]``.
         ``flux_error`` is the square root of the sum of the variance columns, in
         which a background enters as if it were measured on other pixels; ``flux_error_cov`` is
-        the error of the whole linear operator on the image, correlations included.
+        the error of the whole linear operator on the image, correlations included (of cubes as
+        far as ``variance_inflation`` (wave) says; without it, `ifu_covar_scale` stands for them).
 
     Raises
     ------
@@ -260,10 +260,6 @@ def extract_1d(
     if not is_traced(ds["sci"].data):
         out = _with_records(ds, out, plan, spectrum, saved)
     return out
-
-
-def _is_cube(ds: Any) -> bool:
-    return not isinstance(ds, Slits) and "wave" in ds["sci"].dims
 
 
 def _buckets(ds: Any) -> tuple[xr.Dataset, ...] | None:

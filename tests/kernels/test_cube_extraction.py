@@ -83,22 +83,6 @@ def test_the_exact_variance_is_that_of_simulated_noise():
     np.testing.assert_allclose(many.flux.std(axis=0), np.sqrt(one_sum.variance_cov), rtol=0.05)
 
 
-def test_a_covariance_replaces_independent_spaxels():
-    data, aperture, annulus, areas = scene()
-    one = np.ones(SHAPE)
-    seen = []
-
-    def covariance(weights):
-        seen.append(weights)
-        return np.full(SHAPE[0], 7.0)
-
-    sums = extract_aperture(
-        data, (one,), one, one > 0, aperture, annulus=annulus, areas=areas, covariance=covariance
-    )
-    np.testing.assert_array_equal(sums.variance_cov, 7.0)
-    np.testing.assert_allclose((seen[0] * data).sum(axis=(1, 2)), sums.flux)
-
-
 def test_spaxels_without_data_count_neither_as_flux_nor_as_area():
     data, aperture, annulus, areas = scene()
     valid = np.ones(SHAPE, bool)

@@ -219,6 +219,17 @@ def test_exact_errors_are_those_of_independent_spaxels():
     assert (point["flux_error_cov"] > 0.7 * point["flux_error"]).all()
 
 
+def test_the_cube_knows_how_much_larger_the_variance_of_a_sum_is():
+    ds = cube()
+    inflation = np.linspace(2.0, 4.0, N).astype(np.float32)
+    inflation[3] = np.nan
+    informed = ds.assign(variance_inflation=(("wave",), inflation))
+    out, bare = (extract_1d(d, *REFS, ifu_covar_scale=s) for d, s in ((informed, 1.7), (ds, 1.0)))
+    ratio = (out["flux_error_cov"] / bare["flux_error_cov"]).values[0]
+    np.testing.assert_allclose(ratio, np.sqrt(np.where(np.isnan(inflation), 1, inflation)))
+    assert "variance_inflation" not in out
+
+
 def test_a_bad_spaxel_has_no_part():
     ds = cube()
     sci = ds["sci"].values.copy()
