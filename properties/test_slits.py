@@ -12,7 +12,7 @@ from spec2fn.testing import exposures, nirspec_modes, strategies
 WHOLE = ("extract_2d", "master_background")  # make slits, or look at all of them
 CASES = [
     pytest.param(name, exp_type, id=f"{name}-{exp_type}")
-    for exp_type in nirspec_modes.EXP_TYPES
+    for exp_type in nirspec_modes.SLIT_TYPES
     for name in exposures.step_keys(exp_type)[exposures.step_keys(exp_type).index("extract_2d") :]
     if name.rpartition("/")[2] not in WHOLE
 ]
@@ -146,7 +146,7 @@ def test_slits_without_light_disturb_nobody(name, exp_type, kind):
     assert set(by_slit(rest)) - lost <= set(by_slit(out))
 
 
-@pytest.mark.parametrize("exp_type", nirspec_modes.EXP_TYPES)
+@pytest.mark.parametrize("exp_type", nirspec_modes.SLIT_TYPES)
 def test_an_exposure_of_dark_slits_is_calibrated(exp_type):
     from spec2fn import run
 

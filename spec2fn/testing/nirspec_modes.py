@@ -1,4 +1,4 @@
-"""Observations of the NIRSpec modes with slits, small enough to run every step in a second.
+"""Observations of the NIRSpec modes, small enough to run every step in a second.
 
 Optics are those of :mod:`spec2fn.testing.nirspec`; a window keeps the middle of the spectra.
 """
@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.testing import nirspec as toy
+from spec2fn.testing import nirspec_ifu
 from spec2fn.testing.nirspec_references import calibration_references
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["EXP_TYPES", "exposure", "metadata", "references", "roles"]
+__all__ = ["EXP_TYPES", "SLIT_TYPES", "exposure", "metadata", "references", "roles"]
 
-EXP_TYPES = ("NRS_FIXEDSLIT", "NRS_BRIGHTOBJ", "NRS_MSASPEC")
+SLIT_TYPES = ("NRS_FIXEDSLIT", "NRS_BRIGHTOBJ", "NRS_MSASPEC")
+"""Exposure types of slits."""
+
+EXP_TYPES = (*SLIT_TYPES, "NRS_IFU")
 """Exposure types there are exposures of."""
 
 _GRATING = "PRISM"
@@ -29,11 +33,13 @@ _WINDOWS = {
     "NRS_FIXEDSLIT": (1341, 955, 128, 156),
     "NRS_BRIGHTOBJ": (1341, 945, 128, 64),
     "NRS_MSASPEC": (1341, 1050, 128, 294),
+    "NRS_IFU": (1341, 960, 96, 120),
 }
 _ROLES = {
     "NRS_FIXEDSLIT": ("science", "background"),
     "NRS_BRIGHTOBJ": ("science",),
     "NRS_MSASPEC": ("science", "imprint"),
+    "NRS_IFU": ("science", "background", "imprint"),
 }
 _PRIMARY = {"NRS_FIXEDSLIT": "S200A1", "NRS_BRIGHTOBJ": "S1600A1"}
 _LEVEL = {"science": 3.0, "background": 1.0, "imprint": 0.1}  # DN/s
@@ -112,7 +118,8 @@ def exposure(
     ds = ds.assign(data).assign(mid_time=((), np.float64(60000.0)))
     ds["sci"].attrs["units"] = "DN/s"
     ds = ds.assign(exposure_time=((), np.float64(100.0)))
-    ds = ds.assign_attrs(model="CubeModel" if series else "ImageModel", tso=series)
+    model = "IFUImageModel" if exp_type == "NRS_IFU" else "CubeModel" if series else "ImageModel"
+    ds = ds.assign_attrs(model=model, tso=series)
     if series:
         times = 60000.0 + 0.01 * np.arange(integrations)
         ds = ds.assign(int_mid_mjd_utc=("integration", times))
@@ -129,6 +136,7 @@ def references(exp_type: str) -> Mapping[str, Any]:
     name = toy.CONFIGURATIONS[_GRATING][0]
     made = {
         **toy.references(_GRATING),
+        **(nirspec_ifu.references(_GRATING) if exp_type == "NRS_IFU" else {}),
         **calibration_references(exp_type, _GRATING, name, frame),
     }
     if exp_type == "NRS_MSASPEC":

@@ -1,4 +1,4 @@
-"""References of the steps after extract_2d for NIRSpec slits, in memory, small and smooth.
+"""References of the steps of NIRSpec after assign_wcs, in memory, small and smooth.
 
 Everything depends on wavelength and place in a way that a wrong row, slit or unit would show.
 """
@@ -21,6 +21,7 @@ __all__ = ["calibration_references"]
 
 WAVES = np.linspace(0.5, 5.5, 41)  # um
 _SLITS = tuple(FIXED_SLITS)
+_SLICES = 30
 _SPECTRAL = {"CRPIX": 1.0, "CRVAL": 0.5e-6, "CDELT": 0.25e-6}  # of pathloss, in m
 _N_PATHLOSS = 21
 
@@ -34,7 +35,7 @@ def calibration_references(
     Parameters
     ----------
     exp_type : str
-        ``NRS_FIXEDSLIT``, ``NRS_BRIGHTOBJ`` or ``NRS_MSASPEC``.
+        ``NRS_FIXEDSLIT``, ``NRS_BRIGHTOBJ``, ``NRS_MSASPEC`` or ``NRS_IFU``.
     grating, filter_name : str
     frame : (int, int)
         Rows and columns of the images of the flats, which begin at the corner of the detector.
@@ -43,11 +44,13 @@ def calibration_references(
     -------
     mapping of str to xarray.Dataset
         Flats in three parts, ``pathloss``, ``barshadow``, ``photom``, ``area``, ``wavecorr``,
-        ``extract1d``, ``apcorr``, ``msaoper``.
+        ``extract1d``, ``apcorr``, ``msaoper``, as far as the mode needs them.
     """
     import xarray as xr
 
     mos = exp_type == "NRS_MSASPEC"
+    if exp_type == "NRS_IFU":
+        return _named(_of_slices(grating, filter_name, frame))
     made = dict(zip(("fflat", "sflat", "dflat"), _flats(frame, mos=mos), strict=True))
     made |= {
         "pathloss": _pathloss(mos=mos),
@@ -61,9 +64,30 @@ def calibration_references(
     }
     if mos:
         made |= {"barshadow": _barshadow(), "msaoper": _msaoper()}
+    return _named(made)
+
+
+def _named(made: Mapping[str, xr.Dataset]) -> Mapping[str, xr.Dataset]:
     return {
         name: ds.assign_attrs(reftype=name, filename=f"jwst_nirspec_{name}_9999")
         for name, ds in made.items()
+    }
+
+
+def _of_slices(grating: str, filter_name: str, frame: tuple[int, int]) -> dict[str, xr.Dataset]:
+    import xarray as xr
+
+    made = dict(zip(("fflat", "sflat", "dflat"), _flats(frame, mos=False), strict=True))
+    areas = (0.01 * (1 + 0.01 * np.arange(_SLICES))).astype(np.float32)
+    area = {
+        "area.slice_id": ("area_row", np.arange(_SLICES, dtype=np.int16)),
+        "area.pixarea": ("area_row", areas),
+    }
+    return made | {
+        "pathloss": _pathloss(mos=False),
+        "photom": _photom(grating, filter_name, mos=True),
+        "area": xr.Dataset(area),
+        "msaoper": _msaoper(),
     }
 
 
