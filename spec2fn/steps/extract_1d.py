@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["extract_1d"]
 
+_INTEGRAL_FIELD = ("MIR_MRS", "NRS_IFU")
+
 VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
 PLANES = ("sci", "err", *VARIANCES, "dq")
 # positions of the source that become columns of the table of spectra
@@ -85,6 +87,8 @@ def _plan(
             ifu_covar_scale=ifu_covar_scale,
         )
         return make_cube_plan(ds, extract1d, apcorr, cube_options)
+    if getattr(ds, "attrs", {}).get("exp_type") in _INTEGRAL_FIELD:
+        return Skip("no cube was built, and spectra are only extracted from cubes")
     options = ApertureOptions(
         subtract_background=subtract_background,
         use_source_posn=use_source_posn,

@@ -88,6 +88,56 @@ def _of_slices(grating: str, filter_name: str, frame: tuple[int, int]) -> dict[s
         "photom": _photom(grating, filter_name, mos=True),
         "area": xr.Dataset(area),
         "msaoper": _msaoper(),
+        **_of_cubes(grating, filter_name),
+    }
+
+
+def _of_cubes(grating: str, filter_name: str) -> dict[str, xr.Dataset]:
+    """References of cube_build and of spectra of cubes."""
+    import xarray as xr
+
+    wave = np.arange(0.5, 5.5, 0.02, dtype=np.float32)
+    shepard = {"roispatial": 0.3, "roispectral": 0.05}
+    tables: dict[str, dict[str, Any]] = {
+        "cubepar": {"spaxelsize": 0.1, "spectralstep": 0.02, "wavemin": 0.6, "wavemax": 5.3},
+        "cubepar_msm": {**shepard, "power": 2.0, "softrad": 0.01},
+        "cubepar_emsm": {**shepard, "scalerad": 0.1},
+    }
+    variables: dict[str, Any] = {}
+    for table, columns in tables.items():
+        row = f"{table}_row"
+        variables[f"{table}.disperser"] = (row, np.array([grating]))
+        variables[f"{table}.filter"] = (row, np.array([filter_name]))
+        for column, value in columns.items():
+            variables[f"{table}.{column}"] = (row, np.array([value], np.float32))
+    extra = {
+        "driz": {},
+        "msm": {**shepard, "power": 2.0, "softrad": 0.01},
+        "emsm": {**shepard, "scalerad": 0.1},
+    }
+    for kind, columns in extra.items():
+        table = f"multichan_prism_{kind}"
+        row = f"{table}_row"
+        variables[f"{table}.wavelength"] = (row, wave)
+        for column, value in columns.items():
+            variables[f"{table}.{column}"] = (row, np.full(wave.size, value, np.float32))
+    radii = {"wavelength": np.array([[0.5, 3.0, 5.5]])}
+    for name, radius in (("radius", 0.3), ("inner_bkg", 0.8), ("outer_bkg", 1.1)):
+        radii[name] = radius + 0.02 * radii["wavelength"]
+    waves, sizes = np.linspace(0.5, 5.5, 6), np.linspace(0.1, 0.8, 8)[:, None]
+    apcorr = {
+        "wavelength": waves[None],
+        "radius": sizes * np.ones(6),
+        "radius_units": "arcsec",
+        "apcorr": 1 + np.exp(-sizes / 0.3) * waves / 5,
+        "filter": filter_name,
+        "grating": grating,
+    }
+    method = {"method": "exact", "subpixels": 8, "subtract_background": True}
+    return {
+        "cubepar": xr.Dataset(variables),
+        "extract1d": xr.Dataset(attrs={"tree": {"data": radii, "meta": method}, "meta": Meta()}),
+        "apcorr": xr.Dataset(attrs={"tree": {"apcorr_table": apcorr}, "meta": Meta()}),
     }
 
 
