@@ -137,7 +137,12 @@ def test_parameters(parameters, share, scenario, crds_cache, tmp_path, monkeypat
     theirs = open_reference(path)
     mine = meta_of(ours.buckets[0]).records["masterbg1d"]
     np.testing.assert_allclose(mine["wavelength"][0], theirs["combine1d.wavelength"], rtol=1e-6)
-    for name, column in (("surf_bright", "surf_bright"), ("flux", "flux"), ("sb_error",) * 2):
-        np.testing.assert_allclose(mine[name][0], theirs[f"combine1d.{column}"], rtol=1e-3)
+    # only what comes from the last columns of the background slits differs, which the peer
+    # resamples to the wrong place (test_nirspec_resample.py), smeared by the median filter
+    ends = 2 + parameters["median_kernel"] // 2
+    for name in ("surf_bright", "flux", "sb_error"):
+        a, b = mine[name][0].values, np.asarray(theirs[f"combine1d.{name}"])
+        np.testing.assert_allclose(a[:-ends], b[:-ends], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(a[-ends:], b[-ends:], rtol=1e-3, err_msg=name)
     for name in ("dq", "weight", "n_input"):
         np.testing.assert_array_equal(mine[name][0], theirs[f"combine1d.{name}"])

@@ -321,6 +321,22 @@ def test_gratings_and_glass_of_gwcs():
             np.testing.assert_allclose(found, expected, rtol=1e-13)
 
 
+@pytest.mark.parametrize(
+    ("exp_type", "grating"), [("NRS_MSASPEC", "PRISM"), ("NRS_FIXEDSLIT", "G395H")]
+)
+def test_from_the_detector_to_the_sky_and_back(exp_type, grating):
+    wcs = meta_of(assign(exp_type, grating)).wcs
+    for i in wcs:
+        x, y = pixels(wcs, i)
+        ra, dec, wavelength = wcs[i](x, y)
+        seen = np.isfinite(wavelength)
+        assert seen.any()
+        back = wcs.pixel(i, ra, dec, wavelength)
+        for there, here in zip(back, (x, y), strict=True):
+            assert np.abs(there - here)[seen].max() < 1e-3
+            assert np.isnan(there[~seen]).all()
+
+
 BAD = [
     ({"GWA_XTIL": None}, "keyword GWA_XTIL is missing"),
     ({"GWA_YTIL": "high"}, "GWA_YTIL .* needs a number"),

@@ -190,6 +190,40 @@ class SlitWcs(Mapping[int, Any]):
         start = self.starts[slit]
         return self.batch.slit_frame(slit, x + start[..., 0], y + start[..., 1])
 
+    def pixel(self, slit: int, ra: Any, dec: Any, wavelength: Any) -> tuple[Any, Any]:
+        """Pixel of the cut-out of a slit at which a place on the sky is seen at a wavelength.
+
+        The inverse of the slit's gwcs is that of the JWST pipeline, which for the prism looks
+        the refraction up in a coarse table (5e-3 pixels). Here it is refined by Newton's method.
+
+        Parameters
+        ----------
+        slit : int
+        ra, dec : array
+            [deg]
+        wavelength : array
+            [um]
+
+        Returns
+        -------
+        x, y : array
+            Zero-indexed; NaN for what the slit does not see. Light is taken to come from the
+            middle of the slit across the dispersion.
+        """
+        from spec2fn.wcs.invert import invert
+
+        start = self.starts[slit]
+        first = self[slit].invert(ra, dec, wavelength, with_bounding_box=False)
+        guess = [np.asarray(c, dtype=float) + s for c, s in zip(first, start, strict=True)]
+        with np.errstate(invalid="ignore"):
+            x, y = invert(
+                lambda x, y: self.batch.world(slit, x, y),
+                (ra, dec, wavelength),
+                guess,
+                periods=(360.0, None, None),
+            )
+        return x - start[0], y - start[1]
+
     def cut(self, boxes: np.ndarray, starts: np.ndarray, ids: tuple[int, ...]) -> SlitWcs:
         """Return the WCS of cut-outs: other boxes and first pixels, for the slits `ids`."""
         return SlitWcs(self.batch, boxes, starts, ids, self.changes)
