@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from spec2fn import calibrate
+from spec2fn import calibrate, run
 from spec2fn.io import open_exposure, open_product
 from spec2fn.pipelines import MIRI_MRS
 from spec2fn.refs import open_reference
@@ -192,3 +192,26 @@ def test_the_peer_reads_the_product(case, crds_cache, tmp_path):
         x, y = np.meshgrid(np.arange(0.0, 1032, 5), np.arange(0.0, 1024, 61))
         for a, b in zip(ours.meta.wcs(x, y), theirs.meta.wcs(x, y), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_integrations_are_calibrated_as_single_exposures(case, compare_planes):
+    kinds = ("distortion", "regions", "specwcs", "wavelengthrange")
+    kinds += ("mrsxartcorr", "flat", "fringe", "photom")
+    refs = {kind: case.reference(kind) for kind in kinds}
+    cut = [getattr(e, "kind", "") for e in MIRI_MRS].index("cal")
+    params = {"straylight": {"clean_showers": True}, "residual_fringe": {"skip": True}}
+    singles = [case.science, case.other]
+    planes = [name for name in (*PLANES, "dq") if name in case.science]
+    series = case.science.drop_vars(planes).assign(
+        {
+            name: (("integration", "y", "x"), np.stack([s[name].values for s in singles]))
+            for name in planes
+        }
+    )
+    series.attrs["model"] = "CubeModel"
+    done = run(MIRI_MRS[:cut], series, refs, params=params).dataset
+    assert done["sci"].dims == ("integration", "y", "x")
+    for k, one in enumerate(singles):
+        single = run(MIRI_MRS[:cut], one, refs, params=params).dataset
+        for name in (*PLANES, "dq"):
+            assert compare_planes(done[name][k], single[name], 1e-6) > 0.99999, name
