@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["SelfcalPlan", "find_bad_pixels", "minimum_image"]
 
-_GAPS = {
-    "MIRIFUSHORT": (slice(50, 974), slice(503, 516)),
-    "MIRIFULONG": (slice(50, 974), slice(474, 507)),
-}
-"""Pixels between the channels of the MIRI MRS, which see the dark pedestal but no light."""
+_GAPS = {"MIRIFUSHORT": slice(503, 516), "MIRIFULONG": slice(474, 507)}
+"""Columns between the channels of the MIRI MRS, which see the dark pedestal but no light."""
+
+_MARGIN = 50  # rows at both ends of the gap that are left out
 
 _FEW = 32  # integrations for which a sorting network beats a sort
 
@@ -81,7 +80,8 @@ def minimum_image(exposures: Sequence[xr.Dataset]) -> np.ndarray:
         if detector in _GAPS:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
-                image = image - np.nanmedian(image[_GAPS[detector]])
+                rows = slice(_MARGIN, -_MARGIN) if len(image) > 4 * _MARGIN else slice(None)
+                image = image - np.nanmedian(image[rows, _GAPS[detector]])
         out = image if out is None else np.fmin(out, image)
     assert out is not None
     return out

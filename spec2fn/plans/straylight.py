@@ -18,14 +18,11 @@ __all__ = ["COLUMNS", "StraylightPlan", "plan_straylight"]
 COLUMNS = ("lor_fwhm", "lor_scale", "gau_fwhm", "gau_xoff", "gau_scale1", "gau_scale2")
 """Columns of the tables of a MRSXARTCORR reference: the profile of the artifact by row."""
 
-_SHAPE = (1024, 1032)
+_WIDTH = 1032
 _MIDDLE = 516  # column between the channels
 _SOURCES = 1024  # columns from here on hold no sources
-# rows and columns between the channels, which see no light
-_GAPS = {
-    "12": ((50, 974), (503, 516)),
-    "34": ((50, 974), (474, 507)),
-}
+_GAPS = {"12": (503, 516), "34": (474, 507)}  # columns between the channels, which see no light
+_MARGIN = 50  # rows at both ends of the gap that are left out
 _HALVES = {"12": ("1", "2"), "34": ("4", "3")}  # channels on the left and on the right
 _LETTERS = {"SHORT": "a", "MEDIUM": "b", "LONG": "c"}
 
@@ -62,16 +59,16 @@ def plan_straylight(
     Raises
     ------
     DatasetError
-        If the exposure is no full frame of the MRS.
+        If the exposure does not have all columns of the MRS.
     ReferenceError
         If a table lacks a column or a row, or there is no map of the slices for showers.
     """
     shape = ds["sci"].shape[-2:]
     channel = str(ds.attrs.get("channel", "")).strip()
-    if shape != _SHAPE or channel not in _HALVES:
+    if shape[1] != _WIDTH or channel not in _HALVES:
         msg = (
-            f"straylight: 'sci' is {shape} and channel {channel!r}; a full frame {_SHAPE} of"
-            " channel '12' or '34' is needed"
+            f"straylight: 'sci' is {shape} and channel {channel!r}; all {_WIDTH} columns of channel"
+            " '12' or '34' are needed"
         )
         raise DatasetError(msg)
     halves = []
@@ -81,27 +78,29 @@ def plan_straylight(
         ranges = ((0, _MIDDLE), (_MIDDLE, _SOURCES))
         for number, (first, stop) in zip(_HALVES[channel], ranges, strict=True):
             table = f"ch{number}{letter}"
-            if _has_table(mrsxartcorr, table):
+            if _has_table(mrsxartcorr, table, shape[0]):
                 halves.append((table, first, stop))
-    between = _between(regions, shower_plane) if clean_showers else None
-    return StraylightPlan(tuple(halves), _GAPS[channel], between)
+    between = _between(regions, shower_plane, shape) if clean_showers else None
+    margin = _MARGIN if shape[0] > 4 * _MARGIN else 0
+    gap = ((margin, shape[0] - margin), _GAPS[channel])
+    return StraylightPlan(tuple(halves), gap, between)
 
 
-def _has_table(ref: xr.Dataset, table: str) -> bool:
+def _has_table(ref: xr.Dataset, table: str, rows: int) -> bool:
     names = [f"{table}.{c}" for c in COLUMNS]
     found = [n for n in names if n in ref]
     if not found:
         return False
-    if len(found) < len(names) or any(ref[n].shape != _SHAPE[:1] for n in names):
+    if len(found) < len(names) or any(ref[n].shape != (rows,) for n in names):
         msg = (
             f"straylight: table {table!r} of reference 'mrsxartcorr' needs the columns"
-            f" {', '.join(COLUMNS)} and {_SHAPE[0]} rows; fetch the file again"
+            f" {', '.join(COLUMNS)} and {rows} rows, as many as 'sci'; fetch the file again"
         )
         raise ReferenceError(msg)
     return True
 
 
-def _between(regions: xr.Dataset | None, plane: int) -> np.ndarray:
+def _between(regions: xr.Dataset | None, plane: int, shape: tuple[int, ...]) -> np.ndarray:
     if regions is None:
         msg = (
             "straylight: clean_showers needs the reference 'regions', the map of the slices; pass"
@@ -109,10 +108,10 @@ def _between(regions: xr.Dataset | None, plane: int) -> np.ndarray:
         )
         raise ReferenceError(msg)
     maps: Any = np.asarray(regions.attrs.get("tree", {}).get("regions", ()))
-    if maps.ndim != 3 or maps.shape[1:] != _SHAPE or not 0 <= plane < len(maps):
+    if maps.ndim != 3 or maps.shape[1:] != shape or not 0 <= plane < len(maps):
         msg = (
             f"straylight: reference 'regions' has maps of shape {maps.shape}; shower_plane={plane}"
-            f" needs ({plane + 1} or more, {_SHAPE[0]}, {_SHAPE[1]})"
+            f" needs ({plane + 1} or more, {shape[0]}, {shape[1]})"
         )
         raise ReferenceError(msg)
     between: np.ndarray = maps[plane] == 0

@@ -80,8 +80,8 @@ def straylight(
     Parameters
     ----------
     ds : xarray.Dataset
-        Full-frame exposure of type MIR_MRS, ``([integration,] y, x)``, with ``sci`` [DN/s] and
-        ``dq``; every integration is corrected by itself.
+        Exposure of type MIR_MRS with all columns of the detector, ``([integration,] y, x)``, with
+        ``sci`` [DN/s] and ``dq``; every integration is corrected by itself.
     mrsxartcorr : xarray.Dataset
         Tables ``ch1a`` … ``ch4c`` with the columns of
         :data:`spec2fn.plans.straylight.COLUMNS`. Read here, not in the plan, so that the result
@@ -112,7 +112,7 @@ def straylight(
     Raises
     ------
     DatasetError
-        If the exposure is no full frame of the MRS.
+        If the exposure does not have all columns of the detector.
     ReferenceError
         If a table lacks a column, or there is no map of slices for showers.
 

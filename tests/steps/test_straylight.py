@@ -1,4 +1,4 @@
-"""Stray light on full frames, which are all there is of the MRS."""
+"""Stray light of whole frames with known sources."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -99,6 +99,17 @@ def test_integrations_are_corrected_one_by_one():
         np.testing.assert_allclose(both["sci"].values[k], one["sci"], rtol=1e-5, atol=1e-6)
 
 
+def test_a_few_rows_are_corrected_as_in_the_full_frame():
+    rows = slice(380, 480)
+    whole = straylight(exposure(), reference())["sci"].isel(y=rows)
+    table = {
+        "mrsxartcorr": reference().isel({f"ch{c}{b}_row": rows for c in "1234" for b in "abc"})
+    }
+    part = straylight(exposure().isel(y=rows), **table)["sci"]
+    # the dark level is that of fewer pixels
+    np.testing.assert_allclose(part, whole, atol=2e-3)
+
+
 def test_bands_without_a_profile_lose_the_pedestal_only():
     ds = exposure(band="SHORT-MEDIUM")
     out = straylight(ds, reference())
@@ -134,7 +145,9 @@ def test_what_does_not_fit_is_said():
     assert "no mrsxartcorr" in status_of(straylight(exposure()), "straylight")
     other = straylight(exposure(exp_type="MIR_LRS-FIXEDSLIT"), reference())
     assert "not in MIR_LRS-FIXEDSLIT" in status_of(other, "straylight")
-    with pytest.raises(DatasetError, match=r"is \(512, 1032\).*full frame"):
+    with pytest.raises(DatasetError, match=r"is \(1024, 512\).*all 1032 columns"):
+        straylight(exposure().isel(x=slice(0, 512)), reference())
+    with pytest.raises(ReferenceError, match="512 rows, as many as 'sci'"):
         straylight(exposure().isel(y=slice(0, 512)), reference())
     with pytest.raises(ReferenceError, match="clean_showers needs the reference 'regions'"):
         straylight(exposure(), reference(), clean_showers=True)
