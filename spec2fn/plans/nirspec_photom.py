@@ -312,19 +312,22 @@ def _areas(
     _need_columns(area, "area", (*columns, "pixarea"), ds.attrs.get("exp_type"))
     values = np.asarray(area["area.pixarea"].data).astype(np.float64)
     if mos:
-        wanted = zip(*(np.asarray(ds[n].data) for n in ("quadrant", "xcen", "ycen")), strict=True)
-        rows: dict[Any, list[int]] = {}
-        table = (np.asarray(area[f"area.{c}"].data).tolist() for c in columns)
-        for i, key in enumerate(zip(*table, strict=True)):
-            rows.setdefault(key, []).append(i)
-        found = [rows.get(tuple(int(v) for v in key), []) for key in wanted]
+        table = _shutter_number(*(np.asarray(area[f"area.{c}"].data) for c in columns))
+        wanted = _shutter_number(*(np.asarray(ds[n].data) for n in ("quadrant", "xcen", "ycen")))
+        listed = np.flatnonzero(np.isin(table, wanted))
+        found = [listed[table[listed] == number] for number in wanted]
         # a shutter that is listed twice has no area that could be trusted
-        place = [f[0] if len(f) == 1 else -1 for f in found]
+        place = [int(f[0]) if len(f) == 1 else -1 for f in found]
     else:
         slits = np.char.strip(np.asarray(area["area.slit_id"].data).astype(str)).tolist()
         place = [slits.index(n) if n in slits else -1 for n in names]
     at = np.array(place, dtype=int)
     return np.where(at < 0, np.nan, values[at]), at < 0
+
+
+def _shutter_number(quadrant: Any, x: Any, y: Any) -> Any:
+    """One number for each shutter."""
+    return (quadrant.astype(np.int64) << 40) + (x.astype(np.int64) << 20) + y
 
 
 def _segments(photom: xr.Dataset, rows: list[int | None]) -> list[Segment | None]:
