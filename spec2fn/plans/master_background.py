@@ -288,15 +288,13 @@ class ExpandedSpectrum(Plan):
         Pixels within the wavelengths of the spectrum.
     surf_bright : array of float64
         [MJy/sr], 0 outside.
-    var_poisson, var_rnoise : array of float64
-        [(MJy/sr)^2], 0 outside or if unknown. What flats contribute, or what cannot be told
-        apart, is in the first.
+    variance : array of float64
+        [(MJy/sr)^2], 0 outside or if unknown.
     """
 
     covered: Any
     surf_bright: Any
-    var_poisson: Any
-    var_rnoise: Any
+    variance: Any
 
 
 def expand(spectrum: Spectrum, wavelength: Any, *, variances: bool = True) -> ExpandedSpectrum:
@@ -327,14 +325,12 @@ def expand(spectrum: Spectrum, wavelength: Any, *, variances: bool = True) -> Ex
         out[known] = lower**power * column[below] + upper**power * column[above]
         return out
 
-    none = np.zeros(())
     columns = spectrum.columns
-    poisson = rnoise = none
-    if variances and "sb_var_poisson" in columns:
-        flats = columns.get("sb_var_flat", none)
-        poisson = on_pixels(np.nan_to_num(columns["sb_var_poisson"] + flats), 2)
-        if "sb_var_rnoise" in columns:
-            rnoise = on_pixels(np.nan_to_num(columns["sb_var_rnoise"]), 2)
-    elif variances and "sb_error" in columns:
-        poisson = on_pixels(np.nan_to_num(columns["sb_error"] ** 2), 2)
-    return ExpandedSpectrum(known, on_pixels(spectrum.surf_bright, 1), poisson, rnoise)
+    variance = np.zeros(())
+    if variances:
+        parts = [columns[n] for n in _VARIANCES if n in columns]
+        if not parts and "sb_error" in columns:
+            parts = [columns["sb_error"] ** 2]
+        if parts:
+            variance = on_pixels(np.nan_to_num(sum(parts)), 2)
+    return ExpandedSpectrum(known, on_pixels(spectrum.surf_bright, 1), variance)

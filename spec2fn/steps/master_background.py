@@ -11,7 +11,6 @@ from spec2fn.compose import Skip, Step, as_reference, step
 from spec2fn.dq import PIXEL
 from spec2fn.parameters import Range
 from spec2fn.plans.master_background import (
-    ExpandedSpectrum,
     Spectrum,
     combine_spectra,
     expand,
@@ -115,8 +114,10 @@ def master_background(  # noqa: PLR0917 - one for each reference
         Add the variance of the background to those of the pixels, and to ``err``. It is that of
         one spectrum, which all pixels of a wavelength share: the errors of single pixels are
         right, but the part added here is fully correlated between them and does not decrease
-        when they are averaged. The share of the flats is added to ``var_poisson``, because
-        flat_field sets ``var_flat`` anew. If false, errors stay as they were.
+        when they are averaged. All of it is added to ``var_poisson``: flat_field sets
+        ``var_flat`` anew, and ``var_rnoise``, by which resample_spec weighs pixels, has to stay
+        that of the pixels themselves (weights that vary from row to row change the sum over an
+        undersampled star). If false, errors stay as they were.
     corrections : tuple of Step, optional
         The steps that calibrate the background; those with ``skip`` are left out. In a pipeline
         these are the steps that follow, with the parameters (and replacements) they have there;
@@ -264,17 +265,12 @@ def _on_pixels(
     safe = np.where(usable, gain, np.ones((), dtype))
     level = found.surf_bright.astype(dtype)[insert] / safe
     planes = {"sci": np.where(usable, level, np.asarray(np.nan, dtype)), "dq": dq}
-    for name in ("var_poisson", "var_rnoise"):
-        variance = _variance(found, name, insert).astype(dtype)
-        planes[name] = np.where(usable, variance / (safe * safe), np.asarray(np.nan, dtype))
-    planes["err"] = np.sqrt(planes["var_poisson"] + planes["var_rnoise"])
+    variance = (found.variance[insert] if found.variance.ndim else found.variance).astype(dtype)
+    planes["var_poisson"] = np.where(usable, variance / (safe * safe), np.asarray(np.nan, dtype))
+    planes["var_rnoise"] = np.where(usable, np.zeros((), dtype), np.asarray(np.nan, dtype))
+    planes["err"] = np.sqrt(planes["var_poisson"])
     dims = bucket["sci"].dims
     return bucket.assign({n: (dims, p, dict(bucket[n].attrs)) for n, p in planes.items()})
-
-
-def _variance(found: ExpandedSpectrum, name: str, insert: Any) -> Any:
-    plane = getattr(found, name)
-    return plane[insert] if plane.ndim else plane
 
 
 def _subtract(bucket: xr.Dataset, background: xr.Dataset, *, inverse: bool) -> xr.Dataset:
@@ -285,13 +281,12 @@ def _subtract(bucket: xr.Dataset, background: xr.Dataset, *, inverse: bool) -> x
         "sci": sci + level if inverse else sci - level,
         "dq": bucket["dq"].values | background["dq"].values,
     }
-    added = {n: np.nan_to_num(background[n].values) for n in ("var_poisson", "var_rnoise")}
-    if any(a.any() for a in added.values()):
-        for name, variance in added.items():
-            if name in bucket:
-                new[name] = np.maximum(bucket[name].values - sign * variance, 0)
+    added = np.nan_to_num(background["var_poisson"].values)
+    if added.any():
+        if "var_poisson" in bucket:
+            new["var_poisson"] = np.maximum(bucket["var_poisson"].values - sign * added, 0)
         err = bucket["err"].values
-        new["err"] = np.sqrt(np.maximum(err * err - sign * sum(added.values()), 0))
+        new["err"] = np.sqrt(np.maximum(err * err - sign * added, 0))
     return replace_data(bucket, **new)
 
 
