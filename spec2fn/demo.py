@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.demo_comparison import Comparison
 from spec2fn.dq import Pixel
 from spec2fn.errors import InputError, nearest
 
@@ -27,49 +28,12 @@ __all__ = ["DEMOS", "Comparison", "Demo", "compare", "run_demo"]
 
 Array = np.ndarray[Any, Any]
 
-DEMOS = ("miri-lrs-slit", "miri-lrs-slitless")
+DEMOS = ("miri-lrs-slit", "miri-lrs-slitless", "nirspec-fs", "nirspec-bots", "nirspec-mos")
 """Modes there is an example of."""
 
 CONTEXT = "jwst_0001.pmap"
 _REACH = 8.0  # pixels on either side of the source whose flags matter
 _FLAGS = np.uint32(Pixel.DO_NOT_USE | Pixel.JUMP_DET)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Extracted spectrum against truth.
-
-    Attributes
-    ----------
-    wavelength : array, shape (n,)
-        [um]
-    flux, error, truth : array, shape ([integration,] n)
-        [Jy]; `error` includes the covariance of the resampling.
-    clean : array of bool, shape ([integration,] n)
-        Where no flagged pixel contributed and everything is finite.
-    """
-
-    wavelength: Array
-    flux: Array
-    error: Array
-    truth: Array
-    clean: Array
-
-    @property
-    def pull(self) -> Array:
-        """Residual in standard errors."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray((self.flux - self.truth) / self.error)
-
-    @property
-    def mean(self) -> float:
-        """Mean pull of the clean points: 0 for an unbiased spectrum."""
-        return float(np.mean(self.pull[self.clean]))
-
-    @property
-    def scatter(self) -> float:
-        """Standard deviation of the pulls of the clean points: 1 for honest errors."""
-        return float(np.std(self.pull[self.clean]))
 
 
 @dataclass(frozen=True)
@@ -82,7 +46,8 @@ class Demo:
     folder : pathlib.Path
     files : mapping of str to Path
         ``input``, ``cache``, ``truth``, ``figure`` and the products by kind.
-    comparison : Comparison
+    comparisons : tuple of Comparison
+        One for each source, the target first.
     seconds : mapping of str to float
         Time by stage.
     """
@@ -90,8 +55,13 @@ class Demo:
     mode: str
     folder: Path
     files: Mapping[str, Path]
-    comparison: Comparison
+    comparisons: tuple[Comparison, ...]
     seconds: Mapping[str, float]
+
+    @property
+    def comparison(self) -> Comparison:
+        """That of the target."""
+        return self.comparisons[0]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -100,31 +70,40 @@ class Demo:
             "mode": self.mode,
             "folder": str(self.folder),
             "files": {k: str(v) for k, v in self.files.items()},
-            "points": int(c.clean.sum()),
-            "mean_pull": round(c.mean, 4),
-            "std_pull": round(c.scatter, 4),
-            "median_signal_to_noise": round(float(np.median((c.flux / c.error)[c.clean])), 1),
+            **_summary(c),
+            "sources": [{"name": o.name, "slit": o.slit, **_summary(o)} for o in self.comparisons],
             "seconds": {k: round(v, 2) for k, v in self.seconds.items()},
         }
 
     def __str__(self) -> str:
-        c, facts = self.comparison, self.as_dict()
         width = max(map(len, self.files))
         lines = [f"{self.mode}: rendered, calibrated and compared in {self._total:.1f} s"]
         lines += [f"  {k:{width}s}  {v}" for k, v in self.files.items()]
+        lines.append("extracted spectra against truth at points without flagged pixels;")
         lines.append(
-            f"extracted flux against truth at {facts['points']} points without flagged pixels"
-            f" (median S/N {facts['median_signal_to_noise']:.0f}):"
+            "residual / error has mean 0 if unbiased, standard deviation 1 if errors are honest:"
         )
-        lines.append(
-            f"  residual / error: mean {c.mean:+.3f} (unbiased: 0),"
-            f" standard deviation {c.scatter:.3f} (honest errors: 1)"
-        )
+        names = [f"{c.name} ({c.slit})" if c.slit else c.name for c in self.comparisons]
+        width = max(map(len, names))
+        for name, c in zip(names, self.comparisons, strict=True):
+            lines.append(
+                f"  {name:{width}s}  mean {c.mean:+.3f}  standard deviation {c.scatter:.3f}"
+                f"  points {c.clean.sum()}  median S/N {c.signal_to_noise:.0f}"
+            )
         return "\n".join(lines)
 
     @property
     def _total(self) -> float:
         return sum(self.seconds.values())
+
+
+def _summary(c: Comparison) -> dict[str, Any]:
+    return {
+        "points": int(c.clean.sum()),
+        "mean_pull": round(c.mean, 4),
+        "std_pull": round(c.scatter, 4),
+        "median_signal_to_noise": round(c.signal_to_noise, 1),
+    }
 
 
 def run_demo(
@@ -139,7 +118,8 @@ def run_demo(
 
     Parameters
     ----------
-    mode : {"miri-lrs-slit", "miri-lrs-slitless"}
+    mode : str
+        One of :data:`DEMOS`.
     output_dir : path
         Where everything goes; made if it does not exist.
     seed : int
@@ -165,6 +145,7 @@ def run_demo(
         msg = f"demo: integrations must be at least 1, got {integrations}"
         raise InputError(msg)
     from spec2fn.calibration import calibrate, output_folder
+    from spec2fn.demo_figures import plot
     from spec2fn.refs import use_cache
 
     tell = progress or (lambda _: None)
@@ -180,16 +161,21 @@ def run_demo(
         result = calibrate(association, folder / "products", params=params, progress=progress)
     clock.lap("calibrate")
     tell("compare")
-    comparison = compare(result.products["x1d"], result.products["cal"], rendered)
+    if rendered.sources:
+        from spec2fn.demo_slits import compare_slits
+
+        comparisons = compare_slits(result.products, rendered)
+    else:
+        comparisons = (compare(result.products["x1d"], result.products["cal"], rendered),)
     files = {
         "input": association,
         "cache": cache,
         **dict(result.files),
         "truth": _write_truth(folder / "truth.fits", rendered),
-        "figure": _plot(folder / f"{mode}.png", mode, comparison),
+        "figure": plot(folder / f"{mode}.png", mode, comparisons, result.products),
     }
     clock.lap("compare")
-    return Demo(mode, folder, files, comparison, clock.laps)
+    return Demo(mode, folder, files, comparisons, clock.laps)
 
 
 def compare(extracted: xr.Dataset, calibrated: xr.Dataset, rendered: Rendered) -> Comparison:
@@ -250,18 +236,24 @@ class _Clock:
 
 def _render(mode: str, folder: Path, seed: int, integrations: int) -> tuple[Rendered, Path, Path]:
     """Write exposures, association, references and cache; return the last three's truth."""
-    from spec2fn.forward.render import render_miri_lrs_slit, render_miri_lrs_slitless
+    from spec2fn.forward import nirspec_render as nirspec
+    from spec2fn.forward import render as miri
     from spec2fn.refs import CacheEntry, write_cache
 
+    renderers: dict[str, Callable[[Path], Rendered]] = {
+        "miri-lrs-slit": lambda f: miri.render_miri_lrs_slit(seed, folder=f),
+        "miri-lrs-slitless": lambda f: miri.render_miri_lrs_slitless(seed, integrations, folder=f),
+        "nirspec-fs": lambda f: nirspec.render_nirspec_fs(seed, folder=f),
+        "nirspec-bots": lambda f: nirspec.render_nirspec_bots(seed, integrations, folder=f),
+        "nirspec-mos": lambda f: nirspec.render_nirspec_mos(seed, folder=f),
+    }
+    instrument = mode.split("-", maxsplit=1)[0]
     cache = folder / "crds_cache"
-    references = cache / "references" / "jwst" / "miri"
+    references = cache / "references" / "jwst" / instrument
     references.mkdir(parents=True, exist_ok=True)
-    if mode == "miri-lrs-slit":
-        rendered = render_miri_lrs_slit(seed, folder=references)
-    else:
-        rendered = render_miri_lrs_slitless(seed, integrations, folder=references)
+    rendered = renderers[mode](references)
     entries = [
-        CacheEntry(f.path, "miri", f.reftype, {k.upper(): v for k, v in f.match.items()})
+        CacheEntry(f.path, instrument, f.reftype, {k.upper(): v for k, v in f.match.items()})
         for f in rendered.reference_files
     ]
     write_cache(cache, entries, CONTEXT)
@@ -271,84 +263,19 @@ def _render(mode: str, folder: Path, seed: int, integrations: int) -> tuple[Rend
 def _write_truth(path: Path, rendered: Rendered) -> Path:
     from astropy.io import fits
 
-    truth = rendered.truth
-    flux = np.atleast_2d(truth.flux)
-    table = fits.BinTableHDU.from_columns(
-        [
+    if not rendered.sources:
+        truths = [("TRUTH", rendered.truth, "Jy")]
+    else:
+        truths = [
+            (s.slit, s.truth, "Jy" if s.kind == "point" else "MJy/sr") for s in rendered.sources
+        ]
+    hdus = [fits.PrimaryHDU()]
+    for name, truth, unit in truths:
+        flux = np.atleast_2d(truth.flux)
+        columns = [
             fits.Column("WAVELENGTH", "D", unit="um", array=truth.wavelength),
-            fits.Column("FLUX", f"{len(flux)}D", unit="Jy", array=flux.T),
-        ],
-        name="TRUTH",
-    )
-    fits.HDUList([fits.PrimaryHDU(), table]).writeto(path, overwrite=True)
+            fits.Column("FLUX", f"{len(flux)}D", unit=unit, array=flux.T),
+        ]
+        hdus.append(fits.BinTableHDU.from_columns(columns, name=name))
+    fits.HDUList(hdus).writeto(path, overwrite=True)
     return path
-
-
-def _plot(path: Path, mode: str, comparison: Comparison) -> Path:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    series = comparison.flux.ndim == 2
-    figure = Figure(figsize=(9, 9 if series else 6.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    ratios = [3, 1.4, 1.6] if series else [3, 1.4]
-    axes = figure.subplots(len(ratios), 1, height_ratios=ratios)
-    axes[1].sharex(axes[0])
-    _plot_spectrum(axes[0], comparison)
-    axes[0].set_title(
-        f"{mode}: residual / error has mean {comparison.mean:+.3f},"
-        f" standard deviation {comparison.scatter:.3f}"
-    )
-    _plot_pulls(axes[1], comparison)
-    if series:
-        _plot_light_curve(axes[2], comparison)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    return path
-
-
-def _first(values: Array) -> Array:
-    return values[0] if values.ndim == 2 else values
-
-
-def _plot_spectrum(axis: Any, comparison: Comparison) -> None:
-    wave = comparison.wavelength
-    flux, error, truth, clean = (
-        _first(v) for v in (comparison.flux, comparison.error, comparison.truth, comparison.clean)
-    )
-    label = "extracted (first integration)" if comparison.flux.ndim == 2 else "extracted"
-    axis.errorbar(
-        wave[clean], 1e3 * flux[clean], 1e3 * error[clean], fmt=".", ms=3, lw=0.8, label=label
-    )
-    flagged = ~clean & np.isfinite(flux)
-    axis.plot(
-        wave[flagged], 1e3 * flux[flagged], "x", ms=4, color="0.6", label="flagged pixels in box"
-    )
-    order = np.argsort(wave)
-    axis.plot(wave[order], 1e3 * truth[order], "k-", lw=1, label="truth", zorder=3)
-    axis.set_ylabel("flux density [mJy]")
-    axis.legend(frameon=False)
-
-
-def _plot_pulls(axis: Any, comparison: Comparison) -> None:
-    wave = np.broadcast_to(comparison.wavelength, comparison.flux.shape)
-    clean = comparison.clean
-    axis.plot(wave[clean], comparison.pull[clean], ".", ms=3 if clean.ndim == 1 else 1.5)
-    axis.axhline(0.0, color="k", lw=0.8)
-    for level in (-1, 1):
-        axis.axhline(level, color="k", lw=0.6, ls=":")
-    axis.set_ylim(-5, 5)
-    axis.set_xlabel("wavelength [µm]")
-    axis.set_ylabel("residual / error")
-
-
-def _plot_light_curve(axis: Any, comparison: Comparison) -> None:
-    always = comparison.clean.all(0)
-    number = np.arange(1, len(comparison.flux) + 1)
-    scale = comparison.truth[:, always].sum(1).max()
-    flux = comparison.flux[:, always].sum(1) / scale
-    error = np.sqrt((comparison.error[:, always] ** 2).sum(1)) / scale
-    axis.plot(number, comparison.truth[:, always].sum(1) / scale, "k-", lw=1, label="truth")
-    axis.errorbar(number, flux, error, fmt="o", ms=4, label="extracted, all wavelengths")
-    axis.set_xlabel("integration")
-    axis.set_ylabel("relative flux")
-    axis.legend(frameon=False)

@@ -89,7 +89,7 @@ SLITLETS: tuple[Slitlet, ...] = (
     Slitlet(7, (4, 280, 14), (0, 1), "extended", _scaled(scenes.star, 3.0)),
     Slitlet(8, (4, 130, 34), (1, 1), "point", _scaled(scenes.star, 6.0e-6, 0.6), (0.45, 0.55)),
     Slitlet(9, (4, 230, 58), (1, 1), "point", _scaled(scenes.galaxy, 8.0e-6, 0.9), (0.25, 0.50)),
-    Slitlet(10, (4, 320, 84), (0, 0), "extended", _scaled(scenes.quasar, 4.0, 2.5)),
+    Slitlet(10, (4, 320, 84), (0, 0), "extended", _scaled(scenes.quasar, 4.0, 2.5), size=np.inf),
     Slitlet(11, (4, 110, 110), (1, 1), "point", _scaled(scenes.quasar, 3.0e-6, 3.1), (0.60, 0.70)),
     Slitlet(12, (4, 190, 138), (1, 1), "extended", _scaled(scenes.galaxy, 1.2, 2.6)),
 )

@@ -100,7 +100,7 @@ def star(wave: Any, flux: float, depth: float = 0.35) -> Any:
     return flux * wave / 2.0 * peak / peak_at_2 * (1.0 - depth * water)
 
 
-def galaxy(wave: Any, flux: float, redshift: float = 2.0, width: float = 0.05) -> Any:
+def galaxy(wave: Any, flux: float, redshift: float = 2.0, width: float = 0.1) -> Any:
     """Spectrum of a galaxy with emission lines; `flux` is the continuum at 2 um.
 
     Parameters
@@ -113,7 +113,7 @@ def galaxy(wave: Any, flux: float, redshift: float = 2.0, width: float = 0.05) -
         Standard deviation of the lines [um].
     """
     rest = wave / (1.0 + redshift)
-    balmer_break = 0.6 + 0.4 * np.tanh((rest - 0.38) / 0.02)
+    balmer_break = 0.6 + 0.4 * np.tanh((rest - 0.38) / 0.04)
     lines = sum(
         strength * _bell(wave, line * (1.0 + redshift), width)
         for line, strength in ((0.3728, 0.8), (0.5007, 2.0), (0.6563, 1.6), (1.083, 0.9))
@@ -124,7 +124,7 @@ def galaxy(wave: Any, flux: float, redshift: float = 2.0, width: float = 0.05) -
 def quasar(wave: Any, flux: float, redshift: float = 4.0) -> Any:
     """Spectrum of a quasar, a power law with broad lines; as :func:`galaxy`."""
     lines = sum(
-        strength * _bell(wave, line * (1.0 + redshift), 0.02 * line * (1.0 + redshift))
+        strength * _bell(wave, line * (1.0 + redshift), 0.06 * line * (1.0 + redshift))
         for line, strength in ((0.2798, 0.5), (0.4861, 0.4), (0.6563, 1.5))
     )
     return flux * (wave / 2.0) ** -0.4 * (1.0 + lines)

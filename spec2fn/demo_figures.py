@@ -1,0 +1,180 @@
+"""Figures of the embedded example: truth, extracted spectra, residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spec2fn.demo_comparison import Comparison
+
+__all__ = ["plot"]
+
+Array = np.ndarray[Any, Any]
+
+_COLUMNS = 3  # of slits on a page
+
+
+def plot(
+    path: Path, mode: str, comparisons: Sequence[Comparison], products: Mapping[str, Any]
+) -> Path:
+    """Plot spectra against truth: one of its own large, those of many slits on a page.
+
+    Parameters
+    ----------
+    path : Path
+    mode : str
+        Of the demo, for the title.
+    comparisons : sequence of Comparison
+    products : mapping
+        ``s2d`` has the rectified images of slits.
+    """
+    if len(comparisons) == 1:
+        return _plot_target(path, mode, comparisons[0])
+    return _plot_slits(path, mode, comparisons, products["s2d"])
+
+
+def _plot_slits(path: Path, mode: str, comparisons: Sequence[Comparison], rectified: Any) -> Path:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    by_slit = {c.slit: c for c in comparisons}
+    names = [*by_slit, *(n for n in rectified.names if n not in by_slit)]
+    columns = min(_COLUMNS, len(names)) if len(names) > 4 else 2
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(5.6 * columns, 3.9 * rows + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(
+        f"{mode}: rectified image, spectrum against truth, and residual / error of every slit"
+    )
+    panels = np.ravel(figure.subfigures(rows, columns, squeeze=False))
+    for panel, name in zip(panels, names, strict=False):
+        image, spectrum, pulls = panel.subplots(3, 1, sharex=True, height_ratios=[1.1, 2.4, 1.0])
+        one = rectified.slit(name)
+        _show(image, one)
+        if name in by_slit:
+            _plot_one(spectrum, pulls, by_slit[name])
+            image.set_title(_title(by_slit[name]), fontsize=9)
+        else:
+            spectrum.set_visible(False)
+            pulls.set_visible(False)
+            image.tick_params(labelbottom=True)
+            image.set_title(f"slit {name}: {one['source_name'].item()}, background", fontsize=9)
+            image.set_xlabel("wavelength [µm]", fontsize=8)
+        for axis in (image, spectrum, pulls):
+            axis.tick_params(labelsize=7)
+    figure.savefig(path, dpi=90, metadata={"Software": None})
+    return path
+
+
+def _title(c: Comparison) -> str:
+    return f"slit {c.slit}: {c.name}   pull {c.mean:+.2f} ± {c.scatter:.2f}"
+
+
+def _show(axis: Any, slit: Any) -> None:
+    image = np.asarray(slit["sci"].values, dtype=np.float64)
+    wave = np.asarray(slit["wavelength"].values)[0]
+    low, high = np.nanpercentile(image, (2.0, 99.0))
+    known = np.isfinite(wave)
+    # cells end half-way between the wavelengths of the columns
+    ends = (wave[known][1:] + wave[known][:-1]) / 2
+    ends = np.concatenate([[2 * wave[known][0] - ends[0]], ends, [2 * wave[known][-1] - ends[-1]]])
+    rows = np.arange(len(image) + 1) - 0.5
+    axis.pcolormesh(
+        ends, rows, image[:, known], vmin=low, vmax=high, cmap="viridis", rasterized=True
+    )
+    axis.set_facecolor("0.85")
+    axis.set_ylabel("row", fontsize=8)
+
+
+def _plot_one(axis: Any, pulls: Any, c: Comparison) -> None:
+    scale, unit = (1e6, "µJy") if c.unit == "Jy" else (1.0, "MJy sr$^{-1}$")
+    wave, clean = c.wavelength, c.clean
+    axis.plot(wave[clean], scale * c.flux[clean], ".", ms=2.5, color="C0")
+    lower, upper = (scale * (c.flux + k * c.error) for k in (-1, 1))
+    axis.vlines(wave[clean], lower[clean], upper[clean], lw=0.5, color="C0", alpha=0.6)
+    order = np.argsort(wave)
+    axis.plot(wave[order], scale * c.truth[order], "k-", lw=0.8, zorder=3)
+    axis.set_ylabel(unit, fontsize=8)
+    values = scale * np.concatenate([c.flux[clean], c.truth[clean]])
+    margin = 0.08 * np.ptp(values)
+    axis.set_ylim(values.min() - margin, values.max() + margin)
+    pulls.plot(wave[clean], c.pull[clean], ".", ms=2, color="C0")
+    pulls.axhline(0.0, color="k", lw=0.8)
+    for level in (-1, 1):
+        pulls.axhline(level, color="k", lw=0.5, ls=":")
+    pulls.set_ylim(-5, 5)
+    pulls.set_ylabel("pull", fontsize=8)
+    pulls.set_xlabel("wavelength [µm]", fontsize=8)
+
+
+def _plot_target(path: Path, mode: str, comparison: Comparison) -> Path:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    series = comparison.flux.ndim == 2
+    figure = Figure(figsize=(9, 9 if series else 6.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    ratios = [3, 1.4, 1.6] if series else [3, 1.4]
+    axes = figure.subplots(len(ratios), 1, height_ratios=ratios)
+    axes[1].sharex(axes[0])
+    _plot_spectrum(axes[0], comparison)
+    axes[0].set_title(
+        f"{mode}: residual / error has mean {comparison.mean:+.3f},"
+        f" standard deviation {comparison.scatter:.3f}"
+    )
+    _plot_pulls(axes[1], comparison)
+    if series:
+        _plot_light_curve(axes[2], comparison)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    return path
+
+
+def _first(values: Array) -> Array:
+    return values[0] if values.ndim == 2 else values
+
+
+def _plot_spectrum(axis: Any, comparison: Comparison) -> None:
+    wave = comparison.wavelength
+    flux, error, truth, clean = (
+        _first(v) for v in (comparison.flux, comparison.error, comparison.truth, comparison.clean)
+    )
+    label = "extracted (first integration)" if comparison.flux.ndim == 2 else "extracted"
+    axis.errorbar(
+        wave[clean], 1e3 * flux[clean], 1e3 * error[clean], fmt=".", ms=3, lw=0.8, label=label
+    )
+    flagged = ~clean & np.isfinite(flux)
+    axis.plot(
+        wave[flagged], 1e3 * flux[flagged], "x", ms=4, color="0.6", label="flagged pixels in box"
+    )
+    order = np.argsort(wave)
+    axis.plot(wave[order], 1e3 * truth[order], "k-", lw=1, label="truth", zorder=3)
+    axis.set_ylabel("flux density [mJy]")
+    axis.legend(frameon=False)
+
+
+def _plot_pulls(axis: Any, comparison: Comparison) -> None:
+    wave = np.broadcast_to(comparison.wavelength, comparison.flux.shape)
+    clean = comparison.clean
+    axis.plot(wave[clean], comparison.pull[clean], ".", ms=3 if clean.ndim == 1 else 1.5)
+    axis.axhline(0.0, color="k", lw=0.8)
+    for level in (-1, 1):
+        axis.axhline(level, color="k", lw=0.6, ls=":")
+    axis.set_ylim(-5, 5)
+    axis.set_xlabel("wavelength [µm]")
+    axis.set_ylabel("residual / error")
+
+
+def _plot_light_curve(axis: Any, comparison: Comparison) -> None:
+    always = comparison.clean.all(0)
+    number = np.arange(1, len(comparison.flux) + 1)
+    scale = comparison.truth[:, always].sum(1).max()
+    flux = comparison.flux[:, always].sum(1) / scale
+    error = np.sqrt((comparison.error[:, always] ** 2).sum(1)) / scale
+    axis.plot(number, comparison.truth[:, always].sum(1) / scale, "k-", lw=1, label="truth")
+    axis.errorbar(number, flux, error, fmt="o", ms=4, label="extracted, all wavelengths")
+    axis.set_xlabel("integration")
+    axis.set_ylabel("relative flux")
+    axis.legend(frameon=False)
