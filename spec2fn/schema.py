@@ -32,6 +32,8 @@ __all__ = [
     "EXTRACTED",
     "INT_TIMES",
     "MODE_ATTRS",
+    "COMMON_ERROR",
+    "COMMON_SHARE",
     "MSA_TABLES",
     "NOT_EXTRACTED",
     "PLANES",
@@ -188,6 +190,15 @@ INT_TIMES: Mapping[str, tuple[str, str]] = {
     "int_end_bjd_tdb": ("int_end_BJD_TDB", "float64"),
 }
 """Variables on ``integration``, with the column of the INT_TIMES table each comes from."""
+
+COMMON_SHARE = "common_share"
+"""Variable: share of ``var_poisson`` that all pixels of a wavelength have in common.
+
+Not a variance, so that steps which scale pixels need not know it. What it becomes when an image
+is resampled is :data:`COMMON_ERROR`.
+"""
+COMMON_ERROR = "common_error"
+"""Variable of resampled images: standard error common to all pixels of a wavelength."""
 
 MSA_TABLES: Mapping[str, tuple[str, ...]] = {
     "shutter_info": (

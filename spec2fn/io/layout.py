@@ -51,6 +51,7 @@ EXTRA_PLANES = {
     "covariance": "COVAR",
     "variance_cov": "VAR_COV",
     "variance_inflation": "VAR_INFL",
+    "common_error": "COM_ERR",
 }
 """Variables of ours that the JWST layout does not know, written behind everything it knows."""
 

@@ -183,6 +183,30 @@ def subtracted_variance(
     return total
 
 
+def common_variance(weights: Any, background: Background | None, error: Any) -> Any:
+    """Variance that an error common to all pixels of a dispersion element adds to their sum.
+
+    Parameters
+    ----------
+    weights : array of float64, (..., disp, cross)
+    background : Background or None
+        As in :func:`subtracted_variance`; that it may be smoothed is not taken into account.
+    error : array of float64, (..., disp, cross)
+        Standard error that the pixels have in common; their variances contain its square.
+
+    Returns
+    -------
+    array of float64, (..., disp)
+        What :func:`subtracted_variance` misses.
+    """
+    xp = array_namespace(weights, error)
+    if background is not None:
+        weights = weights - background.weights
+    part = xp.where(weights != 0, weights * error, xp.zeros_like(error))
+    missing = xp.sum(part, axis=-1) ** 2 - xp.sum(part * part, axis=-1)
+    return xp.maximum(missing, xp.zeros_like(missing))
+
+
 def _smoothed_variance(
     weights: Any, background: Background, good: Any, planes: tuple[Any, Sequence[Any]]
 ) -> Any:

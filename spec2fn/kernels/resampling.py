@@ -18,6 +18,7 @@ __all__ = [
     "apply_adjoint",
     "coefficients",
     "drizzle_weight",
+    "common_error",
     "pair_covariance",
     "propagate_flags",
     "resample_variance",
@@ -271,6 +272,15 @@ def resample_variance(operator: Operator, coefficient: Any, variance: Any) -> An
         positive, xp.sqrt(xp.where(positive, variance, xp.ones((), dtype=variance.dtype))), zero
     )
     return apply(operator, coefficient, sigma) ** 2
+
+
+def common_error(share: Any, variance: Any) -> Any:
+    """Return the standard error that is a share of a variance; 0 where either is unknown."""
+    xp = array_namespace(share, variance)
+    part = share * variance
+    positive = part > 0
+    one = xp.ones((), dtype=part.dtype)
+    return xp.where(positive, xp.sqrt(xp.where(positive, part, one)), xp.zeros((), part.dtype))
 
 
 def pair_covariance(operator: Operator, pairs: PairList, coefficient: Any, variance: Any) -> Any:

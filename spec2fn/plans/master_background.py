@@ -27,7 +27,7 @@ __all__ = [
 
 _VALUES = ("flux", "surf_bright")
 _VARIANCES = ("sb_var_poisson", "sb_var_rnoise", "sb_var_flat")
-_ERRORS = ("flux_error", "sb_error")
+_ERRORS = ("flux_error", "sb_error", "flux_error_cov")
 # a group of wavelengths is one if it is narrower than this share of what its neighbours span
 _NARROW = 0.8
 _ROUNDING = float(np.finfo(np.float32).eps)
@@ -332,5 +332,14 @@ def expand(spectrum: Spectrum, wavelength: Any, *, variances: bool = True) -> Ex
         if not parts and "sb_error" in columns:
             parts = [columns["sb_error"] ** 2]
         if parts:
-            variance = on_pixels(np.nan_to_num(sum(parts)), 2)
+            variance = on_pixels(np.nan_to_num(sum(parts) * _resampled(columns)), 2)
     return ExpandedSpectrum(known, on_pixels(spectrum.surf_bright, 1), variance)
+
+
+def _resampled(columns: dict[str, Any]) -> Any:
+    """By what the covariance of resampling changes the variance of a spectrum."""
+    if not {"flux_error", "flux_error_cov"} <= columns.keys():
+        return 1.0
+    stated, true = columns["flux_error"], columns["flux_error_cov"]
+    ratio = np.divide(true, stated, out=np.ones_like(stated), where=stated > 0)
+    return np.where(np.isfinite(ratio), ratio, 1.0) ** 2

@@ -11,12 +11,14 @@ from spec2fn.dq import Pixel
 from spec2fn.kernels.extraction import (
     Extraction,
     box_extract,
+    common_variance,
     interpolate_correction,
     optimal_extract,
     subtracted_variance,
     weighted_variance,
 )
 from spec2fn.kernels.namespace import array_namespace, is_traced
+from spec2fn.kernels.resampling import common_error
 from spec2fn.parameters import Range
 from spec2fn.plans.aperture import ApertureOptions
 from spec2fn.plans.cube_spectra import extract_cube
@@ -31,7 +33,7 @@ from spec2fn.plans.extract_slits import (
 from spec2fn.plans.extraction_images import SavedImages, saved_images, unfold
 from spec2fn.plans.spectra import join_spectra, slit_metadata
 from spec2fn.plans.spectral_wcs import SpectralWcs, spectral_wcs
-from spec2fn.schema import EXTRACTED, NOT_EXTRACTED, meta_of
+from spec2fn.schema import COMMON_ERROR, COMMON_SHARE, EXTRACTED, NOT_EXTRACTED, meta_of
 from spec2fn.slits import Slits
 
 if TYPE_CHECKING:
@@ -308,10 +310,11 @@ def _spectrum(
     true, covariance = _covariance(ds, plan, total)
     scale = _scale(ds, plan, spectrum.flux.ndim)
     columns = _columns(plan, spectrum, variances, scale.bright)
-    columns["flux_error_cov"] = (
-        subtracted_variance(spectrum.weights, spectrum.fitted, good, true, covariance),
-        "error",
-    )
+    squared = subtracted_variance(spectrum.weights, spectrum.fitted, good, true, covariance)
+    common = _common_error(ds, plan, data)
+    if common is not None:
+        squared = squared + common_variance(spectrum.weights, spectrum.fitted, common)
+    columns["flux_error_cov"] = (squared, "error")
     return spectrum, _calibrate(plan, columns, spectrum.npixels, scale)
 
 
@@ -418,6 +421,19 @@ def _covariance(
     true = xp.where(xp.isfinite(true), true, xp.zeros_like(true))
     var = ds["covariance"]
     return true, [plane(var.isel(lag=k)) for k in range(var.sizes["lag"])]
+
+
+def _common_error(ds: xr.Dataset, plan: ExtractionPlan | GroupPlan, data: Any) -> Any:
+    """Standard error that the pixels of a dispersion element have in common, or None."""
+    xp = array_namespace(data)
+    if COMMON_ERROR in ds:
+        value = _oriented(ds[COMMON_ERROR].data, plan).astype(np.float64)
+    elif COMMON_SHARE in ds and "var_poisson" in ds:
+        planes = (_oriented(ds[n].data, plan) for n in (COMMON_SHARE, "var_poisson"))
+        value = common_error(*planes).astype(np.float64)
+    else:
+        return None
+    return xp.where(xp.isfinite(value), value, xp.zeros_like(value))
 
 
 def _columns(

@@ -18,7 +18,7 @@ from spec2fn.plans.master_background import (
     user_spectrum,
 )
 from spec2fn.plans.slit_frame import strings
-from spec2fn.schema import EXTRACTED, replace_data, status_of, with_meta
+from spec2fn.schema import COMMON_SHARE, EXTRACTED, replace_data, status_of, with_meta
 from spec2fn.slits import Slits
 from spec2fn.steps.barshadow import barshadow
 from spec2fn.steps.extract_1d import extract_1d
@@ -51,6 +51,7 @@ _FIXED_SLIT = 5  # "quadrant" of the fixed slits
 @step(
     refs=_REFS,
     reads=("sci", "err", "dq", "wavelength"),
+    provides=("common_share",),
     aliases=("master_background_mos",),
     scope="slits",
     chunkable=False,  # all integrations share one background
@@ -112,9 +113,9 @@ def master_background(  # noqa: PLR0917 - one for each reference
         Add the background back.
     propagate_variance : bool
         Add the variance of the background to those of the pixels, and to ``err``. It is that of
-        one spectrum, which all pixels of a wavelength share: the errors of single pixels are
-        right, but the part added here is fully correlated between them and does not decrease
-        when they are averaged. All of it is added to ``var_poisson``: flat_field sets
+        one spectrum, which all pixels of a wavelength share, and does not decrease when they are
+        averaged: ``flux_error_cov`` of the extracted spectra says so, other errors take pixels
+        for independent. All of it is added to ``var_poisson``: flat_field sets
         ``var_flat`` anew, and ``var_rnoise``, by which resample_spec weighs pixels, has to stay
         that of the pixels themselves (weights that vary from row to row change the sum over an
         undersampled star). If false, errors stay as they were.
@@ -127,8 +128,9 @@ def master_background(  # noqa: PLR0917 - one for each reference
     -------
     Slits
         Pixels that cannot be calibrated, or at wavelengths that the background does not cover,
-        are NaN and flagged DO_NOT_USE. Skipped without slitlets of background or of sources, and
-        after another subtraction of a background.
+        are NaN and flagged DO_NOT_USE. ``common_share`` (dims of ``sci``) is the share of
+        ``var_poisson`` that pixels of a wavelength have in common. Skipped without slitlets of
+        background or of sources, and after another subtraction of a background.
 
     Raises
     ------
@@ -283,10 +285,16 @@ def _subtract(bucket: xr.Dataset, background: xr.Dataset, *, inverse: bool) -> x
     }
     added = np.nan_to_num(background["var_poisson"].values)
     if added.any():
-        if "var_poisson" in bucket:
-            new["var_poisson"] = np.maximum(bucket["var_poisson"].values - sign * added, 0)
         err = bucket["err"].values
         new["err"] = np.sqrt(np.maximum(err * err - sign * added, 0))
+        if "var_poisson" in bucket:
+            total = np.maximum(bucket["var_poisson"].values - sign * added, 0)
+            new["var_poisson"] = total
+            if not inverse:
+                share = np.divide(added, total, out=np.zeros_like(total), where=total > 0)
+                bucket = bucket.assign({COMMON_SHARE: (bucket["sci"].dims, share)})
+    if inverse:
+        bucket = bucket.drop_vars(COMMON_SHARE, errors="ignore")
     return replace_data(bucket, **new)
 
 
@@ -297,7 +305,7 @@ def _as_dataset(spectrum: Spectrum, attrs: Mapping[str, Any]) -> xr.Dataset:
     columns = {
         "wavelength": spectrum.wavelength,
         "surf_bright": spectrum.surf_bright,
-        **spectrum.columns,
+        **{n: c for n, c in spectrum.columns.items() if n != "flux_error_cov"},
     }
     data = {}
     for name, column in columns.items():

@@ -16,7 +16,15 @@ from spec2fn.parameters import Range
 from spec2fn.plans.resample import ResampleSpecPlan, Slit, make_plan, require_wcs
 from spec2fn.plans.resample_slits import ResampleSlitsPlan, plan_slits
 from spec2fn.plans.slit_grid import first_image
-from spec2fn.schema import SCALARS, meta_of, set_scalars, with_attrs, with_meta
+from spec2fn.schema import (
+    COMMON_ERROR,
+    COMMON_SHARE,
+    SCALARS,
+    meta_of,
+    set_scalars,
+    with_attrs,
+    with_meta,
+)
 from spec2fn.slits import PADDING, with_problems
 
 if TYPE_CHECKING:
@@ -201,6 +209,9 @@ def resample_spec(
         ``covariance`` ([integration,] lag, y, x) float32
             Element ``[k - 1]`` is the covariance of a pixel with the one k further along the
             slit (along x if ``dispaxis`` is 2, else along y); 0 where they share nothing.
+        ``common_error`` ([integration,] y, x) float32
+            After a master background: its standard error, common to all pixels of a wavelength
+            (the planes above count it as if it were independent).
 
         Slits keep their leading dimension: every plane is (slit, [integration,] …, y, x), also
         ``wavelength``; ``xsize`` and ``ysize`` are those of the output,
@@ -237,6 +248,11 @@ def resample_spec(
     coefficient, total = resampling.coefficients(plan.overlap, weight)
     scale, ratio = (xp.asarray(v).astype(sci.dtype) for v in _scales(ds, plan, xp))
     planes = _resample(plan, coefficient, sci, var, (scale, ratio))
+    if COMMON_SHARE in ds and "var_poisson" in var:
+        share = _cut(ds[COMMON_SHARE].data, plan)
+        planes[COMMON_ERROR] = scale * resampling.apply(
+            plan.overlap, coefficient, resampling.common_error(share, var["var_poisson"])
+        )
     planes["wht"] = total
     planes["con"] = (total > 0).astype("int32")
     if propagate_dq:
@@ -244,8 +260,9 @@ def resample_spec(
     sampled = total > 0
     nan = xp.asarray(math.nan, dtype=sci.dtype)
     planes["sci"] = xp.where(sampled, planes["sci"], xp.asarray(_fill(fillval), dtype=sci.dtype))
-    for name in (*var, "err", "variance_cov"):
-        planes[name] = xp.where(sampled, planes[name], nan)
+    for name in (*var, "err", "variance_cov", COMMON_ERROR):
+        if name in planes:
+            planes[name] = xp.where(sampled, planes[name], nan)
     if isinstance(plan, ResampleSlitsPlan):
         return _assemble_slits(ds, plan, planes, weight_type, pixfrac)
     return _assemble(ds, plan, planes, weight_type, pixfrac)

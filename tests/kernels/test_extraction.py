@@ -13,6 +13,7 @@ from spec2fn.kernels.background_fit import (
 )
 from spec2fn.kernels.extraction import (
     box_extract,
+    common_variance,
     interpolate_correction,
     operator_variance,
     optimal_extract,
@@ -120,6 +121,26 @@ def test_box_operator_is_the_derivative(order, length):
     np.testing.assert_allclose(
         subtracted_variance(out.weights, out.fitted, good, variance), expected
     )
+
+
+def test_a_common_error_does_not_average_out():
+    data, good = image(0.0)
+    weights = np.zeros(SHAPE[1:])
+    weights[:, 4:8] = 1.0
+    error = RNG.uniform(0.5, 1.0, SHAPE)
+    own = RNG.uniform(1.0, 2.0, SHAPE)
+    total = subtracted_variance(weights, None, good, own + error**2)
+    total = total + common_variance(weights, None, error)
+    n = SHAPE[-1]
+    for k, j in np.ndindex(SHAPE[:2]):
+        full = np.diag(own[k, j]) + np.outer(error[k, j], error[k, j])
+        assert total[k, j] == pytest.approx(weights[j] @ full @ weights[j])
+    # what a fitted background takes away does not count
+    region = np.ones(SHAPE[1:], bool)
+    out = box_extract(data, good, weights, region, basis=basis(0))
+    same = np.ones((*SHAPE[:2], n))
+    left = common_variance(out.weights, out.fitted, same)
+    np.testing.assert_allclose(left, 0.0, atol=1e-12)
 
 
 @pytest.mark.parametrize("length", [0, 3])

@@ -387,6 +387,24 @@ def test_error_of_resampled_pixels(integrations):
             assert ours[column - 2] == pytest.approx(np.sqrt(a @ c @ a) * scale, rel=1e-9)
 
 
+def test_error_of_a_common_background():
+    (bucket,) = four().select(["S200A1"]).buckets
+    dims, shape = bucket["sci"].dims, bucket["sci"].shape
+    limits = {"ystart": 6, "ystop": 9, "extract_width": None, "use_source_posn": False}
+    before = extract_1d(bucket, apertures(**limits))["flux_error_cov"].values[0]
+    error = np.sqrt(0.4 * bucket["var_poisson"].values)
+    shared = extract_1d(
+        bucket.assign(common_share=(dims, np.full(shape, 0.4))), apertures(**limits)
+    )["flux_error_cov"].values[0]
+    resampled = extract_1d(bucket.assign(common_error=(dims, error)), apertures(**limits))
+    np.testing.assert_allclose(resampled["flux_error_cov"].values[0], shared, rtol=1e-6)
+    good = np.isfinite(bucket["sci"].values[0])
+    column, element = 7, 5
+    s = np.where(good, error[0], 0.0)[6:10, column]
+    expected = before[element] ** 2 + (s.sum() ** 2 - (s**2).sum()) * 1e12
+    assert shared[element] == pytest.approx(np.sqrt(expected), rel=1e-6)
+
+
 def test_compiled_and_differentiated():
     slits = four(2)
     (bucket,) = slits.select(["S200A1", "S200A2"]).buckets

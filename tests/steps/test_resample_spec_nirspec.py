@@ -230,6 +230,17 @@ def test_covariance_is_that_of_the_dense_operator():
         np.testing.assert_allclose(found, np.diag(full, lag * nx), rtol=2e-5, atol=1e-9)
 
 
+def test_an_error_common_to_all_rows_stays_what_it_is():
+    ds = bucket((0, 1), truth=lambda *_: 2.0)
+    assert "common_error" not in resample_spec(ds)
+    share = np.full(ds["sci"].shape, 0.25, np.float32)
+    out = resample_spec(ds.assign(common_share=(ds["sci"].dims, share)))
+    known = np.isfinite(out["sci"].values)
+    # half of the standard deviation, which is 1 everywhere
+    np.testing.assert_allclose(out["common_error"].values[known], 0.5, rtol=1e-5)
+    assert np.isnan(out["common_error"].values[~known]).all()
+
+
 def test_flux_density_follows_the_pixel_size_and_brightness_does_not():
     ds = bucket(truth=lambda *_: 2.0).assign(bunit=("slit", np.array(["MJy", "MJy/sr", "Jy"])))
     out = resample_spec(ds, pixel_scale_ratio=1.25)
