@@ -14,7 +14,7 @@ __all__ = ["plot"]
 
 Array = np.ndarray[Any, Any]
 
-_COLUMNS = 3  # of slits on a page
+_COLUMNS = 4  # of slits on a page
 
 
 def plot(
@@ -42,35 +42,55 @@ def _plot_slits(path: Path, mode: str, comparisons: Sequence[Comparison], rectif
 
     by_slit = {c.slit: c for c in comparisons}
     names = [*by_slit, *(n for n in rectified.names if n not in by_slit)]
-    columns = min(_COLUMNS, len(names)) if len(names) > 4 else 2
+    columns = _COLUMNS if len(names) > _COLUMNS else 2
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(5.6 * columns, 3.9 * rows + 0.6), layout="constrained")
+    width, height = 5.0 * columns, 3.6 * rows + 0.7
+    figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     figure.suptitle(
-        f"{mode}: rectified image, spectrum against truth, and residual / error of every slit"
+        f"{mode}: rectified image, spectrum (points) against truth (line), and residual / error"
+        " of every slit",
+        y=1 - 0.2 / height,
     )
-    panels = np.ravel(figure.subfigures(rows, columns, squeeze=False))
-    for panel, name in zip(panels, names, strict=False):
-        image, spectrum, pulls = panel.subplots(3, 1, sharex=True, height_ratios=[1.1, 2.4, 1.0])
+    page = figure.add_gridspec(
+        rows,
+        columns,
+        left=0.6 / width,
+        right=1 - 0.15 / width,
+        bottom=0.5 / height,
+        top=1 - 0.65 / height,
+        wspace=0.16,
+        hspace=0.28,
+    )
+    for k, name in enumerate(names):
+        parts = page[divmod(k, columns)].subgridspec(
+            3, 1, height_ratios=[1.1, 2.4, 1.0], hspace=0.08
+        )
+        image = figure.add_subplot(parts[0])
         one = rectified.slit(name)
         _show(image, one)
-        if name in by_slit:
-            _plot_one(spectrum, pulls, by_slit[name])
-            image.set_title(_title(by_slit[name]), fontsize=9)
-        else:
-            spectrum.set_visible(False)
-            pulls.set_visible(False)
-            image.tick_params(labelbottom=True)
+        image.tick_params(labelsize=7)
+        if name not in by_slit:
             image.set_title(f"slit {name}: {one['source_name'].item()}, background", fontsize=9)
             image.set_xlabel("wavelength [µm]", fontsize=8)
-        for axis in (image, spectrum, pulls):
+            continue
+        image.set_title(_title(by_slit[name]), fontsize=9)
+        spectrum = figure.add_subplot(parts[1], sharex=image)
+        pulls = figure.add_subplot(parts[2], sharex=image)
+        _plot_one(spectrum, pulls, by_slit[name])
+        for axis in (spectrum, pulls):
             axis.tick_params(labelsize=7)
+        for axis in (image, spectrum):
+            axis.tick_params(labelbottom=False)
     figure.savefig(path, dpi=90, metadata={"Software": None})
     return path
 
 
 def _title(c: Comparison) -> str:
-    return f"slit {c.slit}: {c.name}   pull {c.mean:+.2f} ± {c.scatter:.2f}"
+    return (
+        f"slit {c.slit}: {c.name}, S/N {c.signal_to_noise:.0f}, pulls: mean {c.mean:+.2f},"
+        f" std. dev. {c.scatter:.2f}"
+    )
 
 
 def _show(axis: Any, slit: Any) -> None:

@@ -21,6 +21,7 @@ Array = np.ndarray[Any, Any]
 
 _FLAG = np.uint32(Pixel.DO_NOT_USE)
 _MARGIN = 1.0  # pixels beside the box whose flags matter
+_COMPLETE = 0.999
 _JY = 1e6  # in a MJy
 
 
@@ -56,6 +57,7 @@ def _compare(products: Mapping[str, Any], source: Source) -> Comparison:
     wave = np.asarray(one["wavelength"].values, dtype=np.float64)
     known = np.isfinite(wave)
     flux, error = (np.asarray(one[n].values, np.float64) for n in ("flux", "flux_error_cov"))
+    pixels = np.asarray(one["npixels"].values)
     truth = source.truth.at(np.where(known, wave, source.truth.wavelength[0]))
     cut = products["cal"].slit(source.slit)
     along, unit = _along(cut)
@@ -69,11 +71,13 @@ def _compare(products: Mapping[str, Any], source: Source) -> Comparison:
         if source.profile is not None:
             truth = truth * np.average(source.profile(place), weights=weight)
         name = "surf_bright"
-        area = np.asarray(one["npixels"].values) * float(rectified["pixar_sr"]) * _JY
+        area = pixels * float(rectified["pixar_sr"]) * _JY
         with np.errstate(divide="ignore", invalid="ignore"):
             flux, error = flux / area, error / area
     near = np.abs(along - centre) < (width / 2 + _MARGIN) * unit
+    # at the ends of a spectrum that is tilted a part of the box is not lit
     clean = np.isfinite(flux) & np.isfinite(error) & (error > 0) & known
+    clean &= pixels > _COMPLETE * np.nanmax(pixels)
     clean &= ~_touched(cut, near, wave)
     unit_name = "Jy" if name == "flux" else "MJy/sr"
     return Comparison(wave, flux, error, truth, clean, source.name, source.slit, unit_name)

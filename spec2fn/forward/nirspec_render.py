@@ -14,7 +14,6 @@ from spec2fn.forward import scenes
 from spec2fn.forward.nirspec_exposures import NirspecSetup, to_ideal
 from spec2fn.forward.nirspec_msa import fixed_slit, msa_metadata, shutter
 from spec2fn.forward.nirspec_operators import SlitOperators, open_slits, slit_operators
-from spec2fn.forward.nirspec_optics import CONFIGURATIONS
 from spec2fn.forward.nirspec_references import true_detector_flat, write_references
 from spec2fn.forward.operators import SceneOperator
 from spec2fn.forward.render import Rendered, Source, Truth, empty_exposure, reference_files
@@ -80,18 +79,18 @@ def _scaled(shape: Callable[..., Array], flux: float, *args: float) -> Callable[
 
 
 SLITLETS: tuple[Slitlet, ...] = (
-    Slitlet(1, (3, 120, 20), (1, 1), "point", _scaled(scenes.star, 2.0e-5)),
-    Slitlet(2, (3, 210, 38), (1, 1), "point", _scaled(scenes.galaxy, 4.0e-6, 2.1), (0.70, 0.62)),
-    Slitlet(3, (3, 300, 78), (1, 1), "extended", _scaled(scenes.galaxy, 2.0, 1.3)),
-    Slitlet(4, (3, 90, 96), (2, 2), "point", _scaled(scenes.quasar, 1.2e-5), (0.30, 0.40)),
-    Slitlet(5, (3, 260, 118), (1, 1), "point", _scaled(scenes.galaxy, 1.5e-6, 3.2), (0.55, 0.35)),
+    Slitlet(1, (3, 120, 20), (1, 1), "point", _scaled(scenes.star, 1.0e-5)),
+    Slitlet(2, (3, 210, 38), (1, 1), "point", _scaled(scenes.galaxy, 2.5e-6, 2.1), (0.70, 0.62)),
+    Slitlet(3, (3, 300, 78), (1, 1), "extended", _scaled(scenes.galaxy, 0.8, 1.3)),
+    Slitlet(4, (3, 90, 96), (2, 2), "point", _scaled(scenes.quasar, 6.0e-6), (0.30, 0.40)),
+    Slitlet(5, (3, 260, 118), (1, 1), "point", _scaled(scenes.galaxy, 8.0e-7, 3.2), (0.55, 0.35)),
     Slitlet(6, (3, 160, 140), (2, 2), "empty"),
-    Slitlet(7, (4, 280, 14), (0, 1), "extended", _scaled(scenes.star, 3.0)),
-    Slitlet(8, (4, 130, 34), (1, 1), "point", _scaled(scenes.star, 6.0e-6, 0.6), (0.45, 0.55)),
-    Slitlet(9, (4, 230, 58), (1, 1), "point", _scaled(scenes.galaxy, 8.0e-6, 0.9), (0.25, 0.50)),
-    Slitlet(10, (4, 320, 84), (0, 0), "extended", _scaled(scenes.quasar, 4.0, 2.5), size=np.inf),
-    Slitlet(11, (4, 110, 110), (1, 1), "point", _scaled(scenes.quasar, 3.0e-6, 3.1), (0.60, 0.70)),
-    Slitlet(12, (4, 190, 138), (1, 1), "extended", _scaled(scenes.galaxy, 1.2, 2.6)),
+    Slitlet(7, (4, 280, 14), (0, 1), "extended", _scaled(scenes.star, 1.5)),
+    Slitlet(8, (4, 130, 34), (1, 1), "point", _scaled(scenes.star, 3.0e-6, 0.6), (0.45, 0.55)),
+    Slitlet(9, (4, 230, 58), (1, 1), "point", _scaled(scenes.galaxy, 4.0e-6, 0.9), (0.25, 0.50)),
+    Slitlet(10, (4, 320, 84), (0, 0), "extended", _scaled(scenes.quasar, 1.5, 2.5), size=np.inf),
+    Slitlet(11, (4, 110, 110), (1, 1), "point", _scaled(scenes.quasar, 1.2e-6, 3.1), (0.60, 0.70)),
+    Slitlet(12, (4, 190, 138), (1, 1), "extended", _scaled(scenes.galaxy, 0.5, 2.6)),
 )
 """The slitlets of :func:`render_nirspec_mos`."""
 
@@ -115,16 +114,15 @@ def render_nirspec_fs(seed: int = 0, *, folder: Path | None = None) -> Rendered:
     first = NirspecSetup(
         name="jw01234001001_03101_00001_nrs1_rate.fits",
         exp_type=_FS,
-        filter=CONFIGURATIONS["G395M"][0],
+        filter="CLEAR",
         subarray="ALLSLITS",
         corner=(1, 897),
         shape=(256, 2048),
         integration_time=200.0,
-        grating="G395M",
         positions=len(_NODS),
         fixed_slit="S200A1",
     )
-    target = Truth(GRID, scenes.galaxy(GRID, 2.0e-5, 6.3, 0.025))
+    target = Truth(GRID, scenes.galaxy(GRID, 6.0e-6, 1.7))
     sources: tuple[Source, ...] = ()
     setups, rates, operators = {}, {}, {}
     with _references(folder, first, seed) as (files, references):
@@ -226,7 +224,7 @@ def render_nirspec_mos(
         integration_time=200.0,
         extra={"MSAMETFL": _MSA_FILE, "MSAMETID": 1},
     )
-    fixed = Truth(GRID, scenes.star(GRID, 1.5e-5, 0.2))
+    fixed = Truth(GRID, scenes.star(GRID, 8.0e-6, 0.2))
     with _references(folder, setup, seed) as (files, references):
         metadata = _metadata(slitlets)
         slits = open_slits(empty_exposure(setup), references, metadata)
