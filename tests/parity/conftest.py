@@ -18,6 +18,7 @@ import pytest
 
 SLOW = (
     "io_nirspec",
+    "ifu_",
     "imprint",
     "master_background",
     "mrs_",
