@@ -382,7 +382,8 @@ def _leave_out_lines(columns: _Columns) -> None:
         nodes[:, : smooth.shape[1]] = extrema(smooth)[0]
         # published so: the smoothed values stand 3 pixels early, and the last one at the end
         values = np.pad(smooth, ((0, 0), (0, SMOOTHING - 1)), mode="edge")
-        excess = np.abs(data / envelope(values, nodes)) - 1.0
+        with np.errstate(divide="ignore"):
+            excess = np.abs(data / envelope(values, nodes)) - 1.0
         usable *= flag_lines(excess, limit)
     lonely = np.zeros(usable.shape, dtype=bool)
     for end, neighbour in ((0, 1), (-1, -2)):

@@ -161,7 +161,7 @@ def with_fringes(ds, every, columns):
     data = smooth * (1 + fringes) + rng.normal(size=wave.shape) * err
     keep = lit & (slices % every == 1) & (x % columns == 0)
     data = np.where(keep, data, np.where(lit, 1e-6, np.nan))
-    data[rng.random(data.shape) < 0.005] = np.nan
+    data[((ds["dq"].data & 1) != 0) | (rng.random(data.shape) < 0.005)] = np.nan
     bad = np.isnan(data)
     err = np.where(bad, np.nan, np.where(keep, err, 1e-7))
     dq = ds["dq"].data | bad.astype(np.uint32)
@@ -176,7 +176,7 @@ def test_bright_sources_with_fringes(scenario, tmp_path, name):
     folder = scenario(name)
     crds = folder / "crds_cache/references/jwst/miri"
     path, ds = read(folder, crds)
-    ds = with_fringes(ds, every=10, columns=6)
+    ds = with_fringes(ds, every=6, columns=6)
     fringefreq, regions = (next(crds.glob(f"*_{k}_*")) for k in ("fringefreq", "regions"))
     with datamodels.open(path) as model:
         model.data, model.err, model.dq = (ds[k].data.copy() for k in ("sci", "err", "dq"))
@@ -187,6 +187,6 @@ def test_bright_sources_with_fringes(scenario, tmp_path, name):
     ours = np.asarray(out["sci"].data)
     records = meta_of(out).records
     fraction, number = columns_that_agree(ds, ours, theirs, records["residual_fringe_columns"])
-    assert number >= 20
+    assert number >= 15
     assert fraction >= 0.95
-    assert records["residual_fringe"]["corrected"] >= 20
+    assert records["residual_fringe"]["corrected"] >= 15
