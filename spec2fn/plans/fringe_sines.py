@@ -30,8 +30,8 @@ TOLERANCE = 1e-4
 DOMAIN = 10.0  # of the biweight [standard deviations]
 STRONG_EVIDENCE = 1.0
 USABLE_WEIGHT = 1e-5
-BATCH = 16  # spectra that are fitted at once: what is computed of them stays in the cache
-_TERMS = 9
+BATCH = 32  # spectra that are fitted at once: what is computed of them stays in the cache
+_TERMS = 7
 
 
 @dataclass(frozen=True)
@@ -117,27 +117,39 @@ class Sines:
         )
 
 
-_SIN = [(-1) ** k * math.pi ** (2 * k + 1) / math.factorial(2 * k + 1) for k in range(_TERMS)]
-_COS = [(-1) ** k * math.pi ** (2 * k) / math.factorial(2 * k) for k in range(_TERMS + 1)]
+def _near_minimax(function: Callable[[Array], Array]) -> list[float]:
+    """Coefficients of a polynomial in the square of the argument, which is at most 1/2."""
+    nodes = 0.125 * (1.0 + np.cos(math.pi * (np.arange(_TERMS) + 0.5) / _TERMS))
+    powers = nodes[:, None] ** np.arange(_TERMS)
+    out: list[float] = np.linalg.solve(powers, function(np.sqrt(nodes))).tolist()
+    return out
+
+
+_SIN = _near_minimax(lambda x: np.sin(math.pi * x) / x)
+_COS = _near_minimax(lambda x: np.cos(math.pi * x))
+
+
+def _horner(coefficients: list[float], x: Array) -> Array:
+    out = x * coefficients[-1]
+    for c in coefficients[-2:0:-1]:
+        out += c
+        out *= x
+    out += coefficients[0]
+    return out
 
 
 def sincos_turns(turns: Array) -> tuple[Array, Array]:
-    """Return sine and cosine of angles in turns, to 1e-12.
+    """Return sine and cosine of angles in turns, to 2e-12.
 
     Several times faster than ``numpy.sin`` of float64: polynomials of the half angle, whose
     terms NumPy evaluates with vector instructions.
     """
-    phase = turns - np.rint(turns)
+    phase = np.rint(turns)
+    np.subtract(turns, phase, out=phase)
     square = phase * phase
-    half_sine = np.full_like(square, _SIN[-1])
-    for c in _SIN[-2::-1]:
-        half_sine *= square
-        half_sine += c
+    half_sine = _horner(_SIN, square)
     half_sine *= phase
-    sine = np.full_like(square, _COS[-1])
-    for c in _COS[-2::-1]:
-        sine *= square
-        sine += c
+    sine = _horner(_COS, square)
     sine *= half_sine
     sine *= 2.0
     half_sine *= half_sine
@@ -290,10 +302,9 @@ def _amplitudes(parameters: Array) -> Array:
 
 
 def _sum_of_sines(parameters: Array, sine: Array, cosine: Array) -> Array:
-    amplitudes = _amplitudes(parameters)
-    waves = np.concatenate([cosine, sine], axis=1)
-    out: Array = np.matmul(amplitudes, waves)[:, 0]
-    return out
+    out = np.matmul(parameters[:, 1:2], cosine)
+    out += np.matmul(parameters[:, 2:3], sine)
+    return out[:, 0]
 
 
 class _FixedFrequencies:
@@ -395,9 +406,12 @@ class _FreeFrequencies:
         diagonal = np.arange(self.fitted)
         q = p.copy()
         for _ in range(1000 * self.fitted):
-            if fresh.any():
+            if fresh.all():
+                hessian, vector = self._normal(x, w, q, (sine, cosine), residual)
+            elif fresh.any():
+                waves = (sine[fresh], cosine[fresh])
                 hessian[fresh], vector[fresh] = self._normal(
-                    x[fresh], w[fresh], q[fresh], (sine[fresh], cosine[fresh]), residual[fresh]
+                    x[fresh], w[fresh], q[fresh], waves, residual[fresh]
                 )
             hessian[:, diagonal, diagonal] *= (1.0 + lam)[:, None]
             move = 0.5 * _solve(hessian, vector)
@@ -417,22 +431,30 @@ class _FreeFrequencies:
             stay = alive & ~done
             if not stay.any():
                 break
-            better_ = better[:, None, None]
-            q = np.where(better_, trial, q)[stay]
-            sine, cosine = np.where(better_, s, sine)[stay], np.where(better_, c, cosine)[stay]
-            residual = np.where(better[:, None], r, residual)[stay]
-            chi = np.where(better, new, chi)[stay]
+            if better.all():
+                q, sine, cosine, residual, chi = trial, s, c, r, new
+            else:
+                for old, got in ((q, trial), (sine, s), (cosine, c), (residual, r), (chi, new)):
+                    old[better] = got[better]
             factor = np.where(better, 0.1, np.where(lam < 1e20, 10.0, 1.0))
-            lam = (lam * np.where(better & (lam <= 1e-100), 1.0, factor))[stay]
-            fresh = better[stay]
-            hessian, vector, local = hessian[stay], vector[stay], local[stay]
-            x, y, w = x[stay], y[stay], w[stay]
+            lam = lam * np.where(better & (lam <= 1e-100), 1.0, factor)
+            fresh = better
+            if not stay.all():
+                q, sine, cosine, residual, chi = (a[stay] for a in (q, sine, cosine, residual, chi))
+                lam, fresh, local = lam[stay], fresh[stay], local[stay]
+                hessian, vector = hessian[stay], vector[stay]
+                x, y, w = x[stay], y[stay], w[stay]
         return p, final
 
     def _design(self, x: Array, p: Array, sine: Array, cosine: Array) -> Array:
-        slope = (2.0 * math.pi) * x[:, None]
-        by_frequency = slope * (p[:, 2, :, None] * cosine - p[:, 1, :, None] * sine)
-        return np.concatenate([by_frequency, cosine, sine], axis=1)
+        n = self.n
+        out = np.empty((len(x), 3 * n, x.shape[1]))
+        out[:, n : 2 * n], out[:, 2 * n :] = cosine, sine
+        slope = out[:, :n]
+        np.multiply(p[:, 2, :, None], cosine, out=slope)
+        slope -= p[:, 1, :, None] * sine
+        slope *= (2.0 * math.pi) * x[:, None]
+        return out
 
     def _normal(
         self, x: Array, w: Array, p: Array, waves: tuple[Array, Array], residual: Array
