@@ -10,7 +10,7 @@ changes so slowly over the field that a few hundred evaluations of the WCS give 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,15 +175,17 @@ def pixel_geometry(ds: Any, wcs: Any, bands: Sequence[Band], grid: CubeGrid) -> 
         edges[i] = along.at(plane, -layout.half, layout.half)
     ends = across.at(wavelength, -_HALF, _HALF)
     number = band.reshape(-1)[pixel]
-    aside = np.empty((2, 2, pixel.size))  # (x, y), (down, up) across the slice
+    corners = np.empty((2, 4, pixel.size))
     for i in range(len(bands)):
         (mine,) = np.nonzero(number == i)
         if mine.size:
             where = (x[mine], y[mine], wavelength[pixel[mine]])
-            aside[..., mine] = _across(ds, wcs, pixel[mine], where, grid, label=label)
-    corners = np.empty((2, 4, pixel.size))
-    for k, (end, side) in enumerate(((0, 0), (0, 1), (1, 1), (1, 0))):
-        np.add(edges[:, end], aside[:, side], out=corners[:, k])
+            aside = _across(ds, wcs, pixel[mine], where, grid, label=label)
+            for end, around in ((0, [0, 1]), (1, [3, 2])):
+                edge = edges[:, end, mine]
+                beside = aside(edge[0], edge[1], where[2])  # (x, y), (down, up)
+                for side, corner in enumerate(around):
+                    corners[:, corner, mine] = edge + beside[:, side]
     width = np.abs(ends[1] - ends[0])
     if "slit_y" in ds:
         # an edge beyond the end of the slice has no position
@@ -304,8 +306,11 @@ def _across(
     grid: CubeGrid,
     *,
     label: np.ndarray,
-) -> np.ndarray:
-    """Return how far the sides of the slice are from its middle: (x or y, down or up, pixel)."""
+) -> Callable[..., np.ndarray]:
+    """Return a function of position and wavelength: how far the sides of the slice are.
+
+    It gives (x or y, down or up, pixel), relative to the position in the middle of the slice.
+    """
     layout = layout_of(ds)
     # fractions of the golden section spread over detector rows and columns alike
     spread = (np.arange(1, _SAMPLES + 1) * 0.6180339887498949) % 1.0
@@ -321,11 +326,15 @@ def _across(
     scale = [(float(np.mean(v)), float(np.ptp(v)) or 1.0) for v in where]
     sample = _terms([v[chosen][good] for v in where], scale)
     solved = np.linalg.lstsq(sample.T, sides[:, :, good].reshape(4, -1).T, rcond=None)[0].T
-    out = np.empty((4, pixel.size))
-    for first in range(0, pixel.size, _PIECE):
-        piece = slice(first, first + _PIECE)
-        out[:, piece] = solved @ _terms([v[piece] for v in where], scale)
-    return np.moveaxis(out.reshape(2, 2, -1), 0, 1)
+
+    def sides_at(*position: np.ndarray) -> np.ndarray:
+        out = np.empty((4, position[0].size))
+        for first in range(0, position[0].size, _PIECE):
+            piece = slice(first, first + _PIECE)
+            out[:, piece] = solved @ _terms([v[piece] for v in position], scale)
+        return np.moveaxis(out.reshape(2, 2, -1), 0, 1)
+
+    return sides_at
 
 
 def _terms(variables: Sequence[np.ndarray], scale: Sequence[tuple[float, float]]) -> np.ndarray:
