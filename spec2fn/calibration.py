@@ -482,34 +482,57 @@ def _keyword_value(references: Any, key: str) -> str:
 
 
 def _paths(job: Job, kinds: Iterable[str], folder: Path, file_format: Format) -> dict[str, Path]:
-    from spec2fn.io import product_name
+    from spec2fn.io import product_name, product_name_of_cube
 
     ending = ".fits" if file_format == "fits" else ".nc"
     suffixes = {s.key: s.suffix for s in steps_of(job.settings.pipeline)}
-    return {
-        kind: folder
-        / product_name(job.name, suffixes.get(kind, kind), job.multi_integration, ending)
-        for kind in kinds
-    }
+    paths = {}
+    for key in kinds:
+        kind, _, cube = _cube_of(key)
+        name = product_name(job.name, suffixes.get(kind, kind), job.multi_integration, ending)
+        paths[key] = folder / (product_name_of_cube(name, cube) if cube else name)
+    return paths
+
+
+def _cube_of(key: str) -> tuple[str, str, str]:
+    """Split ``s3d:ch1-short``, one of several cubes."""
+    return key.partition(":")
+
+
+def _apart(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Several cubes as so many products."""
+    out: dict[str, Any] = {}
+    for kind, ds in made.items():
+        if hasattr(ds, "cubes"):
+            out |= {f"{kind}:{name}": cube for name, cube in ds.items()}
+        else:
+            out[kind] = ds
+    return out
+
+
+def _together(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Invert :func:`_apart`."""
+    from spec2fn.cubes import Cubes
+
+    out: dict[str, Any] = {}
+    for key, ds in made.items():
+        kind, _, cube = _cube_of(key)
+        if cube:
+            held = out.get(kind, Cubes((), ()))
+            out[kind] = Cubes((*held.names, cube), (*held.cubes, ds))
+        else:
+            out[key] = ds
+    return out
 
 
 def _write(job: Job, made: Mapping[str, Any], folder: Path, file_format: Format) -> dict[str, Path]:
+    from spec2fn.io import save
 
-    return _save_all(made, _paths(job, made, folder, file_format))
-
-
-def _save_all(made: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[str, Path]:
-    from spec2fn.io import product_name_of_cube, save
-
-    files = {}
+    single = _apart(made)
+    paths = _paths(job, single, folder, file_format)
     for kind, path in paths.items():
-        if hasattr(made[kind], "cubes"):
-            for name, cube in made[kind].items():
-                one = path.with_name(product_name_of_cube(path.name, name))
-                files[f"{kind}/{name}"] = save(cube, one)
-        else:
-            files[kind] = save(made[kind], path)
-    return files
+        save(single[kind], path)
+    return paths
 
 
 def _stream(
@@ -528,7 +551,7 @@ def _stream(
         for result in pieces:
             for record in result.report:
                 seconds[record.name] = seconds.get(record.name, 0.0) + record.seconds
-            made = _labelled(job, result)
+            made = _apart(_labelled(job, result))
             last = _without_data(result)
             del result
             if folder is None or file_format != "fits":
@@ -548,12 +571,11 @@ def _stream(
     assert last is not None
     report = _with_seconds(last, seconds)
     if kept:
-        joined = {kind: _join(parts) for kind, parts in kept.items()}
-        if folder is None:
-            return joined, {}, report
-        paths = _paths(job, joined, folder, file_format)
-        return joined, _save_all(joined, paths), report
-    return {kind: open_product(path) for kind, path in paths.items()}, paths, report
+        joined = _together({kind: _join(parts) for kind, parts in kept.items()})
+        paths = {} if folder is None else _write(job, joined, folder, file_format)
+        return joined, paths, report
+    made = {kind: open_product(path) for kind, path in paths.items()}
+    return _together(made), paths, report
 
 
 def _without_data(result: Result) -> Result:

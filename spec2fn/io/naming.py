@@ -21,6 +21,7 @@ _PRODUCTS = (
     "crfints",
     "s2d",
     "s3d",
+    "s3dints",
     "x1d",
     "x1dints",
     "c1d",
@@ -63,7 +64,7 @@ _STEPS = (
     "wfss_contam",
 )
 _SUFFIXES = sorted({*_PRODUCTS, *_STEPS}, key=len, reverse=True)
-_WITH_INTS = ("bsub", "cal", "crf", "rate", "x1d")
+_WITH_INTS = ("bsub", "cal", "crf", "rate", "s3d", "x1d")
 
 
 def base_name(name: str | os.PathLike[str]) -> str:

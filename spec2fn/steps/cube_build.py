@@ -300,7 +300,9 @@ def _assembled(
     gone = [n for n, v in ds.variables.items() if {"y", "x"} & set(v.dims)]
     out = ds.drop_vars(gone).assign(new)
     out = set_scalars(out, pixar_sr=part.pixar_sr, pixar_a2=part.pixar_a2)
-    out = with_attrs(out, model="IFUCubeModel", cube_names=part.bands, **labels)
+    # cubes by integration have no data model of their own; this one has arrays of four dimensions
+    model = "QuadModel" if "integration" in ds["sci"].dims else "IFUCubeModel"
+    out = with_attrs(out, model=model, cube_names=part.bands, **labels)
     if is_traced(new["sci"][1]):
         # what describes the output grid does not enter a trace
         return out

@@ -434,9 +434,13 @@ def test_integrations_are_written_and_read(base, reference, tmp_path):
         }
     )
     cube = cube_build(two, reference, channel="1")
-    back = open_product(save(cube, tmp_path / "foo_s3d.fits"))
+    path = save(cube, tmp_path / "foo_s3dints.fits")
+    back = open_product(path)
     assert back["sci"].dims == ("integration", "wave", "y", "x")
     np.testing.assert_array_equal(back["sci"].values, cube["sci"].values)
+    datamodels = pytest.importorskip("stdatamodels.jwst.datamodels")
+    with datamodels.open(path) as model:
+        assert model.data.shape == cube["sci"].shape
 
 
 @pytest.mark.parametrize(
