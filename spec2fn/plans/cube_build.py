@@ -401,7 +401,8 @@ def _cube_plan(
         provenance=CubeProvenance(
             wcs=cube_gwcs(grid, sampling, internal),
             s_region=region,
-            science=wcs_keywords(grid, sampling, internal),
+            science=wcs_keywords(grid, sampling, internal)
+            | ({"S_REGION": None} if internal else {}),
             primary=primary,
         ),
     )

@@ -237,21 +237,24 @@ def internal_outlines(ds: Any, wcs: Any) -> InternalOutlines:
     """Return NIRSpec pixels as quadrilaterals of position along the slice and wavelength.
 
     As in the JWST pipeline, the corners of a pixel are its centre and those of the next pixels
-    along both axes of the detector.
+    along both axes of the detector, and wavelengths are those in the spectrograph, without the
+    correction to the barycentre.
     """
     label, _ = pixel_labels(ds, ())
     pixel = np.flatnonzero(label)
-    along, across, _ = slice_frame(ds, wcs, pixel)
-    planes = [np.full(label.size, np.nan) for _ in range(2)]
-    planes[0][pixel] = along
-    planes[1] = np.asarray(ds["wavelength"].data, dtype=np.float64).reshape(-1)
-    right, up = _Stencil(label, 1, pixel), _Stencil(label, 0, pixel)
-    corners = np.empty((2, 4, pixel.size))
-    for out, plane in zip(corners, planes, strict=True):
-        here = plane[pixel]
-        out[0] = here
-        (out[1],), (out[3],) = right.at(plane, 1.0), up.at(plane, 1.0)
-        out[2] = out[1] + out[3] - here
+    along, across, wavelength = slice_frame(ds, wcs, pixel)
+    planes = [np.full(label.shape, np.nan) for _ in range(2)]
+    planes[0].reshape(-1)[pixel] = along
+    planes[1].reshape(-1)[pixel] = wavelength * 1e6
+    corners = np.full((2, 4, pixel.size), np.nan)
+    for k, (up, right) in enumerate(((0, 0), (0, 1), (1, 1), (1, 0))):
+        here = np.s_[: label.shape[0] - up, : label.shape[1] - right]
+        there = np.s_[up:, right:]
+        same = label[here] == label[there]
+        for i, plane in enumerate(planes):
+            moved = np.full(label.shape, np.nan)
+            moved[here] = np.where(same, plane[there], np.nan)
+            corners[i, k] = moved.reshape(-1)[pixel]
     return InternalOutlines(pixel, label.reshape(-1)[pixel], along, across, corners[0], corners[1])
 
 
