@@ -373,6 +373,8 @@ def _patient_collector() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
+        if before[0]:
+            gc.collect(1)  # only what is new, so that nothing of this exposure waits for the next
 
 
 def output_folder(path: str | os.PathLike[str]) -> Path:
