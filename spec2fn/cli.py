@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from spec2fn import __version__
+from spec2fn.demo_modes import DEMOS
 from spec2fn.errors import InputError, ParameterError, Spec2fnError
 
 __all__ = ["main"]
-
-DEMOS = ("miri-lrs-slit", "miri-lrs-slitless")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -104,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo", help="render an exposure with known truth, calibrate it, plot the result"
     )
-    demo.add_argument("mode", choices=DEMOS, metavar="MODE", help=" or ".join(DEMOS))
+    demo.add_argument("mode", choices=DEMOS, metavar="MODE", help="one of " + ", ".join(DEMOS))
     demo.add_argument("--output-dir", metavar="DIR", help="default: spec2fn-demo-MODE")
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--json", action="store_true", help="print the summary as JSON")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.demo_comparison import Comparison
+from spec2fn.demo_modes import DEMOS
 from spec2fn.dq import Pixel
 from spec2fn.errors import InputError, nearest
 
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["DEMOS", "Comparison", "Demo", "compare", "run_demo"]
 
 Array = np.ndarray[Any, Any]
-
-DEMOS = ("miri-lrs-slit", "miri-lrs-slitless", "nirspec-fs", "nirspec-bots", "nirspec-mos")
-"""Modes there is an example of."""
 
 CONTEXT = "jwst_0001.pmap"
 _REACH = 8.0  # pixels on either side of the source whose flags matter
@@ -119,7 +117,7 @@ def run_demo(
     Parameters
     ----------
     mode : str
-        One of :data:`DEMOS`.
+        One of :data:`spec2fn.demo_modes.DEMOS`.
     output_dir : path
         Where everything goes; made if it does not exist.
     seed : int

@@ -57,5 +57,5 @@ class Comparison:
 
     @property
     def signal_to_noise(self) -> float:
-        """Median signal-to-noise ratio of the clean points."""
-        return float(np.median((self.flux / self.error)[self.clean]))
+        """Median signal-to-noise ratio of the clean points, not negative."""
+        return max(float(np.median((self.flux / self.error)[self.clean])), 0.0)

@@ -82,3 +82,17 @@ def test_bad_input_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be made"):
         run_demo("miri-lrs-slit", tmp_path / "file")
+
+
+def test_the_command_line_knows_every_mode(capsys):
+    from spec2fn.cli import main
+
+    with pytest.raises(SystemExit) as stopped:
+        main(["demo", "nowhere"])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert all(mode in said for mode in DEMOS)
+    with pytest.raises(SystemExit):
+        main(["demo", "--help"])
+    shown = "".join(capsys.readouterr().out.split())
+    assert all(mode in shown for mode in DEMOS)

@@ -1,0 +1,7 @@
+"""Modes there is a demo of; a module of its own because the command line loads nothing else."""
+
+from __future__ import annotations
+
+__all__ = ["DEMOS"]
+
+DEMOS = ("miri-lrs-slit", "miri-lrs-slitless", "nirspec-fs", "nirspec-bots", "nirspec-mos")
