@@ -101,6 +101,14 @@ def test_coordinates_of_made_up_slices():
     assert out.attrs["specsys"] == "BARYCENT"
 
 
+def test_channels_that_see_different_sub_bands():
+    crossed = references("SHORT-LONG")
+    out = assign_wcs(exposure().assign_attrs(band="SHORT-LONG"), **crossed)
+    plain = assign_wcs(exposure(), **references())
+    for name in ("wavelength", "ra", "slice_id"):
+        np.testing.assert_array_equal(out[name], plain[name])
+
+
 def test_the_footprint_may_lie_across_the_meridian():
     corners = assign_wcs(exposure(), **references()).attrs["s_region"].split()[2:]
     ra, dec = np.array(corners, dtype=float).reshape(4, 2).T
