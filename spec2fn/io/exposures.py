@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 
-_TWO_DIMENSIONAL = ("wavelength", "pathloss_ps", "pathloss_un")
+_TWO_DIMENSIONAL = ("regions", "wavelength", "pathloss_ps", "pathloss_un")
 _RESAMPLED = ("wht", "con")
 
 

@@ -77,8 +77,9 @@ def compare_wcs(ours, theirs, regions):
     found = np.array(wcs(x, y))
     pixel = (y.astype(int), x.astype(int))
     planes = np.array([ours[n].values[pixel] for n in ("ra", "dec", "wavelength")])
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(planes, expected, rtol=0, atol=1e-9)
+    # relative: the glass of the prism amplifies the rounding of the optics
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(planes, expected, rtol=1e-9, atol=1e-10)
     np.testing.assert_allclose(wcs.invert(*expected), theirs.invert(*expected), atol=1e-6)
     mine, other = (w.pipeline[1].transform for w in (wcs, theirs))
     assert set(mine.selector) == set(other.selector)

@@ -156,6 +156,20 @@ def test_slices_at_corners_and_after_a_file(tmp_path):
             np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
+def test_integrations_share_the_regions(tmp_path):
+    from spec2fn.io import open_product, save
+
+    ds = toy.exposure("NRS_IFU", "G395H", window=WINDOW["G395H"], integrations=3)
+    ds = assign_wcs(ds, **nirspec_ifu.references("G395H"))
+    assert ds["sci"].ndim == 3
+    assert ds["regions"].dims == ds["wavelength"].dims == ("y", "x")
+    path = save(ds.assign_attrs(model="CubeModel"), tmp_path / "jw_nrs1_calints.fits")
+    again = open_product(path)
+    np.testing.assert_array_equal(again["sci"].values, ds["sci"].values)
+    np.testing.assert_array_equal(again["regions"].values, ds["regions"].values)
+    np.testing.assert_allclose(again["wavelength"].values, ds["wavelength"].values, rtol=1e-7)
+
+
 def test_without_chromatic_correction():
     refs = {**nirspec_ifu.references("G395H"), "chromcorr": None}
     ds = assign_wcs(toy.exposure("NRS_IFU", "G395H", window=WINDOW["G395H"]), **refs)
