@@ -157,7 +157,8 @@ def disturb(ds: Any, seed: int, rows: int = 2, pixels: int = 20) -> Any:
 
 
 def _lit_rows(ds: xr.Dataset) -> tuple[int, int]:
-    if "wavelength" not in ds:
+    # the wavelength of a cube belongs to its planes
+    if "wavelength" not in ds or "y" not in ds["wavelength"].dims:
         return 0, int(ds.sizes["y"])
     lit = np.isfinite(np.asarray(ds["wavelength"].data))
     rows = np.nonzero(lit.reshape(-1, *lit.shape[-2:]).any((0, 2)))[0]
