@@ -11,7 +11,7 @@ from spec2fn.errors import DatasetError, ParameterError
 from spec2fn.kernels.namespace import array_namespace, is_jax
 from spec2fn.kernels.residual_fringe import fringe_model, gather_columns, scatter_columns
 from spec2fn.plans.residual_fringe import ResidualFringePlan, plan_columns
-from spec2fn.schema import replace_data, status_of, with_meta
+from spec2fn.schema import replace_data, require, status_of, with_meta
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -47,6 +47,7 @@ def plan_residual_fringe(
             f" {done or 'unknown'!r} of the step fringe; run fringe first"
         )
         raise DatasetError(msg)
+    require(ds, ("slice_id",), "residual_fringe")
     regions = tuple(zip(low, high, strict=True))
     return plan_columns(ds, fringefreq, regions, images=save_intermediate_results)
 
@@ -54,7 +55,7 @@ def plan_residual_fringe(
 @step(
     refs=("fringefreq",),
     needs_refs=("fringefreq",),
-    reads=("sci", "err", "dq", "wavelength", "slice_id"),
+    reads=("sci", "err", "dq", "wavelength"),
     traceable=True,
     skip=True,
     planner=plan_residual_fringe,

@@ -255,6 +255,8 @@ def test_unsuited_input_is_refused():
         residual_fringe(ds.assign_attrs(status_fringe="SKIPPED: none"), reference())
     with pytest.raises(DatasetError, match="BAND"):
         residual_fringe(ds.assign_attrs(band=""), reference())
+    with pytest.raises(DatasetError, match="slice_id"):
+        residual_fringe(ds.drop_vars("slice_id"), reference())
     with pytest.raises(ParameterError, match="both ends"):
         residual_fringe(ds, reference(), ignore_region_min=(5.0,))
     with pytest.raises(ReferenceError, match="slice 102"):
