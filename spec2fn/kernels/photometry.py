@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from spec2fn.kernels.namespace import array_namespace
+from spec2fn.kernels.statistics import safe_sqrt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -138,14 +139,15 @@ def flat_field(
     """Divide by a flat field and propagate its error.
 
     ``sci / f``, ``var_poisson / f²``, ``var_rnoise / f²``,
-    ``var_flat = (sci / f)² σ_f² / f²``, and ``err²`` is the sum of the variances.
+    ``var_flat = ((sci / f) / f σ_f)²``, and ``err²`` is the sum of the variances. In this order no
+    intermediate result overflows before the result does, be the flat many orders from one.
 
     Parameters
     ----------
     sci, var_poisson, var_rnoise : array, shape (..., y, x), float32
     dq : array of uint32, shape (..., y, x)
-    flat, flat_err : array, shape (y, x)
-    flat_dq : array of uint32, shape (y, x)
+    flat, flat_err : array, shape (y, x), or as many axes as `sci`
+    flat_dq : array of uint32, of the shape of `flat`
         Must mark with `do_not_use` every pixel where the flat cannot be used (NaN and zero
         included).
     do_not_use : int
@@ -184,24 +186,16 @@ def flat_field(
         var_flat = xp.zeros_like(sci)
     else:
         sci, var_poisson, var_rnoise = sci / f, var_poisson / (f * f), var_rnoise / (f * f)
-        var_flat = sci * sci / (f * f) * (f_err * f_err)
+        noise = sci / f * f_err
+        var_flat = noise * noise
     planes = {
         "sci": sci,
-        "err": _sqrt(var_poisson + var_rnoise + var_flat),
+        "err": safe_sqrt(var_poisson + var_rnoise + var_flat),
         "var_poisson": var_poisson,
         "var_rnoise": var_rnoise,
         "var_flat": var_flat,
     }
     return agree_on_invalid(planes, xp.where(invalid, dq | bit, dq), do_not_use)
-
-
-def _sqrt(variance: Any) -> Any:
-    # the derivative of the square root is infinite at zero, where a masked pixel stands; a
-    # negative variance gives NaN, as it should
-    xp = array_namespace(variance)
-    zero = variance == 0
-    root = xp.sqrt(xp.where(zero, xp.ones((), dtype=variance.dtype), variance))
-    return xp.where(zero, xp.zeros((), dtype=variance.dtype), root)
 
 
 def interpolate_planned(table: Any, index: Any, fraction: Any) -> Any:

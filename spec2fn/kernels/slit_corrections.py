@@ -201,39 +201,27 @@ def rescale_slits(
     dq: Any,
     factor: Any,
     applies: Any,
-    *,
-    do_not_use: int,
-    inverse: bool = False,
+    **options: Any,
 ) -> tuple[dict[str, Any], Any]:
-    """Multiply values of some slits by a factor and variances by its square.
+    """Apply :func:`spec2fn.kernels.photometry.rescale` to some of the slits.
 
     Parameters
     ----------
-    values, variances : mapping of str to array, shape (slit, ..., y, x), float32
-    dq : array of uint32, shape (slit, ..., y, x)
+    values, variances, dq
+        Shape ``(slit, ..., y, x)``.
     factor : array, shape (slit, y, x)
         Where it is not finite, pixels become NaN and are flagged.
     applies : array of bool, shape (slit,)
         The other slits are left as they are.
-    do_not_use : int
-        The bit that marks a pixel as unusable.
-    inverse : bool
-        Divide instead.
-
-    Returns
-    -------
-    planes : dict of str to array
-        Values and variances by their names.
-    dq : array of uint32
+    **options
+        Of ``rescale``.
     """
     xp = array_namespace(dq, factor, *values.values(), *variances.values())
     between = (1,) * (len(dq.shape) - len(factor.shape))
     factor = xp.reshape(factor, (factor.shape[0], *between, *factor.shape[1:]))
     chosen = xp.reshape(xp.asarray(applies), (-1, *(1,) * (len(dq.shape) - 1)))
     usable = xp.isfinite(factor) | ~chosen
-    planes, flags = rescale(
-        values, variances, dq, factor, usable, do_not_use=do_not_use, inverse=inverse
-    )
+    planes, flags = rescale(values, variances, dq, factor, usable, **options)
     before = {**values, **variances}
     out = {name: xp.where(chosen, plane, before[name]) for name, plane in planes.items()}
     return out, xp.where(chosen, flags, dq)

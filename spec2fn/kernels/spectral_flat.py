@@ -1,7 +1,6 @@
 """Flat fields that depend on wavelength: images between which pixels interpolate.
 
-Factors of a flat are given as a list of pixels, with their relative variances; their product is
-applied to planes of shape ``(slit, [integration,] y, x)``.
+Factors of a flat are given as a list of pixels, with their relative variances.
 """
 
 from __future__ import annotations
@@ -9,14 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from spec2fn.kernels.namespace import array_namespace, safe_divide
-from spec2fn.kernels.photometry import agree_on_invalid
 from spec2fn.kernels.statistics import safe_sqrt
 from spec2fn.kernels.tables import follow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["between_images", "divide_by_spectral_flat", "multiply_factors"]
+__all__ = ["between_images", "multiply_factors"]
 
 
 def between_images(below: Any, above: Any, lower: Any, knots: Any, x: Any) -> Any:
@@ -78,71 +76,3 @@ def multiply_factors(factors: Sequence[tuple[Any, Any]], usable: Any) -> tuple[A
         flat = flat * safe
         variance = variance + ratio * ratio
     return flat, xp.abs(flat) * safe_sqrt(variance), usable
-
-
-def divide_by_spectral_flat(
-    sci: Any,
-    var_poisson: Any,
-    var_rnoise: Any,
-    dq: Any,
-    *,
-    flat: Any,
-    flat_err: Any,
-    flat_dq: Any,
-    do_not_use: int,
-    inverse: bool = False,
-) -> tuple[dict[str, Any], Any]:
-    """Divide by a flat whose values may be many orders of magnitude from one.
-
-    The same as :func:`spec2fn.kernels.photometry.flat_field`, but ``var_flat`` is formed as
-    ``((sci / f) / f * σ_f)²``, in which no intermediate result overflows before the result does.
-
-    Parameters
-    ----------
-    sci, var_poisson, var_rnoise : array, shape (..., y, x), float32
-    dq : array of uint32, shape (..., y, x)
-    flat, flat_err, flat_dq : array
-        With as many axes as `sci`, broadcast against it. Pixels where the flat is NaN must be
-        flagged.
-    do_not_use : int
-        The bit that marks a pixel as unusable.
-    inverse : bool
-        Multiply instead; ``var_flat`` is zero then.
-
-    Returns
-    -------
-    planes : dict of str to array
-        ``sci``, ``err``, ``var_poisson``, ``var_rnoise``, ``var_flat``.
-    dq : array of uint32
-        Input flags with those of the flat.
-    """
-    xp = array_namespace(sci, var_poisson, var_rnoise, dq, flat, flat_err, flat_dq)
-    dtype = sci.dtype
-    zero, one = xp.zeros((), dtype=dtype), xp.ones((), dtype=dtype)
-    bit = xp.asarray(do_not_use, dtype=dq.dtype)
-    dq = dq | flat_dq
-    unusable = (flat_dq & bit) != 0
-    f = xp.where(unusable, one, flat.astype(dtype))
-    f_err = xp.where(unusable, zero, flat_err.astype(dtype))
-    inputs = (sci, var_poisson, var_rnoise)
-    invalid = (dq & bit) != 0
-    for plane in inputs:
-        invalid = invalid | xp.isnan(plane)
-    sci, var_poisson, var_rnoise = (xp.where(invalid, zero, v) for v in inputs)
-
-    square = f * f
-    if inverse:
-        sci, var_poisson, var_rnoise = sci * f, var_poisson * square, var_rnoise * square
-        var_flat = xp.zeros_like(sci)
-    else:
-        sci, var_poisson, var_rnoise = sci / f, var_poisson / square, var_rnoise / square
-        noise = sci / f * f_err
-        var_flat = noise * noise
-    planes = {
-        "sci": sci,
-        "err": safe_sqrt(var_poisson + var_rnoise + var_flat),
-        "var_poisson": var_poisson,
-        "var_rnoise": var_rnoise,
-        "var_flat": var_flat,
-    }
-    return agree_on_invalid(planes, xp.where(invalid, dq | bit, dq), do_not_use)

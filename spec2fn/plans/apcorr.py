@@ -78,27 +78,40 @@ def correction_table(
     ReferenceError
         If wavelengths or sizes of the table are not distinct, increasing numbers.
     """
+    waves, sizes, values = _row(apcorr, row, pixel_scale, ("wave", "size"))
+    table = np.stack([np.interp(wavelength, waves, v) for v in values.T], axis=1)
+    return sizes, table
+
+
+def _row(
+    apcorr: xr.Dataset, row: int, pixel_scale: Any, axes: tuple[str, str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Wavelengths, in order, sizes [pixel] and corrections (on `axes`) of a row, without padding.
+
+    Sizes may depend on wavelength: (size, wave).
+    """
 
     def column(name: str) -> np.ndarray:
         return np.asarray(apcorr[f"apcorr.{name}"].values[row], dtype=float)
 
-    n_wave = int(column("nelem_wl"))
-    n_size = int(column("nelem_size"))
-    waves, sizes = column("wavelength")[:n_wave], column("size")[:n_size]
-    values = column("apcorr")[:n_wave, :n_size]
-    unit = str(meta_of(apcorr).get("SIZEUNIT", "pixels"))
-    if unit.strip().lower().startswith("arcsec"):
-        sizes = sizes / pixel_scale()
+    count = {"wave": int(column("nelem_wl")), "size": int(column("nelem_size"))}
+    waves = column("wavelength")[: count["wave"]]
     order = np.argsort(waves)
-    waves, values = waves[order], values[order]
-    if n_wave < 1 or n_size < 1 or np.any(np.diff(waves) <= 0) or np.any(np.diff(sizes) <= 0):
+    waves, sizes = waves[order], column("size")[: count["size"]]
+    sizes = sizes[:, order] if sizes.ndim > 1 else sizes
+    values = column("apcorr")[: count[axes[0]], : count[axes[1]]]
+    values = np.take(values, order, axis=axes.index("wave"))
+    increasing = np.all(np.diff(waves) > 0) and np.all(np.diff(sizes, axis=0) > 0)
+    if not increasing or min(count.values()) < 1:
         msg = (
             f"extract_1d: row {row} of the apcorr reference needs distinct wavelengths and"
             " increasing aperture sizes; use another reference or apply_apcorr=false"
         )
         raise ReferenceError(msg)
-    table = np.stack([np.interp(wavelength, waves, values[:, k]) for k in range(n_size)], axis=1)
-    return sizes, table
+    unit = str(meta_of(apcorr).get("SIZEUNIT", "pixels"))
+    if unit.strip().lower().startswith("arcsec"):
+        sizes = sizes / pixel_scale()
+    return waves, sizes, values
 
 
 def phase_correction_table(
@@ -130,26 +143,10 @@ def phase_correction_table(
     ReferenceError
         If wavelengths or sizes of the table are not distinct, increasing numbers.
     """
-
-    def column(name: str) -> np.ndarray:
-        return np.asarray(apcorr[f"apcorr.{name}"].values[row], dtype=float)
-
-    n_wave, n_size = int(column("nelem_wl")), int(column("nelem_size"))
-    waves, sizes = column("wavelength")[:n_wave], column("size")[:n_size, :n_wave]
-    phases, values = column("pixphase"), column("apcorr")[:n_size, :n_wave]
-    order = np.argsort(waves)
-    waves, sizes, values = waves[order], sizes[:, order], values[:, order]
-    increasing = n_wave > 0 and np.all(np.diff(waves) > 0) and np.all(np.diff(sizes, axis=0) > 0)
-    if not increasing or n_size < 1:
-        msg = (
-            f"extract_1d: row {row} of the apcorr reference needs distinct wavelengths and"
-            " increasing aperture sizes; use another reference or apply_apcorr=false"
-        )
-        raise ReferenceError(msg)
-    unit = str(meta_of(apcorr).get("SIZEUNIT", "pixels"))
-    if unit.strip().lower().startswith("arcsec"):
-        sizes = sizes / pixel_scale()
+    waves, sizes, values = _row(apcorr, row, pixel_scale, ("size", "wave"))
+    phases = np.asarray(apcorr["apcorr.pixphase"].values[row], dtype=float)
     values = values @ _weights_at(PIXEL_PHASE, phases)
+    n_wave = len(waves)
     cell = np.clip(np.searchsorted(waves, wavelength, side="right") - 1, 0, max(n_wave - 2, 0))
     after = np.minimum(cell + 1, n_wave - 1)
     span = np.where(after > cell, waves[after] - waves[cell], 1.0)

@@ -12,11 +12,7 @@ from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError
 from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.kernels.photometry import flat_field as divide_by_flat
-from spec2fn.kernels.spectral_flat import (
-    between_images,
-    divide_by_spectral_flat,
-    multiply_factors,
-)
+from spec2fn.kernels.spectral_flat import between_images, multiply_factors
 from spec2fn.kernels.tables import average_across, chords, follow, indices, spread
 from spec2fn.plans.flat_field import FlatFieldPlan, is_path, plan_image_flat
 from spec2fn.plans.nirspec_flat import (
@@ -210,7 +206,7 @@ def _flatten_slits(
     if "slit" not in ds.dims:
         image, error, flags = _only_slices(plan, image, error, flags)
     axis = 1 if {"slit", "integration"} <= set(ds["sci"].dims) else None
-    planes, dq = divide_by_spectral_flat(
+    planes, dq = divide_by_flat(
         sci,
         var_poisson,
         var_rnoise,
