@@ -39,7 +39,7 @@ _UNITS = {"wavelength": "um", "ra": "deg", "dec": "deg", "alpha": "arcsec", "bet
     refs=_REFS,
     members=("msa_metadata",),
     reads=("sci",),
-    provides=("wavelength", "ra", "dec"),
+    provides=("wavelength", "ra", "dec", "slice_id"),
     traceable=False,
 )
 def assign_wcs(
