@@ -45,6 +45,8 @@ class SlicesPlan(Plan):
     def paste(self, image: Any, cutouts: Any) -> Any:
         """Return the image with the pixels of the slices replaced by those of the cutouts."""
         xp = array_namespace(image, cutouts)
+        if not self.index.size:
+            return image
         flat = cutouts.reshape(*cutouts.shape[:-3], -1)
         place = self.place
         return xp.where(place >= 0, flat[..., xp.maximum(place, 0)], image)
