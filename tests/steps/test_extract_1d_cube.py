@@ -307,6 +307,14 @@ def test_a_spectrum_comes_back_from_a_file(tmp_path, exp_type):
         np.testing.assert_array_equal(spec.spec_table["FLUX"], flux(out))
 
 
+def test_spectra_of_integrations_come_back_from_a_file(tmp_path):
+    out = extract_1d(cube(3), *REFS)
+    save(out, tmp_path / "a_x1dints.fits")
+    back = open_product(tmp_path / "a_x1dints.fits")
+    np.testing.assert_array_equal(back["flux"].values, out["flux"].values)
+    assert back["extr_x"].values == SOURCE[0]
+
+
 def test_messages_say_what_is_missing():
     with pytest.raises(ReferenceError, match="extract1d"):
         extract_1d(cube(), None, None)
