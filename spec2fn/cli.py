@@ -1,4 +1,4 @@
-"""The command line: ``spec2fn run``, ``plan``, ``modes``, ``demo``, ``diff``, ``refs``.
+"""The command line: ``spec2fn run``, ``plan``, ``modes``, ``demo``, ``diff``, ``pixel-table``, ….
 
 Nothing heavy is imported before a command needs it, so that ``spec2fn --help`` answers at once.
 Exit status: 0 done, 1 failure, 2 usage or input error.
@@ -116,6 +116,15 @@ def _parser() -> argparse.ArgumentParser:
     diff.add_argument("--atol", type=float, default=0.0)
     diff.add_argument("--json", action="store_true")
     diff.set_defaults(command=_diff)
+
+    table = commands.add_parser(
+        "pixel-table", help="write the pixels of an integral-field product as a table"
+    )
+    table.add_argument("product", help="such as a _cal file")
+    table.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="ends in .fits, .nc or .parquet"
+    )
+    table.set_defaults(command=_pixel_table)
 
     refs = commands.add_parser("refs", help="list, check and lock the references of an exposure")
     _job_options(refs)
@@ -253,6 +262,16 @@ def _modes(args: argparse.Namespace) -> int:
         for exp_type, entry in table.items():
             print(f"{exp_type}  {entry['pipeline']}")
             print("    " + ", ".join(entry["elements"]))
+    return 0
+
+
+def _pixel_table(args: argparse.Namespace) -> int:
+    from spec2fn.io import open_product, save_pixel_table
+    from spec2fn.plans.pixel_table import pixel_table
+
+    table = pixel_table(open_product(args.product))
+    path = save_pixel_table(table, args.output)
+    print(f"{path}: {table.sizes['pixel']} pixels")
     return 0
 
 

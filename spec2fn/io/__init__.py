@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from spec2fn.io.naming import product_name_of_cube as product_name_of_cube
     from spec2fn.io.netcdf import read_netcdf as read_netcdf
     from spec2fn.io.netcdf import write_netcdf as write_netcdf
+    from spec2fn.io.pixel_tables import save_pixel_table as save_pixel_table
     from spec2fn.io.products import ProductStream as ProductStream
     from spec2fn.io.products import save as save
     from spec2fn.io.products import write_product as write_product
@@ -43,6 +44,7 @@ _HOME = {
     "read_netcdf": "netcdf",
     "read_product": "reading",
     "save": "products",
+    "save_pixel_table": "pixel_tables",
     "write_netcdf": "netcdf",
     "write_product": "products",
 }

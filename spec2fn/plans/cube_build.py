@@ -15,10 +15,10 @@ from spec2fn.plans.base import Plan
 from spec2fn.plans.cube_geometry import (
     PixelGeometry,
     internal_outlines,
-    layout_of,
     pixel_geometry,
     pixel_labels,
     position_angle,
+    with_coordinates,
 )
 from spec2fn.plans.cube_grid import (
     Band,
@@ -173,9 +173,11 @@ def make_plan(ds: Any, cubepar: Any, options: CubeOptions) -> CubeBuildPlan:
     wanted = {n: getattr(options, n) for n in ("channel", "band", "grating", "filter")}
     bands = bands_of(ds, wanted)
     wcs = meta_of(ds).wcs
+    wcs = wcs.load() if hasattr(wcs, "load") else wcs
     if wcs is None:
         msg = "cube_build: the exposure has no WCS; run assign_wcs first"
         raise InputError(msg)
+    ds = with_coordinates(ds)
     ds = _with_offset(ds, options.offset_file)
     make = _internal_cube if internal else _sky_cube
     groups = groups_of(bands, options.output_type, instrument)
@@ -455,8 +457,3 @@ def _with_offset(ds: Any, path: str | None) -> Any:
         plane[good] = values
         new[axis] = (ds[axis].dims, plane)
     return ds.assign(new).assign_attrs(s_region=None)
-
-
-def check_layout(ds: Any) -> None:
-    """Raise :class:`InputError` unless the exposure is that of an integral-field unit."""
-    layout_of(ds)

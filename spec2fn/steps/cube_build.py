@@ -19,7 +19,7 @@ from spec2fn.plans.cube_build import (
     make_plan,
 )
 from spec2fn.plans.cube_wcs import with_cards
-from spec2fn.schema import meta_of, require, set_scalars, with_attrs, with_meta
+from spec2fn.schema import meta_of, set_scalars, with_attrs, with_meta
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -83,7 +83,6 @@ def plan_cube_build(
         return Skip(f"{exp_type or 'the exposure'} is not of an integral-field unit")
     if cubepar is None:
         return Skip("no cubepar reference for this exposure")
-    require(ds, ("ra", "dec", "wavelength", "slice_id"), "cube_build")
     options = CubeOptions(
         channel=channel,
         band=band,
@@ -114,7 +113,7 @@ def plan_cube_build(
 
 @step(
     refs=("cubepar",),
-    reads=("sci", "err", "dq", "ra", "dec", "wavelength"),
+    reads=("sci", "err", "dq"),
     provides=("wmap",),
     traceable=True,
     planner=plan_cube_build,
@@ -156,7 +155,8 @@ def cube_build(
     ----------
     ds : xarray.Dataset
         ``sci``, ``err``, ``dq``, dims ([integration,] y, x), and from ``assign_wcs`` ``ra``,
-        ``dec`` [deg], ``wavelength`` [um], ``slice_id`` (y, x) and the gwcs.
+        ``dec`` [deg], ``wavelength`` [um], ``slice_id`` (y, x) and the gwcs. Of a product
+        without them, such as a ``_cal`` file, the gwcs is evaluated.
     cubepar : xarray.Dataset
         CUBEPAR reference: size of spaxels and planes, tables of wavelengths.
     plan : CubeBuildPlan
