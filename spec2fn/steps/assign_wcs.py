@@ -39,7 +39,7 @@ _UNITS = {"wavelength": "um", "ra": "deg", "dec": "deg", "alpha": "arcsec", "bet
     refs=_REFS,
     members=("msa_metadata",),
     reads=("sci",),
-    provides=("wavelength", "ra", "dec", "slice_id"),
+    provides=("wavelength", "ra", "dec", "slice_id", "alpha", "beta", "slit_y", "regions"),
     traceable=False,
 )
 def assign_wcs(
