@@ -227,10 +227,40 @@ class Spline:
         """Keep spectra `rows`."""
         return Spline(self.basis[:, rows], self.index[rows], self.size)
 
+    def determined(self, weighty: Array) -> Array:
+        """Which coefficients, (coefficient, spectrum), the pixels `weighty` determine.
+
+        As an orthogonal reduction finds it: every pixel determines the lowest coefficient of its
+        interval that those before it have left.
+        """
+        degree = len(self.basis) - 1
+        spectra, n = weighty.shape
+        first = np.diff(self.index, axis=1, prepend=-1) > 0  # at a knot
+        last = np.zeros(n, dtype=bool)
+        last[-1] = True
+        counts = []
+        for group in (first, ~first & ~last):
+            count = np.zeros((self.size + degree, spectra), dtype=int)
+            rows, pixel = np.nonzero(weighty & group)
+            np.add.at(count, (self.index[rows, pixel], rows), 1)
+            counts.append(count)
+        out = np.zeros((self.size + 2 * degree, spectra), dtype=bool)
+        for i in range(int(self.index.max()) + 1):
+            # at its lower knot the highest function of an interval vanishes, at the very first
+            # knot all but the lowest
+            for count, reach in zip(counts, (degree if i else 1, degree + 1), strict=True):
+                left = count[i].copy()
+                for j in range(i, i + reach):
+                    taken = (left > 0) & ~out[j]
+                    out[j] |= taken
+                    left -= taken
+        out[self.index[:, -1] + degree, np.arange(spectra)] |= weighty[:, -1]
+        return out
+
     def fit(self, y: Array, power: Array) -> Array:
         """Least-squares splines at every pixel, with squared weights `power`.
 
-        A coefficient without any weight, and all below it, are NaN.
+        A coefficient that no pixel determines, and all below it, are NaN.
         """
         degree = len(self.basis) - 1
         spectra, n = y.shape
@@ -245,7 +275,12 @@ class Spline:
                 product = (weighted * self.basis[b]).ravel()
                 bands[b - a, slot + a, rows] += np.add.reduceat(product, starts)
         sizes = self.index[:, -1] + degree + 1
-        coefficients = _solve_banded(bands[:, : self.size], vector[: self.size], sizes)
+        coefficients, lost = _solve_banded(bands[:, : self.size], vector[: self.size], sizes)
+        if lost.any():
+            some = np.flatnonzero(lost)
+            free = ~self.take(some).determined(power[some] > 0)[: self.size]
+            free &= np.arange(self.size)[:, None] < sizes[some]
+            coefficients[:, some] = np.where(_at_or_below(free), np.nan, coefficients[:, some])
         lines = np.arange(spectra)[:, None]
         out = np.zeros(y.shape)
         for a in range(degree + 1):
@@ -253,17 +288,27 @@ class Spline:
         return out
 
 
-def _solve_banded(bands: Array, vector: Array, sizes: Array) -> Array:
-    """Solve symmetric systems, (coefficient, spectrum), of given sizes, from their diagonals."""
+def _at_or_below(flags: Array) -> Array:
+    out: Array = np.cumsum(flags[::-1], axis=0)[::-1] > 0
+    return out
+
+
+def _solve_banded(bands: Array, vector: Array, sizes: Array) -> tuple[Array, Array]:
+    """Solve symmetric systems, (coefficient, spectrum), of given sizes, from their diagonals.
+
+    Returns also in which systems a pivot was lost to rounding.
+    """
     width, n, spectra = bands.shape
     used = np.arange(n)[:, None] < sizes
-    dead = np.cumsum((~(bands[0] > 0) & used)[::-1], axis=0)[::-1] > 0
+    dead = _at_or_below(~(bands[0] > 0) & used)
     # the place of a pivot that is lost to rounding is taken by a tiny one
-    floor = np.where(bands[0] > 0, 1e-15 * bands[0], 1.0)
+    floor = np.where(bands[0] > 0, 1e-15 * bands[0], 1e-15)
     pivot = np.where(bands[0] > 0, bands[0], 1.0)
     factor = np.zeros((width, n, spectra))
+    lost = np.zeros(spectra, dtype=bool)
     z = vector.copy()
     for j in range(n):
+        lost |= pivot[j] < 1e3 * floor[j]
         p = pivot[j] = np.maximum(pivot[j], floor[j])
         for k in range(1, min(width, n - j)):
             f = bands[k, j] / p
@@ -277,7 +322,7 @@ def _solve_banded(bands: Array, vector: Array, sizes: Array) -> Array:
         for k in range(1, min(width, n - j)):
             z[j] -= factor[k, j] * z[j + k]
     z[dead] = np.nan
-    return z
+    return z, lost
 
 
 def bridge(values: Array, weights: Array) -> Array:

@@ -176,6 +176,25 @@ def test_splines_are_those_of_scipy(degree):
         np.testing.assert_allclose(fitted[k], peer(x[k]), rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("degree", [1, 2])
+def test_splines_know_which_coefficients_the_data_determine(degree):
+    from scipy.interpolate import LSQUnivariateSpline
+
+    rng = np.random.default_rng(9)
+    lost = 0
+    for _ in range(60):
+        x = np.sort(rng.uniform(1, 1.2, 60))[None]
+        knots = np.zeros(x.shape, bool)
+        knots[0, rng.choice(np.arange(1, 59), 12, replace=False)] = True
+        w = (rng.random(x.shape) < rng.uniform(0.3, 0.9)).astype(float)
+        y = rng.normal(size=x.shape)
+        fitted = Spline.of(x, knots, degree).fit(y, w * w)[0]
+        peer = LSQUnivariateSpline(x[0], y[0], x[0, knots[0]], w=w[0], k=degree)(x[0])
+        np.testing.assert_array_equal(np.isfinite(fitted), np.isfinite(peer))
+        lost += np.isnan(fitted).any()
+    assert 10 < lost < 60
+
+
 def test_a_spline_without_weight_is_no_number():
     x = np.linspace(1, 1.2, 200)[None]
     knots = np.zeros(x.shape, bool)
