@@ -100,10 +100,11 @@ def _entries(op: Weights, d: int, power: int, xp: Any) -> Any:
         return spatial**power
     # the square of the distance from the pixel to the centre of the voxel
     away = spatial + xp.maximum(xp.asarray(op.spectral[d])[op.cols], 0)
-    distance = xp.maximum(
-        away ** (xp.asarray(op.power)[op.cols] / 2), xp.asarray(op.softening)[op.cols]
-    )
-    return distance ** (-power)
+    half = xp.asarray(op.power) / 2
+    # the usual power is that of the square itself
+    if xp is not np or (half != 1).any():
+        away = away ** half[op.cols]
+    return xp.maximum(away, xp.asarray(op.softening)[op.cols]) ** (-power)
 
 
 def _row_of_entry(op: Weights, xp: Any) -> Any:
