@@ -417,8 +417,7 @@ def _influence_keywords(
     out: dict[str, Any] = {"ROIS": 0, "ROIW": 0, "WTYPE": options.weighting, "WPOWER": 0}
     if held is None or internal:
         return out
-    if held.spatial.ndim == 0:
-        out["ROIS"] = float(held.spatial)
+    out["ROIS"] = float(held.spatial) if held.spatial.ndim == 0 else None
     out["ROIW"] = float(np.mean(held.spectral))
     out["WPOWER"] = float(options.weight_power) if math.isfinite(options.weight_power) else 0
     return out

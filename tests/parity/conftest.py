@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 SLOW = (
+    "cube_build",
     "io_nirspec",
     "ifu_",
     "imprint",
