@@ -195,11 +195,14 @@ class Spline:
         Of the first of them.
     size : int
         Number of coefficients of the spectrum that has the most.
+    x : array of float64, (spectrum, pixel)
+        Abscissae.
     """
 
     basis: Array
     index: Array
     size: int
+    x: Array
 
     @classmethod
     def of(cls, x: Array, knots: Array, degree: int) -> Spline:
@@ -218,44 +221,14 @@ class Spline:
         right = (upper - x) / (upper - lower)
         left = 1.0 - right
         if degree == 1:
-            return cls(np.stack([right, left]), index, size)
+            return cls(np.stack([right, left]), index, size, x)
         first = right * (upper - x) / (upper - knot(1))
         third = left * (x - lower) / (knot(4) - lower)
-        return cls(np.stack([first, 1.0 - first - third, third]), index, size)
+        return cls(np.stack([first, 1.0 - first - third, third]), index, size, x)
 
     def take(self, rows: Array) -> Spline:
         """Keep spectra `rows`."""
-        return Spline(self.basis[:, rows], self.index[rows], self.size)
-
-    def determined(self, weighty: Array) -> Array:
-        """Which coefficients, (coefficient, spectrum), the pixels `weighty` determine.
-
-        As an orthogonal reduction finds it: every pixel determines the lowest coefficient of its
-        interval that those before it have left.
-        """
-        degree = len(self.basis) - 1
-        spectra, n = weighty.shape
-        first = np.diff(self.index, axis=1, prepend=-1) > 0  # at a knot
-        last = np.zeros(n, dtype=bool)
-        last[-1] = True
-        counts = []
-        for group in (first, ~first & ~last):
-            count = np.zeros((self.size + degree, spectra), dtype=int)
-            rows, pixel = np.nonzero(weighty & group)
-            np.add.at(count, (self.index[rows, pixel], rows), 1)
-            counts.append(count)
-        out = np.zeros((self.size + 2 * degree, spectra), dtype=bool)
-        for i in range(int(self.index.max()) + 1):
-            # at its lower knot the highest function of an interval vanishes, at the very first
-            # knot all but the lowest
-            for count, reach in zip(counts, (degree if i else 1, degree + 1), strict=True):
-                left = count[i].copy()
-                for j in range(i, i + reach):
-                    taken = (left > 0) & ~out[j]
-                    out[j] |= taken
-                    left -= taken
-        out[self.index[:, -1] + degree, np.arange(spectra)] |= weighty[:, -1]
-        return out
+        return Spline(self.basis[:, rows], self.index[rows], self.size, self.x[rows])
 
     def fit(self, y: Array, power: Array) -> Array:
         """Least-squares splines at every pixel, with squared weights `power`.
@@ -276,16 +249,26 @@ class Spline:
                 bands[b - a, slot + a, rows] += np.add.reduceat(product, starts)
         sizes = self.index[:, -1] + degree + 1
         coefficients, lost = _solve_banded(bands[:, : self.size], vector[: self.size], sizes)
-        if lost.any():
-            some = np.flatnonzero(lost)
-            free = ~self.take(some).determined(power[some] > 0)[: self.size]
-            free &= np.arange(self.size)[:, None] < sizes[some]
-            coefficients[:, some] = np.where(_at_or_below(free), np.nan, coefficients[:, some])
         lines = np.arange(spectra)[:, None]
         out = np.zeros(y.shape)
         for a in range(degree + 1):
             out += self.basis[a] * coefficients[self.index + a, lines]
+        for k in np.flatnonzero(lost):
+            out[k] = self._reduced(int(k), y[k], power[k])
         return out
+
+    def _reduced(self, k: int, y: Array, power: Array) -> Array:
+        # by orthogonal reduction, which does not square the condition
+        from scipy.interpolate import LSQUnivariateSpline
+
+        x, degree = self.x[k], len(self.basis) - 1
+        inner = np.flatnonzero(np.diff(self.index[k])) + 1
+        try:
+            spline = LSQUnivariateSpline(x, y, x[inner], w=np.sqrt(power), k=degree)
+        except ValueError:  # knots without data between them
+            return np.full(y.shape, np.nan)
+        out: Array = spline(x)
+        return np.where(np.isfinite(out), out, np.nan)
 
 
 def _at_or_below(flags: Array) -> Array:
@@ -296,19 +279,19 @@ def _at_or_below(flags: Array) -> Array:
 def _solve_banded(bands: Array, vector: Array, sizes: Array) -> tuple[Array, Array]:
     """Solve symmetric systems, (coefficient, spectrum), of given sizes, from their diagonals.
 
-    Returns also in which systems a pivot was lost to rounding.
+    Returns also in which systems a pivot lost half of its digits to rounding.
     """
     width, n, spectra = bands.shape
     used = np.arange(n)[:, None] < sizes
     dead = _at_or_below(~(bands[0] > 0) & used)
     # the place of a pivot that is lost to rounding is taken by a tiny one
-    floor = np.where(bands[0] > 0, 1e-15 * bands[0], 1e-15)
+    floor = np.where(bands[0] > 0, 1e-15 * bands[0], 1e-20)
     pivot = np.where(bands[0] > 0, bands[0], 1.0)
     factor = np.zeros((width, n, spectra))
     lost = np.zeros(spectra, dtype=bool)
     z = vector.copy()
     for j in range(n):
-        lost |= pivot[j] < 1e3 * floor[j]
+        lost |= pivot[j] < 1e7 * floor[j]
         p = pivot[j] = np.maximum(pivot[j], floor[j])
         for k in range(1, min(width, n - j)):
             f = bands[k, j] / p
