@@ -210,9 +210,10 @@ def _sky_cube(
     ra, dec = _extent(ds, bands, options)
     centres = {n: getattr(options, n) for n in ("ra_center", "dec_center", "nspax_x", "nspax_y")}
     grid = sky_grid(ra, dec, sampling.spaxel, angle=angle, **centres)
-    geometry = pixel_geometry(ds, wcs, bands, grid)
+    drizzle = options.weighting == "drizzle"
+    geometry = pixel_geometry(ds, wcs, bands, grid, outlines=drizzle)
     shape_in = ds["sci"].shape[-2:]
-    if options.weighting == "drizzle":
+    if drizzle:
         operator = _drizzle(geometry, grid, sampling, shape_in)
     else:
         operator = _shepard(geometry, grid, sampling, shape_in)
@@ -266,13 +267,18 @@ def _drizzle(
         known &= (geometry.wavelength >= low) & (geometry.wavelength <= high)
     first = np.where(known, first, planes)
     # cell (i, j) of the grid covers i to i + 1, j to j + 1
-    x = (geometry.corners_x - grid.start[0]) / grid.cdelt[0] + 0.5
-    y = (geometry.corners_y - grid.start[1]) / grid.cdelt[1] + 0.5
+
+    def cells(which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        outline = (geometry.corners_x, geometry.corners_y)
+        scale = zip(outline, grid.start, grid.cdelt, strict=True)
+        x, y = ((v[:, which] - start) / step + 0.5 for v, start, step in scale)
+        return x, y
+
     return assemble(
         first,
         spectral,
         geometry.pixel,
-        lambda which: quad_entries(x[:, which], y[:, which], grid.shape),
+        lambda which: quad_entries(*cells(which), grid.shape),
         shape_in=shape_in,
         shape=(planes, *grid.shape),
     )

@@ -176,7 +176,9 @@ def pixel_labels(ds: Any, bands: Sequence[Band]) -> tuple[np.ndarray, np.ndarray
     return label, band
 
 
-def pixel_geometry(ds: Any, wcs: Any, bands: Sequence[Band], grid: CubeGrid) -> PixelGeometry:
+def pixel_geometry(
+    ds: Any, wcs: Any, bands: Sequence[Band], grid: CubeGrid, *, outlines: bool = True
+) -> PixelGeometry:
     """Return pixels and outlines of the exposure in the tangent plane of a cube.
 
     Parameters
@@ -186,6 +188,8 @@ def pixel_geometry(ds: Any, wcs: Any, bands: Sequence[Band], grid: CubeGrid) -> 
     wcs : gwcs.WCS
     bands : sequence of Band
     grid : CubeGrid
+    outlines : bool
+        Whether corners and extent in wavelength are wanted.
 
     Raises
     ------
@@ -204,35 +208,47 @@ def pixel_geometry(ds: Any, wcs: Any, bands: Sequence[Band], grid: CubeGrid) -> 
     for plane, values in zip(planes, (x, y), strict=True):
         plane[pixel] = values
     wavelength = np.asarray(ds["wavelength"].data, dtype=np.float64).reshape(-1)
-    along = _Stencil(label, layout.along, pixel)
-    across = _Stencil(label, 1 - layout.along, pixel)
-    # before and after the pixel along the slice
-    edges = np.empty((2, 2, pixel.size))
-    for i, plane in enumerate(planes):
-        edges[i] = along.at(plane, -layout.half, layout.half)
-    ends = across.at(wavelength, -_HALF, _HALF)
     number = band.reshape(-1)[pixel]
-    corners = np.empty((2, 4, pixel.size))
-    for i in range(len(bands)):
+    width = np.full(pixel.size, np.nan)
+    corners = np.full((2, 4, pixel.size if outlines else 0), np.nan)
+    along, across = _Neighbours(label, layout.along), _Neighbours(label, 1 - layout.along)
+    limit = _SLICE_END
+    if outlines and "slit_y" in ds:
+        limit = max(limit, float(np.nanmax(np.abs(ds["slit_y"].data))))
+    for i in range(len(bands) if outlines else 0):
         (mine,) = np.nonzero(number == i)
-        if mine.size:
-            where = (x[mine], y[mine], wavelength[pixel[mine]])
-            aside = _across(ds, wcs, pixel[mine], where, grid, label=label)
+        if not mine.size:
+            continue
+        where = (x[mine], y[mine], wavelength[pixel[mine]])
+        aside = _across(ds, wcs, pixel[mine], where, grid, label=label)
+        for first in range(0, mine.size, _PIECE):
+            part = mine[first : first + _PIECE]
+            start, end = across.parabolas(pixel[part]).at(wavelength, -_HALF, _HALF)
+            width[part] = np.abs(end - start)
+            parabola = along.parabolas(pixel[part])
+            # before and after the pixel along the slice
+            edges = np.array([parabola.at(p, -layout.half, layout.half) for p in planes])
+            edges[:, _without_position(ds, wcs, parabola, limit)] = np.nan
             for end, around in ((0, [0, 1]), (1, [3, 2])):
-                edge = edges[:, end, mine]
-                beside = aside(edge[0], edge[1], where[2])  # (x, y), (down, up)
+                edge = edges[:, end]
+                beside = aside(edge[0], edge[1], wavelength[pixel[part]])  # (x, y), (down, up)
                 for side, corner in enumerate(around):
-                    corners[:, corner, mine] = edge + beside[:, side]
-    width = np.abs(ends[1] - ends[0])
-    if "slit_y" in ds:
-        # an edge beyond the end of the slice has no position
-        position = np.asarray(ds["slit_y"].data, dtype=np.float64).reshape(-1)
-        reach = along.at(position, -layout.half, layout.half)
-        corners[:, :, (np.abs(reach) > _slice_end(position)).any(axis=0)] = np.nan
-    elif layout.along == 0:
-        (last,) = np.nonzero(along.shift)
-        corners[:, :, last[_beyond(wcs, layout, pixel[last], label.shape[1])]] = np.nan
+                    corners[:, corner, part] = edge + beside[:, side]
     return PixelGeometry(pixel, number, x, y, wavelength[pixel], width, corners[0], corners[1])
+
+
+def _without_position(ds: Any, wcs: Any, parabola: _Parabola, limit: float) -> np.ndarray:
+    """Edges (before or after, pixel) of pixels that reach beyond the end of the slice."""
+    layout = layout_of(ds)
+    out = np.zeros((2, parabola.pixel.size), bool)
+    if "slit_y" in ds:
+        position = np.asarray(ds["slit_y"].data, dtype=np.float64).reshape(-1)
+        reach = parabola.at(position, -layout.half, layout.half)
+        out[:] = (np.abs(reach) > limit).any(axis=0)
+    elif layout.along == 0:
+        (last,) = np.nonzero(parabola.shift)
+        out[:, last] = _beyond(wcs, layout, parabola.pixel[last], ds["sci"].shape[-1])
+    return out
 
 
 def position_angle(ds: Any, wcs: Any, band: Band) -> float:
@@ -305,32 +321,41 @@ def _beyond(wcs: Any, layout: Layout, pixel: np.ndarray, width: int) -> np.ndarr
     return np.asarray(~np.isfinite(ends).all(axis=0))
 
 
-def _slice_end(position: np.ndarray) -> float:
-    return max(_SLICE_END, float(np.nanmax(np.abs(position))))
+class _Neighbours:
+    """Which pixels have neighbours in their slice, along one axis of the detector."""
 
-
-class _Stencil:
-    """Parabolas through a pixel and its neighbours in the slice, along one axis."""
-
-    def __init__(self, label: np.ndarray, axis: int, pixel: np.ndarray) -> None:
+    def __init__(self, label: np.ndarray, axis: int) -> None:
         same = np.zeros(label.shape, bool)
         front, back = (slice(1, None), slice(None)), (slice(None, -1), slice(None))
         if axis == 1:
             front, back = front[::-1], back[::-1]
         same[back] = (label[back] == label[front]) & (label[back] > 0)
-        self.step = label.shape[1] if axis == 0 else 1
-        after = same.reshape(-1)
         moved = np.zeros(label.shape, bool)
         moved[front] = same[back]
-        before = moved.reshape(-1)
-        middle = after & before
+        self.step = label.shape[1] if axis == 0 else 1
+        self.after, self.before = same.reshape(-1), moved.reshape(-1)
+
+    def parabolas(self, pixel: np.ndarray) -> _Parabola:
+        """Return the parabolas through these pixels and their neighbours."""
         # where a neighbour is missing the parabola is that of the next pixel inside
-        forward = after[pixel] & ~before[pixel]
-        backward = before[pixel] & ~after[pixel]
-        self.shift = forward.astype(np.int8) - backward.astype(np.int8)
-        self.middle = pixel + self.shift.astype(np.int64) * self.step
-        self.unknown = ~middle[self.middle]
-        self.middle[self.unknown] = self.step  # any that can be looked up
+        forward = self.after[pixel] & ~self.before[pixel]
+        backward = self.before[pixel] & ~self.after[pixel]
+        shift = forward.astype(np.int8) - backward.astype(np.int8)
+        middle = pixel + shift.astype(np.int64) * self.step
+        unknown = ~(self.after[middle] & self.before[middle])
+        middle[unknown] = self.step  # any that can be looked up
+        return _Parabola(pixel, shift, middle, unknown, self.step)
+
+
+@dataclass(frozen=True, eq=False)
+class _Parabola:
+    """Parabolas through pixels and their neighbours along one axis."""
+
+    pixel: np.ndarray
+    shift: np.ndarray
+    middle: np.ndarray
+    unknown: np.ndarray
+    step: int
 
     def at(self, plane: np.ndarray, *offsets: float) -> np.ndarray:
         """Values of a flat image at these distances from the pixels [pixel]."""
