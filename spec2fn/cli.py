@@ -76,7 +76,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="STEP",
         help="save the output of a step (repeatable)",
     )
-    run.add_argument("--format", choices=("fits", "netcdf"), default="fits")
+    run.add_argument(
+        "--format",
+        choices=("fits", "netcdf"),
+        default="fits",
+        help="of the products (default fits)",
+    )
     run.add_argument(
         "--chunk-integrations",
         type=int,
@@ -97,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.set_defaults(command=_plan)
 
     modes = commands.add_parser("modes", help="list observing modes and their pipelines")
-    modes.add_argument("--json", action="store_true")
+    modes.add_argument("--json", action="store_true", help="print the list as JSON")
     modes.set_defaults(command=_modes)
 
     demo = commands.add_parser(
@@ -105,16 +110,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("mode", choices=DEMOS, metavar="MODE", help="one of " + ", ".join(DEMOS))
     demo.add_argument("--output-dir", metavar="DIR", help="default: spec2fn-demo-MODE")
-    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default 0)")
     demo.add_argument("--json", action="store_true", help="print the summary as JSON")
     demo.set_defaults(command=_demo)
 
-    diff = commands.add_parser("diff", help="compare two products, or two folders of products")
-    diff.add_argument("a")
-    diff.add_argument("b")
-    diff.add_argument("--rtol", type=float, default=1e-5)
-    diff.add_argument("--atol", type=float, default=0.0)
-    diff.add_argument("--json", action="store_true")
+    diff = commands.add_parser(
+        "diff",
+        help="compare two products, or two folders of products",
+        description="Exit status 0 if all planes agree, 1 if not; values of keywords do not count.",
+        epilog="Columns: ok, the fraction that agrees of the elements that are finite in A or B; "
+        "max rel and p99 rel, the largest relative difference and its 99th percentile; nan, the "
+        "fraction that is finite in only one of them.",
+    )
+    diff.add_argument("a", metavar="A", help="file or folder; differences are relative to it")
+    diff.add_argument("b", metavar="B", help="file or folder")
+    diff.add_argument(
+        "--rtol", type=float, default=1e-5, help="tolerated relative difference (default 1e-5)"
+    )
+    diff.add_argument(
+        "--atol", type=float, default=0.0, help="tolerated absolute difference (default 0)"
+    )
+    diff.add_argument("--json", action="store_true", help="print the report as JSON")
     diff.set_defaults(command=_diff)
 
     table = commands.add_parser(
@@ -129,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     refs = commands.add_parser("refs", help="list, check and lock the references of an exposure")
     _job_options(refs)
     refs.add_argument("--write-lock", metavar="FILE", help="write a lock file")
-    refs.add_argument("--json", action="store_true")
+    refs.add_argument("--json", action="store_true", help="print the list as JSON")
     refs.set_defaults(command=_refs)
     return parser
 
@@ -221,8 +237,10 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         _print_json(result.report)
     elif not args.quiet:
-        for step in result.report["steps"]:
-            print(f"{step['step']:16s} {step['status']:40s} {step['seconds']:8.3f} s")
+        steps = result.report["steps"]
+        width = max((len(s["step"]) for s in steps), default=0)
+        for step in steps:
+            print(f"{step['step']:{width}} {step['status']:40s} {step['seconds']:8.3f} s")
         for path in result.files.values():
             print(path)
         seconds, memory = result.report["seconds"], result.report["peak_memory_mb"]
@@ -244,16 +262,16 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _modes(args: argparse.Namespace) -> int:
-    from spec2fn.compose import Product
+    from spec2fn.compose import Product, steps_of
     from spec2fn.pipelines import MODES
 
+    def names(element: Any) -> list[str]:
+        if isinstance(element, Product):
+            return [f"product({element.kind})"]
+        return [s.key for s in steps_of((element,))]
+
     table = {
-        exp_type: {
-            "pipeline": name,
-            "elements": [
-                f"product({e.kind})" if isinstance(e, Product) else e.name for e in pipeline
-            ],
-        }
+        exp_type: {"pipeline": name, "elements": [n for e in pipeline for n in names(e)]}
         for exp_type, (name, pipeline) in MODES.items()
     }
     if args.json:

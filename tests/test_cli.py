@@ -145,6 +145,8 @@ def test_modes(capsys):
     status, text, _ = spec2fn("modes", "--json", capsys=capsys)
     assert status == 0
     assert json.loads(text)["MIR_LRS-FIXEDSLIT"]["elements"][-1] == "product(x1d)"
+    mos = json.loads(text)["NRS_MSASPEC"]["elements"]
+    assert mos.index("srctype") < mos.index("mos/barshadow") < mos.index("fs/photom")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections import Counter
@@ -72,7 +73,8 @@ class FileReport:
     name : str
     planes : tuple of PlaneReport
     keywords : mapping of str to (value in a, value in b)
-        Keywords that differ; None where a file has none.
+        Keywords that differ, of real numbers those that do not agree to 1e-9; None where a file
+        has none.
     problems : tuple of str
         Model type, files and extensions that only one side has.
     """
@@ -139,12 +141,13 @@ class Report:
         lines = []
         for f in self.files:
             lines.append(f.name)
-            lines.append(f"  {'plane':34} {'ok':>9} {'max rel':>9} {'p99 rel':>9} {'nan':>9}")
+            width = max(34, *(len(p.name) for p in f.planes)) if f.planes else 34
+            lines.append(f"  {'plane':{width}} {'ok':>9} {'max rel':>9} {'p99 rel':>9} {'nan':>9}")
             for p in f.planes:
                 note = f"  bits {p.bits}" if p.bits else ""
                 note += f"  {p.problem}" if p.problem else ""
                 numbers = f"{p.ok:9.6f} {p.max_rel:9.2e} {p.p99_rel:9.2e} {p.nan:9.2e}"
-                lines.append(f"  {p.name:34} {numbers}{note}")
+                lines.append(f"  {p.name:{width}} {numbers}{note}")
             lines += [f"  {p}" for p in f.problems]
             for keyword, (a, b) in f.keywords.items():
                 lines.append(f"  {keyword}: {_shown(a)} | {_shown(b)}")
@@ -239,9 +242,16 @@ def _diff_files(a: Path, b: Path, name: str, rtol: float, atol: float) -> FileRe
     keywords = {
         k: (left.keywords.get(k), right.keywords.get(k))
         for k in sorted({*left.keywords, *right.keywords})
-        if left.keywords.get(k) != right.keywords.get(k)
+        if not _alike(left.keywords.get(k), right.keywords.get(k))
     }
     return FileReport(name, planes, keywords, tuple(problems))
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether keywords agree; the last digits of what was computed say nothing."""
+    if isinstance(a, float) and isinstance(b, float):
+        return a == b or math.isclose(a, b, rel_tol=1e-9)
+    return bool(a == b)
 
 
 def _compare(name: str, a: Any, b: Any, rtol: float, atol: float) -> PlaneReport:

@@ -85,6 +85,17 @@ def test_problems(pair):
     json.dumps(report.as_dict())
 
 
+def test_last_digits_of_keywords_do_not_count(pair):
+    def changed_by(relative):
+        def change(ds):
+            return ds.assign(photmjsr=ds["photmjsr"] * (1 + relative))
+
+        return diff(*pair(change)).files[0].keywords
+
+    assert not changed_by(1e-11)
+    assert changed_by(1e-7)
+
+
 def test_shapes(tmp_path, image_product):
     ds = image_product()
     a, b = save(ds, tmp_path / "a.fits"), save(ds.isel(integration=[0, 1]), tmp_path / "b.fits")
