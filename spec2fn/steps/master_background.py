@@ -173,12 +173,17 @@ def master_background(  # noqa: PLR0917 - one for each reference
     done = _paired(slitlets, expanded, _subtract, inverse=inverse)
     if len(fixed):
         done = done.join(fixed)
-    if not save_background:
-        return done
+    return _with_records(done, spectrum, expanded, extracted) if save_background else done
+
+
+def _with_records(
+    slits: Slits, spectrum: Spectrum, expanded: Slits, extracted: xr.Dataset | None
+) -> Slits:
+    """Keep what has been subtracted, and the spectra it was found from."""
     records = {"masterbg1d": _as_dataset(spectrum, slits.attrs), "masterbg2d": expanded}
     if extracted is not None:
         records["bkgx1d"] = extracted
-    return done.map(lambda b: with_meta(b, records=records))
+    return slits.map(lambda b: with_meta(b, records=records))
 
 
 def _paired(one: Slits, other: Slits, function: Any, *args: Any, **parameters: Any) -> Slits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -219,14 +220,8 @@ def photom(
         do_not_use=PIXEL["DO_NOT_USE"],
         inverse=inverse,
     )
-    out = replace_data(ds, units="DN/s" if inverse else "MJy/sr", dq=dq, **planes)
-    return set_scalars(
-        out,
-        photmjsr=conversion,
-        photuja2=conversion * MJSR_TO_UJA2,
-        pixar_sr=_pixel_area("pixar_sr", area, photom),
-        pixar_a2=_pixel_area("pixar_a2", area, photom),
-    )
+    sizes = tuple(_pixel_area(n, area, photom) for n in ("pixar_sr", "pixar_a2"))
+    return _converted(ds, planes, dq, conversion, sizes, inverse=inverse)
 
 
 def _calibrate_mrs(
@@ -276,14 +271,8 @@ def _calibrate_mrs(
     )
     nominal = meta_of(photom).get("PHOTMJSR")
     nominal = float(nominal) if isinstance(nominal, (int, float)) else None
-    out = replace_data(ds, units="DN/s" if inverse else "MJy/sr", dq=dq, **planes)
-    return set_scalars(
-        out,
-        photmjsr=nominal,
-        photuja2=None if nominal is None else nominal * MJSR_TO_UJA2,
-        pixar_sr=_pixel_area("pixar_sr", area, photom),
-        pixar_a2=_pixel_area("pixar_a2", area, photom),
-    )
+    sizes = tuple(_pixel_area(n, area, photom) for n in ("pixar_sr", "pixar_a2"))
+    return _converted(ds, planes, dq, nominal, sizes, inverse=inverse)
 
 
 def _calibrate_ifu(
@@ -321,16 +310,9 @@ def _calibrate_ifu(
     dq = xp.where(xp.asarray(plan.covered), dq, dq | np.uint32(PIXEL["NON_SCIENCE"]))
     if plan.held is not None:
         dq = xp.where(xp.asarray(plan.held), dq | np.uint32(PIXEL["FLUX_ESTIMATED"]), dq)
-    out = replace_data(ds, units="DN/s" if inverse else "MJy/sr", dq=dq, **planes)
     mean = xp.nanmean(sizes)
     conversion = flux / (mean * A2_TO_SR)
-    return set_scalars(
-        out,
-        photmjsr=conversion,
-        photuja2=conversion * MJSR_TO_UJA2,
-        pixar_sr=mean * A2_TO_SR,
-        pixar_a2=mean,
-    )
+    return _converted(ds, planes, dq, conversion, (mean * A2_TO_SR, mean), inverse=inverse)
 
 
 def _calibrate_slits(
@@ -433,6 +415,29 @@ def _throughput(
         change = _CHANGES[table](time, *coefficients)
         product = change if product is None else product * change
     return product
+
+
+def _converted(
+    ds: xr.Dataset,
+    planes: Mapping[str, Any],
+    dq: Any,
+    conversion: Any,
+    sizes: tuple[Any, Any],
+    *,
+    inverse: bool,
+) -> xr.Dataset:
+    """The exposure with its new planes, the factor [MJy/sr per DN/s] and the size of a pixel.
+
+    `sizes` are in sr and in arcsec²; like `conversion` they may be None, if unknown.
+    """
+    out = replace_data(ds, units="DN/s" if inverse else "MJy/sr", dq=dq, **planes)
+    return set_scalars(
+        out,
+        photmjsr=conversion,
+        photuja2=None if conversion is None else conversion * MJSR_TO_UJA2,
+        pixar_sr=sizes[0],
+        pixar_a2=sizes[1],
+    )
 
 
 def _pixel_area(name: str, area: xr.Dataset | None, photom: xr.Dataset) -> Any:
