@@ -26,6 +26,7 @@ from spec2fn.compose import (
     split,
 )
 from spec2fn.errors import InputError
+from spec2fn.schema import FIXED_SLITS
 from spec2fn.steps.assign_wcs import assign_wcs
 from spec2fn.steps.background import background
 from spec2fn.steps.badpix_selfcal import badpix_selfcal
@@ -168,8 +169,6 @@ def _fixed_branch(*steps: Step) -> Branch:
     """Fixed slits, with the references of their own mode."""
     return branch("fs", _fixed, *steps, exp_type="NRS_FIXEDSLIT", expected=_has_fixed)
 
-
-FIXED_SLITS = 5  # the "quadrant" of the fixed slits
 
 # In a MOS exposure fixed slits part from the slitlets after srctype, take the steps and
 # references of the fixed-slit mode, and meet the slitlets again in every product.

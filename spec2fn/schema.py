@@ -34,6 +34,7 @@ __all__ = [
     "MODE_ATTRS",
     "COMMON_ERROR",
     "COMMON_SHARE",
+    "FIXED_SLITS",
     "MSA_TABLES",
     "NOT_EXTRACTED",
     "PLANES",
@@ -190,6 +191,9 @@ INT_TIMES: Mapping[str, tuple[str, str]] = {
     "int_end_bjd_tdb": ("int_end_BJD_TDB", "float64"),
 }
 """Variables on ``integration``, with the column of the INT_TIMES table each comes from."""
+
+FIXED_SLITS = 5
+"""``quadrant`` of the fixed slits: those of the micro-shutter array are 1 to 4."""
 
 COMMON_SHARE = "common_share"
 """Variable: share of ``var_poisson`` that all pixels of a wavelength have in common.

@@ -26,7 +26,7 @@ from spec2fn.io.headers import (
     table_cards,
 )
 from spec2fn.io.keywords import SPECTRUM_KEYWORDS
-from spec2fn.schema import INT_TIMES, PLANES, SPECTRUM_COLUMNS, meta_of
+from spec2fn.schema import FIXED_SLITS, INT_TIMES, PLANES, SPECTRUM_COLUMNS, meta_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -314,7 +314,6 @@ def _table_of_integrations(ds: xr.Dataset, k: int, length: int, integrations: in
     return Extent(encode_header(cards), dtype.itemsize, integrations, True, data)
 
 
-_FIXED_SLIT = 5  # quadrant of the MSA
 _SAME = {"SRCXPOS": "source_xpos", "SRCYPOS": "source_ypos"}
 
 
@@ -323,7 +322,7 @@ def _spectrum_cards(ds: xr.Dataset, k: int) -> list[Any]:
     whole = {"DETECTOR": ds.attrs.get("detector"), "PA_APER": meta.get("PA_APER")}
     whole |= {"DISPAXIS": ds.attrs.get("dispaxis"), "SRCTYPE": ds.attrs.get("source_type")}
     # there are no bars across a fixed slit
-    fixed = "msaquad" in ds and int(np.asarray(ds["msaquad"].values)[k]) == _FIXED_SLIT
+    fixed = "msaquad" in ds and int(np.asarray(ds["msaquad"].values)[k]) == FIXED_SLITS
     out = []
     for keyword, comment in SPECTRUM_KEYWORDS.items():
         if fixed and keyword == "BARSHDW":

@@ -26,7 +26,7 @@ from spec2fn.io.headers import (
 )
 from spec2fn.io.keywords import SCIENCE_ORDER, SLIT_KEYWORDS, SLIT_SECTIONS
 from spec2fn.io.layout import EXTRA_PLANES, Extent, big_endian, int_times, stored_type
-from spec2fn.schema import PLANES, SCALARS, meta_of
+from spec2fn.schema import FIXED_SLITS, PLANES, SCALARS, meta_of
 from spec2fn.slits import Slits
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ _ONLY_MSA = (
     "SLITID", "SRCNAME", "SRCALIAS", "STLARITY", "SHUTSTA", "MSAQUAD", "SRCRA", "SRCDEC",
     "SLTXSCL", "SLTYSCL",
 )  # fmt: skip
-_FIXED_SLIT = 5  # quadrant
 # planes of some slits only: they are NaN in the others
 _SOME = (
     "flatfield_point",
@@ -157,7 +156,7 @@ def _slit(
 
 def _applies(ds: xr.Dataset, name: str, k: int, size: tuple[int, int]) -> bool:
     if name == "barshadow":
-        return "quadrant" not in ds or int(ds["quadrant"].values[k]) != _FIXED_SLIT
+        return "quadrant" not in ds or int(ds["quadrant"].values[k]) != FIXED_SLITS
     if name not in _SOME:
         return True
     return not np.isnan(ds.variables[name].values[k, ..., : size[0], : size[1]]).all()
@@ -310,7 +309,7 @@ def _at(ds: xr.Dataset, name: str, k: int) -> Any:
 def _slit_values(ds: xr.Dataset, k: int) -> dict[str, Any]:
     """Keywords of a slit."""
     msa = bool(_at(ds, "shutter_state", k))
-    fixed = _at(ds, "quadrant", k) in (None, _FIXED_SLIT)
+    fixed = _at(ds, "quadrant", k) in (None, FIXED_SLITS)
     out = {}
     for keyword, (name, _) in SLIT_KEYWORDS.items():
         if (keyword in _ONLY_MSA and not msa) or (keyword == "BARSHDW" and fixed):

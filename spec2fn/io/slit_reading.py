@@ -15,7 +15,7 @@ from spec2fn.io.fitsfile import FitsFile, Hdu
 from spec2fn.io.keywords import SLIT_KEYWORDS
 from spec2fn.io.layout import EXTRA_PLANES
 from spec2fn.io.lazy import lazy_stack
-from spec2fn.schema import PLANES, SCALARS, Meta
+from spec2fn.schema import FIXED_SLITS, PLANES, SCALARS, Meta
 from spec2fn.slits import PADDING, Slits, group_shapes
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ _UNKNOWN: dict[str, Any] = {
     "barshadow_corrected": False,
 }
 _SHUTTERS = 365  # in a row of the micro-shutter array
-_FIXED_SLITS = 5  # their "quadrant"
 _TEXT = (
     "slit_name",
     "source_name",
@@ -192,7 +191,7 @@ def _shutters(columns: dict[str, Any]) -> dict[str, Any]:
     if "shutter_id" not in columns:
         return {}
     number = np.nan_to_num(columns["shutter_id"].astype(float)).astype(int)
-    msa = (columns["quadrant"] < _FIXED_SLITS) & (number > 0)
+    msa = (columns["quadrant"] < FIXED_SLITS) & (number > 0)
     row, column = (np.where(msa, n + 1, 0) for n in np.divmod(number - 1, _SHUTTERS))
     return {"xcen": column, "ycen": row}
 

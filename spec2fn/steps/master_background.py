@@ -18,7 +18,14 @@ from spec2fn.plans.master_background import (
     user_spectrum,
 )
 from spec2fn.plans.slit_frame import strings
-from spec2fn.schema import COMMON_SHARE, EXTRACTED, replace_data, status_of, with_meta
+from spec2fn.schema import (
+    COMMON_SHARE,
+    EXTRACTED,
+    FIXED_SLITS,
+    replace_data,
+    status_of,
+    with_meta,
+)
 from spec2fn.slits import Slits
 from spec2fn.steps.barshadow import barshadow
 from spec2fn.steps.extract_1d import extract_1d
@@ -45,7 +52,6 @@ _REFS = (
     "apcorr",
 )
 _CORRECTIONS = (flat_field, pathloss, barshadow, photom)
-_FIXED_SLIT = 5  # "quadrant" of the fixed slits
 
 
 @step(
@@ -201,7 +207,7 @@ def _subtracted(slits: Slits) -> bool:
 def _is_fixed(bucket: xr.Dataset) -> Any:
     if "quadrant" not in bucket:
         return np.zeros(bucket.sizes["slit"], dtype=bool)
-    return bucket["quadrant"].values == _FIXED_SLIT
+    return bucket["quadrant"].values == FIXED_SLITS
 
 
 def _is_background(bucket: xr.Dataset) -> Any:
