@@ -15,10 +15,10 @@ from spec2fn.plans.base import Plan
 from spec2fn.plans.cube_geometry import (
     PixelGeometry,
     internal_outlines,
+    layout_of,
     pixel_geometry,
     pixel_labels,
     position_angle,
-    with_coordinates,
 )
 from spec2fn.plans.cube_grid import (
     Band,
@@ -45,6 +45,7 @@ from spec2fn.plans.cube_overlap import (
 )
 from spec2fn.plans.cube_wcs import STERADIAN, cube_gwcs, footprint, wcs_keywords
 from spec2fn.schema import meta_of
+from spec2fn.wcs.coordinates import with_coordinates
 
 __all__ = ["COVARIANCE_OFFSETS", "CubeBuildPlan", "CubeOptions", "CubePlan", "make_plan"]
 
@@ -177,7 +178,8 @@ def make_plan(ds: Any, cubepar: Any, options: CubeOptions) -> CubeBuildPlan:
     if wcs is None:
         msg = "cube_build: the exposure has no WCS; run assign_wcs first"
         raise InputError(msg)
-    ds = with_coordinates(ds)
+    layout_of(ds)
+    ds = with_coordinates(ds, "cube_build")
     ds = _with_offset(ds, options.offset_file)
     make = _internal_cube if internal else _sky_cube
     groups = groups_of(bands, options.output_type, instrument)

@@ -19,7 +19,6 @@ import numpy as np
 from spec2fn.errors import InputError
 from spec2fn.plans.cube_grid import Band, CubeGrid, project
 from spec2fn.plans.output_wcs import evaluate_between
-from spec2fn.schema import meta_of
 
 __all__ = [
     "InternalOutlines",
@@ -31,7 +30,6 @@ __all__ = [
     "pixel_labels",
     "position_angle",
     "slice_frame",
-    "with_coordinates",
 ]
 
 _HALF = 0.4999  # inside the pixel, so that a position belongs to one slice
@@ -104,41 +102,6 @@ def layout_of(ds: Any) -> Layout:
         msg = f"cube_build: needs MIRI MRS or NIRSpec IFU data, found {instrument or 'neither'}"
         raise InputError(msg)
     return _LAYOUTS[instrument]
-
-
-def with_coordinates(ds: Any, who: str = "cube_build") -> Any:
-    """Return an exposure with the coordinates of its pixels, evaluated from its WCS if need be.
-
-    ``assign_wcs`` leaves them in the Dataset; a product read from a file has the gwcs alone.
-
-    Raises
-    ------
-    InputError
-        If the exposure has no WCS, or not one of an integral-field unit.
-    """
-    held = ("ra", "dec", "wavelength", "slice_id")
-    if all(n in ds for n in held):
-        return ds
-    layout_of(ds)
-    wcs = meta_of(ds).wcs
-    wcs = wcs.load() if hasattr(wcs, "load") else wcs
-    if wcs is None:
-        msg = f"{who}: the exposure has no WCS; run assign_wcs first"
-        raise InputError(msg)
-    mappers: list[Any] = [getattr(s.transform, "label_mapper", None) for s in wcs.pipeline]
-    maps = [m.mapper for m in mappers if np.ndim(getattr(m, "mapper", 0)) == 2]
-    shape = ds["sci"].shape[-2:]
-    if not maps or np.shape(maps[0]) != shape:
-        msg = f"{who}: the WCS has no map of the slices of this exposure; run assign_wcs first"
-        raise InputError(msg)
-    label = np.asarray(maps[0]).astype(np.int32)
-    planes = [np.full(shape, np.nan) for _ in range(3)]
-    y, x = np.nonzero(label)
-    for plane, values in zip(planes, evaluate_between(wcs, None, None, x, y), strict=True):
-        plane[y, x] = values
-    label[~np.isfinite(planes[0])] = 0
-    new = dict(zip(("ra", "dec", "wavelength", "slice_id"), (*planes, label), strict=True))
-    return ds.assign({n: (("y", "x"), plane) for n, plane in new.items()})
 
 
 def slice_frame(ds: Any, wcs: Any, pixel: np.ndarray) -> tuple[np.ndarray, ...]:

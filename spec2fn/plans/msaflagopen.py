@@ -92,8 +92,8 @@ def failed_open_shutters(msaoper: xr.Dataset) -> tuple[Slit, ...]:
 def shutter_batch(ds: xr.Dataset, shutters: Sequence[Slit], refs: Mapping[str, Any]) -> SlitBatch:
     """Return the transforms of shutters in an exposure.
 
-    The optics of the exposure's own WCS are used if ``assign_wcs`` has been run, and are built
-    from the references otherwise.
+    The optics that ``assign_wcs`` has put together are used, with the quadrants of the MSA if the
+    exposure is one of the IFU; otherwise they are built from the references.
 
     Raises
     ------
@@ -101,9 +101,13 @@ def shutter_batch(ds: xr.Dataset, shutters: Sequence[Slit], refs: Mapping[str, A
         As ``assign_wcs`` if the optics have to be built.
     """
     from spec2fn.wcs.build.nirspec_batch import SlitBatch
-    from spec2fn.wcs.build.nirspec_optics import optics
+    from spec2fn.wcs.build.nirspec_optics import optics, with_quadrants
 
-    known = getattr(getattr(meta_of(ds).wcs, "batch", None), "optics", None)
+    meta = meta_of(ds)
+    slices = meta.records.get("slices")
+    if slices is not None:
+        return SlitBatch(with_quadrants(slices.optics, ds, refs), tuple(shutters))
+    known = getattr(getattr(meta.wcs, "batch", None), "optics", None)
     return SlitBatch(optics(ds, refs) if known is None else known, tuple(shutters))
 
 

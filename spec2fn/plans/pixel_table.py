@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import InputError
-from spec2fn.plans.cube_geometry import with_coordinates
+from spec2fn.plans.cube_geometry import layout_of
 from spec2fn.schema import require
+from spec2fn.wcs.coordinates import with_coordinates
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -53,6 +54,7 @@ def pixel_table(ds: xr.Dataset) -> xr.Dataset:
     import xarray as xr
 
     require(ds, ("sci", "err", "dq"), "pixel_table")
+    layout_of(ds)
     ds = with_coordinates(ds, "pixel_table")
     label = np.asarray(ds["slice_id"].data).astype(np.int32)
     for name in ("ra", "wavelength"):

@@ -13,7 +13,8 @@ from spec2fn.errors import DatasetError
 from spec2fn.kernels.pixel_replace import Planes, fit_profile, minimum_gradient
 from spec2fn.parameters import Range
 from spec2fn.plans.slice_stacks import SlicesPlan, make_slices_plan
-from spec2fn.schema import replace_data
+from spec2fn.schema import meta_of, replace_data
+from spec2fn.wcs.coordinates import slice_map
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -26,14 +27,14 @@ _SLICED = ("MIR_MRS", "NRS_IFU")
 
 
 def _plan(ds: xr.Dataset) -> SlicesPlan:
-    name = "regions" if "regions" in ds else "slice_id"
-    if name not in ds:
+    if meta_of(ds).wcs is None and not {"regions", "slice_id"} & set(ds.variables):
         msg = (
             "pixel_replace: algorithm 'fit_profile' needs to know the slices of the"
-            " integral-field unit, variable 'regions' or 'slice_id' (y, x); run assign_wcs first"
+            " integral-field unit, variable 'regions' or 'slice_id' (y, x), or the WCS; run"
+            " assign_wcs first"
         )
         raise DatasetError(msg)
-    return make_slices_plan(np.asarray(ds[name].values))
+    return make_slices_plan(slice_map(ds, "pixel_replace"))
 
 
 def _needs_slices(ds: xr.Dataset, parameters: Mapping[str, Any]) -> bool:

@@ -11,7 +11,8 @@ from spec2fn.errors import DatasetError, ParameterError
 from spec2fn.kernels.namespace import array_namespace, is_jax
 from spec2fn.kernels.residual_fringe import fringe_model, gather_columns, scatter_columns
 from spec2fn.plans.residual_fringe import ResidualFringePlan, plan_columns
-from spec2fn.schema import replace_data, require, status_of, with_meta
+from spec2fn.schema import meta_of, replace_data, require, status_of, with_meta
+from spec2fn.wcs.coordinates import with_coordinates
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -47,7 +48,10 @@ def plan_residual_fringe(
             f" {done or 'unknown'!r} of the step fringe; run fringe first"
         )
         raise DatasetError(msg)
-    require(ds, ("slice_id",), "residual_fringe")
+    needed = ("wavelength", "slice_id")
+    if meta_of(ds).wcs is not None and any(name not in ds for name in needed):
+        ds = with_coordinates(ds, "residual_fringe")
+    require(ds, needed, "residual_fringe")
     regions = tuple(zip(low, high, strict=True))
     return plan_columns(ds, fringefreq, regions, images=save_intermediate_results)
 
@@ -55,7 +59,7 @@ def plan_residual_fringe(
 @step(
     refs=("fringefreq",),
     needs_refs=("fringefreq",),
-    reads=("sci", "err", "dq", "wavelength"),
+    reads=("sci", "err", "dq"),
     traceable=True,
     skip=True,
     planner=plan_residual_fringe,
@@ -79,7 +83,9 @@ def residual_fringe(
     ----------
     ds : xarray.Dataset
         MRS exposure after ``fringe`` and ``photom``, (y, x) or (integration, y, x). The fringes
-        are found in the first integration; their amplitudes are fitted in each.
+        are found in the first integration; their amplitudes are fitted in each. ``wavelength``
+        and ``slice_id`` are those of ``assign_wcs``; of a product without them the gwcs is
+        evaluated.
     fringefreq : xarray.Dataset
         Periods of the fringes of each slice, with the highest number of fringes and the least
         signal-to-noise ratio, and their highest amplitude by wavelength.

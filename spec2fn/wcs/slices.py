@@ -26,6 +26,8 @@ __all__ = ["IfuSlices", "ifu_slices"]
 
 Arrays = tuple[np.ndarray, ...]
 
+_SLIT_FRAME = ("x_slit", "y_slit")
+
 
 @dataclass(frozen=True, eq=False)
 class IfuSlices:
@@ -44,6 +46,7 @@ class IfuSlices:
     _wcs: Any
     _batch: SliceBatch | None = None
     _lowered: dict[int, Lowered] = field(default_factory=dict)
+    _split: dict[int, tuple[Lowered, Lowered]] = field(default_factory=dict)
 
     def slicer(self, number: int, x: Any, y: Any) -> Arrays:
         """Position in the plane of the slicer and wavelength of pixels of a slice.
@@ -66,6 +69,62 @@ class IfuSlices:
             self._lowered[number] = lower(self._wcs.pipeline[1].transform.selector[number])
         out: Arrays = self._lowered[number](x, y)
         return out
+
+    def slit_frame(self, number: int, x: Any, y: Any) -> Arrays:
+        """Position along a slice and wavelength of pixels.
+
+        Parameters
+        ----------
+        number : int
+        x, y : array
+            Zero-indexed pixels, which need not be whole.
+
+        Returns
+        -------
+        along, wavelength : arrays
+            In units of the slice's length from its middle, and in m; NaN outside the slice.
+
+        Raises
+        ------
+        DatasetError
+            If the transform of the slice does not pass such a frame.
+        """
+        if self._batch is not None:
+            x, y = np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float))
+            return self._batch.slit_frame(np.array(number - 1), x, y)
+        _, along, wavelength = self._parts(number)[0](x, y)
+        return along, wavelength
+
+    def slit_to_slicer(self, number: int, along: Any, wavelength: Any) -> Arrays:
+        """Position in the plane of the slicer and wavelength of positions along a slice.
+
+        Parameters
+        ----------
+        number : int
+        along, wavelength : array
+            From :meth:`slit_frame`.
+
+        Returns
+        -------
+        across, along, wavelength : arrays
+            In m; what :meth:`slicer` gives.
+        """
+        middle = np.zeros_like(along)
+        if self._batch is not None:
+            return (*self._batch.msa(np.array(number - 1), middle, along), wavelength)
+        out: Arrays = self._parts(number)[1](middle, along, wavelength)
+        return out
+
+    def _parts(self, number: int) -> tuple[Lowered, Lowered]:
+        """Transforms of a slice from pixels to its frame, and on to the plane of the slicer."""
+        if number not in self._split:
+            whole = self._wcs.pipeline[1].transform.selector[number]
+            inner = getattr(whole, "left", whole)
+            if getattr(whole, "op", "") != "|" or tuple(inner.outputs)[:2] != _SLIT_FRAME:
+                msg = f"the WCS of slice {number} has no frame of the slice; run assign_wcs again"
+                raise DatasetError(msg)
+            self._split[number] = lower(inner), lower(whole.right)
+        return self._split[number]
 
     @cached_property
     def _sky(self) -> Lowered:

@@ -6,11 +6,14 @@ import xarray as xr
 
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, ReferenceError
+from spec2fn.io import open_product, save
 from spec2fn.plans.nirspec_ifu_flat import widths_by_slice
-from spec2fn.schema import meta_of, status_of
+from spec2fn.schema import meta_of, status_of, with_meta
 from spec2fn.steps.flat_field import flat_field
+from spec2fn.steps.msaflagopen import msaflagopen
 from spec2fn.steps.pathloss import pathloss
 from spec2fn.steps.photom import photom
+from spec2fn.steps.pixel_replace import pixel_replace
 from spec2fn.testing import exposures, nirspec_modes
 
 DNU = PIXEL["DO_NOT_USE"]
@@ -294,3 +297,40 @@ def test_flat_needs_a_table(assigned, refs):
     empty["fast_variation.nelem"] = ("fast_variation_row", np.array([1], np.int32))
     with pytest.raises(ReferenceError, match="'dflat' has fewer than two usable rows"):
         flat_field(assigned, dflat=empty)
+
+
+def test_shutters_with_the_optics_of_the_slices(refs):
+    given = exposures.step_input("msaflagopen", "NRS_IFU")
+    ds, operability = given.dataset, given.references["msaoper"]
+    ours = msaflagopen(ds, operability, msa=refs["msa"])
+    # without what assign_wcs has left
+    records = {k: v for k, v in meta_of(ds).records.items() if k != "slices"}
+    optics = {k: refs[k] for k in msaflagopen.refs if k != "msaoper"}
+    theirs = msaflagopen(with_meta(ds, records=records), operability, **optics)
+    np.testing.assert_array_equal(ours["dq"], theirs["dq"])
+    with pytest.raises(ReferenceError, match="'msa' is missing"):
+        msaflagopen(ds, operability)
+
+
+def test_cubes_and_spectra_from_a_file(tmp_path):
+    to_cube = exposures.step_input("cube_build", "NRS_IFU")
+    to_spectrum = exposures.step_input("extract_1d", "NRS_IFU")
+    ds = to_cube.dataset
+    cubes = [to_cube(ds), to_cube(open_product(save(ds, tmp_path / "jw_nrs1_cal.fits")))]
+    for name in ("sci", "err", "dq", "wmap", "wavelength"):
+        first, second = (cube[name].values for cube in cubes)
+        np.testing.assert_allclose(second, first, rtol=1e-5)
+    assert np.isfinite(cubes[0]["sci"]).any()
+    spectra = [to_spectrum(cube) for cube in cubes]
+    for name in ("flux", "flux_error", "surf_bright"):
+        np.testing.assert_allclose(spectra[1][name], spectra[0][name], rtol=1e-5)
+    assert (spectra[0]["flux"] > 0).any()
+
+
+def test_slices_of_a_file_are_those_of_its_gwcs(tmp_path):
+    ds = exposures.step_input("pixel_replace", "NRS_IFU").dataset
+    again = open_product(save(ds, tmp_path / "jw_nrs1_cal.fits")).drop_vars("regions")
+    first, second = (pixel_replace(d, algorithm="fit_profile") for d in (ds, again))
+    assert not first["sci"].identical(ds["sci"])
+    np.testing.assert_array_equal(second["sci"], first["sci"])
+    np.testing.assert_array_equal(second["dq"], first["dq"])

@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from astropy.io import fits
 from astropy.modeling import models
 
 from spec2fn.errors import InputError, ReferenceError
-from spec2fn.io import open_product
+from spec2fn.io import open_product, save
 from spec2fn.refs import open_reference
-from spec2fn.schema import Meta, meta_of
+from spec2fn.schema import Meta, meta_of, with_meta
 from spec2fn.steps.assign_wcs import assign_wcs
+from spec2fn.wcs.coordinates import slice_map, with_coordinates
 from spec2fn.wcs.invert import invert
 from spec2fn.wcs.lower import lower
 
@@ -137,6 +139,25 @@ def test_every_integration_shares_the_planes():
     for name in ("alpha", "ra", "slice_id"):
         assert many[name].dims == ("y", "x")
         np.testing.assert_array_equal(many[name], one[name])
+
+
+def test_coordinates_are_those_of_the_gwcs_of_a_file(tmp_path):
+    ds = assign_wcs(exposure(), **references())
+    cards = {k: v for k, v in HEADER.items() if k != "EXP_TYPE"}
+    ds = with_meta(
+        ds,
+        primary=fits.Header({"EXP_TYPE": "MIR_MRS", "INSTRUME": "MIRI"}),
+        science=fits.Header(cards),
+    )
+    again = open_product(save(ds.assign_attrs(model="IFUImageModel"), tmp_path / "jw_cal.fits"))
+    planes = {"alpha", "beta", "ra", "dec", "wavelength"}
+    assert not planes & set(again.variables)
+    found = with_coordinates(again)
+    for name in planes:
+        assert found[name].attrs == ds[name].attrs
+        np.testing.assert_allclose(found[name], ds[name], rtol=1e-13, atol=1e-13)
+    np.testing.assert_array_equal(found["slice_id"], ds["slice_id"])
+    np.testing.assert_array_equal(slice_map(again, "test"), ds["slice_id"])
 
 
 def test_the_reference_is_left_as_it_was():

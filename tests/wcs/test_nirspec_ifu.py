@@ -7,10 +7,11 @@ import pytest
 import xarray as xr
 
 from spec2fn.errors import DatasetError, InputError, ReferenceError
-from spec2fn.schema import meta_of
+from spec2fn.schema import meta_of, with_meta
 from spec2fn.steps.assign_wcs import assign_wcs
 from spec2fn.testing import nirspec as toy
 from spec2fn.testing import nirspec_ifu
+from spec2fn.wcs.coordinates import slice_map, with_coordinates
 from spec2fn.wcs.invert import invert
 from spec2fn.wcs.slices import ifu_slices
 
@@ -154,6 +155,35 @@ def test_slices_at_corners_and_after_a_file(tmp_path):
         place = here.slicer(number, x, y)
         for a, b in zip(here.world(*place), there.world(*place), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_coordinates_are_those_of_the_gwcs_of_a_file(tmp_path, case):
+    from spec2fn.io import open_product, save
+
+    ds = assigned(*case)
+    again = open_product(save(ds.assign_attrs(model="IFUImageModel"), tmp_path / "jw_cal.fits"))
+    assert not {"ra", "dec", "slice_id", "slit_y"} & set(again.variables)
+    found = with_coordinates(again)
+    for name in ("ra", "dec", "wavelength", "slit_y"):
+        assert found[name].dims == ("y", "x")
+        assert found[name].attrs == ds[name].attrs
+        np.testing.assert_allclose(found[name], ds[name], rtol=1e-10, atol=1e-11)
+    np.testing.assert_array_equal(found["slice_id"], ds["slice_id"])
+    assert with_coordinates(ds) is ds
+    # of an exposure that keeps the transforms, but not what they give
+    bare = with_coordinates(ds.drop_vars(["ra", "slit_y"]))
+    np.testing.assert_allclose(bare["ra"], ds["ra"], rtol=1e-12)
+    np.testing.assert_allclose(bare["slit_y"], ds["slit_y"], rtol=1e-12, atol=1e-12)
+
+
+def test_coordinates_need_a_wcs_of_slices():
+    ds = assigned().drop_vars(["ra", "slice_id", "regions"])
+    for wcs, message in ((None, "has no WCS"), (meta_of(ds).wcs, "no map of the slices")):
+        other = with_meta(ds, wcs=wcs).isel(y=slice(0, 9))
+        for function in (with_coordinates, slice_map):
+            with pytest.raises(InputError, match=rf"cube_build: .*{message}.*assign_wcs"):
+                function(other, "cube_build")
 
 
 def test_integrations_share_the_regions(tmp_path):

@@ -10,7 +10,7 @@ grating does not say which slit the light came through, which is why every slit 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +39,7 @@ __all__ = [
     "spectral_range",
     "spectrograph",
     "tree",
+    "with_quadrants",
 ]
 
 _WHO = "assign_wcs"
@@ -122,6 +123,31 @@ def optics(
         quadrants={q: _quadrant(trees["msa"], q) for q in range(1, 6)},
         to_sky=msa_to_sky(ds, trees["fore"], trees["ote"]),
     )
+
+
+def with_quadrants(known: Optics, ds: xr.Dataset, refs: Mapping[str, Any]) -> Optics:
+    """Return the optics of an IFU exposure with the apertures of the MSA instead of the slices.
+
+    Parameters
+    ----------
+    known : Optics
+        Of the IFU; collimator to detector are the same.
+    ds, refs
+        See :func:`optics`; of the references ``msa``.
+
+    Raises
+    ------
+    ReferenceError
+        For a missing or damaged reference.
+
+    Notes
+    -----
+    Without a way to the sky, which starts at the slicer in `known`.
+    """
+    msa = tree(ds, refs, "msa")
+    shared = {f.name: getattr(known, f.name) for f in fields(Optics)}
+    own = {"quadrants": {q: _quadrant(msa, q) for q in range(1, 6)}, "to_sky": ()}
+    return Optics(**{**shared, **own})
 
 
 def spectrograph(

@@ -1,0 +1,132 @@
+"""Coordinates of the pixels of an integral-field exposure that was read from a file.
+
+``assign_wcs`` leaves them in the Dataset. A product holds the gwcs alone (and, of the NIRSpec IFU,
+wavelengths in single precision), from which they are evaluated again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import InputError
+from spec2fn.plans.output_wcs import evaluate_between
+from spec2fn.schema import meta_of
+from spec2fn.wcs.slices import IfuSlices, ifu_slices
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["slice_map", "with_coordinates"]
+
+_HELD = ("ra", "dec", "wavelength", "slice_id")
+_UNITS = {"wavelength": "um", "ra": "deg", "dec": "deg", "alpha": "arcsec", "beta": "arcsec"}
+
+
+def slice_map(ds: xr.Dataset, who: str) -> np.ndarray:
+    """Return the number of the slice of every pixel.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Integral-field exposure with ``slice_id`` or ``regions`` (y, x), or with a gwcs.
+    who : str
+        Name of the step or function, for messages.
+
+    Returns
+    -------
+    int32 array, shape (y, x)
+        0 outside the slices; MRS: channel times 100 plus the number of the slice.
+
+    Raises
+    ------
+    InputError
+        If the exposure has neither, or the WCS is not one of an integral-field unit.
+    """
+    for name in ("slice_id", "regions"):
+        if name in ds:
+            return np.asarray(ds[name].data).astype(np.int32)
+    return _mapped(ds, _gwcs(ds, who), who)
+
+
+def with_coordinates(ds: xr.Dataset, who: str = "with_coordinates") -> xr.Dataset:
+    """Return an integral-field exposure with the coordinates of its pixels.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        MIRI MRS or NIRSpec IFU, with ``sci``, such as a ``_cal`` product read from a file.
+    who : str
+        Name of the step or function, for messages.
+
+    Returns
+    -------
+    xarray.Dataset
+        `ds` itself if it holds them. Otherwise with ``wavelength`` [um], ``ra``, ``dec`` [deg]
+        float64 and ``slice_id`` int32 (y, x); MRS: also ``alpha`` and ``beta`` [arcsec];
+        NIRSpec: ``slit_y``, along the slice in units of its length. NaN outside the slices.
+
+    Raises
+    ------
+    InputError
+        If the exposure has no WCS, or not one of an integral-field unit.
+    """
+    if all(n in ds for n in _HELD):
+        return ds
+    wcs = _gwcs(ds, who)
+    label = _mapped(ds, wcs, who)
+    if ds.attrs.get("instrument") == "MIRI":
+        planes = _mrs(wcs, label)
+    else:
+        planes = _nirspec(ifu_slices(ds), label)
+        label[~np.isfinite(planes["ra"])] = 0
+    units = {n: {"units": _UNITS[n]} if n in _UNITS else {} for n in planes}
+    new = {n: (("y", "x"), plane, units[n]) for n, plane in planes.items()}
+    return ds.assign({**new, "slice_id": (("y", "x"), label)})
+
+
+def _mrs(wcs: Any, label: np.ndarray) -> dict[str, np.ndarray]:
+    y, x = np.nonzero(label)
+    names = ("alpha", "beta", "ra", "dec", "wavelength")
+    planes = {n: np.full(label.shape, np.nan) for n in names}
+    alpha, beta, wavelength = evaluate_between(wcs, None, "alpha_beta", x, y)
+    sky = evaluate_between(wcs, "alpha_beta", None, alpha, beta, wavelength)
+    for name, values in zip(names, (alpha, beta, *sky), strict=True):
+        planes[name][y, x] = values
+    return planes
+
+
+def _nirspec(slices: IfuSlices, label: np.ndarray) -> dict[str, np.ndarray]:
+    names = ("slit_y", "ra", "dec", "wavelength")
+    planes = {n: np.full(label.shape, np.nan) for n in names}
+    place = np.full((3, *label.shape), np.nan)
+    for number in slices.numbers:
+        y, x = np.nonzero(label == number)
+        along, wavelength = slices.slit_frame(number, x.astype(float), y.astype(float))
+        planes["slit_y"][y, x] = along
+        place[:, y, x] = slices.slit_to_slicer(number, along, wavelength)
+    y, x = np.nonzero(label)
+    for name, values in zip(names[1:], slices.world(*place[:, y, x]), strict=True):
+        planes[name][y, x] = values
+    return planes
+
+
+def _gwcs(ds: xr.Dataset, who: str) -> Any:
+    wcs = meta_of(ds).wcs
+    wcs = wcs.load() if hasattr(wcs, "load") else wcs
+    if wcs is None:
+        msg = f"{who}: the exposure has no WCS; run assign_wcs first"
+        raise InputError(msg)
+    return wcs
+
+
+def _mapped(ds: xr.Dataset, wcs: Any, who: str) -> np.ndarray:
+    """Return the map that the gwcs selects slices by."""
+    transforms = [s.transform for s in getattr(wcs, "pipeline", ())]
+    mappers: list[Any] = [getattr(t, "label_mapper", None) for t in transforms]
+    maps = [m.mapper for m in mappers if np.ndim(getattr(m, "mapper", 0)) == 2]
+    if not maps or np.shape(maps[0]) != ds["sci"].shape[-2:]:
+        msg = f"{who}: the WCS has no map of the slices of this exposure; run assign_wcs first"
+        raise InputError(msg)
+    return np.array(maps[0]).astype(np.int32)
