@@ -8,7 +8,7 @@ import pytest
 import spec2fn
 
 ROOT = Path(spec2fn.__file__).parent
-BASE = {"schema", "dq", "errors", "units", "typing", "parameters"}
+BASE = {"schema", "deferred", "dq", "errors", "units", "typing", "parameters"}
 ALLOWED = {
     "kernels": {"kernels"},
     "plans": BASE | {"kernels", "wcs", "plans", "slits"},

@@ -4,7 +4,9 @@ The general writer of asdf takes some 0.3 s for each slit: it converts, validate
 node of every transform. Here the converters of the asdf extensions are called for each object
 once; nodes that are equal are written once, in the list ``wcs_shared`` at the top of the tree, and
 referred to by aliases; and each slit takes one line, so that the gwcs of one slit can be read by
-itself. To any reader of ASDF the result is an ordinary file.
+itself. Where slits differ in numbers only, the gwcs of one of them is formatted, and becomes a
+template into which the numbers of the others are put. To any reader of ASDF the result is an
+ordinary file.
 
 Format: ASDF Standard (https://asdf-standard.readthedocs.io), "YAML tree" and "Blocks".
 """
@@ -22,6 +24,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from spec2fn.deferred import DeferredWcs
 
 __all__ = ["SHARED", "TreeWriter", "cut_slit"]
 
@@ -44,6 +48,57 @@ class _Node:
     cyclic: bool = False  # holds itself, as a transform that is its own inverse does
 
 
+@dataclass(frozen=True)
+class _Slot:
+    """The place of a number of a template, or of an array in reverse order."""
+
+    number: int
+    reverse: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class _Own:
+    """A node that each entry made from a template has for itself, and refers to."""
+
+    number: int
+
+
+class _Template:
+    """An entry without its numbers.
+
+    Parameters
+    ----------
+    parts : list
+        Pieces of text, slots, and nodes that hold slots or do not.
+    """
+
+    def __init__(self, parts: list[Any]) -> None:
+        self.parts = parts
+        self.slots: dict[_Node, set[_Slot]] = {}
+        """What each node holds, itself or in others."""
+        self.used = self._collect(parts)
+        for node in self.slots:
+            if not self.slots[node]:
+                node.uses += 1  # by another entry, too
+        self.cyclic = any(node.cyclic and held for node, held in self.slots.items())
+        # filled when the entries are written
+        self.pieces: list[Any] = []
+        self.own: dict[_Node, _Own] = {}
+        self.lines: list[list[Any]] = []
+
+    def _collect(self, parts: Iterable[Any]) -> set[_Slot]:
+        found: set[_Slot] = set()
+        for part in parts:
+            if isinstance(part, _Slot):
+                found.add(part)
+            elif isinstance(part, _Node):
+                if part not in self.slots:
+                    self.slots[part] = set()
+                    self.slots[part] = self._collect(part.parts)
+                found |= self.slots[part]
+        return found
+
+
 class TreeWriter:
     """Collect objects, then write them as the entries of a list.
 
@@ -64,12 +119,23 @@ class TreeWriter:
         self._nodes: dict[tuple[Any, ...], _Node] = {}
         self._known: dict[int, tuple[Any, _Node]] = {}
         self._arrays: dict[bytes, int] = {}
-        self._entries: list[list[Any]] = []
+        self._entries: list[Any] = []
+        self._templates: dict[Any, _Template | None] = {}
+        self._slots: dict[Any, _Slot] = {}
         self._strings: dict[str, str] = {}
         self._named = 0
 
     def add(self, wcs: Any) -> None:
         """Append an entry with this ``meta.wcs`` (None: with an empty ``meta``)."""
+        if isinstance(wcs, DeferredWcs):
+            template = self._template(wcs)
+            if template is not None:
+                self._entries.append((template, self._texts(template.used, wcs.numbers)))
+                return
+            wcs = wcs.load()
+        self._entries.append(self._entry(wcs))
+
+    def _entry(self, wcs: Any) -> list[Any]:
         parts: list[Any] = ["{meta: {"]
         if wcs is not None:
             parts.append("wcs: ")
@@ -78,12 +144,41 @@ class TreeWriter:
         for part in parts:
             if isinstance(part, _Node):
                 part.uses += 1
-        self._entries.append(parts)
+        return parts
+
+    def _template(self, wcs: DeferredWcs) -> _Template | None:
+        """Return the template of a kind of gwcs, or None if there cannot be one."""
+        if wcs.kind is None:
+            return None
+        if wcs.kind not in self._templates:
+            made, marks = wcs.marked()
+            for k, mark in enumerate(marks):
+                if isinstance(mark, np.ndarray):
+                    self._slots[_raw(mark[::-1])] = _Slot(k, reverse=True)
+                    self._slots[_raw(mark)] = _Slot(k)
+                else:
+                    self._slots[mark] = _Slot(k)
+            template = _Template(self._entry(made))
+            self._slots = {}
+            # a number that was turned into another one cannot be exchanged
+            complete = {s.number for s in template.used} == set(range(len(marks)))
+            usable = complete and not template.cyclic
+            self._templates[wcs.kind] = template if usable else None
+        return self._templates[wcs.kind]
+
+    def _texts(self, slots: Iterable[_Slot], numbers: tuple[Any, ...]) -> dict[_Slot, str]:
+        out = {}
+        for slot in sorted(slots, key=lambda s: (s.number, s.reverse)):
+            parts: list[Any] = []
+            number = numbers[slot.number]
+            self._emit(number[::-1] if slot.reverse else number, parts)
+            out[slot] = "".join(parts)
+        return out
 
     def content(self, model: str) -> bytes:
         """Return the ASDF file of a data model of this type."""
         shared: list[str] = []
-        entries = ["- " + self._render(parts, shared) for parts in self._entries]
+        entries = ["- " + self._render_entry(entry, shared) for entry in self._entries]
         text = io.StringIO()
         text.write(f"meta:\n  model_type: {model}\n")
         if shared:
@@ -119,6 +214,54 @@ class TreeWriter:
             out += f"  - !core/extension_metadata-1.0.0 {{{text}}}\n"
         return out
 
+    def _render_entry(self, entry: Any, shared: list[str]) -> str:
+        if isinstance(entry, list):
+            return self._render(entry, shared)
+        template, texts = entry
+        if not template.pieces:
+            template.pieces = self._flatten(template, template.parts, shared)
+        names = [self._next_name() for _ in template.lines]
+
+        def filled(pieces: list[Any]) -> str:
+            return "".join(
+                p
+                if isinstance(p, str)
+                else texts[p]
+                if isinstance(p, _Slot)
+                else "*" + names[p.number]
+                for p in pieces
+            )
+
+        for name, line in zip(names, template.lines, strict=True):
+            shared.append(f"- &{name} {filled(line)}")
+        return filled(template.pieces)
+
+    def _flatten(self, template: _Template, parts: Iterable[Any], shared: list[str]) -> list[Any]:
+        """Return text, slots, and references to lines that the template gets on the way."""
+        out: list[Any] = []
+        for part in parts:
+            if not isinstance(part, _Node):
+                out.append(part)
+            elif not template.slots[part]:
+                out.append(self._render([part], shared))
+            elif part in template.own:
+                out.append(template.own[part])
+            else:
+                inner = self._flatten(template, part.parts, shared)
+                if part.uses <= 1:
+                    out += inner
+                    continue
+                template.lines.append(inner)
+                template.own[part] = _Own(len(template.lines) - 1)
+                out.append(template.own[part])
+        merged: list[Any] = []
+        for part in out:
+            if isinstance(part, str) and merged and isinstance(merged[-1], str):
+                merged[-1] += part
+            else:
+                merged.append(part)
+        return merged
+
     def _render(self, parts: Iterable[Any], shared: list[str], *, inside: bool = False) -> str:
         out = []
         for part in parts:
@@ -151,7 +294,7 @@ class TreeWriter:
     def _emit(self, value: Any, out: list[Any]) -> None:
         kind = type(value)
         if kind is float:
-            out.append(_float(value))
+            out.append(self._slots.get(value) or _float(value))
         elif kind is str:
             text = self._strings.get(value)
             if text is None:
@@ -162,7 +305,7 @@ class TreeWriter:
         elif kind is bool:
             out.append("true" if value else "false")
         elif kind is int:
-            out.append(str(value))
+            out.append(self._slots.get(value) or str(value))
         elif kind in (list, tuple):
             out.append("[")
             for i, item in enumerate(value):
@@ -186,6 +329,10 @@ class TreeWriter:
             out.append(self._object(value))
 
     def _array(self, array: np.ndarray[Any, Any], out: list[Any]) -> None:
+        slot = self._slots.get(_raw(array)) if self._slots else None
+        if slot is not None:
+            out.append(slot)
+            return
         tag = _short_tag(next(t for t in self._converter(np.ndarray).tags if "ndarray" in t))
         name = {"bool": "bool8"}.get(array.dtype.name, array.dtype.name)
         out.append(tag + " {")
@@ -193,7 +340,7 @@ class TreeWriter:
             out.append("data: ")
             self._emit(array.tolist(), out)
         else:
-            raw = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes()
+            raw = _raw(array)
             number = self._arrays.setdefault(raw, len(self._arrays))
             out.append(f"source: {number}, byteorder: little")
         shape = ", ".join(map(str, array.shape))
@@ -247,6 +394,10 @@ class TreeWriter:
                 if isinstance(part, _Node):
                     part.uses += 1
         return known
+
+
+def _raw(array: np.ndarray[Any, Any]) -> bytes:
+    return np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes()
 
 
 def _short_tag(tag: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from spec2fn.deferred import DeferredWcs, as_deferred
 from spec2fn.errors import InputError
 from spec2fn.io.asdf_tree import SHARED, TreeWriter, cut_slit
 
@@ -321,8 +322,10 @@ def asdf_bytes(model: str, wcs: Any = None) -> bytes:
         The same for the same input, on one set of library versions.
     """
     if isinstance(wcs, list) or (isinstance(wcs, Mapping) and len(wcs) > 1):
-        values, key = (wcs, "slits") if isinstance(wcs, list) else (wcs.values(), "spec")
-        content = _list_dump(key, [_loaded(w) for w in values])
+        key = "slits" if isinstance(wcs, list) else "spec"
+        values = wcs if isinstance(wcs, list) else [as_deferred(wcs, k) for k in wcs]
+        unmade = [w if isinstance(w, DeferredWcs) else _loaded(w) for w in values]
+        content = _list_dump(key, unmade)
         line = "\n  model_type: {}\n"
         return content.replace(line.format(_ANY_MODEL).encode(), line.format(model).encode(), 1)
     if isinstance(wcs, Mapping):

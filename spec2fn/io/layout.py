@@ -322,7 +322,7 @@ def _spectrum_cards(ds: xr.Dataset, k: int) -> list[Any]:
     whole = {"DETECTOR": ds.attrs.get("detector"), "PA_APER": meta.get("PA_APER")}
     whole |= {"DISPAXIS": ds.attrs.get("dispaxis"), "SRCTYPE": ds.attrs.get("source_type")}
     # there are no bars across a fixed slit
-    fixed = "msaquad" in ds and int(np.asarray(ds["msaquad"].values)[k]) == FIXED_SLITS
+    fixed = "msaquad" in ds and int(ds.variables["msaquad"].values[k]) == FIXED_SLITS
     out = []
     for keyword, comment in SPECTRUM_KEYWORDS.items():
         if fixed and keyword == "BARSHDW":

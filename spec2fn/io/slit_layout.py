@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from spec2fn.deferred import as_deferred
 from spec2fn.errors import DatasetError
 from spec2fn.io.headers import (
     card,
@@ -95,7 +96,8 @@ def ordered_wcs(slits: Slits) -> list[Any]:
         # a step that changes the gwcs of its slits changes those of its own bucket
         wcs = meta_of(bucket).wcs
         for i in map(int, bucket["slit"].values):
-            found[i] = wcs.get(i) if hasattr(wcs, "keys") else (wcs if len(slits) == 1 else None)
+            one = wcs if len(slits) == 1 else None
+            found[i] = as_deferred(wcs, i) if hasattr(wcs, "keys") else one
     return [found[i] for i in slits.ids]
 
 
@@ -145,7 +147,7 @@ def _slit(
     ds: xr.Dataset, place: _Place, integrations: int | None, headers: _Headers
 ) -> Iterator[Extent]:
     k = place.k
-    size = (int(ds["ysize"].values[k]), int(ds["xsize"].values[k]))
+    size = (int(ds.variables["ysize"].values[k]), int(ds.variables["xsize"].values[k]))
     # pixels of the cut-out come first in a product of many slits, then their quality
     names = ["sci", "dq", "err", *(n for n in PLANES if n not in ("sci", "dq", "err"))]
     for name in (*names, *EXTRA_PLANES):
@@ -156,7 +158,7 @@ def _slit(
 
 def _applies(ds: xr.Dataset, name: str, k: int, size: tuple[int, int]) -> bool:
     if name == "barshadow":
-        return "quadrant" not in ds or int(ds["quadrant"].values[k]) != FIXED_SLITS
+        return "quadrant" not in ds or int(ds.variables["quadrant"].values[k]) != FIXED_SLITS
     if name not in _SOME:
         return True
     return not np.isnan(ds.variables[name].values[k, ..., : size[0], : size[1]]).all()
@@ -172,7 +174,7 @@ def _plane(
     (name, hdu), (b, k, version) = named, place
     var = ds.variables[name]
     dims = var.dims[1:]
-    true = {d: int(ds[f"{d}size"].values[k]) for d in ("y", "x")}
+    true = {d: int(ds.variables[f"{d}size"].values[k]) for d in ("y", "x")}
     shape = tuple(true[str(d)] if d in true else int(ds.sizes[d]) for d in dims)
     cut = tuple(slice(n) for n in shape)
     streamed = "integration" in dims
@@ -203,7 +205,7 @@ def _plane(
 
 def _unit(ds: xr.Dataset, k: int) -> str:
     if "bunit" in ds:
-        return str(ds["bunit"].values[k])
+        return str(ds.variables["bunit"].values[k])
     return str(ds.variables["sci"].attrs.get("units", ""))
 
 

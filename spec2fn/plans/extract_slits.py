@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.deferred import as_deferred
 from spec2fn.errors import Spec2fnError
 from spec2fn.plans.apcorr import cross_dispersion_scale, match_row, phase_correction_table
 from spec2fn.plans.aperture import Aperture, ApertureOptions, polynomial_basis, select_aperture
@@ -29,7 +30,12 @@ from spec2fn.plans.extract_1d import (
 )
 from spec2fn.plans.psf_profile import PsfProfiles, psf_profiles
 from spec2fn.plans.slit_frame import chosen_types, strings
-from spec2fn.plans.slit_geometry import SlitGeometry, locate_in_slit, slit_geometry
+from spec2fn.plans.slit_geometry import (
+    SlitGeometry,
+    grid_geometry,
+    locate_in_slit,
+    slit_geometry,
+)
 from spec2fn.schema import meta_of
 
 if TYPE_CHECKING:
@@ -258,8 +264,12 @@ def _number(bucket: xr.Dataset, name: str, i: int) -> float:
 def _open_slit(bucket: xr.Dataset, i: int, name: str, source_type: str, integrated: bool) -> _Slit:
     height, width = int(bucket["ysize"].values[i]), int(bucket["xsize"].values[i])
     source = (_number(bucket, "source_xpos", i), _number(bucket, "source_ypos", i))
-    wcs = meta_of(bucket).wcs[int(bucket["slit"].values[i])]
-    geometry = slit_geometry(wcs, (height, width), source)
+    slit, known = int(bucket["slit"].values[i]), meta_of(bucket).wcs
+    grid = known.grid(slit) if hasattr(known, "grid") else None
+    if grid is not None and grid.invertible and grid.shape == (height, width):
+        geometry = grid_geometry(as_deferred(known, slit), grid, source)
+    else:
+        geometry = slit_geometry(known[slit], (height, width), source)
     values = np.zeros((height, width))
     if "wavelength" in bucket:
         values = np.asarray(bucket["wavelength"].values[i, :height, :width], dtype=float)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.deferred import as_deferred
 from spec2fn.errors import DatasetError, ParameterError
 from spec2fn.plans.base import Plan
 from spec2fn.plans.drizzle import (
@@ -32,7 +33,14 @@ from spec2fn.plans.output_wcs import (
 )
 from spec2fn.plans.resample import Provenance, pixel_map
 from spec2fn.plans.slit_frame import strings
-from spec2fn.plans.slit_grid import LazyWcs, Locator, first_image, nirspec_grid
+from spec2fn.plans.slit_grid import (
+    LazyWcs,
+    Locator,
+    build_slit_grid,
+    first_image,
+    nirspec_grid,
+    source_weights,
+)
 from spec2fn.schema import meta_of
 
 if TYPE_CHECKING:
@@ -172,11 +180,13 @@ def plan_slits(
         load_custom_wcs(output_wcs, output_shape) if is_custom else None,
         Locator(),
     )
+    locator = getattr(wcs, "locator", None)
     made: list[_One | str] = []
     for i, slit in enumerate(ds["slit"].values):
         try:
-            known = wcs.get(int(slit))
-            one = _NO_WCS if known is None else _resampled(ds, i, known, options)
+            known = as_deferred(wcs, int(slit))
+            to_slit = locator(int(slit)) if locator is not None and known is not None else None
+            one = _NO_WCS if known is None else _resampled(ds, i, known, to_slit, options)
         except Exception as error:  # a broken slit must not stop the others
             one = " ".join(str(error).split()) or type(error).__name__
         if isinstance(one, str):
@@ -234,7 +244,9 @@ def _units(ds: xr.Dataset) -> list[str]:
     return [str(ds["sci"].attrs.get("units", "")).strip()] * ds.sizes["slit"]
 
 
-def _resampled(ds: xr.Dataset, i: int, wcs: Any, options: _Options) -> _One | str:
+def _resampled(
+    ds: xr.Dataset, i: int, wcs: Any, to_slit: Callable[..., Any] | None, options: _Options
+) -> _One | str:
     ny, nx = int(ds["ysize"].values[i]), int(ds["xsize"].values[i])
     if not (ny and nx):
         return "the slit has no pixels"
@@ -257,7 +269,11 @@ def _resampled(ds: xr.Dataset, i: int, wcs: Any, options: _Options) -> _One | st
     else:
         ratio = _ratio(wcs, dispaxis, options)
         image = first_image(ds["sci"].data[i, ..., :ny, :nx])
-        made = nirspec_grid(wcs, world, image, ratio, options.locate)
+        made = (
+            nirspec_grid(wcs, world, image, ratio, options.locate)
+            if to_slit is None
+            else build_slit_grid(world, source_weights(image), to_slit, ratio)
+        )
         if isinstance(made, str):
             return made
         grid, shape = made, made.shape

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from spec2fn.plans.slit_grid import SlitGrid
 from spec2fn.plans.source_location import BoundingBox, Location, middle_of, placed_trace
 
-__all__ = ["SlitGeometry", "locate_in_slit", "slit_geometry"]
+__all__ = ["GridGeometry", "SlitGeometry", "grid_geometry", "locate_in_slit", "slit_geometry"]
 
 METRES = 1.0e-6
 SLIT = "slit_frame"
@@ -100,6 +101,53 @@ class SlitGeometry:
             full = (np.full(count, p) for p in position)
             along, across = (np.asarray(v) for v in self.detector(*full, samples))
         return placed_trace(along, across, limits, shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class GridGeometry(SlitGeometry):
+    """The transforms of a resampled slit, whose gwcs need not be made for them.
+
+    Attributes
+    ----------
+    grid : SlitGrid
+    """
+
+    grid: SlitGrid
+
+    @functools.cached_property
+    def world(self) -> Transform:
+        """From x, y to right ascension, declination, wavelength."""
+        return self.grid.world
+
+    @functools.cached_property
+    def slit(self) -> Transform | None:
+        """From x, y to the position in the slit and the wavelength there."""
+        return self.grid.slit
+
+    @functools.cached_property
+    def detector(self) -> Transform | None:
+        """The inverse of :attr:`slit`."""
+        return self.grid.detector
+
+    @property
+    def unit(self) -> float:
+        """One micrometre in the wavelength unit of the slit frame."""
+        return 1.0
+
+
+def grid_geometry(wcs: Any, grid: SlitGrid, source: tuple[float, float]) -> SlitGeometry:
+    """Prepare the transforms of a resampled slit.
+
+    Parameters
+    ----------
+    wcs : gwcs.WCS or DeferredWcs
+    grid : SlitGrid
+        What `wcs` is made of.
+    source : (float, float)
+        Position of the source in the slit.
+    """
+    ny, nx = grid.shape
+    return GridGeometry(wcs, ((-0.5, nx - 0.5), (-0.5, ny - 0.5)), source, grid)
 
 
 def slit_geometry(wcs: Any, shape: tuple[int, int], source: tuple[float, float]) -> SlitGeometry:

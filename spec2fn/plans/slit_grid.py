@@ -9,6 +9,7 @@ Source of the algorithm: JWST pipeline documentation, "resample_spec".
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from spec2fn.deferred import DeferredWcs
+from spec2fn.kernels.interpolation_linear import interpolate1d
 from spec2fn.kernels.sphere import to_cartesian, to_spherical
 from spec2fn.kernels.statistics import clip_bounds
 from spec2fn.plans.output_wcs import is_celestial, line
@@ -94,9 +97,48 @@ class SlitGrid:
         x, y = (a + b * rows for a, b in zip(self.intercept, self.slope, strict=True))
         return _from_plane(self.centre, x, y)
 
+    @property
+    def invertible(self) -> bool:
+        """Whether there is more than one row and one column."""
+        return min(self.shape) > 1
+
+    def world(self, x: Any, y: Any) -> tuple[Any, Any, Any]:
+        """Return right ascension, declination [deg] and wavelength [um] of pixels."""
+        column, wave = self.table()
+        return (*self.sky(y), interpolate1d(column, wave, x, np.nan))
+
+    def slit(self, x: Any, y: Any) -> tuple[Any, Any, Any]:
+        """Return the position in the slit, across and along it, and wavelength [um] of pixels."""
+        column, wave = self.table()
+        along = interpolate1d(np.arange(self.along.size, dtype=np.float64), self.along, y)
+        return np.zeros_like(along), along, interpolate1d(column, wave, x, np.nan)
+
+    def detector(self, _across: Any, along: Any, wavelength: Any) -> tuple[Any, Any]:
+        """Return the pixels of positions in the slit; the grid must be invertible."""
+        column, wave = self.table()
+        rows = np.arange(self.along.size, dtype=np.float64)
+        turn = slice(None, None, 1 if self.along[-1] > self.along[0] else -1)
+        return (
+            interpolate1d(wave, column, np.asarray(wavelength), np.nan),
+            interpolate1d(self.along[turn], rows[turn], np.asarray(along)),
+        )
+
     def gwcs(self) -> Any:
         """Build the gwcs: frames ``detector``, ``slit_frame`` and ``world``."""
-        return _build_gwcs(self)
+        return self.deferred().load()
+
+    def deferred(self) -> DeferredWcs:
+        """Return what stands for the gwcs until it is made."""
+        (ny, nx), main = self.shape, self.main
+        column, wave = self.table()
+        numbers = (
+            *self.centre, *self.slope, *self.intercept, column, wave,
+            np.arange(ny, dtype=np.float64), self.along, ny, nx, ny - 0.5, nx - 0.5,
+        )  # fmt: skip
+        # tables of one element, or of one value, have no inverse that could be written
+        upwards = bool(self.along[-1] > self.along[0])
+        kind = ("grid", main, upwards) if self.invertible else None
+        return DeferredWcs(lambda *n: _build_gwcs(main, *n), numbers, kind)
 
 
 class LazyWcs(Mapping[int, Any]):
@@ -109,13 +151,23 @@ class LazyWcs(Mapping[int, Any]):
 
     def __init__(self, grids: Mapping[int, Any]) -> None:
         self._grids = dict(grids)
-        self._built: dict[int, Any] = {}
+        self._deferred: dict[int, Any] = {}
 
     def __getitem__(self, key: int) -> Any:
-        if key not in self._built:
+        wcs = self.deferred(key)
+        return wcs.load() if isinstance(wcs, DeferredWcs) else wcs
+
+    def grid(self, key: int) -> SlitGrid | None:
+        """Return the grid of a slit, or None where only the gwcs is known."""
+        grid = self._grids[key]
+        return grid if isinstance(grid, SlitGrid) else None
+
+    def deferred(self, key: int) -> Any:
+        """Return the gwcs of a slit, or what stands for it until it is made."""
+        if key not in self._deferred:
             grid = self._grids[key]
-            self._built[key] = grid.gwcs() if isinstance(grid, SlitGrid) else grid
-        return self._built[key]
+            self._deferred[key] = grid.deferred() if isinstance(grid, SlitGrid) else grid
+        return self._deferred[key]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._grids)
@@ -322,7 +374,7 @@ def _from_plane(centre: tuple[float, float], x: Any, y: Any) -> tuple[np.ndarray
     return (np.rad2deg(lon) + centre[0]) % 360.0, np.rad2deg(lat)
 
 
-def _build_gwcs(grid: SlitGrid) -> Any:
+def _build_gwcs(main: int, *numbers: Any) -> Any:
     from astropy.modeling.models import (
         Const1D,
         Linear1D,
@@ -333,19 +385,16 @@ def _build_gwcs(grid: SlitGrid) -> Any:
     )
     from gwcs import WCS
 
-    ny, nx = grid.shape
-    column, wave = grid.table()
+    ra, dec, *lines, column, wave, rows, positions, ny, nx, top, right = numbers
     dispersion = Tabular1D(points=column, lookup_table=wave, bounds_error=False, fill_value=np.nan)
-    x, y = (Linear1D(slope=b, intercept=a) for a, b in zip(grid.intercept, grid.slope, strict=True))
-    to_sky = Pix2Sky_TAN() | RotateNative2Celestial(*grid.centre, 180)
+    x, y = (Linear1D(slope=lines[k], intercept=lines[k + 2]) for k in (0, 1))
+    to_sky = Pix2Sky_TAN() | RotateNative2Celestial(ra, dec, 180)
     pick = Mapping((1, 1, 0))
     # the inverse takes the coordinate that varies more: the other may not vary at all
-    pick.inverse = Mapping((2, 1) if grid.main else (2, 0))
+    pick.inverse = Mapping((2, 1) if main else (2, 0))
     to_world = pick | (x & y | to_sky) & dispersion
 
-    along = Tabular1D(
-        points=np.arange(ny), lookup_table=grid.along, bounds_error=False, fill_value=None
-    )
+    along = Tabular1D(points=rows, lookup_table=positions, bounds_error=False, fill_value=None)
     split, join = Mapping((0, 1, 0)), Mapping((2, 1), n_inputs=3)
     split.inverse, join.inverse = join, split
     across = Const1D(0)
@@ -354,10 +403,11 @@ def _build_gwcs(grid: SlitGrid) -> Any:
     detector, slit, world = _frames()
     wcs = WCS([(detector, to_slit), (slit, to_slit.inverse | to_world), (world, None)])
     wcs.array_shape = (ny, nx)
-    wcs.bounding_box = ((-0.5, nx - 0.5), (-0.5, ny - 0.5))
+    wcs.bounding_box = ((-0.5, right), (-0.5, top))
     return wcs
 
 
+@functools.cache
 def _frames() -> tuple[Any, Any, Any]:
     import astropy.units as u
     from astropy.coordinates import ICRS

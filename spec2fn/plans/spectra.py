@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.deferred import as_deferred
 from spec2fn.errors import DatasetError
 from spec2fn.kernels.extraction import Extraction
 from spec2fn.kernels.namespace import array_namespace
@@ -142,7 +143,7 @@ def join_spectra(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
     lost: dict[str, str] = {}
     for d in datasets:
         meta = meta_of(d)
-        wcs |= dict(meta.wcs or {})
+        wcs |= {k: as_deferred(meta.wcs, k) for k in meta.wcs or ()}
         records |= meta.records
         lost |= meta.records.get(NOT_EXTRACTED, {})
     if lost:

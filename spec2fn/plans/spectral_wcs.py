@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from spec2fn.deferred import DeferredWcs
+
 __all__ = ["SpectralWcs", "spectral_wcs"]
 
 
@@ -26,14 +28,24 @@ class SpectralWcs(Mapping[str, Any]):
         self._rows = {str(name): i for i, name in enumerate(names)}
         self._position = position
         self._wavelength = wavelength
-        self._made: dict[str, Any] = {}
+        self._made: dict[str, DeferredWcs] = {}
 
     def __getitem__(self, name: str) -> Any:
+        return self.deferred(name).load()
+
+    def deferred(self, name: str) -> DeferredWcs:
+        """Return what stands for the WCS of a spectrum until it is made."""
         if name not in self._made:
             i = self._rows[name]
             ra, dec = (float(v) for v in self._position[i])
             wavelength = self._wavelength[i]
-            self._made[name] = spectral_wcs(ra, dec, wavelength[np.isfinite(wavelength)])
+            wavelength = wavelength[np.isfinite(wavelength)]
+            numbers = ra, dec, wavelength, np.arange(len(wavelength), dtype=float)
+            steps = np.diff(wavelength)
+            known = np.isfinite((ra, dec)).all() and len(steps) > 0 and steps.all()
+            monotonic = known and np.all(np.sign(steps) == np.sign(steps[0]))
+            kind = ("spectrum", bool(steps[0] > 0)) if monotonic else None
+            self._made[name] = DeferredWcs(_spectral_wcs, numbers, kind)
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -59,6 +71,10 @@ def spectral_wcs(ra: float, dec: float, wavelength: np.ndarray) -> Any:
         From the element (counted from 0) to (ra, dec, wavelength); with an inverse if the
         wavelengths are monotonic. Beyond the ends the table is extrapolated.
     """
+    return _spectral_wcs(ra, dec, wavelength, np.arange(len(wavelength), dtype=float))
+
+
+def _spectral_wcs(ra: float, dec: float, wavelength: np.ndarray, elements: np.ndarray) -> Any:
     from astropy import coordinates, units
     from astropy.modeling.models import Const1D, Mapping, Tabular1D
     from gwcs import coordinate_frames as frames
@@ -72,7 +88,6 @@ def spectral_wcs(ra: float, dec: float, wavelength: np.ndarray) -> Any:
         name="spectral", axes_order=(2,), unit=(units.micron,), axes_names=("wavelength",)
     )
     world = frames.CompositeFrame([sky, spectral], name="world")
-    elements = np.arange(len(wavelength), dtype=float)
     table = Tabular1D(points=elements, lookup_table=wavelength, bounds_error=False, fill_value=None)
     transform = Mapping((0, 0, 0)) | Const1D(ra) & Const1D(dec) & table
     transform.name = "pixel_to_world"

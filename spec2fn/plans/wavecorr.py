@@ -176,6 +176,27 @@ def corrected_wcs(wcs: Any, points: Any, values: Any) -> Any:
     return WCS(steps, name=wcs.name)
 
 
+class WavelengthChange:
+    """The function ``gwcs -> gwcs`` of :func:`corrected_wcs` for a table of wavelengths.
+
+    Parameters
+    ----------
+    points, values : array of float64, shape (n,)
+    """
+
+    def __init__(self, points: Any, values: Any) -> None:
+        self.numbers = (points, values)
+
+    @property
+    def kind(self) -> type[WavelengthChange]:
+        """What makes a change of :attr:`numbers`."""
+        return type(self)
+
+    def __call__(self, wcs: Any) -> Any:
+        """Return the corrected gwcs."""
+        return corrected_wcs(wcs, *self.numbers)
+
+
 def _apertures(reference: xr.Dataset) -> dict[str, tuple[Any, Any, Any]]:
     tree = reference.attrs.get("tree")
     listed = tree.get("apertures") if isinstance(tree, Mapping) else None

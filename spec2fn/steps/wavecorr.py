@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from spec2fn.compose import Skip, step
 from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.kernels.slit_corrections import interpolate_by_slit, offsets_at
 from spec2fn.plans.slit_frame import require_slits
-from spec2fn.plans.wavecorr import WavecorrPlan, corrected_wcs, is_corrected, plan_wavecorr
+from spec2fn.plans.wavecorr import WavecorrPlan, WavelengthChange, is_corrected, plan_wavecorr
 from spec2fn.schema import meta_of, replace_data, with_meta
 from spec2fn.slits import with_problems
 
@@ -117,7 +116,7 @@ def _corrected(
     for i in np.flatnonzero(np.asarray(plan.applies)):
         slit, n = int(ds["slit"].values[i]), int(plan.count[i])
         tables = np.asarray(plan.points)[i, :n].copy(), values[i, :n].copy()
-        changes[slit] = functools.partial(corrected_wcs, points=tables[0], values=tables[1])
+        changes[slit] = WavelengthChange(*tables)
     if hasattr(wcs, "changed"):
         changed: Mapping[int, Any] = wcs.changed(changes)  # built when they are asked for
         return changed

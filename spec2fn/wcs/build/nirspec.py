@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.deferred import DeferredWcs
 from spec2fn.errors import InputError
 from spec2fn.plans.msa_metadata import msa_configuration, open_slitlets
 from spec2fn.plans.nirspec_slits import Slit, open_fixed_slits
@@ -140,7 +141,9 @@ class SlitWcs(Mapping[int, Any]):
     ids : tuple of int
         The slits of the mapping; all of them by default.
     changes : mapping of int to callable
-        What later steps have done to the gwcs of single slits: ``gwcs -> gwcs``.
+        What later steps have done to the gwcs of single slits: ``gwcs -> gwcs``. Of a change
+        with attributes ``kind`` and ``numbers`` (see :class:`~spec2fn.deferred.DeferredWcs`),
+        ``kind(*numbers)`` is the change, which concerns nothing but wavelengths.
     """
 
     batch: SlitBatch
@@ -148,19 +151,27 @@ class SlitWcs(Mapping[int, Any]):
     starts: np.ndarray
     ids: tuple[int, ...] = ()
     changes: Mapping[int, Change] = field(default_factory=dict)
-    _built: dict[int, Any] = field(default_factory=dict)
+    _built: dict[int, DeferredWcs] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.ids:
             object.__setattr__(self, "ids", tuple(range(len(self.batch.slits))))
 
     def __getitem__(self, key: int) -> Any:
+        return self.deferred(key).load()
+
+    def deferred(self, key: int) -> DeferredWcs:
+        """Return what stands for the gwcs of a slit until it is made.
+
+        Raises
+        ------
+        KeyError
+            If there is no such slit.
+        """
         if key not in self.ids:
             raise KeyError(key)
         if key not in self._built:
-            wcs = _gwcs(self.batch, key, self.boxes[key], self.starts[key])
-            change = self.changes.get(key)
-            self._built[key] = wcs if change is None else change(wcs)
+            self._built[key] = _deferred(self, key)
         return self._built[key]
 
     def __contains__(self, key: object) -> bool:
@@ -189,6 +200,17 @@ class SlitWcs(Mapping[int, Any]):
         """
         start = self.starts[slit]
         return self.batch.slit_frame(slit, x + start[..., 0], y + start[..., 1])
+
+    def locator(self, slit: int) -> Callable[..., Any] | None:
+        """Return the transform from the world to the position in a slit (x, y), if it is known.
+
+        It is that of the slit's gwcs, which need not be made; None after a change that may
+        concern positions.
+        """
+        change = self.changes.get(slit)
+        if change is not None and getattr(change, "kind", None) is None:
+            return None
+        return self.batch.locator(slit)
 
     def pixel(self, slit: int, ra: Any, dec: Any, wavelength: Any) -> tuple[Any, Any]:
         """Pixel of the cut-out of a slit at which a place on the sky is seen at a wavelength.
@@ -247,24 +269,50 @@ def _after(first: Change | None, second: Change) -> Change:
     return second if first is None else lambda wcs: second(first(wcs))
 
 
-def _gwcs(batch: SlitBatch, i: int, box: np.ndarray, start: np.ndarray) -> Any:
+def _deferred(wcs: SlitWcs, i: int) -> DeferredWcs:
+    """The gwcs of a slit: what it shares with others, and its own numbers."""
+    batch, slit, change = wcs.batch, wcs.batch.slits[i], wcs.changes.get(i)
+    optics, start = batch.optics, wcs.starts[i]
+    numbers: tuple[Any, ...] = (
+        *(float(edge) for edges in wcs.boxes[i] for edge in edges),
+        *metrology(optics, slit),
+        float(slit.ymin),
+        float(slit.ymax),
+        *(table[i] for table in batch.tables),
+    )
+    shifts = tuple(map(float, start)) if start.any() else ()
+    more = () if change is None else getattr(change, "numbers", ())
+    kind = None if change is None else getattr(change, "kind", None)
+    count, quadrant = len(numbers), slit.quadrant
+
+    def make(*numbers: Any) -> Any:
+        rest = numbers[count:]
+        made = _gwcs(optics, quadrant, numbers[:count], rest[: len(shifts)])
+        if change is None:
+            return made
+        one = change if kind is None else kind(*rest[len(shifts) :])
+        return one(made)
+
+    known = change is None or kind is not None
+    shared = ("slit", optics, quadrant, len(shifts), kind) if known else None
+    return DeferredWcs(make, (*numbers, *shifts, *more), shared)
+
+
+def _gwcs(optics: Optics, quadrant: int, numbers: tuple[Any, ...], start: tuple[float, ...]) -> Any:
     from astropy.modeling import bind_bounding_box
     from astropy.modeling.models import Shift
     from gwcs.wcs import WCS
 
-    optics = batch.optics
+    box, metrology, edges, tables = numbers[:4], numbers[4:8], numbers[8:10], numbers[10:]
     to_sca = optics.to_sca
-    if start.any():
-        to_sca = Shift(float(start[0])) & Shift(float(start[1])) | to_sca
-    else:
-        to_sca = to_sca.copy()
-    bind_bounding_box(to_sca, tuple(tuple(map(float, edges)) for edges in box), order="F")
-    place = _place(optics, batch.slits[i])
+    to_sca = Shift(start[0]) & Shift(start[1]) | to_sca if start else to_sca.copy()
+    bind_bounding_box(to_sca, (box[:2], box[2:]), order="F")
+    place = _place(optics, quadrant, metrology)
     named = frames()
     steps = [
         ("detector", to_sca, "dms2sca"),
         ("sca", optics.sca_to_gwa, "det2gwa"),
-        ("gwa", gwa_to_slit(batch, i, place | optics.collimator_to_gwa), "gwa2slit"),
+        ("gwa", _gwa_to_slit(optics, edges, tables, place | optics.collimator_to_gwa), "gwa2slit"),
         ("slit_frame", _slit_to_msa(place), "slit2msa"),
     ]
     for _, model, name in steps:
@@ -274,12 +322,12 @@ def _gwcs(batch: SlitBatch, i: int, box: np.ndarray, start: np.ndarray) -> Any:
     return WCS([*pipeline, (named["world"], None)])
 
 
-def _place(optics: Optics, slit: Slit) -> Any:
+def _place(optics: Optics, quadrant: int, metrology: tuple[float, ...]) -> Any:
     from astropy.modeling.models import Scale, Shift
 
-    x, y, width, height = metrology(optics, slit)
+    x, y, width, height = metrology
     inside = Scale(width) & Scale(height) | Shift(x) & Shift(y)
-    return inside | optics.quadrants[slit.quadrant][0]
+    return inside | optics.quadrants[quadrant][0]
 
 
 def _slit_to_msa(place: Any) -> Any:
@@ -304,10 +352,21 @@ def gwa_to_slit(batch: SlitBatch, i: int, before: Any, angles: Any = None) -> An
         Position in the slit and wavelength to the angles behind the wheel; by default from
         `before`.
     """
+    slit = batch.slits[i]
+    tables = tuple(table[i] for table in batch.tables)
+    return _gwa_to_slit(batch.optics, (slit.ymin, slit.ymax), tables, before, angles)
+
+
+def _gwa_to_slit(
+    optics: Optics,
+    edges: tuple[float, ...],
+    tables: tuple[np.ndarray, ...],
+    before: Any,
+    angles: Any = None,
+) -> Any:
     from astropy.modeling.models import Const1D, Identity, Mapping, Tabular1D
 
-    optics, slit = batch.optics, batch.slits[i]
-    cosines, positions = (table[i] for table in batch.tables)
+    cosines, positions = tables
     along = Tabular1D(points=(cosines,), lookup_table=positions, bounds_error=False, name="tabular")
     # angles behind the wheel -> (0, position along the slit), and again the angles: light passes
     # the wheel straight across the dispersion
@@ -322,7 +381,7 @@ def gwa_to_slit(batch: SlitBatch, i: int, before: Any, angles: Any = None) -> An
         | Identity(2) & before & Identity(2)
         | Mapping((0, 1, 2, 3, 5), n_inputs=7)
         | Identity(2) & optics.wavelength
-        | _mask(slit)
+        | _mask(*edges)
     )
     if angles is None:
         angles = before & Identity(1) | Mapping((3, 0, 1, 2)) | optics.angles
@@ -332,13 +391,13 @@ def gwa_to_slit(batch: SlitBatch, i: int, before: Any, angles: Any = None) -> An
     return model
 
 
-def _mask(slit: Slit) -> Any:
+def _mask(low: float, high: float) -> Any:
     from astropy.modeling.models import Identity, Mapping, Scale
     from stdatamodels.jwst.transforms.models import Logical
 
     # adds 0 inside the slit and NaN outside
-    above = Logical(condition="GT", compareto=slit.ymax, value=np.nan)
-    below = Logical(condition="LT", compareto=slit.ymin, value=np.nan)
+    above = Logical(condition="GT", compareto=high, value=np.nan)
+    below = Logical(condition="LT", compareto=low, value=np.nan)
     add = Mapping((0,), n_inputs=2) + Mapping((1,))
     model = (
         Mapping((0, 1, 2, 1))

@@ -8,6 +8,7 @@ against the coordinates. The results are those of the slits' own gwcs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -56,6 +57,17 @@ class _Shared:
     @cached_property
     def angles(self) -> Lowered:
         return lower(self.optics.angles)
+
+    @cached_property
+    def from_sky(self) -> Lowered:
+        first, *rest = (lower(model.inverse) for _, model in reversed(self.optics.to_sky))
+        for step in rest:
+            first = chain(first, step)
+        return first
+
+    @cached_property
+    def from_msa(self) -> dict[int, Lowered]:
+        return {q: lower(model.inverse) for q, (model, _) in self.optics.quadrants.items()}
 
     @cached_property
     def sky(self) -> Lowered:
@@ -253,6 +265,18 @@ class SlitBatch:
         """
         world: Arrays = self.shared.sky(*self.msa(slit, x, y), wavelength)
         return world
+
+    def locator(self, slit: int) -> Callable[..., Arrays]:
+        """Return the inverse of :meth:`sky` for a slit; wavelengths in um."""
+        quadrant = self.slits[slit].quadrant
+        x0, y0, width, height = metrology(self.optics, self.slits[slit])
+
+        def locate(ra: Any, dec: Any, wavelength: Any) -> Arrays:
+            x, y, metres = self.shared.from_sky(ra, dec, wavelength)
+            x, y = self.shared.from_msa[quadrant](x, y)
+            return (x - x0) * (1 / width), (y - y0) * (1 / height), metres
+
+        return locate
 
     def detector(self, slit: Any, x: Any, y: Any, wavelength: Any) -> tuple[np.ndarray, np.ndarray]:
         """Pixel (x, y) of light of a wavelength [m] from a position in a slit."""

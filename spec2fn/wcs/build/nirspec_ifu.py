@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from spec2fn.deferred import DeferredWcs
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.plans.nirspec_slits import Slit
 from spec2fn.wcs.build import AssignedWcs, WcsOptions
@@ -31,7 +32,6 @@ from spec2fn.wcs.build.nirspec_optics import (
     tree,
 )
 from spec2fn.wcs.build.pointing import polygon
-from spec2fn.wcs.deferred import DeferredWcs
 from spec2fn.wcs.lower import lower
 from spec2fn.wcs.lowered import Lowered
 

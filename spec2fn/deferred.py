@@ -1,0 +1,98 @@
+"""A gwcs that is put together when somebody needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import numpy as np
+
+__all__ = ["DeferredWcs", "as_deferred"]
+
+
+class DeferredWcs:
+    """Stands for a gwcs until it is used: called, or asked for an attribute.
+
+    Putting the gwcs of thirty slices together takes longer than to evaluate them, and many
+    exposures (backgrounds, imprints) are never asked for theirs. Neither is that of most slits:
+    where the gwcs of many slits differ in numbers only, they are written without being made.
+
+    Parameters
+    ----------
+    make : callable
+        Returns the gwcs, from `numbers` if there are any.
+    numbers : sequence of float, int and array of shape (n,)
+        Distinct numbers, all of which stand in the gwcs as they are; arrays are strictly
+        monotonic, and may also stand there in reverse order.
+    kind : hashable, optional
+        Two gwcs of one kind differ in nothing but their numbers.
+    """
+
+    def __init__(
+        self, make: Callable[..., Any], numbers: tuple[Any, ...] = (), kind: Hashable | None = None
+    ) -> None:
+        self._make = make
+        self._numbers = numbers
+        self._kind = kind
+        self._wcs: Any = None
+
+    @property
+    def kind(self) -> Hashable | None:
+        """What this gwcs shares with others, or None."""
+        return self._kind
+
+    @property
+    def numbers(self) -> tuple[Any, ...]:
+        """What distinguishes it from others of its kind."""
+        return self._numbers
+
+    def marked(self) -> tuple[Any, tuple[Any, ...]]:
+        """Return a gwcs of the same kind in which every number is unique, and these numbers."""
+        marks = tuple(_marked(n, k + 1) for k, n in enumerate(self._numbers))
+        return self._make(*marks), marks
+
+    def load(self) -> Any:
+        """Return the gwcs itself."""
+        if self._wcs is None:
+            self._wcs = self._make(*self._numbers)
+        return self._wcs
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate the gwcs."""
+        return self.load()(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in ("_make", "_numbers", "_kind", "_wcs"):
+            raise AttributeError(name)
+        return getattr(self.load(), name)
+
+    def __repr__(self) -> str:
+        return "<gwcs, not put together yet>" if self._wcs is None else repr(self._wcs)
+
+
+def as_deferred(wcs: Mapping[Any, Any], key: Any) -> Any:
+    """Return an element of a mapping of gwcs, unmade if the mapping can tell what it would be.
+
+    Parameters
+    ----------
+    wcs : mapping of any key to gwcs.WCS
+        With a method ``deferred`` of a key, or any other.
+    key : hashable
+
+    Returns
+    -------
+    DeferredWcs, gwcs.WCS or None
+        None if there is no such element.
+    """
+    if key in wcs and hasattr(wcs, "deferred"):
+        return wcs.deferred(key)
+    return wcs.get(key)
+
+
+def _marked(number: Any, k: int) -> Any:
+    # in the order and of the size of the number itself, lest what is made of it be refused
+    if isinstance(number, np.ndarray):
+        return number + number.dtype.type(100_003 * k if number.dtype.kind == "i" else k * 1.37e-5)
+    if isinstance(number, int):
+        return number + 100_003 * k
+    return number + k * 1.3871234e-5
