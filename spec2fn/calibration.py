@@ -105,6 +105,8 @@ class Calibration:
         Files written, by kind (``cal``) or step name.
     report : mapping
         JSON-able: steps with status, parameters and their origin, references, seconds.
+    saved : mapping of str to xarray.Dataset
+        Everything else that was to be saved: outputs of single steps, and what steps keep.
     """
 
     products: Mapping[str, Any]

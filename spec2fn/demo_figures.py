@@ -82,7 +82,8 @@ def _plot_slits(path: Path, mode: str, comparisons: Sequence[Comparison], rectif
             axis.tick_params(labelsize=7)
         for axis in (image, spectrum):
             axis.tick_params(labelbottom=False)
-    figure.savefig(path, dpi=90, metadata={"Software": None})
+    # tight: a last row of backgrounds only leaves room below
+    figure.savefig(path, dpi=90, bbox_inches="tight", metadata={"Software": None})
     return path
 
 

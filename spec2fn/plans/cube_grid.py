@@ -168,7 +168,23 @@ def bands_of(ds: Any, wanted: dict[str, str]) -> list[Band]:
 
 
 def groups_of(bands: Sequence[Band], output_type: str, instrument: str) -> list[list[Band]]:
-    """Return the bands of each cube to be made."""
+    """Return the bands of each cube to be made.
+
+    Parameters
+    ----------
+    bands : sequence of Band
+    output_type : {"band", "channel", "grating", "multi"}
+    instrument : {"MIRI", "NIRSPEC"}
+
+    Returns
+    -------
+    list of list of Band
+
+    Raises
+    ------
+    ParameterError
+        If the instrument has no such type of cube.
+    """
     if output_type == "multi":
         return [list(bands)]
     if output_type == "channel" and instrument != "MIRI":

@@ -310,7 +310,29 @@ def _positions(ds: xr.Dataset, true: Any, shape: tuple[int, int]) -> Any:
 
 
 def plan_images(ref: Any, reftype: str, wave: Any) -> tuple[FlatImagePlan | None, Any]:
-    """Place pixels between the images of a part; also, which pixels are between images."""
+    """Place pixels between the images of a part; also, which pixels are between images.
+
+    Parameters
+    ----------
+    ref : xarray.Dataset or None
+        With ``sci`` ([wavelength,] y, x).
+    reftype : str
+        For messages.
+    wave : array
+        Wavelengths of the pixels [um]; NaN is allowed.
+
+    Returns
+    -------
+    FlatImagePlan or None
+        None without a reference.
+    bool array
+        Broadcasts against `wave`.
+
+    Raises
+    ------
+    ReferenceError
+        If there is no image, or not a wavelength for each of several.
+    """
     everywhere = np.ones((1, 1, 1), dtype=bool)
     if ref is None:
         return None, everywhere
@@ -372,7 +394,28 @@ def _segments(
 
 
 def read_table(ref: xr.Dataset, suffix: str, row: int, reftype: str) -> Segment | None:
-    """Rows of a table that count, or None if there are fewer than two."""
+    """Rows of a table that count, or None if there are fewer than two.
+
+    Parameters
+    ----------
+    ref : xarray.Dataset
+    suffix : str
+        Of the name of the table.
+    row : int
+        Row of the reference, whose elements are the rows of the table.
+    reftype : str
+        For messages.
+
+    Returns
+    -------
+    Segment or None
+        Sorted by wavelength; elements without wavelength or value are left out.
+
+    Raises
+    ------
+    ReferenceError
+        If a column is missing.
+    """
     name = f"{TABLE}{suffix}"
     columns = [f"{name}.{c}" for c in ("wavelength", "data", "error")]
     missing = [c for c in columns if c not in ref]

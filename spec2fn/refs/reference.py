@@ -141,10 +141,6 @@ class LazyReference:
             self._loaded = open_reference(self.path, self.reftype)
         return self._loaded
 
-    def release(self) -> None:
-        """Forget the Dataset; the next :meth:`load` reads again."""
-        self._loaded = None
-
 
 def coerce_reference(value: Any, reftype: str) -> xr.Dataset | None:
     """Return what a user gave for a reference as a Dataset.

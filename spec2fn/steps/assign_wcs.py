@@ -65,7 +65,8 @@ def assign_wcs(
     *references : xarray.Dataset or None
         In the order of ``assign_wcs.refs``; each mode uses some of them (the LRS ``distortion``
         and ``specwcs``; the MRS these, ``regions`` and ``wavelengthrange``; NIRSpec slits
-        ``camera collimator disperser fore fpa msa ote wavelengthrange``).
+        ``camera collimator disperser fore fpa msa ote wavelengthrange``; the NIRSpec IFU these,
+        ``ifufore``, ``ifuslicer``, ``ifupost`` and optionally ``chromcorr``).
     msa_metadata : tuple of xarray.Dataset
         NIRSpec MOS: the content of the MSA metadata file that MSAMETFL names, from
         :func:`spec2fn.io.msa.read_msa_metadata`.
@@ -77,6 +78,9 @@ def assign_wcs(
         grating in ``wavelengthrange``. Beyond the nominal range flat_field, pathloss and photom
         extrapolate their references, and flag what they extrapolate. Other orders, which the
         filter blocks inside the nominal range, are not removed.
+    nrs_ifu_slice_wcs : bool
+        NIRSpec IFU: a gwcs that takes the number of the slice, from 0, besides the pixel, instead
+        of one that finds it.
 
     Returns
     -------
@@ -84,10 +88,11 @@ def assign_wcs(
         With ``wavelength`` [um], ``ra`` and ``dec`` [deg, ICRS] (y, x) float64, NaN outside the
         bounding box (not with several slits) or the slices of an integral-field unit. For the
         MRS also ``alpha`` and ``beta`` [arcsec] (y, x) float64, the position in the frame of the
-        slices, and ``slice_id`` (y, x) int32, 0 between the slices. Attributes ``dispaxis``,
-        ``specsys``, ``s_region``, and ``nominal_range`` [um] if `wavelength_range` exceeds it;
-        for the LRS slit the scalars ``dithered_ra`` and ``dithered_dec``. For NIRSpec slits
-        ``meta.records`` holds ``slits``, ``spectral_order`` and ``waverange`` [m].
+        slices, and ``slice_id`` (y, x) int32, 0 between the slices; for the NIRSpec IFU
+        ``slice_id``, ``regions`` and ``slit_y``, the position along the slice. Attributes
+        ``dispaxis``, ``specsys``, ``s_region``, and ``nominal_range`` [um] if `wavelength_range`
+        exceeds it; for the LRS slit the scalars ``dithered_ra`` and ``dithered_dec``. For
+        NIRSpec slits ``meta.records`` holds ``slits``, ``spectral_order`` and ``waverange`` [m].
 
     Raises
     ------
