@@ -143,7 +143,6 @@ def run_demo(
         msg = f"demo: integrations must be at least 1, got {integrations}"
         raise InputError(msg)
     from spec2fn.calibration import calibrate, output_folder
-    from spec2fn.demo_figures import plot
     from spec2fn.refs import use_cache
 
     tell = progress or (lambda _: None)
@@ -152,14 +151,23 @@ def run_demo(
     tell("render")
     rendered, association, cache = _render(mode, folder, seed, integrations)
     clock.lap("render")
-    params = {"pixel_replace": {"skip": False}}
+    params: dict[str, dict[str, Any]] = {"pixel_replace": {"skip": False}}
     if mode == "miri-lrs-slit":
         params["targ_centroid"] = {"skip": False}
+    if mode == "miri-mrs":
+        params["cube_build"] = {"output_type": "band"}
+    if mode in ("miri-mrs", "nirspec-ifu"):
+        # what is clipped counts in the area of the annulus, and biases the background
+        params["extract_1d"] = {"bkg_sigma_clip": 10.0}
     with use_cache(cache, CONTEXT):
         result = calibrate(association, folder / "products", params=params, progress=progress)
     clock.lap("calibrate")
     tell("compare")
-    if rendered.sources:
+    if "s3d" in result.products:
+        from spec2fn.demo_cubes import compare_cubes
+
+        comparisons = compare_cubes(result.products, rendered)
+    elif rendered.sources:
         from spec2fn.demo_slits import compare_slits
 
         comparisons = compare_slits(result.products, rendered)
@@ -170,7 +178,7 @@ def run_demo(
         "cache": cache,
         **dict(result.files),
         "truth": _write_truth(folder / "truth.fits", rendered),
-        "figure": plot(folder / f"{mode}.png", mode, comparisons, result.products),
+        "figure": _figure(folder / f"{mode}.png", mode, comparisons, result.products),
     }
     clock.lap("compare")
     return Demo(mode, folder, files, comparisons, clock.laps)
@@ -221,6 +229,16 @@ def _touched(calibrated: xr.Dataset, rendered: Rendered, wave: Array) -> Array:
     return np.asarray(rows[..., seen][..., order][..., nearest_row])
 
 
+def _figure(path: Path, mode: str, comparisons: Any, products: Mapping[str, Any]) -> Path:
+    if "s3d" in products:
+        from spec2fn.demo_figures_cubes import plot_cubes
+
+        return plot_cubes(path, mode, comparisons, products)
+    from spec2fn.demo_figures import plot
+
+    return plot(path, mode, comparisons, products)
+
+
 class _Clock:
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
@@ -234,6 +252,7 @@ class _Clock:
 
 def _render(mode: str, folder: Path, seed: int, integrations: int) -> tuple[Rendered, Path, Path]:
     """Write exposures, association, references and cache; return the last three's truth."""
+    from spec2fn.forward import ifu_render as ifu
     from spec2fn.forward import nirspec_render as nirspec
     from spec2fn.forward import render as miri
     from spec2fn.refs import CacheEntry, write_cache
@@ -241,9 +260,11 @@ def _render(mode: str, folder: Path, seed: int, integrations: int) -> tuple[Rend
     renderers: dict[str, Callable[[Path], Rendered]] = {
         "miri-lrs-slit": lambda f: miri.render_miri_lrs_slit(seed, folder=f),
         "miri-lrs-slitless": lambda f: miri.render_miri_lrs_slitless(seed, integrations, folder=f),
+        "miri-mrs": lambda f: ifu.render_miri_mrs(seed, folder=f),
         "nirspec-fs": lambda f: nirspec.render_nirspec_fs(seed, folder=f),
         "nirspec-bots": lambda f: nirspec.render_nirspec_bots(seed, integrations, folder=f),
         "nirspec-mos": lambda f: nirspec.render_nirspec_mos(seed, folder=f),
+        "nirspec-ifu": lambda f: ifu.render_nirspec_ifu(seed, folder=f),
     }
     instrument = mode.split("-", maxsplit=1)[0]
     cache = folder / "crds_cache"

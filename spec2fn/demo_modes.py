@@ -4,4 +4,12 @@ from __future__ import annotations
 
 __all__ = ["DEMOS"]
 
-DEMOS = ("miri-lrs-slit", "miri-lrs-slitless", "nirspec-fs", "nirspec-bots", "nirspec-mos")
+DEMOS = (
+    "miri-lrs-slit",
+    "miri-lrs-slitless",
+    "miri-mrs",
+    "nirspec-fs",
+    "nirspec-bots",
+    "nirspec-mos",
+    "nirspec-ifu",
+)

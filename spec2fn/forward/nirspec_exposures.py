@@ -16,7 +16,11 @@ __all__ = ["MSA_APERTURE", "NirspecSetup", "to_ideal"]
 MSA_APERTURE = (378.56, -428.40)
 """V2 and V3 of the centre of the micro-shutter array [arcsec]."""
 _PARITY = -1
-_APERTURE_NAMES = {"NRS_MSASPEC": "NRS_FULL_MSA", "NRS_BRIGHTOBJ": "NRS_S1600A1_SLIT"}
+_APERTURE_NAMES = {
+    "NRS_MSASPEC": "NRS_FULL_MSA",
+    "NRS_BRIGHTOBJ": "NRS_S1600A1_SLIT",
+    "NRS_IFU": "NRS_FULL_IFU",
+}
 
 
 def _rotation() -> np.ndarray[Any, Any]:

@@ -27,7 +27,22 @@ from spec2fn.forward.reference_files import (
 )
 from spec2fn.forward.references import ReferenceFile
 
-__all__ = ["BACKGROUND", "EXTRACT_WIDTH", "FLAT_ERROR", "true_detector_flat", "write_references"]
+__all__ = [
+    "BACKGROUND",
+    "EXTRACT_WIDTH",
+    "FLAT_ERROR",
+    "detector_flat",
+    "fast_table",
+    "optics_writer",
+    "pathloss_content",
+    "photom_content",
+    "spectrograph_flat",
+    "table_waves",
+    "true_detector_flat",
+    "with_true_flat",
+    "write_msaoper",
+    "write_references",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -83,29 +98,29 @@ def write_references(
     instrument = {"INSTRUME": "NIRSPEC", "DETECTOR": "NRS1", "GRATING": grating}
     instrument["FILTER"] = CONFIGURATIONS[grating][0]
     for reftype, (tree, mode) in optics_trees(grating).items():
-        add(reftype, "asdf", {}, _optics_writer(reftype, tree, mode))
+        add(reftype, "asdf", {}, optics_writer(reftype, tree, mode))
     modes = [exp_type, "NRS_FIXEDSLIT"] if exp_type == "NRS_MSASPEC" else [exp_type]
 
     def fits(reftype: str, which: str, content: Content, match: Mapping[str, str]) -> None:
         add(reftype, "fits", match, lambda p: write_fits(p, reftype, which, content, instrument))
 
     # both are the same for slitlets and fixed slits
-    fits("dflat", exp_type, _detector_flat(seed), {"detector": "NRS1"})
-    fits("sflat", exp_type, _spectrograph_flat(), {"detector": "NRS1"})
+    fits("dflat", exp_type, detector_flat(seed), {"detector": "NRS1"})
+    fits("sflat", exp_type, spectrograph_flat(), {"detector": "NRS1"})
     for which in modes:
         own = {"exp_type": which}
         mos = which == "NRS_MSASPEC"
         fits("fflat", which, _quadrant_flats() if mos else _fore_flat(), own)
         if which != "NRS_BRIGHTOBJ":
             fits("pathloss", which, _pathloss(mos=mos), own)
-        fits("photom", which, _photom(grating, mos=mos), own)
+        fits("photom", which, photom_content(grating, mos=mos), own)
         fits("area", which, _shutter_areas() if mos else _slit_areas(), own)
         fits("apcorr", which, _apcorr(which, grating), own)
         add("wavecorr", "asdf", own, _wavecorr_writer(which))
         add("extract1d", "json", own, _extract1d_writer(which, local_background))
     if exp_type == "NRS_MSASPEC":
         fits("barshadow", exp_type, _barshadow(), {"exp_type": exp_type})
-        add("msaoper", "json", {}, _write_msaoper)
+        add("msaoper", "json", {}, write_msaoper)
     return out
 
 
@@ -118,9 +133,19 @@ def true_detector_flat(seed: int = 0) -> Array:
     return np.asarray(smooth * (1 + np.float32(0.006) * noise), np.float32)
 
 
-def _optics_writer(
+def with_true_flat(references: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """References with the flat that the detector has, instead of that which was measured."""
+    flat = references["dflat"]
+    image = true_detector_flat(seed)
+    cube = np.stack([image, image * np.float32(1.01)])
+    true = flat.assign(sci=(flat["sci"].dims, cube), dq=(flat["dq"].dims, 0 * flat["dq"].data))
+    return {**references, "dflat": true}
+
+
+def optics_writer(
     reftype: str, tree: Mapping[str, Any], mode: Mapping[str, str]
 ) -> Callable[[Path], None]:
+    """Return what writes a reference of the optics."""
     names = {"fpa": "FPA", "msa": "MSA", "ote": "OTE", "fore": "FORE"}
     model = f"{names.get(reftype, reftype.capitalize())}Model"
     meta: dict[str, Any] = {"instrument": {"name": "NIRSPEC", **mode}, "exposure": {"type": "N/A"}}
@@ -131,7 +156,8 @@ def _optics_writer(
     return lambda path: write_asdf(path, reftype, model, tree, **meta)
 
 
-def _waves(n: int) -> Array:
+def table_waves(n: int) -> Array:
+    """Return wavelengths of a table [um]."""
     return np.linspace(*nrs.WAVES, n)
 
 
@@ -139,7 +165,7 @@ def _text(values: Iterable[str], size: int) -> Array:
     return np.array(list(values), f"S{size}")
 
 
-def _fast(curves: Mapping[str, Array], wave: Array, **keywords: Any) -> Any:
+def fast_table(curves: Mapping[str, Array], wave: Array, **keywords: Any) -> Any:
     """Table of the variation with wavelength, a row for each slit."""
     n, rows = len(wave), len(curves)
     columns = {
@@ -167,44 +193,46 @@ def _image_waves(waves: Iterable[float], **keywords: Any) -> Any:
     return table_hdu("WAVELENGTH", {"wavelength": np.array(waves, np.float32)}, **keywords)
 
 
-def _detector_flat(seed: int) -> Content:
+def detector_flat(seed: int) -> Content:
+    """Return the content of a measured D-flat."""
     rng = np.random.default_rng([seed, 2])
     noise = rng.standard_normal(_FRAME, dtype=np.float32)
     measured = true_detector_flat(seed) * (1 + np.float32(FLAT_ERROR) * noise)
     cube = np.stack([measured, measured * np.float32(1.01)])
     dq = np.zeros(_FRAME, np.uint32)
     dq[rng.random(_FRAME, dtype=np.float32) < 2e-4] = 1 | (1 << 18)
-    wave = _waves(300)
+    wave = table_waves(300)
     hdus = [
         image_hdu("SCI", cube),
         image_hdu("ERR", np.float32(FLAT_ERROR) * measured),
         image_hdu("DQ", dq),
         _image_waves(_FLAT_WAVES),
-        _fast({"ANY": nrs.detector_response(wave)}, wave),
+        fast_table({"ANY": nrs.detector_response(wave)}, wave),
         _flags(),
     ]
     return "NirspecFlatModel", {}, hdus
 
 
-def _spectrograph_flat() -> Content:
+def spectrograph_flat() -> Content:
+    """Return the content of an S-flat."""
     y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in _FRAME)
     image = 1 + np.float32(0.01) * x + np.float32(0.02) * y[:, None] ** 2
-    wave = _waves(300)
+    wave = table_waves(300)
     return (
         "NirspecFlatModel",
         {},
-        [image_hdu("SCI", image), _fast({"ANY": nrs.spectrograph_response(wave)}, wave)],
+        [image_hdu("SCI", image), fast_table({"ANY": nrs.spectrograph_response(wave)}, wave)],
     )
 
 
 def _fore_flat() -> Content:
-    wave = _waves(300)
+    wave = table_waves(300)
     curves = {name: nrs.fore_response(wave, k) for k, name in enumerate(_SLITS)}
-    return "NirspecFlatModel", {}, [_fast(curves, wave)]
+    return "NirspecFlatModel", {}, [fast_table(curves, wave)]
 
 
 def _quadrant_flats() -> Content:
-    wave = _waves(300)
+    wave = table_waves(300)
     y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in _SHUTTERS)
     hdus = []
     for quadrant in range(1, 5):
@@ -215,7 +243,7 @@ def _quadrant_flats() -> Content:
             image_hdu("ERR", np.zeros((2, *_SHUTTERS), np.float32), **version),
             image_hdu("DQ", np.zeros((2, *_SHUTTERS), np.uint32), **version),
             _image_waves(_FLAT_WAVES, **version),
-            _fast({"ANY": nrs.fore_response(wave, quadrant)}, wave, **version),
+            fast_table({"ANY": nrs.fore_response(wave, quadrant)}, wave, **version),
         ]
     return "NirspecQuadFlatModel", {}, [*hdus, _flags()]
 
@@ -224,7 +252,14 @@ def _pathloss(*, mos: bool) -> Content:
     apertures = {name: (0, size) for name, size in nrs.APERTURES.items()}
     if mos:
         apertures = {f"MOS1x{n}": (n, nrs.slitlet(n)) for n in (1, 3)}
-    wave = _waves(52)
+    return pathloss_content(apertures, mos=mos)
+
+
+def pathloss_content(
+    apertures: Mapping[str, tuple[int, tuple[float, float]]], *, mos: bool = False
+) -> Content:
+    """Return the pathloss of apertures: number of shutters, and width and height [arcsec]."""
+    wave = table_waves(52)
     spectral = (1.0, wave[0] * 1e-6, (wave[1] - wave[0]) * 1e-6)
     hdus = []
     for version, (name, (shutters, size)) in enumerate(apertures.items(), start=1):
@@ -269,9 +304,10 @@ def _barshadow() -> Content:
     return "BarshadowModel", {}, hdus
 
 
-def _photom(grating: str, *, mos: bool) -> Content:
+def photom_content(grating: str, *, mos: bool) -> Content:
+    """Return the content of the conversion to flux density."""
     slits = ("",) if mos else _SLITS
-    rows, wave = len(slits), _waves(1200)
+    rows, wave = len(slits), table_waves(1200)
     who = {
         "filter": _text([CONFIGURATIONS[grating][0]] * rows, 12),
         "grating": _text([grating] * rows, 15),
@@ -328,7 +364,7 @@ def _shutter_areas() -> Content:
 def _apcorr(exp_type: str, grating: str) -> Content:
     mos = exp_type == "NRS_MSASPEC"
     slits = ("",) if mos else _SLITS
-    rows, wave, size = len(slits), _waves(60), np.arange(2.0, 16.0)
+    rows, wave, size = len(slits), table_waves(60), np.arange(2.0, 16.0)
     width = np.sqrt(nrs.sigma(wave) ** 2 + _RESAMPLING_VARIANCE[exp_type])
     half = size[:, None] / 2
     factor = 1 / enclosed(-half, half, width)
@@ -360,7 +396,7 @@ def _apcorr(exp_type: str, grating: str) -> Content:
 def _wavecorr_writer(exp_type: str) -> Callable[[Path], None]:
     from astropy.modeling.models import Tabular2D
 
-    wave, x = _waves(21), np.linspace(-0.5, 0.5, 11)
+    wave, x = table_waves(21), np.linspace(-0.5, 0.5, 11)
     names = ("MOS",) if exp_type == "NRS_MSASPEC" else _SLITS
     apertures = []
     for name in names:
@@ -390,7 +426,8 @@ def _extract1d_writer(exp_type: str, local_background: bool) -> Callable[[Path],
     return lambda path: _write_json(path, "EXTRACT1D", exp_type, {"apertures": apertures})
 
 
-def _write_msaoper(path: Path) -> None:
+def write_msaoper(path: Path) -> None:
+    """Write which shutters are stuck."""
     states = {"state": "closed", "TA state": "closed", "Internal state": "normal"}
     stuck = states | {"state": "open", "TA state": "open"}
     shutters = [

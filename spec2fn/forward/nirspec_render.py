@@ -14,7 +14,7 @@ from spec2fn.forward import scenes
 from spec2fn.forward.nirspec_exposures import NirspecSetup, to_ideal
 from spec2fn.forward.nirspec_msa import fixed_slit, msa_metadata, shutter
 from spec2fn.forward.nirspec_operators import SlitOperators, open_slits, slit_operators
-from spec2fn.forward.nirspec_references import true_detector_flat, write_references
+from spec2fn.forward.nirspec_references import with_true_flat, write_references
 from spec2fn.forward.operators import SceneOperator
 from spec2fn.forward.render import Rendered, Source, Truth, empty_exposure, reference_files
 from spec2fn.schema import meta_of
@@ -126,7 +126,7 @@ def render_nirspec_fs(seed: int = 0, *, folder: Path | None = None) -> Rendered:
     sources: tuple[Source, ...] = ()
     setups, rates, operators = {}, {}, {}
     with _references(folder, first, seed) as (files, references):
-        true = _true_references(references, seed)
+        true = with_true_flat(references, seed)
         for number, (role, place) in enumerate(
             zip(("science", "background"), _NODS, strict=True), start=1
         ):
@@ -179,7 +179,7 @@ def render_nirspec_bots(
     with _references(folder, setup, seed) as (files, references):
         setup = _aimed(setup, references, _BOTS_PLACE)
         slits = open_slits(empty_exposure(setup), references)
-        (slit,) = slit_operators(_as_points(slits), _true_references(references, seed), GRID)
+        (slit,) = slit_operators(_as_points(slits), with_true_flat(references, seed), GRID)
     return Rendered(
         {"science": setup},
         {"science": np.zeros(setup.shape[-2:])},
@@ -229,7 +229,7 @@ def render_nirspec_mos(
         metadata = _metadata(slitlets)
         slits = open_slits(empty_exposure(setup), references, metadata)
         metadata = _metadata(slitlets, _source_positions(slits))
-        made = slit_operators(slits, _true_references(references, seed), GRID)
+        made = slit_operators(slits, with_true_flat(references, seed), GRID)
     by_name = {str(s.number): s for s in slitlets}
     sources = tuple(
         _source(by_name[s.name])
@@ -259,15 +259,6 @@ def _references(folder: Path | None, setup: NirspecSetup, seed: int) -> Any:
             path, setup.exp_type, setup.grating, seed, local_background=setup.exp_type == _MOS
         ),
     )
-
-
-def _true_references(references: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """The references with the flat that the detector has, instead of that which was measured."""
-    flat = references["dflat"]
-    image = true_detector_flat(seed)
-    cube = np.stack([image, image * np.float32(1.01)])
-    true = flat.assign(sci=(flat["sci"].dims, cube), dq=(flat["dq"].dims, 0 * flat["dq"].data))
-    return {**references, "dflat": true}
 
 
 def _aimed(

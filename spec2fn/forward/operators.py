@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
+    "Sampled",
     "SceneOperator",
     "SpectralOperator",
     "SurfaceOperator",
@@ -62,7 +63,7 @@ def gaussian_fractions(lower: Array, upper: Array, center: Array, sigma: Array) 
 
 
 @dataclass(frozen=True, eq=False)
-class _Sampled(Plan):
+class Sampled(Plan):
     """Spectrum on a wavelength grid → count rate of the pixels of a window of the detector.
 
     What kinds of sources differ in is :meth:`weights`.
@@ -74,6 +75,10 @@ class _Sampled(Plan):
     gain: Array
     flat: Array
     window: tuple[tuple[int, int], tuple[int, int]]
+
+    def __call__(self, flux: Array, /) -> Array:
+        """Count rate [DN/s], shape (..., y, x), of spectra (..., n) on the grid."""
+        return self._apply(flux, None, None)
 
     @property
     def shape(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -131,7 +136,7 @@ class _Sampled(Plan):
 
 
 @dataclass(frozen=True, eq=False)
-class SpectralOperator(_Sampled):
+class SpectralOperator(Sampled):
     """Flux density on a wavelength grid → count rate of the pixels of a window of the detector.
 
     Linear in the flux (and in the flat); differentiable in flux, source position and flat.
@@ -191,7 +196,7 @@ class SpectralOperator(_Sampled):
 
 
 @dataclass(frozen=True, eq=False)
-class SurfaceOperator(_Sampled):
+class SurfaceOperator(Sampled):
     """Surface brightness on a wavelength grid → count rate of the pixels of a window.
 
     Attributes
@@ -237,13 +242,13 @@ class SceneOperator:
 
     Attributes
     ----------
-    parts : tuple of SpectralOperator or SurfaceOperator
+    parts : tuple of Sampled
         Their windows may overlap.
     detector : tuple of int
         Rows and columns of the exposure.
     """
 
-    parts: tuple[SpectralOperator | SurfaceOperator, ...]
+    parts: tuple[Sampled, ...]
     detector: tuple[int, int]
 
     def __call__(self, spectra: Sequence[Array]) -> Array:

@@ -26,19 +26,29 @@ from spec2fn.forward.reference_files import (
     write_fits,
 )
 
-__all__ = ["BOX", "SHAPES", "SUBARRAYS", "ReferenceFile", "true_flat", "write_references"]
+__all__ = [
+    "BOX",
+    "SHAPES",
+    "SUBARRAYS",
+    "ReferenceFile",
+    "measured_flat",
+    "true_flat",
+    "write_references",
+]
 
 Array = np.ndarray[Any, Any]
 
 SHAPES: Mapping[str, tuple[int, int]] = {
     "MIR_LRS-FIXEDSLIT": (1024, 1032),
     "MIR_LRS-SLITLESS": (416, 72),
+    "MIR_MRS": (1024, 1032),
 }
 """Rows and columns of the subarray of each mode."""
 
 SUBARRAYS: Mapping[str, str] = {
     "MIR_LRS-FIXEDSLIT": "FULL",
     "MIR_LRS-SLITLESS": "SLITLESSPRISM",
+    "MIR_MRS": "FULL",
 }
 
 BOX: Mapping[str, tuple[int, int]] = {
@@ -92,7 +102,12 @@ def write_references(folder: Path, exp_type: str, seed: int = 0) -> list[Referen
         ("distortion", "asdf", _distortion, {"detector": "MIRIMAGE"}),
         ("filteroffset", "asdf", _filteroffset, {"detector": "MIRIMAGE"}),
         ("specwcs", "fits", lambda p: write_fits(p, "specwcs", exp_type, _specwcs()), own),
-        ("flat", "fits", lambda p: write_fits(p, "flat", exp_type, _flat(exp_type, seed)), own),
+        (
+            "flat",
+            "fits",
+            lambda p: write_fits(p, "flat", exp_type, measured_flat(exp_type, seed)),
+            own,
+        ),
         ("photom", "fits", lambda p: write_fits(p, "photom", exp_type, _photom(exp_type)), own),
         ("apcorr", "fits", lambda p: write_fits(p, "apcorr", exp_type, _apcorr(exp_type)), own),
         ("extract1d", "json", lambda p: _extract1d(p, exp_type), own),
@@ -182,7 +197,8 @@ def _specwcs() -> tuple[str, dict[str, Any], list[Any]]:
     return "MiriLRSSpecwcsModel", keywords, [table_hdu("WAVETABLE", columns)]
 
 
-def _flat(exp_type: str, seed: int) -> tuple[str, dict[str, Any], list[Any]]:
+def measured_flat(exp_type: str, seed: int) -> tuple[str, dict[str, Any], list[Any]]:
+    """Return the content of a flat: :func:`true_flat` with the error its ERR plane states."""
     flat = true_flat(exp_type, seed)
     rng = np.random.default_rng([seed, 2])
     data = (flat * (1 + FLAT_ERROR * rng.standard_normal(flat.shape))).astype(np.float32)
@@ -200,7 +216,7 @@ def _flat(exp_type: str, seed: int) -> tuple[str, dict[str, Any], list[Any]]:
             "DESCRIPTION": np.array(["unusable", "no response measured"], "S80"),
         },
     )
-    x, y = (1, 1) if exp_type == "MIR_LRS-FIXEDSLIT" else lrs.SLITLESS_CORNER
+    x, y = (1, 1) if SUBARRAYS[exp_type] == "FULL" else lrs.SLITLESS_CORNER
     keywords = {
         "SUBARRAY": SUBARRAYS[exp_type],
         "SUBSTRT1": x,

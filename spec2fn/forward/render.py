@@ -319,13 +319,15 @@ def reference_files(
     from spec2fn.refs import open_reference
 
     with contextlib.ExitStack() as stack:
+        lasting = folder is not None
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         files = write(folder)
         opened = {}
         for f in files:
             prefix = "fs:" if f.match.get("exp_type", exp_type) != exp_type else ""
-            opened[prefix + f.reftype] = open_reference(f.path, f.reftype)
+            reference = open_reference(f.path, f.reftype)
+            opened[prefix + f.reftype] = reference if lasting else reference.load()
         yield files, opened
 
 

@@ -8,8 +8,10 @@ import numpy as np
 
 __all__ = [
     "GRID",
+    "MID_GRID",
     "NEAR_GRID",
     "dusty_star",
+    "embedded_star",
     "galaxy",
     "light_curve",
     "near_transit_depth",
@@ -25,6 +27,9 @@ GRID = np.linspace(3.5, 14.6, 2221)
 
 NEAR_GRID = np.linspace(0.5, 5.6, 5101)
 """The same for the near infrared."""
+
+MID_GRID = np.linspace(4.6, 9.2, 9201)
+"""The same for channels 1 and 2 of the medium-resolution spectrometer."""
 
 
 def _bell(wave: Any, center: float, width: float) -> Any:
@@ -49,6 +54,24 @@ def dusty_star(wave: Any, flux: float = 1.2e-4) -> Any:
         + 0.6 * _bell(wave, 12.81, 0.05)
     )
     return continuum * (silicate + lines)
+
+
+def embedded_star(wave: Any, flux: float = 1.0e-4) -> Any:
+    """Flux density [Jy] of a young star with lines of ionized and molecular gas, and ices.
+
+    Parameters
+    ----------
+    wave : array
+        Wavelength [um].
+    flux : float
+        Continuum at 6 um [Jy].
+    """
+    continuum = flux * (wave / 6.0) ** 0.6
+    lines = sum(
+        strength * _bell(wave, center, 0.0012 * center)
+        for center, strength in ((5.053, 0.5), (5.34, 1.2), (5.511, 0.6), (8.025, 0.8), (8.4, 0.4))
+    )
+    return continuum * (1.0 - 0.25 * _bell(wave, 7.67, 0.04) + lines)
 
 
 def planet_host(wave: Any, flux: float = 4.0e-3) -> Any:

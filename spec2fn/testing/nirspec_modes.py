@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.forward import nirspec_ifu_optics
 from spec2fn.testing import nirspec as toy
-from spec2fn.testing import nirspec_ifu
 from spec2fn.testing.nirspec_references import calibration_references
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def references(exp_type: str) -> Mapping[str, Any]:
     name = toy.CONFIGURATIONS[_GRATING][0]
     made = {
         **toy.references(_GRATING),
-        **(nirspec_ifu.references(_GRATING) if exp_type == "NRS_IFU" else {}),
+        **(nirspec_ifu_optics.optics(_GRATING) if exp_type == "NRS_IFU" else {}),
         **calibration_references(exp_type, _GRATING, name, frame),
     }
     if exp_type == "NRS_MSASPEC":

@@ -1,4 +1,4 @@
-"""The integral field unit of :mod:`spec2fn.testing.nirspec`: references in memory, for tests.
+"""The integral field unit of the NIRSpec of :mod:`spec2fn.forward.nirspec_optics`.
 
 Thirty slices of straight lines, in the order of the instrument: neighbours on the sky lie in
 opposite halves of the detector. Both directions of every transform are exact.
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.testing import nirspec
+from spec2fn.forward import nirspec_optics
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["references"]
+__all__ = ["CHROMATIC", "optics", "optics_trees"]
 
 _SLICES = 30
 _WIDTH, _LENGTH = 0.0008, 0.012  # m
@@ -25,7 +25,8 @@ _SPACING = 0.0024  # m in the plane of the MSA
 _BESIDE = 0.03  # m across, beside the fixed slits
 _DEMAGNIFIED = 0.1
 _FORE = ((0.05, 0.0413), (0.1028, 0.0))  # scale and shift of x and y, slicer to MSA
-_CHROMATIC = (200.0e-6, -100.0e-6)  # degrees per micron
+CHROMATIC = (4.0e-6, -2.0e-6)
+"""Shift of the image with wavelength [deg/um]."""
 
 
 def _centres() -> np.ndarray:
@@ -36,22 +37,40 @@ def _centres() -> np.ndarray:
 
 
 @functools.cache
-def references(grating: str) -> Mapping[str, xr.Dataset]:
-    """Return what assign_wcs needs for NRS_IFU, by reference type."""
-    shared = {k: v for k, v in nirspec.references(grating).items() if k != "msa"}
+def optics_trees(
+    grating: str, chromatic: tuple[float, float] = CHROMATIC
+) -> Mapping[str, tuple[Mapping[str, Any], Mapping[str, str]]]:
+    """Return content and mode of what assign_wcs needs for NRS_IFU, by reference type.
+
+    `chromatic` is the shift of the image in the fore optics [deg/um].
+    """
     from astropy.modeling.models import Rotation2D, Shift
 
+    shared = nirspec_optics.optics_trees(grating)
     kind = [("NO", "i4"), ("XC", "f8"), ("YC", "f8"), ("SIZEX", "f8"), ("SIZEY", "f8")]
     rows = [(i, x, 0.0, _WIDTH, _LENGTH) for i, x in enumerate(_centres())]
     slicer = {"data": np.array(rows, dtype=kind), "model": Rotation2D(0.0) | Shift(0) & Shift(0)}
-    trees = {
-        "ifuslicer": slicer,
-        "ifupost": {f"slice_{i}": _post(i) for i in range(_SLICES)},
-        "ifufore": {"model": _fore()},
-        "chromcorr": {"model": _chromatic()},
+    return {
+        **shared,
+        "ifuslicer": (slicer, {}),
+        "ifupost": ({f"slice_{i}": _post(i) for i in range(_SLICES)}, {}),
+        "ifufore": ({"model": _fore()}, {}),
+        "chromcorr": ({"model": _chromatic(chromatic)}, {}),
     }
-    made = {name: nirspec.reference_dataset(name, tree) for name, tree in trees.items()}
-    return {**shared, **made}
+
+
+@functools.cache
+def optics(
+    grating: str, chromatic: tuple[float, float] = (200e-6, -100e-6)
+) -> Mapping[str, xr.Dataset]:
+    """Return what assign_wcs needs for NRS_IFU, by reference type, as if read from files.
+
+    The shift with wavelength is so large that no test can overlook it.
+    """
+    return {
+        name: nirspec_optics.reference_dataset(name, tree, **mode)
+        for name, (tree, mode) in optics_trees(grating, chromatic).items()
+    }
 
 
 def _post(i: int) -> Mapping[str, Any]:
@@ -81,12 +100,12 @@ def _fore() -> Any:
     return model
 
 
-def _chromatic() -> Any:
+def _chromatic(shift: tuple[float, float]) -> Any:
     from astropy.modeling.models import Identity, Polynomial2D
     from astropy.modeling.models import Mapping as Map
 
     def shifted(sign: float) -> Any:
-        x, y = (Polynomial2D(1, c1_0=1.0, c0_1=sign * 1e6 * v) for v in _CHROMATIC)
+        x, y = (Polynomial2D(1, c1_0=1.0, c0_1=sign * 1e6 * v) for v in shift)
         return Map((0, 2, 1, 2, 2)) | x & y & Identity(1)
 
     model = shifted(1.0)
