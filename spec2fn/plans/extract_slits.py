@@ -258,13 +258,16 @@ def _spectral_order(bucket: xr.Dataset) -> int:
 
 
 def _number(bucket: xr.Dataset, name: str, i: int) -> float:
-    return float(bucket[name].values[i]) if name in bucket else float("nan")
+    return float(bucket.variables[name].values[i]) if name in bucket else float("nan")
 
 
 def _open_slit(bucket: xr.Dataset, i: int, name: str, source_type: str, integrated: bool) -> _Slit:
-    height, width = int(bucket["ysize"].values[i]), int(bucket["xsize"].values[i])
+    height, width = (
+        int(bucket.variables["ysize"].values[i]),
+        int(bucket.variables["xsize"].values[i]),
+    )
     source = (_number(bucket, "source_xpos", i), _number(bucket, "source_ypos", i))
-    slit, known = int(bucket["slit"].values[i]), meta_of(bucket).wcs
+    slit, known = int(bucket.variables["slit"].values[i]), meta_of(bucket).wcs
     grid = known.grid(slit) if hasattr(known, "grid") else None
     if grid is not None and grid.invertible and grid.shape == (height, width):
         geometry = grid_geometry(as_deferred(known, slit), grid, source)
@@ -272,7 +275,7 @@ def _open_slit(bucket: xr.Dataset, i: int, name: str, source_type: str, integrat
         geometry = slit_geometry(known[slit], (height, width), source)
     values = np.zeros((height, width))
     if "wavelength" in bucket:
-        values = np.asarray(bucket["wavelength"].values[i, :height, :width], dtype=float)
+        values = np.asarray(bucket.variables["wavelength"].values[i, :height, :width], dtype=float)
     if not np.any(values != 0.0):  # a plane of zeros is one that was never filled
         y, x = np.indices((height, width), dtype=float)
         values = geometry(x, y)[2]

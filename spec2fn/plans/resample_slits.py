@@ -247,7 +247,7 @@ def _units(ds: xr.Dataset) -> list[str]:
 def _resampled(
     ds: xr.Dataset, i: int, wcs: Any, to_slit: Callable[..., Any] | None, options: _Options
 ) -> _One | str:
-    ny, nx = int(ds["ysize"].values[i]), int(ds["xsize"].values[i])
+    ny, nx = int(ds.variables["ysize"].values[i]), int(ds.variables["xsize"].values[i])
     if not (ny and nx):
         return "the slit has no pixels"
     world = _world(ds, i, wcs, (ny, nx))
@@ -268,7 +268,7 @@ def _resampled(
         wavelength, region = seen[2], box_region(seen[0], seen[1])
     else:
         ratio = _ratio(wcs, dispaxis, options)
-        image = first_image(ds["sci"].data[i, ..., :ny, :nx])
+        image = first_image(ds.variables["sci"].data[i, ..., :ny, :nx])
         made = (
             nirspec_grid(wcs, world, image, ratio, options.locate)
             if to_slit is None
@@ -307,7 +307,7 @@ def _ratio(wcs: Any, dispaxis: int, options: _Options) -> float:
 def _area(ds: xr.Dataset, i: int) -> float | None:
     value: Any = meta_of(ds).get("PIXAR_SR")
     if "pixar_sr" in ds:
-        known = np.asarray(ds["pixar_sr"].values, dtype=np.float64)
+        known = np.asarray(ds.variables["pixar_sr"].values, dtype=np.float64)
         value = known if known.ndim == 0 else known[i]
     return None if value is None or not math.isfinite(value) else float(value)
 
@@ -317,7 +317,7 @@ def _world(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     ny, nx = shape
     if all(name in ds for name in _WORLD):
-        ra, dec, wavelength = (np.asarray(ds[name].data)[i, :ny, :nx] for name in _WORLD)
+        ra, dec, wavelength = (np.asarray(ds.variables[name].data)[i, :ny, :nx] for name in _WORLD)
         return ra, dec, wavelength
     samples = sample_slit(wcs)
     (oy, ox), (height, width) = samples.origin, samples.ra.shape
