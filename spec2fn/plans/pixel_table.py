@@ -53,6 +53,12 @@ def pixel_table(ds: xr.Dataset) -> xr.Dataset:
     """
     import xarray as xr
 
+    if not hasattr(ds, "data_vars"):
+        msg = (
+            f"pixel_table: needs an exposure of an integral-field unit, got {type(ds).__name__};"
+            " pass a _cal product of MIR_MRS or NRS_IFU"
+        )
+        raise InputError(msg)
     require(ds, ("sci", "err", "dq"), "pixel_table")
     layout_of(ds)
     ds = with_coordinates(ds, "pixel_table")

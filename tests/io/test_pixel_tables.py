@@ -8,6 +8,7 @@ from spec2fn.errors import InputError
 from spec2fn.io import open_product, save_pixel_table
 from spec2fn.plans.pixel_table import COLUMNS, pixel_table
 from spec2fn.schema import Meta
+from spec2fn.slits import Slits
 
 
 @pytest.fixture
@@ -83,6 +84,8 @@ def test_what_cannot_be_is_said(exposure, tmp_path, capsys):
     with pytest.raises(InputError, match="run assign_wcs"):
         pixel_table(exposure.drop_vars("ra"))
     other = exposure.drop_vars("ra").assign_attrs(instrument="NIRISS")
+    with pytest.raises(InputError, match="got Slits; pass a _cal product of MIR_MRS or NRS_IFU"):
+        pixel_table(Slits(()))
     with pytest.raises(InputError, match="NIRISS"):
         pixel_table(other)
     assert main(["pixel-table", str(tmp_path / "none.fits"), "-o", str(tmp_path / "t.fits")]) == 2
