@@ -55,7 +55,8 @@ class Result:
     report : tuple of StepRecord
         One per step, in order.
     plans : mapping of str to Plan
-        Host-side halves of the two-phase steps, to be used again.
+        Host-side halves of the two-phase steps, to be used again; those of associated exposures
+        are tuples under the role and the step: ``"background:nsclean"``.
     members : mapping of str to tuple of xarray.Dataset
         Associated exposures as the steps left them.
     """
@@ -284,13 +285,18 @@ def _apply(
         science = step(obs.science, plan=made, **bound, **members)
         if not isinstance(element, AlsoOn) or isinstance(made, Skip):
             return obs.replace(science)
-        shared = made if element.share_plan else None
-        changed = {
-            role: tuple(
-                step(ds, plan=shared, **bound, **members) for ds in obs.members.get(role, ())
+        changed = {}
+        for role in element.roles:
+            held = obs.members.get(role, ())
+            known = (made,) * len(held) if element.share_plan else plans.get(f"{role}:{step.key}")
+            if known is None:
+                known = (None,) * len(held)
+                if step.planner is not None and not lean:
+                    known = tuple(step.plan(ds, **bound, **members) for ds in held)
+                    plans[f"{role}:{step.key}"] = known
+            changed[role] = tuple(
+                step(ds, plan=one, **bound, **members) for ds, one in zip(held, known, strict=True)
             )
-            for role in element.roles
-        }
         return obs.replace(science, **changed)
     except Spec2fnError:
         raise

@@ -193,6 +193,17 @@ def test_lifts_act_on_members(steps, ds):
     assert np.all(own.members["background"][0]["sci"] == 3)
 
 
+def test_plans_of_members_are_used_again(steps, ds):
+    _, do_shift = steps
+    other = ds.isel(x=slice(2))
+    pipeline = (also_on("background", do_shift),)
+    first = run(pipeline, Observation(ds, {"background": (other,)}))
+    assert set(first.plans) == {"shift", "background:shift"}
+    # a plan is kept for the exposures it was made for, whatever is given later
+    again = run(pipeline, Observation(ds, {"background": (ds,)}), plans=first.plans)
+    assert np.all(again.members["background"][0]["sci"] == 3)
+
+
 def test_a_lift_may_depend_on_another_step(steps, ds):
     do_scale, do_shift = steps
     obs = Observation(ds, {"background": (ds,)})

@@ -232,7 +232,7 @@ def nsclean(
     bounding boxes of the slits (there: a white-light curve of extracted spectra).
     """
     sci = ds["sci"].data
-    if is_jax(sci):
+    if is_jax(sci) or is_jax(plan.dark):  # the plan alone is traced if another exposure is
         return replace_data(ds, sci=sci - _constant_noise(sci, plan))
     noise, background, mask = flicker_noise(np.asarray(sci), plan)
     out = replace_data(ds, sci=sci - noise)
@@ -255,7 +255,7 @@ def _constant_noise(sci: Any, plan: NscleanPlan) -> Any:
         return flicker_noise(np.asarray(image), NscleanPlan(*arrays, *extra))[0]
 
     shape = jax.ShapeDtypeStruct(sci.shape, sci.dtype)
-    constant = jax.lax.stop_gradient(sci)
+    constant = jax.lax.stop_gradient(jax.numpy.asarray(sci))
     arrays = (plan.dark, plan.bright, plan.flat, plan.given)
     return jax.pure_callback(fit, shape, constant, *arrays, vmap_method="sequential")
 
