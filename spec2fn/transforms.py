@@ -92,6 +92,9 @@ def pack(value: Any) -> Any:
     if hasattr(value, "buckets"):
         buckets = {str(i): _pack_dataset(b) for i, b in enumerate(value.buckets)}
         return Packed(buckets, _Static(("slits", type(value))))
+    if hasattr(value, "cubes"):
+        cubes = {str(name): _pack_dataset(c) for name, c in value.items()}
+        return Packed(cubes, _Static(("cubes", type(value))))
     if isinstance(value, Mapping):
         return {k: pack(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -109,6 +112,9 @@ def unpack(value: Any) -> Any:
         kind = value.template.value[0]
         if kind == "slits":
             return value.template.value[1](tuple(unpack(b) for b in value.arrays.values()))
+        if kind == "cubes":
+            cubes = tuple(unpack(c) for c in value.arrays.values())
+            return value.template.value[1](tuple(value.arrays), cubes)
         return _unpack_dataset(value) if kind == "dataset" else _unpack_plan(value)
     if isinstance(value, _Static):
         return value.value
@@ -169,6 +175,8 @@ def _provenance(args: Any) -> Any:
         value = stack.pop(0)
         if hasattr(value, "data_vars") or getattr(value, "buckets", None):
             return value
+        if getattr(value, "cubes", None):
+            return value
         if isinstance(value, Mapping):
             stack.extend(value.values())
         elif isinstance(value, (list, tuple)):
@@ -185,8 +193,16 @@ def _attach(value: Any, source: Any) -> Any:
             sources = sources[:1] * len(value.buckets)
         pairs = zip(value.buckets, sources, strict=True)
         return type(value)(tuple(_attach(b, s) for b, s in pairs))
+    if hasattr(value, "cubes"):
+        sources = getattr(source, "cubes", (source,))
+        if len(sources) != len(value.cubes):
+            sources = sources[:1] * len(value.cubes)
+        pairs = zip(value.cubes, sources, strict=True)
+        return type(value)(value.names, tuple(_attach(c, s) for c, s in pairs))
     if hasattr(source, "buckets"):
         source = source.buckets[0]
+    if hasattr(source, "cubes"):
+        source = source.cubes[0]
     if hasattr(value, "data_vars"):
         meta = source.attrs.get("meta")
         if not isinstance(meta, Meta):
@@ -239,8 +255,9 @@ def value_and_grad(
         Returns a scalar array.
     wrt : sequence of str, or mapping of int to sequence of str
         Variables of the first argument, or of several arguments by position. In an argument that
-        is a mapping of Datasets (references) a variable is named ``"flat/sci"``, in slits by
-        bucket: ``"0/sci"``.
+        is a mapping of Datasets (references) or plans a variable is named ``"flat/sci"``, in
+        slits by bucket: ``"0/sci"``, in cubes by name: ``"ch1-short/sci"``. Where there is a plan
+        for each of several cubes, they are numbered: ``"extract_1d/0/centre"``.
 
     Returns
     -------
@@ -381,6 +398,8 @@ def _leaf(packed: Any, path: str) -> Any:
     import jax.numpy as jnp
 
     head, _, tail = path.partition("/")
+    if isinstance(packed, tuple):
+        return _leaf(packed[int(head)], tail)
     if not isinstance(packed, Packed):
         return _leaf(packed[head], tail)
     if tail and isinstance(packed.arrays.get(head), Packed):
@@ -394,6 +413,12 @@ def _leaf(packed: Any, path: str) -> Any:
 def _put(packed: Any, leaves: Mapping[str, Any]) -> Any:
     if not leaves:
         return packed
+    if isinstance(packed, tuple):
+        each: list[dict[str, Any]] = [{} for _ in packed]
+        for path, leaf in leaves.items():
+            head, _, tail = path.partition("/")
+            each[int(head)][tail] = leaf
+        return tuple(_put(p, held) for p, held in zip(packed, each, strict=True))
     out = dict(packed.arrays if isinstance(packed, Packed) else packed)
     for path, leaf in leaves.items():
         head, _, tail = path.partition("/")
