@@ -11,6 +11,7 @@ from spec2fn.io import open_product, save
 from spec2fn.refs import references
 from spec2fn.steps.assign_wcs import assign_wcs
 from spec2fn.steps.cube_build import cube_build
+from spec2fn.steps.pixel_replace import pixel_replace
 
 RTOL, OK = 1e-3, 0.999
 PLANES = {"SCI": "sci", "ERR": "err", "WMAP": "wmap"}
@@ -127,8 +128,16 @@ def test_internal_cubes(exposure, compare_planes, tmp_path):
             assert found == pytest.approx(hdus["SCI"].header[f"CRVAL{i}"], rel=2e-8)
 
 
-def test_a_product_from_a_file_is_enough(scenario, exposure, compare_planes, tmp_path):
-    _, path, reference = exposure("nrs_ifu_prism")
-    (theirs,) = (scenario("nrs_ifu_prism") / "peer_out").glob("*_s3d.fits")
-    cube = cube_build(open_product(path), reference)
+@pytest.mark.parametrize(
+    ("name", "options"), [("miri_mrs_12short", {"output_type": "multi"}), ("nrs_ifu_prism", {})]
+)
+def test_calibrated_products_from_files(
+    scenario, crds_cache, compare_planes, tmp_path, name, options
+):
+    folder = scenario(name)
+    crds_cache(folder)
+    (path,) = (folder / "peer_out").glob("*_cal.fits")
+    (theirs,) = (folder / "peer_out").glob("*_s3d.fits")
+    ds = pixel_replace(open_product(path))
+    cube = cube_build(ds, references(ds, ("cubepar",))["cubepar"], **options)
     assert_same(cube, theirs, compare_planes, tmp_path)
