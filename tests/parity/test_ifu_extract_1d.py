@@ -35,8 +35,9 @@ def compare(out, table, skip=()):
 
 
 def references(folder):
-    (crds,) = folder.glob("crds_cache/references/jwst/*")
-    paths = {k: next(crds.glob(f"*_{k}_*.asdf")) for k in ("extract1d", "apcorr")}
+    # the CRDS client makes empty folders for the other instruments
+    crds = folder / "crds_cache" / "references" / "jwst"
+    paths = {k: next(crds.glob(f"*/*_{k}_*.asdf")) for k in ("extract1d", "apcorr")}
     return paths, {k: open_reference(p, k) for k, p in paths.items()}
 
 
