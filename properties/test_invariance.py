@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from spec2fn import run
 from spec2fn.calibration import calibrate
+from spec2fn.compose import without
 from spec2fn.dq import Pixel
 from spec2fn.schema import PLANES, replace_data
 from spec2fn.testing import exposures, strategies
@@ -41,6 +42,9 @@ def fill_masked(ds, seed):
 @pytest.mark.parametrize("exp_type", exposures.EXP_TYPES)
 def test_a_masked_pixel_may_hold_anything(exp_type):
     pipeline, refs = exposures.pipeline(exp_type), exposures.references(exp_type)
+    if exp_type == exposures.MRS:
+        # the dark level between its channels is, as officially, that of all pixels there
+        pipeline = without(pipeline, "straylight")
     obs = exposures.observation(exp_type)
     before = run(pipeline, obs, refs)
 

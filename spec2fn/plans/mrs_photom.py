@@ -9,7 +9,7 @@ import numpy as np
 
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.plans.base import Plan
-from spec2fn.schema import require
+from spec2fn.schema import meta_of, require
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,12 +36,15 @@ class MrsPhotomPlan(Plan):
         the tabulated wavelengths).
     timed : array of bool, shape (y, x)
         Pixels with a wavelength; others do not change with time.
+    nominal : float or None
+        Conversion [(MJy/sr)/(DN/s)] that the header of the reference states for all pixels.
     """
 
     tables: tuple[str, ...] = ()
     index: Any = None
     fraction: Any = None
     timed: Any = None
+    nominal: float | None = None
 
 
 def plan_mrs_photom(
@@ -76,9 +79,12 @@ def plan_mrs_photom(
             " exposure; give the reference of its channel and band"
         )
         raise ReferenceError(msg)
+    # read here, because what describes a reference does not enter a trace
+    stated = meta_of(photom).get("PHOTMJSR")
+    nominal = float(stated) if isinstance(stated, (int, float)) else None
     names = [f"timecoeff_powerlaw_ch{c}" for c in _CHANNELS]
     if not apply_time_correction or not any(f"{n}.binwave" in photom for n in names):
-        return MrsPhotomPlan()
+        return MrsPhotomPlan(nominal=nominal)
     if "mid_time" not in ds:
         msg = (
             "photom: the time-dependent correction needs the mid time of the exposure (EXPMID);"
@@ -102,7 +108,7 @@ def plan_mrs_photom(
         fraction[pixels] = (wave[pixels] - knots[low]) / (knots[low + 1] - knots[low])
         tables.append(name)
         start += len(knots)
-    return MrsPhotomPlan(tuple(tables), index, fraction, timed & (channel > 0))
+    return MrsPhotomPlan(tuple(tables), index, fraction, timed & (channel > 0), nominal)
 
 
 def _knots(photom: xr.Dataset, name: str) -> np.ndarray:

@@ -269,10 +269,8 @@ def _calibrate_mrs(
         do_not_use=PIXEL["DO_NOT_USE"],
         inverse=inverse,
     )
-    nominal = meta_of(photom).get("PHOTMJSR")
-    nominal = float(nominal) if isinstance(nominal, (int, float)) else None
     sizes = tuple(_pixel_area(n, area, photom) for n in ("pixar_sr", "pixar_a2"))
-    return _converted(ds, planes, dq, nominal, sizes, inverse=inverse)
+    return _converted(ds, planes, dq, plan.nominal, sizes, inverse=inverse)
 
 
 def _calibrate_ifu(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXP_TYPES",
+    "MRS",
     "RENDERED",
     "StepInput",
     "exposure",
@@ -34,9 +35,12 @@ __all__ = [
 ]
 
 RENDERED = ("MIR_LRS-FIXEDSLIT", "MIR_LRS-SLITLESS")
-"""Exposure types whose exposures are rendered from a scene, so that the truth is known."""
+"""Exposure types of long spectra that are rendered from a scene, so that the truth is known."""
 
-EXP_TYPES = (*RENDERED, *nirspec_modes.EXP_TYPES)
+MRS = "MIR_MRS"
+"""Also rendered, on all of the detector: every step asks for it."""
+
+EXP_TYPES = (*RENDERED, MRS, *nirspec_modes.EXP_TYPES)
 """Exposure types there are exposures of."""
 
 
@@ -47,7 +51,7 @@ def rendered(exp_type: str, seed: int = 0, integrations: int = 2) -> Rendered:
     Parameters
     ----------
     exp_type : str
-        One of :data:`RENDERED`.
+        One of :data:`RENDERED`, or :data:`MRS`.
     seed : int
         Of noise, flat and bad pixels.
     integrations : int
@@ -65,11 +69,15 @@ def rendered(exp_type: str, seed: int = 0, integrations: int = 2) -> Rendered:
     """
     from spec2fn.forward.render import render_miri_lrs_slit, render_miri_lrs_slitless
 
+    if exp_type == MRS:
+        from spec2fn.forward.ifu_render import render_miri_mrs
+
+        return render_miri_mrs(seed)
     if exp_type == "MIR_LRS-FIXEDSLIT":
         return render_miri_lrs_slit(seed)
     if exp_type == "MIR_LRS-SLITLESS":
         return render_miri_lrs_slitless(seed, integrations)
-    msg = f"no exposures of {exp_type!r}{nearest(exp_type, RENDERED)}; there are {RENDERED}"
+    msg = f"no exposures of {exp_type!r}{nearest(exp_type, RENDERED)}; there are {(*RENDERED, MRS)}"
     raise InputError(msg)
 
 
@@ -124,10 +132,17 @@ def references(exp_type: str, seed: int = 0) -> Mapping[str, Any]:
 
 
 def pipeline(exp_type: str) -> Pipeline:
-    """Return the pipeline of a mode."""
+    """Return the pipeline of a mode; that of the MRS makes a short cube of channel 1 alone."""
+    from spec2fn.compose import replace
     from spec2fn.pipelines import MODES
+    from spec2fn.steps.cube_build import cube_build
 
-    return MODES[exp_type][1]
+    made = MODES[exp_type][1]
+    if exp_type != MRS:
+        return made
+    # one Dataset instead of one for each channel, and few planes: the detector is large enough
+    one = cube_build.with_(channel="1", wavemin=5.3, wavemax=5.36)
+    return replace(made, cube_build=one)
 
 
 @dataclass(frozen=True)
