@@ -136,13 +136,15 @@ def pipeline(exp_type: str) -> Pipeline:
     from spec2fn.compose import replace
     from spec2fn.pipelines import MODES
     from spec2fn.steps.cube_build import cube_build
+    from spec2fn.steps.extract_1d import extract_1d
 
     made = MODES[exp_type][1]
     if exp_type != MRS:
         return made
     # one Dataset instead of one for each channel, and few planes: the detector is large enough
     one = cube_build.with_(channel="1", wavemin=5.3, wavemax=5.36)
-    return replace(made, cube_build=one)
+    # fringes of a spectrum are removed outside of a trace only
+    return replace(made, cube_build=one, extract_1d=extract_1d.with_(ifu_rfcorr=False))
 
 
 @dataclass(frozen=True)
