@@ -28,6 +28,12 @@ __all__ = ["BLOCK", "FitsFile", "Hdu", "Table", "scan"]
 BLOCK = 2880
 """Length of a FITS block [bytes]."""
 
+_CARD = 80
+# the values of nearly all cards: text, logical, integer, real; whatever else is left to astropy
+_PLAIN = re.compile(
+    rb" *(?:'((?:[^']|'')*)'|([TF])|([+-]?\d+)|([+-]?(?:\d+\.\d*|\.\d+)(?:E[+-]?\d+)?))"
+    rb"(?= *(?:/|$))"
+)
 _TYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 _UNSIGNED = {16: 2**15, 32: 2**31, 64: 2**63}
 
@@ -65,6 +71,36 @@ class Hdu:
         from astropy.io.fits import Header
 
         return Header.fromstring(self.cards.decode("ascii"))
+
+    @functools.cached_property
+    def _places(self) -> dict[bytes, int]:
+        """Where the card of each keyword begins, the first if there are several."""
+        cards = self.cards
+        found: dict[bytes, int] = {}
+        for at in range(0, len(cards), _CARD):
+            if cards[at + 8 : at + 10] == b"= ":
+                found.setdefault(cards[at : at + 8], at)
+        return found
+
+    def get(self, keyword: str) -> Any:
+        """Return the value of a keyword, or None; a header is not parsed for one value."""
+        at = self._places.get(keyword.encode("ascii").ljust(8))
+        if at is None:
+            return None
+        end = at + _CARD
+        while self.cards[end : end + 8] == b"CONTINUE":
+            end += _CARD
+        plain = _PLAIN.match(self.cards, at + 10, at + _CARD)
+        if plain is None or end > at + _CARD:
+            from astropy.io.fits import Header
+
+            return Header.fromstring(self.cards[at:end].decode("ascii")).get(keyword)
+        text, logical, whole, real = plain.groups()
+        if text is not None:
+            return text.decode("ascii").replace("''", "'").rstrip()
+        if logical is not None:
+            return logical == b"T"
+        return int(whole) if whole is not None else float(real)
 
     @property
     def is_table(self) -> bool:

@@ -250,7 +250,7 @@ def _units(hdu: Hdu) -> dict[str, str]:
 def _spectrum_variables(hdus: list[Hdu]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for keyword in SPECTRUM_KEYWORDS:
-        values = [h.header.get(keyword) for h in hdus]
+        values = [h.get(keyword) for h in hdus]
         if all(v is None for v in values):
             continue
         if any(isinstance(v, str) for v in values):

@@ -20,7 +20,6 @@ from spec2fn.slits import PADDING, Slits, group_shapes
 
 if TYPE_CHECKING:
     import xarray as xr
-    from astropy.io.fits import Header
 
 __all__ = ["holds_slits", "read_slits"]
 
@@ -76,10 +75,10 @@ def read_slits(file: FitsFile, *, any_exp_type: bool = False) -> Slits:
         Naming the file, if its planes do not fit each other.
     """
     slits = _by_version(file)
-    science = [planes["SCI"].header for planes in slits]
+    science = [planes["SCI"] for planes in slits]
     records: dict[str, Any] = {}
     name = file.path.name.removesuffix(".gz")
-    meta = Meta(file.hdus[0].header, science[0], name, records=records)
+    meta = Meta(file.hdus[0].header, science[0].header, name, records=records)
     check_exp_type(file.path, meta, any_exp_type=any_exp_type)
     dims = _dims(file.path, slits)
     common = _common(file, meta, slits, dims, records)
@@ -156,7 +155,7 @@ def _common(
     return out
 
 
-def _variables(science: Sequence[Header], slits: list[dict[str, Hdu]]) -> dict[str, Any]:
+def _variables(science: Sequence[Hdu], slits: list[dict[str, Hdu]]) -> dict[str, Any]:
     """Variables on ``slit``, of all slits."""
     out: dict[str, Any] = {}
     for keyword, (name, _) in SLIT_KEYWORDS.items():
@@ -177,10 +176,10 @@ def _variables(science: Sequence[Header], slits: list[dict[str, Hdu]]) -> dict[s
         values = [h.get(SCALARS[name].keyword) for h in science]
         if any(v is not None for v in values):
             out[name] = np.array([np.nan if v is None else float(v) for v in values])
-    regions = [str(h.get("S_REGION", "")) for h in science]
+    regions = [str(h.get("S_REGION") or "") for h in science]
     if any(regions):
         out["s_region"] = np.array(regions)
-    units = [str(h.get("BUNIT", "")).strip() for h in science]
+    units = [str(h.get("BUNIT") or "").strip() for h in science]
     if len(set(units)) > 1 or "photmjsr" in out:
         out["bunit"] = np.array(units)
     return out
