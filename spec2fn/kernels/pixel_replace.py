@@ -84,14 +84,14 @@ def minimum_gradient(planes: Planes, size: tuple[Any, Any] | None = None) -> Pla
     xp = array_namespace(sci, planes.dq, *planes.errors.values(), *planes.variances.values())
     if xp is not np:
         return _gradient_dense(planes, xp, size)
-    box = _crop(np.isfinite(sci))
+    finite = np.isfinite(sci)
+    box = _crop(finite)
     if box is None:
         return planes
     inner = tuple(
         slice(max(b.start, 2), min(b.stop, n - 1)) for b, n in zip(box, (ny, nx), strict=True)
     )
-    index = np.nonzero(~np.isfinite(sci[(..., *inner)]))
-    *lead, y, x = index
+    *lead, y, x = np.nonzero(_between_finite(finite, *inner))
     y, x = y + inner[0].start, x + inner[1].start
     if size is not None:
         height, width = (np.broadcast_to(n, sci.shape[:-2])[tuple(lead)] for n in size)
@@ -118,6 +118,17 @@ def minimum_gradient(planes: Planes, size: tuple[Any, Any] | None = None) -> Pla
             for k, a in planes.variances.items()
         },
     )
+
+
+def _between_finite(finite: Any, y: slice, x: slice) -> Any:
+    """Pixels of a window that are not finite, but both neighbours along x or y are."""
+
+    def moved(dy: int, dx: int) -> Any:
+        return finite[..., y.start + dy : y.stop + dy, x.start + dx : x.stop + dx]
+
+    pair = moved(0, -1) & moved(0, 1)
+    pair |= moved(-1, 0) & moved(1, 0)
+    return pair & ~moved(0, 0)
 
 
 def _choose(left: Any, right: Any, down: Any, up: Any) -> tuple[Any, Any]:

@@ -39,11 +39,11 @@ from spec2fn.plans.cube_overlap import (
     assemble_voxels,
     paired,
     plane_overlaps,
-    quad_entries,
     roi_entries,
     roi_planes,
 )
 from spec2fn.plans.cube_wcs import STERADIAN, cube_gwcs, footprint, wcs_keywords
+from spec2fn.plans.quadrilaterals import quad_entries
 from spec2fn.schema import meta_of
 from spec2fn.wcs.coordinates import with_coordinates
 

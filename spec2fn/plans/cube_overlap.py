@@ -17,26 +17,19 @@ from typing import Any
 import numpy as np
 
 from spec2fn.plans.base import Plan
+from spec2fn.plans.quadrilaterals import Entries, joined
 
 __all__ = [
     "CubeOperator",
-    "Entries",
     "assemble",
-    "clip_quads",
     "paired",
     "plane_overlaps",
-    "quad_entries",
     "roi_entries",
     "roi_planes",
 ]
 
-# Overlaps smaller than this fraction of a spaxel are round-off of the polygon clipping.
-_NEGLIGIBLE = 1e-11
-# Pixels clipped at once: few enough that the temporaries stay in the cache of the processor.
+# Pixels worked on at once: few enough that the temporaries stay in the cache of the processor.
 _CHUNK = 16384
-
-Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Position of the pixel in its list, flat index of the spaxel, value."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,123 +91,6 @@ class CubeOperator(Plan):
     def plane(self) -> int:
         """Number of spaxels in a plane."""
         return self.shape[1] * self.shape[2]
-
-
-def clip_quads(x: np.ndarray, y: np.ndarray, columns: int, rows: int) -> np.ndarray:
-    """Return the areas that quadrilaterals share with the unit squares of a grid.
-
-    Parameters
-    ----------
-    x, y : (4, n) float64
-        Corners in order around the outline, relative to the lower left corner of the grid, inside
-        which the quadrilateral lies.
-    columns, rows : int
-        Size of the grid.
-
-    Returns
-    -------
-    (columns, rows, n) float64
-        Signed areas: positive for clockwise outlines.
-
-    Notes
-    -----
-    By Green's theorem the area in a cell is the sum over the edges of the integral of the height
-    above the floor of the cell, less that above its ceiling, over the part of the edge in the
-    column of the cell; no outline of the intersection is needed.
-    """
-    n = x.shape[1]
-    x2, y2 = np.roll(x, -1, axis=0), np.roll(y, -1, axis=0)
-    run = x2 - x
-    run[run == 0] = 1.0
-    slope = (y2 - y) / run
-    # all of the outline is above the floor of the lowest row, and none above the highest ceiling
-    floors = np.arange(1, rows, dtype=float)[:, None, None]
-    out = np.empty((columns, rows, n))
-    for i in range(columns):
-        left = np.clip(x, i, i + 1)
-        right = np.clip(x2, i, i + 1)
-        ya = y + slope * (left - x)
-        yb = y + slope * (right - x)
-        right -= left
-        above = ((ya + yb) * right).sum(axis=0)
-        if rows > 1:
-            partly = _mean_above(ya - floors, yb - floors)
-            partly *= right
-            higher = partly.sum(axis=1)
-            np.subtract(above, higher[0], out=out[i, 0])
-            np.subtract(higher[:-1], higher[1:], out=out[i, 1:-1])
-            out[i, -1] = higher[-1]
-        else:
-            out[i, 0] = above
-    out *= 0.5
-    return out
-
-
-def _mean_above(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Twice the mean of ``max(h, 0)`` where h goes linearly from `a` to `b` (overwritten)."""
-    fall = a - b
-    np.maximum(a, 0.0, out=a)
-    np.maximum(b, 0.0, out=b)
-    part = a - b
-    level = fall == 0
-    # where neither is cut off the two differences are the same number: their ratio is exactly 1
-    fall[level] = 1.0
-    part /= fall
-    part[level] = 1.0
-    a += b
-    a *= part
-    return a
-
-
-def quad_entries(x: np.ndarray, y: np.ndarray, shape: tuple[int, int]) -> Entries:
-    """Return the overlaps of quadrilaterals with the unit cells of an image.
-
-    Parameters
-    ----------
-    x, y : (4, n) float64
-        Corners, where cell (i, j) covers ``i <= x < i + 1``, ``j <= y < j + 1``.
-    shape : tuple of int
-        (y, x) of the image.
-
-    Returns
-    -------
-    Entries
-        Values are areas.
-    """
-    pieces = (slice(k, k + _CHUNK) for k in range(0, x.shape[1], _CHUNK))
-    found = [e for piece in pieces for e in _quads(x[:, piece], y[:, piece], shape, piece.start)]
-    return _joined(found)
-
-
-def _quads(x: np.ndarray, y: np.ndarray, shape: tuple[int, int], start: int) -> Iterator[Entries]:
-    ny, nx = shape
-    low_x, low_y = np.floor(x.min(axis=0)), np.floor(y.min(axis=0))
-    high_x, high_y = np.ceil(x.max(axis=0)), np.ceil(y.max(axis=0))
-    # what lies outside the image altogether is not clipped at all
-    inside = (high_x > 0) & (high_y > 0) & (low_x < nx) & (low_y < ny)
-    spans = np.maximum(high_x - low_x, 1) * 4096 + np.maximum(high_y - low_y, 1)
-    spans[~inside] = 0
-    # outlines of the same extent are clipped together
-    for span in np.unique(spans[inside]):
-        (one,) = np.nonzero(spans == span)
-        columns, rows = divmod(int(span), 4096)
-        left, bottom = low_x[one], low_y[one]
-        area = np.abs(clip_quads(x[:, one] - left, y[:, one] - bottom, columns, rows))
-        ix = left.astype(np.int32) + np.arange(columns, dtype=np.int32)[:, None]
-        iy = bottom.astype(np.int32) + np.arange(rows, dtype=np.int32)[:, None]
-        if left.min() < 0 or bottom.min() < 0 or ix.max() >= nx or iy.max() >= ny:
-            area *= ((ix >= 0) & (ix < nx))[:, None] & ((iy >= 0) & (iy < ny))[None]
-        flat = np.flatnonzero(area > _NEGLIGIBLE)
-        cell = ((iy * nx)[None] + ix[:, None]).reshape(-1)[flat]
-        who = np.broadcast_to((one + start).astype(np.int32), area.shape).reshape(-1)[flat]
-        yield who, cell, area.reshape(-1)[flat]
-
-
-def _joined(found: list[Entries]) -> Entries:
-    if not found:
-        return np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0)
-    who, cell, value = (np.concatenate(part) for part in zip(*found, strict=True))
-    return who, cell, value
 
 
 def plane_overlaps(
@@ -345,7 +221,7 @@ def roi_entries(
             (who,) = np.nonzero((away <= limit) & (ix <= ix1) & (iy <= iy1))
             cell = iy[who] * nx + ix[who]
             found.append((who.astype(np.int32), cell, weight(away[who], who)))
-    return _joined(found)
+    return joined(found)
 
 
 def _blocks(first: np.ndarray) -> Iterator[slice]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from spec2fn.plans.base import Plan
+from spec2fn.plans.quadrilaterals import quad_entries
 
 __all__ = [
     "Overlap",
@@ -21,15 +22,12 @@ __all__ = [
     "corners",
     "drizzle_overlap",
     "neighbour_pairs",
-    "quad_cell_area",
     "stack_overlaps",
     "stack_pairs",
 ]
 
 # Below this pixfrac a shrunken pixel is a point: dividing by its area would amplify round-off.
 _POINT_PIXFRAC = 1e-3
-# Overlaps smaller than this fraction of the input pixel are round-off of the polygon clipping.
-_NEGLIGIBLE = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,43 +153,6 @@ def corners(
     return found[:, 0], found[:, 1]
 
 
-def _area_below(x1: Any, y1: Any, x2: Any, y2: Any) -> Any:
-    # signed area between the segment and the x axis, within the unit square at the origin:
-    # the integral of clip(y(x), 0, 1) over the part of the segment with 0 <= x <= 1
-    run = x2 - x1
-    slope = (y2 - y1) / np.where(run == 0, 1.0, run)
-    xa = np.clip(x1, 0.0, 1.0)
-    xb = np.clip(x2, 0.0, 1.0)
-    ya = y1 + slope * (xa - x1)
-    yb = y1 + slope * (xb - x1)
-    rise = yb - ya
-    ca = np.clip(ya, 0.0, 1.0)
-    cb = np.clip(yb, 0.0, 1.0)
-    # mean height: differences are taken before they are divided, so nothing cancels
-    total = 0.5 * (cb - ca) * (cb + ca) + (np.maximum(yb, 1.0) - np.maximum(ya, 1.0))
-    mean = np.where(rise == 0, ca, total / np.where(rise == 0, 1.0, rise))
-    return (xb - xa) * mean
-
-
-def quad_cell_area(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the signed area that quadrilaterals share with the unit square (0, 0)–(1, 1).
-
-    Parameters
-    ----------
-    x, y : (4, ...) float64
-        Corners relative to the lower left corner of the square, in order around the outline.
-
-    Returns
-    -------
-    area : (...) float64
-        Positive for clockwise outlines, negative for anticlockwise ones.
-    """
-    area = _area_below(x[3], y[3], x[0], y[0])
-    for k in range(3):
-        area = area + _area_below(x[k], y[k], x[k + 1], y[k + 1])
-    return area
-
-
 def _round(x: np.ndarray) -> np.ndarray:
     # nearest integer, halves away from zero: -0.5 belongs to no pixel, 0.5 to pixel 1
     return np.trunc(x + np.copysign(0.5, x)).astype(np.int64)
@@ -201,31 +162,12 @@ def _square_entries(
     x: np.ndarray, y: np.ndarray, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return output index, input index and overlap fraction for quadrilaterals (4, n)."""
-    ny, nx = shape
     jacobian = 0.5 * ((x[1] - x[3]) * (y[0] - y[2]) - (x[0] - x[2]) * (y[1] - y[3]))
-    known = np.isfinite(jacobian) & (jacobian != 0)
-    ix0 = np.zeros(known.shape, np.int64)
-    ix1, iy0, iy1 = ix0 - 1, ix0.copy(), ix0 - 1
-    if known.any():
-        ix0[known] = np.maximum(_round(x[:, known].min(axis=0)), 0)
-        ix1[known] = np.minimum(_round(x[:, known].max(axis=0)), nx - 1)
-        iy0[known] = np.maximum(_round(y[:, known].min(axis=0)), 0)
-        iy1[known] = np.minimum(_round(y[:, known].max(axis=0)), ny - 1)
-    spans_x, spans_y = ix1 - ix0, iy1 - iy0
-    rows, cols, areas = [], [], []
-    for dy in range(int(spans_y.max(initial=-1)) + 1):
-        for dx in range(int(spans_x.max(initial=-1)) + 1):
-            col = np.flatnonzero((spans_x >= dx) & (spans_y >= dy))
-            ix, iy = ix0[col] + dx, iy0[col] + dy
-            area = quad_cell_area(x[:, col] - (ix - 0.5), y[:, col] - (iy - 0.5)) / jacobian[col]
-            keep = area > _NEGLIGIBLE
-            rows.append((iy * nx + ix)[keep])
-            cols.append(col[keep])
-            areas.append(area[keep])
-    if not rows:
-        empty = np.zeros(0, np.int64)
-        return empty, empty, np.zeros(0)
-    return np.concatenate(rows), np.concatenate(cols), np.concatenate(areas)
+    (known,) = np.nonzero(np.isfinite(jacobian) & (jacobian != 0))
+    # cell i of an image has its centre at i
+    who, cell, area = quad_entries(x[:, known] + 0.5, y[:, known] + 0.5, shape)
+    col = known[who]
+    return cell, col, area / np.abs(jacobian[col])
 
 
 def _point_entries(
@@ -279,7 +221,7 @@ def drizzle_overlap(
         x, y = corners(pixel_map, 0.5 * pixfrac, at_edge)
         rows, cols, area = _square_entries(x.reshape(4, -1), y.reshape(4, -1), shape_out)
     shape_in = (pixel_map.shape[1], pixel_map.shape[2])
-    order = np.argsort(rows * (shape_in[0] * shape_in[1]) + cols)
+    order = np.argsort(rows.astype(np.int64) * (shape_in[0] * shape_in[1]) + cols)
     rows, cols, area = rows[order], cols[order], area[order]
     starts, occupied = _segments(rows)
     return Overlap(

@@ -30,6 +30,7 @@ TOLERANCE = 1e-4
 DOMAIN = 10.0  # of the biweight [standard deviations]
 STRONG_EVIDENCE = 1.0
 USABLE_WEIGHT = 1e-5
+ROUNDS = 100  # of reweighting at most; what settles does so within some 20
 BATCH = 32  # spectra that are fitted at once: what is computed of them stays in the cache
 _TERMS = 7
 
@@ -478,12 +479,16 @@ class _FreeFrequencies:
 
 
 def _biweighted(fitter: Any, weights: Array, start: Array) -> tuple[Array, Array, Array]:
-    """Fit with iterated biweights; parameters, chi squared (NaN: failed) and last weights."""
+    """Fit with iterated biweights; parameters, chi squared (NaN: failed) and last weights.
+
+    Between two sines of nearly the same frequency the fit of a spectrum may wander for ever. What
+    it has after :data:`ROUNDS` is as good as any later one.
+    """
     rows = np.arange(len(weights))
     p, chi = fitter.fit(rows, weights, start)
     last = weights.copy()
     active = rows[np.isfinite(chi)]
-    for _ in range(500 * fitter.fitted):
+    for _ in range(ROUNDS):
         dof = last[active].sum(axis=1) - fitter.fitted
         chi[active[dof <= 0]] = np.nan
         active, dof = active[dof > 0], dof[dof > 0]

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from spec2fn.kernels import cubes
-from spec2fn.plans.cube_overlap import assemble, paired, quad_entries, roi_entries
+from spec2fn.plans.cube_overlap import assemble, paired, roi_entries
+from spec2fn.plans.quadrilaterals import quad_entries
 
 SHAPE = (5, 4, 6)
 N = 40

@@ -4,48 +4,7 @@ import numpy as np
 import pytest
 
 from spec2fn.kernels import resampling
-from spec2fn.plans.drizzle import corners, drizzle_overlap, neighbour_pairs, quad_cell_area
-
-
-def clipped_area(x, y):
-    """Area of a convex polygon within the unit square (Sutherland & Hodgman 1974)."""
-    polygon = list(zip(x, y, strict=True))
-    for axis, limit, sign in ((0, 0.0, 1), (0, 1.0, -1), (1, 0.0, 1), (1, 1.0, -1)):
-        out = []
-        for a, b in zip(polygon, polygon[1:] + polygon[:1], strict=True):
-            da, db = sign * (a[axis] - limit), sign * (b[axis] - limit)
-            if da >= 0:
-                out.append(a)
-            if (da >= 0) != (db >= 0):
-                t = da / (da - db)
-                out.append(tuple(p + t * (q - p) for p, q in zip(a, b, strict=True)))
-        polygon = out
-        if not polygon:
-            return 0.0
-    px, py = np.array(polygon).T
-    return 0.5 * abs(np.dot(px, np.roll(py, -1)) - np.dot(py, np.roll(px, -1)))
-
-
-def test_polygon_areas():
-    rng = np.random.default_rng(0)
-    n = 300
-    centre, size = rng.uniform(-1, 2, (2, n)), rng.uniform(0.05, 2, n)
-    angle = rng.uniform(0, 2 * np.pi, n) - np.arange(4)[:, None] * np.pi / 2
-    angle += rng.uniform(-0.3, 0.3, (4, n))
-    x, y = centre[0] + size * np.cos(angle), centre[1] + size * np.sin(angle)
-    found = quad_cell_area(x, y)
-    wanted = [clipped_area(x[:, k], y[:, k]) for k in range(n)]
-    np.testing.assert_allclose(found, wanted, atol=1e-13)
-    np.testing.assert_allclose(quad_cell_area(x[::-1], y[::-1]), -found, atol=1e-13)
-
-
-def test_polygon_sides_along_the_grid():
-    square = np.array([[0, 1, 1, 0], [1, 1, 0, 0]], dtype=float)
-    assert quad_cell_area(*square) == 1
-    assert quad_cell_area(*(square * 0.5)) == 0.25
-    assert quad_cell_area(*(square + np.array([[0.25], [0]]))) == 0.75
-    assert quad_cell_area(*(square + np.array([[1], [0]]))) == 0
-    assert quad_cell_area(*(square * 3 - 1)) == 1
+from spec2fn.plans.drizzle import corners, drizzle_overlap, neighbour_pairs
 
 
 def test_corners_of_a_regular_grid():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -364,33 +365,25 @@ def _gwa_to_slit(
     before: Any,
     angles: Any = None,
 ) -> Any:
-    from astropy.modeling.models import Const1D, Identity, Mapping, Tabular1D
+    from astropy.modeling.models import Identity, Mapping, Tabular1D
 
     cosines, positions = tables
     along = Tabular1D(points=(cosines,), lookup_table=positions, bounds_error=False, name="tabular")
     # angles behind the wheel -> (0, position along the slit), and again the angles: light passes
     # the wheel straight across the dispersion
-    middle = (
-        Mapping((0, 1, 0, 1), n_inputs=3)
-        | (Const1D(0) * Identity(1)) & (Const1D(-1) * Identity(1)) & Identity(2)
-        | Identity(1) & along & Identity(2)
-    )
-    model = (
-        middle
-        | Mapping((0, 1, 0, 1, 2, 3))
-        | Identity(2) & before & Identity(2)
-        | Mapping((0, 1, 2, 3, 5), n_inputs=7)
-        | Identity(2) & optics.wavelength
-        | _mask(*edges)
-    )
+    middle = optics.across_and_along | Identity(1) & along & Identity(2)
+    seen = Mapping((0, 1, 0, 1, 2, 3)) | Identity(2) & (before & Identity(2))
+    # astropy takes time for every model below an operator, so that long parts are joined last
+    model = (middle | seen) | (optics.to_wavelength | _mask(*edges))
     if angles is None:
-        angles = before & Identity(1) | Mapping((3, 0, 1, 2)) | optics.angles
+        angles = before & Identity(1) | optics.disperse
     model.inverse = angles
     model.inputs = ("angle1", "angle2", "angle3")
     model.outputs = ("x_slit", "y_slit", "lam")
     return model
 
 
+@lru_cache(maxsize=4)  # often the same for all slits
 def _mask(low: float, high: float) -> Any:
     from astropy.modeling.models import Identity, Mapping, Scale
     from stdatamodels.jwst.transforms.models import Logical

@@ -74,8 +74,9 @@ class IfuOptics(Optics):
 class SliceBatch(SlitBatch):
     """The transforms of the slices, evaluated together; slices are numbered from 0."""
 
-    # positions in the plane of the MSA come from polynomials with terms some 1e4 times as large
-    cosine_error: ClassVar[float] = 1e-11
+    # positions in the plane of the MSA come from polynomials with terms some 1e4 times as large, so
+    # that the optics themselves are rounded to 3e-11; this changes wavelengths by less than 1e-10
+    cosine_error: ClassVar[float] = 1e-10
 
     @property
     def ifu(self) -> IfuOptics:

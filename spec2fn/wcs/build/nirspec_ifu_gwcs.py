@@ -40,7 +40,9 @@ def by_pixel(batch: SliceBatch, slice_id: np.ndarray) -> Any:
     transforms, places = {}, {}
     for label, box in _extents(slice_id):
         i = label - 1
-        one = from_detector | _gwa_to_slice(batch, i) | _slice_to_slicer(batch, i)
+        place = _slice_to_slicer(batch, i)
+        # readers of the file find the frame of the slice before the last operator
+        one = from_detector | _gwa_to_slice(batch, i, place) | place & Identity(1)
         bind_bounding_box(one, box, order="F")
         transforms[label] = one
         across = float(np.round(batch.location[0][i, 0], _DIGITS))
@@ -117,10 +119,10 @@ def by_slice(batch: SliceBatch, boxes: np.ndarray) -> Any:
     order = Mapping((3, 0, 1, 2))
     order.inverse = Mapping((1, 2, 3, 0))
     to_gwa = optics.sca_to_gwa & Identity(1) | order
-    to_slit = Gwa2Slit(numbers, [_gwa_to_slice(batch, i) for i in numbers])
+    places = [_slice_to_slicer(batch, i) for i in numbers]
+    to_slit = Gwa2Slit(numbers, [_gwa_to_slice(batch, i, places[i]) for i in numbers])
     order = Mapping((0, 1, 3, 2))
     order.inverse = Mapping((0, 1, 3, 2))
-    places = [_slice_to_slicer(batch, i, wavelength=False) for i in numbers]
     to_slicer = Slit2Msa(numbers, places) & Identity(1) | order
     steps = [
         ("detector", first, "dms2sca", ("x", "y", "name"), ("x", "y", "name")),
@@ -154,25 +156,22 @@ def by_slice(batch: SliceBatch, boxes: np.ndarray) -> Any:
     return wcs
 
 
-def _slice_to_slicer(batch: SliceBatch, i: int, *, wavelength: bool = True) -> Any:
-    from astropy.modeling.models import Identity, Scale, Shift
+def _slice_to_slicer(batch: SliceBatch, i: int) -> Any:
+    from astropy.modeling.models import Scale, Shift
 
     x, y, width, height = map(float, batch.ifu.metrology[i])
-    place = Scale(width) & Scale(height) | Shift(x) & Shift(y) | batch.ifu.slicer
-    return place & Identity(1) if wavelength else place
+    return Scale(width) & Scale(height) | Shift(x) & Shift(y) | batch.ifu.slicer
 
 
-def _gwa_to_slice(batch: SliceBatch, i: int) -> Any:
+def _gwa_to_slice(batch: SliceBatch, i: int, place: Any) -> Any:
     from astropy.modeling.models import Const1D, Identity, Mapping
 
     optics = batch.ifu
-    place = _slice_to_slicer(batch, i, wavelength=False)
     low, high = optics.waverange
     middle = 0.5 * (high - low) + low
-    before = Mapping((0, 1, 1)) | place & Const1D(middle) | optics.posts[i]
-    before = before | optics.collimator_to_gwa
-    forth = place & Identity(1) | optics.posts[i] | optics.collimator_to_gwa
-    angles = Mapping((0, 1, 2, 2)) | forth & Identity(1) | Mapping((3, 0, 1, 2)) | optics.angles
+    to_gwa = optics.posts[i] | optics.collimator_to_gwa
+    before = Mapping((0, 1, 1)) | place & Const1D(middle) | to_gwa
+    angles = Mapping((0, 1, 2, 2)) | (place & Identity(1) | to_gwa) & Identity(1) | optics.disperse
     model = gwa_to_slit(batch, i, before, angles)
     model.name = "gwa2slit"
     return model

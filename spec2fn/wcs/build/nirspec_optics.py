@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,6 +92,28 @@ class Optics:
     order: int
     waverange: tuple[float, float]
     nominal: tuple[float, float]
+
+    @cached_property
+    def across_and_along(self) -> Any:
+        """Angles behind the disperser (3) to two of those before it, and again the first two."""
+        from astropy.modeling.models import Const1D, Identity, Mapping
+
+        turned = (Const1D(0) * Identity(1)) & (Const1D(-1) * Identity(1))
+        return Mapping((0, 1, 0, 1), n_inputs=3) | turned & Identity(2)
+
+    @cached_property
+    def to_wavelength(self) -> Any:
+        """Position in a slit, angles before (3) and behind (2) to position and wavelength."""
+        from astropy.modeling.models import Identity, Mapping
+
+        return Mapping((0, 1, 2, 3, 5), n_inputs=7) | Identity(2) & self.wavelength
+
+    @cached_property
+    def disperse(self) -> Any:
+        """Angles before the disperser (3) and wavelength to the angles behind it."""
+        from astropy.modeling.models import Mapping
+
+        return Mapping((3, 0, 1, 2)) | self.angles
 
 
 def optics(
