@@ -34,6 +34,10 @@ class Weights(Protocol):
         """Flat index on the detector of each pixel that contributes."""
 
     @property
+    def first(self) -> Any:
+        """First plane of each pixel."""
+
+    @property
     def rows(self) -> Any:
         """Voxels in which entries start."""
 
@@ -305,7 +309,7 @@ def low_coverage(covered: Any, share: float = 0.75, percentile: float = 0.03) ->
     return (counts > 0) & (counts < share * limit)
 
 
-def variance_inflation(op: Weights, weight: Any, variance: Any, keep: Any) -> Any:
+def variance_inflation(op: Weights, weight: Any, variance: Any, var: Any, keep: Any) -> Any:
     """Return how much noisier the sum of a plane is than its voxels say.
 
     Neighbouring voxels share detector pixels, so that the variance of a sum over many of them is
@@ -318,6 +322,8 @@ def variance_inflation(op: Weights, weight: Any, variance: Any, keep: Any) -> An
         Sum of the weights of each voxel of ``op.voxels``.
     variance : (..., p) float
         Of the pixels used, 0 for the others.
+    var : (..., v) float
+        Of the voxels.
     keep : (..., v) bool
         Voxels that are summed.
 
@@ -331,23 +337,14 @@ def variance_inflation(op: Weights, weight: Any, variance: Any, keep: Any) -> An
     one = xp.ones((), dtype=weight.dtype)
     reciprocal = safe_divide(one, weight, keep & (weight > 0), fill=0.0)
     depth, planes = op.spectral.shape[0], op.shape[0]
-    first = _first_plane(op, xp)
+    first = xp.asarray(op.first)
     joint = xp.zeros((*weight.shape[:-1], planes), dtype=weight.dtype)
     for d in range(depth):
         # share of each pixel in the sum of that plane
         share = _from_planes(op, reciprocal, d)
         joint = joint + _sums(variance * share * share, first + d, planes, xp)
-    alone = by_plane(op, apply(op, variance, 2) * reciprocal * reciprocal)
+    alone = by_plane(op, xp.where(keep & (weight > 0), var, xp.zeros((), dtype=var.dtype)))
     return safe_divide(joint, alone, alone > 0, fill=1.0)
-
-
-def _first_plane(op: Weights, xp: Any) -> Any:
-    plane = xp.asarray(op.rows)[_row_of_entry(op, xp)] // op.plane
-    if xp is np:
-        first = np.zeros(op.pixels.shape[0], plane.dtype)
-        first[op.cols] = plane
-        return first
-    return xp.zeros(op.pixels.shape[0], dtype=plane.dtype).at[xp.asarray(op.cols)].set(plane)
 
 
 def _sums(values: Any, plane: Any, planes: int, xp: Any) -> Any:

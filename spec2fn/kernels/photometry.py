@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.statistics import safe_sqrt
 
@@ -47,6 +48,7 @@ def _any_nan(planes: Mapping[str, Any], xp: Any) -> Any:
     return found
 
 
+@by_rows
 def agree_on_invalid(
     planes: Mapping[str, Any], dq: Any, do_not_use: int
 ) -> tuple[dict[str, Any], Any]:
@@ -77,6 +79,7 @@ def agree_on_invalid(
     return out, xp.where(invalid, dq | bit, dq)
 
 
+@by_rows
 def rescale(
     values: Mapping[str, Any],
     variances: Mapping[str, Any],
@@ -124,6 +127,7 @@ def rescale(
     return agree_on_invalid(out, xp.where(invalid, dq | bit, dq), do_not_use)
 
 
+@by_rows
 def flat_field(
     sci: Any,
     var_poisson: Any,

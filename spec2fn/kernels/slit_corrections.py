@@ -9,6 +9,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.photometry import rescale
 
@@ -222,6 +224,8 @@ def rescale_slits(
     chosen = xp.reshape(xp.asarray(applies), (-1, *(1,) * (len(dq.shape) - 1)))
     usable = xp.isfinite(factor) | ~chosen
     planes, flags = rescale(values, variances, dq, factor, usable, **options)
+    if xp is np and np.all(applies):
+        return planes, flags
     before = {**values, **variances}
     out = {name: xp.where(chosen, plane, before[name]) for name, plane in planes.items()}
     return out, xp.where(chosen, flags, dq)

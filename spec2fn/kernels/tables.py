@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.namespace import array_namespace, safe_divide
 
 __all__ = ["average_across", "chords", "follow", "indices", "spread"]
@@ -126,5 +127,10 @@ def spread(listed: Any, back: Any, *others: float | bool) -> Any:
         Of the shape of `back` and the dtype of `listed`.
     """
     xp = array_namespace(listed, back)
-    rest = xp.asarray(others, dtype=listed.dtype)
-    return xp.concatenate([listed, rest])[indices(back)]
+    table = xp.concatenate([listed, xp.asarray(others, dtype=listed.dtype)])
+    return table[back] if xp is not np else _looked_up(table, back)
+
+
+def _looked_up(table: Any, back: Any) -> Any:
+    # in the cache, indices need not be written in the type in which NumPy gathers
+    return by_rows(lambda index: table[indices(index)])(back)

@@ -173,8 +173,10 @@ def make_plan(ds: Any, cubepar: Any, options: CubeOptions) -> CubeBuildPlan:
         options = _replace(options, output_type="band", linear_wave=True, weighting="emsm")
     wanted = {n: getattr(options, n) for n in ("channel", "band", "grating", "filter")}
     bands = bands_of(ds, wanted)
-    wcs = meta_of(ds).wcs
-    wcs = wcs.load() if hasattr(wcs, "load") else wcs
+    meta = meta_of(ds)
+    wcs = meta.wcs
+    if hasattr(wcs, "load") and "slices" not in meta.records:
+        wcs = wcs.load()
     if wcs is None:
         msg = "cube_build: the exposure has no WCS; run assign_wcs first"
         raise InputError(msg)
@@ -273,7 +275,7 @@ def _drizzle(
     def cells(which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         outline = (geometry.corners_x, geometry.corners_y)
         scale = zip(outline, grid.start, grid.cdelt, strict=True)
-        x, y = ((v[:, which] - start) / step + 0.5 for v, start, step in scale)
+        x, y = ((v.take(which, axis=1) - start) / step + 0.5 for v, start, step in scale)
         return x, y
 
     return assemble(

@@ -19,6 +19,8 @@ import numpy as np
 from spec2fn.errors import InputError
 from spec2fn.plans.cube_grid import Band, CubeGrid, project
 from spec2fn.plans.output_wcs import evaluate_between
+from spec2fn.schema import meta_of
+from spec2fn.threads import in_threads
 
 __all__ = [
     "InternalOutlines",
@@ -35,8 +37,15 @@ __all__ = [
 _HALF = 0.4999  # inside the pixel, so that a position belongs to one slice
 _SLICE_END = 0.55  # of NIRSpec slices, in units of their length from the middle
 _DEGREE = 3
+_POWERS = [
+    (i, j, k)
+    for i in range(_DEGREE + 1)
+    for j in range(_DEGREE + 1 - i)
+    for k in range(_DEGREE + 1 - i - j)
+]
 _SAMPLES = 1200
-_PIECE = 1 << 16
+# Pixels worked on at once: few enough that the temporaries stay in the cache of the processor.
+_PIECE = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -112,11 +121,25 @@ def slice_frame(ds: Any, wcs: Any, pixel: np.ndarray) -> tuple[np.ndarray, ...]:
     """
     layout = layout_of(ds)
     y, x = np.divmod(pixel, ds["sci"].shape[-1])
-    first, second, third = evaluate_between(wcs, None, layout.frame, x, y)
+    batch = _slices(ds)
+    if batch is not None:
+        number = np.asarray(ds["slice_id"].data).reshape(-1)[pixel] - 1
+        first, second, third = batch.slicer_frame(number, x.astype(float), y.astype(float))
+    else:
+        first, second, third = evaluate_between(wcs, None, layout.frame, x, y)
     return (first, second, third) if layout.along == 1 else (second, first, third)
 
 
-def _world(wcs: Any, layout: Layout, along: Any, across: Any, third: Any) -> tuple[Any, Any]:
+def _slices(ds: Any) -> Any:
+    """What ``assign_wcs`` keeps of the slices of NIRSpec, which spares making a gwcs of them."""
+    return meta_of(ds).records.get("slices")
+
+
+def _world(ds: Any, wcs: Any, along: Any, across: Any, third: Any) -> tuple[Any, Any]:
+    layout, batch = layout_of(ds), _slices(ds)
+    if batch is not None:
+        ra, dec, _ = batch.shared.sky(across, along, third)
+        return ra, dec
     position = (along, across) if layout.along == 1 else (across, along)
     ra, dec, _ = evaluate_between(wcs, layout.frame, None, *position, third)
     return ra, dec
@@ -179,13 +202,14 @@ def pixel_geometry(
     if outlines and "slit_y" in ds:
         limit = max(limit, float(np.nanmax(np.abs(ds["slit_y"].data))))
     for i in range(len(bands) if outlines else 0):
-        (mine,) = np.nonzero(number == i)
+        # all pixels at once without a copy
+        mine = np.flatnonzero(number == i) if len(bands) > 1 else np.arange(pixel.size)
         if not mine.size:
             continue
         where = (x[mine], y[mine], wavelength[pixel[mine]])
         aside = _across(ds, wcs, pixel[mine], where, grid, label=label)
-        for first in range(0, mine.size, _PIECE):
-            part = mine[first : first + _PIECE]
+
+        def place(part: np.ndarray, aside: Callable[..., np.ndarray] = aside) -> None:
             start, end = across.parabolas(pixel[part]).at(wavelength, -_HALF, _HALF)
             width[part] = np.abs(end - start)
             parabola = along.parabolas(pixel[part])
@@ -197,6 +221,8 @@ def pixel_geometry(
                 beside = aside(edge[0], edge[1], wavelength[pixel[part]])  # (x, y), (down, up)
                 for side, corner in enumerate(around):
                     corners[:, corner, part] = edge + beside[:, side]
+
+        in_threads(place, np.split(mine, range(_PIECE, mine.size, _PIECE)))
     return PixelGeometry(pixel, number, x, y, wavelength[pixel], width, corners[0], corners[1])
 
 
@@ -224,7 +250,7 @@ def position_angle(ds: Any, wcs: Any, band: Band) -> float:
         wavelength *= 1e-6
     step = 2.0 if layout.along == 1 else 0.005
     zero = np.zeros(2)
-    ra, dec = _world(wcs, layout, np.array([0.0, step]), zero, zero + wavelength)
+    ra, dec = _world(ds, wcs, np.array([0.0, step]), zero, zero + wavelength)
     east = (ra[1] - ra[0]) * math.cos(math.radians(dec[0]))
     return 90.0 + math.degrees(math.atan2(east, dec[1] - dec[0]))
 
@@ -349,7 +375,6 @@ def _across(
 
     It gives (x or y, down or up, pixel), relative to the position in the middle of the slice.
     """
-    layout = layout_of(ds)
     # fractions of the golden section spread over detector rows and columns alike
     spread = (np.arange(1, _SAMPLES + 1) * 0.6180339887498949) % 1.0
     chosen = np.unique((spread * pixel.size).astype(np.int64))
@@ -357,7 +382,7 @@ def _across(
     width = _slice_width(across, label.reshape(-1)[pixel[chosen]], str(ds.attrs.get("instrument")))
     found = []
     for offset in (0.0, -width / 2, width / 2):
-        ra, dec = _world(wcs, layout, along, across + offset, third)
+        ra, dec = _world(ds, wcs, along, across + offset, third)
         found.append(project(ra, dec, grid.crval, grid.angle))
     sides = np.array(found[1:]) - np.array(found[0])
     good = np.isfinite(sides).all(axis=(0, 1))
@@ -366,26 +391,22 @@ def _across(
     solved = np.linalg.lstsq(sample.T, sides[:, :, good].reshape(4, -1).T, rcond=None)[0].T
 
     def sides_at(*position: np.ndarray) -> np.ndarray:
-        out = np.empty((4, position[0].size))
-        for first in range(0, position[0].size, _PIECE):
-            piece = slice(first, first + _PIECE)
-            out[:, piece] = solved @ _terms([v[piece] for v in position], scale)
+        out = solved @ _terms(position, scale)
         return np.moveaxis(out.reshape(2, 2, -1), 0, 1)
 
     return sides_at
 
 
 def _terms(variables: Sequence[np.ndarray], scale: Sequence[tuple[float, float]]) -> np.ndarray:
-    a, b, c = ((v - m) / s for v, (m, s) in zip(variables, scale, strict=True))
-    powers = [[np.ones_like(v), v, v * v, v * v * v] for v in (a, b, c)]
-    return np.array(
-        [
-            powers[0][i] * powers[1][j] * powers[2][k]
-            for i in range(_DEGREE + 1)
-            for j in range(_DEGREE + 1 - i)
-            for k in range(_DEGREE + 1 - i - j)
-        ]
-    )
+    scaled = [(v - m) / s for v, (m, s) in zip(variables, scale, strict=True)]
+    out = np.empty((len(_POWERS), scaled[0].size))
+    out[0] = 1.0
+    for row, power in enumerate(_POWERS[1:], 1):
+        # one variable times an earlier term
+        last = max(k for k in range(3) if power[k])
+        lower = tuple(n - (k == last) for k, n in enumerate(power))
+        np.multiply(out[_POWERS.index(lower)], scaled[last], out=out[row])
+    return out
 
 
 def _slice_width(across: np.ndarray, label: np.ndarray, instrument: str) -> float:

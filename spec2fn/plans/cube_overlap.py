@@ -18,6 +18,7 @@ import numpy as np
 
 from spec2fn.plans.base import Plan
 from spec2fn.plans.quadrilaterals import Entries, joined
+from spec2fn.threads import in_threads
 
 __all__ = [
     "CubeOperator",
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 # Pixels worked on at once: few enough that the temporaries stay in the cache of the processor.
-_CHUNK = 16384
+_CHUNK = 32768
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,10 @@ class CubeOperator(Plan):
     Attributes
     ----------
     pixels : (p,) int32
-        Flat index of each pixel that contributes, in the order of its first plane.
+        Flat index of each pixel that contributes, in the order of its first plane. In cubes along
+        the slicer a pixel is listed once for every plane.
+    first : (p,) int32
+        First plane of each pixel.
     rows : (m,) int32
         Flat index of the voxels in which entries start, ascending.
     starts : (m + 1,) int32
@@ -70,6 +74,7 @@ class CubeOperator(Plan):
     """
 
     pixels: Any
+    first: Any
     rows: Any
     starts: Any
     cols: Any
@@ -271,8 +276,8 @@ def assemble(
     order = np.argsort(key, kind="stable")
     order = order[: int((first < planes).sum())]
     sorted_first = first[order]
-    rows, counts, cols, values = [], [], [], []
-    for block in _blocks(sorted_first):
+
+    def part(block: slice) -> tuple[np.ndarray, ...]:
         base = int(sorted_first[block.start])
         who, cell, value = entries(order[block])
         local = (sorted_first[block][who] - base).astype(np.int32) * np.int32(plane) + cell
@@ -283,15 +288,17 @@ def assemble(
         made = made.tocsr()
         count = np.diff(made.indptr)
         (held,) = np.nonzero(count)
-        rows.append(held + base * plane)
-        counts.append(count[held])
-        cols.append(made.indices.astype(np.int32) + np.int32(block.start))
-        values.append(made.data)
+        cols = made.indices.astype(np.int32) + np.int32(block.start)
+        return held + base * plane, count[held], cols, made.data
+
+    found = in_threads(part, _blocks(sorted_first))
+    rows, counts, cols, values = zip(*found, strict=True) if found else ((),) * 4
     none = np.zeros(0, np.int32)
     starts = np.concatenate([[0], np.cumsum(np.concatenate([none, *counts]))])
     row = np.concatenate([none, *rows]).astype(_integer((planes + spectral.shape[0]) * plane))
     return CubeOperator(
         pixels=pixels[order].astype(np.int32),
+        first=sorted_first.astype(np.int32),
         rows=row,
         starts=starts.astype(_integer(int(starts[-1]))),
         cols=np.concatenate([none, *cols]),
@@ -340,6 +347,7 @@ def paired(op: CubeOperator, offset: tuple[int, int, int]) -> CubeOperator:
     row = op.rows[fits][held]
     return CubeOperator(
         pixels=op.pixels,
+        first=op.first,
         rows=row,
         starts=np.concatenate([[0], np.cumsum(count[held])]).astype(np.int32),
         cols=both.indices.astype(np.int32),
@@ -394,17 +402,21 @@ def assemble_voxels(
     """
     from scipy.sparse import coo_array
 
+    plane = voxel // (shape[1] * shape[2])
+    listed, who = np.unique(plane.astype(np.int64) * pixels.size + who, return_inverse=True)
+    first, one = np.divmod(listed, pixels.size)
+    pixels = pixels[one]
     size = (shape[0] * shape[1] * shape[2], pixels.size)
     made = coo_array((value.astype(np.float32), (voxel, who)), size)
     made.has_canonical_format = True
     made = made.tocsr()
     count = np.diff(made.indptr)
     row = np.flatnonzero(count).astype(_integer(size[0]))
-    held = row
     return CubeOperator(
         pixels=pixels.astype(np.int32),
+        first=first.astype(np.int32),
         rows=row,
-        starts=np.concatenate([[0], np.cumsum(count[held])]).astype(_integer(made.nnz)),
+        starts=np.concatenate([[0], np.cumsum(count[row])]).astype(_integer(made.nnz)),
         cols=made.indices.astype(np.int32),
         spatial=made.data,
         spectral=np.ones((1, pixels.size), np.float32),

@@ -11,7 +11,7 @@ __all__ = ["Entries", "clip_quads", "joined", "quad_entries"]
 # Overlaps smaller than this fraction of a cell are round-off of the clipping.
 _NEGLIGIBLE = 1e-11
 # Quadrilaterals clipped at once: few enough that the temporaries stay in the processor's cache.
-_CHUNK = 16384
+_CHUNK = 32768
 # Larger than any number of rows.
 _ROWS = 2.0**26
 

@@ -267,7 +267,7 @@ def _cube(ds: xr.Dataset, part: CubePlan, labels: dict[str, str], *, holes: bool
     new: dict[str, Any] = {n: (dims, v, attrs.get(n, {})) for n, v in planes.items()}
     new["wavelength"] = (("wave",), part.wavelength, {"units": "um"})
     variance = xp.where(good, err, zero) ** 2
-    inflation = kernel.variance_inflation(op, weight, variance, keep)
+    inflation = kernel.variance_inflation(op, weight, variance, var, keep)
     new["variance_inflation"] = ((*lead, "wave"), inflation)
     if part.pairs:
         shared = [

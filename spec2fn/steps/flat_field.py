@@ -288,7 +288,7 @@ def slit_flat(
     Returns
     -------
     flat, error : array, shape (slit, y, x)
-        1 and 0 where unknown, NaN where not positive.
+        In the dtype of ``sci``; 1 and 0 where unknown, NaN where not positive.
     flags : array of uint32, shape (slit, y, x)
     """
     bad = np.uint32(
@@ -336,8 +336,8 @@ def slit_flat(
     usable = usable & ((flags.reshape(-1)[where] & unusable) == 0)
     flat, error, usable = multiply_factors(factors, usable)
     positive = flat > 0
-    flat = xp.where(positive, flat, xp.asarray(np.nan, dtype=flat.dtype))
-    error = xp.where(positive, error, xp.asarray(np.nan, dtype=flat.dtype))
+    nothing, dtype = xp.asarray(np.nan, dtype=flat.dtype), ds.variables["sci"].dtype
+    flat, error = (xp.where(positive, v, nothing).astype(dtype) for v in (flat, error))
     fine = spread(usable & positive, back, False, True)
     if plan.held is not None:
         guessed = spread(xp.asarray(plan.held) | gap, back, False, False)

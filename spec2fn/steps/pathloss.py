@@ -8,6 +8,7 @@ import numpy as np
 
 from spec2fn.compose import Skip, step
 from spec2fn.dq import PIXEL
+from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.photometry import bilinear, interpolate_planned, rescale
 from spec2fn.kernels.slit_corrections import (
@@ -188,9 +189,7 @@ def _correct_slits(
         "pathloss_ps": (plan.point_waves, point),
         "pathloss_un": (plan.uniform_waves, uniform),
     }
-    planes = {
-        name: _on_pixels(xp, *table, waves[name]).astype(dtype) for name, table in tables.items()
-    }
+    planes = {name: _on_pixels(xp, *table, waves[name], dtype) for name, table in tables.items()}
 
     is_point = xp.asarray(plan.point)[:, None, None]
     factor = xp.where(is_point, planes["pathloss_ps"], planes["pathloss_un"])
@@ -229,18 +228,21 @@ def _cell(xp: Any, ds: xr.Dataset, plan: SlitPathlossPlan, axis: int) -> Any:
     return grid[:, 0] + (place - grid[:, 1]) / grid[:, 2] - 1
 
 
-def _on_pixels(xp: Any, waves: Wavelengths, vector: Any, wavelength: Any) -> Any:
-    covered = xp.asarray(waves.covered)
-    points, index = xp.asarray(waves.points), xp.asarray(waves.index)
+def _on_pixels(xp: Any, waves: Wavelengths, vector: Any, wavelength: Any, dtype: Any) -> Any:
+    points = xp.asarray(waves.points)
     missing = points.shape[1] - vector.shape[1]
     if missing > 0:
         vector = xp.pad(vector, ((0, 0), (0, missing)))
-    safe = xp.where(covered, wavelength, points[:, :1, None])
-    if waves.ends is not None:
-        ends = xp.asarray(waves.ends)[:, :, None, None]
-        safe = xp.clip(safe, ends[:, 0], ends[:, 1])
-    value = interpolate_by_slit(points, vector, index, safe)
-    return xp.where(covered, value, xp.nan)
+    ends = None if waves.ends is None else xp.asarray(waves.ends)[:, :, None, None]
+
+    def correction(covered: Any, index: Any, wavelength: Any) -> Any:
+        safe = xp.where(covered, wavelength, points[:, :1, None])
+        if ends is not None:
+            safe = xp.clip(safe, ends[:, 0], ends[:, 1])
+        value = interpolate_by_slit(points, vector, index, safe)
+        return xp.where(covered, value, xp.nan).astype(dtype)
+
+    return by_rows(correction)(xp.asarray(waves.covered), xp.asarray(waves.index), wavelength)
 
 
 def _stacked(xp: Any, arrays: list[Any]) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 from spec2fn.compose import Skip, step
 from spec2fn.dq import PIXEL
 from spec2fn.errors import InputError
+from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.photometry import (
     exponential_change,
@@ -291,16 +292,19 @@ def _calibrate_ifu(
     exact = xp.asarray(plan.fraction).dtype
 
     flux = xp.asarray(table["photmj"])[plan.row].astype(exact)
-    response = interpolate_planned(
-        xp.asarray(table["relresponse"])[plan.row][plan.order], plan.index, plan.fraction
-    )
+    response = xp.asarray(table["relresponse"])[plan.row][plan.order]
     sizes = xp.asarray(sizes).astype(exact)
-    size = sizes[plan.slices][plan.slice_index]
+    size = sizes[plan.slices]
+
+    def conversion_of(index: Any, fraction: Any, slice_index: Any) -> Any:
+        relative = interpolate_planned(response, index, fraction)
+        return (flux * relative / (size[slice_index] * A2_TO_SR)).astype(values["sci"].dtype)
+
     planes, dq = rescale(
         values,
         variances,
         ds.variables["dq"].data,
-        (flux * response / (size * A2_TO_SR)).astype(values["sci"].dtype),
+        by_rows(conversion_of)(plan.index, plan.fraction, plan.slice_index),
         plan.covered,
         do_not_use=PIXEL["DO_NOT_USE"],
         inverse=inverse,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from spec2fn.kernels import cubes
-from spec2fn.plans.cube_overlap import assemble, paired, roi_entries
+from spec2fn.plans.cube_overlap import assemble, assemble_voxels, paired, roi_entries
 from spec2fn.plans.quadrilaterals import quad_entries
 
 SHAPE = (5, 4, 6)
@@ -51,9 +51,20 @@ def dense(op):
     return out
 
 
-@pytest.fixture(params=["product", "shepard"])
+def by_voxel():
+    """Pixels that reach any voxels, in up to three planes each."""
+    rng = np.random.default_rng(12)
+    n_out = SHAPE[0] * SHAPE[1] * SHAPE[2]
+    flat = rng.choice(N * n_out, 5 * N, replace=False)
+    who, voxel = np.divmod(np.sort(flat), n_out)
+    pixels = np.sort(rng.choice(150, N, replace=False))
+    weights = rng.uniform(0.1, 1.0, flat.size)
+    return assemble_voxels(pixels, who, voxel, weights, shape_in=(10, 15), shape=SHAPE)
+
+
+@pytest.fixture(params=["product", "shepard", "voxels"])
 def op(request):
-    return operator(request.param)
+    return by_voxel() if request.param == "voxels" else operator(request.param)
 
 
 @pytest.mark.parametrize("power", [0, 1, 2])
@@ -137,7 +148,8 @@ def test_variance_inflation_is_that_of_the_covariance_matrix(op):
         block = full[plane * op.plane :][: op.plane, plane * op.plane :][:, : op.plane]
         true.append(block.sum() / np.trace(block) if np.trace(block) > 0 else 1.0)
     weight = cubes.apply(op, np.ones(op.pixels.size, np.float32))
-    found = cubes.variance_inflation(op, weight, variance, weight > 0)
+    var = np.diag(full).astype(np.float32)[op.voxels]
+    found = cubes.variance_inflation(op, weight, variance, var, weight > 0)
     np.testing.assert_allclose(found, true, rtol=1e-4)
 
 
