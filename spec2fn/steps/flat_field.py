@@ -10,6 +10,7 @@ import numpy as np
 from spec2fn.compose import Skip, as_reference, step
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError
+from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.kernels.photometry import flat_field as divide_by_flat
 from spec2fn.kernels.spectral_flat import between_images, multiply_factors
@@ -27,6 +28,7 @@ from spec2fn.plans.nirspec_ifu_flat import plan_ifu_flat
 from spec2fn.plans.tables import TableBank, take
 from spec2fn.schema import replace_data, with_meta
 from spec2fn.slits import with_problems
+from spec2fn.threads import in_threads
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,6 +38,8 @@ __all__ = ["flat_field"]
 _SLITS = frozenset({"NRS_BRIGHTOBJ", "NRS_FIXEDSLIT", "NRS_MSASPEC"})
 # without a flat of their own: those of a lamp exposure are composed as well
 _LAMPS = frozenset({"NRS_AUTOWAVE", "NRS_LAMP"})
+# Listed pixels evaluated at once: few enough that intermediate results stay in the cache.
+_PIECE = 1 << 15
 
 
 def _plan(
@@ -294,7 +298,6 @@ def slit_flat(
     bad = np.uint32(
         PIXEL["NO_FLAT_FIELD"] | PIXEL["DO_NOT_USE"] | PIXEL["UNRELIABLE_FLAT"],
     )
-    unusable = np.uint32(PIXEL["NO_FLAT_FIELD"] | PIXEL["DO_NOT_USE"])
     if isinstance(plan, SuppliedFlatPlan):
         image, error, flags = plan.sci, plan.err, plan.dq
         xp = array_namespace(image, error, flags)
@@ -302,76 +305,125 @@ def slit_flat(
         flags = xp.where(positive, flags, flags | bad)
         return xp.where(positive, image, xp.asarray(np.nan, image.dtype)), error, flags
 
-    where, back = plan.pixels.where, plan.pixels.back
-    wave = ds.variables[name].data.reshape(-1)[where]
-    factors: list[tuple[Any | None, Any]] = []
-    for part, table in zip(parts, plan.tables, strict=True):
-        if table is not None:
-            factors += _fast_factors(part, table, plan, wave)
-    flags = None
-    gap: Any = False
-    for k, (part, image_plan) in enumerate(zip(parts[1:], plan.images, strict=True)):
-        if image_plan is None:
-            continue
-        value, error = _slow_factor(part, image_plan, plan, wave)
-        found = _image_flags(part, image_plan, plan.position)
-        if k == 0 and plan.outside is not None:
-            xp = array_namespace(value)
-            gap = xp.asarray(plan.outside) & ~(value > 0)
-            if found is not None:
-                gap = gap | (plan.outside & ((found.reshape(-1)[where] & unusable) != 0))
-                found = xp.where(spread(gap, back, False, False), np.uint32(0), found)
-            value = xp.where(gap, xp.ones((), value.dtype), value)
-            error = xp.where(gap, xp.zeros((), error.dtype), error)
-        factors.append((value, error))
-        if found is not None:
-            flags = found if flags is None else flags | found
-    if not factors:
-        # no slit of the bucket has a table, and there is no image: the list is empty
-        factors.append((wave, wave))
-    xp = array_namespace(wave, *(v for pair in factors for v in pair))
-    usable = xp.asarray(plan.usable)
-    if flags is None:
-        flags = xp.zeros(back.shape, dtype=np.uint32)
-    usable = usable & ((flags.reshape(-1)[where] & unusable) == 0)
-    flat, error, usable = multiply_factors(factors, usable)
-    positive = flat > 0
-    nothing, dtype = xp.asarray(np.nan, dtype=flat.dtype), ds.variables["sci"].dtype
-    flat, error = (xp.where(positive, v, nothing).astype(dtype) for v in (flat, error))
-    fine = spread(usable & positive, back, False, True)
+    found = [
+        None if image is None else _image_flags(part, image, plan.position)
+        for part, image in zip(parts[1:], plan.images, strict=True)
+    ]
+    flat, error, fine, gap = _listed_flat(ds.variables[name].data, parts, plan, found)
+    back = plan.pixels.back
+    xp = array_namespace(flat, error)
+    if found[0] is not None and plan.outside is not None:
+        found[0] = xp.where(spread(gap, back, False, False), np.uint32(0), found[0])
+    flags = xp.zeros(back.shape, dtype=np.uint32)
+    for one in found:
+        flags = flags if one is None else flags | one
     if plan.held is not None:
         guessed = spread(xp.asarray(plan.held) | gap, back, False, False)
         flags = xp.where(guessed, flags | np.uint32(PIXEL["UNRELIABLE_FLAT"]), flags)
+    dtype = ds.variables["sci"].dtype
     return (
-        spread(flat, back, 1.0, 1.0),
-        spread(error, back, 0.0, 0.0),
-        xp.where(fine, flags, flags | bad),
+        spread(flat.astype(dtype), back, 1.0, 1.0),
+        spread(error.astype(dtype), back, 0.0, 0.0),
+        xp.where(spread(fine, back, False, True), flags, flags | bad),
     )
 
 
-def _fast_factors(
-    part: Any, table: FlatTablePlan, plan: SpectralFlatPlan, wave: Any
-) -> list[tuple[Any, Any]]:
-    """Table of the fast variation, and the errors of the image of the shutters."""
+def _listed_flat(
+    wavelength: Any, parts: tuple[Any, ...], plan: SpectralFlatPlan, found: list[Any]
+) -> tuple[Any, Any, Any, Any]:
+    """Flat and error of the listed pixels, where they are fine, and where the S-flat has gaps.
+
+    Parameters
+    ----------
+    wavelength : array
+        Of all pixels [um].
+    parts, plan
+        See :func:`slit_flat`.
+    found : list of array or None
+        Flags of the images of the spectrograph and the detector, of all pixels.
+    """
+    unusable = np.uint32(PIXEL["NO_FLAT_FIELD"] | PIXEL["DO_NOT_USE"])
+    flagged = [None if flags is None else flags.reshape(-1) for flags in found]
+    tables = [
+        (table, _lines(part, table))
+        for part, table in zip(parts, plan.tables, strict=True)
+        if table is not None
+    ]
+    wavelength = wavelength.reshape(-1)
+
+    def evaluate(piece: slice) -> tuple[Any, Any, Any, Any]:
+        where = plan.pixels.where[piece]
+        wave = wavelength[where]
+        factors: list[tuple[Any | None, Any]] = []
+        for table, lines in tables:
+            factors += _fast_factors(table, lines, plan, wave, piece)
+        usable = plan.usable[piece]
+        gap: Any = np.zeros(where.shape, dtype=bool)
+        for k, (part, image) in enumerate(zip(parts[1:], plan.images, strict=True)):
+            if image is None:
+                continue
+            value, error = _slow_factor(part, image, plan, wave, where)
+            flags = None if flagged[k] is None else flagged[k][where]
+            if k == 0 and plan.outside is not None:
+                xp = array_namespace(value)
+                outside = xp.asarray(plan.outside[piece])
+                gap = outside & ~(value > 0)
+                if flags is not None:
+                    gap = gap | (outside & ((flags & unusable) != 0))
+                    flags = xp.where(gap, np.uint32(0), flags)
+                value = xp.where(gap, xp.ones((), value.dtype), value)
+                error = xp.where(gap, xp.zeros((), error.dtype), error)
+            factors.append((value, error))
+            if flags is not None:
+                usable = usable & ((flags & unusable) == 0)
+        # without any table or image no pixel is listed
+        factors = factors or [(wave, wave)]
+        xp = array_namespace(wave, *(v for pair in factors for v in pair))
+        flat, error, usable = multiply_factors(factors, xp.asarray(usable))
+        positive = flat > 0
+        nothing = xp.asarray(np.nan, dtype=flat.dtype)
+        flat, error = (xp.where(positive, v, nothing) for v in (flat, error))
+        return flat, error, usable & positive, gap
+
+    count = plan.pixels.where.size
+    if not isinstance(wavelength, np.ndarray) or count <= _PIECE:
+        return evaluate(slice(None))
+    pieces = in_threads(evaluate, [slice(k, k + _PIECE) for k in range(0, count, _PIECE)])
+    xp = array_namespace(*pieces[0])
+    flat, error, fine, gap = (xp.concatenate(v) for v in zip(*pieces, strict=True))
+    return flat, error, fine, gap
+
+
+def _lines(part: Any, table: FlatTablePlan) -> tuple[Any, ...]:
+    """Straight lines between the rows of a table: values, errors, and errors of the shutters."""
     bank = table.bank
     values, errors = (_column(part, bank, c) for c in ("data", "error"))
-    xp = array_namespace(values, errors, wave)
     if table.shutter is not None:
-        values = values * _shutter_image(part, table, xp)
-    x = wave if plan.lit is None else xp.where(plan.lit, wave, xp.zeros((), dtype=wave.dtype))
-    width = xp.asarray(plan.width)
-    value = average_across(chords(bank.knots, values), bank.cells, x, width)
-    error = follow(chords(bank.knots, errors), bank.cells[1], x)
-    if plan.lit is not None:
-        value = xp.where(plan.lit, value, xp.ones((), dtype=value.dtype))
-        error = xp.where(plan.lit, error, xp.zeros((), dtype=error.dtype))
+        values = values * _shutter_image(part, table, array_namespace(values))
+    shutters = None
+    if table.shutter_errors is not None:
+        shutters = chords(table.shutter_errors.knots, _elements(part, table.shutter_errors))
+    return chords(bank.knots, values), chords(bank.knots, errors), shutters
+
+
+def _fast_factors(
+    table: FlatTablePlan, lines: tuple[Any, ...], plan: SpectralFlatPlan, wave: Any, piece: slice
+) -> list[tuple[Any, Any]]:
+    """Table of the fast variation, and the errors of the image of the shutters."""
+    xp = array_namespace(wave, *lines[0])
+    lit = None if plan.lit is None else xp.asarray(plan.lit[piece])
+    x = wave if lit is None else xp.where(lit, wave, xp.zeros((), dtype=wave.dtype))
+    width, cells = xp.asarray(plan.width[piece]), table.bank.cells[:, piece]
+    value = average_across(lines[0], cells, x, width)
+    error = follow(lines[1], cells[1], x)
+    if lit is not None:
+        value = xp.where(lit, value, xp.ones((), dtype=value.dtype))
+        error = xp.where(lit, error, xp.zeros((), dtype=error.dtype))
     found = [(value, error)]
     if table.shutter_errors is not None:
-        bank = table.shutter_errors
-        lines = chords(bank.knots, _elements(part, bank))
-        error = follow(lines, bank.cells[0], x)
-        error = xp.where(table.shutter_covered, error, xp.zeros((), dtype=error.dtype))
-        found.append((None, error))
+        error = follow(lines[2], table.shutter_errors.cells[0, piece], x)
+        covered = table.shutter_covered[piece]
+        found.append((None, xp.where(covered, error, xp.zeros((), dtype=error.dtype))))
     return found
 
 
@@ -406,10 +458,9 @@ def _shutter_image(part: Any, table: FlatTablePlan, xp: Any) -> Any:
 
 
 def _slow_factor(
-    part: Any, image: FlatImagePlan, plan: SpectralFlatPlan, wave: Any
+    part: Any, image: FlatImagePlan, plan: SpectralFlatPlan, wave: Any, where: Any
 ) -> tuple[Any, Any]:
-    """Image of the slow variation at the listed pixels, and its error."""
-    where = plan.pixels.where
+    """Image of the slow variation at some listed pixels, and its error."""
     pixel = plan.position.reshape(-1)[where]
     lower = None if image.lower is None else image.lower.reshape(-1)[where].astype(pixel.dtype)
     pixel, lower = indices(pixel), None if lower is None else indices(lower)
@@ -437,16 +488,20 @@ def _image_flags(part: Any, image: FlatImagePlan, position: Any) -> Any:
     if "dq" not in part.variables:
         return None
     dq = part.variables["dq"]
-    xp = array_namespace(position)
-    pixel = indices(xp.maximum(xp.asarray(position), 0))
+    single = dq.ndim == 2 or image.lower is None or dq.shape[0] == 1
     size = dq.shape[-2] * dq.shape[-1]
-    if dq.ndim == 2 or image.lower is None or dq.shape[0] == 1:
-        flags = take(dq, pixel)
-    else:
-        lower, upper = (v.astype(pixel.dtype) * size + pixel for v in (image.lower, image.upper))
-        flags = take(dq, lower) | take(dq, upper)
-    xp = array_namespace(flags, position)
-    return xp.where(position >= 0, flags, xp.zeros((), dtype=flags.dtype)).astype(np.uint32)
+
+    def look_up(position: Any, *images: Any) -> Any:
+        xp = array_namespace(position)
+        pixel = indices(xp.maximum(xp.asarray(position), 0))
+        flags: Any = np.uint32(0)
+        for number in images or (0,):
+            offset = number.astype(pixel.dtype) * size if images else 0
+            flags = flags | take(dq, pixel + offset)
+        xp = array_namespace(flags, position)
+        return xp.where(position >= 0, flags, xp.zeros((), dtype=flags.dtype)).astype(np.uint32)
+
+    return by_rows(look_up)(position, *(() if single else (image.lower, image.upper)))
 
 
 def _record(ds: xr.Dataset, image: Any, error: Any, flags: Any) -> xr.Dataset:
