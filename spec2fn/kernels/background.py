@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.statistics import safe_sqrt
 
@@ -20,6 +21,7 @@ def per_plane(image: Any, like: Any) -> Any:
     return image.reshape((1,) * (like.ndim - image.ndim) + tuple(image.shape))
 
 
+@by_rows
 @np.errstate(over="ignore")
 def add_in_quadrature(err: Any, variance: Any) -> Any:
     """Return ``sqrt(err**2 + variance)`` with a finite gradient where both are zero.

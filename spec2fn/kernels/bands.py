@@ -18,7 +18,7 @@ __all__ = ["by_rows"]
 
 _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 
-_BAND = 1 << 16  # pixels
+_BAND = 1 << 17  # pixels
 
 
 def by_rows(kernel: _Kernel) -> _Kernel:

@@ -116,14 +116,16 @@ def rescale(
     planes = {**values, **variances}
     invalid = _any_nan(planes, xp) | ((dq & bit) != 0) | ~expand_to(usable, dq)
 
+    filled = xp.where(usable, factor, xp.ones((), dtype=factor.dtype))
+    scales: dict[Any, Any] = {}
     out = {}
     for name, plane in planes.items():
-        scale = xp.where(usable, factor, xp.ones((), dtype=factor.dtype)).astype(plane.dtype)
-        if name in variances:
-            scale = scale * scale
-        scale = expand_to(scale, plane)
+        key = (plane.dtype, name in variances)
+        if key not in scales:
+            scale = expand_to(filled.astype(plane.dtype), plane)
+            scales[key] = scale * scale if name in variances else scale
         safe = xp.where(invalid, xp.zeros((), dtype=plane.dtype), plane)
-        out[name] = safe / scale if inverse else safe * scale
+        out[name] = safe / scales[key] if inverse else safe * scales[key]
     return agree_on_invalid(out, xp.where(invalid, dq | bit, dq), do_not_use)
 
 

@@ -45,7 +45,7 @@ _POWERS = [
 ]
 _SAMPLES = 1200
 # Pixels worked on at once: few enough that the temporaries stay in the cache of the processor.
-_PIECE = 1 << 14
+_PIECE = 1 << 16
 
 
 @dataclass(frozen=True)

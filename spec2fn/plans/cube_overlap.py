@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 # Pixels worked on at once: few enough that the temporaries stay in the cache of the processor.
-_CHUNK = 32768
+_CHUNK = 65536
 
 
 @dataclass(frozen=True, eq=False)

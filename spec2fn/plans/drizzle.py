@@ -165,7 +165,7 @@ def _square_entries(
     jacobian = 0.5 * ((x[1] - x[3]) * (y[0] - y[2]) - (x[0] - x[2]) * (y[1] - y[3]))
     (known,) = np.nonzero(np.isfinite(jacobian) & (jacobian != 0))
     # cell i of an image has its centre at i
-    who, cell, area = quad_entries(x[:, known] + 0.5, y[:, known] + 0.5, shape)
+    who, cell, area = quad_entries(x.take(known, axis=1) + 0.5, y.take(known, axis=1) + 0.5, shape)
     col = known[who]
     return cell, col, area / np.abs(jacobian[col])
 

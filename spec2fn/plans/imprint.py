@@ -14,6 +14,7 @@ import numpy as np
 
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError
+from spec2fn.kernels.bands import by_rows
 from spec2fn.plans.base import Plan
 from spec2fn.schema import meta_of, require
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["ImprintPlan", "match_imprint", "plan_subtraction"]
+
+Planes = dict[str, np.ndarray[Any, Any]]
 
 # observation, dither position
 _KEYWORDS = ("OBSERVTN", "PATT_NUM")
@@ -121,24 +124,31 @@ def plan_subtraction(science: xr.Dataset, imprint: xr.Dataset) -> ImprintPlan:
         raise DatasetError(msg)
     planes = {
         "sci": np.asarray(theirs.values),
-        "var": np.square(imprint["err"].values, dtype=np.float64),
+        "var": np.asarray(imprint["err"].values),
         **{
             v: np.asarray(imprint[v].values) if v in imprint else np.zeros(theirs.shape, np.float32)
             for v in ("var_poisson", "var_rnoise")
         },
     }
-    dq = np.asarray(imprint["dq"].values)
-    if theirs.ndim == 3:
+    filled, flags, lacking = _averaged(planes, np.asarray(imprint["dq"].values))
+    return ImprintPlan(**filled, dq=flags, lacking=lacking)
+
+
+@by_rows
+def _averaged(planes: Planes, dq: Any) -> tuple[Planes, Any, Any]:
+    """Mean over integrations, zero where it is not known; flags; and where there is no rate."""
+    planes = {**planes, "var": np.square(planes["var"], dtype=np.float64)}
+    if dq.ndim == 3:
         planes, dq = _mean(planes), np.bitwise_or.reduce(dq, axis=0)
     lacking = ~np.isfinite(planes["sci"])
     filled = {
         k: np.where(lacking | ~np.isfinite(v), 0.0, v).astype(np.float32) for k, v in planes.items()
     }
     flags = np.where(lacking, dq | np.uint32(PIXEL["DO_NOT_USE"]), dq).astype(np.uint32)
-    return ImprintPlan(**filled, dq=flags, lacking=lacking)
+    return filled, flags, lacking
 
 
-def _mean(planes: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+def _mean(planes: Planes) -> Planes:
     finite = np.isfinite(planes["sci"])
     count = np.count_nonzero(finite, axis=0)
     n = np.where(count == 0, np.nan, count)

@@ -18,7 +18,12 @@ from spec2fn.errors import DatasetError
 from spec2fn.plans.background_mesh import background_mesh
 from spec2fn.plans.base import Plan
 from spec2fn.plans.nirspec_slits import FIXED_SLIT_QUADRANT
-from spec2fn.plans.nsclean_fit import fit_full_frame, fit_subarray, median_stripes
+from spec2fn.plans.nsclean_fit import (
+    fit_full_frame,
+    fit_subarray,
+    median_stripes,
+    transposed,
+)
 from spec2fn.plans.pixel_clipping import SortedPixels
 from spec2fn.schema import meta_of
 
@@ -312,15 +317,13 @@ def _fit(values: Array, mask: Array, options: NscleanOptions) -> Array:
         return np.zeros_like(values)
     if options.fit_method == "median":
         across = options.slow_axis == 1
-        lines, used = (values.T, mask.T) if across else (values, mask)
+        lines, used = (transposed(values), transposed(mask)) if across else (values, mask)
         full = lines.shape[1] == _FULL_FRAME[0]
         channels = _CHANNELS if options.fit_by_channel and full else 1
-        lines, used = np.ascontiguousarray(lines), np.ascontiguousarray(used)
         noise = median_stripes(lines, used, channels)
         return noise.T if across else noise
     turn = -1 if options.reversed_lines else 1
-    lines = np.ascontiguousarray(values.T[::turn])
-    used = np.ascontiguousarray(mask.T[::turn])
+    lines, used = transposed(values[:, ::turn]), transposed(mask[:, ::turn])
     if values.shape == _FULL_FRAME:
         model: Any = fit_full_frame(lines, used, centred=options.centred_kernels)
     else:

@@ -14,9 +14,11 @@ import numpy as np
 
 from spec2fn.kernels.nsclean import cosine_gain, fit_harmonics, lowpass_gain, synthesize
 
-__all__ = ["fit_full_frame", "fit_subarray", "line_medians", "median_stripes"]
+__all__ = ["fit_full_frame", "fit_subarray", "line_medians", "median_stripes", "transposed"]
 
 Array = np.ndarray[Any, Any]
+
+_BLOCK = 32  # rows that are turned into columns at once
 
 # full frame: frequencies per pixel, lengths in pixels
 _HALF_POWER = 1.0 / 256.0
@@ -32,6 +34,17 @@ _LINE_OVERHEAD = 12
 _PIXEL_TIME = 1.0e-5
 _SECTION_REJECTION = 4.0
 _MINIMUM_USED = 0.05
+
+
+def transposed(image: Array) -> Array:
+    """Return a copy of an image (y, x) with its axes exchanged, in C order.
+
+    Block by block: in one go, neighbours in the copy would come from as many pages of memory.
+    """
+    out = np.empty(image.shape[::-1], image.dtype)
+    for i in range(0, image.shape[0], _BLOCK):
+        out[:, i : i + _BLOCK] = image[i : i + _BLOCK].T
+    return out
 
 
 def line_medians(values: Array, mask: Array) -> Array:

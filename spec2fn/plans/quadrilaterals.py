@@ -11,7 +11,7 @@ __all__ = ["Entries", "clip_quads", "joined", "quad_entries"]
 # Overlaps smaller than this fraction of a cell are round-off of the clipping.
 _NEGLIGIBLE = 1e-11
 # Quadrilaterals clipped at once: few enough that the temporaries stay in the processor's cache.
-_CHUNK = 32768
+_CHUNK = 65536
 # Larger than any number of rows.
 _ROWS = 2.0**26
 
@@ -120,7 +120,11 @@ def _quads(x: np.ndarray, y: np.ndarray, shape: tuple[int, int], start: int) -> 
         step = max(1, 64 * _CHUNK // (columns * rows))
         for one in (same[k : k + step] for k in range(0, same.size, step)):
             left, bottom = low_x[one], low_y[one]
-            area = np.abs(clip_quads(x[:, one] - left, y[:, one] - bottom, columns, rows))
+            # take keeps the corners in rows, where an index would turn the memory round
+            area = clip_quads(
+                x.take(one, axis=1) - left, y.take(one, axis=1) - bottom, columns, rows
+            )
+            np.abs(area, out=area)
             ix = left.astype(np.int32) + np.arange(columns, dtype=np.int32)[:, None]
             iy = bottom.astype(np.int32) + np.arange(rows, dtype=np.int32)[:, None]
             if left.min() < 0 or bottom.min() < 0 or ix.max() >= nx or iy.max() >= ny:

@@ -39,7 +39,7 @@ _SLITS = frozenset({"NRS_BRIGHTOBJ", "NRS_FIXEDSLIT", "NRS_MSASPEC"})
 # without a flat of their own: those of a lamp exposure are composed as well
 _LAMPS = frozenset({"NRS_AUTOWAVE", "NRS_LAMP"})
 # Listed pixels evaluated at once: few enough that intermediate results stay in the cache.
-_PIECE = 1 << 15
+_PIECE = 1 << 18
 
 
 def _plan(
