@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -57,6 +58,14 @@ class PendingFile:
         while view:
             n = os.pwrite(self.fd, view, at)
             view, at = view[n:], at + n
+
+    @contextlib.contextmanager
+    def flushing(self) -> Iterator[None]:
+        """Bring to disk what has been written so far, while the block computes what comes next."""
+        with ThreadPoolExecutor(1, thread_name_prefix="spec2fn") as pool:
+            done = pool.submit(os.fsync, self.fd)
+            yield
+            done.result()
 
     def reserve(self, size: int) -> None:
         """Raise OSError unless there is room for `size` bytes."""

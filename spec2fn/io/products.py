@@ -168,7 +168,8 @@ class ProductStream:
             meta = meta_of(self._template)
             model = str(self._template.attrs.get("model", "ImageModel"))
             wcs = meta.wcs if self._slits is None else ordered_wcs(self._slits)
-            content = asdf_bytes(model, wcs)
+            with self._file.flushing():
+                content = asdf_bytes(model, wcs)
             said = meta.records.get("run") if record is None else record
             self._file.write(tail(said, content), self._end)
             self._file.commit()
