@@ -46,6 +46,7 @@ SLICES = 30
 _WHO = "assign_wcs"
 _CIRCLE = 360.0
 _POST = ("linear", "xpoly", "xpoly_distortion", "ypoly", "ypoly_distortion")
+_latest_posts: dict[int, tuple[Any, tuple[Any, ...]]] = {}
 # gratings whose spectra end on NRS1
 _ONLY_NRS1 = ("G140M", "G235M", "G395M", "PRISM")
 
@@ -162,7 +163,7 @@ def ifu_optics(
         ),
         slicer=entry(trees["ifuslicer"], "model", "ifuslicer"),
         metrology=_metrology(trees["ifuslicer"]),
-        posts=tuple(_post(trees["ifupost"], i) for i in range(SLICES)),
+        posts=_posts(trees["ifupost"]),
     )
 
 
@@ -176,6 +177,17 @@ def _metrology(ifuslicer: Mapping[str, Any]) -> np.ndarray:
         )
         raise ReferenceError(msg)
     return np.stack([data[name][:SLICES].astype(np.float64) for name in names[1:]], axis=1)
+
+
+def _posts(ifupost: Mapping[str, Any]) -> tuple[Any, ...]:
+    # exposures that belong together share the reference, and putting it together takes 0.1 s
+    known = _latest_posts.get(id(ifupost))
+    if known is None:
+        _latest_posts.clear()
+        known = (ifupost, tuple(_post(ifupost, i) for i in range(SLICES)))
+        # the reference is kept, so that no other gets its id
+        _latest_posts[id(ifupost)] = known
+    return known[1]
 
 
 def _post(ifupost: Mapping[str, Any], i: int) -> Any:
