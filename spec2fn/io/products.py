@@ -23,12 +23,16 @@ from spec2fn.io.layout import Extent, extents, tail
 from spec2fn.io.slit_layout import ordered_wcs, single_slit, slit_extents
 from spec2fn.schema import meta_of
 from spec2fn.slits import Slits
+from spec2fn.threads import in_threads
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
 __all__ = ["ProductStream", "save", "write_product"]
+
+# Size from which extensions are converted and written side by side [bytes].
+_LARGE = 4 * 2**20
 
 
 class ProductStream:
@@ -136,6 +140,7 @@ class ProductStream:
 
     def _write(self, chunk: xr.Dataset | Slits, count: int) -> None:
         at = 0
+        small, large = [], []
         for extent in self._extents:
             start = at + len(extent.header)
             at += extent.size
@@ -143,9 +148,17 @@ class ProductStream:
                 start += self._done * extent.row
             elif self._started:
                 continue
+            (large if extent.size > _LARGE else small).append((extent, start))
+
+        def put(job: tuple[Extent, int]) -> None:
+            extent, start = job
             for piece in extent.pieces(chunk, count):
                 self._file.write(piece.reshape(-1).view(np.uint8).data, start)
                 start += piece.nbytes
+
+        for job in small:
+            put(job)
+        in_threads(put, large)
         self._started = True
 
     def close(self, record: Any = None) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from spec2fn.kernels.namespace import array_namespace, safe_divide
+from spec2fn.threads import in_threads
 
 __all__ = [
     "Weights",
@@ -248,16 +249,12 @@ def combine(op: Weights, sci: Any, err: Any, good: Any) -> dict[str, Any]:
     xp = array_namespace(sci, err)
     zero = xp.zeros((), dtype=sci.dtype)
     used = good.astype(sci.dtype)
-    weight = apply(op, used)
-    reached = weight > 0
-    safe = xp.where(reached, weight, xp.ones((), dtype=sci.dtype))
     sigma = xp.where(good, err, zero)
-    return {
-        "weight": weight,
-        "sci": apply(op, xp.where(good, sci, zero)) / safe,
-        "var": apply(op, sigma * sigma, 2) / (safe * safe),
-        "wmap": apply(op, used, 0),
-    }
+    sums = [(used, 1), (xp.where(good, sci, zero), 1), (sigma * sigma, 2), (used, 0)]
+    together = in_threads if xp is np else map
+    weight, flux, noise, number = together(lambda s: apply(op, *s), sums)
+    safe = xp.where(weight > 0, weight, xp.ones((), dtype=sci.dtype))
+    return {"weight": weight, "sci": flux / safe, "var": noise / (safe * safe), "wmap": number}
 
 
 def by_plane(op: Weights, values: Any) -> Any:

@@ -188,11 +188,16 @@ def pixel_geometry(
     if not pixel.size:
         msg = "cube_build: no pixel of the exposure belongs to a slice; check the WCS"
         raise InputError(msg)
-    planes = [np.full(label.size, np.nan) for _ in range(2)]
-    ra, dec = (np.asarray(ds[n].data).reshape(-1)[pixel] for n in ("ra", "dec"))
-    x, y = project(ra, dec, grid.crval, grid.angle)
-    for plane, values in zip(planes, (x, y), strict=True):
-        plane[pixel] = values
+    ra, dec = (np.asarray(ds[n].data).reshape(-1) for n in ("ra", "dec"))
+    x, y = np.empty(pixel.size), np.empty(pixel.size)
+    planes = [np.zeros(label.size) for _ in range(2)]  # only pixels of slices are looked up
+
+    def onto_plane(part: slice) -> None:
+        at = pixel[part]
+        x[part], y[part] = project(ra[at], dec[at], grid.crval, grid.angle)
+        planes[0][at], planes[1][at] = x[part], y[part]
+
+    in_threads(onto_plane, [slice(k, k + _PIECE) for k in range(0, pixel.size, _PIECE)])
     wavelength = np.asarray(ds["wavelength"].data, dtype=np.float64).reshape(-1)
     number = band.reshape(-1)[pixel]
     width = np.full(pixel.size, np.nan)
