@@ -140,7 +140,8 @@ class ProductStream:
 
     def _write(self, chunk: xr.Dataset | Slits, count: int) -> None:
         at = 0
-        small, large = [], []
+        small: list[tuple[Extent, int]] = []
+        large: list[tuple[Extent, int]] = []
         for extent in self._extents:
             start = at + len(extent.header)
             at += extent.size

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from spec2fn.kernels.namespace import is_jax
 from spec2fn.threads import in_threads
 
 __all__ = ["by_rows"]
@@ -21,8 +22,8 @@ _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 _BAND = 1 << 17  # pixels
 
 
-def by_rows(kernel: _Kernel) -> _Kernel:
-    """Let a kernel work on bands of rows where all its arrays are NumPy's.
+def by_rows(kernel: _Kernel, *others: Any) -> _Kernel:
+    """Let a kernel work on bands of rows, unless JAX computes it.
 
     Parameters
     ----------
@@ -30,23 +31,26 @@ def by_rows(kernel: _Kernel) -> _Kernel:
         Takes arrays (..., y, x), mappings of them, and anything else; returns an array, or
         tuples or dicts of arrays, of which each pixel depends on the same pixel of the arguments
         alone. Axes of length one are broadcast.
+    *others : array
+        What else it uses: a kernel that JAX traces must stay in its thread.
     """
 
     @functools.wraps(kernel)
     def run(*args: Any, **kwargs: Any) -> Any:
-        arrays: list[Any] = []
-        _mapped(arrays.append, (args, kwargs))
-        shape = np.broadcast_shapes(*(a.shape for a in arrays)) if arrays else ()
+        leaves: list[Any] = []
+        _mapped(leaves.append, (args, kwargs, others))
+        shape = np.broadcast_shapes(*(a.shape for a in leaves if _is_image(a)))
         pixels = int(np.prod(shape))
-        if pixels < 2 * _BAND or any(not isinstance(a, np.ndarray) for a in arrays):
+        if len(shape) < 2 or pixels < 2 * _BAND or any(is_jax(a) for a in leaves):
             return kernel(*args, **kwargs)
         rows = max(1, _BAND * shape[-2] // pixels)
 
         def band(first: int) -> Any:
-            part = slice(first, first + rows)
-            given, named = _mapped(
-                lambda a: a if a.shape[-2] == 1 else a[..., part, :], (args, kwargs)
-            )
+            def cut(leaf: Any) -> Any:
+                whole = not _is_image(leaf) or leaf.shape[-2] == 1
+                return leaf if whole else leaf[..., first : first + rows, :]
+
+            given, named = _mapped(cut, (args, kwargs))
             return kernel(*given, **named)
 
         head = band(0)
@@ -62,13 +66,17 @@ def by_rows(kernel: _Kernel) -> _Kernel:
     return cast("_Kernel", run)
 
 
+def _is_image(leaf: Any) -> bool:
+    return getattr(leaf, "ndim", 0) >= 2
+
+
 def _mapped(function: Callable[[Any], Any], tree: Any) -> Any:
-    """Apply a function to the images in tuples and mappings."""
+    """Apply a function to everything in tuples and mappings."""
     if isinstance(tree, Mapping):
         return {k: _mapped(function, v) for k, v in tree.items()}
     if isinstance(tree, tuple):
         return tuple(_mapped(function, v) for v in tree)
-    return function(tree) if getattr(tree, "ndim", 0) >= 2 else tree
+    return function(tree)
 
 
 def _paired(function: Callable[[Any, Any], Any], tree: Any, other: Any) -> None:

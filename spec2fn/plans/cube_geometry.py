@@ -406,10 +406,14 @@ def _terms(variables: Sequence[np.ndarray], scale: Sequence[tuple[float, float]]
     scaled = [(v - m) / s for v, (m, s) in zip(variables, scale, strict=True)]
     out = np.empty((len(_POWERS), scaled[0].size))
     out[0] = 1.0
-    for row, power in enumerate(_POWERS[1:], 1):
+    for row, (i, j, k) in enumerate(_POWERS[1:], 1):
         # one variable times an earlier term
-        last = max(k for k in range(3) if power[k])
-        lower = tuple(n - (k == last) for k, n in enumerate(power))
+        if k:
+            last, lower = 2, (i, j, k - 1)
+        elif j:
+            last, lower = 1, (i, j - 1, 0)
+        else:
+            last, lower = 0, (i - 1, 0, 0)
         np.multiply(out[_POWERS.index(lower)], scaled[last], out=out[row])
     return out
 

@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from spec2fn.kernels.bands import by_rows
+
 __all__ = ["locate"]
 
 
+@by_rows
 def locate(wavelength: Any, table: Any, *, include_first: bool = True) -> tuple[Any, Any, Any]:
     """Find every pixel's cell in an increasing table, for linear interpolation.
 

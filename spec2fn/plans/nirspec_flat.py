@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import DatasetError, ReferenceError
+from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.tables import GAUSS_3
 from spec2fn.plans.base import Plan
 from spec2fn.plans.tables import (
@@ -349,12 +350,18 @@ def plan_images(ref: Any, reftype: str, wave: Any) -> tuple[FlatImagePlan | None
             " in its table 'wavelength'; it needs one for each"
         )
         raise ReferenceError(msg)
+    lower, upper, inside = _between_knots(wave, knots)
+    return FlatImagePlan(lower, upper, knots), inside
+
+
+@by_rows
+def _between_knots(wave: Any, knots: Any) -> tuple[Any, Any, Any]:
     # pixels without wavelength are flagged; only the flags of the first images matter there
     known = np.where(np.isnan(wave), 0.0, wave)
     lower = np.clip(np.searchsorted(knots, known, side="right") - 1, 0, len(knots) - 2)
     upper = np.where(known == knots[lower], lower, lower + 1)
     inside = (known >= knots[0]) & (known <= knots[-1])
-    return FlatImagePlan(lower.astype(np.int16), upper.astype(np.int16), knots), inside
+    return lower.astype(np.int16), upper.astype(np.int16), inside
 
 
 def _image_wavelengths(ref: xr.Dataset, suffix: str, reftype: str) -> Any:

@@ -169,7 +169,8 @@ def plan_ifu_photom(
     _need_columns(area, "area", ("slice_id", "pixarea"), "NRS_IFU")
     listed = np.asarray(area["area.slice_id"].data).astype(int).tolist()
     number = np.asarray(ds["slice_id"].data)
-    missing = sorted(set(np.unique(number[number > 0]) - 1) - set(listed))
+    seen = np.flatnonzero(np.bincount(number.reshape(-1))[1:])  # from 0, as they are listed
+    missing = sorted(set(seen.tolist()) - set(listed))
     if missing:
         msg = f"photom: reference 'area' has no row for slice {', '.join(map(str, missing))}"
         raise ReferenceError(f"{msg} (of 0 to 29); fetch it again from CRDS")

@@ -28,6 +28,7 @@ __all__ = [
     "distinct_segments",
     "extrapolates",
     "held_beyond",
+    "in_memory",
     "list_pixels",
     "make_bank",
     "take",
@@ -106,6 +107,11 @@ class Segment:
     extra: tuple[Any, ...] = ()
 
 
+def in_memory(variable: Any) -> Any:
+    """Return the data of a variable, or None if they have not been read."""
+    return variable.data if variable._in_memory else None  # noqa: SLF001 - nothing else tells
+
+
 def take(variable: Any, positions: Any) -> Any:
     """Return elements of a variable of a reference, without reading the rest of a large one.
 
@@ -120,11 +126,11 @@ def take(variable: Any, positions: Any) -> Any:
     array
         Of the shape of `positions`.
     """
-    plane = variable.encoding.get("plane")
+    data = in_memory(variable)
     # where the data have been read, or replaced by others, they count
-    if plane is not None and not variable._in_memory:  # noqa: SLF001 - nothing else tells
-        return plane.take(positions)
-    data = variable.data
+    if data is None and "plane" in variable.encoding:
+        return variable.encoding["plane"].take(positions)
+    data = variable.data if data is None else data
     return array_namespace(data, positions).asarray(data).reshape(-1)[positions]
 
 

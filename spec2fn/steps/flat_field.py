@@ -11,7 +11,7 @@ from spec2fn.compose import Skip, as_reference, step
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError
 from spec2fn.kernels.bands import by_rows
-from spec2fn.kernels.namespace import array_namespace, is_traced
+from spec2fn.kernels.namespace import array_namespace, is_jax, is_traced
 from spec2fn.kernels.photometry import flat_field as divide_by_flat
 from spec2fn.kernels.spectral_flat import between_images, multiply_factors
 from spec2fn.kernels.tables import average_across, chords, follow, indices, spread
@@ -25,7 +25,7 @@ from spec2fn.plans.nirspec_flat import (
     plan_supplied_flat,
 )
 from spec2fn.plans.nirspec_ifu_flat import plan_ifu_flat
-from spec2fn.plans.tables import TableBank, take
+from spec2fn.plans.tables import TableBank, in_memory, take
 from spec2fn.schema import replace_data, with_meta
 from spec2fn.slits import with_problems
 from spec2fn.threads import in_threads
@@ -363,7 +363,8 @@ def _listed_flat(
             if image is None:
                 continue
             value, error = _slow_factor(part, image, plan, wave, where)
-            flags = None if flagged[k] is None else flagged[k][where]
+            flags = flagged[k]
+            flags = None if flags is None else flags[where]
             if k == 0 and plan.outside is not None:
                 xp = array_namespace(value)
                 outside = xp.asarray(plan.outside[piece])
@@ -386,7 +387,8 @@ def _listed_flat(
         return flat, error, usable & positive, gap
 
     count = plan.pixels.where.size
-    if not isinstance(wavelength, np.ndarray) or count <= _PIECE:
+    held = [in_memory(v) for part in parts if part is not None for v in part.variables.values()]
+    if count <= _PIECE or is_jax(wavelength) or any(is_jax(v) for v in held):
         return evaluate(slice(None))
     pieces = in_threads(evaluate, [slice(k, k + _PIECE) for k in range(0, count, _PIECE)])
     xp = array_namespace(*pieces[0])
@@ -501,7 +503,8 @@ def _image_flags(part: Any, image: FlatImagePlan, position: Any) -> Any:
         xp = array_namespace(flags, position)
         return xp.where(position >= 0, flags, xp.zeros((), dtype=flags.dtype)).astype(np.uint32)
 
-    return by_rows(look_up)(position, *(() if single else (image.lower, image.upper)))
+    images = () if single else (image.lower, image.upper)
+    return by_rows(look_up, in_memory(dq))(position, *images)
 
 
 def _record(ds: xr.Dataset, image: Any, error: Any, flags: Any) -> xr.Dataset:

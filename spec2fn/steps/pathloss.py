@@ -242,7 +242,8 @@ def _on_pixels(xp: Any, waves: Wavelengths, vector: Any, wavelength: Any, dtype:
         value = interpolate_by_slit(points, vector, index, safe)
         return xp.where(covered, value, xp.nan).astype(dtype)
 
-    return by_rows(correction)(xp.asarray(waves.covered), xp.asarray(waves.index), wavelength)
+    planes = (xp.asarray(waves.covered), xp.asarray(waves.index), wavelength)
+    return by_rows(correction, points, vector)(*planes)
 
 
 def _stacked(xp: Any, arrays: list[Any]) -> Any:

@@ -304,7 +304,7 @@ def _calibrate_ifu(
         values,
         variances,
         ds.variables["dq"].data,
-        by_rows(conversion_of)(plan.index, plan.fraction, plan.slice_index),
+        by_rows(conversion_of, flux, response, size)(plan.index, plan.fraction, plan.slice_index),
         plan.covered,
         do_not_use=PIXEL["DO_NOT_USE"],
         inverse=inverse,
