@@ -38,10 +38,10 @@ def by_rows(kernel: _Kernel, *others: Any) -> _Kernel:
     @functools.wraps(kernel)
     def run(*args: Any, **kwargs: Any) -> Any:
         leaves: list[Any] = []
-        _mapped(leaves.append, (args, kwargs, others))
+        _mapped(leaves.append, (args, kwargs))
         shape = np.broadcast_shapes(*(a.shape for a in leaves if _is_image(a)))
         pixels = int(np.prod(shape))
-        if len(shape) < 2 or pixels < 2 * _BAND or any(is_jax(a) for a in leaves):
+        if len(shape) < 2 or pixels < 2 * _BAND or any(is_jax(a) for a in (*leaves, *others)):
             return kernel(*args, **kwargs)
         rows = max(1, _BAND * shape[-2] // pixels)
 

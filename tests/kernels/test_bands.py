@@ -56,14 +56,14 @@ def test_small_images_stay_whole():
 
 def test_what_jax_computes_stays_in_its_thread():
     jax = pytest.importorskip("jax")
-    seen = []
+    seen, table = [], np.ones((1, 21))  # no image
 
     def total(scale):
         def scaled(image):
             seen.append((image.shape, threading.current_thread()))
             return image * scale
 
-        return bands.by_rows(scaled, scale)(np.ones((50, 4), np.float32)).sum()
+        return bands.by_rows(scaled, table, scale)(np.ones((50, 4), np.float32)).sum()
 
     assert jax.grad(total)(1.0) == 200.0
     assert seen == [((50, 4), threading.current_thread())]
