@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import InputError
-from spec2fn.plans.cube_geometry import layout_of
 from spec2fn.schema import require
 from spec2fn.wcs.coordinates import with_coordinates
 
@@ -28,6 +27,9 @@ COLUMNS = {
     "dq": ("", "uint32"),
 }
 """Columns of a pixel table: unit (that of the exposure for the flux) and type."""
+
+# those of lamps as well, which may be taken with the IFU
+_EXP_TYPES = ("MIR_MRS", "NRS_IFU", "NRS_LAMP", "NRS_AUTOWAVE")
 
 
 def pixel_table(ds: xr.Dataset) -> xr.Dataset:
@@ -60,7 +62,13 @@ def pixel_table(ds: xr.Dataset) -> xr.Dataset:
         )
         raise InputError(msg)
     require(ds, ("sci", "err", "dq"), "pixel_table")
-    layout_of(ds)
+    exp_type = ds.attrs.get("exp_type")
+    if exp_type not in _EXP_TYPES:
+        msg = (
+            f"pixel_table: needs an exposure of an integral-field unit, found EXP_TYPE {exp_type};"
+            " pass a _cal product of MIR_MRS or NRS_IFU"
+        )
+        raise InputError(msg)
     ds = with_coordinates(ds, "pixel_table")
     label = np.asarray(ds["slice_id"].data).astype(np.int32)
     for name in ("ra", "wavelength"):
