@@ -5,12 +5,14 @@ without the ``parity`` extra. A scenario is generated and calibrated by the peer
 """
 
 import fcntl
+import functools
 import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -146,3 +148,107 @@ def compare_planes():
     Of the elements finite in either array: finite in both and within rtol of (value + median).
     """
     return _fraction
+
+
+# nsclean as the peer's clean_flicker_noise, and errors as the peer has them
+AS_THE_PEER = {
+    "nsclean": {
+        "fit_method": "median",
+        "background_method": "median",
+        "single_mask": True,
+        "n_sigma": 2.0,
+        "mask_spectral_regions": False,
+    },
+    "background": {"propagate_variance": False},
+    "imprint": {"propagate_variance": False},
+    "master_background": {"propagate_variance": False},
+}
+# the peer's name of a step or its output, and ours
+OUR_NAMES = {
+    "msa_flagging": "msaflagopen",
+    "clean_flicker_noise": "nsclean",
+    "imprint_subtract": "imprint",
+    "master_background_mos": "master_background",
+}
+
+
+@pytest.fixture(scope="session")
+def compare(peerbench):
+    """Compare two files plane by plane: ``compare(theirs, ours, rtol)`` gives rows."""
+    spec = importlib.util.spec_from_file_location("peerbench_compare", peerbench / "compare.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.compare_file
+
+
+@dataclass
+class WholeRun:
+    """A scenario calibrated by the peer, and by us with the same parameters.
+
+    Attributes
+    ----------
+    peer : dict of str to Path
+        The peer's files of the science exposure, by name of the product or step.
+    """
+
+    folder: Path
+    out: Path
+    peer: dict = field(init=False)
+    stem: str = field(init=False)
+
+    def __post_init__(self):
+        files = self.folder / "steps"
+        (final,) = (p for k in ("cal", "calints") for p in files.glob(f"*_{k}.fits"))
+        self.stem = final.stem.rpartition("_")[0]
+        found = files.glob(f"{self.stem}_*.fits")
+        self.peer = {p.stem.removeprefix(f"{self.stem}_"): p for p in sorted(found)}
+
+    def ours(self, kind):
+        """Our file of what the peer calls `kind`."""
+        return self.out / f"{self.stem}_{OUR_NAMES.get(kind, kind)}.fits"
+
+    @functools.cached_property
+    def skipped(self):
+        """Calibrate; return the peer's names of the steps that were skipped."""
+        from spec2fn.calibration import calibrate, prepare
+        from spec2fn.compose import steps_of
+
+        described = json.loads((self.folder / "scenario.json").read_text())
+        params = {name: dict(values) for name, values in AS_THE_PEER.items()}
+        for name, values in described["steps"].items():
+            params.setdefault(OUR_NAMES.get(name, name), {}).update(values)
+        source = self.folder / described["asn"]
+        settings = prepare(source, parameter_references=False).settings
+        known = {s.name for s in steps_of(settings.pipeline)}
+        done = calibrate(
+            source,
+            self.out,
+            params={k: v for k, v in params.items() if k in known},
+            save_steps=sorted({OUR_NAMES.get(n, n) for n in self.peer} & known),
+            save_bsub="bsub" in self.peer,
+        )
+        steps = {
+            s["step"].rpartition("/")[2]
+            for s in done.report["steps"]
+            if s["status"].startswith("SKIPPED")
+        }
+        return steps | {theirs for theirs, ours in OUR_NAMES.items() if ours in steps}
+
+    def files(self):
+        """Calibrate; give kind and the peer's file of everything that was not skipped.
+
+        The peer saves what it has skipped as well.
+        """
+        return [(k, path) for k, path in self.peer.items() if k not in self.skipped]
+
+
+@pytest.fixture
+def whole_run(scenario, crds_cache, tmp_path):
+    """Name of a scenario -> :class:`WholeRun`."""
+
+    def make(name):
+        folder = scenario(name)
+        crds_cache(folder)
+        return WholeRun(folder, tmp_path)
+
+    return make

@@ -1,14 +1,9 @@
 """Whole runs of integral-field exposures against the peer: every product and every step."""
 
-import importlib.util
-import json
-
 import numpy as np
 import pytest
 from astropy.io import fits
 
-from spec2fn.calibration import calibrate, prepare
-from spec2fn.compose import steps_of
 from spec2fn.io import open_product
 from spec2fn.refs import references
 from spec2fn.schema import SPECTRUM_COLUMNS
@@ -25,24 +20,6 @@ SCENARIOS = (
     "miri_mrs_12short_band",
     "miri_mrs_34long",
 )
-# nsclean as the peer's clean_flicker_noise, and errors as the peer has them
-PARAMETERS = {
-    "nsclean": {
-        "fit_method": "median",
-        "background_method": "median",
-        "single_mask": True,
-        "n_sigma": 2.0,
-        "mask_spectral_regions": False,
-    },
-    "background": {"propagate_variance": False},
-    "imprint": {"propagate_variance": False},
-}
-# the peer's name of a step's output, and ours
-SUFFIXES = {
-    "msa_flagging": "msaflagopen",
-    "clean_flicker_noise": "nsclean",
-    "imprint_subtract": "imprint",
-}
 # the peer numbers the spectra of several cubes, and saves the first cube alone
 OF_BANDS = {"s3d": "ch1-short_s3d", "0_x1d": "ch1-short_x1d", "1_x1d": "ch2-short_x1d"}
 RTOL = {"s3d": 1e-3, "x1d": 2e-3}
@@ -69,65 +46,24 @@ def least_of(name, kind, plane):
     return 0.99 if fringes else 0.999
 
 
-@pytest.fixture(scope="module")
-def compare(peerbench):
-    spec = importlib.util.spec_from_file_location("peerbench_compare", peerbench / "compare.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.compare_file
-
-
-def peers_outputs(folder):
-    """The peer's files of the science exposure, by name of the product or step."""
-    (cal,) = (folder / "steps").glob("*_cal.fits")
-    stem = cal.stem.removesuffix("_cal")
-    return {
-        p.stem.removeprefix(f"{stem}_"): p for p in (folder / "steps").glob(f"{stem}_*.fits")
-    }, stem
-
-
-def ours_name(name, kind):
-    """How we call what the peer calls `kind`."""
-    return OF_BANDS.get(kind, kind) if name.endswith("_band") else SUFFIXES.get(kind, kind)
-
-
-def run_ours(folder, out, peer):
-    described = json.loads((folder / "scenario.json").read_text())
-    params = {name: dict(values) for name, values in PARAMETERS.items()}
-    for name, values in described["steps"].items():
-        params.setdefault(SUFFIXES.get(name, name), {}).update(values)
-    source = folder / described["asn"]
-    settings = prepare(source, parameter_references=False).settings
-    known = {s.name for s in steps_of(settings.pipeline)}
-    return calibrate(
-        source,
-        out,
-        params={k: v for k, v in params.items() if k in known},
-        save_steps=sorted({SUFFIXES.get(n, n) for n in peer} & known),
-        save_bsub="bsub" in peer,
-    ).report
+def our_file(run, name, kind):
+    if name.endswith("_band") and kind in OF_BANDS:
+        return run.out / f"{run.stem}_{OF_BANDS[kind]}.fits"
+    return run.ours(kind)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_every_product_agrees(name, scenario, crds_cache, compare, tmp_path):
-    folder = scenario(name)
-    crds_cache(folder)
-    peer, stem = peers_outputs(folder)
-    report = run_ours(folder, tmp_path, peer)
-    skipped = {s["step"] for s in report["steps"] if s["status"].startswith("SKIPPED")}
-    compared, low = 0, {}
-    for kind, path in sorted(peer.items()):
-        ours = ours_name(name, kind)
-        if ours in skipped:
-            continue  # the peer saves what it has skipped
-        compared += 1
-        for row in compare(path, tmp_path / f"{stem}_{ours}.fits", rtol_of(kind)):
+def test_every_product_agrees(name, whole_run, compare):
+    run = whole_run(name)
+    low, files = {}, run.files()
+    for kind, path in files:
+        for row in compare(path, our_file(run, name, kind), rtol_of(kind)):
             assert "problem" not in row, (kind, row)
             if row.get("ok", 1.0) < least_of(name, kind, row["plane"]):
                 low[(kind, *row["plane"])] = row["ok"]
-    assert compared >= 9
+    assert len(files) >= 9
     assert not low
-    assert_same_grid(peer["s3d"], tmp_path / f"{stem}_{ours_name(name, 's3d')}.fits")
+    assert_same_grid(run.peer["s3d"], our_file(run, name, "s3d"))
 
 
 def assert_same_grid(theirs, ours):
@@ -138,10 +74,8 @@ def assert_same_grid(theirs, ours):
             assert y == (x if isinstance(x, str) or x is None else pytest.approx(x, rel=2e-8))
 
 
-def test_the_background_differs_by_the_residual_fringes_alone(scenario, crds_cache, compare_planes):
-    folder = scenario("miri_mrs_12short")
-    crds_cache(folder)
-    peer, _ = peers_outputs(folder)
+def test_the_background_differs_by_the_residual_fringes_alone(whole_run, compare_planes):
+    peer = whole_run("miri_mrs_12short").peer
     ds = open_product(peer["pixel_replace"]).load()
     refs = references(ds, (*assign_wcs.refs, "cubepar", "extract1d", "apcorr"))
     ds = assign_wcs(ds, **{k: refs[k] for k in assign_wcs.refs})
