@@ -95,9 +95,13 @@ class SlitBatch:
     _shared: list[_Shared] = field(default_factory=list)
 
     # differences that are accepted where polynomials stand for the optics
-    cosine_error: ClassVar[float] = 1e-14
     sky_error: ClassVar[float] = 1e-11  # degrees
     sky_sizes: ClassVar[tuple[int, int]] = (5, 3)
+
+    @property
+    def cosine_error(self) -> float:
+        """The same of direction cosines before the grating wheel."""
+        return 1e-14
 
     @property
     def shared(self) -> _Shared:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -64,26 +64,35 @@ class IfuOptics(Optics):
     posts : tuple of astropy.modeling.Model
         Of each slice: position in the plane of the slicer and wavelength [m] to the position in
         the plane of the MSA from which the light seems to come.
+    is_prism : bool
+        Whether the disperser is the prism.
     """
 
     slicer: Any
     metrology: np.ndarray
     posts: tuple[Any, ...]
+    is_prism: bool
 
 
 @dataclass(frozen=True, eq=False)
 class SliceBatch(SlitBatch):
     """The transforms of the slices, evaluated together; slices are numbered from 0."""
 
-    # positions in the plane of the MSA come from polynomials with terms some 1e4 times as large, so
-    # that the optics themselves are rounded to 3e-11; this changes wavelengths by less than 1e-10
-    cosine_error: ClassVar[float] = 1e-10
-
     @property
     def ifu(self) -> IfuOptics:
         """The optics."""
         assert isinstance(self.optics, IfuOptics)
         return self.optics
+
+    @property
+    def cosine_error(self) -> float:
+        """What is accepted of direction cosines before the grating wheel.
+
+        Positions in the plane of the MSA come from polynomials with terms some 1e4 times as large,
+        so that the optics themselves are rounded to 3e-11. Behind a grating that changes the
+        wavelength by less than 1e-10 of it, behind the prism by 4e-9.
+        """
+        return 1e-11 if self.ifu.is_prism else 1e-10
 
     @cached_property
     def location(self) -> tuple[np.ndarray, np.ndarray]:
@@ -164,6 +173,7 @@ def ifu_optics(
         slicer=entry(trees["ifuslicer"], "model", "ifuslicer"),
         metrology=_metrology(trees["ifuslicer"]),
         posts=_posts(trees["ifupost"]),
+        is_prism=ds.attrs.get("grating") == "PRISM",
     )
 
 
