@@ -451,7 +451,12 @@ def _with_offset(ds: Any, path: str | None) -> Any:
             " raoffset and decoffset [arcsec] in an ASDF file"
         )
         raise InputError(msg) from error
-    if name not in tree["filename"] or len({len(v) for v in tree.values()}) > 1:
+    sizes = {k: len(v) for k, v in tree.items()}
+    if len(set(sizes.values())) > 1:
+        found = ", ".join(f"{n} {k}" for k, n in sizes.items())
+        msg = f"cube_build: offset_file {path!r} has {found}; it needs as many of each"
+        raise InputError(msg)
+    if name not in tree["filename"]:
         msg = f"cube_build: offset_file {path!r} has no entry for {name}; add one"
         raise InputError(msg)
     i = tree["filename"].index(name)

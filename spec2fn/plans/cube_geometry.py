@@ -44,7 +44,7 @@ _POWERS = [
     for k in range(_DEGREE + 1 - i - j)
 ]
 _SAMPLES = 1200
-# Pixels worked on at once: few enough that the temporaries stay in the cache of the processor.
+# Pixels worked on at once, in threads.
 _PIECE = 1 << 16
 
 
@@ -207,7 +207,6 @@ def pixel_geometry(
     if outlines and "slit_y" in ds:
         limit = max(limit, float(np.nanmax(np.abs(ds["slit_y"].data))))
     for i in range(len(bands) if outlines else 0):
-        # all pixels at once without a copy
         mine = np.flatnonzero(number == i) if len(bands) > 1 else np.arange(pixel.size)
         if not mine.size:
             continue

@@ -29,7 +29,7 @@ __all__ = [
     "roi_planes",
 ]
 
-# Pixels worked on at once: few enough that the temporaries stay in the cache of the processor.
+# Pixels worked on at once, in threads.
 _CHUNK = 65536
 
 

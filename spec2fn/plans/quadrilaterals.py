@@ -10,7 +10,7 @@ __all__ = ["Entries", "clip_quads", "joined", "quad_entries"]
 
 # Overlaps smaller than this fraction of a cell are round-off of the clipping.
 _NEGLIGIBLE = 1e-11
-# Quadrilaterals clipped at once: few enough that the temporaries stay in the processor's cache.
+# Quadrilaterals clipped at once, which bounds the memory.
 _CHUNK = 65536
 # Larger than any number of rows.
 _ROWS = 2.0**26

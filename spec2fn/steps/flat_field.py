@@ -38,7 +38,7 @@ __all__ = ["flat_field"]
 _SLITS = frozenset({"NRS_BRIGHTOBJ", "NRS_FIXEDSLIT", "NRS_MSASPEC"})
 # without a flat of their own: those of a lamp exposure are composed as well
 _LAMPS = frozenset({"NRS_AUTOWAVE", "NRS_LAMP"})
-# Listed pixels evaluated at once: few enough that intermediate results stay in the cache.
+# Listed pixels evaluated at once, in threads.
 _PIECE = 1 << 18
 
 

@@ -191,16 +191,65 @@ def test_weights_conserve_area(base, reference):
     np.testing.assert_allclose(total[inner], area, rtol=1e-6)
 
 
-def test_position_of_a_star(base, reference):
-    ds = base.assign(sci=(("y", "x"), star(base)))
-    cube = cube_build(ds, reference, channel="1")
+def place_of_the_star(cube):
+    """Right ascension and declination of the centre of light."""
     image = np.nanmean(cube["sci"].values[5:-5], axis=0)
     y, x = np.mgrid[: image.shape[0], : image.shape[1]]
     found = [float((np.nan_to_num(image) * v).sum() / np.nansum(image)) for v in (x, y)]
-    ra, dec, _ = meta_of(cube).wcs(*found, 0)
+    return meta_of(cube).wcs(*found, 0)[:2]
+
+
+def test_position_of_a_star(base, reference):
+    ds = base.assign(sci=(("y", "x"), star(base)))
+    ra, dec = place_of_the_star(cube_build(ds, reference, channel="1"))
     world = meta_of(base).wcs.get_transform("alpha_beta", "world")(0.07, -0.11, 5.2)
     assert ra == pytest.approx(world[0], abs=0.01 / 3600)
     assert dec == pytest.approx(world[1], abs=0.01 / 3600)
+
+
+def offsets(path, **changes):
+    import asdf
+
+    tree = {
+        "filename": ["bar.fits", "foo_cal.fits"],
+        "raoffset": [9.0, 0.6],
+        "decoffset": [9, -0.4],
+    }
+    tree = {k: v for k, v in {**tree, **changes}.items() if v is not None}
+    asdf.AsdfFile(tree).write_to(path)
+    return str(path)
+
+
+def test_an_offset_file_moves_the_exposure(base, reference, tmp_path):
+    ds = base.assign(sci=(("y", "x"), star(base)))
+    old = cube_build(ds, reference, channel="1")
+    new = cube_build(ds, reference, channel="1", offset_file=offsets(tmp_path / "offsets.asdf"))
+    (ra0, dec0), (ra1, dec1) = place_of_the_star(old), place_of_the_star(new)
+    # to the east by an angle on the sky
+    assert (ra1 - ra0) * np.cos(np.deg2rad(dec0)) * 3600 == pytest.approx(0.6, abs=1e-3)
+    assert (dec1 - dec0) * 3600 == pytest.approx(-0.4, abs=1e-3)
+    for cube in (old, new):
+        flux = np.nansum(cube["sci"].values[5:-5], axis=(1, 2)) * cube["pixar_a2"].item()
+        np.testing.assert_allclose(flux, flux.mean(), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"filename": ["a.fits", "b.fits"]}, "no entry for foo_cal.fits; add one"),
+        ({"decoffset": None}, "it needs lists filename, raoffset and decoffset"),
+        ({"raoffset": [1.0]}, "2 filename, 1 raoffset, 2 decoffset; it needs as many of each"),
+    ],
+)
+def test_an_unfit_offset_file_is_refused(base, reference, tmp_path, changes, text):
+    path = offsets(tmp_path / "offsets.asdf", **changes)
+    with pytest.raises(InputError, match=text):
+        cube_build(base, reference, channel="1", offset_file=path)
+
+
+def test_a_missing_offset_file_is_named(base, reference, tmp_path):
+    with pytest.raises(InputError, match=r"none\.asdf.* cannot be used"):
+        cube_build(base, reference, channel="1", offset_file=str(tmp_path / "none.asdf"))
 
 
 def test_wavelength_of_a_line(base, reference):
