@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from spec2fn.calibration import calibrate
 from spec2fn.io import open_product
 from spec2fn.refs import references
 from spec2fn.schema import SPECTRUM_COLUMNS
@@ -87,3 +88,30 @@ def test_the_background_differs_by_the_residual_fringes_alone(whole_run, compare
         agreeing = compare_planes(ours[variable].values.ravel(), column, 1e-4)
         # a spaxel at the clipping limit
         assert agreeing >= 1 - 3 / column.size, variable
+
+
+def as_integrations(rate, path):
+    """The exposure twice, the second time with twice the light."""
+    with fits.open(rate) as file:
+        for name in ("SCI", "ERR", "DQ", "VAR_POISSON", "VAR_RNOISE"):
+            data = file[name].data
+            both = [data, data * (2 if name == "SCI" else 1)]
+            file[name].data = np.stack(both).astype(data.dtype)
+        file[0].header.update({"DATAMODL": "CubeModel", "NINTS": 2})
+        del file["ASDF"]
+        file.writeto(path)
+    return path
+
+
+def test_several_cubes_are_written_in_pieces(whole_run, tmp_path):
+    run = whole_run("miri_mrs_12short")
+    (rate,) = run.folder.glob(f"{run.stem}_rate.fits")
+    path = as_integrations(rate, tmp_path / f"{run.stem}_rateints.fits")
+    params = {name: {"skip": True} for name in ("badpix_selfcal", "residual_fringe")}
+    params["cube_build"] = {"output_type": "band"}
+    whole = calibrate(path, tmp_path / "whole", params=params)
+    pieces = calibrate(path, tmp_path / "pieces", params=params, chunk_integrations=1)
+    names = {f"ch{n}-short_{kind}ints.fits" for n in (1, 2) for kind in ("s3d", "x1d")}
+    assert {p.name.removeprefix(f"{run.stem}_") for p in whole.files.values()} > names
+    for kind, file in whole.files.items():
+        assert pieces.files[kind].read_bytes() == file.read_bytes(), kind
