@@ -8,9 +8,9 @@ import pytest
 import spec2fn
 
 ROOT = Path(spec2fn.__file__).parent
-BASE = {"schema", "deferred", "dq", "errors", "units", "typing", "parameters"}
+BASE = {"schema", "deferred", "dq", "errors", "units", "typing", "parameters", "threads"}
 ALLOWED = {
-    "kernels": {"kernels"},
+    "kernels": {"kernels", "threads"},
     "plans": BASE | {"kernels", "wcs", "plans", "slits"},
     "wcs": BASE | {"kernels", "plans", "wcs"},
     "steps": BASE | {"kernels", "plans", "wcs", "compose", "slits", "cubes", "transforms", "steps"},
