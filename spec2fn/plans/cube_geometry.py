@@ -200,8 +200,9 @@ def pixel_geometry(
     in_threads(onto_plane, [slice(k, k + _PIECE) for k in range(0, pixel.size, _PIECE)])
     wavelength = np.asarray(ds["wavelength"].data, dtype=np.float64).reshape(-1)
     number = band.reshape(-1)[pixel]
-    width = np.full(pixel.size, np.nan)
-    corners = np.full((2, 4, pixel.size if outlines else 0), np.nan)
+    # every pixel belongs to a band, which fills in its own
+    width = np.empty(pixel.size) if outlines else np.full(pixel.size, np.nan)
+    corners = np.empty((2, 4, pixel.size if outlines else 0))
     along, across = _Neighbours(label, layout.along), _Neighbours(label, 1 - layout.along)
     limit = _SLICE_END
     if outlines and "slit_y" in ds:

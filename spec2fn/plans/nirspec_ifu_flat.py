@@ -154,20 +154,38 @@ def widths_by_slice(wave: Any, slice_id: Any) -> Any:
     out = np.zeros(wave.shape)
     if nx < 2:
         return out
-    y, x = np.nonzero(np.isfinite(wave))
-    here, number = wave[y, x], slice_id[y, x].astype(np.intp)
-    cell = number * nx + x
-    size = (int(slice_id.max(initial=0)) + 1) * nx
-    count = np.bincount(cell, minlength=size)
-    mean = np.bincount(cell, here, minlength=size) / np.where(count > 0, count, 1)
-    last = np.zeros(size // nx, dtype=np.intp)
-    np.maximum.at(last, number, x)
-    # the last column looks back, every other one ahead
+    lit = np.isfinite(wave)
+    step = np.full(wave.shape, np.nan)
+    np.subtract(wave[:, 1:], wave[:, :-1], out=step[:, :-1])
+    # the last column of a slice looks back, every other one ahead
+    changes = lit.copy()
+    changes[:, :-1] &= slice_id[:, 1:] != slice_id[:, :-1]
+    y, x = np.nonzero(changes)
+    last = np.zeros(int(slice_id.max(initial=0)) + 1, dtype=np.intp)
+    np.maximum.at(last, slice_id[y, x], x)
+    end = x == last[slice_id[y, x]]
+    step[y[end], x[end]] = np.nan
+    known = np.isfinite(step)
+    np.copyto(out, step, where=known)
+
+    y, x = np.nonzero(lit & ~known)
+    here, number = wave[y, x], slice_id[y, x]
     end = x == last[number]
     side = np.where(end, x - 1, x + 1).clip(0, nx - 1)
     beside = wave[y, side]
-    filled = number * nx + side
-    beside = np.where(np.isnan(beside) & (count[filled] > 0), mean[filled], beside)
-    step = np.where(end, here - beside, beside - here)
-    out[y, x] = np.where(np.isfinite(step), step, 0.0)
+    (missing,) = np.nonzero(np.isnan(beside))
+    beside[missing] = _column_means(wave, slice_id, number[missing], side[missing])
+    found = np.where(end, here - beside, beside - here)
+    out[y, x] = np.where(np.isfinite(found), found, 0.0)
     return out
+
+
+def _column_means(wave: Any, slice_id: Any, number: Any, column: Any) -> Any:
+    """Mean wavelength of columns of slices; NaN where a slice has none there."""
+    pairs, back = np.unique(np.stack([number, column]), axis=1, return_inverse=True)
+    values = wave[:, pairs[1]]
+    mine = (slice_id[:, pairs[1]] == pairs[0]) & np.isfinite(values)
+    count = mine.sum(axis=0)
+    total = np.where(mine, values, 0.0).sum(axis=0)
+    mean = np.where(count > 0, total / np.where(count > 0, count, 1), np.nan)
+    return mean[back.reshape(-1)]

@@ -139,15 +139,15 @@ def _width(total: float, square: float, n: int) -> float:
 
 def _mirrored_width(below: Array) -> float:
     # the same for values and their mirror image: about a centre that stays where it is
-    square = np.cumsum(np.square(below[::-1]))
     n = below.size
-    sigma = float(np.sqrt(square[n - 1] / n))
+    sigma = float(np.sqrt(np.dot(below, below) / n))
     for _ in range(_MAXITERS):
-        kept = below.size - int(np.searchsorted(below, -_CLIP * sigma, side="left"))
-        if kept == n:
+        first = int(np.searchsorted(below, -_CLIP * sigma, side="left"))
+        if below.size - first == n:
             break
-        n = kept
-        sigma = float(np.sqrt(square[n - 1] / n))
+        kept = below[first:]
+        n = kept.size
+        sigma = float(np.sqrt(np.dot(kept, kept) / n))
     return sigma
 
 

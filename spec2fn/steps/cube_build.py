@@ -240,11 +240,13 @@ def cube_build(
 
 def _cube(ds: xr.Dataset, part: CubePlan, labels: dict[str, str], *, holes: bool) -> xr.Dataset:
     op = part.operator
-    sci, err, dq = (_pixels(ds[n].data, op) for n in ("sci", "err", "dq"))
+    sci, err, dq = (ds[n].data for n in ("sci", "err", "dq"))
     xp = array_namespace(sci, err)
     good = (dq & xp.asarray(_BAD_BITS, dtype=dq.dtype)) == 0
-    for values in (sci, err, *(_pixels(ds[n].data, op) for n in _VARIANCES if n in ds)):
+    for values in (sci, err, *(ds[n].data for n in _VARIANCES if n in ds)):
         good = good & xp.isfinite(values)
+    # gathering is what takes time
+    sci, err, good = (_pixels(plane, op) for plane in (sci, err, good))
     found = kernel.combine(op, sci, err, good)
     weight, var = found["weight"], found["var"]
     reached = weight > 0
