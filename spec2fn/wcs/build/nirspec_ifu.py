@@ -264,7 +264,8 @@ def ifu(ds: xr.Dataset, refs: Mapping[str, Any], options: WcsOptions | None = No
         "spectral_order": shared.order,
         "waverange": shared.waverange,
     }
-    region = _footprint(planes["ra"], planes["dec"])
+    lit_pixels = number > 0
+    region = _footprint(planes["ra"][lit_pixels], planes["dec"][lit_pixels])
     return AssignedWcs(
         wcs,
         dispaxis=1,
@@ -352,10 +353,9 @@ def slice_planes(
 
 def _footprint(ra: np.ndarray, dec: np.ndarray) -> str | None:
     # the rectangle that holds all pixels
-    good = ra[np.isfinite(ra)]
-    middle = good[0]
-    offset = good - middle
-    offset -= _CIRCLE * np.round(offset / _CIRCLE)
-    east, west = (float((middle + edge) % _CIRCLE) for edge in (offset.min(), offset.max()))
+    middle = np.nanmin(ra)
+    if np.nanmax(ra) - middle > _CIRCLE / 2:
+        ra = np.where(ra > _CIRCLE / 2, ra - _CIRCLE, ra)
+    east, west = (float(edge % _CIRCLE) for edge in (np.nanmin(ra), np.nanmax(ra)))
     south, north = float(np.nanmin(dec)), float(np.nanmax(dec))
     return polygon(np.array([east, west, west, east]), np.array([south, south, north, north]))

@@ -171,7 +171,7 @@ def _gwa_to_slice(batch: SliceBatch, i: int, place: Any) -> Any:
     middle = 0.5 * (high - low) + low
     to_gwa = optics.posts[i] | optics.collimator_to_gwa
     before = Mapping((0, 1, 1)) | place & Const1D(middle) | to_gwa
-    angles = Mapping((0, 1, 2, 2)) | (place & Identity(1) | to_gwa) & Identity(1) | optics.disperse
+    angles = Mapping((0, 1, 2, 2)) | place & Identity(2) | to_gwa & Identity(1) | optics.disperse
     model = gwa_to_slit(batch, i, before, angles)
     model.name = "gwa2slit"
     return model
