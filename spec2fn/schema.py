@@ -54,6 +54,7 @@ __all__ = [
     "with_attrs",
     "with_meta",
     "with_status",
+    "with_warnings",
 ]
 
 
@@ -323,6 +324,17 @@ def with_meta(ds: xr.Dataset, **changes: Any) -> xr.Dataset:
     if not hasattr(ds, "data_vars"):  # slits or cubes, each with a WCS of its own
         return ds.map(lambda part: with_meta(part, **changes))
     return ds.assign_attrs(meta=meta_of(ds).replace(**changes))
+
+
+def with_warnings(ds: xr.Dataset, *warnings: str) -> xr.Dataset:
+    """Return `ds` with warnings added to its records: the terminal and every report show them.
+
+    A warning is one line that says what was found, what was done about it, and the remedy. One
+    that is recorded already is not repeated.
+    """
+    held = meta_of(ds).records.get("warnings", ())
+    new = tuple(w for w in dict.fromkeys(warnings) if w not in held)
+    return with_meta(ds, records={"warnings": (*held, *new)}) if new else ds
 
 
 def with_attrs(ds: xr.Dataset, **attrs: Any) -> xr.Dataset:

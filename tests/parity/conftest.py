@@ -68,11 +68,12 @@ def scenario(peerbench, tmp_path_factory):
 
     ``peer_out`` holds the final products, ``steps`` the output of every step. The workers of a
     parallel run share the folders: whoever needs one first makes it, the others wait.
+    ``SPEC2FN_SCENARIOS`` names a folder that keeps them for the next session.
     """
     base = tmp_path_factory.getbasetemp()
     if os.environ.get("PYTEST_XDIST_WORKER"):
         base = base.parent
-    base = base / "scenarios"
+    base = Path(os.environ.get("SPEC2FN_SCENARIOS") or base / "scenarios")
     base.mkdir(exist_ok=True)
 
     def make(name, seed=0):
