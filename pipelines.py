@@ -12,7 +12,6 @@ Importable as ``spec2fn.pipelines``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from spec2fn.compose import (
@@ -26,6 +25,7 @@ from spec2fn.compose import (
     split,
 )
 from spec2fn.errors import InputError
+from spec2fn.modes import mode_of
 from spec2fn.schema import FIXED_SLITS
 from spec2fn.steps.assign_wcs import assign_wcs
 from spec2fn.steps.background import background
@@ -225,7 +225,7 @@ NIRSPEC_IFU: Pipeline = (
     product("x1d", of="extract_1d"),
 )
 
-MODES: Mapping[str, tuple[str, Pipeline]] = {
+MODES: dict[str, tuple[str, Pipeline]] = {
     "MIR_LRS-FIXEDSLIT": ("MIRI_LRS_FIXEDSLIT", MIRI_LRS_FIXEDSLIT),
     "MIR_LRS-SLITLESS": ("MIRI_LRS_SLITLESS", MIRI_LRS_SLITLESS),
     "MIR_MRS": ("MIRI_MRS", MIRI_MRS),
@@ -234,7 +234,8 @@ MODES: Mapping[str, tuple[str, Pipeline]] = {
     "NRS_IFU": ("NIRSPEC_IFU", NIRSPEC_IFU),
     "NRS_MSASPEC": ("NIRSPEC_MOS", NIRSPEC_MOS),
 }
-"""EXP_TYPE to the name of its pipeline and the pipeline itself."""
+"""Name of the mode (EXP_TYPE, and OPMODE of a lamp: ``NRS_LAMP:IFU``) to the name of its pipeline
+and the pipeline itself."""
 
 
 def for_exposure(ds: Any) -> tuple[str, Pipeline]:
@@ -243,18 +244,18 @@ def for_exposure(ds: Any) -> tuple[str, Pipeline]:
     Parameters
     ----------
     ds : xarray.Dataset
-        With attribute ``exp_type``.
+        With attribute ``exp_type``, and ``lamp_mode`` if a lamp was on.
 
     Raises
     ------
     InputError
         If the library has no pipeline for the exposure type.
     """
-    exp_type = str(ds.attrs.get("exp_type", ""))
-    if exp_type not in MODES:
+    name = mode_of(ds).name
+    if name not in MODES:
         msg = (
-            f"EXP_TYPE {exp_type!r} has no pipeline; known are {', '.join(MODES)}."
+            f"EXP_TYPE {name!r} has no pipeline; known are {', '.join(MODES)}."
             " Pass pipeline=... to calibrate with steps of your own"
         )
         raise InputError(msg)
-    return MODES[exp_type]
+    return MODES[name]

@@ -40,7 +40,6 @@ __all__ = [
     "PLANES",
     "RESIDUAL_FRINGES",
     "SCALARS",
-    "SPECTROSCOPIC",
     "SPECTRUM_COLUMNS",
     "Meta",
     "Plane",
@@ -161,26 +160,6 @@ Set by steps, without a keyword to read: ``model`` (the JWST data model of the n
 
 NOT_EXTRACTED = "slits_not_extracted"
 """Record of spectra that could not be extracted: why, by name of the slit."""
-
-SPECTROSCOPIC = (
-    "MIR_LRS-FIXEDSLIT",
-    "MIR_LRS-SLITLESS",
-    "MIR_MRS",
-    "MIR_WFSS",
-    "NIS_SOSS",
-    "NIS_WFSS",
-    "NRC_GRISM",
-    "NRC_TSGRISM",
-    "NRC_WFSS",
-    "NRS_AUTOFLAT",
-    "NRS_AUTOWAVE",
-    "NRS_BRIGHTOBJ",
-    "NRS_FIXEDSLIT",
-    "NRS_IFU",
-    "NRS_LAMP",
-    "NRS_MSASPEC",
-)
-"""Values of EXP_TYPE that mean spectroscopy."""
 
 INT_TIMES: Mapping[str, tuple[str, str]] = {
     "integration_number": ("integration_number", "int32"),

@@ -1,6 +1,7 @@
 """The import rule: which room may import which."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,17 @@ import pytest
 import spec2fn
 
 ROOT = Path(spec2fn.__file__).parent
-BASE = {"schema", "deferred", "dq", "errors", "units", "typing", "parameters", "threads"}
+BASE = {
+    "schema",
+    "deferred",
+    "dq",
+    "errors",
+    "modes",
+    "units",
+    "typing",
+    "parameters",
+    "threads",
+}
 ALLOWED = {
     "kernels": {"kernels", "threads"},
     "plans": BASE | {"kernels", "wcs", "plans", "slits"},
@@ -53,6 +64,16 @@ def test_rooms_do_not_import_heavy_packages_at_the_top(room):
     for path in modules(room):
         heavy = {n for n in imports(path, top_level=True) if n.split(".")[0] in HEAVY}
         assert not heavy, f"{path} imports {heavy} at the top; import it where it is used"
+
+
+@pytest.mark.parametrize("room", ["kernels", "plans", "steps", "io"])
+def test_modes_are_told_by_their_traits(room):
+    # spec2fn.modes holds the names; everything below the pipelines asks for traits
+    name = re.compile(r"^(NRS|MIR|NIS|NRC)_[A-Z0-9_-]{2,}$")
+    for path in modules(room):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert not name.match(node.value), f"{path}:{node.lineno} names {node.value}"
 
 
 def test_steps_do_not_leave_jax_silently():

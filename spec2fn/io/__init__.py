@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from spec2fn.io.associations import open_observation as open_observation
     from spec2fn.io.diff import Report as Report
     from spec2fn.io.diff import diff as diff
-    from spec2fn.io.exposures import SPECTROSCOPIC as SPECTROSCOPIC
     from spec2fn.io.exposures import open_exposure as open_exposure
     from spec2fn.io.naming import base_name as base_name
     from spec2fn.io.naming import product_name as product_name
@@ -32,7 +31,6 @@ _HOME = {
     "Association": "associations",
     "ProductStream": "products",
     "Report": "diff",
-    "SPECTROSCOPIC": "exposures",
     "base_name": "naming",
     "diff": "diff",
     "open_association": "associations",

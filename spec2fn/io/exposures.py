@@ -11,13 +11,13 @@ import numpy as np
 
 from spec2fn.errors import InputError, nearest
 from spec2fn.io.fitsfile import FitsFile, Hdu, scan
-from spec2fn.schema import INT_TIMES, MODE_ATTRS, PLANES, SCALARS, SPECTROSCOPIC, Meta
+from spec2fn.modes import known_exp_types
+from spec2fn.schema import INT_TIMES, MODE_ATTRS, PLANES, SCALARS, Meta
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
-    "SPECTROSCOPIC",
     "check_exp_type",
     "image_dataset",
     "mode_attrs",
@@ -128,10 +128,11 @@ def check_exp_type(path: Path, meta: Meta, *, any_exp_type: bool = False) -> Non
     if exp_type is None:
         msg = f"{path}: keyword EXP_TYPE is missing; it says how the exposure was taken: add it"
         raise InputError(msg)
-    if not any_exp_type and str(exp_type).strip() not in SPECTROSCOPIC:
+    known = known_exp_types()
+    if not any_exp_type and str(exp_type).strip() not in known:
         msg = (
-            f"{path}: EXP_TYPE {exp_type!r} is not spectroscopic{nearest(exp_type, SPECTROSCOPIC)};"
-            f" spectroscopic are {', '.join(SPECTROSCOPIC)}"
+            f"{path}: EXP_TYPE {exp_type!r} is not spectroscopic{nearest(exp_type, known)};"
+            f" spectroscopic are {', '.join(known)}"
         )
         raise InputError(msg)
 

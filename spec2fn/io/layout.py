@@ -26,6 +26,7 @@ from spec2fn.io.headers import (
     table_cards,
 )
 from spec2fn.io.keywords import SPECTRUM_KEYWORDS
+from spec2fn.modes import mode_of
 from spec2fn.schema import FIXED_SLITS, INT_TIMES, PLANES, SPECTRUM_COLUMNS, meta_of
 
 if TYPE_CHECKING:
@@ -64,9 +65,6 @@ TIME_COLUMNS = {
     "int_end_bjd_tdb": "TDB-END",
 }
 """Times of an integration: variable to column of a multi-integration table."""
-
-_NOT_WRITTEN = frozenset({("MIR_MRS", "wavelength")})
-"""Planes that products of an exposure type do not have (the gwcs tells)."""
 
 _PIECE = 8 * 2**20
 _SIGN = np.uint32(2**31)
@@ -134,7 +132,7 @@ def extents(ds: xr.Dataset, integrations: int | None, filename: str) -> list[Ext
 
 def _images(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
     slit = ds.attrs.get("model") not in ("CubeModel", "ImageModel")
-    exp_type = ds.attrs.get("exp_type")
+    unwritten = mode_of(ds).unwritten
     out = []
     times = int_times(ds, integrations)
     for name in _in_order(ds):
@@ -142,7 +140,7 @@ def _images(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
         if name.startswith("var_poisson") and times is not None and not slit:
             out.append(times)
             times = None
-        if plane.hdu and name in ds and (exp_type, name) not in _NOT_WRITTEN:
+        if plane.hdu and name in ds and name not in unwritten:
             out.append(image_extent(ds, name, plane.hdu, integrations))
     if times is not None:
         out.append(times)

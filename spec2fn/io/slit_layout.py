@@ -27,6 +27,7 @@ from spec2fn.io.headers import (
 )
 from spec2fn.io.keywords import SCIENCE_ORDER, SLIT_KEYWORDS, SLIT_SECTIONS
 from spec2fn.io.layout import EXTRA_PLANES, Extent, big_endian, int_times, stored_type
+from spec2fn.modes import mode_of
 from spec2fn.schema import FIXED_SLITS, PLANES, SCALARS, meta_of
 from spec2fn.slits import Slits
 
@@ -76,7 +77,7 @@ def single_slit(product: Any) -> Any:
     if not len(product):
         raise DatasetError("a product without a slit cannot be written; select at least one slit")
     attrs = product.attrs
-    series = attrs.get("exp_type") == "NRS_BRIGHTOBJ" or attrs.get("model") == "SlitModel"
+    series = mode_of(product).one_slit or attrs.get("model") == "SlitModel"
     if len(product) > 1 or not series:
         return product.assign_attrs({"model": "MultiSlitModel"})
     ds = next(iter(product))

@@ -15,6 +15,7 @@ from spec2fn.io.fitsfile import FitsFile, Hdu
 from spec2fn.io.keywords import SLIT_KEYWORDS
 from spec2fn.io.layout import EXTRA_PLANES
 from spec2fn.io.lazy import lazy_stack
+from spec2fn.modes import mode_named
 from spec2fn.schema import FIXED_SLITS, PLANES, SCALARS, Meta
 from spec2fn.slits import PADDING, Slits, group_shapes
 
@@ -51,7 +52,7 @@ def holds_slits(file: FitsFile) -> bool:
         return True
     primary = file.hdus[0].header
     model, exp_type = (str(primary.get(k, "")).strip() for k in ("DATAMODL", "EXP_TYPE"))
-    return model == "MultiSlitModel" or (model == "SlitModel" and exp_type == "NRS_BRIGHTOBJ")
+    return model == "MultiSlitModel" or (model == "SlitModel" and mode_named(exp_type).one_slit)
 
 
 def read_slits(file: FitsFile, *, any_exp_type: bool = False) -> Slits:

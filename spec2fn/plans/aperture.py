@@ -16,11 +16,9 @@ from typing import Any
 import numpy as np
 
 from spec2fn.errors import ReferenceError
+from spec2fn.modes import Mode
 
 __all__ = ["Aperture", "ApertureOptions", "aperture_weights", "select_aperture", "weighted_center"]
-
-# Modes whose source position can be computed from the WCS; there it is used unless told otherwise.
-SOURCE_POSITION_MODES = ("MIR_LRS-FIXEDSLIT", "NRS_FIXEDSLIT", "NRS_MSASPEC", "NRS_BRIGHTOBJ")
 
 Coefficients = tuple[tuple[float, ...], ...]
 
@@ -103,7 +101,7 @@ def select_aperture(
     *,
     slit_name: str,
     spectral_order: int,
-    exp_type: str,
+    mode: Mode,
     options: ApertureOptions,
 ) -> Aperture | str:
     """Merge the matching entry of an ``extract1d`` reference with the user's options.
@@ -118,7 +116,7 @@ def select_aperture(
     slit_name : str
         Matched with the ``id`` of the entries; ``"ANY"`` matches all.
     spectral_order : int
-    exp_type : str
+    mode : Mode
     options : ApertureOptions
 
     Returns
@@ -152,7 +150,7 @@ def select_aperture(
     for entry in named:
         if entry.get("spectral_order", spectral_order) in (spectral_order, "ANY"):
             limits = {name: entry.get(name, default) for name, default in full.items()}
-            return _merge(entry, limits, dispaxis, exp_type, options)
+            return _merge(entry, limits, dispaxis, mode, options)
     return f"the extract1d reference has no aperture for spectral order {spectral_order}"
 
 
@@ -160,7 +158,7 @@ def _merge(
     entry: Mapping[str, Any],
     limits: Mapping[str, Any],
     dispaxis: int,
-    exp_type: str,
+    mode: Mode,
     options: ApertureOptions,
 ) -> Aperture:
     bkg_coeff = _coefficients(entry, "bkg_coeff")
@@ -181,7 +179,7 @@ def _merge(
     if use_position is None:
         use_position = entry.get("use_source_posn")
     if use_position is None:
-        use_position = exp_type in SOURCE_POSITION_MODES
+        use_position = mode.source_position
     length = options.smoothing_length
     if length is None:
         length = entry.get("smoothing_length", 0)

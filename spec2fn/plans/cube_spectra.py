@@ -18,6 +18,7 @@ from spec2fn.kernels.cube_extraction import (
 )
 from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.kernels.statistics import safe_sqrt
+from spec2fn.modes import mode_of
 from spec2fn.plans.extract_cube import CubePlan
 from spec2fn.plans.residual_fringe_1d import NO_FRINGES, correct_fringes_1d
 from spec2fn.plans.spectral_wcs import spectral_wcs
@@ -53,7 +54,7 @@ def extract_cube(ds: xr.Dataset, plan: CubePlan) -> xr.Dataset:
     """
     sums = _sums(ds, plan)
     columns = _columns(ds, plan, sums)
-    if ds.attrs.get("exp_type") == "MIR_MRS":
+    if mode_of(ds).etalon:
         # of values, not of a trace: the search for fringes decides by evidence
         columns |= _fringe_columns(ds, plan, sums)
     return _dataset(ds, plan, columns)
@@ -300,7 +301,7 @@ def _dataset(ds: xr.Dataset, plan: CubePlan, columns: dict[str, Any]) -> xr.Data
     # a cube has no dispersion axis that a spectrum could inherit
     attrs = {k: v for k, v in ds.attrs.items() if k != "dispaxis"}
     model = "MultiSpecModel"
-    if ds.attrs.get("exp_type") == "MIR_MRS":
+    if mode_of(ds).etalon:
         model = "MRSMultiSpecModel"
     if lead:
         model = "TSOMultiSpecModel"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.modes import mode_of
 from spec2fn.plans.apcorr import correction_table, cross_dispersion_scale, match_row
 from spec2fn.plans.aperture import (
     Aperture,
@@ -191,7 +192,7 @@ def make_extraction_plan(
         If a reference does not fit the exposure.
     """
     shape = (ds.sizes["y"], ds.sizes["x"])
-    exp_type = str(ds.attrs.get("exp_type", ""))
+    mode = mode_of(ds)
     dispaxis = ds.attrs.get("dispaxis")
     if dispaxis not in (1, 2):
         return NothingToExtract("the dispersion direction (DISPAXIS) is not known")
@@ -199,7 +200,7 @@ def make_extraction_plan(
     if order == 0 and not is_prism(ds):
         return NothingToExtract("spectral order 0 is a direct image")
     source_type = str(ds.attrs.get("source_type") or "").upper()
-    slit_name = _slit_name(ds, exp_type)
+    slit_name = _slit_name(ds)
     if source_type != "POINT" and options.use_source_posn is None:
         options = _replace(options, use_source_posn=False)
     aperture = select_aperture(
@@ -208,7 +209,7 @@ def make_extraction_plan(
         dispaxis,
         slit_name=slit_name,
         spectral_order=order,
-        exp_type=exp_type,
+        mode=mode,
         options=options,
     )
     if isinstance(aperture, str):
@@ -227,7 +228,7 @@ def make_extraction_plan(
             wavelength=wavelength,
             images=images,
             slit_name=slit_name,
-            exp_type=exp_type,
+            mode=mode,
             dispaxis=dispaxis,
             model_nod_pair=model_nod_pair,
             optimize=optimize_psf_location,
@@ -237,7 +238,7 @@ def make_extraction_plan(
         aperture,
         wavelength,
         wcs,
-        lambda: locate_source(ds, wcs, shape, exp_type, dispaxis),
+        lambda: locate_source(ds, wcs, shape, mode, dispaxis),
         None if psf is None else model,
     )
     if isinstance(defined, NothingToExtract):
@@ -312,10 +313,9 @@ def is_prism(ds: xr.Dataset) -> bool:
     return instrument == "NIRSPEC" and "PRISM" in str(ds.attrs.get("grating", "")).upper()
 
 
-def _slit_name(ds: xr.Dataset, exp_type: str) -> str:
-    if exp_type in ("NRS_BRIGHTOBJ", "NRS_FIXEDSLIT"):
-        return str(ds.attrs.get("fixed_slit", exp_type))
-    return exp_type
+def _slit_name(ds: xr.Dataset) -> str:
+    mode = mode_of(ds)
+    return str(ds.attrs.get("fixed_slit", mode.exp_type)) if mode.fixed_slits else mode.exp_type
 
 
 def _wavelengths(ds: xr.Dataset, wcs: Any, shape: tuple[int, int]) -> np.ndarray:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import DatasetError, ReferenceError
+from spec2fn.modes import mode_of
 from spec2fn.plans.base import Plan
 from spec2fn.plans.extract_1d import is_calibrated
 from spec2fn.plans.star_finder import brightest_source
@@ -189,7 +190,7 @@ def make_cube_plan(
 
 def _source_type(ds: xr.Dataset, options: CubeOptions) -> str:
     found = str(ds.attrs.get("source_type") or "").upper()
-    if options.ifu_set_srctype is not None and ds.attrs.get("exp_type") == "MIR_MRS":
+    if options.ifu_set_srctype is not None and mode_of(ds).etalon:
         found = options.ifu_set_srctype
     if found not in _SOURCE_TYPES:
         _LOG.warning(
@@ -202,7 +203,7 @@ def _source_type(ds: xr.Dataset, options: CubeOptions) -> str:
 
 def _fringe_channel(ds: xr.Dataset, options: CubeOptions) -> int:
     """Channel of the MRS if the cube holds a single band, in which fringes are regular."""
-    if not options.ifu_rfcorr or ds.attrs.get("exp_type") != "MIR_MRS":
+    if not options.ifu_rfcorr or not mode_of(ds).etalon:
         return 0
     channel, band = (str(ds.attrs.get(a, "")).strip().lower() for a in ("channel", "band"))
     single = channel in _CHANNELS and band in ("short", "medium", "long")

@@ -17,6 +17,7 @@ import numpy as np
 
 from spec2fn.deferred import as_deferred
 from spec2fn.errors import Spec2fnError
+from spec2fn.modes import mode_of
 from spec2fn.plans.apcorr import cross_dispersion_scale, match_row, phase_correction_table
 from spec2fn.plans.aperture import Aperture, ApertureOptions, polynomial_basis, select_aperture
 from spec2fn.plans.base import Plan
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
 __all__ = ["ExtractionOptions", "GroupPlan", "SlitsPlan", "make_slits_plan"]
 
 _LOG = logging.getLogger("spec2fn.slits")
-
-# Modes whose aperture correction is tabulated by slit.
-BY_SLIT = ("NRS_FIXEDSLIT", "NRS_BRIGHTOBJ")
 
 Images = Callable[["xr.Dataset", int], tuple[np.ndarray, np.ndarray]]
 
@@ -310,7 +308,7 @@ def _define(
     if 0 in shape:
         return NothingToExtract("it has no pixels")
     dispaxis = int(bucket.attrs.get("dispaxis", 1))
-    exp_type = str(bucket.attrs.get("exp_type", ""))
+    mode = mode_of(bucket)
     wanted = options.aperture
     if slit.source_type != "POINT" and wanted.use_source_posn is None:
         wanted = _replace(wanted, use_source_posn=False)
@@ -320,7 +318,7 @@ def _define(
         dispaxis,
         slit_name=slit.name,
         spectral_order=_spectral_order(bucket),
-        exp_type=exp_type,
+        mode=mode,
         options=wanted,
     )
     if isinstance(aperture, str):
@@ -338,7 +336,7 @@ def _define(
             wavelength=slit.wavelength,
             images=lambda: images(bucket, slit.index),
             slit_name=slit.name,
-            exp_type=exp_type,
+            mode=mode,
             dispaxis=dispaxis,
             model_nod_pair=options.model_nod_pair,
             optimize=options.optimize_psf_location,
@@ -356,7 +354,7 @@ def _define(
     sizes = table = None
     corrected = options.apply_apcorr and slit.source_type == "POINT"
     if apcorr is not None and corrected and aperture.extraction_type != "optimal":
-        sizes, table = _correction(bucket, apcorr, slit, defined, exp_type)
+        sizes, table = _correction(bucket, apcorr, slit, defined)
     return _Spectrum(slit, defined, sizes, table)
 
 
@@ -365,10 +363,9 @@ def _correction(
     apcorr: xr.Dataset,
     slit: _Slit,
     defined: SpectrumDefinition,
-    exp_type: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     criteria = {name: str(bucket.attrs.get(name, "")) for name in ("filter", "grating")}
-    if exp_type in BY_SLIT:
+    if mode_of(bucket).fixed_slits:
         criteria["slit"] = slit.name
     row = match_row(apcorr, criteria)
     wavelength = defined.mean[np.isfinite(defined.mean)]

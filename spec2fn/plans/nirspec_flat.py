@@ -16,6 +16,7 @@ import numpy as np
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.tables import GAUSS_3
+from spec2fn.modes import mode_of
 from spec2fn.plans.base import Plan
 from spec2fn.plans.tables import (
     PixelList,
@@ -49,8 +50,6 @@ __all__ = [
 ]
 
 TABLE = "fast_variation"
-# modes whose tables have one row by slit
-_BY_SLIT = frozenset({"NRS_AUTOWAVE", "NRS_BRIGHTOBJ", "NRS_FIXEDSLIT", "NRS_LAMP"})
 _NEEDED = ("wavelength", "slit_name", "xstart", "ystart", "xsize", "ysize", "source_type")
 
 
@@ -184,11 +183,11 @@ def plan_spectral_flat(
     if "slit" not in ds.dims:
         msg = "flat_field: NIRSpec spectra must be cut into slits first; run extract_2d"
         raise DatasetError(msg)
-    mos = ds.attrs.get("exp_type") == "NRS_MSASPEC"
+    mos = mode_of(ds).shutters
     require(ds, (*_NEEDED, "quadrant", "xcen", "ycen") if mos else _NEEDED, "flat_field")
     extend = extrapolates(ds, extrapolate)
     plan = _plan(ds, (fflat, sflat, dflat), "wavelength", extend)
-    if ds.attrs.get("exp_type") != "NRS_FIXEDSLIT":
+    if not mode_of(ds).several_slits:
         return plan
     types = np.char.upper(np.asarray(ds["source_type"].data).astype(str))
     point = tuple(int(i) for i in np.flatnonzero(types == "POINT"))
@@ -379,7 +378,8 @@ def _segments(
     """Tables of a part by slit; slits without one are noted in `problems`."""
     if ref is None:
         return None, None
-    by_slit = ds.attrs.get("exp_type") in _BY_SLIT and f"{TABLE}.slit_name" in ref
+    mode = mode_of(ds)
+    by_slit = bool(mode.fixed_slits or mode.lamp) and f"{TABLE}.slit_name" in ref
     rows = np.char.lower(np.char.strip(ref[f"{TABLE}.slit_name"].data)) if by_slit else None
     found: list[Segment | None] = []
     read: dict[int, Segment | None] = {}
@@ -449,7 +449,7 @@ def _fore_segments(
     ds: xr.Dataset, fflat: xr.Dataset | None, problems: list[str]
 ) -> tuple[list[Segment | None] | None, list[Segment | None] | None]:
     """Tables of the fore optics and, for the micro-shutter array, errors of its image."""
-    if fflat is None or ds.attrs.get("exp_type") != "NRS_MSASPEC":
+    if fflat is None or not mode_of(ds).shutters:
         return _segments(ds, fflat, "fflat", problems)
     found: list[Segment | None] = []
     errors: list[Segment | None] = []

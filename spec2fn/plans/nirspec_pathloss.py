@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import ReferenceError
+from spec2fn.modes import mode_of
 from spec2fn.plans.base import Plan
 from spec2fn.plans.interpolation import locate
 from spec2fn.plans.slit_frame import chosen_types, is_point, strings
@@ -130,7 +131,7 @@ def plan_nirspec_slits(
         If the reference holds no apertures, or lacks keywords of their coordinates.
     """
     apertures = _apertures(reference)
-    mos = str(ds.attrs.get("exp_type", "")).upper() == "NRS_MSASPEC"
+    mos = mode_of(ds).shutters
     names, states = strings(ds, "slit_name"), strings(ds, "shutter_state")
     chosen = [
         _of_shutters(apertures, state) if mos else _of_name(apertures, name)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import DatasetError, ReferenceError
+from spec2fn.modes import mode_of
 from spec2fn.plans.base import Plan
 from spec2fn.plans.interpolation import locate
 from spec2fn.plans.photom import find_row, response_row, time_tables
@@ -159,14 +160,15 @@ def plan_ifu_photom(
         If the AREA reference is missing, a column is, or a slice.
     """
     require(ds, ("wavelength", "slice_id"), "photom")
-    _need_columns(photom, "photom", ("photmj", "wavelength", "relresponse"), "NRS_IFU")
+    exp_type = ds.attrs.get("exp_type")
+    _need_columns(photom, "photom", ("photmj", "wavelength", "relresponse"), exp_type)
     if area is None:
         msg = (
-            "photom: reference 'area' is missing; NRS_IFU needs the areas of the slices: pass"
+            "photom: reference 'area' is missing; the areas of the slices are needed: pass"
             " area=… or set CRDS up so that it selects one"
         )
         raise ReferenceError(msg)
-    _need_columns(area, "area", ("slice_id", "pixarea"), "NRS_IFU")
+    _need_columns(area, "area", ("slice_id", "pixarea"), exp_type)
     listed = np.asarray(area["area.slice_id"].data).astype(int).tolist()
     number = np.asarray(ds["slice_id"].data)
     seen = np.flatnonzero(np.bincount(number.reshape(-1))[1:])  # from 0, as they are listed
@@ -241,7 +243,7 @@ def plan_slit_photom(
     if "slit" not in ds.dims:
         msg = "photom: NIRSpec spectra must be cut into slits first; run extract_2d"
         raise DatasetError(msg)
-    mos = ds.attrs.get("exp_type") == "NRS_MSASPEC"
+    mos = mode_of(ds).shutters
     needed = ("wavelength", "slit_name", "source_type", "xsize", "ysize")
     require(ds, (*needed, "quadrant", "xcen", "ycen") if mos else needed, "photom")
     exp_type = ds.attrs.get("exp_type")
@@ -266,7 +268,7 @@ def plan_slit_photom(
     extend = extrapolates(ds, extrapolate)
     kept: tuple[int, ...] = ()
     uniform = None
-    if ds.attrs.get("exp_type") == "NRS_FIXEDSLIT":
+    if mode_of(ds).several_slits:
         kept = tuple(int(i) for i in np.flatnonzero(own == "POINT") if segments[i] is not None)
         if kept and "wavelength_uncorrected" in ds:
             some = ds.isel(slit=list(kept))
@@ -296,7 +298,7 @@ def _has_mode(ds: xr.Dataset, photom: xr.Dataset) -> bool:
 
 def _rows(ds: xr.Dataset, photom: xr.Dataset, names: Any) -> list[int | None]:
     keys = {"filter": ds.attrs.get("filter"), "grating": ds.attrs.get("grating")}
-    if ds.attrs.get("exp_type") == "NRS_MSASPEC":
+    if mode_of(ds).shutters:
         return [find_row(photom, "photom", **keys)] * len(names)
     return [find_row(photom, "photom", **keys, slit=str(name)) for name in names]
 
@@ -308,7 +310,7 @@ def _areas(
     if area is None:
         nominal = float(photom["pixar_a2"].data) if "pixar_a2" in photom else np.nan
         return np.full(len(names), nominal), np.full(len(names), np.isnan(nominal))
-    mos = ds.attrs.get("exp_type") == "NRS_MSASPEC"
+    mos = mode_of(ds).shutters
     columns = ("quadrant", "shutter_x", "shutter_y") if mos else ("slit_id",)
     _need_columns(area, "area", (*columns, "pixarea"), ds.attrs.get("exp_type"))
     values = np.asarray(area["area.pixarea"].data).astype(np.float64)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from spec2fn.errors import InputError, nearest
+from spec2fn.modes import mode_of
 from spec2fn.schema import meta_of
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def open_fixed_slits(ds: xr.Dataset, y_range: tuple[float, float]) -> tuple[Slit
     InputError
         If SUBARRAY is missing, or FXD_SLIT is not the name of a slit.
     """
-    if ds.attrs["exp_type"] == "NRS_BRIGHTOBJ":
+    if mode_of(ds).one_slit:
         return (fixed_slit("S1600A1", "S1600A1", y_range),)
     primary = str(ds.attrs.get("fixed_slit") or "NONE").upper()
     if primary not in (*FIXED_SLITS, "NONE"):

@@ -15,6 +15,7 @@ import numpy as np
 
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError
+from spec2fn.modes import mode_of
 from spec2fn.plans.background_mesh import background_mesh
 from spec2fn.plans.base import Plan
 from spec2fn.plans.nirspec_slits import FIXED_SLIT_QUADRANT
@@ -185,17 +186,17 @@ def dark_pixels(ds: xr.Dataset, boxes: Sequence[tuple[Box, int]]) -> Array:
     MOS exposures without an open fixed slit, and IFU exposures, lose the whole region of the
     fixed slits.
     """
-    exp_type = str(ds.attrs.get("exp_type", ""))
+    mode = mode_of(ds)
     dq = np.asarray(ds["dq"].values)
     failed = (dq & np.uint32(PIXEL["MSA_FAILED_OPEN"])) != 0
     shape = (dq.shape[-2], dq.shape[-1])
     light = failed.reshape(-1, *shape).any(axis=0)
-    if exp_type == "NRS_IFU":
+    if mode.sliced:
         light |= np.isfinite(np.asarray(ds["wavelength"].values))
     else:
         light |= mask_boxes(shape, (box for box, _ in boxes))
     fixed = any(quadrant == FIXED_SLIT_QUADRANT for _, quadrant in boxes)
-    if exp_type == "NRS_IFU" or (exp_type == "NRS_MSASPEC" and not fixed):
+    if mode.sliced or (mode.shutters and not fixed):
         light[slice(*FIXED_SLIT_ROWS)] = True
     dark: Array = ~light
     return dark

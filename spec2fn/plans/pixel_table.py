@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import InputError
+from spec2fn.modes import mode_of
 from spec2fn.schema import require
 from spec2fn.wcs.coordinates import with_coordinates
 
@@ -27,9 +28,6 @@ COLUMNS = {
     "dq": ("", "uint32"),
 }
 """Columns of a pixel table: unit (that of the exposure for the flux) and type."""
-
-# those of lamps as well, which may be taken with the IFU
-_EXP_TYPES = ("MIR_MRS", "NRS_IFU", "NRS_LAMP", "NRS_AUTOWAVE")
 
 
 def pixel_table(ds: xr.Dataset) -> xr.Dataset:
@@ -62,11 +60,11 @@ def pixel_table(ds: xr.Dataset) -> xr.Dataset:
         )
         raise InputError(msg)
     require(ds, ("sci", "err", "dq"), "pixel_table")
-    exp_type = ds.attrs.get("exp_type")
-    if exp_type not in _EXP_TYPES:
+    mode = mode_of(ds)
+    if not mode.sliced:
         msg = (
-            f"pixel_table: needs an exposure of an integral-field unit, found EXP_TYPE {exp_type};"
-            " pass a _cal product of MIR_MRS or NRS_IFU"
+            f"pixel_table: needs an exposure of an integral-field unit, found EXP_TYPE"
+            f" {mode.exp_type}; pass a _cal product of MIR_MRS or NRS_IFU"
         )
         raise InputError(msg)
     ds = with_coordinates(ds, "pixel_table")

@@ -20,6 +20,7 @@ import numpy as np
 
 from spec2fn.errors import ReferenceError
 from spec2fn.kernels.extraction import optimal_extract
+from spec2fn.modes import Mode
 from spec2fn.plans.slit_geometry import SlitGeometry
 from spec2fn.plans.source_location import (
     BoundingBox,
@@ -101,7 +102,7 @@ def psf_profiles(
     wavelength: np.ndarray,
     images: Callable[[], tuple[np.ndarray, np.ndarray]],
     slit_name: str,
-    exp_type: str,
+    mode: Mode,
     dispaxis: int,
     model_nod_pair: bool,
     optimize: bool,
@@ -123,7 +124,8 @@ def psf_profiles(
     images : callable
         Returns data and read-noise variance (y, x) of the first integration, NaN at bad pixels;
         called only to refine the position.
-    slit_name, exp_type : str
+    slit_name : str
+    mode : Mode
     dispaxis : int
     model_nod_pair : bool
         Look for a negative nod if the exposure had one subtracted.
@@ -139,13 +141,13 @@ def psf_profiles(
     middle = middle_of(wcs, box, dispaxis)
     known = trace is not None
     if trace is None:
-        trace = _middle_trace(wcs, box, shape, middle=middle, exp_type=exp_type, dispaxis=dispaxis)
+        trace = _middle_trace(wcs, box, shape, middle=middle, mode=mode, dispaxis=dispaxis)
         location = middle.across
     else:
         location = float(trace[int(np.round(middle.along))])
     nod_offset = None
     if model_nod_pair and known and _nod_subtracted(ds):
-        nod = _nod(ds, wcs, middle.wavelength, exp_type, dispaxis)
+        nod = _nod(ds, wcs, middle.wavelength, mode, dispaxis)
         if np.isfinite(nod) and abs(location - nod) >= NEAREST_NOD:
             nod_offset = location - nod
     (x0, x1), (y0, y1) = ((int(np.ceil(a)), int(np.ceil(b))) for a, b in box)
@@ -173,7 +175,7 @@ def _middle_trace(
     shape: tuple[int, int],
     *,
     middle: Middle,
-    exp_type: str,
+    mode: Mode,
     dispaxis: int,
 ) -> np.ndarray:
     if isinstance(wcs, SlitGeometry):
@@ -181,7 +183,7 @@ def _middle_trace(
             return flat_trace(box, shape, middle.across, dispaxis)
         position = wcs.slit(middle.along, middle.across)
         return wcs.trace(shape, (float(position[0]), float(position[1])))
-    if exp_type != "MIR_LRS-FIXEDSLIT":
+    if not mode.slit:
         return flat_trace(box, shape, middle.across, dispaxis)
     x, y = middle.across, middle.along
     if dispaxis == 1:
@@ -190,12 +192,12 @@ def _middle_trace(
     return sky_trace(wcs, box, shape, (ra, dec), dispaxis)
 
 
-def _nod(ds: xr.Dataset, wcs: Any, wavelength: float, exp_type: str, dispaxis: int) -> float:
+def _nod(ds: xr.Dataset, wcs: Any, wavelength: float, mode: Mode, dispaxis: int) -> float:
     """Position across the trace of the negative source; NaN if unknown."""
     if isinstance(wcs, SlitGeometry):
         x, y = wcs.source
         return wcs.across((x, -y), wavelength)
-    return nod_location(ds, wcs, wavelength, exp_type, dispaxis)
+    return nod_location(ds, wcs, wavelength, mode, dispaxis)
 
 
 def _nod_subtracted(ds: xr.Dataset) -> bool:

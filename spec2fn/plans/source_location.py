@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.modes import Mode
 from spec2fn.schema import meta_of
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def middle_of(wcs: Any, box: BoundingBox, dispaxis: int) -> Middle:
 
 
 def locate_source(
-    ds: xr.Dataset, wcs: Any, shape: tuple[int, int], exp_type: str, dispaxis: int
+    ds: xr.Dataset, wcs: Any, shape: tuple[int, int], mode: Mode, dispaxis: int
 ) -> Location | None:
     """Project the source onto the detector.
 
@@ -101,7 +102,7 @@ def locate_source(
     wcs : gwcs.WCS
     shape : (int, int)
         Rows and columns of the image.
-    exp_type : str
+    mode : Mode
     dispaxis : int
 
     Returns
@@ -109,7 +110,7 @@ def locate_source(
     Location or None
         None if the position is unknown, cannot be projected, or is outside the slit.
     """
-    if exp_type != "MIR_LRS-FIXEDSLIT" or wcs is None:
+    if not mode.slit or wcs is None:
         return None
     ra, dec = _sky(ds, "dithered_ra", "DITH_RA"), _sky(ds, "dithered_dec", "DITH_DEC")
     if ra is None or dec is None:
@@ -200,9 +201,7 @@ def flat_trace(
     return trace
 
 
-def nod_location(
-    ds: xr.Dataset, wcs: Any, wavelength: float, exp_type: str, dispaxis: int
-) -> float:
+def nod_location(ds: xr.Dataset, wcs: Any, wavelength: float, mode: Mode, dispaxis: int) -> float:
     """Position across the trace of the negative source of a two-point nod.
 
     The nod mirrors the dither offset; it is projected from the ideal frame of the aperture
@@ -214,7 +213,7 @@ def nod_location(
         NaN if the WCS has no ``v2v3`` frame (resampled data) or a keyword is missing.
     """
     meta = meta_of(ds)
-    if exp_type != "MIR_LRS-FIXEDSLIT" or "v2v3" not in wcs.available_frames:
+    if not mode.slit or "v2v3" not in wcs.available_frames:
         return float("nan")
     keys = ("XOFFSET", "YOFFSET", "V3I_YANG", "V2_REF", "V3_REF", "VPARITY")
     values = [meta.get(k) for k in keys]

@@ -4,33 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from spec2fn.modes import Mode
 from spec2fn.plans.base import Plan
 
 __all__ = [
-    "SINGLE_SOURCE",
     "SourceTypePlan",
     "decide_source_type",
     "is_time_series",
     "type_by_stellarity",
     "types_of_fixed_slits",
 ]
-
-SINGLE_SOURCE = frozenset(
-    {
-        "MIR_LRS-FIXEDSLIT",
-        "MIR_LRS-SLITLESS",
-        "MIR_MRS",
-        "NRC_TSGRISM",
-        "NIS_SOSS",
-        "NRS_FIXEDSLIT",
-        "NRS_BRIGHTOBJ",
-        "NRS_IFU",
-    }
-)
-"""Exposure types for which the observing program names one source."""
-
-_ALWAYS_TIME_SERIES = frozenset({"NRC_TSIMAGE", "NRC_TSGRISM", "NRS_BRIGHTOBJ"})
-_INTEGRAL_FIELD = frozenset({"MIR_MRS", "NRS_IFU"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,22 +39,22 @@ class SourceTypePlan(Plan):
     centred: tuple[bool, ...] | None = None
 
 
-def is_time_series(exp_type: str, flagged: bool, integrations: int) -> bool:
+def is_time_series(mode: Mode, flagged: bool, integrations: int) -> bool:
     """Whether an exposure is a time series of more than one integration.
 
     Parameters
     ----------
-    exp_type : str
+    mode : Mode
     flagged : bool
         Whether the visit is marked as a time series (TSOVISIT).
     integrations : int
         Of the whole exposure (NINTS).
     """
-    return (flagged or exp_type.upper() in _ALWAYS_TIME_SERIES) and integrations >= 2
+    return (flagged or mode.time_series) and integrations >= 2
 
 
 def decide_source_type(
-    exp_type: str,
+    mode: Mode,
     *,
     user: str | None,
     background: bool,
@@ -83,7 +66,7 @@ def decide_source_type(
 
     Parameters
     ----------
-    exp_type : str
+    mode : Mode
     user : str or None
         Source type given as a parameter.
     background : bool
@@ -105,7 +88,7 @@ def decide_source_type(
         return requested
     if pattern is not None and ("NOD" in pattern or "POINT-SOURCE" in pattern):
         return "POINT"
-    return "EXTENDED" if exp_type in _INTEGRAL_FIELD else "POINT"
+    return mode.source_type
 
 
 _POINTLIKE = 0.75  # stellarity above which a source counts as a point

@@ -11,6 +11,7 @@ import numpy as np
 
 from spec2fn.errors import ReferenceError
 from spec2fn.kernels.slit_corrections import offsets_at
+from spec2fn.modes import mode_of
 from spec2fn.plans.base import Plan
 from spec2fn.plans.slit_frame import chosen_types, is_point, slit_planes, strings
 from spec2fn.schema import meta_of
@@ -79,7 +80,7 @@ def plan_wavecorr(ds: xr.Dataset, reference: xr.Dataset) -> WavecorrPlan:
         If the reference holds no apertures.
     """
     tables = _apertures(reference)
-    fixed = str(ds.attrs.get("exp_type", "")).upper() in ("NRS_FIXEDSLIT", "NRS_BRIGHTOBJ")
+    fixed = mode_of(ds).fixed_slits
     names = strings(ds, "slit_name")
     keys = names if fixed else ["MOS"] * len(names)
     position = np.asarray(ds["source_xpos"].data, dtype=np.float64)

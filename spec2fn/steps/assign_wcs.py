@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from spec2fn.compose import step
 from spec2fn.errors import InputError
+from spec2fn.modes import mode_named
 from spec2fn.schema import meta_of, set_scalars, with_attrs, with_meta
 from spec2fn.wcs.build import WcsOptions, builder_for
 
@@ -121,7 +122,9 @@ def assign_wcs(
         msa_metadata[0] if msa_metadata else None,
         nrs_ifu_slice_wcs,
     )
-    built = builder_for(exp_type)(ds, dict(zip(_REFS, references, strict=False)), options)
+    built = builder_for(mode_named(exp_type, str(ds.attrs.get("lamp_mode", ""))))(
+        ds, dict(zip(_REFS, references, strict=False)), options
+    )
     planes = dict(built.planes)
     if not planes and not isinstance(built.wcs, Mapping):
         shape = ds["sci"].shape[-2:]

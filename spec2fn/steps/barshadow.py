@@ -8,6 +8,7 @@ from spec2fn.compose import Skip, step
 from spec2fn.dq import PIXEL
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.slit_corrections import assemble_shadows, bilinear_clipped, rescale_slits
+from spec2fn.modes import mode_of
 from spec2fn.plans.barshadow import BarshadowPlan, plan_barshadow
 from spec2fn.plans.slit_frame import require_slits
 from spec2fn.schema import replace_data
@@ -27,11 +28,11 @@ def _plan(
     *,
     source_type: Literal["POINT", "EXTENDED"] | None = None,
 ) -> BarshadowPlan | Skip:
-    exp_type = str(ds.attrs.get("exp_type", "this exposure")).upper()
-    if exp_type != "NRS_MSASPEC":
-        return Skip(f"no bars cast shadows in {exp_type}")
+    mode = mode_of(ds)
+    if not mode.shutters or mode.lamp:
+        return Skip(f"no bars cast shadows in {mode.exp_type}")
     if barshadow is None:
-        return Skip(f"no barshadow reference for {exp_type}")
+        return Skip(f"no barshadow reference for {mode.exp_type}")
     require_slits(ds, "barshadow", ("wavelength", "shutter_state", "ysize", "xsize"))
     return plan_barshadow(ds, barshadow, source_type)
 

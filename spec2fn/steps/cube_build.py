@@ -10,6 +10,7 @@ from spec2fn.cubes import Cubes
 from spec2fn.dq import Pixel
 from spec2fn.kernels import cubes as kernel
 from spec2fn.kernels.namespace import array_namespace, is_traced
+from spec2fn.modes import mode_of
 from spec2fn.parameters import Range
 from spec2fn.plans.cube_build import (
     COVARIANCE_OFFSETS,
@@ -30,7 +31,6 @@ _BAD_BITS = int(Pixel.DO_NOT_USE | Pixel.NON_SCIENCE)
 _HOLE = int(Pixel.DO_NOT_USE)
 _OUTSIDE = int(Pixel.DO_NOT_USE | Pixel.NON_SCIENCE)
 _VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
-_EXP_TYPES = ("MIR_MRS", "NRS_IFU", "NRS_LAMP", "NRS_AUTOWAVE")
 # what describes the pointing of the exposure says nothing about the cube
 _GONE = ("V2_REF", "V3_REF", "RA_REF", "DEC_REF", "ROLL_REF", "V3I_YANG", "VPARITY")
 
@@ -78,9 +78,9 @@ def plan_cube_build(
         If bands are asked for that the exposure does not have, or parameters that exclude each
         other.
     """
-    exp_type = str(ds.attrs.get("exp_type", ""))
-    if exp_type not in _EXP_TYPES:
-        return Skip(f"{exp_type or 'the exposure'} is not of an integral-field unit")
+    mode = mode_of(ds)
+    if not mode.sliced:
+        return Skip(f"{mode.exp_type or 'the exposure'} is not of an integral-field unit")
     if cubepar is None:
         return Skip("no cubepar reference for this exposure")
     options = CubeOptions(

@@ -8,6 +8,7 @@ import numpy as np
 
 from spec2fn.compose import Skip, step
 from spec2fn.kernels.namespace import is_traced
+from spec2fn.modes import mode_of
 from spec2fn.parameters import Range
 from spec2fn.plans.aperture import ApertureOptions
 from spec2fn.plans.cube_spectra import extract_cube
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["extract_1d"]
-
-_INTEGRAL_FIELD = ("MIR_MRS", "NRS_IFU")
 
 
 def _plan(
@@ -73,7 +72,7 @@ def _plan(
             ifu_covar_scale=ifu_covar_scale,
         )
         return make_cube_plan(ds, extract1d, apcorr, cube_options)
-    if getattr(ds, "attrs", {}).get("exp_type") in _INTEGRAL_FIELD:
+    if mode_of(ds).sliced:
         return Skip("no cube was built, and spectra are only extracted from cubes")
     options = ApertureOptions(
         subtract_background=subtract_background,

@@ -9,6 +9,7 @@ import numpy as np
 from spec2fn.compose import Skip, step
 from spec2fn.errors import InputError
 from spec2fn.kernels.namespace import array_namespace
+from spec2fn.modes import mode_of
 from spec2fn.plans.extract_2d import Extract2dPlan, bucket, chosen, cut_outs, cut_wcs
 from spec2fn.schema import meta_of
 from spec2fn.slits import PADDING, Slits, group_shapes
@@ -16,7 +17,6 @@ from spec2fn.slits import PADDING, Slits, group_shapes
 if TYPE_CHECKING:
     import xarray as xr
 
-_MODES = ("NRS_FIXEDSLIT", "NRS_BRIGHTOBJ", "NRS_MSASPEC")
 _ANY_WAVELENGTH = 2.0  # um; the position in the slit hardly depends on it
 
 
@@ -27,9 +27,9 @@ def _plan(
     slit_names: tuple[str, ...] | None,
     source_ids: tuple[int, ...] | None,
 ) -> Extract2dPlan | Skip:
-    exp_type = str(ds.attrs.get("exp_type", ""))
-    if exp_type not in _MODES:
-        return Skip(f"EXP_TYPE {exp_type} has no slits to cut out")
+    mode = mode_of(ds)
+    if mode.layout != "slits":
+        return Skip(f"EXP_TYPE {mode.exp_type} has no slits to cut out")
     cuts, left_out = cut_outs(ds, chosen(ds, slit_names, source_ids))
     wcs = cut_wcs(ds, cuts)
     positions, warnings = _measured_positions(ds, wcs)
@@ -93,7 +93,7 @@ def extract_2d(
     records: dict[str, Any] = {}
     if plan.warnings:
         records["warnings"] = (*meta.records.get("warnings", ()), *plan.warnings)
-    model = "SlitModel" if ds.attrs["exp_type"] == "NRS_BRIGHTOBJ" else "MultiSlitModel"
+    model = "SlitModel" if mode_of(ds).one_slit else "MultiSlitModel"
     attrs = {**ds.attrs, "model": model, "meta": meta.replace(wcs=plan.wcs, records=records)}
     imaged = [name for name, var in ds.variables.items() if {"y", "x"} <= set(var.dims)]
     rest = ds.drop_vars(imaged)
@@ -134,9 +134,9 @@ def _measured_positions(
     from spec2fn.wcs.lower import lower
 
     primary = ds.attrs.get("fixed_slit")
-    if ds.attrs["exp_type"] == "NRS_MSASPEC":
+    if mode_of(ds).shutters:
         return {}, ()
-    if ds.attrs["exp_type"] == "NRS_BRIGHTOBJ":
+    if mode_of(ds).one_slit:
         primary = "S1600A1"
     found = [i for i in wcs if wcs.batch.slits[i].name == primary]
     if not found:

@@ -15,6 +15,7 @@ from spec2fn.kernels.namespace import array_namespace, is_jax, is_traced
 from spec2fn.kernels.photometry import flat_field as divide_by_flat
 from spec2fn.kernels.spectral_flat import between_images, multiply_factors
 from spec2fn.kernels.tables import average_across, chords, follow, indices, spread
+from spec2fn.modes import mode_of
 from spec2fn.plans.flat_field import FlatFieldPlan, is_path, plan_image_flat
 from spec2fn.plans.nirspec_flat import (
     FlatImagePlan,
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["flat_field"]
 
-_SLITS = frozenset({"NRS_BRIGHTOBJ", "NRS_FIXEDSLIT", "NRS_MSASPEC"})
-# without a flat of their own: those of a lamp exposure are composed as well
-_LAMPS = frozenset({"NRS_AUTOWAVE", "NRS_LAMP"})
 # Listed pixels evaluated at once, in threads.
 _PIECE = 1 << 18
 
@@ -52,18 +50,24 @@ def _plan(
     user_supplied_flat: Any = None,
     extrapolate: bool | None = None,
 ) -> FlatFieldPlan | SpectralFlatPlan | SuppliedFlatPlan | Skip:
-    exp_type = str(ds.attrs.get("exp_type", "this exposure")).upper()
-    if exp_type in _SLITS:
+    mode = mode_of(ds)
+    exp_type = mode.exp_type or "this exposure"
+    if mode.layout == "slits" and not mode.lamp:
         if user_supplied_flat is not None:
             return plan_supplied_flat(ds, as_reference(user_supplied_flat, "flat"))
         if fflat is None and sflat is None and dflat is None:
             return Skip(f"no fflat, sflat or dflat reference for {exp_type}")
         return plan_spectral_flat(ds, fflat, sflat, dflat, extrapolate)
-    if exp_type == "NRS_IFU" and user_supplied_flat is None:
+    if (
+        mode.sliced
+        and mode.instrument == "NIRSPEC"
+        and not mode.lamp
+        and user_supplied_flat is None
+    ):
         if fflat is None and sflat is None and dflat is None:
             return Skip(f"no fflat, sflat or dflat reference for {exp_type}")
         return plan_ifu_flat(ds, fflat, sflat, dflat, extrapolate)
-    if exp_type in _LAMPS and ds.attrs.get("lamp_mode") != "IMAGE":
+    if mode.lamp:
         return Skip(f"no two-dimensional flat applies to {exp_type}")
     if user_supplied_flat is None:
         if flat is None:
@@ -226,7 +230,7 @@ def _flatten_slits(
     out = out.assign(var_flat=(ds["sci"].dims, var_flat))
     if isinstance(plan, SpectralFlatPlan) and "slit" in ds.dims:
         out = with_problems(out, plan.problems)
-        if ds.attrs.get("exp_type") == "NRS_FIXEDSLIT":
+        if mode_of(ds).several_slits:
             kinds = _both_kinds(ds, parts, plan, image.astype(sci.dtype))
             out = out.assign({n: (("slit", "y", "x"), p) for n, p in kinds.items()})
     if keep:

@@ -9,6 +9,7 @@ from spec2fn.compose import Skip, step
 from spec2fn.errors import DatasetError
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.photometry import expand_to
+from spec2fn.modes import mode_of
 from spec2fn.plans.base import Plan
 from spec2fn.plans.subarray import subarray_slices
 from spec2fn.schema import replace_data
@@ -30,9 +31,9 @@ class FringePlan(Plan):
 
 
 def _plan(ds: xr.Dataset, fringe: xr.Dataset | None) -> FringePlan | Skip:
-    exp_type = str(ds.attrs.get("exp_type", "")).upper()
-    if exp_type != "MIR_MRS":
-        return Skip(f"there are fringe flats of MIR_MRS, not of {exp_type}")
+    mode = mode_of(ds)
+    if not mode.etalon:
+        return Skip(f"there are fringe flats of MIR_MRS, not of {mode.exp_type}")
     if fringe is None:
         return Skip("no fringe reference for this exposure")
     rows, columns = subarray_slices(fringe, ds, "fringe", "fringe")

@@ -9,6 +9,7 @@ import numpy as np
 from spec2fn.compose import Skip, step
 from spec2fn.kernels.background import add_in_quadrature, per_plane
 from spec2fn.kernels.namespace import array_namespace
+from spec2fn.modes import Mode, mode_of
 from spec2fn.plans.imprint import ImprintPlan, match_imprint, plan_subtraction
 from spec2fn.schema import meta_of, replace_data
 
@@ -17,14 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["imprint", "plan_imprint"]
 
-EXP_TYPES = ("NRS_IFU", "NRS_MSASPEC")
-
 
 def plan_imprint(ds: xr.Dataset, *, imprint: tuple[xr.Dataset, ...] = ()) -> ImprintPlan | Skip:
     """Choose the imprint exposure that belongs to an exposure; see :func:`imprint`."""
-    exp_type = ds.attrs.get("exp_type")
-    if exp_type not in EXP_TYPES and not _is_ifu_flat_lamp(ds):
-        return Skip(f"imprints are only subtracted from {' and '.join(EXP_TYPES)}, not {exp_type}")
+    mode = mode_of(ds)
+    if not _takes_imprints(mode, ds):
+        return Skip(f"imprints are not subtracted from {mode.exp_type}")
     if not imprint:
         return Skip("no imprint exposures")
     match = match_imprint(ds, imprint)
@@ -37,9 +36,11 @@ def plan_imprint(ds: xr.Dataset, *, imprint: tuple[xr.Dataset, ...] = ()) -> Imp
     return plan_subtraction(ds, match)
 
 
-def _is_ifu_flat_lamp(ds: xr.Dataset) -> bool:
-    mode, state = (str(ds.attrs.get(k, "")).upper() for k in ("lamp_mode", "lamp_state"))
-    return mode == "IFU" and state.startswith("FLAT")
+def _takes_imprints(mode: Mode, ds: xr.Dataset) -> bool:
+    """Whether light leaks through the closed array: not so where a line lamp shines."""
+    if mode.lamp:
+        return mode.sliced and str(ds.attrs.get("lamp_state", "")).upper().startswith("FLAT")
+    return mode.through_array
 
 
 @step(

@@ -9,6 +9,7 @@ import numpy as np
 
 from spec2fn.compose import Skip, Step, as_reference, step
 from spec2fn.dq import PIXEL
+from spec2fn.modes import mode_of
 from spec2fn.parameters import Range
 from spec2fn.plans.master_background import (
     Spectrum,
@@ -151,9 +152,9 @@ def master_background(  # noqa: PLR0917 - one for each reference
     """
     given = (flat, fflat, sflat, dflat, pathloss, barshadow, photom, area, extract1d, apcorr)
     references = dict(zip(_REFS, given, strict=True))
-    exp_type = str(slits.attrs.get("exp_type", "")).upper()
-    if exp_type != "NRS_MSASPEC":
-        return Skip(f"it applies to slitlets of NRS_MSASPEC, not to {exp_type or 'no exposure'}")
+    mode = mode_of(slits)
+    if not mode.shutters:
+        return Skip(f"it applies to slitlets, not to {mode.exp_type or 'no exposure'}")
     if not force_subtract and _subtracted(slits):
         return Skip("a background has been subtracted before (force_subtract=True overrules this)")
     slitlets, fixed = slits.where(lambda b: ~_is_fixed(b)), slits.where(_is_fixed)

@@ -8,6 +8,7 @@ from spec2fn.compose import Skip, step
 from spec2fn.dq import PIXEL
 from spec2fn.kernels.background import per_plane
 from spec2fn.kernels.namespace import array_namespace
+from spec2fn.modes import mode_of
 from spec2fn.plans.msaflagopen import (
     FailedOpenPlan,
     failed_open_shutters,
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["msaflagopen", "plan_msaflagopen"]
 
-EXP_TYPES = ("NRS_AUTOFLAT", "NRS_AUTOWAVE", "NRS_IFU", "NRS_LAMP", "NRS_MSASPEC")
-"""Exposure types in which the micro-shutter array is in the light."""
-
 _WCS_REFS = ("camera", "collimator", "disperser", "fore", "fpa", "msa", "ote", "wavelengthrange")
 
 
@@ -31,9 +29,9 @@ def plan_msaflagopen(
     ds: xr.Dataset, msaoper: xr.Dataset | None = None, *optics: xr.Dataset | None
 ) -> FailedOpenPlan | Skip:
     """Find the pixels to flag; see :func:`msaflagopen`."""
-    exp_type = ds.attrs.get("exp_type")
-    if exp_type not in EXP_TYPES:
-        return Skip(f"no light passes the micro-shutters in exposures of type {exp_type}")
+    mode = mode_of(ds)
+    if not mode.through_array:
+        return Skip(f"no light passes the micro-shutters in exposures of type {mode.exp_type}")
     if msaoper is None:
         return Skip("no msaoper reference")
     shutters = failed_open_shutters(msaoper)

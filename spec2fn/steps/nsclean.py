@@ -10,6 +10,7 @@ import numpy as np
 from spec2fn.compose import Skip, as_reference, step
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.kernels.namespace import is_jax
+from spec2fn.modes import mode_of
 from spec2fn.parameters import Range
 from spec2fn.plans.nsclean import (
     NscleanOptions,
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["nsclean", "plan_nsclean"]
-
-EXP_TYPES = ("NRS_BRIGHTOBJ", "NRS_FIXEDSLIT", "NRS_IFU", "NRS_MSASPEC")
-"""Exposure types whose noise can be told from their spectra."""
 
 
 def plan_nsclean(
@@ -50,9 +48,9 @@ def plan_nsclean(
     centred_kernels: bool = False,
 ) -> NscleanPlan | Skip:
     """Find the pixels without light from the sky; see :func:`nsclean`."""
-    exp_type = ds.attrs.get("exp_type")
-    if exp_type not in EXP_TYPES:
-        return Skip(f"1/f noise is only corrected for {', '.join(EXP_TYPES)}, not {exp_type}")
+    mode = mode_of(ds)
+    if mode.instrument != "NIRSPEC" or mode.lamp:
+        return Skip(f"1/f noise is not corrected in exposures of type {mode.exp_type}")
     integrations = 1 if ds["sci"].ndim == 2 else ds["sci"].shape[0]
     if background_method == "median_image" and integrations < 2:
         return Skip("background_method='median_image' needs more than one integration")
@@ -85,7 +83,7 @@ def plan_nsclean(
 
 
 def _require_wcs(ds: xr.Dataset, boxes: Any) -> None:
-    if (boxes is None) if ds.attrs.get("exp_type") != "NRS_IFU" else ("wavelength" not in ds):
+    if ("wavelength" not in ds) if mode_of(ds).sliced else (boxes is None):
         msg = (
             "nsclean: mask_spectral_regions needs to know where the slits are; run assign_wcs on"
             " this exposure first, or set mask_spectral_regions=False"

@@ -16,6 +16,7 @@ from spec2fn.kernels.slit_corrections import (
     interpolate_by_slit,
     rescale_slits,
 )
+from spec2fn.modes import mode_of
 from spec2fn.plans.nirspec_pathloss import (
     SlitPathlossPlan,
     Wavelengths,
@@ -33,7 +34,6 @@ __all__ = ["pathloss"]
 
 _VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
 _PLANES = ("sci", "err", "dq", "wavelength", *_VARIANCES)
-_SLITS = ("NRS_FIXEDSLIT", "NRS_BRIGHTOBJ", "NRS_MSASPEC")
 
 
 def _plan(
@@ -44,19 +44,19 @@ def _plan(
     user_slit_loc: float | None = None,
     extrapolate: bool | None = None,
 ) -> PathlossPlan | SlitPathlossPlan | Skip:
-    exp_type = str(ds.attrs.get("exp_type", "this exposure")).upper()
+    mode = mode_of(ds)
     if pathloss is None:
-        return Skip(f"no pathloss reference for {exp_type}")
-    if exp_type in _SLITS:
+        return Skip(f"no pathloss reference for {mode.exp_type}")
+    if mode.layout == "slits":
         require_slits(ds, "pathloss", ("wavelength",))
         return plan_nirspec_slits(ds, pathloss, source_type, extrapolate)
-    if exp_type == "NRS_IFU":
+    if mode.sliced and not mode.etalon:
         require(ds, ("wavelength",), "pathloss")
         return plan_nirspec_ifu(
             as_one_slit(ds, ("wavelength",)), pathloss, source_type, extrapolate
         )
-    if exp_type != "MIR_LRS-FIXEDSLIT":
-        return Skip(f"no pathloss correction applies to {exp_type}")
+    if not mode.slit:
+        return Skip(f"no pathloss correction applies to {mode.exp_type}")
     kind = source_type or ds.attrs.get("source_type")
     if kind is None or str(kind).upper() != "POINT":
         return Skip(f"the source is {kind or 'of unknown type'}, the correction is for POINT")

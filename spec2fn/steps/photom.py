@@ -21,6 +21,7 @@ from spec2fn.kernels.photometry import (
     rescale,
 )
 from spec2fn.kernels.tables import chords, follow, spread
+from spec2fn.modes import mode_of
 from spec2fn.plans.mrs_photom import TIME_COLUMNS, MrsPhotomPlan, plan_mrs_photom
 from spec2fn.plans.nirspec_photom import (
     A2_TO_SR,
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 __all__ = ["photom"]
 
 _VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
-_SPECTRAL = ("MIR_LRS-FIXEDSLIT", "MIR_LRS-SLITLESS")
-_SLITS = ("NRS_BRIGHTOBJ", "NRS_FIXEDSLIT", "NRS_MSASPEC")
 
 MJSR_TO_UJA2 = 1.0e12 * (math.pi / (180.0 * 3600.0)) ** 2
 """Microjansky per square arcsecond in one megajansky per steradian."""
@@ -64,10 +63,10 @@ def _plan(
     apply_time_correction: bool = True,
     extrapolate: bool | None = None,
 ) -> PhotomPlan | SlitPhotomPlan | IfuPhotomPlan | MrsPhotomPlan | Skip:
-    exp_type = str(ds.attrs.get("exp_type", "this exposure")).upper()
+    mode = mode_of(ds)
     if photom is None:
-        return Skip(f"no photom reference for {exp_type}")
-    if exp_type in _SLITS:
+        return Skip(f"no photom reference for {mode.exp_type or 'this exposure'}")
+    if mode.layout == "slits":
         plan = plan_slit_photom(
             ds,
             photom,
@@ -80,9 +79,9 @@ def _plan(
             return plan
         found = f"filter {ds.attrs.get('filter')} and grating {ds.attrs.get('grating')}"
         return Skip(f"the photom reference has no row for {found}")
-    if exp_type == "MIR_MRS":
+    if mode.etalon:
         return plan_mrs_photom(ds, photom, apply_time_correction=apply_time_correction)
-    if exp_type == "NRS_IFU":
+    if mode.sliced:
         keys = {"filter": ds.attrs.get("filter"), "grating": ds.attrs.get("grating")}
         row = find_row(photom, "photom", **keys)
         if row is None:
@@ -91,9 +90,8 @@ def _plan(
                 f" and grating {keys['grating']}"
             )
         return plan_ifu_photom(ds, photom, area, row, extrapolate)
-    if exp_type not in _SPECTRAL:
-        known = ", ".join((*_SPECTRAL, "MIR_MRS", *_SLITS, "NRS_IFU"))
-        msg = f"photom: cannot calibrate {exp_type}; it knows {known}"
+    if mode.layout != "image" or not mode.instrument:
+        msg = f"photom: cannot calibrate {mode.exp_type or 'exposures of no type'}"
         raise InputError(msg)
     keys = {"filter": ds.attrs.get("filter"), "subarray": ds.attrs.get("subarray")}
     row = find_row(photom, "photom", **keys)
@@ -362,7 +360,7 @@ def _calibrate_slits(
     }
     out = out.assign({n: ("slit", v, {"units": SCALARS[n].unit}) for n, v in scalars.items()})
     out = out.assign(bunit=("slit", np.array(units, dtype=str)))
-    if ds.attrs.get("exp_type") == "NRS_FIXEDSLIT":
+    if mode_of(ds).several_slits:
         kept = list(plan.kept)
         uniform = response[np.array(kept, dtype=int)]
         if plan.uniform is not None:

@@ -11,6 +11,7 @@ from spec2fn.compose import step
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError
 from spec2fn.kernels.pixel_replace import Planes, fit_profile, minimum_gradient
+from spec2fn.modes import mode_of
 from spec2fn.parameters import Range
 from spec2fn.plans.slice_stacks import SlicesPlan, make_slices_plan
 from spec2fn.schema import meta_of, replace_data
@@ -23,7 +24,6 @@ __all__ = ["pixel_replace"]
 
 
 _ELSEWHERE = PIXEL["DO_NOT_USE"] | PIXEL["NON_SCIENCE"]
-_SLICED = ("MIR_MRS", "NRS_IFU")
 
 
 def _plan(ds: xr.Dataset) -> SlicesPlan:
@@ -38,7 +38,7 @@ def _plan(ds: xr.Dataset) -> SlicesPlan:
 
 
 def _needs_slices(ds: xr.Dataset, parameters: Mapping[str, Any]) -> bool:
-    sliced = ds.attrs.get("exp_type") in _SLICED or "slice_id" in ds
+    sliced = mode_of(ds).sliced or "slice_id" in ds
     return bool(sliced and parameters["algorithm"] == "fit_profile")
 
 

@@ -12,6 +12,7 @@ from spec2fn.dq import Pixel
 from spec2fn.errors import InputError, ParameterError
 from spec2fn.kernels import resampling
 from spec2fn.kernels.namespace import array_namespace, is_traced
+from spec2fn.modes import mode_of
 from spec2fn.parameters import Range
 from spec2fn.plans.resample import ResampleSpecPlan, Slit, make_plan, require_wcs
 from spec2fn.plans.resample_slits import ResampleSlitsPlan, plan_slits
@@ -97,7 +98,7 @@ def plan_resample_spec(
     area = _scalar(ds, "pixar_sr", meta.get("PIXAR_SR"))
     source = None
     # only here the position is given in pixels of the exposure, not in slit units
-    if attrs.get("exp_type") == "MIR_LRS-FIXEDSLIT":
+    if mode_of(ds).slit:
         x, y = (_scalar(ds, f"source_{axis}pos", None) for axis in "xy")
         source = None if x is None or y is None else (x, y)
     ny, nx = ds["sci"].shape[-2:]

@@ -10,6 +10,7 @@ from spec2fn.compose import Skip, step
 from spec2fn.errors import DatasetError, ParameterError
 from spec2fn.kernels.namespace import array_namespace, is_jax
 from spec2fn.kernels.residual_fringe import fringe_model, gather_columns, scatter_columns
+from spec2fn.modes import mode_of
 from spec2fn.plans.residual_fringe import ResidualFringePlan, plan_columns
 from spec2fn.schema import meta_of, replace_data, require, status_of, with_meta
 from spec2fn.wcs.coordinates import with_coordinates
@@ -29,9 +30,9 @@ def plan_residual_fringe(
     save_intermediate_results: bool = False,
 ) -> ResidualFringePlan | Skip:
     """Find the fringes of every column of every slice; see :func:`residual_fringe`."""
-    exp_type = ds.attrs.get("exp_type")
-    if exp_type != "MIR_MRS":
-        return Skip(f"residual fringes are only corrected for MIR_MRS, not {exp_type}")
+    mode = mode_of(ds)
+    if not mode.etalon:
+        return Skip(f"residual fringes are only corrected for MIR_MRS, not {mode.exp_type}")
     low, high = tuple(ignore_region_min or ()), tuple(ignore_region_max or ())
     if len(low) != len(high):
         msg = (

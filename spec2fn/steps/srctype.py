@@ -8,8 +8,8 @@ import numpy as np
 
 from spec2fn.compose import Skip, step
 from spec2fn.kernels.namespace import array_namespace
+from spec2fn.modes import mode_of
 from spec2fn.plans.srctype import (
-    SINGLE_SOURCE,
     SourceTypePlan,
     decide_source_type,
     is_time_series,
@@ -23,27 +23,25 @@ if TYPE_CHECKING:
 
 __all__ = ["srctype"]
 
-_PER_SLIT = ("NRS_MSASPEC", "NIS_WFSS", "NRC_WFSS", "MIR_WFSS")
-
 
 def _plan(
     ds: xr.Dataset, source_type: Literal["POINT", "EXTENDED"] | None = None
 ) -> SourceTypePlan | Skip:
-    exp_type = str(ds.attrs.get("exp_type", "")).upper()
-    if exp_type == "NRS_MSASPEC" and "stellarity" in ds:
+    mode = mode_of(ds)
+    if mode.shutters and "stellarity" in ds:
         types = tuple(type_by_stellarity(float(v)) for v in ds["stellarity"].values)
         return SourceTypePlan("", ds.attrs.get("source_type_apt"), types)
-    if exp_type in _PER_SLIT:
-        return Skip(f"sources of {exp_type} have their types slit by slit")
+    if mode.shutters or (mode.layout == "traces" and not mode.one_source):
+        return Skip(f"sources of {mode.exp_type} have their types slit by slit")
     recorded = meta_of(ds).get("NINTS")
     count = int(recorded) if recorded is not None else int(ds.sizes.get("integration", 1))
-    tso = is_time_series(exp_type, bool(ds.attrs.get("tso")), count)
-    if exp_type not in SINGLE_SOURCE:
+    tso = is_time_series(mode, bool(ds.attrs.get("tso")), count)
+    if not mode.one_source:
         return SourceTypePlan("POINT" if tso else "UNKNOWN", ds.attrs.get("source_type_apt"))
     requested = ds.attrs.get("source_type_apt", ds.attrs.get("source_type"))
-    pattern = "dither_optimized_for" if exp_type == "MIR_MRS" else "dither_type"
+    pattern = "dither_optimized_for" if mode.etalon else "dither_type"
     decided = decide_source_type(
-        exp_type,
+        mode,
         user=source_type,
         background=bool(ds.attrs.get("background_target")),
         tso=tso,
@@ -53,7 +51,7 @@ def _plan(
     if "slit_name" not in ds:
         return SourceTypePlan(decided, requested)
     names = [str(n) for n in ds["slit_name"].values]
-    if exp_type != "NRS_FIXEDSLIT":
+    if not mode.several_slits:
         return SourceTypePlan(decided, requested, (decided,) * len(names))
     slits = types_of_fixed_slits(names, ds.attrs.get("fixed_slit"), decided)
     return SourceTypePlan(decided, requested, *slits)
@@ -107,7 +105,7 @@ def srctype(
     attrs: dict[str, Any] = {"source_type": plan.source_type or None}
     if plan.source_type_apt is not None:
         attrs["source_type_apt"] = plan.source_type_apt
-    if str(ds.attrs.get("exp_type", "")).upper().startswith("MIR_LRS-"):
+    if mode_of(ds).layout == "image" and mode_of(ds).instrument:
         attrs["model"] = "SlitModel"
     out = with_attrs(ds, **attrs)
     if plan.slit_types is None:

@@ -16,6 +16,7 @@ from spec2fn.kernels.straylight import (
     shower_light,
     within_percentiles,
 )
+from spec2fn.modes import mode_of
 from spec2fn.parameters import Range
 from spec2fn.plans.straylight import COLUMNS, StraylightPlan, plan_straylight
 from spec2fn.schema import replace_data, with_meta
@@ -39,9 +40,9 @@ def _plan(
     clean_showers: bool = False,
     shower_plane: int = 3,
 ) -> StraylightPlan | Skip:
-    exp_type = str(ds.attrs.get("exp_type", "")).upper()
-    if exp_type != "MIR_MRS":
-        return Skip(f"stray light is corrected in MIR_MRS exposures, not in {exp_type}")
+    mode = mode_of(ds)
+    if not mode.etalon:
+        return Skip(f"stray light is corrected in MIR_MRS exposures, not in {mode.exp_type}")
     if mrsxartcorr is None:
         return Skip("no mrsxartcorr reference for this exposure")
     return plan_straylight(

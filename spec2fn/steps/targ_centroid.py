@@ -9,6 +9,7 @@ import numpy as np
 
 from spec2fn.compose import Skip, step
 from spec2fn.errors import ReferenceError
+from spec2fn.modes import ACQUISITION_IMAGE, mode_of
 from spec2fn.plans.centroid import cut_around, gaussian_centroid
 from spec2fn.plans.target_position import TargetPosition, dither_on_detector
 from spec2fn.schema import meta_of, set_scalars
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _WHO = "targ_centroid"
-_EXP_TYPES = ("MIR_LRS-FIXEDSLIT", "MIR_LRS-SLITLESS")
 _CUTOUT = 20  # pixel
 _FEWEST = 10  # finite pixels in the cutout
 
@@ -45,9 +45,9 @@ def plan_targ_centroid(
     -------
     TargetPosition or Skip
     """
-    exp_type = ds.attrs.get("exp_type")
-    if exp_type not in _EXP_TYPES:
-        return Skip(f"{exp_type} has no target acquisition verification image")
+    mode = mode_of(ds)
+    if not mode.acquisition:
+        return Skip(f"{mode.exp_type} has no target acquisition verification image")
     if not target_acquisition:
         named = f" (ta_file {ta_file!r} has not been opened)" if ta_file else ""
         return Skip(f"no target acquisition image{named}")
@@ -56,10 +56,10 @@ def plan_targ_centroid(
         warnings.warn(f"{_WHO}: fits a point source, but the target is {source}", stacklevel=2)
     image = target_acquisition[0]
     kind = image.attrs.get("exp_type")
-    if kind != "MIR_TACONFIRM" or image["sci"].ndim != 2:
+    if kind != ACQUISITION_IMAGE or image["sci"].ndim != 2:
         return Skip(
-            "the target acquisition image needs exposure type MIR_TACONFIRM and two dimensions,"
-            f" not {kind} and {image['sci'].ndim}"
+            f"the target acquisition image needs exposure type {ACQUISITION_IMAGE} and two"
+            f" dimensions, not {kind} and {image['sci'].ndim}"
         )
     wcs = meta_of(ds).wcs
     if wcs is None:

@@ -10,6 +10,7 @@ import numpy as np
 from spec2fn.compose import Skip, step
 from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.kernels.slit_corrections import interpolate_by_slit, offsets_at
+from spec2fn.modes import mode_of
 from spec2fn.plans.slit_frame import require_slits
 from spec2fn.plans.wavecorr import WavecorrPlan, WavelengthChange, is_corrected, plan_wavecorr
 from spec2fn.schema import meta_of, replace_data, with_meta
@@ -20,15 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["wavecorr"]
 
-_MODES = ("NRS_FIXEDSLIT", "NRS_MSASPEC", "NRS_BRIGHTOBJ", "NRS_AUTOFLAT")
-
 
 def _plan(ds: xr.Dataset, wavecorr: xr.Dataset | None) -> WavecorrPlan | Skip:
-    exp_type = str(ds.attrs.get("exp_type", "this exposure")).upper()
-    if exp_type not in _MODES:
-        return Skip(f"no wavelength correction applies to {exp_type}")
+    mode = mode_of(ds)
+    if not (mode.fixed_slits or mode.shutters):
+        return Skip(f"no wavelength correction applies to {mode.exp_type}")
     if wavecorr is None:
-        return Skip(f"no wavecorr reference for {exp_type}")
+        return Skip(f"no wavecorr reference for {mode.exp_type}")
     require_slits(ds, "wavecorr", ("wavelength", "source_xpos", "ysize", "xsize"))
     if is_corrected(ds):
         return Skip("the wavelengths have been corrected already")

@@ -113,7 +113,7 @@ def test_skips_say_why():
     assert "none of 2 imprint exposures" in status
     assert "dither position (5)" in status
     out = imprint(exposure(exp_type="NRS_FIXEDSLIT"), imprint=members[:1])
-    assert "not NRS_FIXEDSLIT" in status_of(out, "imprint")
+    assert "not subtracted from NRS_FIXEDSLIT" in status_of(out, "imprint")
 
 
 def test_flat_lamps_through_the_ifu_have_imprints():

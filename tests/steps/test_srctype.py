@@ -41,7 +41,7 @@ def test_rules(attrs, expected):
 def test_time_series_are_points_whatever_was_requested():
     ds = exposure(3, tso=True, source_type_apt="EXTENDED")
     assert srctype(ds).attrs["source_type"] == "POINT"
-    assert srctype(exposure(3, exp_type="NRC_TSIMAGE")).attrs["source_type"] == "POINT"
+    assert srctype(exposure(3, exp_type="NRC_TSGRISM")).attrs["source_type"] == "POINT"
 
 
 def test_a_time_series_of_one_integration_is_none():

@@ -1,6 +1,6 @@
 """Building the gwcs of an exposure from its CRDS references, one module per instrument.
 
-:data:`BUILDERS` names the function for each exposure type. A builder takes the exposure, a
+The row of a mode (:mod:`spec2fn.modes`) names its function. A builder takes the exposure, a
 mapping of reference type to reference Dataset (None if there is none) and the user's
 :class:`WcsOptions`, and returns an :class:`AssignedWcs`.
 """
@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from spec2fn.errors import InputError, ReferenceError
-from spec2fn.schema import SPECTROSCOPIC
+from spec2fn.modes import MODES, Mode
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["BUILDERS", "AssignedWcs", "WcsOptions", "builder_for", "reference"]
+__all__ = ["AssignedWcs", "WcsOptions", "builder_for", "reference"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,20 +78,9 @@ class AssignedWcs:
 
 Builder = Callable[["xr.Dataset", Mapping[str, Any], WcsOptions], AssignedWcs]
 
-BUILDERS: dict[str, str] = {
-    "MIR_LRS-FIXEDSLIT": "miri:lrs",
-    "MIR_LRS-SLITLESS": "miri:lrs",
-    "MIR_MRS": "miri_mrs:mrs",
-    "NRS_BRIGHTOBJ": "nirspec:slits",
-    "NRS_FIXEDSLIT": "nirspec:slits",
-    "NRS_IFU": "nirspec_ifu:ifu",
-    "NRS_MSASPEC": "nirspec:slits",
-}
-"""Exposure type -> ``module:function`` inside this package."""
 
-
-def builder_for(exp_type: str) -> Builder:
-    """Return the function that builds the WCS of an exposure type.
+def builder_for(mode: Mode) -> Builder:
+    """Return the function that builds the WCS of a mode.
 
     Raises
     ------
@@ -100,14 +89,14 @@ def builder_for(exp_type: str) -> Builder:
     """
     from importlib import import_module
 
-    home = BUILDERS.get(exp_type)
-    if home is None:
-        why = "is not supported" if exp_type in SPECTROSCOPIC else "is not spectroscopic"
-        known = ", ".join(sorted(BUILDERS))
-        msg = f"assign_wcs: exposure type {exp_type!r} {why}; spec2fn calibrates {known}"
+    if not mode.wcs:
+        why = "is not supported" if mode.instrument else "is not spectroscopic"
+        known = ", ".join(sorted({m.exp_type for m in MODES.values() if m.wcs}))
+        msg = f"assign_wcs: exposure type {mode.name!r} {why}; spec2fn calibrates {known}"
         raise InputError(msg)
-    module, function = home.split(":")
-    builder: Builder = getattr(import_module(f"{__name__}.{module}"), function)
+    module, function = mode.wcs.split(":")
+    home = module if "." in module else f"{__name__}.{module}"
+    builder: Builder = getattr(import_module(home), function)
     return builder
 
 

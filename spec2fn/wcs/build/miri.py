@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import InputError, ReferenceError
+from spec2fn.modes import mode_of
 from spec2fn.schema import meta_of
 from spec2fn.wcs.build import AssignedWcs, WcsOptions, reference
 from spec2fn.wcs.build.pointing import (
@@ -98,7 +99,7 @@ def lrs(
         ]
     )
     scalars: dict[str, float] = {}
-    if ds.attrs["exp_type"] == "MIR_LRS-FIXEDSLIT":
+    if mode_of(ds).slit:
         s_region = _slit_footprint(wcs, specwcs)
         ra, dec = dithered_position(ds, wcs)
         scalars = {"dithered_ra": ra, "dithered_dec": dec}
@@ -171,7 +172,7 @@ def _smooth(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _lrs_geometry(ds: xr.Dataset, distortion: xr.Dataset, specwcs: xr.Dataset) -> _LrsGeometry:
-    slitless = ds.attrs["exp_type"] == "MIR_LRS-SLITLESS"
+    slitless = not mode_of(ds).slit
     keys = ("IMXSLTL", "IMYSLTL") if slitless else ("IMX", "IMY")
     header = meta_of(specwcs)
     origin = subarray_origin(ds)

@@ -17,6 +17,7 @@ import numpy as np
 
 from spec2fn.deferred import DeferredWcs
 from spec2fn.errors import InputError
+from spec2fn.modes import mode_of
 from spec2fn.plans.msa_metadata import msa_configuration, open_slitlets
 from spec2fn.plans.nirspec_slits import Slit, open_fixed_slits
 from spec2fn.schema import meta_of
@@ -102,7 +103,7 @@ def open_slits(ds: xr.Dataset, optics: Optics, options: WcsOptions) -> tuple[Sli
     if not y_range[0] < y_range[1]:
         msg = f"{_WHO}: slit_y_low={y_range[0]} must be less than slit_y_high={y_range[1]}"
         raise InputError(msg)
-    if ds.attrs["exp_type"] != "NRS_MSASPEC":
+    if not mode_of(ds).shutters:
         return open_fixed_slits(ds, y_range)
     meta = meta_of(ds)
     if options.msa_metadata is None:

@@ -1,0 +1,250 @@
+"""The observing modes: one row of traits each.
+
+Everything below the pipelines asks for traits of a mode, never for its name, so that a new mode is
+a row here, a builder of world coordinates, the planners that are really new, and a tuple of steps
+in :mod:`spec2fn.pipelines`. Traits follow the table of modes in the description of the stage-2
+spectroscopic pipeline (https://jwst-pipeline.readthedocs.io, "calwebb_spec2").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+__all__ = [
+    "ACQUISITION_IMAGE",
+    "MODES",
+    "Layout",
+    "Mode",
+    "known_exp_types",
+    "mode_named",
+    "mode_of",
+]
+
+Layout = Literal["image", "slits", "slices", "traces", "orders"]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Traits of an observing mode.
+
+    Attributes
+    ----------
+    exp_type : str
+        Keyword EXP_TYPE.
+    instrument : str
+        Keyword INSTRUME; empty for a mode nobody knows.
+    layout : str
+        How the spectra lie on the detector: ``image`` (one, in an image of its own), ``slits`` and
+        ``traces`` (cut out, by slit or by source), ``slices`` (of an integral-field unit),
+        ``orders`` (of one source, overlapping).
+    wcs : str
+        Builder of the world coordinates, ``module:function`` below :mod:`spec2fn.wcs.build` (or
+        the full name of a module); empty if there is none yet.
+    lamp : str
+        OPMODE of an exposure of the internal lamps, whose light enters behind the telescope.
+    one_source : bool
+        The programme names one source for all of the exposure.
+    source_type : str
+        Type of that source where nothing tells, ``POINT`` or ``EXTENDED``.
+    time_series : bool
+        Exposures of several integrations are time series even if TSOVISIT does not say so.
+    slit : bool
+        The one spectrum is that of a slit, in which the source has a position.
+    fixed_slits : bool
+        Slits have names (S200A1, …) by which references list them.
+    one_slit : bool
+        Of several fixed slits only the primary one is read out.
+    shutters : bool
+        Slits are made of micro-shutters: quadrant, row, column, neighbours.
+    source_position : bool
+        The place of the source across the dispersion follows from the world coordinates, and
+        apertures are put there unless told otherwise.
+    through_array : bool
+        Light can reach the detector through shutters of the micro-shutter array that fail open.
+    acquisition : bool
+        An image of the target verifies where it stands.
+    etalon : bool
+        Layers of the detector make fringes and scatter light (MIRI MRS).
+    unwritten : tuple of str
+        Planes that the products do not have, because the gwcs tells.
+    """
+
+    exp_type: str
+    instrument: str = ""
+    layout: Layout = "image"
+    wcs: str = ""
+    lamp: str = ""
+    one_source: bool = False
+    source_type: str = "POINT"
+    time_series: bool = False
+    slit: bool = False
+    fixed_slits: bool = False
+    one_slit: bool = False
+    shutters: bool = False
+    source_position: bool = False
+    through_array: bool = False
+    acquisition: bool = False
+    etalon: bool = False
+    unwritten: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """EXP_TYPE, and OPMODE of a lamp: ``NRS_LAMP:IFU``."""
+        return f"{self.exp_type}:{self.lamp}" if self.lamp else self.exp_type
+
+    @property
+    def sliced(self) -> bool:
+        """Whether an integral-field unit cuts the field."""
+        return self.layout == "slices"
+
+    @property
+    def several_slits(self) -> bool:
+        """Whether one exposure holds the primary fixed slit and others."""
+        return self.fixed_slits and not self.one_slit
+
+
+_MIRI, _NIRSPEC, _NIRISS, _NIRCAM = "MIRI", "NIRSPEC", "NIRISS", "NIRCAM"
+
+_FIXED = Mode(
+    "NRS_FIXEDSLIT",
+    _NIRSPEC,
+    "slits",
+    "nirspec:slits",
+    one_source=True,
+    fixed_slits=True,
+    source_position=True,
+)
+_BRIGHT = replace(_FIXED, exp_type="NRS_BRIGHTOBJ", one_slit=True, time_series=True)
+_MOS = Mode(
+    "NRS_MSASPEC",
+    _NIRSPEC,
+    "slits",
+    "nirspec:slits",
+    shutters=True,
+    source_position=True,
+    through_array=True,
+)
+_IFU = Mode(
+    "NRS_IFU",
+    _NIRSPEC,
+    "slices",
+    "nirspec_ifu:ifu",
+    one_source=True,
+    source_type="EXTENDED",
+    through_array=True,
+)
+
+
+def _lamps() -> dict[str, Mode]:
+    """Rows of the lamp exposures, whose optics are those of a mode of the sky."""
+    rows = {}
+    for exp_type, modes in {
+        "NRS_LAMP": ("FIXEDSLIT", "BRIGHTOBJ", "MSASPEC", "IFU"),
+        "NRS_AUTOWAVE": ("FIXEDSLIT", "BRIGHTOBJ", "MSASPEC", "IFU"),
+        "NRS_AUTOFLAT": ("MSASPEC",),
+    }.items():
+        for sky in (_FIXED, _BRIGHT, _MOS, _IFU):
+            opmode = sky.exp_type.removeprefix("NRS_")
+            if opmode in modes:
+                row = replace(
+                    sky,
+                    exp_type=exp_type,
+                    wcs="",
+                    lamp=opmode,
+                    one_source=False,
+                    time_series=False,
+                    source_position=False,
+                    # any shutter may fail open while a lamp shines
+                    through_array=True,
+                )
+                rows[row.name] = row
+    return rows
+
+
+_TRACES = Mode("", layout="traces")
+
+MODES: dict[str, Mode] = {
+    mode.name: mode
+    for mode in (
+        Mode(
+            "MIR_LRS-FIXEDSLIT",
+            _MIRI,
+            "image",
+            "miri:lrs",
+            one_source=True,
+            slit=True,
+            source_position=True,
+            acquisition=True,
+        ),
+        Mode("MIR_LRS-SLITLESS", _MIRI, "image", "miri:lrs", one_source=True, acquisition=True),
+        Mode(
+            "MIR_MRS",
+            _MIRI,
+            "slices",
+            "miri_mrs:mrs",
+            one_source=True,
+            source_type="EXTENDED",
+            etalon=True,
+            unwritten=("wavelength",),
+        ),
+        replace(_TRACES, exp_type="MIR_WFSS", instrument=_MIRI),
+        Mode("NIS_SOSS", _NIRISS, "orders", one_source=True),
+        replace(_TRACES, exp_type="NIS_WFSS", instrument=_NIRISS),
+        replace(_TRACES, exp_type="NRC_GRISM", instrument=_NIRCAM),
+        replace(
+            _TRACES,
+            exp_type="NRC_TSGRISM",
+            instrument=_NIRCAM,
+            one_source=True,
+            time_series=True,
+        ),
+        replace(_TRACES, exp_type="NRC_WFSS", instrument=_NIRCAM),
+        _BRIGHT,
+        _FIXED,
+        _IFU,
+        _MOS,
+    )
+} | _lamps()
+"""Traits by name of the mode."""
+
+
+def known_exp_types() -> tuple[str, ...]:
+    """Return the spectroscopic exposure types, without repetition."""
+    return tuple(dict.fromkeys(mode.exp_type for mode in MODES.values()))
+
+
+ACQUISITION_IMAGE = "MIR_TACONFIRM"
+"""EXP_TYPE of the image that verifies where the target of MIRI stands."""
+
+
+def mode_named(exp_type: str, lamp_mode: str = "") -> Mode:
+    """Return the mode of an exposure type.
+
+    Parameters
+    ----------
+    exp_type : str
+        Value of EXP_TYPE.
+    lamp_mode : str
+        Value of OPMODE, which tells the mode of a lamp exposure.
+
+    Returns
+    -------
+    Mode
+        One without traits if it is not known: steps say that they do not apply.
+    """
+    exp_type = exp_type.strip().upper()
+    found = MODES.get(exp_type) or MODES.get(f"{exp_type}:{lamp_mode.strip().upper()}")
+    return found or Mode(exp_type)
+
+
+def mode_of(ds: Any) -> Mode:
+    """Return the mode of an exposure, from the attributes ``exp_type`` and ``lamp_mode``.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset or Slits
+    """
+    attrs: Mapping[str, Any] = getattr(ds, "attrs", {})
+    return mode_named(str(attrs.get("exp_type", "")), str(attrs.get("lamp_mode", "")))
