@@ -124,6 +124,7 @@ def prepare(
     context: str | None = None,
     lock: Any = None,
     parameter_references: bool = True,
+    compatibility: str | None = None,
     allow_missing: bool = False,
 ) -> Job:
     """Open an exposure or association and resolve its pipeline, parameters and references.
@@ -144,6 +145,9 @@ def prepare(
         Lock file: use exactly these references and ask CRDS nothing.
     parameter_references : bool
         Apply the CRDS parameter references.
+    compatibility : str, optional
+        Preset of parameters (:mod:`spec2fn.compatibility`): ``"jwst-3.0"`` gives the numbers of the
+        official package where ours differ by choice. CRDS and the user win over it.
     allow_missing : bool
         Return a job that lists missing references instead of raising.
 
@@ -171,7 +175,7 @@ def prepare(
             also=needed_references(pipeline),
         )
         crds, options = found, found.options
-    settings = resolve_settings(pipeline, params, crds)
+    settings = resolve_settings(pipeline, params, crds, compatibility)
     obs = _with_member_files(obs, settings)
     references = _references(
         obs,
@@ -285,6 +289,7 @@ def calibrate(
     context: str | None = None,
     lock: Any = None,
     parameter_references: bool = True,
+    compatibility: str | None = None,
     save_steps: Iterable[str] = (),
     save_bsub: bool = False,
     file_format: Format = "fits",
@@ -300,7 +305,7 @@ def calibrate(
         A ``_rate``/``_rateints`` FITS file, a level-2 association, or data in memory.
     output_dir : path, optional
         Where products go (made if it does not exist); without it nothing is written.
-    pipeline, params, overrides, context, lock, parameter_references
+    pipeline, params, overrides, context, lock, parameter_references, compatibility
         See :func:`prepare`.
     skip : iterable of str
         Steps to switch off.
@@ -340,6 +345,7 @@ def calibrate(
         context=context,
         lock=lock,
         parameter_references=parameter_references,
+        compatibility=compatibility,
     )
     steps = tuple(s.key for name in save_steps for s in find_steps(job.settings.pipeline, name))
     products = ("bsub",) if save_bsub or job.options.get("save_bsub") else ()

@@ -174,6 +174,11 @@ def _job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", metavar="PMAP", help="CRDS context, default $CRDS_CONTEXT")
     parser.add_argument("--lock", metavar="FILE", help="use the references of a lock file")
     parser.add_argument(
+        "--compatibility",
+        metavar="PRESET",
+        help="jwst-3.0: parameters that give the official numbers where ours differ by choice",
+    )
+    parser.add_argument(
         "--no-crds-parameters", action="store_true", help="do not apply CRDS parameter references"
     )
 
@@ -210,6 +215,7 @@ def _job_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "context": args.context,
         "lock": args.lock,
         "parameter_references": not args.no_crds_parameters,
+        "compatibility": args.compatibility,
     }
 
 

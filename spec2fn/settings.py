@@ -1,7 +1,7 @@
 """Which value every parameter has, and who said so.
 
 Precedence: the user, then the CRDS reference ``pars-spec2pipeline``, then ``pars-<step>``, then
-the default of the step.
+a preset of :mod:`spec2fn.compatibility`, then the default of the step.
 """
 
 from __future__ import annotations
@@ -10,11 +10,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from spec2fn.compatibility import preset
 from spec2fn.compose import Pipeline, Step, find_steps, steps_of, with_parameters
 
-__all__ = ["CRDS_PIPELINE", "CRDS_STEP", "DEFAULT", "USER", "Settings", "resolve_settings"]
+__all__ = [
+    "COMPATIBILITY",
+    "CRDS_PIPELINE",
+    "CRDS_STEP",
+    "DEFAULT",
+    "USER",
+    "Settings",
+    "resolve_settings",
+]
 
 DEFAULT = "default"
+COMPATIBILITY = "compatibility"
 USER = "user"
 CRDS_PIPELINE = "CRDS pars-spec2pipeline"
 CRDS_STEP = "CRDS pars-{}"
@@ -51,6 +61,7 @@ def resolve_settings(
     pipeline: Pipeline,
     user: Mapping[str, Mapping[str, Any]] | None = None,
     crds: Mapping[str, Mapping[str, Any]] | None = None,
+    compatibility: str | None = None,
 ) -> Settings:
     """Bind parameters to a pipeline.
 
@@ -62,6 +73,8 @@ def resolve_settings(
     crds : mapping, optional
         As ``spec2fn.refs.parameter_references`` returns it: parameters by step, and under
         ``"pipeline"`` those of ``pars-spec2pipeline``, by step.
+    compatibility : str, optional
+        Name of a preset of :mod:`spec2fn.compatibility`.
 
     Raises
     ------
@@ -75,8 +88,10 @@ def resolve_settings(
     ignored: list[str] = []
     crds = crds or {}
     by_pipeline = crds.get("pipeline", {})
+    base = preset(compatibility) if compatibility else {}
     for step in steps_of(pipeline):
         for source, origin in (
+            (_entry(base, step), COMPATIBILITY),
             (_entry(crds, step), CRDS_STEP.format(step.name)),
             (_entry(by_pipeline, step), CRDS_PIPELINE),
         ):

@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spec2fn.compatibility import preset
+
 SLOW = (
     "cube_build",
     "io_nirspec",
@@ -152,18 +154,7 @@ def compare_planes():
 
 
 # nsclean as the peer's clean_flicker_noise, and errors as the peer has them
-AS_THE_PEER = {
-    "nsclean": {
-        "fit_method": "median",
-        "background_method": "median",
-        "single_mask": True,
-        "n_sigma": 2.0,
-        "mask_spectral_regions": False,
-    },
-    "background": {"propagate_variance": False},
-    "imprint": {"propagate_variance": False},
-    "master_background": {"propagate_variance": False},
-}
+AS_THE_PEER = preset("jwst-3.0")
 # the peer's name of a step or its output, and ours
 OUR_NAMES = {
     "msa_flagging": "msaflagopen",

@@ -1,0 +1,50 @@
+"""Parameters that give the numbers of another package where ours differ by choice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from spec2fn.errors import ParameterError, nearest
+
+__all__ = ["PRESETS", "preset"]
+
+PRESETS: Mapping[str, tuple[tuple[str, str, Any], ...]] = {
+    "jwst-3.0": (
+        # the official errors leave the variance of what is subtracted out
+        ("background", "propagate_variance", False),
+        ("imprint", "propagate_variance", False),
+        ("master_background", "propagate_variance", False),
+        # clean_flicker_noise, the successor of nsclean
+        ("nsclean", "fit_method", "median"),
+        ("nsclean", "background_method", "median"),
+        ("nsclean", "mask_spectral_regions", False),
+        ("nsclean", "n_sigma", 2.0),
+        ("nsclean", "single_mask", True),
+    ),
+}
+"""Steps, parameters and values by name of the preset."""
+
+
+def preset(name: str) -> dict[str, dict[str, Any]]:
+    """Return the parameters of a preset, by step.
+
+    Parameters
+    ----------
+    name : str
+        One of :data:`PRESETS`.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such preset.
+    """
+    if name not in PRESETS:
+        msg = f"compatibility {name!r} is not known{nearest(name, PRESETS)}; there is " + ", ".join(
+            PRESETS
+        )
+        raise ParameterError(msg)
+    chosen: dict[str, dict[str, Any]] = {}
+    for step, parameter, value in PRESETS[name]:
+        chosen.setdefault(step, {})[parameter] = value
+    return chosen

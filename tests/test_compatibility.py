@@ -1,0 +1,51 @@
+"""A preset of parameters: under what the user and CRDS say, over the defaults."""
+
+import pytest
+
+from spec2fn.cli import main
+from spec2fn.compatibility import PRESETS, preset
+from spec2fn.compose import find_step, registered_steps
+from spec2fn.errors import ParameterError
+from spec2fn.pipelines import NIRSPEC_IFU
+from spec2fn.settings import COMPATIBILITY, CRDS_STEP, USER, resolve_settings
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_names_parameters_that_exist_and_differ(name):
+    steps = registered_steps()
+    for step, parameter, value in PRESETS[name]:
+        assert parameter in steps[step].parameters, (step, parameter)
+        assert steps[step].defaults()[parameter] != value, (step, parameter)
+        steps[step].with_(**{parameter: value})
+
+
+def test_the_user_and_crds_win_over_a_preset():
+    crds = {"nsclean": {"n_sigma": 3.0}}
+    user = {"background": {"propagate_variance": True}}
+    settings = resolve_settings(NIRSPEC_IFU, user, crds, "jwst-3.0")
+    nsclean, background, imprint = (
+        settings.table(find_step(settings.pipeline, n))
+        for n in ("nsclean", "background", "imprint")
+    )
+    assert nsclean["fit_method"] == ("median", COMPATIBILITY)
+    assert nsclean["n_sigma"] == (3.0, CRDS_STEP.format("nsclean"))
+    assert background["propagate_variance"] == (True, USER)
+    assert imprint["propagate_variance"] == (False, COMPATIBILITY)
+
+
+def test_an_unknown_preset_is_one_line():
+    with pytest.raises(ParameterError, match=r"did you mean 'jwst-3\.0'"):
+        preset("jwst-3")
+
+
+def test_the_plan_shows_what_a_preset_sets(tmp_path, capsys, monkeypatch):
+    from spec2fn.demo import CONTEXT, run_demo
+    from spec2fn.refs import cache_environment
+
+    demo = run_demo("miri-lrs-slit", tmp_path)
+    for key, value in cache_environment(demo.files["cache"], CONTEXT).items():
+        monkeypatch.setenv(key, value)
+    assert main(["plan", str(demo.files["input"]), "--compatibility", "jwst-3.0"]) == 0
+    assert "propagate_variance = False  [compatibility]" in capsys.readouterr().out
+    assert main(["plan", str(demo.files["input"]), "--compatibility", "jwst"]) == 2
+    assert "jwst-3.0" in capsys.readouterr().err
