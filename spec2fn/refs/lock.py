@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spec2fn.errors import InputError, ReferenceError
+from spec2fn.refs.checksums import file_sha256
 
 if TYPE_CHECKING:
     from spec2fn.refs.resolution import References
@@ -113,7 +114,6 @@ def locked_paths(lock: Any, reftypes: Iterable[str]) -> tuple[dict[str, Path | N
         If a type is not in the lock, or files differ from those that were locked.
     """
     from spec2fn.refs import selection
-    from spec2fn.refs.resolution import file_sha256
 
     held = lock if isinstance(lock, Lock) else read_lock(lock)
     label = "the lock" if isinstance(lock, Lock) else f"lock file {lock}"

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spec2fn.errors import ParameterError, ReferenceError, nearest
+from spec2fn.errors import ParameterError, nearest
+from spec2fn.refs.checksums import data_sha256, file_sha256
 from spec2fn.refs.reference import LazyReference, coerce_reference
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["References", "file_sha256", "reference_types", "references"]
+__all__ = ["References", "reference_types", "references"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +61,7 @@ class References(Mapping[str, Any]):
             return ""
         if isinstance(value, LazyReference):
             return file_sha256(value.path)
-        return _data_sha256(value)
+        return data_sha256(value)
 
     def joined(self, other: References) -> References:
         """Return these references and those of `other`."""
@@ -163,34 +162,6 @@ def reference_types(pipeline_or_reftypes: Iterable[Any]) -> tuple[str, ...]:
         if not getattr(step, "skip", False):
             found.update(dict.fromkeys(getattr(step, "refs", ())))
     return tuple(found)
-
-
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file as hex; computed once for a file that does not change."""
-    where = Path(path)
-    try:
-        stat = where.stat()
-        return _file_sha256(str(where.resolve()), stat.st_mtime_ns, stat.st_size)
-    except OSError as error:
-        msg = f"reference file {where} cannot be read ({error.strerror}); fetch it again"
-        raise ReferenceError(msg) from None
-
-
-@functools.lru_cache(maxsize=1024)
-def _file_sha256(path: str, mtime: int, size: int) -> str:  # noqa: ARG001 - they key the cache
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _data_sha256(value: Any) -> str:
-    import numpy as np
-
-    digest = hashlib.sha256()
-    for name, var in sorted(value.variables.items()):
-        array = np.ascontiguousarray(var.values)
-        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
-        digest.update(str(array.tolist()).encode() if array.dtype.kind in "OU" else array.tobytes())
-    return digest.hexdigest()
 
 
 def _overrides(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.wcs.build.nirspec import gwa_to_slit
 from spec2fn.wcs.build.nirspec_frames import frames
-from spec2fn.wcs.build.nirspec_ifu import SliceBatch
+
+if TYPE_CHECKING:
+    from spec2fn.wcs.build.nirspec_ifu import SliceBatch
 
 __all__ = ["by_pixel", "by_slice"]
 
