@@ -318,7 +318,8 @@ def _slit_values(ds: xr.Dataset, k: int) -> dict[str, Any]:
             continue
         value = _at(ds, f"cutout_{name}", k) if keyword.startswith("SLTSIZE") else None
         value = _at(ds, name, k) if value is None else value
-        if value is not None and not (keyword == "SRCTYPE" and value == "UNKNOWN"):
+        unknown = (keyword, value) in {("SRCTYPE", "UNKNOWN"), ("MSAQUAD", 0)}
+        if value is not None and not unknown:
             out[keyword] = value
     return out
 
