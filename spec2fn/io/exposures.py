@@ -146,9 +146,7 @@ def check_type(path: Path, hdu: Hdu, plane: Plane) -> None:
         raise InputError(msg)
 
 
-def data_unit(
-    path: Path, meta: Meta, bunit: Any, source_type: Any, records: dict[str, Any]
-) -> str:
+def data_unit(path: Path, meta: Meta, bunit: Any, source_type: Any, records: dict[str, Any]) -> str:
     """Return the unit of SCI: BUNIT, or that of calibrated data if ``S_PHOTOM`` says they are.
 
     Parameters
@@ -171,10 +169,14 @@ def data_unit(
     status = str(meta.get("S_PHOTOM", "")).strip()
     if "Jy" in unit:
         if unit not in ("MJy/sr", "MJy"):
-            msg = f"{path}: BUNIT is {unit!r}; convert the data to MJy/sr (or MJy, of point sources)"
+            msg = (
+                f"{path}: BUNIT is {unit!r}; convert the data to MJy/sr (or MJy, of point sources)"
+            )
             raise InputError(msg)
         if status and status != "COMPLETE":
-            msg = f"{path}: BUNIT is {unit!r} although S_PHOTOM is {status!r}; correct the wrong one"
+            msg = (
+                f"{path}: BUNIT is {unit!r} although S_PHOTOM is {status!r}; correct the wrong one"
+            )
             raise InputError(msg)
         return unit
     if status != "COMPLETE":

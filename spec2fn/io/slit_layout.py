@@ -152,6 +152,9 @@ def _slit(
     names = ["sci", "dq", "err", *(n for n in PLANES if n not in ("sci", "dq", "err"))]
     for name in (*names, *EXTRA_PLANES):
         hdu = EXTRA_PLANES[name] if name in EXTRA_PLANES else PLANES[name].hdu
+        if name in EXTRA_PLANES and place.version > 1:
+            # stdatamodels keeps one extension of each name that its schemas do not know
+            hdu = f"{hdu}_{place.version}"
         if hdu and name in ds and _applies(ds, name, k, size):
             yield _plane(ds, (name, hdu), place, integrations, headers)
 

@@ -111,7 +111,10 @@ def _by_version(file: FitsFile) -> list[dict[str, Hdu]]:
     found: dict[int, dict[str, Hdu]] = {}
     for hdu in file.hdus:
         if not hdu.is_table and hdu.shape and hdu.name:
-            found.setdefault(hdu.version, {})[hdu.name] = hdu
+            name, _, number = hdu.name.rpartition("_")
+            ours = number.isdigit() and name in EXTRA_PLANES.values()
+            version, name = (int(number), name) if ours else (hdu.version, hdu.name)
+            found.setdefault(version, {})[name] = hdu
     slits = [planes for _, planes in sorted(found.items()) if "SCI" in planes]
     if not slits:
         msg = f"{file.path}: has no SCI extension with pixels; give a product with slits"
