@@ -47,6 +47,15 @@ class _Node:
     name: str = ""
     cyclic: bool = False  # holds itself, as a transform that is its own inverse does
 
+    @property
+    def repeated(self) -> bool:
+        """Whether the node is written wherever it is met.
+
+        Properties of transforms, such as their bounding box, are functions when they are read by
+        themselves, and asdf cannot write those again.
+        """
+        return self.uses <= 1 or str(self.parts[0]).startswith("!transform/property/")
+
 
 @dataclass(frozen=True)
 class _Slot:
@@ -203,6 +212,8 @@ class TreeWriter:
         return b"".join([f"{head}{tree}\n...\n".encode("ascii"), *map(_block, self._arrays)])
 
     def _history(self) -> str:
+        if not self._extensions:
+            return ""
         out = "history:\n  extensions:\n"
         for name, extension in sorted(self._extensions.items()):
             said = {"extension_class": extension.class_name, "extension_uri": name}
@@ -248,7 +259,7 @@ class TreeWriter:
                 out.append(template.own[part])
             else:
                 inner = self._flatten(template, part.parts, shared)
-                if part.uses <= 1:
+                if part.repeated:
                     out += inner
                     continue
                 template.lines.append(inner)
@@ -278,7 +289,7 @@ class TreeWriter:
         if node.cyclic:
             node.name = self._next_name()
         text = self._render(node.parts, shared, inside=inside or node.cyclic)
-        if not node.cyclic and (node.uses <= 1 or len(text) <= _SHORT):
+        if not node.cyclic and (node.repeated or len(text) <= _SHORT):
             return text
         node.name = node.name or self._next_name()
         # what is inside a node that holds itself may refer to it, and has to stay there

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ __all__ = ["CUBE_PLANES", "cube_dataset", "cube_extents", "holds_cube"]
 
 CUBE_PLANES = ("sci", "err", "dq", "wmap")
 _TABLE = "WCS-TABLE"
+_MICRONS = {"um": 1.0, "m": 1e6}
 
 
 def cube_extents(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
@@ -60,8 +62,12 @@ def _wavelengths(ds: xr.Dataset) -> Extent:
 
 
 def holds_cube(file: FitsFile) -> bool:
-    """Whether a product holds a cube."""
-    return file.find(_TABLE) is not None and file.find("WMAP") is not None
+    """Whether a product holds a cube: linear ones are older than their table of wavelengths."""
+    science = file.find("SCI")
+    if science is None:
+        return False
+    model, axis = file.hdus[0].get("DATAMODL"), str(science.get("CTYPE3") or "")
+    return model == "IFUCubeModel" or (len(science.shape) > 2 and axis.startswith("WAVE"))
 
 
 def cube_dataset(file: FitsFile) -> xr.Dataset:
@@ -74,27 +80,35 @@ def cube_dataset(file: FitsFile) -> xr.Dataset:
     """
     import xarray as xr
 
-    from spec2fn.io.exposures import mode_attrs, time_variables
+    from spec2fn.io.exposures import check_type, data_unit, mode_attrs, time_variables
     from spec2fn.io.lazy import lazy_variable
 
-    science, table = file.find("SCI"), file.find(_TABLE)
+    science = file.find("SCI")
     assert science is not None
-    assert table is not None
+    if len(science.shape) not in (3, 4):
+        msg = (
+            f"{file.path}: SCI is {science.shape}; a cube has 3 dimensions, or 4 with integrations"
+        )
+        raise InputError(msg)
     dims = ("integration", "wave", "y", "x")[4 - len(science.shape) :]
     records: dict[str, Any] = {}
     name = file.path.name.removesuffix(".gz")
     meta = Meta(file.hdus[0].header, science.header, name, records=records)
     variables: dict[str, Any] = {}
+    unit = data_unit(file.path, meta, science.get("BUNIT"), None, records)
     for variable in CUBE_PLANES:
-        hdu = file.find(PLANES[variable].hdu)
-        if hdu is None or hdu.shape != science.shape:
-            found = "missing" if hdu is None else f"{hdu.shape}"
-            msg = f"{file.path}: {PLANES[variable].hdu} is {found}, but SCI is {science.shape}"
+        plane = PLANES[variable]
+        hdu = file.find(plane.hdu)
+        if hdu is None:
+            continue
+        if hdu.shape != science.shape:
+            msg = f"{file.path}: {plane.hdu} is {hdu.shape}, but SCI is {science.shape}"
             raise InputError(msg)
-        unit = hdu.header.get("BUNIT") if PLANES[variable].kind == "value" else None
-        attrs = {"units": str(unit).strip()} if unit else {}
-        variables[variable] = lazy_variable(dims, file, hdu, PLANES[variable].dtype, attrs)
-    variables["wavelength"] = (("wave",), _wavelength(file, meta), {"units": "um"})
+        check_type(file.path, hdu, plane)
+        attrs = {"units": unit} if unit and plane.kind == "value" else {}
+        variables[variable] = lazy_variable(dims, file, hdu, plane.dtype, attrs)
+    planes = science.shape[-3]
+    variables["wavelength"] = (("wave",), _wavelength(file, meta, planes), {"units": "um"})
     if len(dims) == 4:
         variables.update(time_variables(file, science.shape[0], meta, records))
     for scalar_name, scalar in SCALARS.items():
@@ -105,14 +119,31 @@ def cube_dataset(file: FitsFile) -> xr.Dataset:
     return xr.Dataset(variables, attrs={**attrs, **_cube_attrs(meta), "meta": meta})
 
 
-def _wavelength(file: FitsFile, meta: Meta) -> np.ndarray[Any, Any]:
-    table = file.find(_TABLE)
-    assert table is not None
-    values = file.table(table)["wavelength"].reshape(-1).astype(np.float64)
-    step, start = meta.get("CDELT3"), meta.get("CRVAL3")
-    if meta.get("CTYPE3") == "WAVE" and step is not None and start is not None:
-        # the table is rounded
-        return float(start) + np.arange(values.size) * float(step)
+def _wavelength(file: FitsFile, meta: Meta, planes: int) -> np.ndarray[Any, Any]:
+    """Wavelength of each plane [um]; a linear one from the keywords, for the table is rounded."""
+    if meta.get("CTYPE3") == "WAVE":
+        start, step, pixel = (meta.get(k) for k in ("CRVAL3", "CDELT3", "CRPIX3"))
+        unit = str(meta.get("CUNIT3", "um")).strip()
+        numbers = all(isinstance(v, (int, float)) for v in (start, step, pixel))
+        if not numbers or not math.isfinite(start + step + pixel) or unit not in _MICRONS:
+            msg = (
+                f"{file.path}: CRVAL3 is {start!r}, CDELT3 {step!r}, CRPIX3 {pixel!r}, CUNIT3"
+                f" {unit!r}; the wavelengths need numbers in um or m"
+            )
+            raise InputError(msg)
+        return (start + (np.arange(planes) + 1 - pixel) * step) * _MICRONS[unit]
+    hdu = file.find(_TABLE)
+    table = None if hdu is None else file.table(hdu)
+    if table is None or "wavelength" not in table.names:
+        msg = (
+            f"{file.path}: CTYPE3 is {meta.get('CTYPE3')!r} and there is no {_TABLE} with a column"
+            " 'wavelength'; it says the wavelengths of the planes: make the cube again"
+        )
+        raise InputError(msg)
+    values = table["wavelength"].reshape(-1).astype(np.float64)
+    if values.size != planes:
+        msg = f"{file.path}: {_TABLE} has {values.size} wavelengths, but SCI has {planes} planes"
+        raise InputError(msg)
     return np.asarray(values)
 
 

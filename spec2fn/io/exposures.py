@@ -12,13 +12,15 @@ import numpy as np
 from spec2fn.errors import InputError, nearest
 from spec2fn.io.fitsfile import FitsFile, Hdu, scan
 from spec2fn.modes import known_exp_types
-from spec2fn.schema import INT_TIMES, MODE_ATTRS, PLANES, SCALARS, Meta
+from spec2fn.schema import INT_TIMES, MODE_ATTRS, PLANES, SCALARS, Meta, Plane
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
     "check_exp_type",
+    "check_type",
+    "data_unit",
     "image_dataset",
     "mode_attrs",
     "open_exposure",
@@ -99,16 +101,17 @@ def image_dataset(
     check_exp_type(file.path, meta, any_exp_type=any_exp_type)
     dims = _dims(file.path, science, meta)
     variables: dict[str, Any] = {}
+    unit = data_unit(file.path, meta, science.get("BUNIT"), meta.get("SRCTYPE"), records)
     for name, plane in PLANES.items():
         hdu = file.find(plane.hdu) if plane.hdu else None
         if hdu is None or not hdu.shape or (name in _RESAMPLED and not product):
             continue
         _check_shape(file.path, hdu, science, name)
+        check_type(file.path, hdu, plane)
         on = dims if len(hdu.shape) >= len(dims) else dims[-2:]
         if len(hdu.shape) > len(dims):
             on = (*dims[:-2], "context", *dims[-2:])
-        unit = hdu.header.get("BUNIT") if plane.kind == "value" else None
-        attrs = {"units": str(unit).strip()} if unit else {}
+        attrs = {"units": unit} if unit and plane.kind == "value" else {}
         variables[name] = lazy_variable(on, file, hdu, plane.dtype, attrs)
     variables.update(
         time_variables(file, science.shape[0] if len(dims) == 3 else None, meta, records)
@@ -135,6 +138,59 @@ def check_exp_type(path: Path, meta: Meta, *, any_exp_type: bool = False) -> Non
             f" spectroscopic are {', '.join(known)}"
         )
         raise InputError(msg)
+
+
+def check_type(path: Path, hdu: Hdu, plane: Plane) -> None:
+    """Raise :class:`InputError` if the flags of a plane are no integers."""
+    if plane.kind == "flag" and hdu.dtype.kind not in "iu":
+        msg = f"{path}: {hdu.name} is {hdu.dtype}, but its bits need integers; store it as uint32"
+        raise InputError(msg)
+
+
+def data_unit(path: Path, meta: Meta, bunit: Any, source_type: Any, records: dict[str, Any]) -> str:
+    """Return the unit of SCI: BUNIT, or that of calibrated data if ``S_PHOTOM`` says they are.
+
+    Parameters
+    ----------
+    path : Path
+        For messages.
+    meta : Meta
+    bunit, source_type
+        Values of BUNIT and SRCTYPE of the image or slit.
+    records : dict
+        Receives a warning where the two contradict each other: resampled slits of jwst before 1.14
+        have the BUNIT of the exposure.
+
+    Raises
+    ------
+    InputError
+        If the data are said to be calibrated and not to be, or have a unit that is not known here.
+    """
+    unit = "" if bunit is None else str(bunit).strip()
+    status = str(meta.get("S_PHOTOM", "")).strip()
+    if "Jy" in unit:
+        if unit not in ("MJy/sr", "MJy"):
+            msg = (
+                f"{path}: BUNIT is {unit!r}; convert the data to MJy/sr (or MJy, of point sources)"
+            )
+            raise InputError(msg)
+        if status and status != "COMPLETE":
+            msg = (
+                f"{path}: BUNIT is {unit!r} although S_PHOTOM is {status!r}; correct the wrong one"
+            )
+            raise InputError(msg)
+        return unit
+    if status != "COMPLETE":
+        return unit
+    point = str(meta.get("INSTRUME")).strip() == "NIRSPEC" and source_type == "POINT"
+    known = "MJy" if point and meta.get("CTYPE3") is None else "MJy/sr"
+    if unit:
+        warning = (
+            f"BUNIT is {unit!r} although S_PHOTOM is 'COMPLETE': the data are taken to be in"
+            f" {known}; correct S_PHOTOM if they are not calibrated"
+        )
+        records["warnings"] = tuple(dict.fromkeys((*records.get("warnings", ()), warning)))
+    return known
 
 
 def _dims(path: Path, science: Hdu, meta: Meta) -> tuple[str, ...]:

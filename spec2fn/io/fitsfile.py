@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import io
 import os
 import re
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ class FitsFile:
     path : pathlib.Path
     hdus : tuple of Hdu
     content : bytes, optional
-        The decompressed file, if it was compressed.
+        The decompressed file, if it was compressed as a whole or in tiles.
     """
 
     path: Path
@@ -213,6 +214,9 @@ class FitsFile:
         InputError
             If the table's header does not describe its rows.
         """
+        if "ZTABLE" in hdu.structure:
+            msg = f"{self.path}: {hdu.name} is a tile-compressed table; unpack it with funpack"
+            raise InputError(msg)
         fields = _fields(_column_cards(hdu.cards))
         plain = [f for f in fields if f is not None]
         rows = int(hdu.structure["NAXIS2"])
@@ -328,7 +332,7 @@ def _unreadable(path: Path, err: OSError) -> str:
 
 
 def scan(path: str | os.PathLike[str]) -> FitsFile:
-    """Find every extension of a FITS file (``.fits`` or ``.fits.gz``).
+    """Find every extension of a FITS file (``.fits`` or ``.fits.gz``, images plain or in tiles).
 
     Parameters
     ----------
@@ -366,6 +370,9 @@ def scan(path: str | os.PathLike[str]) -> FitsFile:
                 return stream.read(size)
 
             hdus = tuple(_walk(read, total, where))
+            if any("ZIMAGE" in h.structure for h in hdus):
+                content = _untiled(where if content is None else io.BytesIO(content), where)
+                hdus = tuple(_walk(read, len(content), where))
     except FileNotFoundError:
         raise InputError(f"{where}: no such file; check the path") from None
     except OSError as err:
@@ -380,6 +387,25 @@ def _decompress(raw: bytes, where: Path) -> bytes:
         return gzip.decompress(raw)
     except (OSError, EOFError, zlib.error) as err:
         raise InputError(f"{where}: is truncated or damaged ({err}); fetch it again") from err
+
+
+def _untiled(source: Any, where: Path) -> bytes:
+    """Return the file with its tile-compressed images as plain ones."""
+    from astropy.io import fits
+
+    out = io.BytesIO()
+    try:
+        with fits.open(source, memmap=False) as hdus:
+            plain = [
+                fits.ImageHDU(h.data, h.header) if isinstance(h, fits.CompImageHDU) else h
+                for h in hdus
+            ]
+            fits.HDUList(plain).writeto(out)
+    except Exception as err:
+        # the decoders raise whatever they stumble over
+        msg = f"{where}: its tile-compressed images cannot be read ({err}); unpack it with funpack"
+        raise InputError(msg) from err
+    return out.getvalue()
 
 
 def _walk(read: Any, total: int, where: Path) -> Any:
@@ -431,7 +457,8 @@ def _cards(read: Any, at: int, total: int, where: Path, number: int) -> tuple[by
 
 
 _DESCRIBING = re.compile(
-    rb"(XTENSION|BITPIX  |NAXIS[\d ]{3}|PCOUNT  |GCOUNT  |BSCALE  |BZERO   |EXTNAME |EXTVER  )= "
+    rb"(XTENSION|BITPIX  |NAXIS[\d ]{3}|PCOUNT  |GCOUNT  |BSCALE  |BZERO   |EXTNAME |EXTVER  "
+    rb"|ZIMAGE  |ZTABLE  )= "
 )
 
 

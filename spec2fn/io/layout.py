@@ -331,6 +331,8 @@ def _spectrum_cards(ds: xr.Dataset, k: int) -> list[Any]:
                 found = np.asarray(ds.variables[name].values)
                 value = (found[k] if found.ndim else found).item()
                 break
+        if keyword == "MSAQUAD" and value == 0:
+            continue  # of a product that does not say which
         if value is None or value == "" or (isinstance(value, float) and not math.isfinite(value)):
             continue
         out.append(card(keyword, value, comment))

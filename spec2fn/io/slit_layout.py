@@ -153,6 +153,9 @@ def _slit(
     names = ["sci", "dq", "err", *(n for n in PLANES if n not in ("sci", "dq", "err"))]
     for name in (*names, *EXTRA_PLANES):
         hdu = EXTRA_PLANES[name] if name in EXTRA_PLANES else PLANES[name].hdu
+        if name in EXTRA_PLANES and place.version > 1:
+            # stdatamodels keeps one extension of each name that its schemas do not know
+            hdu = f"{hdu}_{place.version}"
         if hdu and name in ds and _applies(ds, name, k, size):
             yield _plane(ds, (name, hdu), place, integrations, headers)
 
@@ -319,7 +322,8 @@ def _slit_values(ds: xr.Dataset, k: int) -> dict[str, Any]:
             continue
         value = _at(ds, f"cutout_{name}", k) if keyword.startswith("SLTSIZE") else None
         value = _at(ds, name, k) if value is None else value
-        if value is not None and not (keyword == "SRCTYPE" and value == "UNKNOWN"):
+        unknown = (keyword, value) in {("SRCTYPE", "UNKNOWN"), ("MSAQUAD", 0)}
+        if value is not None and not unknown:
             out[keyword] = value
     return out
 

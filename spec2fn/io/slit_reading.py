@@ -10,12 +10,11 @@ import numpy as np
 
 from spec2fn.errors import InputError
 from spec2fn.io.asdf_wcs import LazyWcs, WcsList
-from spec2fn.io.exposures import check_exp_type, mode_attrs, time_variables
+from spec2fn.io.exposures import check_exp_type, check_type, data_unit, mode_attrs, time_variables
 from spec2fn.io.fitsfile import FitsFile, Hdu
 from spec2fn.io.keywords import SLIT_KEYWORDS
 from spec2fn.io.layout import EXTRA_PLANES
 from spec2fn.io.lazy import lazy_stack
-from spec2fn.modes import mode_named
 from spec2fn.schema import FIXED_SLITS, PLANES, SCALARS, Meta
 from spec2fn.slits import PADDING, Slits, group_shapes
 
@@ -51,8 +50,14 @@ def holds_slits(file: FitsFile) -> bool:
     if sum(h.name == "SCI" for h in file.hdus) > 1:
         return True
     primary = file.hdus[0].header
-    model, exp_type = (str(primary.get(k, "")).strip() for k in ("DATAMODL", "EXP_TYPE"))
-    return model == "MultiSlitModel" or (model == "SlitModel" and mode_named(exp_type).one_slit)
+    model, instrument = (str(primary.get(k, "")).strip() for k in ("DATAMODL", "INSTRUME"))
+    if model in ("MultiSlitModel", "MultiProductModel"):
+        return True
+    # the stages after this one, and others, keep each slit in a file of its own; MIRI has a
+    # SlitModel without a slit
+    science = file.find("SCI")
+    named = science is not None and science.get("SLTNAME") is not None
+    return instrument == "NIRSPEC" and (model == "SlitModel" or named)
 
 
 def read_slits(file: FitsFile, *, any_exp_type: bool = False) -> Slits:
@@ -61,7 +66,7 @@ def read_slits(file: FitsFile, *, any_exp_type: bool = False) -> Slits:
     Parameters
     ----------
     file : FitsFile
-        A MultiSlitModel, or the SlitModel of a NIRSpec time series.
+        A MultiSlitModel, or the SlitModel of one slit of NIRSpec.
     any_exp_type : bool
         Accept exposures that are not spectroscopic.
 
@@ -86,6 +91,13 @@ def read_slits(file: FitsFile, *, any_exp_type: bool = False) -> Slits:
     attrs = _attrs(meta, file.path)
     attrs["model"] = str(meta.get("DATAMODL", "MultiSlitModel"))
     columns = _variables(science, slits)
+    kinds = columns["source_type"]
+    columns["bunit"] = np.array(
+        [
+            data_unit(file.path, meta, h.get("BUNIT"), kind, records)
+            for h, kind in zip(science, kinds, strict=True)
+        ]
+    )
     wcs = _wcs(file, meta, len(slits))
     attrs["meta"] = meta.replace(wcs=wcs)
     height, width = columns["ysize"], columns["xsize"]
@@ -99,7 +111,10 @@ def _by_version(file: FitsFile) -> list[dict[str, Hdu]]:
     found: dict[int, dict[str, Hdu]] = {}
     for hdu in file.hdus:
         if not hdu.is_table and hdu.shape and hdu.name:
-            found.setdefault(hdu.version, {})[hdu.name] = hdu
+            name, _, number = hdu.name.rpartition("_")
+            ours = number.isdigit() and name in EXTRA_PLANES.values()
+            version, name = (int(number), name) if ours else (hdu.version, hdu.name)
+            found.setdefault(version, {})[name] = hdu
     slits = [planes for _, planes in sorted(found.items()) if "SCI" in planes]
     if not slits:
         msg = f"{file.path}: has no SCI extension with pixels; give a product with slits"
@@ -107,6 +122,8 @@ def _by_version(file: FitsFile) -> list[dict[str, Hdu]]:
     for planes in slits:
         size = planes["SCI"].shape[-2:]
         for hdu in planes.values():
+            if hdu.name in _FLAGS:
+                check_type(file.path, hdu, _FLAGS[hdu.name])
             if hdu.shape[-2:] != size and hdu.name in _HDUS:
                 msg = (
                     f"{file.path}: {hdu.name} {hdu.version} is {hdu.shape}, but its SCI is"
@@ -117,6 +134,7 @@ def _by_version(file: FitsFile) -> list[dict[str, Hdu]]:
 
 
 _HDUS = {plane.hdu for plane in PLANES.values() if plane.hdu} | set(EXTRA_PLANES.values())
+_FLAGS = {plane.hdu: plane for plane in PLANES.values() if plane.kind == "flag"}
 
 
 def _dims(path: Path, slits: list[dict[str, Hdu]]) -> tuple[str, ...]:
@@ -164,6 +182,10 @@ def _variables(science: Sequence[Hdu], slits: list[dict[str, Hdu]]) -> dict[str,
         if name in _ALWAYS or any(v is not None for v in values):
             missing = _UNKNOWN.get(name, "" if name in _TEXT else np.nan)
             out[name] = np.array([missing if v is None else v for v in values])
+            if name == "quadrant":
+                out[name] = np.array(
+                    [_quadrant(h) if v is None else v for h, v in zip(science, values, strict=True)]
+                )
     size = np.array([planes["SCI"].shape[-2:] for planes in slits])
     for name, true in (("ysize", size[:, 0]), ("xsize", size[:, 1])):
         if name in out and not np.array_equal(out[name], true):
@@ -180,10 +202,12 @@ def _variables(science: Sequence[Hdu], slits: list[dict[str, Hdu]]) -> dict[str,
     regions = [str(h.get("S_REGION") or "") for h in science]
     if any(regions):
         out["s_region"] = np.array(regions)
-    units = [str(h.get("BUNIT") or "").strip() for h in science]
-    if len(set(units)) > 1 or "photmjsr" in out:
-        out["bunit"] = np.array(units)
     return out
+
+
+def _quadrant(header: Hdu) -> int:
+    """Quadrant of a slit of a product older than MSAQUAD: 0 for that of a slitlet."""
+    return 0 if header.get("SHUTSTA") else FIXED_SLITS
 
 
 def _shutters(columns: dict[str, Any]) -> dict[str, Any]:
@@ -236,13 +260,15 @@ def _bucket(  # noqa: PLR0917 - one call
             fill = fill.dtype.type(np.nan)
         elif name == "dq":
             fill = fill.dtype.type(PADDING)
-        unit = one.header.get("BUNIT") if name in ("sci", *EXTRA_PLANES) else None
+        unit = one.header.get("BUNIT") if name in EXTRA_PLANES else None
         said = {"units": str(unit).strip()} if unit else {}
         variables[name] = lazy_stack(on, file, found, shape, fill=fill, attrs=said)
+    alike = "photmjsr" not in columns and len(set(columns["bunit"])) == 1
     columns = {n: v[members] for n, v in columns.items()}
-    unit = variables["sci"].attrs.get("units")
-    if "bunit" in columns and len(set(columns["bunit"])) > 1:
-        unit = "see bunit"
+    units = set(columns["bunit"])
+    unit = str(units.pop()) if len(units) == 1 else "see bunit"
+    if alike:
+        del columns["bunit"]
     for name in ("sci", "err"):
         if unit and name in variables:
             variables[name].attrs["units"] = unit

@@ -152,8 +152,8 @@ def _masked(
     # a single array is the error, three are the components of the variance
     single = len(errors) == 1
     variances = tuple(plane(e) ** 2 if single else plane(e) for e in errors)
-    if not variances:
-        variances = (xp.zeros(data.shape),)
+    if not variances:  # an unknown error is not 0
+        variances = (xp.full(data.shape, np.nan),)
     return plane(data), variances, cover.astype(np.float64)
 
 

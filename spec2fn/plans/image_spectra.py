@@ -116,8 +116,9 @@ def _inputs(ds: xr.Dataset, plan: ExtractionPlan | GroupPlan) -> tuple[Any, Any,
 
     good = ~(xp.swapaxes(bad, -1, -2) if flip else bad)
     data = plane("sci")
-    zero = xp.zeros_like(data)
-    variances = {n: plane(n) if n in part else zero for n in VARIANCES}
+    # one component may not have come up, but an error of which nothing is known is not 0
+    absent = xp.full_like(data, 0.0 if any(n in part for n in VARIANCES) else np.nan)
+    variances = {n: plane(n) if n in part else absent for n in VARIANCES}
     return data, good, variances
 
 

@@ -101,6 +101,99 @@ def test_gzip(exposure, planes):
     assert ds.attrs["meta"].filename == "b_rateints.fits"
 
 
+@pytest.mark.parametrize("zipped", [False, True])
+def test_tile_compressed_images_are_images(exposure, tmp_path, zipped):
+    path = exposure()
+    with fits.open(path) as hdus:
+        plain = [h.copy() for h in hdus]
+    tiled = [
+        fits.CompImageHDU(h.data, h.header, compression_type="GZIP_2", quantize_level=0)
+        if h.is_image and h.data is not None
+        else h
+        for h in plain
+    ]
+    made = tmp_path / f"tiled_rateints.fits{'.gz' if zipped else ''}"
+    fits.HDUList(tiled).writeto(made)
+    ours, theirs = open_exposure(made), open_exposure(path)
+    assert sorted(ours.variables) == sorted(theirs.variables)
+    for name, var in theirs.variables.items():
+        np.testing.assert_array_equal(ours[name], var)
+        assert ours[name].dtype == var.dtype
+    assert not [k for k in ours.attrs["meta"].science if k.startswith(("Z", "TFORM", "TTYPE"))]
+
+
+def test_damaged_tiles_are_one_line(exposure, tmp_path):
+    path = exposure()
+    with fits.open(path) as hdus:
+        data = hdus["SCI"].data
+    made = tmp_path / "tiled_rateints.fits"
+    image = fits.CompImageHDU(data, name="SCI", compression_type="GZIP_1", quantize_level=0)
+    fits.HDUList([fits.PrimaryHDU(), image]).writeto(made)
+    content = made.read_bytes()
+    at = content.rindex(b"\x1f\x8b")
+    made.write_bytes(content[:at] + b"\0\0" + content[at + 2 :])
+    with pytest.raises(InputError, match="tiled_rateints.*: its tile-compressed images"):
+        open_exposure(made)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint8, np.uint16])
+def test_flags_of_another_integer_type(exposure, planes, dtype):
+    arrays = planes()
+    arrays["DQ"] = (arrays["DQ"] & 127).astype(dtype)
+    dq = open_exposure(exposure(arrays=arrays))["dq"]
+    assert dq.dtype == np.uint32
+    np.testing.assert_array_equal(dq, arrays["DQ"])
+
+
+def test_flags_that_are_no_integers(exposure, planes):
+    arrays = planes()
+    arrays["DQ"] = arrays["DQ"].astype(np.float32)
+    with pytest.raises(InputError, match="DQ is float32"):
+        open_exposure(exposure(arrays=arrays))
+
+
+@pytest.mark.parametrize(
+    ("instrument", "kind", "bunit", "status", "unit"),
+    [
+        ("MIRI", "POINT", "DN/s", None, "DN/s"),
+        ("MIRI", "POINT", "DN/s", "SKIPPED", "DN/s"),
+        ("MIRI", "POINT", "MJy/sr", None, "MJy/sr"),
+        ("MIRI", "POINT", None, None, None),
+        ("MIRI", "POINT", "DN/s", "COMPLETE", "MJy/sr"),
+        ("NIRSPEC", "POINT", "DN/s", "COMPLETE", "MJy"),
+        ("NIRSPEC", "EXTENDED", "DN/s", "COMPLETE", "MJy/sr"),
+        ("NIRSPEC", "EXTENDED", None, "COMPLETE", "MJy/sr"),
+        ("NIRSPEC", "POINT", "MJy/sr", "COMPLETE", "MJy/sr"),
+    ],
+)
+def test_unit_of_calibrated_data(exposure, instrument, kind, bunit, status, unit):
+    path = exposure(INSTRUME=instrument, SRCTYPE=kind, S_PHOTOM=status)
+    with fits.open(path, mode="update") as hdus:
+        if bunit is None:
+            del hdus["SCI"].header["BUNIT"]
+        else:
+            hdus["SCI"].header["BUNIT"] = bunit
+    ds = open_exposure(path)
+    assert ds["sci"].attrs.get("units") == ds["err"].attrs.get("units") == unit
+    warned = ds.attrs["meta"].records.get("warnings", ())
+    assert len(warned) == (bunit == "DN/s" and status == "COMPLETE")
+    if warned:
+        assert "BUNIT" in warned[0]
+        assert "S_PHOTOM" in warned[0]
+
+
+@pytest.mark.parametrize(
+    ("bunit", "status", "named"),
+    [("MJy/sr", "SKIPPED", "S_PHOTOM"), ("mJy/arcsec^2", "COMPLETE", "BUNIT")],
+)
+def test_units_that_cannot_be(exposure, bunit, status, named):
+    path = exposure(S_PHOTOM=status)
+    with fits.open(path, mode="update") as hdus:
+        hdus["SCI"].header["BUNIT"] = bunit
+    with pytest.raises(InputError, match=named):
+        open_exposure(path)
+
+
 def test_segment_takes_its_own_times(exposure):
     ds = open_exposure(exposure(times=9, NINTS=9, INTSTART=3, INTEND=6))
     np.testing.assert_array_equal(ds["integration_number"], [3, 4, 5, 6])

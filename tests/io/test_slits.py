@@ -446,6 +446,30 @@ def test_any_reader_of_asdf_reads_it():
             np.testing.assert_array_equal(file["slits"][k]["meta"]["wcs"](x, y), _wcs(k)(x, y))
 
 
+@pytest.mark.parametrize("having", [(0, 1, 2, 3), (1, 3), ()])
+def test_stdatamodels_writes_it_again(make, tmp_path, having):
+    """Slits of equal bounding boxes, and those of which some or all have no WCS."""
+    datamodels = pytest.importorskip("stdatamodels.jwst.datamodels")
+    slits = make(wcs=False)
+    held = {k: _wcs(k) for k in having}
+    for one in held.values():
+        one.bounding_box = ((-0.5, 8.5), (-0.5, 3.5))
+    slits = slits.assign_attrs(meta=slits.attrs["meta"].replace(wcs=held or None))
+    first = write_product(slits, tmp_path / "first.fits")
+    with datamodels.open(first) as model:
+        model.save(tmp_path / "again.fits")
+    with datamodels.open(tmp_path / "again.fits") as model:
+        assert [k for k, s in enumerate(model.slits) if s.meta.hasattr("wcs")] == list(having)
+    again = open_product(tmp_path / "again.fits")
+    _equal(open_product(first), again)
+    for k in range(4):
+        wcs = again.attrs["meta"].wcs[k].load()
+        assert (wcs is not None) == (k in having)
+        if wcs is not None:
+            assert wcs(4.0, 2.0) == held[k](4.0, 2.0)
+            assert wcs.bounding_box == held[k].bounding_box
+
+
 def test_asdf_numbers_survive():
     import io
 

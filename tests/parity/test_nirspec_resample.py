@@ -128,7 +128,7 @@ def test_pixels_of_a_flight_slit_are_replaced_alike(flight_slit, compare_planes,
     from jwst.pixel_replace.pixel_replace import PixelReplacement
     from stdatamodels.jwst import datamodels
 
-    ours = pixel_replace(open_product(flight_slit), algorithm=algorithm)
+    ours = pixel_replace(open_product(flight_slit), algorithm=algorithm).slit("138")
     with datamodels.open(flight_slit) as model:
         theirs = model.copy()
         logging.disable(logging.CRITICAL)
@@ -151,8 +151,8 @@ def test_a_flight_slit_is_resampled_alike(flight_slit, compare_planes, parameter
     from jwst.resample import ResampleSpecStep
     from stdatamodels.jwst import datamodels
 
-    ds = open_product(flight_slit)
-    ours = resample_spec(ds, **parameters)
+    resampled = resample_spec(open_product(flight_slit), **parameters)
+    ours = resampled.slit("138")
     step = ResampleSpecStep()
     for name, value in parameters.items():
         setattr(step, name, value)
@@ -165,5 +165,5 @@ def test_a_flight_slit_is_resampled_alike(flight_slit, compare_planes, parameter
     for name, values in theirs.items():
         agree = compare_planes(ours[name].values, values, 1e-5)
         assert agree >= 0.999, (name, agree)
-    assert ours.attrs["s_region"] == region
-    assert tuple(meta_of(ours).wcs.array_shape) == tuple(wcs.array_shape)
+    assert str(ours["s_region"].values) == region
+    assert tuple(meta_of(ours).wcs[0].array_shape) == tuple(wcs.array_shape)
