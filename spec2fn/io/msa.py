@@ -93,8 +93,8 @@ def read_msa_metadata(path: str | os.PathLike[str]) -> xr.Dataset:
         missing = [c for c in columns if c not in held_columns]
         if missing:
             msg = (
-                f"{path}: table {name.upper()} has no column {', '.join(missing)};"
-                " give an MSA metadata file (*_msa.fits)"
+                f"{path}: table {name.upper()} has no column {', '.join(missing)}, as MSA metadata"
+                " files of before 2019 and on-ground tests; give a newer one (*_msa.fits)"
             )
             raise InputError(msg)
         for column in (*columns, *_OPTIONAL.get(name, ())):
