@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from spec2fn.compose import Observation, Pipeline, Split, Step, find_steps, steps_of
 from spec2fn.errors import InputError
+from spec2fn.parameters import user_path
 from spec2fn.running import (
     Result,
     RunPlan,
@@ -392,7 +393,7 @@ def output_folder(path: str | os.PathLike[str]) -> Path:
     InputError
         If it cannot be made, or not be written to.
     """
-    folder = Path(path)
+    folder = user_path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from spec2fn.errors import InputError, nearest
 from spec2fn.io.naming import base_name
+from spec2fn.parameters import user_path
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -110,9 +111,9 @@ def open_association(
     """
     if isinstance(source, Mapping):
         name, table, content = "association", "", dict(source)
-        root = Path() if folder is None else Path(folder).expanduser()
+        root = Path() if folder is None else user_path(folder)
     else:
-        path = Path(source).expanduser()
+        path = user_path(source)
         name, table, content = str(path), path.name, _load(path)
         root = path.parent
     product = _product(content, name)
@@ -257,7 +258,7 @@ def _passed_over(role: str, expname: str, name: str) -> str:
 
 
 def _locate(expname: str, name: str, root: Path, *, must_exist: bool) -> Path:
-    given = Path(expname).expanduser()
+    given = user_path(expname)
     places = list(dict.fromkeys((root / given, given)))  # an absolute path is itself in both
     found = next((p for p in places if p.is_file()), None)
     if found is not None or not must_exist:
@@ -325,7 +326,7 @@ def open_observation(
     from spec2fn.schema import with_meta, with_warnings
 
     if not isinstance(source, (Association, Mapping)):
-        path = Path(source).expanduser()
+        path = user_path(source)
         if not is_association(path):
             ds = open_exposure(path)
             return Observation(with_meta(ds, records=_origin(path, base_name(path))))

@@ -11,6 +11,7 @@ import numpy as np
 
 from spec2fn.errors import InputError
 from spec2fn.io.fitsfile import scan
+from spec2fn.parameters import user_path
 from spec2fn.schema import MSA_TABLES, Meta
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def find_msa_metadata(meta: Meta, folders: Iterable[str]) -> xr.Dataset | None:
         If none of the folders holds the file, and as :func:`read_msa_metadata`.
     """
     name = str(meta.get("MSAMETFL") or "").strip()
-    places = list(dict.fromkeys(Path(folder) / Path(name).expanduser() for folder in folders))
+    places = list(dict.fromkeys(Path(folder) / user_path(name) for folder in folders))
     if name.upper() in ("", "N/A", "NONE") or not places:
         return None
     for path in places:
