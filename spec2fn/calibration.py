@@ -27,7 +27,7 @@ from spec2fn.running import (
     run,
     with_checked_members,
 )
-from spec2fn.schema import meta_of, with_meta
+from spec2fn.schema import meta_of, with_meta, with_warnings
 from spec2fn.settings import Settings, resolve_settings
 
 __all__ = ["Calibration", "Job", "calibrate", "output_folder", "prepare"]
@@ -273,8 +273,16 @@ def _with_member_files(obs: Observation, settings: Settings) -> Observation:
     for (step_name, parameter), role in _MEMBER_PARAMETERS.items():
         steps = [s for s in steps_of(settings.pipeline) if s.name == step_name]
         files = steps[0].defaults().get(parameter) if steps else None
-        if not files or (role == "background" and obs.members.get(role)):
-            continue  # an association's own backgrounds win over a list, as in the peer
+        if not files:
+            continue
+        if role == "background" and obs.members.get(role):
+            # as in the peer
+            warning = (
+                f"{step_name}.{parameter} is not used, as the association has {role} exposures;"
+                " take them out of it, or name all of them there"
+            )
+            obs = obs.replace(with_warnings(obs.science, warning))
+            continue
         files = (files,) if isinstance(files, str) else files
         obs = obs.replace(**{role: tuple(open_exposure(f, any_exp_type=True) for f in files)})
     return with_checked_members(settings.pipeline, obs)

@@ -56,7 +56,7 @@ def check_members(science: Any, members: Mapping[str, Sequence[Any]]) -> tuple[s
     ------
     InputError
         If a member was taken in another set-up (naming both files, the keyword and its two
-        values), or the exposure itself is to be subtracted.
+        values), or an exposure is to be subtracted twice or from itself.
     """
     warnings: list[str] = []
     mine = _file(science)
@@ -66,11 +66,15 @@ def check_members(science: Any, members: Mapping[str, Sequence[Any]]) -> tuple[s
             left = ", ".join(map(_file, used[1:]))
             warnings.append(f"of several {role} images {_file(used[0])} is used, not {left}")
             used = used[:1]
+        seen = {f"the one it is to be subtracted from ({mine})": science}
         for member in used:
             who = f"{role} exposure {_file(member)}"
-            if role in ("background", "imprint") and _same_exposure(science, member):
-                msg = f"{who} is the exposure ({mine}) it is to be subtracted from; give another"
-                raise InputError(msg)
+            if role in ("background", "imprint"):
+                same = next((w for w, ds in seen.items() if _same_exposure(ds, member)), None)
+                if same:
+                    msg = f"{who} is the same exposure as {same}; leave it out or give another"
+                    raise InputError(msg)
+                seen[who] = member
             for keyword, ours, theirs in _differences(science, member, refused):
                 if theirs is not None:
                     msg = (
@@ -82,6 +86,8 @@ def check_members(science: Any, members: Mapping[str, Sequence[Any]]) -> tuple[s
                     f"{who} has no keyword {keyword}, so that it cannot be told whether it fits"
                     f" {mine} ({ours!r}); add it"
                 )
+            if role == "imprint" and _value(member, "IS_IMPRT") in (False, "F"):
+                warnings.append(f"{who} says that it is no imprint (IS_IMPRT is F); check its role")
             noted = _NOTED.get(role, {})
             for keyword, ours, theirs in _differences(science, member, tuple(noted)):
                 if theirs is not None:
@@ -116,10 +122,10 @@ def _value(ds: Any, keyword: str) -> Any:
     return value if isinstance(value, (int, float)) else None
 
 
-def _same_exposure(science: Any, member: Any) -> bool:
-    if member is science:
+def _same_exposure(one: Any, other: Any) -> bool:
+    if one is other:
         return True
-    first, second = (_identity(meta_of(ds)) for ds in (science, member))
+    first, second = (_identity(meta_of(ds)) for ds in (one, other))
     return first is not None and first == second
 
 

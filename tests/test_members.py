@@ -114,16 +114,19 @@ def test_pixels_elsewhere_on_the_detector_are_refused(role, keyword):
 @pytest.mark.parametrize("role", ["background", "imprint"])
 def test_the_exposure_itself_is_refused(role):
     science = exposure("NRS_IFU", "a_rate.fits", EXPSTART=6e4)
-    with pytest.raises(InputError, match=f"{role} exposure a_rate.fits is the exposure"):
+    with pytest.raises(InputError, match=f"{role} exposure a_rate.fits is the same exposure as"):
         check_members(science, {role: (science,)})
     # a copy under another name, and the rates of its integrations
     renamed = exposure("NRS_IFU", "b_rate.fits", FILENAME="a_rate.fits", EXPSTART=6e4)
     ints = exposure("NRS_IFU", "a_rateints.fits", EXPSTART=6e4, shape=(2, 8, 9))
     for same in (renamed, ints):
         with pytest.raises(
-            InputError, match=r"the exposure \(a_rate.fits\) it is to be subtracted"
+            InputError, match=r"the one it is to be subtracted from \(a_rate.fits\)"
         ):
             check_members(science, {role: (same,)})
+        nod = exposure("NRS_IFU", "nod_rate.fits")
+        with pytest.raises(InputError, match=r"same exposure as .* exposure a"):
+            check_members(nod, {role: (science, same)})
     assert not check_members(science, {"selfcal": (science,)})
 
 
@@ -165,6 +168,13 @@ def test_what_may_be_meant_is_a_warning(exp_type, role, keywords, words):
     assert "sci_rate.fits" in warning
 
 
+def test_an_imprint_that_says_it_is_none_is_a_warning():
+    science = exposure("NRS_IFU")
+    for value, warned in ((True, 0), (False, 1), ("F", 1), (None, 0)):
+        other = exposure("NRS_IFU", "other.fits", IS_IMPRT=value)
+        assert len(check_members(science, {"imprint": (other,)})) == warned
+
+
 def test_verification_images_of_another_observation_are_refused():
     science = exposure("MIR_LRS-FIXEDSLIT")
     image = exposure("MIR_LRS-FIXEDSLIT", "ta.fits", EXP_TYPE="MIR_TACONFIRM", FILTER="F560W")
@@ -200,7 +210,7 @@ def test_an_imprint_is_compared_with_the_background_too():
     science, nod = exposure("NRS_IFU"), exposure("NRS_IFU", "nod.fits", 1)
     other = exposure("NRS_IFU", "other.fits", 2)
     assert imprint(nod, imprint=(other,)).attrs["status_imprint"] == "COMPLETE"
-    with pytest.raises(InputError, match=r"imprint exposure nod.fits is the exposure \(nod.fits\)"):
+    with pytest.raises(InputError, match=r"imprint exposure nod.fits is the same .* \(nod.fits\)"):
         imprint(nod, imprint=(nod,))
     assert check_members(science, {"background": (nod,), "imprint": (other,)}) == ()
 
