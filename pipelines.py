@@ -161,8 +161,9 @@ def _fixed(bucket: Any) -> Any:
 
 
 def _has_fixed(observation: Observation) -> bool:
+    column = "shutter_info.fixed_slit"  # which older files do not have
     metadata = observation.members.get("msa_metadata", ())
-    return any((m["shutter_info.fixed_slit"].values != "NONE").any() for m in metadata)
+    return any(column in m and not m[column].isin(("", "NONE")).all() for m in metadata)
 
 
 def _fixed_branch(*steps: Step) -> Branch:

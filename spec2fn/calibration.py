@@ -17,8 +17,17 @@ from typing import Any, Literal
 
 from spec2fn.compose import Observation, Pipeline, Split, Step, find_steps, steps_of
 from spec2fn.errors import InputError
-from spec2fn.running import Result, RunPlan, StepRecord, needed_references, plan, run
-from spec2fn.schema import meta_of, with_meta
+from spec2fn.parameters import user_path
+from spec2fn.running import (
+    Result,
+    RunPlan,
+    StepRecord,
+    needed_references,
+    plan,
+    run,
+    with_checked_members,
+)
+from spec2fn.schema import meta_of, with_meta, with_warnings
 from spec2fn.settings import Settings, resolve_settings
 
 __all__ = ["Calibration", "Job", "calibrate", "output_folder", "prepare"]
@@ -248,20 +257,18 @@ def _open(source: Any, open_observation: Callable[[Any], Observation]) -> tuple[
     else:
         obs = open_observation(source)
     meta = meta_of(obs.science)
-    metadata = meta.get("MSAMETFL")
-    folder = meta.records.get("folder")
-    if metadata and folder and "msa_metadata" not in obs.members:
-        from spec2fn.io.msa import read_msa_metadata
+    if "msa_metadata" not in obs.members and _needs_msa_metadata(obs.science):
+        from spec2fn.io.msa import find_msa_metadata
 
-        path = Path(folder) / str(metadata)
-        if not path.exists():
-            msg = (
-                f"{meta.filename}: its MSA metadata file {metadata} (MSAMETFL) is not in {folder};"
-                " put it beside the exposure"
-            )
-            raise InputError(msg)
-        obs = obs.replace(msa_metadata=(read_msa_metadata(path),))
+        folders = [str(f) for k in ("folder", "asn_folder") if (f := meta.records.get(k))]
+        found = find_msa_metadata(meta, folders)
+        obs = obs if found is None else obs.replace(msa_metadata=(found,))
     return obs, str(meta.records.get("product") or base_name(meta.filename))
+
+
+def _needs_msa_metadata(ds: Any) -> bool:
+    # of slits it is known already where they are
+    return hasattr(ds, "data_vars") and ds.attrs.get("exp_type") == "NRS_MSASPEC"
 
 
 def _with_member_files(obs: Observation, settings: Settings) -> Observation:
@@ -270,12 +277,19 @@ def _with_member_files(obs: Observation, settings: Settings) -> Observation:
     for (step_name, parameter), role in _MEMBER_PARAMETERS.items():
         steps = [s for s in steps_of(settings.pipeline) if s.name == step_name]
         files = steps[0].defaults().get(parameter) if steps else None
-        if not files or (role == "background" and obs.members.get(role)):
-            continue  # an association's own backgrounds win over a list, as in the peer
+        if not files:
+            continue
+        if role == "background" and obs.members.get(role):
+            # as in the peer
+            warning = (
+                f"{step_name}.{parameter} is not used, as the association has {role} exposures;"
+                " take them out of it, or name all of them there"
+            )
+            obs = obs.replace(with_warnings(obs.science, warning))
+            continue
         files = (files,) if isinstance(files, str) else files
-        opened = tuple(open_exposure(f, any_exp_type=role != "background") for f in files)
-        obs = obs.replace(**{role: opened})
-    return obs
+        obs = obs.replace(**{role: tuple(open_exposure(f, any_exp_type=True) for f in files)})
+    return with_checked_members(settings.pipeline, obs)
 
 
 def calibrate(
@@ -393,7 +407,7 @@ def output_folder(path: str | os.PathLike[str]) -> Path:
     InputError
         If it cannot be made, or not be written to.
     """
-    folder = Path(path)
+    folder = user_path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

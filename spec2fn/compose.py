@@ -18,6 +18,7 @@ from typing import Any, overload
 
 from spec2fn.errors import ContractError, HostOnlyError, ParameterError, nearest
 from spec2fn.kernels.namespace import is_traced
+from spec2fn.members import check_members
 from spec2fn.parameters import Parameter, parameters_of, unknown_parameter
 from spec2fn.schema import require, with_status
 
@@ -290,7 +291,10 @@ class Step:
             raise HostOnlyError(msg)
         accepted = inspect.signature(self.planner).parameters
         extra = {k: v for k, v in {**members, **parameters}.items() if k in accepted}
-        return self.planner(ds, *references, **extra)
+        made = self.planner(ds, *references, **extra)
+        if not isinstance(made, Skip):
+            check_members(ds, members)
+        return made
 
     def _sort(
         self, refs: tuple[Any, ...], kwargs: Mapping[str, Any]

@@ -12,17 +12,35 @@ everything needed to check a value, from Python and from the command line alike:
 from __future__ import annotations
 
 import inspect
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from spec2fn.errors import ParameterError, nearest
+from spec2fn.errors import InputError, ParameterError, nearest
 
-__all__ = ["Parameter", "Range", "parameters_of"]
+__all__ = ["Parameter", "Range", "parameters_of", "user_path"]
 
 _NOTHING = inspect.Parameter.empty
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path that a user gave: ``~`` at its start is a home folder, as in a shell.
+
+    Shells do not expand it in ``--override flat=~/flat.fits``, nor does anybody in Python.
+
+    Raises
+    ------
+    InputError
+        If there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path}: {error}; give the folder in full") from None
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,21 @@ from spec2fn.compose import (
     with_later_steps,
 )
 from spec2fn.errors import ContractError, Spec2fnError, StepFailedError
-from spec2fn.schema import NOT_EXTRACTED, status_of, with_status
+from spec2fn.members import check_members
+from spec2fn.schema import NOT_EXTRACTED, status_of, with_status, with_warnings
 from spec2fn.settings import Settings, resolve_settings
 from spec2fn.slits import apply_by_slit
 
-__all__ = ["PlannedStep", "Result", "RunPlan", "StepRecord", "needed_references", "plan", "run"]
+__all__ = [
+    "PlannedStep",
+    "Result",
+    "RunPlan",
+    "StepRecord",
+    "needed_references",
+    "plan",
+    "run",
+    "with_checked_members",
+]
 
 
 @dataclass(frozen=True)
@@ -121,6 +131,9 @@ def run(
     ------
     ContractError
         If a step needs a variable that nothing before it provides.
+    InputError
+        If a member that a step takes does not belong to the exposure; see
+        :func:`spec2fn.members.check_members`.
     StepFailedError
         If a step raises an error that is not one of spec2fn's own, or with `strict` fails on a
         slit.
@@ -131,6 +144,7 @@ def run(
     del science, members
     settings = params if isinstance(params, Settings) else resolve_settings(pipeline, params)
     check_order(settings.pipeline, obs.science)
+    obs = with_checked_members(settings.pipeline, obs)
     refs = refs or {}
     taken: dict[str, Any] = {}
     wanted = frozenset({*save_steps, *settings.save})
@@ -154,6 +168,19 @@ def run(
             waiting.append(_without_members(waiting.pop(), elements[i + 1 :]))
     obs = waiting.pop()
     return Result(obs.science, taken, state.saved, tuple(state.records), state.plans, obs.members)
+
+
+def with_checked_members(pipeline: Pipeline, obs: Observation) -> Observation:
+    """Return an observation with the warnings about the members that steps of a pipeline take.
+
+    Raises
+    ------
+    InputError
+        See :func:`spec2fn.members.check_members`.
+    """
+    roles = {m for s in steps_of(pipeline) if not s.skip for m in s.members}
+    found = check_members(obs.science, {k: v for k, v in obs.members.items() if k in roles})
+    return obs.replace(with_warnings(obs.science, *found)) if found else obs
 
 
 def _without_members(obs: Observation, later: Pipeline) -> Observation:
@@ -439,6 +466,7 @@ def plan(
     have = {**obs.members, **(members or {})}
     settings = params if isinstance(params, Settings) else resolve_settings(pipeline, params)
     check_order(settings.pipeline, obs.science)
+    with_checked_members(settings.pipeline, obs.replace(**have))
     refs = refs or {}
     optional = set(products)
     steps, kinds = [], []

@@ -105,6 +105,26 @@ def test_netcdf_and_saved_steps(crds, exposure, tmp_path, capsys):
     assert names == ["calints.nc", "flat_field.nc"]
 
 
+def test_home_is_expanded_wherever_a_path_is_given(
+    demo, crds, exposure, tmp_path, capsys, monkeypatch
+):
+    home = tmp_path / "home"
+    home.mkdir()
+    exposure.rename(home / exposure.name)
+    (flat,) = Path(demo.files["cache"]).rglob("jwst_miri_flat_0001.fits")
+    (home / "flat.fits").symlink_to(flat)
+    (home / "cache").symlink_to(demo.files["cache"])
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("CRDS_PATH", "~/cache")
+    args = ("--output-dir=~/out", "--override", "flat=~/flat.fits", "--skip", "extract_1d")
+    status, *_ = spec2fn("run", f"~/{exposure.name}", *args, capsys=capsys)
+    assert status == 0
+    assert [p.name.rsplit("_", 1)[1] for p in (home / "out").iterdir()] == ["calints.fits"]
+    assert list(Path().iterdir()) == []
+
+
 def test_plan_says_what_would_happen(crds, exposure, tmp_path, capsys):
     args = ("plan", exposure, "--set", "photom.apply_time_correction=false")
     status, text, _ = spec2fn(*args, capsys=capsys)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from spec2fn.errors import InputError, nearest
 from spec2fn.io.naming import base_name
+from spec2fn.parameters import user_path
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -35,7 +36,13 @@ ROLES = (
 )
 """Roles of members that stage 2 knows."""
 
+_OLD_NAMES = {"catalog": "sourcecat"}
 _EXPOSURES = ("background", "imprint", "selfcal", "target_acquisition")
+_SUBTRACTED = ("background", "imprint")
+
+_ENDINGS = (".json", ".yaml", ".yml")
+# how files start that hold exposures: FITS, gzip, HDF5, netCDF
+_BINARY = (b"SIMPLE  =", b"\x1f\x8b", b"\x89HDF", b"CDF")
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,8 @@ class Association:
         File name of the association ("" if it was given as a mapping).
     warnings : tuple of str
         What was passed over.
+    folder : pathlib.Path
+        Where the association lies.
     """
 
     product: str
@@ -64,47 +73,63 @@ class Association:
     pool: str = ""
     table: str = ""
     warnings: tuple[str, ...] = ()
+    folder: Path = Path()
 
 
 def open_association(
     source: str | os.PathLike[str] | Mapping[str, Any],
     folder: str | os.PathLike[str] | None = None,
+    *,
+    must_exist: bool = True,
 ) -> Association:
     """Read a level-2 association.
+
+    Members are found by their absolute path, relative to the folder of the association, or
+    relative to the working directory, in this order.
 
     Parameters
     ----------
     source : path or mapping
-        JSON file, or its content.
+        File in JSON or YAML, or its content.
     folder : path, optional
-        Where the members of a mapping lie; the current folder by default.
+        Where a mapping counts as lying; the working directory by default.
+    must_exist : bool
+        Whether members that do not exist are an error; without, they count as lying beside the
+        association.
 
     Returns
     -------
     Association
+        ``warnings`` name the members of roles that stage 2 does not know.
 
     Raises
     ------
     InputError
-        If the file is missing or no JSON association, has several products or no science member,
-        or a member does not exist or lies outside the association's folder.
+        If the file is missing or no association, has several products, several science members or
+        none, a member does not exist, is listed twice to be subtracted or is the science exposure
+        itself, or its role is that of a misspelt name.
     """
     if isinstance(source, Mapping):
         name, table, content = "association", "", dict(source)
-        root = Path.cwd() if folder is None else Path(folder)
+        root = Path() if folder is None else user_path(folder)
     else:
-        path = Path(source)
+        path = user_path(source)
         name, table, content = str(path), path.name, _load(path)
         root = path.parent
     product = _product(content, name)
-    members, warnings = _members(product, name, root)
+    members, warnings = _members(product, name, root, must_exist=must_exist)
     science = members.pop("science", ())
     if not science:
         msg = f"{name}: no member is of exptype 'science'; one exposure must be"
         raise InputError(msg)
     if len(science) > 1:
-        left = ", ".join(p.name for p in science[1:])
-        warnings.append(f"{name}: several science members; {science[0].name} is used, not {left}")
+        msg = (
+            f"{name}: {len(science)} members are of exptype 'science'"
+            f" ({', '.join(p.name for p in science)}), but one exposure is calibrated at a time;"
+            " give each an association of its own"
+        )
+        raise InputError(msg)
+    _refuse_repeated(science[0], members, name)
     return Association(
         product=str(product.get("name") or base_name(science[0])),
         science=science[0],
@@ -112,22 +137,69 @@ def open_association(
         pool=str(content.get("asn_pool", "")),
         table=table,
         warnings=tuple(warnings),
+        folder=root,
     )
+
+
+def _refuse_repeated(science: Path, members: Mapping[str, tuple[Path, ...]], name: str) -> None:
+    for role in _SUBTRACTED:
+        seen = {science.resolve(): "the science exposure itself"}
+        for path in members.get(role, ()):
+            where = path.resolve()
+            if where in seen:
+                msg = f"{name}: {role} member {path.name} is {seen[where]}; leave it out"
+                raise InputError(msg)
+            seen[where] = "listed twice"
 
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        raw = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path") from None
     except OSError as err:
         raise InputError(f"{path}: cannot be read ({err.strerror}); check the path") from err
-    except ValueError as err:
-        raise InputError(f"{path}: is no JSON ({err}); give a level-2 association") from err
+    content = _parse(raw, path)
     if not isinstance(content, dict):
-        msg = f"{path}: holds a JSON {type(content).__name__}, not an association; give another"
+        kind = "empty" if content is None else f"a {type(content).__name__}"
+        msg = f"{path}: is {kind}, not an association; give a level-2 association (JSON or YAML)"
         raise InputError(msg)
     return content
+
+
+def _parse(raw: bytes, path: Path) -> Any:
+    try:
+        # the encoding is told by a byte order mark, or by where the zeros are
+        text = raw.decode(json.detect_encoding(raw))
+    except UnicodeDecodeError as err:
+        msg = f"{path}: is no text ({err}); give a level-2 association (JSON or YAML)"
+        raise InputError(msg) from err
+    if _is_pool(text):
+        msg = (
+            f"{path}: is a pool, the list of exposures that associations are made from"
+            " (asn_generate); give one of its level-2 associations"
+        )
+        raise InputError(msg)
+    try:
+        return json.loads(text)
+    except ValueError as err:
+        found = f"no JSON ({err})"
+    if text.lstrip().startswith(("{", "[")):
+        raise InputError(f"{path}: is {found}; give a level-2 association")
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as err:
+        why = " ".join(str(err).split())
+        msg = f"{path}: is {found} and no YAML ({why}); give a level-2 association"
+        raise InputError(msg) from err
+
+
+def _is_pool(text: str) -> bool:
+    lines = (line for line in text.splitlines() if line.strip() and not line.startswith("#"))
+    columns = next(lines, "").upper().split("|")
+    return "EXP_TYPE" in columns and "FILENAME" in columns
 
 
 def _product(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -147,7 +219,7 @@ def _product(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _members(
-    product: Mapping[str, Any], name: str, root: Path
+    product: Mapping[str, Any], name: str, root: Path, *, must_exist: bool
 ) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
     listed = product.get("members")
     if not isinstance(listed, list) or not all(isinstance(m, dict) for m in listed):
@@ -156,54 +228,93 @@ def _members(
     members: dict[str, tuple[Path, ...]] = {}
     warnings = []
     for member in listed:
-        expname, role = member.get("expname"), str(member.get("exptype", "")).lower()
+        expname, exptype = member.get("expname"), member.get("exptype")
         if not isinstance(expname, str) or not expname:
             msg = f"{name}: a member has no 'expname'; name the file of every member"
             raise InputError(msg)
+        if not isinstance(exptype, str) or not exptype.strip():
+            msg = f"{name}: member {expname} has no 'exptype'; known are {', '.join(ROLES)}"
+            raise InputError(msg)
+        role = exptype.strip().lower()
+        role = _OLD_NAMES.get(role, role)
         if role not in ROLES:
-            warnings.append(
-                f"{name}: member {expname} of exptype {role!r} is left out{nearest(role, ROLES)}"
-            )
+            warnings.append(_passed_over(role, expname, name))
             continue
-        members[role] = (*members.get(role, ()), _locate(expname, name, root))
+        path = _locate(expname, name, root, must_exist=must_exist)
+        members[role] = (*members.get(role, ()), path)
     return members, warnings
 
 
-def _locate(expname: str, name: str, root: Path) -> Path:
-    inside = Path(expname)
-    here = root.resolve()
-    if inside.is_absolute() or not (here / inside).resolve().is_relative_to(here):
-        if (root / inside).is_symlink() and len(inside.parts) == 1:
-            # a link that stands in the folder was put there by whoever owns the folder
-            return _existing(root / inside, expname, name)
-        msg = (
-            f"{name}: member {expname} lies outside the association's folder;"
-            " put it (or a link to it) beside the association and name the file alone"
-        )
+def _passed_over(role: str, expname: str, name: str) -> str:
+    """Say that a member is left out; :class:`InputError` if its role is a misspelt known one.
+
+    Associations may hold roles that stage 2 has no use for, so that an unknown one is no error.
+    """
+    meant = nearest(role, ROLES)
+    if meant:
+        msg = f"{name}: member {expname} is of unknown exptype {role!r}{meant}"
         raise InputError(msg)
-    return _existing(root / inside, expname, name)
+    return f"{name}: member {expname} of exptype {role!r} is left out; stage 2 does not use it"
 
 
-def _existing(path: Path, expname: str, name: str) -> Path:
-    if not path.is_file():
-        msg = f"{name}: member {expname} does not exist; put it beside the association"
-        raise InputError(msg)
-    return path
+def _locate(expname: str, name: str, root: Path, *, must_exist: bool) -> Path:
+    given = user_path(expname)
+    places = list(dict.fromkeys((root / given, given)))  # an absolute path is itself in both
+    found = next((p for p in places if p.is_file()), None)
+    if found is not None or not must_exist:
+        return found or places[0]
+    beside = root / given.name
+    if beside.is_file():
+        remedy = f"{given.name} lies beside the association: name the file without its folder"
+    else:
+        remedy = "correct its path, which counts from the association or the working directory"
+    msg = f"{name}: member {expname} does not exist (not found: {_listed(places)}); {remedy}"
+    raise InputError(msg)
 
 
-def open_observation(path: str | os.PathLike[str] | Association) -> Observation:
+def _listed(places: list[Path]) -> str:
+    return ", ".join(str(p.absolute()) for p in places)
+
+
+def is_association(path: str | os.PathLike[str]) -> bool:
+    """Whether a file holds an association rather than an exposure: by its ending, or as it starts.
+
+    A file that does not exist counts as an exposure, unless its ending says otherwise.
+    """
+    where = Path(path)
+    if where.suffix.lower() in _ENDINGS:
+        return True
+    if where.name.lower().endswith((".fits", ".fits.gz")):
+        return False
+    try:
+        with where.open("rb") as stream:
+            start = stream.read(512)
+    except OSError:
+        return False
+    # zeros are no text, but for the encodings that a byte order mark announces
+    return (
+        bool(start)
+        and not start.startswith(_BINARY)
+        and (b"\0" not in start or start[:2] in (b"\xff\xfe", b"\xfe\xff"))
+    )
+
+
+def open_observation(
+    source: str | os.PathLike[str] | Mapping[str, Any] | Association,
+) -> Observation:
     """Open an exposure together with its associated exposures.
 
     Parameters
     ----------
-    path : path or Association
-        ``_rate``/``_rateints`` FITS file, or level-2 association.
+    source : path, mapping or Association
+        ``_rate``/``_rateints`` FITS file, or level-2 association (file or content).
 
     Returns
     -------
     spec2fn.compose.Observation
         Pixels are read when they are used. ``meta.records`` of the science exposure holds
-        ``product`` (name without suffix), ``folder``, ``asn_pool``, ``asn_table`` and ``warnings``.
+        ``product`` (name without suffix), ``folder``, and of an association ``asn_folder``,
+        ``asn_pool``, ``asn_table`` and ``warnings``.
 
     Raises
     ------
@@ -212,30 +323,30 @@ def open_observation(path: str | os.PathLike[str] | Association) -> Observation:
     """
     from spec2fn.compose import Observation
     from spec2fn.io.exposures import open_exposure
-    from spec2fn.schema import meta_of, with_meta
+    from spec2fn.schema import with_meta, with_warnings
 
-    if not isinstance(path, Association):
-        if Path(path).suffix.lower() != ".json":
+    if not isinstance(source, (Association, Mapping)):
+        path = user_path(source)
+        if not is_association(path):
             ds = open_exposure(path)
             return Observation(with_meta(ds, records=_origin(path, base_name(path))))
-        path = open_association(path)
-    science = open_exposure(path.science)
-    records = _origin(path.science, base_name(path.product))
-    if path.pool:
-        records["asn_pool"] = path.pool
-    if path.table:
-        records["asn_table"] = path.table
-    warnings = (*meta_of(science).records.get("warnings", ()), *path.warnings)
-    if warnings:
-        records["warnings"] = warnings
+        source = path
+    asn = source if isinstance(source, Association) else open_association(source)
+    science = open_exposure(asn.science)
+    records = _origin(asn.science, base_name(asn.product)) | {"asn_folder": str(asn.folder)}
+    if asn.pool:
+        records["asn_pool"] = asn.pool
+    if asn.table:
+        records["asn_table"] = asn.table
     members: dict[str, tuple[xr.Dataset, ...]] = {
         role: tuple(open_exposure(p, any_exp_type=True) for p in paths)
-        for role, paths in path.members.items()
+        for role, paths in asn.members.items()
         if role in _EXPOSURES
     }
-    return Observation(with_meta(science, records=records), members)
+    science = with_warnings(with_meta(science, records=records), *asn.warnings)
+    return Observation(science, members)
 
 
-def _origin(science: Any, product: str) -> dict[str, Any]:
+def _origin(science: Path, product: str) -> dict[str, Any]:
     # files named in the header (MSA metadata) stand beside the exposure
-    return {"product": product, "folder": str(Path(science).parent)}
+    return {"product": product, "folder": str(science.parent)}

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from spec2fn.errors import InputError
+from spec2fn.parameters import user_path
 
 __all__ = ["PendingFile", "replacing", "unwritable"]
 
@@ -42,7 +43,7 @@ class PendingFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
         self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.{id(self):x}.part")
         if self.path.is_dir():
             raise InputError(f"{self.path}: is a folder; give the name of a file")

@@ -15,6 +15,7 @@ import numpy as np
 
 from spec2fn.errors import InputError
 from spec2fn.io.fitsfile import FitsFile, Hdu, scan
+from spec2fn.parameters import user_path
 
 __all__ = ["FileReport", "PlaneReport", "Report", "diff"]
 
@@ -197,7 +198,7 @@ def diff(
     InputError
         If a file is missing or cannot be read, or a file is compared with a folder.
     """
-    first, second = Path(a), Path(b)
+    first, second = user_path(a), user_path(b)
     for path in (first, second):
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; check the path")

@@ -30,6 +30,7 @@ __all__ = [
 
 _TWO_DIMENSIONAL = ("regions", "wavelength", "pathloss_ps", "pathloss_un")
 _RESAMPLED = ("wht", "con")
+_TRUE, _FALSE = ("T", "TRUE"), ("F", "FALSE")
 
 
 def open_exposure(path: str | os.PathLike[str], *, any_exp_type: bool = False) -> Any:
@@ -113,9 +114,14 @@ def image_dataset(
             on = (*dims[:-2], "context", *dims[-2:])
         attrs = {"units": unit} if unit and plane.kind == "value" else {}
         variables[name] = lazy_variable(on, file, hdu, plane.dtype, attrs)
-    variables.update(
-        time_variables(file, science.shape[0] if len(dims) == 3 else None, meta, records)
-    )
+    integrations = science.shape[0] if len(dims) == 3 else None
+    times = time_variables(file, integrations, meta, records)
+    variables.update(times)
+    if integrations is not None and not (times or product or "warnings" in records):
+        what = "no INT_TIMES table" if file.find("INT_TIMES") is None else "an empty INT_TIMES"
+        count = f"{integrations} integrations"
+        warning = f"{file.path.name}: has {what}; products do not say when its {count} were taken"
+        records["warnings"] = (warning,)
     for name, scalar in SCALARS.items():
         value = meta.get(scalar.keyword) if scalar.read else None
         if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -247,20 +253,31 @@ def time_variables(
         records["int_times"] = table.structured()
         return {}
     chosen: Any = slice(None)
-    count = len(table)
-    if count != integrations and "integration_number" in table.names:
+    problem = "" if len(table) == integrations else f"has {len(table)} rows"
+    first = meta.get("INTSTART", 1)
+    if "integration_number" in table.names and isinstance(first, int):
         # a segment of an exposure may carry the times of the whole exposure
-        first = int(meta.get("INTSTART", 1))
         number = table["integration_number"]
-        chosen = (number >= first) & (number < first + integrations)
-        count = int(chosen.sum())
-    if count != integrations:
+        own = (number >= first) & (number < first + integrations)
+        if int(own.sum()) == integrations:
+            chosen, problem = own, ""
+        elif meta.get("INTSTART") is not None or problem:
+            last = first + integrations - 1
+            problem = (
+                f"has {len(table)} rows, of integrations {number.min()} to {number.max()}, not of"
+                f" {first} to {last}"
+            )
+    if problem:
         warning = (
-            f"INT_TIMES has {hdu.shape[0]} rows, which do not match the {integrations} integrations"
-            " of SCI; the times are left out"
+            f"{file.path.name}: INT_TIMES {problem}, which do not match the {integrations}"
+            " integrations of SCI; the times are left out"
         )
         records["warnings"] = (*records.get("warnings", ()), warning)
         return {}
+    lacking = [column for column, _ in INT_TIMES.values() if column not in table.names]
+    if lacking:
+        warning = f"{file.path.name}: INT_TIMES has no column {', '.join(lacking)}"
+        records["warnings"] = (*records.get("warnings", ()), warning)
     return {
         name: xr.Variable(("integration",), table[column][chosen].astype(dtype))
         for name, (column, dtype) in INT_TIMES.items()
@@ -295,13 +312,17 @@ def mode_attrs(meta: Meta, path: str | os.PathLike[str]) -> dict[str, Any]:
         if not _is_a(value, kind):
             msg = f"{path}: keyword {keyword} is {value!r}, needs {kind.__name__}; correct it"
             raise InputError(msg)
+        if kind is bool and isinstance(value, str):
+            value = value.strip().upper() in _TRUE
         out[name] = value.strip() if isinstance(value, str) else kind(value)
     return out
 
 
 def _is_a(value: Any, kind: type) -> bool:
     if kind is bool:
-        return isinstance(value, (bool, np.bool_))
+        # old files have some as text
+        text = isinstance(value, str) and value.strip().upper() in (*_TRUE, *_FALSE)
+        return text or isinstance(value, (bool, np.bool_))
     if kind is int:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return number and math.isfinite(value) and int(value) == value

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import InputError
+from spec2fn.parameters import user_path
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header
@@ -347,7 +348,7 @@ def scan(path: str | os.PathLike[str]) -> FitsFile:
     InputError
         Naming the file, if it is missing, unreadable, not FITS, or shorter than its headers say.
     """
-    where = Path(path)
+    where = user_path(path)
     content: bytes | None = None
     try:
         with where.open("rb") as stream:

@@ -3,20 +3,58 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.errors import InputError
 from spec2fn.io.fitsfile import scan
+from spec2fn.parameters import user_path
 from spec2fn.schema import MSA_TABLES, Meta
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["read_msa_metadata"]
+__all__ = ["find_msa_metadata", "read_msa_metadata"]
 
 _OPTIONAL = {"shutter_info": ("fixed_slit", "shutter_state")}
+
+
+def find_msa_metadata(meta: Meta, folders: Iterable[str]) -> xr.Dataset | None:
+    """Read the MSA metadata file that the keyword MSAMETFL of an exposure names.
+
+    Parameters
+    ----------
+    meta : Meta
+        Headers of the exposure.
+    folders : iterable of str
+        Where to look: the folder of the exposure, that of its association.
+
+    Returns
+    -------
+    xarray.Dataset or None
+        None if the exposure names no file (no keyword, or N/A), or `folders` is empty.
+
+    Raises
+    ------
+    InputError
+        If none of the folders holds the file, and as :func:`read_msa_metadata`.
+    """
+    name = str(meta.get("MSAMETFL") or "").strip()
+    places = list(dict.fromkeys(Path(folder) / user_path(name) for folder in folders))
+    if name.upper() in ("", "N/A", "NONE") or not places:
+        return None
+    for path in places:
+        if path.exists():
+            return read_msa_metadata(path)
+    msg = (
+        f"{meta.filename}: its MSA metadata file {name} (MSAMETFL) is not in"
+        f" {' or '.join(str(p.parent.absolute()) for p in places)}; put it beside the exposure or"
+        " the association"
+    )
+    raise InputError(msg)
 
 
 def read_msa_metadata(path: str | os.PathLike[str]) -> xr.Dataset:
@@ -56,8 +94,8 @@ def read_msa_metadata(path: str | os.PathLike[str]) -> xr.Dataset:
         missing = [c for c in columns if c not in held_columns]
         if missing:
             msg = (
-                f"{path}: table {name.upper()} has no column {', '.join(missing)};"
-                " give an MSA metadata file (*_msa.fits)"
+                f"{path}: table {name.upper()} has no column {', '.join(missing)}, as MSA metadata"
+                " files of before 2019 and on-ground tests; give a newer one (*_msa.fits)"
             )
             raise InputError(msg)
         for column in (*columns, *_OPTIONAL.get(name, ())):

@@ -20,6 +20,7 @@ from spec2fn.errors import InputError
 from spec2fn.io.asdf_wcs import LazyWcs, WcsList, asdf_bytes
 from spec2fn.io.atomic import replacing
 from spec2fn.io.slit_layout import ordered_wcs
+from spec2fn.parameters import user_path
 from spec2fn.schema import Meta, meta_of
 from spec2fn.slits import Slits
 
@@ -67,7 +68,7 @@ def write_netcdf(ds: xr.Dataset | Slits, path: str | os.PathLike[str]) -> Path:
     else:
         groups[None] = _encoded(ds, _meta_texts(ds, meta_of(ds).wcs))
     groups[None].attrs |= {"Conventions": "spec2fn", _PREFIX + "format": _FORMAT}
-    target = Path(path)
+    target = user_path(path)
     held = [v for group in groups.values() for v in group.variables.values()]
     size = sum(v.nbytes for v in held) + 2**16 * (len(held) + len(groups))
     with replacing(target, size) as temporary:
@@ -220,7 +221,7 @@ def read_netcdf(path: str | os.PathLike[str]) -> Any:
     InputError
         Naming the file, if it is missing, damaged, or was not written by spec2fn.
     """
-    where = Path(path)
+    where = user_path(path)
     if not where.is_file():
         raise InputError(f"{where}: no such file; check the path")
     root = _group(where, None)

@@ -13,6 +13,7 @@ from spec2fn.io.atomic import replacing
 from spec2fn.io.fitsfile import BLOCK
 from spec2fn.io.headers import encode_header, primary_cards, table_cards
 from spec2fn.io.layout import big_endian
+from spec2fn.parameters import user_path
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -43,7 +44,7 @@ def save_pixel_table(table: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     InputError
         For another suffix, without pyarrow, or if the file cannot be written.
     """
-    target = Path(path)
+    target = user_path(path)
     suffix = target.suffix.lower()
     if suffix == ".fits":
         return _fits(table, target)

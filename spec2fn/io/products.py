@@ -21,6 +21,7 @@ from spec2fn.io.asdf_wcs import asdf_bytes
 from spec2fn.io.atomic import PendingFile, unwritable
 from spec2fn.io.layout import Extent, extents, tail
 from spec2fn.io.slit_layout import ordered_wcs, single_slit, slit_extents
+from spec2fn.parameters import user_path
 from spec2fn.schema import meta_of
 from spec2fn.slits import Slits
 from spec2fn.threads import in_threads
@@ -64,7 +65,7 @@ class ProductStream:
         template: xr.Dataset | Slits,
         n_integrations: int | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
         whole = single_slit(template)
         template = whole.buckets[0] if isinstance(whole, Slits) else whole
         if "sci" not in template and "flux" not in template:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from spec2fn.errors import InputError, ParameterError
+from spec2fn.parameters import user_path
 from spec2fn.plans.base import Plan
 from spec2fn.plans.cube_geometry import (
     PixelGeometry,
@@ -443,7 +444,7 @@ def _with_offset(ds: Any, path: str | None) -> Any:
 
     name = meta_of(ds).filename
     try:
-        with asdf.open(path) as file:
+        with asdf.open(user_path(path)) as file:
             tree = {k: list(file[k]) for k in ("filename", "raoffset", "decoffset")}
     except (OSError, ValueError, KeyError) as error:
         msg = (

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from spec2fn.errors import InputError, ParameterError, UnsupportedModelError
+from spec2fn.parameters import user_path
 from spec2fn.wcs.lower import box_of, lower
 
 __all__ = [
@@ -393,15 +394,13 @@ def custom_grid(
 
 
 def _read_wcs_file(path: str) -> dict[str, Any]:
-    from pathlib import Path
-
     import asdf
 
-    if not Path(path).is_file():
+    if not user_path(path).is_file():
         msg = f"resample_spec: output_wcs {path!r} is not a file; give the path of an ASDF file"
         raise InputError(msg)
     try:
-        with asdf.open(path, memmap=False, lazy_load=False) as file:
+        with asdf.open(user_path(path), memmap=False, lazy_load=False) as file:
             tree = dict(file.tree)
     except (OSError, ValueError) as error:
         msg = f"resample_spec: output_wcs {path!r} is not a readable ASDF file ({error})"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pprint
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from spec2fn.errors import InputError, nearest
+from spec2fn.parameters import user_path
 from spec2fn.refs.keywords import KEYWORDS
 
 __all__ = ["SERVERLESS", "CacheEntry", "cache_environment", "use_cache", "write_cache"]
@@ -81,7 +81,7 @@ def write_cache(
     """
     import crds.jwst
 
-    top = Path(root).resolve()
+    top = user_path(root).resolve()
     serial = context.removeprefix("jwst_").removesuffix(".pmap")
     if not serial.isdigit() or context != f"jwst_{serial}.pmap":
         msg = f"a CRDS context is called jwst_NNNN.pmap, not {context!r}"
@@ -126,7 +126,7 @@ def cache_environment(
 ) -> dict[str, str]:
     """Return the environment variables with which crds reads an offline cache."""
     return {
-        "CRDS_PATH": str(Path(root).resolve()),
+        "CRDS_PATH": str(user_path(root).resolve()),
         "CRDS_SERVER_URL": SERVERLESS,
         "CRDS_CONTEXT": context,
         "CRDS_OBSERVATORY": "jwst",
@@ -149,10 +149,11 @@ def use_cache(root: str | os.PathLike[str], context: str = "jwst_0001.pmap") -> 
 
 
 def _steering() -> list[str]:
+    from spec2fn.refs.selection import PATH_VARIABLE
+
     # crds keeps settings of its own in the environment, which must stay
     fixed = ("CRDS_SERVER_URL", "CRDS_CONTEXT", "CRDS_OBSERVATORY", "CRDS_READONLY_CACHE")
-    paths = re.compile(r"CRDS_(MAP|REF|CFG|PICKLE)?PATH(_SINGLE)?$")
-    return [k for k in os.environ if k in fixed or paths.match(k)]
+    return [k for k in os.environ if k in fixed or PATH_VARIABLE.match(k)]
 
 
 def _set_environment(values: Mapping[str, str]) -> None:
@@ -167,7 +168,7 @@ def _set_environment(values: Mapping[str, str]) -> None:
 def _place(top: Path, entry: CacheEntry, key: tuple[str, str], number: int) -> str:
     if entry.path is None:
         return "N/A"
-    source = Path(entry.path)
+    source = user_path(entry.path)
     if not source.is_file():
         msg = f"reference {entry.reftype!r} for the cache: {source} does not exist"
         raise InputError(msg)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spec2fn.errors import InputError, ReferenceError
+from spec2fn.parameters import user_path
 from spec2fn.refs.checksums import file_sha256
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def write_lock(path: str | os.PathLike[str], refs: References) -> Lock:
         "context": refs.context,
         "references": {k: None if v is None else _as_dict(v) for k, v in sorted(files.items())},
     }
-    where = Path(path)
+    where = user_path(path)
     part = where.with_name(f".{where.name}.part{os.getpid()}")
     try:
         part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -87,7 +88,7 @@ def read_lock(path: str | os.PathLike[str]) -> Lock:
     spec2fn.errors.InputError
         If it does not exist or is no lock file.
     """
-    where = Path(path)
+    where = user_path(path)
     try:
         return _parse(json.loads(where.read_text(encoding="utf-8")))
     except OSError as error:

@@ -21,6 +21,7 @@ import numpy as np
 
 from spec2fn.dq import PIXEL
 from spec2fn.errors import ReferenceError
+from spec2fn.parameters import user_path
 from spec2fn.refs.keywords import KEYWORDS
 from spec2fn.refs.planes import plane_in_file
 from spec2fn.schema import MODE_ATTRS, Meta
@@ -78,7 +79,7 @@ def open_reference(path: str | os.PathLike[str], reftype: str | None = None) -> 
     spec2fn.errors.ReferenceError
         If the file does not exist, cannot be read, is truncated, or is of another type.
     """
-    where = Path(path)
+    where = user_path(path)
     label = f"reference {reftype!r}" if reftype else "reference"
     try:
         stat = where.stat()
@@ -127,7 +128,7 @@ class LazyReference:
     reftype: str
 
     def __post_init__(self) -> None:
-        self.path = Path(self.path)
+        self.path = user_path(self.path)
         self._loaded: xr.Dataset | None = None
 
     @property

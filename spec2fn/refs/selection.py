@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spec2fn.errors import InputError, ReferenceError
+from spec2fn.parameters import user_path
 from spec2fn.refs.keywords import KEYWORDS
 from spec2fn.schema import MODE_ATTRS, meta_of
 
@@ -40,6 +41,7 @@ _LOG = logging.getLogger("spec2fn.refs")
 _OBSERVATORY = "jwst"
 _PUBLIC_SERVER = "https://jwst-crds.stsci.edu"
 _REQUIRED = ("INSTRUME", "EXP_TYPE", "DATE-OBS", "TIME-OBS")
+PATH_VARIABLE = re.compile(r"CRDS_(MAP|REF|CFG|PICKLE)?PATH(_SINGLE)?$")
 _LITERAL = re.compile(r"^jwst_\d{4,}\.pmap$")
 
 # crds memoises rules by file name alone: what they were read from is remembered here
@@ -207,7 +209,15 @@ def fetch(names: Mapping[str, str | None], context: str) -> dict[str, Path | Non
 
 
 def refresh() -> None:
-    """Forget what crds memoised if the environment points it elsewhere than before."""
+    """Forget what crds memoised if the environment points it elsewhere than before.
+
+    ``~`` at the start of a path in the environment (which shells leave there between quotes, and
+    configuration files always) is replaced by the home folder, in the environment itself: crds
+    would make a folder of that name.
+    """
+    for key, value in os.environ.items():
+        if PATH_VARIABLE.match(key) and value.startswith("~"):
+            os.environ[key] = str(user_path(value))
     import crds
     from crds.core import utils
 

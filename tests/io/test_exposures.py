@@ -202,7 +202,36 @@ def test_segment_takes_its_own_times(exposure):
 def test_times_that_do_not_match_are_left_out_with_a_warning(exposure):
     ds = open_exposure(exposure(times=2))
     assert "int_mid_mjd_utc" not in ds
-    assert "INT_TIMES has 2 rows" in ds.attrs["meta"].records["warnings"][0]
+    (warning,) = ds.attrs["meta"].records["warnings"]
+    assert "jw_test_rateints.fits: INT_TIMES has 2 rows" in warning
+
+
+def test_times_of_another_segment_are_left_out_with_a_warning(exposure):
+    ds = open_exposure(exposure(times=4, NINTS=9, INTSTART=5, INTEND=8))
+    assert "int_mid_mjd_utc" not in ds
+    (warning,) = ds.attrs["meta"].records["warnings"]
+    assert "of integrations 1 to 4, not of 5 to 8" in warning
+
+
+@pytest.mark.parametrize(("times", "what"), [(False, "no INT_TIMES"), (True, "an empty INT_TIMES")])
+def test_missing_times_are_a_warning(exposure, times, what):
+    path = exposure(times=times)
+    if times:
+        with fits.open(path, mode="update") as hdul:
+            hdul["INT_TIMES"].data = hdul["INT_TIMES"].data[:0]
+    (warning,) = open_exposure(path).attrs["meta"].records["warnings"]
+    assert f"jw_test_rateints.fits: has {what}" in warning
+    assert "4 integrations" in warning
+
+
+def test_a_column_that_is_missing_from_the_times_is_a_warning(exposure):
+    path = exposure()
+    with fits.open(path, mode="update") as hdul:
+        hdul["INT_TIMES"].columns.del_col("int_mid_BJD_TDB")
+    ds = open_exposure(path)
+    assert "int_mid_bjd_tdb" not in ds
+    assert "int_mid_mjd_utc" in ds
+    assert "no column int_mid_BJD_TDB" in ds.attrs["meta"].records["warnings"][0]
 
 
 def _fails(path, *words, **options):
@@ -287,7 +316,14 @@ def test_shapes_that_do_not_agree(exposure, planes):
 
 def test_keyword_of_the_wrong_type(exposure):
     _fails(exposure("a.fits", SUBSTRT1="one"), "SUBSTRT1", "int")
-    _fails(exposure("b.fits", TSOVISIT="T"), "TSOVISIT", "bool")
+    _fails(exposure("b.fits", TSOVISIT="yes"), "TSOVISIT", "bool")
+
+
+@pytest.mark.parametrize(("text", "value"), [("T", True), ("F", False), ("false", False)])
+def test_a_logical_keyword_may_be_text(exposure, text, value):
+    ds = open_exposure(exposure(BKGDTARG=text, TSOVISIT=text))
+    assert ds.attrs["background_target"] is value
+    assert ds.attrs["tso"] is value
 
 
 def test_importing_io_is_light():
@@ -312,6 +348,7 @@ def test_real_file():
     assert ds.attrs["exp_type"] == "MIR_LRS-SLITLESS"
     assert ds.attrs["tso"] is True
     assert len(ds.attrs["meta"].records["int_times"]) == 0
+    assert "an empty INT_TIMES" in ds.attrs["meta"].records["warnings"][0]
     with fits.open(path) as hdul:
         for ext in ("SCI", "ERR", "DQ", "VAR_POISSON", "VAR_RNOISE"):
             np.testing.assert_array_equal(ds[ext.lower()].values, hdul[ext].data)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from spec2fn.compose import product, step
-from spec2fn.errors import ParameterError, ReferenceError
+from spec2fn.errors import InputError, ParameterError, ReferenceError
 from spec2fn.refs import LazyReference, references
 
 
@@ -61,6 +61,15 @@ def test_override_errors(cache, rate, tmp_path, sources):
         references(rate(), ("flat",), overrides={"flat": tmp_path / "no.fits"})
     with pytest.raises(ReferenceError, match="is a reference of type 'extract1d'"):
         references(rate(), ("flat",), overrides={"flat": sources["extract1d"]})
+
+
+def test_home_is_expanded_in_overrides(cache, rate, make_flat, tmp_path, monkeypatch):
+    make_flat(tmp_path / "mine.fits")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = references(rate(), ("flat",), overrides={"flat": "~/mine.fits"})
+    assert found["flat"].path == tmp_path / "mine.fits"
+    with pytest.raises(InputError, match=r"~nobodyatall/mine\.fits: .* in full"):
+        references(rate(), ("flat",), overrides={"flat": "~nobodyatall/mine.fits"})
 
 
 def test_overrides_need_no_crds(tmp_path, rate, make_flat, monkeypatch):

@@ -38,6 +38,17 @@ def test_selects_what_the_stock_client_selects(cache, rate):
     assert select(header_of(rate(EXP_TYPE="MIR_LRS-FIXEDSLIT")), TYPES)["flat"] is None
 
 
+def test_home_is_expanded_in_the_environment(cache, rate, tmp_path, monkeypatch):
+    top = Path(os.environ["CRDS_PATH"])
+    monkeypatch.setenv("HOME", str(top.parent))
+    monkeypatch.setenv("CRDS_PATH", f"~/{top.name}")
+    monkeypatch.chdir(tmp_path)
+    found = references(rate(), ("flat",))["flat"]
+    assert Path(found.path).is_relative_to(top)
+    assert os.environ["CRDS_PATH"] == str(top)
+    assert not (tmp_path / "~").exists()
+
+
 def test_mode_attributes_win_over_the_header(cache, rate):
     ds = rate(EXP_TYPE="MIR_LRS-FIXEDSLIT").assign_attrs(exp_type="MIR_LRS-SLITLESS")
     assert select(header_of(ds), ("flat",)) == {"flat": EXPECTED["flat"]}

@@ -118,7 +118,8 @@ def test_skips_say_why():
 
 def test_flat_lamps_through_the_ifu_have_imprints():
     lamp = {"lamp_mode": "IFU", "lamp_state": "FLAT1"}
-    out = imprint(exposure(exp_type="NRS_LAMP", attrs=lamp), imprint=(exposure(),))
+    ds = exposure(exp_type="NRS_LAMP", attrs=lamp)
+    out = imprint(ds, imprint=(exposure(exp_type="NRS_LAMP"),))
     assert status_of(out, "imprint") == "COMPLETE"
 
 

@@ -71,7 +71,7 @@ def test_order_of_the_file():
 def test_unusable_slitlets():
     shutter = {"slitlet_id": 1, "shutter_quadrant": 3, "shutter_row": 67}
     second = {**shutter, "shutter_column": 62, "primary_source": "Y", "background": "N"}
-    with pytest.raises(InputError, match="slitlet 1 has 2 shutters with a primary source"):
+    with pytest.raises(InputError, match=r"slitlet 1 .* has 2 shutters with a source"):
         slitlets(toy.msa_metadata((second,)))
     again = {"fixed_slit": "S200A1", "primary_source": "Y"}
     with pytest.raises(InputError, match="lists fixed slit S200A1 2 times"):
