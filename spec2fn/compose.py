@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from dataclasses import replace as _replace
 from typing import Any, overload
 
-from spec2fn.errors import ContractError, HostOnlyError, ParameterError, nearest
+import numpy as np
+
+from spec2fn.errors import ContractError, HostOnlyError, ParameterError, ReferenceError, nearest
 from spec2fn.kernels.namespace import is_traced
 from spec2fn.members import check_members
 from spec2fn.parameters import Parameter, parameters_of, unknown_parameter
-from spec2fn.schema import require, with_status
+from spec2fn.schema import described, require, with_status
 
 __all__ = [
     "AlsoOn",
@@ -51,6 +53,7 @@ __all__ = [
 ]
 
 _REGISTRY: dict[str, Step] = {}
+_SAMPLE = 4096
 
 
 @dataclass(frozen=True)
@@ -229,14 +232,32 @@ class Step:
         if len(refs) > len(self.refs):
             msg = f"{self.name} takes {len(self.refs)} references {self.refs}, got {len(refs)}"
             raise ContractError(msg)
-        references, members, parameters = self._sort(refs, kwargs)
+        references, members, parameters = self._sort(ds, refs, kwargs)
         parts = self._parts(ds)
         if parts is not None:
             plans = plan if plan is not None else (None,) * len(parts)
             pieces = zip(parts, plans, strict=True)
             made = tuple(self._apply(b, references, members, parameters, p) for b, p in pieces)
-            return _replace(ds, **{"cubes" if hasattr(ds, "cubes") else "buckets": made})
-        return self._apply(ds, references, members, parameters, plan)
+            out = _replace(ds, **{"cubes" if hasattr(ds, "cubes") else "buckets": made})
+        else:
+            out = self._apply(ds, references, members, parameters, plan)
+        self._check_blank(ds, out, references)
+        return out
+
+    def _check_blank(self, ds: Any, out: Any, references: list[Any]) -> None:
+        """Raise if references have left nothing of an exposure that had values."""
+        used = [r for r in references if r is not None]
+        if not used or getattr(out, "problems", None):
+            return
+        for name in ("sci", "wavelength", "flux"):
+            if not _blank(out, name) or _blank(ds, name):
+                continue
+            blank = [(r, v) for r in used for v in r.variables if _blank(r, v)]
+            what = "; ".join(f"{described(r)} holds no finite number in {v!r}" for r, v in blank)
+            if not what:
+                what = f"{', '.join(map(described, used))} may be for another exposure"
+            msg = f"{self.name}: no {name!r} is left with a value: {what}; use another reference"
+            raise ReferenceError(msg)
 
     def _parts(self, ds: Any) -> tuple[Any, ...] | None:
         """The Datasets the step is applied to one by one, or None for `ds` as it is."""
@@ -269,7 +290,7 @@ class Step:
         """
         if self.planner is None:
             return None
-        references, members, parameters = self._sort(refs, kwargs)
+        references, members, parameters = self._sort(ds, refs, kwargs)
         parts = self._parts(ds)
         if parts is not None:
             plans = tuple(self._plan(b, references, members, parameters) for b in parts)
@@ -297,7 +318,7 @@ class Step:
         return made
 
     def _sort(
-        self, refs: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, ds: Any, refs: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
         references = dict(zip(self.refs, refs, strict=False))
         members: dict[str, Any] = {}
@@ -315,20 +336,30 @@ class Step:
                 parameters[name] = known[name].coerce(value, self.name)
             else:
                 raise unknown_parameter(self.name, name, known)
-        values = [as_reference(references.get(name), name) for name in self.refs]
+        # references are those of the exposure, but for a step that takes those of a member
+        user = ds
+        if self.refs_of in self.members:
+            user = next(iter(members.get(self.refs_of, ())), None)
+        exposure = getattr(user, "attrs", None)
+        values = [
+            as_reference(references.get(name), name, exposure, self.name) for name in self.refs
+        ]
         return values, members, parameters
 
 
-def as_reference(value: Any, reftype: str) -> Any:
+def as_reference(
+    value: Any, reftype: str, exposure: Mapping[str, Any] | None = None, who: str = ""
+) -> Any:
     """Return a reference as steps want it: a Dataset (or None).
 
     A path is opened, an array becomes the ``sci`` plane of a Dataset, a lazy reference is loaded.
+    With the mode attributes of an exposure, it must have been made for such exposures.
     """
-    if value is None or hasattr(value, "data_vars"):
+    if value is None or (hasattr(value, "data_vars") and not value.attrs.get("made_for")):
         return value
     from spec2fn.refs import coerce_reference
 
-    return coerce_reference(value, reftype)
+    return coerce_reference(value, reftype, exposure, who)
 
 
 @functools.cache
@@ -339,6 +370,22 @@ def _parameters(function: Callable[..., Any], members: tuple[str, ...]) -> Mappi
 def _variables(ds: Any) -> list[Any]:
     parts = getattr(ds, "buckets", getattr(ds, "cubes", (ds,)))
     return [v for part in parts for v in part.variables.values()]
+
+
+def _blank(ds: Any, name: str) -> bool:
+    """Whether a variable is there and holds not a single finite number."""
+    parts = getattr(ds, "buckets", getattr(ds, "cubes", (ds,)))
+    found = [part.variables[name] for part in parts if name in part.variables]
+    if not found or any(is_traced(v.data) or v.dtype.kind != "f" for v in found):
+        return False
+    return not any(_any_finite(v.data) for v in found)
+
+
+def _any_finite(data: Any) -> bool:
+    flat = data.reshape(-1)
+    # some of many will do, nearly always
+    step = max(1, flat.shape[0] // _SAMPLE)
+    return bool(np.isfinite(flat[::step]).any()) or bool(np.isfinite(flat).any())
 
 
 def _freeze(ds: Any, before: Any) -> Any:

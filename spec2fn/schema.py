@@ -44,6 +44,7 @@ __all__ = [
     "Meta",
     "Plane",
     "Scalar",
+    "described",
     "meta_of",
     "replace_data",
     "require",
@@ -296,6 +297,12 @@ def meta_of(ds: xr.Dataset) -> Meta:
     """Return the :class:`Meta` of a Dataset (an empty one inside a trace)."""
     meta = ds.attrs.get("meta")
     return meta if isinstance(meta, Meta) else Meta()
+
+
+def described(ref: xr.Dataset) -> str:
+    """Return type and file name of a reference, as messages name it."""
+    name = meta_of(ref).filename or ref.attrs.get("filename") or "in memory"
+    return f"reference {ref.attrs.get('reftype') or 'of unknown type'!r} ({name})"
 
 
 def with_meta(ds: xr.Dataset, **changes: Any) -> xr.Dataset:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import ReferenceError
-from spec2fn.schema import meta_of
+from spec2fn.plans.contents import need, number, numbers
+from spec2fn.schema import described, meta_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -24,6 +25,8 @@ __all__ = ["correction_table", "cross_dispersion_scale", "match_row", "phase_cor
 # Where in a pixel the source is assumed to be: its middle.
 PIXEL_PHASE = 0.5
 
+_COLUMNS = ("wavelength", "nelem_wl", "size", "nelem_size", "apcorr")
+
 
 def match_row(apcorr: xr.Dataset, criteria: Mapping[str, str]) -> int:
     """Return the row of the reference table whose columns equal `criteria` (case ignored).
@@ -31,8 +34,9 @@ def match_row(apcorr: xr.Dataset, criteria: Mapping[str, str]) -> int:
     Raises
     ------
     ReferenceError
-        If not exactly one row matches.
+        If a column is missing, or not exactly one row matches.
     """
+    need(apcorr, [f"apcorr.{c}" for c in (*criteria, *_COLUMNS)], "extract_1d")
     keep = np.ones(apcorr["apcorr.apcorr"].shape[0], dtype=bool)
     for column, wanted in criteria.items():
         values = np.char.upper(np.char.strip(apcorr[f"apcorr.{column}"].values.astype(str)))
@@ -41,7 +45,7 @@ def match_row(apcorr: xr.Dataset, criteria: Mapping[str, str]) -> int:
     if len(rows) != 1:
         wanted_text = ", ".join(f"{k}={v!r}" for k, v in criteria.items())
         msg = (
-            f"extract_1d: the apcorr reference has {len(rows)} rows for {wanted_text}; needs"
+            f"extract_1d: {described(apcorr)} has {len(rows)} rows for {wanted_text}; needs"
             " exactly one: use another reference or apply_apcorr=false"
         )
         raise ReferenceError(msg)
@@ -84,32 +88,60 @@ def correction_table(
 
 
 def _row(
-    apcorr: xr.Dataset, row: int, pixel_scale: Any, axes: tuple[str, str]
+    apcorr: xr.Dataset, row: int, pixel_scale: Any, axes: tuple[str, ...]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Wavelengths, in order, sizes [pixel] and corrections (on `axes`) of a row, without padding.
 
     Sizes may depend on wavelength: (size, wave).
     """
+    label = f"extract_1d: {described(apcorr)}"
+    if "phase" in axes:
+        need(apcorr, ["apcorr.pixphase"], "extract_1d")
+    of_size = ("size", "wave") if "phase" in axes else ("size",)
+    count: dict[str, int] = {}
+    for axis, name in (("wave", "nelem_wl"), ("size", "nelem_size")):
+        value = number(
+            apcorr[f"apcorr.{name}"].values[row],
+            f"{label}: {name!r} of row {row}",
+            low=1,
+            whole=True,
+        )
+        count[axis] = int(value)
+    for name, on in {"wavelength": ("wave",), "size": of_size, "apcorr": axes}.items():
+        found = apcorr[f"apcorr.{name}"].shape[1:]
+        wanted = tuple(count.get(axis, 1) for axis in on)
+        if len(found) != len(wanted) or any(n < m for n, m in zip(found, wanted, strict=True)):
+            msg = (
+                f"{label}: {name!r} has shape {found} in each row, needs ({', '.join(on)}) with"
+                f" {' and '.join(f'{n} {axis}s' for axis, n in count.items())}; use a reference of"
+                " another version, or apply_apcorr=false"
+            )
+            raise ReferenceError(msg)
 
-    def column(name: str) -> np.ndarray:
-        return np.asarray(apcorr[f"apcorr.{name}"].values[row], dtype=float)
+    def column(name: str, *axes: str) -> np.ndarray:
+        part = tuple(slice(count.get(axis)) for axis in axes)
+        values = apcorr[f"apcorr.{name}"].values[row][part]
+        return numbers(values, f"{label}: {name!r} of row {row}")
 
-    count = {"wave": int(column("nelem_wl")), "size": int(column("nelem_size"))}
-    waves = column("wavelength")[: count["wave"]]
+    waves = column("wavelength", "wave")
     order = np.argsort(waves)
-    waves, sizes = waves[order], column("size")[: count["size"]]
-    sizes = sizes[:, order] if sizes.ndim > 1 else sizes
-    values = column("apcorr")[: count[axes[0]], : count[axes[1]]]
-    values = np.take(values, order, axis=axes.index("wave"))
-    increasing = np.all(np.diff(waves) > 0) and np.all(np.diff(sizes, axis=0) > 0)
-    if not increasing or min(count.values()) < 1:
+    sizes = column("size", *of_size)
+    waves, sizes = waves[order], sizes[:, order] if sizes.ndim > 1 else sizes
+    values = np.take(column("apcorr", *axes), order, axis=axes.index("wave"))
+    if not (np.all(np.diff(waves) > 0) and np.all(np.diff(sizes, axis=0) > 0)):
         msg = (
-            f"extract_1d: row {row} of the apcorr reference needs distinct wavelengths and"
-            " increasing aperture sizes; use another reference or apply_apcorr=false"
+            f"{label}: row {row} needs distinct wavelengths and increasing aperture sizes; use"
+            " another reference or apply_apcorr=false"
         )
         raise ReferenceError(msg)
-    unit = str(meta_of(apcorr).get("SIZEUNIT", "pixels"))
-    if unit.strip().lower().startswith("arcsec"):
+    unit = meta_of(apcorr).get("SIZEUNIT")
+    if unit is None:
+        msg = (
+            f"{label} does not say in which unit sizes are; set SIZEUNIT to pixels or arcsec in"
+            " its APCORR header, or apply_apcorr=false"
+        )
+        raise ReferenceError(msg)
+    if str(unit).strip().lower().startswith("arcsec"):
         sizes = sizes / pixel_scale()
     return waves, sizes, values
 
@@ -143,8 +175,10 @@ def phase_correction_table(
     ReferenceError
         If wavelengths or sizes of the table are not distinct, increasing numbers.
     """
-    waves, sizes, values = _row(apcorr, row, pixel_scale, ("size", "wave"))
-    phases = np.asarray(apcorr["apcorr.pixphase"].values[row], dtype=float)
+    waves, sizes, values = _row(apcorr, row, pixel_scale, ("size", "wave", "phase"))
+    phases = numbers(
+        apcorr["apcorr.pixphase"].values[row], f"extract_1d: {described(apcorr)}: 'pixphase'"
+    )
     values = values @ _weights_at(PIXEL_PHASE, phases)
     n_wave = len(waves)
     cell = np.clip(np.searchsorted(waves, wavelength, side="right") - 1, 0, max(n_wave - 2, 0))

@@ -11,14 +11,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as _replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.errors import ReferenceError
 from spec2fn.modes import Mode
+from spec2fn.plans.contents import number, truth
+from spec2fn.schema import described
 
-__all__ = ["Aperture", "ApertureOptions", "aperture_weights", "select_aperture", "weighted_center"]
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = [
+    "Aperture",
+    "ApertureOptions",
+    "aperture_entries",
+    "aperture_weights",
+    "select_aperture",
+    "weighted_center",
+]
 
 Coefficients = tuple[tuple[float, ...], ...]
 
@@ -94,6 +106,27 @@ class Aperture:
         return _replace(self, **changes)
 
 
+def aperture_entries(extract1d: xr.Dataset | None) -> tuple[Mapping[str, Any] | None, str]:
+    """Return the content of an ``extract1d`` reference for slits (or None), and what to call it.
+
+    Raises
+    ------
+    ReferenceError
+        If it holds no apertures.
+    """
+    if extract1d is None:
+        return None, ""
+    tree: Any = extract1d.attrs.get("tree", {})
+    label, entries = described(extract1d), tree.get("apertures")
+    if not isinstance(entries, (list, tuple)) or not all(hasattr(e, "get") for e in entries):
+        msg = (
+            f"extract_1d: {label} has no list of 'apertures'; use the JSON reference of this"
+            " exposure type, or none at all"
+        )
+        raise ReferenceError(msg)
+    return tree, label
+
+
 def select_aperture(
     tree: Mapping[str, Any] | None,
     shape: tuple[int, int],
@@ -103,6 +136,7 @@ def select_aperture(
     spectral_order: int,
     mode: Mode,
     options: ApertureOptions,
+    label: str = "the extract1d reference",
 ) -> Aperture | str:
     """Merge the matching entry of an ``extract1d`` reference with the user's options.
 
@@ -118,6 +152,8 @@ def select_aperture(
     spectral_order : int
     mode : Mode
     options : ApertureOptions
+    label : str
+        What messages call the reference.
 
     Returns
     -------
@@ -143,66 +179,115 @@ def select_aperture(
     if not named:
         listed = ", ".join(str(a.get("id")) for a in entries) or "none"
         msg = (
-            f"extract_1d: the extract1d reference has no target aperture for {slit_name!r}"
+            f"extract_1d: {label} has no target aperture for {slit_name!r}"
             f" (it has: {listed}); use a reference with this id or none at all"
         )
         raise ReferenceError(msg)
     for entry in named:
         if entry.get("spectral_order", spectral_order) in (spectral_order, "ANY"):
-            limits = {name: entry.get(name, default) for name, default in full.items()}
-            return _merge(entry, limits, dispaxis, mode, options)
+            return _merge(_Entry(entry, label), full, dispaxis, mode, options)
     return f"the extract1d reference has no aperture for spectral order {spectral_order}"
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """One aperture of a reference, whose values are checked when they are read."""
+
+    values: Mapping[str, Any]
+    label: str
+
+    def where(self, name: str) -> str:
+        return f"extract_1d: {self.label}: aperture {self.values.get('id')!r}: {name!r}"
+
+    def number(self, name: str, default: Any = None, **limits: Any) -> Any:
+        found = self.values.get(name)
+        if found is None:
+            return default
+        number(found, self.where(name), **limits)
+        return found
+
+    def choice(self, name: str, default: str, known: tuple[str, ...]) -> str:
+        found = self.values.get(name, default)
+        meant = [k for k in known if str(found).lower().startswith(k)]
+        if not meant:
+            msg = f"{self.where(name)} is {found!r}, needs {' or '.join(map(repr, known))}"
+            raise ReferenceError(msg)
+        return meant[0]
+
+    def coefficients(self, name: str) -> Coefficients | None:
+        lists = self.values.get(name)
+        if lists is None:
+            return None
+        good = isinstance(lists, (list, tuple)) and all(isinstance(c, (list, tuple)) for c in lists)
+        if not good or len(lists) % 2 or any(len(c) == 0 for c in lists):
+            msg = (
+                f"{self.where(name)} has {len(lists) if good else 'no'} coefficient lists; needs"
+                " lower and upper limits in turn, none of them empty"
+            )
+            raise ReferenceError(msg)
+        where = f"{self.where(name)}: a coefficient"
+        return tuple(tuple(number(c, where) for c in row) for row in lists)
+
+
 def _merge(
-    entry: Mapping[str, Any],
-    limits: Mapping[str, Any],
+    entry: _Entry,
+    full: Mapping[str, Any],
     dispaxis: int,
     mode: Mode,
     options: ApertureOptions,
 ) -> Aperture:
-    bkg_coeff = _coefficients(entry, "bkg_coeff")
+    limits = {name: entry.number(name, default) for name, default in full.items()}
+    for start, stop in (("xstart", "xstop"), ("ystart", "ystop")):
+        if limits[start] > limits[stop]:
+            msg = (
+                f"{entry.where(start)} is {limits[start]} and {stop!r} {limits[stop]}, needs them"
+                " in order; correct the file or use another"
+            )
+            raise ReferenceError(msg)
+    bkg_coeff = entry.coefficients("bkg_coeff")
     subtract = options.subtract_background
     if subtract is None:
         subtract = bkg_coeff is not None
-    bkg_fit = (options.bkg_fit or entry.get("bkg_fit", "poly")) if subtract else None
-    bkg_order = entry.get("bkg_order", 0) if options.bkg_order is None else options.bkg_order
-    if bkg_fit == "mean":
-        bkg_fit, bkg_order = "poly", 0
-    if bkg_fit not in (None, "poly", "median") or int(bkg_order) != bkg_order or bkg_order < 0:
-        msg = (
-            f"extract_1d: the extract1d reference asks for bkg_fit {bkg_fit!r}, bkg_order"
-            f" {bkg_order!r}; needs 'poly', 'mean' or 'median' and an order of 0 or more"
-        )
-        raise ReferenceError(msg)
     use_position = options.use_source_posn
-    if use_position is None:
-        use_position = entry.get("use_source_posn")
+    if use_position is None and entry.values.get("use_source_posn") is not None:
+        use_position = truth(entry.values["use_source_posn"], entry.where("use_source_posn"))
     if use_position is None:
         use_position = mode.source_position
     length = options.smoothing_length
     if length is None:
-        length = entry.get("smoothing_length", 0)
+        length = entry.number("smoothing_length", 0, low=0)
     kind = options.extraction_type
     if not options.has_psf:
         kind = "box"
     elif kind is None:
         kind = "optimal" if use_position else "box"
+    bkg_fit, bkg_order = _background(entry, options, bool(subtract))
     return Aperture(
         **limits,
         dispaxis=dispaxis,
-        extract_width=entry.get("extract_width"),
-        src_coeff=_coefficients(entry, "src_coeff"),
+        extract_width=entry.number("extract_width", low=0),
+        src_coeff=entry.coefficients("src_coeff"),
         bkg_coeff=bkg_coeff,
-        independent_var=str(entry.get("independent_var", "pixel")).lower(),
+        independent_var=entry.choice("independent_var", "pixel", ("pixel", "wavelength")),
         subtract_background=bool(subtract),
         bkg_fit=bkg_fit,
-        bkg_order=int(bkg_order),
+        bkg_order=bkg_order,
         smoothing_length=odd_length(length),
         use_source_posn=bool(use_position),
         position_offset=options.position_offset,
         extraction_type=kind,
     )
+
+
+def _background(entry: _Entry, options: ApertureOptions, subtract: bool) -> tuple[str | None, int]:
+    """How the background is fitted, and the order of its polynomial."""
+    order = options.bkg_order
+    if order is None:
+        order = entry.number("bkg_order", 0, low=0, whole=True)
+    fit = options.bkg_fit if subtract else None
+    if subtract and fit is None:
+        fit = entry.choice("bkg_fit", "poly", ("poly", "mean", "median"))
+    return ("poly", 0) if fit == "mean" else (fit, int(order))
 
 
 def odd_length(length: float) -> int:
@@ -211,19 +296,6 @@ def odd_length(length: float) -> int:
     if n < 3:
         return 0
     return n if n % 2 else n - 1
-
-
-def _coefficients(entry: Mapping[str, Any], name: str) -> Coefficients | None:
-    value = entry.get(name)
-    if value is None:
-        return None
-    if len(value) % 2 or any(len(c) == 0 for c in value):
-        msg = (
-            f"extract_1d: {name} of the extract1d reference has {len(value)} coefficient lists;"
-            " needs lower and upper limits in turn, none of them empty"
-        )
-        raise ReferenceError(msg)
-    return tuple(tuple(float(c) for c in coefficients) for coefficients in value)
 
 
 def aperture_weights(

@@ -19,6 +19,7 @@ from spec2fn.plans.apcorr import correction_table, cross_dispersion_scale, match
 from spec2fn.plans.aperture import (
     Aperture,
     ApertureOptions,
+    aperture_entries,
     aperture_weights,
     bounding_slices,
     center_at,
@@ -203,14 +204,16 @@ def make_extraction_plan(
     slit_name = _slit_name(ds)
     if source_type != "POINT" and options.use_source_posn is None:
         options = _replace(options, use_source_posn=False)
+    tree, label = aperture_entries(extract1d)
     aperture = select_aperture(
-        None if extract1d is None else extract1d.attrs["tree"],
+        tree,
         shape,
         dispaxis,
         slit_name=slit_name,
         spectral_order=order,
         mode=mode,
         options=options,
+        label=label,
     )
     if isinstance(aperture, str):
         return NothingToExtract(aperture)

@@ -12,16 +12,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.modes import mode_of
 from spec2fn.plans.base import Plan
+from spec2fn.plans.contents import number, numbers, truth
 from spec2fn.plans.extract_1d import is_calibrated
 from spec2fn.plans.star_finder import brightest_source
-from spec2fn.schema import meta_of
+from spec2fn.schema import described, meta_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -152,19 +153,21 @@ def make_cube_plan(
                 " aperture, found none; give one, or treat the source as EXTENDED"
             )
             raise ReferenceError(msg)
-        tree = _tree(extract1d, "extract1d", "data")
+        _tree(extract1d, "data")
         subpixels = _subpixels(extract1d)
         scale = _spaxel_size(ds)
-        radius, inner, outer = _radii(ds, tree, wavelength, scale, options)
+        radius, inner, outer = _radii(ds, extract1d, wavelength, scale, options)
         wanted = options.subtract_background
         if wanted is None:
-            wanted = bool(extract1d.attrs["tree"].get("meta", {}).get("subtract_background"))
+            meta = extract1d.attrs["tree"].get("meta", {})
+            wanted = truth(
+                meta.get("subtract_background"),
+                f"extract_1d: {described(extract1d)}: 'meta.subtract_background'",
+            )
         if not wanted:
             inner = outer = None
         if options.apply_apcorr and apcorr is not None:
-            correction = _correction(
-                _tree(apcorr, "apcorr", "apcorr_table"), wavelength, radius, scale
-            )
+            correction = _correction(apcorr, wavelength, radius, scale)
         centre = _centre(ds, options)
     else:
         centre = (nx / 2.0 - 0.5, ny / 2.0 - 0.5)
@@ -212,33 +215,38 @@ def _fringe_channel(ds: xr.Dataset, options: CubeOptions) -> int:
     return int(channel) if single else 0
 
 
-def _tree(reference: xr.Dataset, reftype: str, key: str) -> Mapping[str, Any]:
-    tree = reference.attrs.get("tree", {})
-    if key not in tree:
+def _tree(reference: xr.Dataset, key: str) -> Mapping[str, Any]:
+    found = reference.attrs.get("tree", {}).get(key)
+    if not hasattr(found, "get"):
         msg = (
-            f"extract_1d: the {reftype} reference {reference.attrs.get('filename', '')} is not one"
-            f" for cubes: its tree has no {key!r}; use the ASDF reference of this instrument mode"
+            f"extract_1d: {described(reference)} is not one for cubes: its tree has no {key!r};"
+            " use the ASDF reference of this instrument mode"
         )
         raise ReferenceError(msg)
-    found: Mapping[str, Any] = tree[key]
-    return found
+    return cast("Mapping[str, Any]", found)
 
 
 def _subpixels(extract1d: xr.Dataset) -> int:
     meta = extract1d.attrs["tree"].get("meta", {})
+    label = f"extract_1d: {described(extract1d)}"
     method = str(meta.get("method") or "exact").lower()
-    sampled = {"exact": 0, "center": 1, "subpixel": int(meta.get("subpixels") or 5)}
+    if method == "subpixel":
+        value = 5 if meta.get("subpixels") is None else meta["subpixels"]
+        return int(number(value, f"{label}: 'meta.subpixels'", low=1, whole=True))
+    sampled = {"exact": 0, "center": 1}
     if method not in sampled:
-        msg = (
-            f"extract_1d: the extract1d reference asks for method {method!r}; known are"
-            f" {', '.join(sampled)}"
-        )
+        msg = f"{label} asks for method {method!r}; known are {', '.join(sampled)}, subpixel"
         raise ReferenceError(msg)
     return sampled[method]
 
 
-def _column(tree: Mapping[str, Any], name: str) -> np.ndarray:
-    return np.asarray(tree[name], dtype=np.float64)
+def _column(reference: xr.Dataset, key: str, name: str) -> np.ndarray:
+    where = f"extract_1d: {described(reference)}: {f'{key}.{name}'!r}"
+    value = _tree(reference, key).get(name)
+    if value is None:
+        msg = f"{where} is missing; use another reference"
+        raise ReferenceError(msg)
+    return numbers(value, where)
 
 
 def _line(x: np.ndarray, knots: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -267,17 +275,24 @@ def _line(x: np.ndarray, knots: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def _radii(
     ds: xr.Dataset,
-    tree: Mapping[str, Any],
+    extract1d: xr.Dataset,
     wavelength: np.ndarray,
     scale: float,
     options: CubeOptions,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Radii of aperture and annulus in every plane [pixel]."""
-    waves = _column(tree, "wavelength").ravel()
-    radius, inner, outer = (
-        _line(wavelength, waves, _column(tree, name).ravel()) / scale
-        for name in ("radius", "inner_bkg", "outer_bkg")
+    waves, *columns = (
+        _column(extract1d, "data", name).ravel()
+        for name in ("wavelength", "radius", "inner_bkg", "outer_bkg")
     )
+    _same_length(extract1d, waves, *columns)
+    radius, inner, outer = (_line(wavelength, waves, column) / scale for column in columns)
+    if not (radius > 0).all():
+        msg = (
+            f"extract_1d: {described(extract1d)} gives radii from {radius.min() * scale:.3g} arcsec"
+            " at the wavelengths of the cube, needs positive ones; use another reference"
+        )
+        raise ReferenceError(msg)
     if options.ifu_rscale is not None and ds.attrs.get("instrument") == "MIRI":
         # the reference has twice the width of the point spread function
         radius = radius * (options.ifu_rscale / 2.0)
@@ -291,18 +306,36 @@ def _radii(
 
 
 def _correction(
-    table: Mapping[str, Any], wavelength: np.ndarray, radius: np.ndarray, scale: float
+    apcorr: xr.Dataset, wavelength: np.ndarray, radius: np.ndarray, scale: float
 ) -> np.ndarray:
     """Correction for light beyond the radius in every plane."""
-    waves = _column(table, "wavelength").ravel()
-    sizes, values = _column(table, "radius"), _column(table, "apcorr")
-    if str(table.get("radius_units", "")).startswith("arcsec"):
+    key = "apcorr_table"
+    waves = _column(apcorr, key, "wavelength").ravel()
+    sizes, values = (_column(apcorr, key, name) for name in ("radius", "apcorr"))
+    _same_length(apcorr, waves, np.atleast_2d(sizes)[0], np.atleast_2d(values)[0])
+    if sizes.shape != values.shape or sizes.ndim != 2:
+        msg = (
+            f"extract_1d: {described(apcorr)}: 'radius' has shape {sizes.shape} and 'apcorr'"
+            f" {values.shape}, needs (radii, wavelengths) for both; use another reference"
+        )
+        raise ReferenceError(msg)
+    if str(_tree(apcorr, key).get("radius_units", "")).startswith("arcsec"):
         sizes = sizes / scale
     n = len(sizes)
     knots = np.broadcast_to(waves, (n, len(waves)))
     grid = np.broadcast_to(wavelength, (n, len(wavelength)))
     sizes, values = _line(grid, knots, sizes), _line(grid, knots, values)
     return _line(radius[:, None], sizes.T, values.T)[:, 0]
+
+
+def _same_length(reference: xr.Dataset, *columns: np.ndarray) -> None:
+    lengths = [len(c) for c in columns]
+    if len(set(lengths)) > 1:
+        msg = (
+            f"extract_1d: the columns of {described(reference)} have {lengths} elements, need one"
+            " for every wavelength; use another reference"
+        )
+        raise ReferenceError(msg)
 
 
 def _sky(ds: xr.Dataset, x: Any, y: Any) -> np.ndarray:

@@ -19,7 +19,13 @@ from spec2fn.deferred import as_deferred
 from spec2fn.errors import Spec2fnError
 from spec2fn.modes import mode_of
 from spec2fn.plans.apcorr import cross_dispersion_scale, match_row, phase_correction_table
-from spec2fn.plans.aperture import Aperture, ApertureOptions, polynomial_basis, select_aperture
+from spec2fn.plans.aperture import (
+    Aperture,
+    ApertureOptions,
+    aperture_entries,
+    polynomial_basis,
+    select_aperture,
+)
 from spec2fn.plans.base import Plan
 from spec2fn.plans.extract_1d import (
     NothingToExtract,
@@ -312,14 +318,16 @@ def _define(
     wanted = options.aperture
     if slit.source_type != "POINT" and wanted.use_source_posn is None:
         wanted = _replace(wanted, use_source_posn=False)
+    tree, label = aperture_entries(extract1d)
     aperture = select_aperture(
-        None if extract1d is None else extract1d.attrs["tree"],
+        tree,
         shape,
         dispaxis,
         slit_name=slit.name,
         spectral_order=_spectral_order(bucket),
         mode=mode,
         options=wanted,
+        label=label,
     )
     if isinstance(aperture, str):
         return NothingToExtract(aperture)

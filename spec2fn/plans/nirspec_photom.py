@@ -68,7 +68,7 @@ class SlitPhotomPlan(Plan):
     Attributes
     ----------
     rows : array of int, shape (slit,)
-        Of the table ``photom`` (and of the tables of the time dependence).
+        Of the table ``photom``.
     point : array of bool, shape (slit,)
         Slits calibrated in flux density; the others are in surface brightness.
     pixar_sr, pixar_a2 : array of float64, shape (slit,)
@@ -82,6 +82,8 @@ class SlitPhotomPlan(Plan):
         By slit.
     kept : tuple of int
         Slits for which the factors for point and uniform sources are kept.
+    time_rows : tuple of array of int, shape (slit,)
+        Rows of each of the `time_tables`.
     uniform : ResponsePlan, optional
         Of these slits with wavelengths for uniform sources; None if these are the same.
     """
@@ -95,6 +97,7 @@ class SlitPhotomPlan(Plan):
     problems: tuple[str, ...]
     units: tuple[str, ...]
     kept: tuple[int, ...] = ()
+    time_rows: tuple[Any, ...] = ()
     uniform: ResponsePlan | None = None
 
 
@@ -274,16 +277,18 @@ def plan_slit_photom(
             some = ds.isel(slit=list(kept))
             some_segments = [segments[i] for i in kept]
             uniform = _response(some, "wavelength_uncorrected", some_segments, extend)
+    tables, time_rows = time_tables(ds, photom, rows) if apply_time_correction else ((), ())
     return SlitPhotomPlan(
         rows=np.array([0 if r is None else r for r in rows], dtype=int),
         point=point,
         pixar_sr=np.where(unknown, 1.0, areas * A2_TO_SR),
         pixar_a2=np.where(unknown, 1.0, areas),
         response=_response(ds, "wavelength", segments, extend),
-        time_tables=time_tables(ds, photom) if apply_time_correction else (),
+        time_tables=tables,
         problems=tuple(problems),
         units=tuple("MJy" if p else "MJy/sr" for p in point),
         kept=kept,
+        time_rows=time_rows,
         uniform=uniform,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.plans.base import Plan
 from spec2fn.plans.interpolation import locate
-from spec2fn.schema import require
+from spec2fn.schema import described, require
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -33,6 +34,9 @@ TIME_TABLES = {
 }
 """Tables of the time dependence in a PHOTOM reference, with their columns."""
 
+_KEYS = ("filter", "pupil", "grating", "slit", "subarray", "order")
+_NO_KEY = ("", "N/A")
+
 
 @dataclass(frozen=True, eq=False)
 class PhotomPlan(Plan):
@@ -41,13 +45,15 @@ class PhotomPlan(Plan):
     Attributes
     ----------
     row : int
-        Of the table (and of the tables of the time dependence).
+        Of the table.
     order : array of int, shape (n,)
         Elements of the row in increasing wavelength.
     index, fraction, covered : array, shape (y, x)
         See :func:`spec2fn.plans.interpolation.locate`.
     time_tables : tuple of str
         Tables of :data:`TIME_TABLES` to apply.
+    time_rows : tuple of int
+        The row of each of them.
     """
 
     row: int
@@ -56,6 +62,7 @@ class PhotomPlan(Plan):
     fraction: Any
     covered: Any
     time_tables: tuple[str, ...]
+    time_rows: tuple[Any, ...] = ()
 
 
 def find_row(table: xr.Dataset, prefix: str, **wanted: str | None) -> int | None:
@@ -119,7 +126,7 @@ def plan_spectral_response(
     InputError
         If the exposure has no mid time and the time dependence needs one.
     ReferenceError
-        If the reference lacks a column, or its tables disagree in length.
+        If the reference lacks a column, or the row has none in the tables of the time dependence.
     """
     require(ds, ("wavelength",), "photom")
     names = ("photom.photmjsr", "photom.wavelength", "photom.relresponse")
@@ -129,8 +136,8 @@ def plan_spectral_response(
         raise ReferenceError(f"{msg}; {ds.attrs.get('exp_type')} needs a response by wavelength")
     order, waves = response_row(photom, row)
     index, fraction, covered = locate(ds["wavelength"].data, waves)
-    tables = time_tables(ds, photom) if apply_time_correction else ()
-    return PhotomPlan(row, order, index, fraction, covered, tables)
+    tables, rows = time_tables(ds, photom, [row]) if apply_time_correction else ((), ())
+    return PhotomPlan(row, order, index, fraction, covered, tables, tuple(int(r[0]) for r in rows))
 
 
 def response_row(photom: xr.Dataset, row: int) -> tuple[Any, Any]:
@@ -165,34 +172,82 @@ def response_row(photom: xr.Dataset, row: int) -> tuple[Any, Any]:
     return order, waves
 
 
-def time_tables(ds: xr.Dataset, photom: xr.Dataset) -> tuple[str, ...]:
-    """Return the tables of the time dependence that a reference holds.
+def time_tables(
+    ds: xr.Dataset, photom: xr.Dataset, rows: Sequence[int | None]
+) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    """Return the tables of the time dependence that a reference holds, and the rows that apply.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Exposure, for its mid time.
+    photom : xarray.Dataset
+        PHOTOM reference.
+    rows : sequence of int or None
+        Of the table ``photom``.
+
+    Returns
+    -------
+    tables : tuple of str
+    rows : tuple of array of int
+        By table: for each of `rows` the row with the same keys (filter, grating, slit, …; 0 for
+        None). A table without keys has the rows of ``photom``.
 
     Raises
     ------
     InputError
         If the exposure has no mid time and there is a time dependence.
     ReferenceError
-        If a table lacks a column, or has not as many rows as the table ``photom``.
+        If a table lacks a column, or has not exactly one row for one of `rows`.
     """
-    rows = photom["photom.wavelength"].shape[0]
-    found = []
+    found, places = [], []
     for table, columns in TIME_TABLES.items():
         names = [f"{table}.{c}" for c in columns]
         present = [n for n in names if n in photom]
         if not present:
             continue
-        if len(present) < len(names) or any(photom[n].shape[0] != rows for n in names):
+        if len(present) < len(names):
             msg = (
-                f"photom: table {table!r} of reference 'photom' needs the columns"
-                f" {', '.join(columns)} and {rows} rows, as many as 'photom' has"
+                f"photom: table {table!r} of {described(photom)} needs the columns"
+                f" {', '.join(columns)}, and has no {', '.join(set(names) - set(present))}"
             )
             raise ReferenceError(msg)
         found.append(table)
+        places.append(_time_rows(photom, table, rows))
     if found and "mid_time" not in ds:
         msg = (
             "photom: the time-dependent correction needs the mid time of the exposure (EXPMID);"
             " add the keyword, or set apply_time_correction=false"
         )
         raise InputError(msg)
-    return tuple(found)
+    return tuple(found), tuple(places)
+
+
+def _time_rows(photom: xr.Dataset, table: str, rows: Sequence[int | None]) -> Any:
+    keys = {}
+    for column in _KEYS:
+        names = (f"{table}.{column}", f"photom.{column}")
+        if all(n in photom for n in names):
+            pair = [np.char.upper(np.char.strip(photom[n].values.astype(str))) for n in names]
+            if not np.isin(pair[0], _NO_KEY).all():
+                keys[column] = pair
+    at = []
+    for row in rows:
+        if row is None:
+            at.append(0)
+            continue
+        count = photom[f"{table}.{TIME_TABLES[table][0]}"].shape[0]
+        hit = np.arange(count) == row
+        if keys:
+            hit = np.logical_and.reduce([own == key[row] for own, key in keys.values()])
+        elif count != photom["photom.wavelength"].shape[0]:
+            hit[:] = False
+        if hit.sum() != 1:
+            wanted = ", ".join(f"{c} {key[row]}" for c, (_, key) in keys.items()) or f"row {row}"
+            msg = (
+                f"photom: table {table!r} of {described(photom)} has {hit.sum()} rows for {wanted},"
+                " needs one; use another reference, or set apply_time_correction=false"
+            )
+            raise ReferenceError(msg)
+        at.append(int(np.flatnonzero(hit)[0]))
+    return np.array(at, dtype=int)

@@ -23,6 +23,7 @@ from spec2fn.dq import PIXEL
 from spec2fn.errors import ReferenceError
 from spec2fn.parameters import user_path
 from spec2fn.refs.keywords import KEYWORDS
+from spec2fn.refs.matching import check_exposure, made_for
 from spec2fn.refs.planes import plane_in_file
 from spec2fn.schema import MODE_ATTRS, Meta
 
@@ -70,8 +71,9 @@ def open_reference(path: str | os.PathLike[str], reftype: str | None = None) -> 
         called ``<extname>_<extver>``. ``dq`` (uint32) has the standard bits of
         :mod:`spec2fn.dq`. ASDF and JSON: no variables, ``attrs["tree"]`` is the content; do not
         modify it. ``attrs`` also holds ``reftype``, ``filename``, ``path``, mode attributes
-        (:data:`spec2fn.schema.MODE_ATTRS`) and ``meta``. Arrays are read-only and in native byte
-        order. A file that has not changed is read once in a process; its large planes are read
+        (:data:`spec2fn.schema.MODE_ATTRS`), ``made_for`` (the exposures that the file is for, see
+        :func:`spec2fn.refs.matching.made_for`) and ``meta``. Arrays are read-only and in native
+        byte order. A file that has not changed is read once in a process; its large planes are read
         when they are used, and must not change before.
 
     Raises
@@ -122,10 +124,14 @@ class LazyReference:
     ----------
     path : pathlib.Path
     reftype : str
+    selected : bool
+        Whether CRDS selected the file for the exposure: what the file says it was made for
+        (``made_for``) is then left out, because the rules of CRDS know better.
     """
 
     path: Path
     reftype: str
+    selected: bool = False
 
     def __post_init__(self) -> None:
         self.path = user_path(self.path)
@@ -140,10 +146,14 @@ class LazyReference:
         """Return the Dataset of :func:`open_reference`."""
         if self._loaded is None:
             self._loaded = open_reference(self.path, self.reftype)
+            if self.selected:
+                del self._loaded.attrs["made_for"]
         return self._loaded
 
 
-def coerce_reference(value: Any, reftype: str) -> xr.Dataset | None:
+def coerce_reference(
+    value: Any, reftype: str, exposure: Mapping[str, Any] | None = None, who: str = ""
+) -> xr.Dataset | None:
     """Return what a user gave for a reference as a Dataset.
 
     Parameters
@@ -153,6 +163,11 @@ def coerce_reference(value: Any, reftype: str) -> xr.Dataset | None:
         ``sci`` with dims ``(y, x)`` (``(sci_d0, y, x)`` for 3-D). The path ``"N/A"`` means None.
     reftype : str
         CRDS type, for checks and messages.
+    exposure : mapping, optional
+        Mode attributes of the exposure that the reference is wanted for, which must be one of
+        those it says it was made for.
+    who : str
+        Step that wants the reference, for the message.
 
     Returns
     -------
@@ -161,8 +176,15 @@ def coerce_reference(value: Any, reftype: str) -> xr.Dataset | None:
     Raises
     ------
     spec2fn.errors.ReferenceError
-        If the value cannot be a reference, or the file cannot be read.
+        If the value cannot be a reference, the file cannot be read, or is for another exposure.
     """
+    ref = _coerce(value, reftype)
+    if ref is not None and exposure is not None:
+        check_exposure(ref, exposure, reftype, who)
+    return ref
+
+
+def _coerce(value: Any, reftype: str) -> xr.Dataset | None:
     if value is None or hasattr(value, "data_vars"):
         return cast("xr.Dataset | None", value)
     if isinstance(value, LazyReference):
@@ -175,6 +197,7 @@ def coerce_reference(value: Any, reftype: str) -> xr.Dataset | None:
 
     attrs: dict[str, Any] = {"reftype": reftype, "filename": ""}
     if isinstance(value, Mapping):
+        attrs["made_for"] = made_for(_keywords_of(value).get, value)
         return xr.Dataset(attrs=attrs | {"tree": dict(value), "meta": Meta()})
     data = getattr(value, "data", value) if hasattr(value, "dims") else value
     if not hasattr(data, "shape"):
@@ -250,7 +273,8 @@ def _read(path: Path, label: str, *, plain: bool) -> xr.Dataset:
         elif path.suffix.lower() == ".json" or start.lstrip()[:1] == b"{":
             ds = _read_json(path)
         else:
-            msg = "it is no FITS, ASDF or JSON file"
+            packed = start.startswith(b"\x1f\x8b")
+            msg = "it is compressed, gunzip it" if packed else "it is no FITS, ASDF or JSON file"
             raise ValueError(msg)  # noqa: TRY301 - one message for every kind of broken file
     except Exception as error:
         # whatever a broken file makes the readers stumble on, the user needs the same answer
@@ -421,7 +445,7 @@ def _read_asdf(path: Path, *, plain: bool) -> xr.Dataset:
     keywords = _keywords_of(tree)
     # Meta only ever asks `keyword in header` and header[keyword]
     meta = Meta(primary=cast("Any", keywords), filename=path.name)
-    return xr.Dataset(attrs=_attrs(meta) | {"tree": tree})
+    return xr.Dataset(attrs=_attrs(meta, tree) | {"tree": tree})
 
 
 def _keywords_of(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -450,7 +474,7 @@ def _read_json(path: Path) -> xr.Dataset:
     return xr.Dataset(attrs=_attrs(meta) | {"tree": tree})
 
 
-def _attrs(meta: Meta) -> dict[str, Any]:
+def _attrs(meta: Meta, tree: Any = None) -> dict[str, Any]:
     attrs: dict[str, Any] = {}
     for name, (keyword, kind) in MODE_ATTRS.items():
         value = meta.get(keyword)
@@ -458,6 +482,7 @@ def _attrs(meta: Meta) -> dict[str, Any]:
             attrs[name] = kind(value)
     attrs["reftype"] = str(meta.get("REFTYPE", "")).strip().lower()
     attrs["filename"] = meta.filename
+    attrs["made_for"] = made_for(meta.get, tree)
     attrs["meta"] = meta
     return attrs
 

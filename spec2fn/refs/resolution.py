@@ -115,12 +115,13 @@ def references(
     spec2fn.refs.MissingReferencesError
         Listing every file that is missing.
     spec2fn.errors.ReferenceError
-        If an override does not exist or cannot be a reference, or a locked file has changed.
+        If an override does not exist, cannot be a reference or was made for another exposure, or
+        a locked file has changed.
     spec2fn.errors.InputError
         For an unknown context.
     """
     reftypes = reference_types(pipeline_or_reftypes)
-    given = _overrides(overrides or {}, reftypes)
+    given = _overrides(overrides or {}, reftypes, ds.attrs)
     wanted = tuple(r for r in reftypes if r not in given)
     paths: Mapping[str, Path | None] = {}
     used = ""
@@ -141,7 +142,7 @@ def references(
             values[key], names[key] = given[reftype]
         else:
             path = paths.get(reftype)
-            values[key] = None if path is None else LazyReference(path, reftype)
+            values[key] = None if path is None else LazyReference(path, reftype, lock is None)
             names[key] = "N/A" if path is None else path.name
     overridden = frozenset(_key(role, r) for r in given)
     return References(values, names, used, missing, overridden)
@@ -165,7 +166,7 @@ def reference_types(pipeline_or_reftypes: Iterable[Any]) -> tuple[str, ...]:
 
 
 def _overrides(
-    overrides: Mapping[str, Any], reftypes: tuple[str, ...]
+    overrides: Mapping[str, Any], reftypes: tuple[str, ...], exposure: Mapping[str, Any]
 ) -> dict[str, tuple[Any, str]]:
     out: dict[str, tuple[Any, str]] = {}
     for reftype, value in overrides.items():
@@ -176,21 +177,19 @@ def _overrides(
                 f"{nearest(reftype, reftypes)} (used: {listed})"
             )
             raise ParameterError(msg)
-        out[reftype] = _override(value, reftype)
+        out[reftype] = _override(value, reftype, exposure)
     return out
 
 
-def _override(value: Any, reftype: str) -> tuple[Any, str]:
+def _override(value: Any, reftype: str, exposure: Mapping[str, Any]) -> tuple[Any, str]:
     if value is None or (isinstance(value, str) and value.strip().upper() == "N/A"):
         return None, "N/A"
     if isinstance(value, (str, os.PathLike)):
-        reference = LazyReference(Path(value), reftype)
-        # read now: a file that cannot be used must show before anything runs
-        reference.load()
-        return reference, reference.name
+        value = LazyReference(Path(value), reftype)
+    # read now: a file that cannot be used must show before anything runs
+    data = coerce_reference(value, reftype, exposure)
     if isinstance(value, LazyReference):
         return value, value.name
-    data = coerce_reference(value, reftype)
     assert data is not None
     return data, str(data.attrs.get("filename") or "override")
 

@@ -54,7 +54,7 @@ def _plan(
     exp_type = mode.exp_type or "this exposure"
     if mode.layout == "slits" and not mode.lamp:
         if user_supplied_flat is not None:
-            return plan_supplied_flat(ds, as_reference(user_supplied_flat, "flat"))
+            return plan_supplied_flat(ds, as_reference(user_supplied_flat, "flat", ds.attrs))
         if fflat is None and sflat is None and dflat is None:
             return Skip(f"no fflat, sflat or dflat reference for {exp_type}")
         return plan_spectral_flat(ds, fflat, sflat, dflat, extrapolate)
@@ -75,7 +75,7 @@ def _plan(
         return plan_image_flat(flat, ds)
     if not is_path(user_supplied_flat):
         return plan_image_flat(user_supplied_flat, ds, "user_supplied_flat")
-    opened = as_reference(user_supplied_flat, "flat")
+    opened = as_reference(user_supplied_flat, "flat", ds.attrs)
     plan = plan_image_flat(opened, ds, "user_supplied_flat")
     return replace(plan, opened=_planes(opened, plan))
 

@@ -204,7 +204,7 @@ def photom(
     exact = xp.asarray(plan.fraction).dtype
 
     conversion = xp.asarray(table["photmjsr"])[plan.row].astype(exact)
-    throughput = _throughput(ds, photom, plan.row, plan.time_tables, conversion)
+    throughput = _throughput(ds, photom, plan, conversion)
     if throughput is not None:
         conversion = conversion / throughput
     response = interpolate_planned(
@@ -327,7 +327,7 @@ def _calibrate_slits(
     one = xp.ones((), dtype=area.dtype)
 
     flux = xp.asarray(photmj)[plan.rows].astype(area.dtype)
-    throughput = _throughput(ds, photom, plan.rows, plan.time_tables, flux)
+    throughput = _throughput(ds, photom, plan, flux)
     conversion = flux / xp.where(plan.point, one, area)
     if throughput is not None:
         conversion = conversion / throughput
@@ -401,12 +401,12 @@ def _both_kinds(kept: tuple[int, ...], factor: Any, uniform: Any) -> dict[str, A
 
 
 def _throughput(
-    ds: xr.Dataset, photom: xr.Dataset, rows: Any, tables: tuple[str, ...], like: Any
+    ds: xr.Dataset, photom: xr.Dataset, plan: PhotomPlan | SlitPhotomPlan, like: Any
 ) -> Any:
     """Relative throughput at the time of the exposure, or None if it is constant."""
     xp, dtype = array_namespace(like), like.dtype
     product = None
-    for table in tables:
+    for table, rows in zip(plan.time_tables, plan.time_rows, strict=True):
         time = xp.asarray(ds.variables["mid_time"].data).astype(dtype)
         coefficients = (
             xp.asarray(photom.variables[f"{table}.{column}"].data)[rows].astype(dtype)

@@ -35,6 +35,7 @@ __all__ = ["mrs"]
 _WHO = "assign_wcs"
 _WCS_PLANE = 7  # of the regions reference: pixels with at least 80 % of a slice's throughput
 _TURN = 360.0
+_REFERENCES = ("distortion", "regions", "specwcs", "wavelengthrange")
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +115,17 @@ def mrs(
         ]
     )
     planes = _planes(wcs, contents.regions)
+    lost = [
+        str(c.number)
+        for c in contents.channels
+        if not np.isfinite(planes["wavelength"][contents.regions // 100 == c.number]).any()
+    ]
+    if lost:
+        msg = (
+            f"{_WHO}: no pixel of channel {' and '.join(lost)} has a wavelength within its range;"
+            f" pass {', '.join(_tree(refs, r)[1] for r in _REFERENCES)} of one channel and band"
+        )
+        raise ReferenceError(msg)
     return AssignedWcs(
         wcs,
         dispaxis=2,
@@ -217,7 +229,7 @@ def _contents(ds: xr.Dataset, refs: Mapping[str, Any]) -> _Mrs:
                 " distortion; pass references of one channel and band"
             )
             raise ReferenceError(msg)
-    return _Mrs(_regions(ds, refs), slices, channels=tuple(found), **models)
+    return _Mrs(_regions(ds, refs, set(slices)), slices, channels=tuple(found), **models)
 
 
 def _required(ds: xr.Dataset, name: str) -> str:
@@ -229,7 +241,7 @@ def _required(ds: xr.Dataset, name: str) -> str:
     return value
 
 
-def _regions(ds: xr.Dataset, refs: Mapping[str, Any]) -> np.ndarray:
+def _regions(ds: xr.Dataset, refs: Mapping[str, Any], slices: set[int]) -> np.ndarray:
     tree, label = _tree(refs, "regions")
     planes = np.asarray(_entry(tree, label, "regions"))
     if planes.ndim != 3 or planes.shape[0] <= _WCS_PLANE:
@@ -242,7 +254,14 @@ def _regions(ds: xr.Dataset, refs: Mapping[str, Any]) -> np.ndarray:
             f" {planes.shape[1]} x {planes.shape[2]}; the MRS is calibrated in full frame"
         )
         raise InputError(msg)
-    return planes[_WCS_PLANE].astype(np.int32)
+    found = planes[_WCS_PLANE]
+    numbers = set(np.unique(found[np.isfinite(found)]).tolist()) - {0}
+    if not np.isfinite(found).all() or not numbers or not numbers <= slices:
+        shown = ", ".join(f"{n:g}" for n in sorted(numbers - slices)[:3])
+        what = f"slices that the distortion lacks ({shown}, …)" if shown else "no map of slices"
+        msg = f"{_WHO}: {label} holds {what}; pass the reference of this channel and band"
+        raise ReferenceError(msg)
+    return found.astype(np.int32)
 
 
 def _detector_to_slices(contents: _Mrs, velocity: Any | None) -> Any:

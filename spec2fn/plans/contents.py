@@ -1,0 +1,130 @@
+"""Reading what references hold: values that are there, numbers, finite, and in range.
+
+A reference is made by people, too: what it lacks, or holds instead of a number, is said in one
+line with the name of the file and of the entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import ReferenceError
+from spec2fn.schema import described
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["need", "number", "numbers", "truth"]
+
+
+def need(ref: xr.Dataset, names: Iterable[str], who: str) -> None:
+    """Raise unless a reference holds variables.
+
+    Parameters
+    ----------
+    ref : xarray.Dataset
+    names : iterable of str
+        Images, or ``<table>.<column>``.
+    who : str
+        Name of the step, for the message.
+
+    Raises
+    ------
+    ReferenceError
+        Naming the file and all that is missing.
+    """
+    missing = [n for n in names if n not in ref]
+    if missing:
+        held = sorted(map(str, ref.data_vars))
+        listed = ", ".join(held[:12]) + (", …" if len(held) > 12 else "")
+        msg = (
+            f"{who}: {described(ref)} has no {', '.join(map(repr, missing))} (it holds"
+            f" {listed or 'no image and no table'}); use the reference of this instrument mode"
+        )
+        raise ReferenceError(msg)
+
+
+def number(
+    value: Any, where: str, *, low: float = -np.inf, high: float = np.inf, whole: bool = False
+) -> float:
+    """Return a number of a reference.
+
+    Parameters
+    ----------
+    value : object
+    where : str
+        Step, file and entry, for the message.
+    low, high : float
+        Limits, inclusive.
+    whole : bool
+        Whether it must have no fraction.
+
+    Raises
+    ------
+    ReferenceError
+        If it is no finite number within the limits; text is none.
+    """
+    is_number = isinstance(value, (int, float, np.integer, np.floating))
+    if isinstance(value, bool) or not is_number or not np.isfinite(value):
+        fits = False
+    else:
+        fits = low <= value <= high and not (whole and value != int(value))
+    if not fits:
+        kind = "a whole number" if whole else "a finite number"
+        limits = f", {low:g} or more" if np.isfinite(low) else ""
+        limits += f", at most {high:g}" if np.isfinite(high) else ""
+        msg = f"{where} is {value!r}, needs {kind}{limits}; correct the file or use another"
+        raise ReferenceError(msg)
+    return float(value)
+
+
+def numbers(value: Any, where: str, ndim: int | None = None) -> np.ndarray[Any, Any]:
+    """Return an array of finite numbers of a reference, as float64.
+
+    Parameters
+    ----------
+    value : array-like
+    where : str
+        Step, file and entry, for the message.
+    ndim : int, optional
+        Number of dimensions it must have.
+
+    Raises
+    ------
+    ReferenceError
+        If it is none, or not all are finite.
+    """
+    try:
+        found = np.asarray(value)
+    except ValueError:
+        found = np.asarray(None)  # rows of different length
+    problem = ""
+    if found.dtype.kind not in "iuf":
+        problem = "is not an array of numbers"
+    elif not found.size:
+        problem = "is empty"
+    elif ndim is not None and found.ndim != ndim:
+        problem = f"has {found.ndim} dimensions, needs {ndim}"
+    elif not np.isfinite(found).all():
+        problem = f"has {int((~np.isfinite(found)).sum())} of {found.size} numbers not finite"
+    if problem:
+        msg = f"{where} {problem}; correct the file or use another"
+        raise ReferenceError(msg)
+    return found.astype(np.float64)
+
+
+def truth(value: Any, where: str) -> bool:
+    """Return a truth value of a reference; None is False.
+
+    Raises
+    ------
+    ReferenceError
+        If it is neither true nor false (or 0, 1); text is not.
+    """
+    if value not in (None, True, False) or isinstance(value, float):
+        msg = f"{where} is {value!r}, needs true or false; correct the file or use another"
+        raise ReferenceError(msg)
+    return bool(value)
