@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as _replace
@@ -19,7 +20,7 @@ from typing import Any, overload
 from spec2fn.errors import ContractError, HostOnlyError, ParameterError, nearest
 from spec2fn.kernels.namespace import is_traced
 from spec2fn.parameters import Parameter, parameters_of, unknown_parameter
-from spec2fn.schema import require, with_status
+from spec2fn.schema import has_value, require, with_status
 
 __all__ = [
     "AlsoOn",
@@ -234,8 +235,13 @@ class Step:
             plans = plan if plan is not None else (None,) * len(parts)
             pieces = zip(parts, plans, strict=True)
             made = tuple(self._apply(b, references, members, parameters, p) for b, p in pieces)
-            return _replace(ds, **{"cubes" if hasattr(ds, "cubes") else "buckets": made})
-        return self._apply(ds, references, members, parameters, plan)
+            status = _common_status([(status, idle) for _, status, idle in made])
+            field_ = "cubes" if hasattr(ds, "cubes") else "buckets"
+            return _replace(
+                ds, **{field_: tuple(with_status(out, self.name, status) for out, _, _ in made)}
+            )
+        out, status, idle = self._apply(ds, references, members, parameters, plan)
+        return with_status(out, self.name, _common_status([(status, idle)]))
 
     def _parts(self, ds: Any) -> tuple[Any, ...] | None:
         """The Datasets the step is applied to one by one, or None for `ds` as it is."""
@@ -243,7 +249,10 @@ class Step:
             return tuple(ds.cubes)
         return tuple(ds.buckets) if self.scope == "dataset" and hasattr(ds, "buckets") else None
 
-    def _apply(self, ds: Any, references: Any, members: Any, parameters: Any, plan: Any) -> Any:
+    def _apply(
+        self, ds: Any, references: Any, members: Any, parameters: Any, plan: Any
+    ) -> tuple[Any, str, tuple[str, ...]]:
+        """The result, its status, and why slits were left alone (empty for those that were not)."""
         if not hasattr(ds, "buckets"):
             require(ds, self.reads, self.name)
         if self.planner is None or not self._plans(ds, parameters):
@@ -257,8 +266,9 @@ class Step:
                 else self.function(ds, *references, plan=plan, **members, **parameters)
             )
         if isinstance(out, Skip):
-            return with_status(ds, self.name, f"SKIPPED: {out.reason}")
-        return with_status(_freeze(out, ds), self.name, "COMPLETE")
+            return ds, f"SKIPPED: {out.reason}", ()
+        status = _blank(ds, out, plan) or "COMPLETE"
+        return _freeze(out, ds), status, getattr(plan, "left_alone", ())
 
     def plan(self, ds: Any, *refs: Any, **kwargs: Any) -> Any:
         """Compute the host-side half of a two-phase step, or None if it has or needs none.
@@ -335,6 +345,41 @@ def _parameters(function: Callable[..., Any], members: tuple[str, ...]) -> Mappi
 def _variables(ds: Any) -> list[Any]:
     parts = getattr(ds, "buckets", getattr(ds, "cubes", (ds,)))
     return [v for part in parts for v in part.variables.values()]
+
+
+def _common_status(made: list[tuple[str, tuple[str, ...]]]) -> str:
+    """What a step did to an exposure, from what it did to its parts."""
+    complete = [idle for status, idle in made if status == "COMPLETE"]
+    if complete and not all(idle and all(idle) for idle in complete):
+        return "COMPLETE"
+    if complete:
+        count = Counter(why for idle in complete for why in idle)
+        listed = (f"{why} ({n} slits)" if n > 1 else why for why, n in count.items())
+        return f"SKIPPED: no slit is corrected: {'; '.join(listed)}"
+    statuses = list(dict.fromkeys(status for status, _ in made)) or ["SKIPPED: there are no slits"]
+    first, *others = [s for s in statuses if s.startswith("FAILED")] or statuses
+    return "; ".join([first, *(s.partition(": ")[2] for s in others)])
+
+
+def _blank(before: Any, after: Any, plan: Any) -> str:
+    """Status of a step after which nothing has a value, or nothing.
+
+    Pieces of a longer exposure may be blank (``meta.records["piece"]``).
+    """
+    name = next((n for n in ("flux", "sci") if n in getattr(after, "variables", ())), "")
+    # lazy data stay lazy: who has not read them has not changed them
+    held = (getattr(ds, "variables", {}) for ds in (after, before))
+    new, old = (getattr(variables.get(name), "_data", None) for variables in held)
+    if not hasattr(new, "__array__") or new is old or is_traced(new) or has_value(new):
+        return ""
+    meta = before.attrs.get("meta")
+    if not new.size or (meta is not None and meta.records.get("piece")):
+        return ""
+    if hasattr(old, "__array__") and not has_value(old):
+        return "SKIPPED: no pixel of the exposure has a value"
+    what = "element of the spectrum" if name == "flux" else "pixel"
+    reasons = dict.fromkeys(p for p in getattr(plan, "problems", ()) if p and isinstance(p, str))
+    return "; ".join([f"FAILED: no {what} has a value after it", *reasons])
 
 
 def _freeze(ds: Any, before: Any) -> Any:
