@@ -15,7 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from spec2fn.compose import Observation, Pipeline, Split, Step, find_steps, steps_of
+from spec2fn.dq import PIXEL
 from spec2fn.errors import InputError
 from spec2fn.parameters import user_path
 from spec2fn.running import (
@@ -27,7 +30,7 @@ from spec2fn.running import (
     run,
     with_checked_members,
 )
-from spec2fn.schema import meta_of, with_meta, with_warnings
+from spec2fn.schema import has_value, meta_of, with_meta, with_warnings
 from spec2fn.settings import Settings, resolve_settings
 
 __all__ = ["Calibration", "Job", "calibrate", "output_folder", "prepare"]
@@ -363,12 +366,14 @@ def calibrate(
     )
     steps = tuple(s.key for name in save_steps for s in find_steps(job.settings.pipeline, name))
     products = ("bsub",) if save_bsub or job.options.get("save_bsub") else ()
+    _need_values(job.observation.science)
     folder = None if output_dir is None else output_folder(output_dir)
     chunk = _chunk_size(job, chunk_integrations)
     pieces = _run_pieces(job, chunk, steps, products, progress, strict=strict)
     with light_asdf(), _patient_collector():
         if chunk is None:
             result = next(pieces)
+            _need_values(next(iter(result.products.values()), None), result.report)
             made = _labelled(job, result)
             files = {} if folder is None else _write(job, made, folder, file_format)
         else:
@@ -378,6 +383,44 @@ def calibrate(
     return Calibration(kinds, files, report, {k: v for k, v in made.items() if k not in kinds})
 
 
+def _need_values(ds: Any, report: Iterable[StepRecord] = ()) -> None:
+    """Refuse an exposure without any usable pixel, or a run that left none."""
+    parts = getattr(ds, "buckets", getattr(ds, "cubes", (ds,)))
+    if ds is None or any("sci" not in part or _usable(part) for part in parts):
+        return
+    failed = [f"step {r.name} {r.status}" for r in report if r.status.startswith("FAILED")]
+    if failed:
+        msg = f"{failed[0]}; look at its references, and at the DQ of what it was given"
+        raise InputError(msg)
+    if not report:
+        name = ds.attrs["meta"].filename or "the exposure"
+        blank = [n.upper() for n in _planes(ds) if n != "dq" and not has_value(ds[n].values)]
+        why = f"{', '.join(blank)} NaN in all of them" if blank else "NaN, or DO_NOT_USE in DQ"
+        msg = f"{name}: no pixel is usable ({why}), nothing can be calibrated; use another exposure"
+        raise InputError(msg)
+
+
+def _usable(ds: Any) -> bool:
+    """Whether a pixel has a value and may be used; reads no more than it takes to find one."""
+    dim = ds["sci"].dims[0]
+    step = 1 if dim != "y" else _ROWS_READ
+    names = _planes(ds)
+    for first in range(0, ds.sizes[dim], step):
+        part = ds[names].isel({dim: slice(first, first + step)})
+        usable = [np.isfinite(part[n].values) for n in names if n != "dq"]
+        if "dq" in names:
+            usable.append((part["dq"].values & PIXEL["DO_NOT_USE"]) == 0)
+        if np.logical_and.reduce(usable).any():
+            return True
+    return False
+
+
+def _planes(ds: Any) -> list[str]:
+    names = ("sci", "err", "dq", "var_poisson", "var_rnoise", "var_flat")
+    return [n for n in names if n in ds and ds[n].dims == ds["sci"].dims]
+
+
+_ROWS_READ = 256
 # Objects allocated before the collector of cycles looks at them.
 _YOUNG_OBJECTS = 200_000
 
@@ -449,6 +492,7 @@ def _run_pieces(
         piece = obs.science
         if chunk is not None:
             piece = piece.isel(integration=slice(first, first + size))
+            piece = with_meta(piece, records={"piece": True})
         # a copy of an unread exposure reads for itself, and forgets what it read when it is gone
         members = {k: tuple(map(_unread, v)) for k, v in obs.members.items()}
         result = run(

@@ -11,18 +11,17 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as _replace
 from typing import Any, overload
 
-import numpy as np
-
 from spec2fn.errors import ContractError, HostOnlyError, ParameterError, ReferenceError, nearest
 from spec2fn.kernels.namespace import is_traced
 from spec2fn.members import check_members
 from spec2fn.parameters import Parameter, parameters_of, unknown_parameter
-from spec2fn.schema import described, require, with_status
+from spec2fn.schema import described, has_value, require, with_status
 
 __all__ = [
     "AlsoOn",
@@ -53,7 +52,6 @@ __all__ = [
 ]
 
 _REGISTRY: dict[str, Step] = {}
-_SAMPLE = 4096
 
 
 @dataclass(frozen=True)
@@ -238,24 +236,28 @@ class Step:
             plans = plan if plan is not None else (None,) * len(parts)
             pieces = zip(parts, plans, strict=True)
             made = tuple(self._apply(b, references, members, parameters, p) for b, p in pieces)
-            out = _replace(ds, **{"cubes" if hasattr(ds, "cubes") else "buckets": made})
+            status = _common_status([(status, idle) for _, status, idle in made])
+            parts = tuple(with_status(out, self.name, status) for out, _, _ in made)
+            out = _replace(ds, **{"cubes" if hasattr(ds, "cubes") else "buckets": parts})
         else:
-            out = self._apply(ds, references, members, parameters, plan)
-        self._check_blank(ds, out, references)
+            out, status, idle = self._apply(ds, references, members, parameters, plan)
+            out = with_status(out, self.name, _common_status([(status, idle)]))
+        self._check_references(ds, out, references)
         return out
 
-    def _check_blank(self, ds: Any, out: Any, references: list[Any]) -> None:
-        """Raise if references have left nothing of an exposure that had values."""
+    def _check_references(self, ds: Any, out: Any, references: list[Any]) -> None:
+        """Raise if nothing has a value any more because a reference holds none."""
         used = [r for r in references if r is not None]
         if not used or getattr(out, "problems", None):
             return
         for name in ("sci", "wavelength", "flux"):
-            if not _blank(out, name) or _blank(ds, name):
+            if not _valueless(out, name) or _valueless(ds, name):
                 continue
-            blank = [(r, v) for r in used for v in r.variables if _blank(r, v)]
+            blank = [(r, v) for r in used for v in r.variables if _valueless(r, v)]
             what = "; ".join(f"{described(r)} holds no finite number in {v!r}" for r, v in blank)
-            if not what:
-                what = f"{', '.join(map(described, used))} may be for another exposure"
+            if not what and name != "wavelength":
+                continue  # the status says that the step failed
+            what = what or f"{', '.join(map(described, used))} may be for another exposure"
             msg = f"{self.name}: no {name!r} is left with a value: {what}; use another reference"
             raise ReferenceError(msg)
 
@@ -265,7 +267,10 @@ class Step:
             return tuple(ds.cubes)
         return tuple(ds.buckets) if self.scope == "dataset" and hasattr(ds, "buckets") else None
 
-    def _apply(self, ds: Any, references: Any, members: Any, parameters: Any, plan: Any) -> Any:
+    def _apply(
+        self, ds: Any, references: Any, members: Any, parameters: Any, plan: Any
+    ) -> tuple[Any, str, tuple[str, ...]]:
+        """The result, its status, and why slits were left alone (empty for those that were not)."""
         if not hasattr(ds, "buckets"):
             require(ds, self.reads, self.name)
         if self.planner is None or not self._plans(ds, parameters):
@@ -279,8 +284,9 @@ class Step:
                 else self.function(ds, *references, plan=plan, **members, **parameters)
             )
         if isinstance(out, Skip):
-            return with_status(ds, self.name, f"SKIPPED: {out.reason}")
-        return with_status(_freeze(out, ds), self.name, "COMPLETE")
+            return ds, f"SKIPPED: {out.reason}", ()
+        status = _blank(ds, out, plan) or "COMPLETE"
+        return _freeze(out, ds), status, getattr(plan, "left_alone", ())
 
     def plan(self, ds: Any, *refs: Any, **kwargs: Any) -> Any:
         """Compute the host-side half of a two-phase step, or None if it has or needs none.
@@ -372,20 +378,50 @@ def _variables(ds: Any) -> list[Any]:
     return [v for part in parts for v in part.variables.values()]
 
 
-def _blank(ds: Any, name: str) -> bool:
+def _valueless(ds: Any, name: str) -> bool:
     """Whether a variable is there and holds not a single finite number."""
     parts = getattr(ds, "buckets", getattr(ds, "cubes", (ds,)))
     found = [part.variables[name] for part in parts if name in part.variables]
     if not found or any(is_traced(v.data) or v.dtype.kind != "f" for v in found):
         return False
-    return not any(_any_finite(v.data) for v in found)
+    return not any(has_value(v.data) for v in found)
 
 
-def _any_finite(data: Any) -> bool:
-    flat = data.reshape(-1)
-    # some of many will do, nearly always
-    step = max(1, flat.shape[0] // _SAMPLE)
-    return bool(np.isfinite(flat[::step]).any()) or bool(np.isfinite(flat).any())
+def _common_status(made: list[tuple[str, tuple[str, ...]]]) -> str:
+    """What a step did to an exposure, from what it did to its parts."""
+    complete = [idle for status, idle in made if status == "COMPLETE"]
+    if complete and not all(idle and all(idle) for idle in complete):
+        return "COMPLETE"
+    if complete:
+        count = Counter(why for idle in complete for why in idle)
+        listed = (f"{why} ({n} slits)" if n > 1 else why for why, n in count.items())
+        return f"SKIPPED: no slit is corrected: {'; '.join(listed)}"
+    statuses = list(dict.fromkeys(status for status, _ in made)) or ["SKIPPED: there are no slits"]
+    first, *others = [s for s in statuses if s.startswith("FAILED")] or statuses
+    return "; ".join([first, *(s.partition(": ")[2] for s in others)])
+
+
+def _blank(before: Any, after: Any, plan: Any) -> str:
+    """Status of a step after which nothing has a value, or nothing.
+
+    Pieces of a longer exposure may be blank (``meta.records["piece"]``).
+    """
+    name = next((n for n in ("flux", "sci") if n in getattr(after, "variables", ())), "")
+    # lazy data stay lazy: who has not read them has not changed them
+    held = (getattr(ds, "variables", {}) for ds in (after, before))
+    new, old = (getattr(variables.get(name), "_data", None) for variables in held)
+    if new is None or not hasattr(new, "__array__") or new is old:
+        return ""
+    if is_traced(new) or has_value(new):
+        return ""
+    meta = before.attrs.get("meta")
+    if not new.size or (meta is not None and meta.records.get("piece")):
+        return ""
+    if hasattr(old, "__array__") and not has_value(old):
+        return "SKIPPED: no pixel of the exposure has a value"
+    what = "element of the spectrum" if name == "flux" else "pixel"
+    reasons = dict.fromkeys(p for p in getattr(plan, "problems", ()) if p and isinstance(p, str))
+    return "; ".join([f"FAILED: no {what} has a value after it", *reasons])
 
 
 def _freeze(ds: Any, before: Any) -> Any:

@@ -45,6 +45,7 @@ __all__ = [
     "Plane",
     "Scalar",
     "described",
+    "has_value",
     "meta_of",
     "replace_data",
     "require",
@@ -374,6 +375,12 @@ def set_scalars(ds: xr.Dataset, **values: Any) -> xr.Dataset:
         number = value if hasattr(value, "dtype") else np.float64(value)
         new[name] = ((), number, {"units": SCALARS[name].unit})
     return ds.drop_vars(drop).assign(new)
+
+
+def has_value(array: Any) -> bool:
+    """Whether an array holds a finite number; of most arrays it looks at little."""
+    values = np.asarray(array)
+    return any(np.isfinite(part).any() for part in (values if values.ndim > 1 else (values,)))
 
 
 def require(ds: xr.Dataset, names: Iterable[str], who: str) -> None:

@@ -39,6 +39,8 @@ class BarshadowPlan(Plan):
         Wavelength of the first column of the shadow, and from one column to the next [um].
     problems : tuple of str
         Why a slit could not be evaluated.
+    left_alone : tuple of str
+        By slit: why it is not corrected; empty where it is.
     """
 
     states: tuple[str, ...]
@@ -49,6 +51,7 @@ class BarshadowPlan(Plan):
     start: Any
     increment: Any
     problems: tuple[str, ...]
+    left_alone: tuple[str, ...]
 
 
 def plan_barshadow(
@@ -76,7 +79,12 @@ def plan_barshadow(
     """
     start, increment, step = _grid(reference)
     states = strings(ds, "shutter_state")
-    wanted = ~is_point(chosen_types(ds, source_type)) & np.array([bool(s) for s in states])
+    point = is_point(chosen_types(ds, source_type))
+    left_alone = tuple(
+        "the source is POINT" if is_one else "" if state else "no shutters"
+        for is_one, state in zip(point, states, strict=True)
+    )
+    wanted = np.array([not why for why in left_alone], dtype=bool)
     distinct = tuple(sorted({s for s, ok in zip(states, wanted, strict=True) if ok}))
     which = [distinct.index(s) if s in distinct else 0 for s in states]
 
@@ -99,6 +107,7 @@ def plan_barshadow(
         start=np.float64(start * 1e6),
         increment=np.float64(increment * 1e6),
         problems=tuple(problems),
+        left_alone=tuple(why or p for why, p in zip(left_alone, problems, strict=True)),
     )
 
 

@@ -8,6 +8,10 @@ import numpy as np
 
 __all__ = ["cut_around", "gaussian_centroid"]
 
+_WIDTHS = (1.0, 10.0)  # FWHM of a point source [pixel]: neither a hot pixel nor the background
+_SEEN = 0.5  # share of the fitted light that has to fall on usable pixels
+_PEAK = 5.0  # in standard deviations of the residuals
+
 
 def cut_around(
     image: np.ndarray, centre: tuple[float, float], size: int
@@ -37,7 +41,7 @@ def cut_around(
     return image[y0:y1, x0:x1], (x0, y0)
 
 
-def gaussian_centroid(image: np.ndarray) -> tuple[float, float] | None:
+def gaussian_centroid(image: np.ndarray) -> tuple[float, float] | str:
     """Fit an elliptical Gaussian without background and return its centre.
 
     All finite pixels have the same weight. The starting values are the moments of the image
@@ -50,9 +54,11 @@ def gaussian_centroid(image: np.ndarray) -> tuple[float, float] | None:
 
     Returns
     -------
-    (float, float) or None
-        Zero-indexed pixel (x, y); None if the image is flat, the fit does not converge, or its
-        peak is not a maximum inside the image.
+    (float, float) or str
+        Zero-indexed pixel (x, y); or why what was fitted is no star: the image is flat, the fit
+        does not converge, its peak is no maximum inside the image, is not above the noise, is
+        too wide or too narrow, or most of its light falls on pixels that are not finite (a
+        saturated star: the fit then hangs on its wings or on the background).
     """
     from scipy.optimize import least_squares
 
@@ -60,7 +66,7 @@ def gaussian_centroid(image: np.ndarray) -> tuple[float, float] | None:
     data = np.asarray(image, dtype=np.float64)[y, x]
     start = _moments(x, y, data)
     if start is None:
-        return None
+        return "the image is flat"
     scale = start[0]
 
     def residuals(p: np.ndarray) -> np.ndarray:
@@ -83,13 +89,33 @@ def gaussian_centroid(image: np.ndarray) -> tuple[float, float] | None:
         try:
             fit = least_squares(residuals, start, jac=slopes, x_scale="jac", xtol=1e-12)
         except ValueError:  # the model overflowed on the way: a fit that runs off
-            return None
+            return "it ran off"
     amplitude, x0, y0, a, b, c = fit.x
     ny, nx = image.shape
     peaked = amplitude > 0 and a > 0 and 4 * a * c > b * b
     if not (fit.success and peaked and 0 <= x0 <= nx - 1 and 0 <= y0 <= ny - 1):
-        return None
-    return float(x0), float(y0)
+        return "it has no maximum inside the image"
+    return _implausible(fit.x, x, y, data) or (float(x0), float(y0))
+
+
+def _implausible(p: np.ndarray, x: np.ndarray, y: np.ndarray, data: np.ndarray) -> str:
+    """Why a fitted Gaussian is no image of a star, or nothing."""
+    model = _gaussian(p, x, y)[0]
+    curvature = np.linalg.eigvalsh([[p[3], p[4] / 2], [p[4] / 2, p[5]]])
+    narrow, wide = 2 * np.sqrt(np.log(2) / curvature[::-1])
+    if narrow < _WIDTHS[0] or wide > _WIDTHS[1]:
+        return (
+            f"its full widths are {narrow:.1f} and {wide:.1f} pixels, those of a star are from"
+            f" {_WIDTHS[0]:.0f} to {_WIDTHS[1]:.0f}"
+        )
+    seen = model.sum() / (p[0] * np.pi / np.sqrt(curvature.prod()))
+    if seen < _SEEN:
+        return f"{1 - seen:.0%} of its light falls on pixels that are not finite"
+    left = data - model
+    noise = 1.4826 * np.median(np.abs(left - np.median(left)))
+    if p[0] < _PEAK * noise:
+        return f"its peak is {p[0] / noise:.1f} standard deviations, needs {_PEAK:.0f}"
+    return ""
 
 
 def _gaussian(p: np.ndarray, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -295,7 +295,12 @@ def define_spectrum(
         region = aperture_weights(shape, aperture, wavelength, background=True)[0] != 0
     mean = mean_wavelength(profiles[0], wavelength, dispaxis)
     if not np.isfinite(mean).any():
-        return NothingToExtract("no pixel of the extraction aperture has a wavelength")
+        axis, n = ("y", shape[0]) if dispaxis == 1 else ("x", shape[1])
+        return NothingToExtract(
+            f"no pixel of the extraction aperture has a wavelength: it spans {axis} = {lower:.1f}"
+            f" to {upper:.1f} of an image with {axis} = 0 to {n - 1}; correct the extract1d"
+            " reference or extract_1d.position_offset, or set extract_1d.use_source_posn=true"
+        )
     along = np.flatnonzero(profiles[0].sum(axis=dispaxis - 1) > 0)
     edges = (float(along[0]), float(along[-1])) if len(along) else (float("nan"),) * 2
     return SpectrumDefinition(

@@ -295,6 +295,11 @@ def _calibrate(
     out["surf_bright"] = xp.where(lost & scale.bright, empty, out["surf_bright"])
     unusable = xp.asarray(int(Pixel.DO_NOT_USE), dtype=np.uint32)
     nothing = xp.isnan(out["flux"])
+    # the official columns have errors of zero where no pixel is usable, and so have these, but
+    # for a spectrum without any flux at all
+    blank = xp.all(nothing, axis=-1, keepdims=True)
+    out = {n: xp.where(blank & (n not in ("npixels",)), empty, v) for n, v in out.items()}
+    out["flux_error_cov"] = xp.where(lost, empty, out["flux_error_cov"])
     if isinstance(plan, GroupPlan):
         valid = _aligned(plan.valid, count.ndim, plan)
         nothing = nothing & valid

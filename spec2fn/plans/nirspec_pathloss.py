@@ -68,6 +68,8 @@ class SlitPathlossPlan(Plan):
     point_waves, uniform_waves : Wavelengths
     kinds : tuple of str
         Correction of each slit: POINT, UNIFORM or empty.
+    left_alone : tuple of str
+        By slit: why it is not corrected; empty where it is.
     """
 
     suffixes: tuple[str, ...]
@@ -82,6 +84,7 @@ class SlitPathlossPlan(Plan):
     point_waves: Wavelengths
     uniform_waves: Wavelengths
     kinds: tuple[str, ...]
+    left_alone: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -147,8 +150,8 @@ def plan_nirspec_slits(
     uniform = list(chosen)
     for i, aperture in enumerate(chosen):
         if aperture is None:
-            _LOG.warning("pathloss: slit %s is not corrected: no such aperture", names[i])
-        elif pair and two[i]:
+            continue
+        if pair and two[i]:
             shares[i, [used.index(a) for a in pair]] = 0.5
             uniform[i] = pair[0]
         else:
@@ -191,16 +194,21 @@ def _assemble(
     neutral = (1.0, 0.0, 1.0)
     grids = [np.array([a.point[k] if a else neutral for a in chosen]) for k in (0, 1)]
     place = [_position(ds, "source_xpos"), _position(ds, "source_ypos") + shift]
-    inside = np.array([a is not None for a in chosen], dtype=bool)
+    left_alone = ["" if a is not None else "no such aperture in the reference" for a in chosen]
     if "ysize" in ds and "xsize" in ds:
-        inside &= np.asarray(ds["ysize"].data) * np.asarray(ds["xsize"].data) > 0
+        empty = np.asarray(ds["ysize"].data) * np.asarray(ds["xsize"].data) == 0
+        left_alone = [
+            w or ("no pixels" if e else "") for w, e in zip(left_alone, empty, strict=True)
+        ]
     for k in (0, 1):
         cell = grids[k][:, 0] + (place[k] - grids[k][:, 1]) / grids[k][:, 2] - 1
         size = np.array([a.shape[2 - k] if a else np.inf for a in chosen])
-        out = inside & ~((cell >= 0) & (cell < size - 1))
-        for i in np.flatnonzero(out):
-            _LOG.warning("pathloss: slit %s is not corrected: source outside", names[i])
-        inside &= ~out
+        for i in np.flatnonzero(~((cell >= 0) & (cell < size - 1))):
+            left_alone[i] = left_alone[i] or "source outside the aperture"
+    for name, why in zip(names, left_alone, strict=True):
+        if why and why != "no pixels":
+            _LOG.warning("pathloss: slit %s is not corrected: %s", name, why)
+    inside = np.array([not why for why in left_alone], dtype=bool)
 
     corrected = np.asarray(ds["wavelength"].data)
     before = np.asarray(ds.get("wavelength_uncorrected", ds["wavelength"]).data)
@@ -227,6 +235,7 @@ def _assemble(
         kinds=tuple(
             ("POINT" if p else "UNIFORM") if ok else "" for p, ok in zip(point, inside, strict=True)
         ),
+        left_alone=tuple(left_alone),
     )
 
 

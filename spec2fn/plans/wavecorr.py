@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +46,8 @@ class WavecorrPlan(Plan):
         Lower end of the cell of `points` each pixel is in.
     problems : tuple of str
         Why a slit could not be evaluated.
+    left_alone : tuple of str
+        By slit: why it is not corrected; empty where it is.
     """
 
     applies: Any
@@ -56,6 +58,7 @@ class WavecorrPlan(Plan):
     positions: Any
     index: Any
     problems: tuple[str, ...]
+    left_alone: tuple[str, ...]
 
 
 def plan_wavecorr(ds: xr.Dataset, reference: xr.Dataset) -> WavecorrPlan:
@@ -84,13 +87,18 @@ def plan_wavecorr(ds: xr.Dataset, reference: xr.Dataset) -> WavecorrPlan:
     names = strings(ds, "slit_name")
     keys = names if fixed else ["MOS"] * len(names)
     position = np.asarray(ds["source_xpos"].data, dtype=np.float64)
-    point = is_point(chosen_types(ds, None))
-    wanted = point & np.isfinite(position) & np.array([k in tables for k in keys], dtype=bool)
-    for i in np.flatnonzero(point & ~wanted).tolist():
-        why = f"no aperture {keys[i]!r} in the reference" if keys[i] not in tables else ""
-        _LOG.warning(
-            "wavecorr: slit %s is not corrected: %s", names[i], why or "no source position"
-        )
+    types = chosen_types(ds, None)
+    left_alone = [
+        f"the source is {kind or 'of unknown type'}, the correction is for POINT"
+        if kind != "POINT"
+        else f"no aperture {key!r} in the reference"
+        if key not in tables
+        else ""
+        if np.isfinite(x)
+        else "no source position"
+        for kind, key, x in zip(types, keys, position, strict=True)
+    ]
+    wanted = np.array([not why for why in left_alone], dtype=bool)
 
     _, edges, problems = slit_planes(ds, wanted, "wavecorr", between_columns=True)
     width = _mean_of_rows(np.diff(edges, axis=-1))
@@ -100,23 +108,27 @@ def plan_wavecorr(ds: xr.Dataset, reference: xr.Dataset) -> WavecorrPlan:
     plan = _neutral(ds, max(n, 2), m, tuple(problems))
     for i in np.flatnonzero(wanted).tolist():
         if problems[i]:
+            left_alone[i] = problems[i]
             continue
         valid = np.isfinite(centre[i]) & np.isfinite(width[i])
         points = centre[i, valid]
         if len(points) < 2 or np.any(np.diff(points) <= 0):
-            _LOG.warning("wavecorr: slit %s is not corrected: no ascending wavelengths", names[i])
+            left_alone[i] = "no ascending wavelengths"
             continue
         _fill(plan, i, points, width[i, valid], tables[keys[i]])
         one = slice(i, i + 1)
         shift = offsets_at(plan.offsets[one], plan.positions[one], position[one])[0, : len(points)]
         if not np.all(np.diff(points + shift * width[i, valid]) > 0):
-            _LOG.warning("wavecorr: slit %s is not corrected: not invertible", names[i])
+            left_alone[i] = "not invertible"
             continue
         plan.applies[i] = True
         wave = np.asarray(ds["wavelength"].data[i]) * 1e-6
         cell = np.searchsorted(points, wave, side="right") - 1
         plan.index[i] = np.where(np.isfinite(wave), np.clip(cell, 0, len(points) - 2), 0)
-    return plan
+    for i in np.flatnonzero(is_point(types)).tolist():
+        if left_alone[i] and not problems[i]:
+            _LOG.warning("wavecorr: slit %s is not corrected: %s", names[i], left_alone[i])
+    return replace(plan, left_alone=tuple(left_alone))
 
 
 def is_corrected(ds: xr.Dataset) -> bool:
@@ -236,6 +248,7 @@ def _neutral(ds: xr.Dataset, n: int, m: int, problems: tuple[str, ...]) -> Wavec
         positions=np.tile(np.arange(m, dtype=np.float64), (slits, 1)),
         index=np.zeros((slits, ds.sizes["y"], ds.sizes["x"]), dtype=np.int32),
         problems=problems,
+        left_alone=(),
     )
 
 

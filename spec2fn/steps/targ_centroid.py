@@ -101,8 +101,8 @@ def _position_in_image(
             f" needs {_FEWEST}"
         )
     centre = gaussian_centroid(cutout)
-    if centre is None:
-        return Skip("the fit of the target in the acquisition image failed")
+    if isinstance(centre, str):
+        return Skip(f"the fit of the target in the acquisition image failed: {centre}")
     measured = [c + o for c, o in zip(centre, corner, strict=True)]
     shift = filter_offset(filteroffset, str(image.attrs.get("filter")))
     full_frame = [

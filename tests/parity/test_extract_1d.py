@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -69,6 +70,44 @@ def test_pipeline_product(scenario, compare_planes, name, before, after, paramet
     theirs = next(iter(meta_of(open_product(one(folder, after))).wcs.values()))
     at = np.linspace(0.0, 300.0, 41)
     np.testing.assert_allclose(mine(at), theirs(at), rtol=1e-6)
+
+
+def extended(scenario, tmp_path):
+    """The resampled image of the slit, with a source that fills it."""
+    path = tmp_path / "extended_s2d.fits"
+    with fits.open(one(scenario("miri_lrs_slit"), "s2d")) as hdus:
+        hdus["SCI"].header["SRCTYPE"] = "EXTENDED"
+        hdus[0].header["SRCTYPE"] = "EXTENDED"
+        hdus.writeto(path)
+    return path
+
+
+def test_an_extended_source_is_extracted_where_the_flight_reference_says(
+    scenario, tmp_path, compare_planes
+):
+    folder = os.environ.get("SPEC2FN_REALDATA")
+    if not folder:
+        pytest.skip("SPEC2FN_REALDATA is not set")
+    flight = f"{folder}/crds/references/miri/jwst_miri_extract1d_0005.json"
+    files = reference_files(scenario("miri_lrs_slit")) | {"extract1d": flight}
+    path = extended(scenario, tmp_path)
+    table, _ = peer(path, files, {})
+    ours = extract_1d(open_product(path), **opened(files))
+    assert ours.attrs["status_extract_1d"] == "COMPLETE"
+    assert ours["srctype"].values[0] == "EXTENDED"
+    assert (float(ours["extrxstr"][0]), float(ours["extrxstp"][0])) == (28.0, 35.0)
+    assert_same(ours, table, compare_planes)
+
+
+def test_an_aperture_off_the_image_is_a_reason_where_the_peer_writes_no_spectrum(
+    scenario, tmp_path
+):
+    files = reference_files(scenario("miri_lrs_slit"))
+    path = extended(scenario, tmp_path)
+    with pytest.raises(IndexError):
+        peer(path, files, {})
+    status = extract_1d(open_product(path), **opened(files)).attrs["status_extract_1d"]
+    assert "x = 316.5 to 323.5 of an image with x = 0 to 44" in status
 
 
 def peer(path, files, parameters):

@@ -104,6 +104,15 @@ def test_point_sources_and_slitlets_without_shutters_are_left_alone(bucket):
         np.testing.assert_array_equal(out[name].values[1:], ds[name].values[1:])
 
 
+def test_no_corrected_slitlet_is_a_skipped_step(bucket):
+    ds = bucket(states=("x", "1x1", ""))
+    out = barshadow(ds, reference(), source_type="POINT")
+    assert status_of(out, "barshadow").startswith(
+        "SKIPPED: no slit is corrected: the source is POINT"
+    )
+    np.testing.assert_array_equal(out["sci"].values, ds["sci"].values)
+
+
 def test_source_type_overrides_that_of_the_slits(bucket):
     ds = bucket(source_type=["POINT", "EXTENDED", "UNKNOWN"])
     assert list(barshadow(ds, reference())["barshadow_corrected"].values) == [False, True, True]

@@ -207,7 +207,9 @@ EMPTY = {
 def test_slits_without_light(case, exp_type):
     ds = EMPTY[case](bucket(exp_type))
     out = flat_field(ds, None, *references(exp_type))
-    assert status_of(out, "flat_field") == "COMPLETE"
+    # without pixels there is nothing to lose
+    lost = "FAILED: no pixel has a value after it" if out["sci"].size else "COMPLETE"
+    assert status_of(out, "flat_field") == lost
     for i in range(out.sizes["slit"]):
         assert not np.isfinite(out.sci[i, : int(ds.ysize[i]), : int(ds.xsize[i])]).any()
 

@@ -166,6 +166,9 @@ def test_no_slit_of_a_bucket_has_an_aperture(slits):
     out = pathloss(ds, reference(*FIXED))
     np.testing.assert_array_equal(out["sci"].values, ds["sci"].values)
     assert set(out["pathloss_correction_type"].values) == {""}
+    assert status_of(out, "pathloss") == (
+        "SKIPPED: no slit is corrected: no such aperture in the reference (3 slits)"
+    )
 
 
 def test_a_slit_without_pixels_is_left_alone(slits):

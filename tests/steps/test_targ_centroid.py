@@ -135,10 +135,52 @@ def test_the_fit_finds_a_slanted_star_between_bad_pixels(seed):
 
 
 def test_the_fit_refuses_what_is_no_star():
-    assert gaussian_centroid(np.full((20, 20), 3.0)) is None
-    assert gaussian_centroid(np.full((20, 20), np.nan)) is None
+    assert gaussian_centroid(np.full((20, 20), 3.0)) == "the image is flat"
+    assert gaussian_centroid(np.full((20, 20), np.nan)) == "the image is flat"
     _, x = np.indices((20, 20))
-    assert gaussian_centroid(np.exp(0.4 * x)) is None
+    assert "no maximum inside" in gaussian_centroid(np.exp(0.4 * x))
+
+
+def field(seed=1):
+    """A star at (10.4, 9.8) on a background of 5, with noise of 0.1."""
+    noise = np.random.default_rng(seed).normal(5.0, 0.1, (20, 20))
+    return star((20, 20), 10.4, 9.8, (0.9, 0.9), 0.0) + noise
+
+
+@pytest.mark.parametrize("radius", [1.1, 2.1, 2.6, 3.2])
+def test_a_star_without_its_core_is_not_measured(radius):
+    # with more than the core lost, the fit takes the background, and its centre may be anywhere
+    image = field()
+    y, x = np.indices(image.shape)
+    image[np.hypot(x - 10.4, y - 9.8) < radius] = np.nan
+    reason = gaussian_centroid(image)
+    assert "light falls on pixels that are not finite" in reason or "full widths" in reason
+
+
+def test_one_lost_pixel_is_no_reason():
+    image = field()
+    image[10, 10] = np.nan
+    assert gaussian_centroid(image) == pytest.approx((10.4, 9.8), abs=0.02)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_noise_and_hot_pixels_are_no_stars(seed):
+    image = field(seed) - star((20, 20), 10.4, 9.8, (0.9, 0.9), 0.0)
+    assert isinstance(gaussian_centroid(image - 5.0), str)
+    assert isinstance(gaussian_centroid(image), str)
+    image[4, 14] = 200.0
+    assert isinstance(gaussian_centroid(image - 5.0), str)
+
+
+def test_a_saturated_star_leaves_the_position_to_the_pointing(lrs_case):
+    ds, place = science(lrs_case), lrs_case.reference_point
+    image = image_at(lrs_case, place)
+    y, x = np.indices(image["sci"].shape)
+    core = np.hypot(x - place[0], y - place[1]) < 2.5
+    image = image.assign(sci=image["sci"].where(~core) + np.float32(5.0))
+    out = measure(lrs_case, ds, image)
+    assert "fit of the target in the acquisition image failed: " in skipped(out)
+    assert "source_xpos" not in out
 
 
 def test_cutouts_stop_at_the_edges():

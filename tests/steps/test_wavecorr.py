@@ -106,6 +106,23 @@ def test_slits_without_a_position_or_an_aperture_are_left_alone(slits, changes, 
     assert np.isfinite(out["wavelength"].values[1]).any()
 
 
+def test_no_corrected_slit_is_a_skipped_step(slits):
+    from spec2fn.slits import Slits
+
+    extended = slits(source_type=["EXTENDED", "EXTENDED", "POINT"], source_xpos=[0.1, 0.2, np.nan])
+    out = wavecorr(extended, reference())
+    assert status_of(out, "wavecorr") == (
+        "SKIPPED: no slit is corrected: the source is EXTENDED, the correction is for POINT"
+        " (2 slits); no source position"
+    )
+    np.testing.assert_array_equal(out["wavelength"].values, extended["wavelength"].values)
+    # one that is corrected, in whatever bucket, makes the step complete for all
+    both = wavecorr(Slits((extended, slits())), reference())
+    assert {status_of(b, "wavecorr") for b in both.buckets} == {"COMPLETE"}
+    none = wavecorr(Slits((extended, extended)), reference())
+    assert "(4 slits)" in status_of(none, "wavecorr")
+
+
 def test_wavelengths_that_would_not_increase_are_left_alone(slits, caplog):
     ds = slits(source_xpos=[0.3, 0.0, 0.2])
     wild = reference(scale=1.0)
