@@ -161,6 +161,8 @@ def _fixed(bucket: Any) -> Any:
 
 
 def _has_fixed(observation: Observation) -> bool:
+    if hasattr(observation.science, "buckets"):
+        return any(_fixed(bucket).any() for bucket in observation.science.buckets)
     metadata = observation.members.get("msa_metadata", ())
     return any((m["shutter_info.fixed_slit"].values != "NONE").any() for m in metadata)
 

@@ -191,13 +191,17 @@ def _existing(path: Path, expname: str, name: str) -> Path:
     return path
 
 
-def open_observation(path: str | os.PathLike[str] | Association) -> Observation:
+def open_observation(
+    path: str | os.PathLike[str] | Association, *, product: bool = False
+) -> Observation:
     """Open an exposure together with its associated exposures.
 
     Parameters
     ----------
     path : path or Association
         ``_rate``/``_rateints`` FITS file, or level-2 association.
+    product : bool
+        The science member is a product to go on from; see :func:`spec2fn.io.open_product`.
 
     Returns
     -------
@@ -212,14 +216,16 @@ def open_observation(path: str | os.PathLike[str] | Association) -> Observation:
     """
     from spec2fn.compose import Observation
     from spec2fn.io.exposures import open_exposure
+    from spec2fn.io.reading import open_product
     from spec2fn.schema import meta_of, with_meta
 
+    open_science = open_product if product else open_exposure
     if not isinstance(path, Association):
         if Path(path).suffix.lower() != ".json":
-            ds = open_exposure(path)
+            ds = open_science(path)
             return Observation(with_meta(ds, records=_origin(path, base_name(path))))
         path = open_association(path)
-    science = open_exposure(path.science)
+    science = open_science(path.science)
     records = _origin(path.science, base_name(path.product))
     if path.pool:
         records["asn_pool"] = path.pool

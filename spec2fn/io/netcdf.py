@@ -284,4 +284,5 @@ def _meta(texts: dict[str, bytes], where: Path) -> Meta:
     if "wcs_names" in texts:
         names = json.loads(texts["wcs_names"])
         wcs = WcsList(lambda: texts["wcs"], str(where), "spec").named(names)
-    return Meta(headers["primary"], headers["science"], texts["filename"].decode(), wcs, records)
+    name = texts["filename"].decode()
+    return Meta(headers["primary"], headers["science"], name, wcs, records, path=str(where))

@@ -78,7 +78,7 @@ def read_slits(file: FitsFile, *, any_exp_type: bool = False) -> Slits:
     science = [planes["SCI"] for planes in slits]
     records: dict[str, Any] = {}
     name = file.path.name.removesuffix(".gz")
-    meta = Meta(file.hdus[0].header, science[0].header, name, records=records)
+    meta = Meta(file.hdus[0].header, science[0].header, name, records=records, path=str(file.path))
     check_exp_type(file.path, meta, any_exp_type=any_exp_type)
     dims = _dims(file.path, slits)
     common = _common(file, meta, slits, dims, records)

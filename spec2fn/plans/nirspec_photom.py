@@ -83,6 +83,8 @@ class SlitPhotomPlan(Plan):
         Slits for which the factors for point and uniform sources are kept.
     uniform : ResponsePlan, optional
         Of these slits with wavelengths for uniform sources; None if these are the same.
+    warnings : tuple of str
+        By slit: what is to be known of its calibration, or an empty string.
     """
 
     rows: Any
@@ -95,6 +97,7 @@ class SlitPhotomPlan(Plan):
     units: tuple[str, ...]
     kept: tuple[int, ...] = ()
     uniform: ResponsePlan | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,8 +262,9 @@ def plan_slit_photom(
     types = own if source_type is None else np.full(len(own), source_type.upper())
     point = types == "POINT"
     areas, unknown = _areas(ds, photom, area, names)
+    warnings = [""] * len(names)
     for i in np.flatnonzero(unknown & ~point):
-        problems[i] = problems[i] or f"photom: no pixel area for slit {names[i]}, taken as 1 sr"
+        warnings[i] = f"photom: no pixel area for slit {names[i]}, taken as 1 sr"
 
     segments = _segments(photom, rows)
     extend = extrapolates(ds, extrapolate)
@@ -280,6 +284,7 @@ def plan_slit_photom(
         response=_response(ds, "wavelength", segments, extend),
         time_tables=time_tables(ds, photom) if apply_time_correction else (),
         problems=tuple(problems),
+        warnings=tuple(warnings),
         units=tuple("MJy" if p else "MJy/sr" for p in point),
         kept=kept,
         uniform=uniform,
