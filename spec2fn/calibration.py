@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -54,6 +55,7 @@ _SUFFIXES = {
     "nsclean_noise": "flicker_noise",
 }
 
+_LOG = logging.getLogger("spec2fn.calibration")
 _GO_ON = "--from {0}, or start={0!r} in Python"
 
 Format = Literal["fits", "netcdf"]
@@ -228,7 +230,7 @@ def _prepare(
         mode, pipeline = pipelines.for_exposure(obs.science)
     rest = pipeline if start is None else since(pipeline, start)
     settings = _settled(obs.science, resolve_settings(pipeline, params), rest, params)
-    check_input(settings.pipeline, obs.science, _GO_ON)
+    check_input(settings.pipeline, obs, _GO_ON)
     if start is not None and not any("msa_metadata" in s.members for s in steps_of(rest)):
         # the file that MSAMETFL names has done its part, and need not lie beside the product
         obs = obs.replace(with_meta(obs.science, records={"folder": ""}))
@@ -281,12 +283,13 @@ def _settled(
     names = dict.fromkeys(s.name for s in before if s.name in STEP_KEYWORDS)
     missing = [n for n in names if n not in REPEATABLE and not recorded_status(ds, n)]
     if missing:
-        msg = (
-            f"{meta_of(ds).filename or 'the exposure'}: nothing says that it has been through"
-            f" {', '.join(missing)}, before {start}; start at {missing[0]}, or switch off what is"
-            " not to be done (--skip)"
-        )
-        raise InputError(msg)
+        what = meta_of(ds).filename or "the exposure"
+        msg = f"{what}: nothing says that it has been through {', '.join(missing)}, before {start}"
+        if "photom" not in names or "photom" in missing:
+            first = missing[0]
+            msg += f"; start at {first}, or switch off what is not to be done (--skip {first})"
+            raise InputError(msg)
+        _LOG.warning("%s; it is calibrated, and taken as it is", msg)
     name = start.rpartition("/")[2]
     return replace(settings, pipeline=since(pipeline, name))
 

@@ -163,7 +163,7 @@ def run(
     # what a step has been through is needed no more: nothing here may hold on to it
     del science, members
     settings = params if isinstance(params, Settings) else resolve_settings(pipeline, params)
-    again = check_input(settings.pipeline, obs.science)
+    again = check_input(settings.pipeline, obs)
     check_order(settings.pipeline, obs.science)
     refs = refs or {}
     taken: dict[str, Any] = {}
@@ -387,35 +387,55 @@ def _apply(
 
 
 def recorded_status(ds: Any, step: str) -> str:
-    """Return the status of a step, of this run or as the header of the file says it."""
+    """Return the status of a step: of this run, of the header, or as the data show it."""
     from spec2fn.io.keywords import STEP_KEYWORDS
 
     keyword = STEP_KEYWORDS.get(step, ("",))[0]
-    return status_of(ds, step) or str(keyword and meta_of(ds).get(keyword, ""))
+    said = status_of(ds, step) or str(keyword and meta_of(ds).get(keyword, ""))
+    parts = getattr(ds, "buckets", getattr(ds, "cubes", (ds,)))
+    units = [str(p["sci"].attrs.get("units", "")) for p in parts if "sci" in p]
+    shown = {
+        "extract_2d": hasattr(ds, "buckets"),
+        "photom": any("Jy" in u or u == "see bunit" for u in units),
+    }
+    return said or ("COMPLETE" if shown.get(step) else "")
 
 
 def check_input(
-    pipeline: Pipeline, science: Any, how: str = "spec2fn.since(pipeline, {!r})"
+    pipeline: Pipeline, obs: Observation, how: str = "spec2fn.since(pipeline, {!r})"
 ) -> tuple[str, ...]:
-    """Refuse an exposure that has been through steps of the pipeline already.
+    """Refuse exposures that have been through steps of the pipeline already.
 
     Parameters
     ----------
     pipeline : tuple
-    science : xarray.Dataset, Slits or Cubes
+    obs : Observation
+        Of its members, those whose pixels a step takes count.
     how : str
         How to go on from a step on purpose, to be formatted with its name.
 
     Returns
     -------
     tuple of str
-        A warning if there are steps that are done a second time, which does no harm.
+        Warnings if there are steps that are done a second time, which does no harm.
 
     Raises
     ------
     InputError
         Naming the steps that have been done.
     """
+    taken = {m for s in steps_of(pipeline) if not s.skip for m in s.members}
+    roles = [r for r in _LIKE_SCIENCE if r in taken]
+    told = _check_one(pipeline, obs.science, how)
+    for ds in (ds for r in roles for ds in obs.members.get(r, ())):
+        _check_one(pipeline, ds, "")
+    return told
+
+
+_LIKE_SCIENCE = ("background", "imprint", "selfcal")
+
+
+def _check_one(pipeline: Pipeline, science: Any, how: str) -> tuple[str, ...]:
     active = [s for s in steps_of(pipeline) if not s.skip and not s.defaults().get("inverse")]
     done = [s.name for s in active if recorded_status(science, s.name) == "COMPLETE"]
     names = list(dict.fromkeys(n for n in done if n not in REPEATABLE))
@@ -423,7 +443,7 @@ def check_input(
     if names:
         last = max(i for i, s in enumerate(active) if s.name == names[-1])
         later = [s.name for s in active[last + 1 :]]
-        todo = f"; to go on on purpose: {how.format(later[0])}" if later else ""
+        todo = f"; to go on on purpose: {how.format(later[0])}" if later and how else ""
         msg = (
             f"{what}: has been through {', '.join(names)} already, which must not be done twice;"
             f" give the _rate file it was made from{todo}"
@@ -431,7 +451,7 @@ def check_input(
         raise InputError(msg)
     if not done:
         return ()
-    return (f"{what}: {', '.join(dict.fromkeys(done))} had been done before, and is done again",)
+    return (f"{what}: {', '.join(dict.fromkeys(done))} had been done before; done again here",)
 
 
 def check_order(pipeline: Pipeline, science: Any) -> None:
@@ -582,9 +602,9 @@ def plan(
         cannot work.
     """
     obs = science if isinstance(science, Observation) else Observation(science)
-    have = {**obs.members, **(members or {})}
+    obs = Observation(obs.science, {**obs.members, **(members or {})})
     settings = params if isinstance(params, Settings) else resolve_settings(pipeline, params)
-    again = check_input(settings.pipeline, obs.science)
+    again = check_input(settings.pipeline, obs)
     check_order(settings.pipeline, obs.science)
     refs = refs or {}
     optional = set(products)
@@ -597,7 +617,7 @@ def plan(
                 kinds.append(element.kind)
             continue
         for step in steps_of((element,)):
-            reason = _foreseen_skip(step, settings, refs, have)
+            reason = _foreseen_skip(step, settings, refs, obs.members)
             keys = () if step.skip else step.reference_keys
             names = {k: _reference_name(_get(refs, k)) for k in keys}
             running[step.name] = not reason
@@ -609,7 +629,7 @@ def plan(
         expected_memory(obs.science),
         context,
         settings.ignored,
-        (*again, *warnings_in(Observation(obs.science, have))),
+        (*again, *warnings_in(obs)),
     )
 
 
