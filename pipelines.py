@@ -161,6 +161,8 @@ def _fixed(bucket: Any) -> Any:
 
 
 def _has_fixed(observation: Observation) -> bool:
+    if hasattr(observation.science, "buckets"):
+        return any(_fixed(bucket).any() for bucket in observation.science.buckets)
     column = "shutter_info.fixed_slit"  # which older files do not have
     metadata = observation.members.get("msa_metadata", ())
     return any(column in m and not m[column].isin(("", "NONE")).all() for m in metadata)

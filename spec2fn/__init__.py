@@ -42,6 +42,7 @@ _PUBLIC = {
     "run": "spec2fn.running",
     "save": "spec2fn.io",
     "save_pixel_table": "spec2fn.io",
+    "since": "spec2fn.compose",
     "step": "spec2fn.compose",
     "with_parameters": "spec2fn.compose",
     "without": "spec2fn.compose",

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,17 +19,22 @@ from typing import Any, Literal
 
 import numpy as np
 
-from spec2fn.compose import Observation, Pipeline, Split, Step, find_steps, steps_of
+from spec2fn.compose import Observation, Pipeline, Split, Step, find_steps, since, steps_of
 from spec2fn.dq import PIXEL
-from spec2fn.errors import InputError
+from spec2fn.errors import InputError, ParameterError
 from spec2fn.parameters import user_path
 from spec2fn.running import (
+    REPEATABLE,
     Result,
     RunPlan,
     StepRecord,
+    check_input,
+    heard,
     needed_references,
     plan,
+    recorded_status,
     run,
+    warnings_in,
     with_checked_members,
 )
 from spec2fn.schema import has_value, meta_of, with_meta, with_warnings
@@ -53,6 +60,9 @@ _SUFFIXES = {
     "nsclean_noise": "flicker_noise",
 }
 
+_LOG = logging.getLogger("spec2fn.calibration")
+_GO_ON = "--from {0}, or start={0!r} in Python"
+
 Format = Literal["fits", "netcdf"]
 
 
@@ -76,6 +86,12 @@ class Job:
         References that are neither cached nor reachable.
     options : mapping
         Parameters of the pipeline itself from CRDS (``save_bsub``).
+    start : str
+        Step to go on from, of a product; "" from the beginning.
+    inputs : tuple of Path
+        Files that are read, which no product may replace.
+    warnings : tuple of str
+        What there was to say so far.
     """
 
     name: str
@@ -85,15 +101,19 @@ class Job:
     references: Any
     missing: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    start: str = ""
+    inputs: tuple[Path, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def multi_integration(self) -> bool:
         """Whether the exposure keeps its integrations apart (``_rateints``)."""
-        return "integration" in self.observation.science.dims
+        science = self.observation.science
+        return "integration" in getattr(science, "cubes", (science,))[0].dims
 
     def plan(self, products: Iterable[str] = ()) -> RunPlan:
         """Say what running this job would do."""
-        return plan(
+        made = plan(
             self.settings.pipeline,
             self.observation,
             self.references,
@@ -102,6 +122,7 @@ class Job:
             missing=self.missing,
             context=self.references.context,
         )
+        return replace(made, warnings=_once(self.warnings, made.warnings))
 
 
 @dataclass(frozen=True)
@@ -116,7 +137,7 @@ class Calibration:
     files : mapping of str to Path
         Files written, by kind (``cal``) or step name.
     report : mapping
-        JSON-able: steps with status, parameters and their origin, references, seconds.
+        JSON-able: steps with status, parameters and their origin, references, warnings, seconds.
     saved : mapping of str to xarray.Dataset
         Everything else that was to be saved: outputs of single steps, and what steps keep.
     """
@@ -126,10 +147,16 @@ class Calibration:
     report: Mapping[str, Any]
     saved: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What there was to say of files, parameters and pixels; every product records it."""
+        return tuple(self.report["warnings"])
+
 
 def prepare(
     source: Any,
     *,
+    start: str | None = None,
     pipeline: Pipeline | None = None,
     params: Mapping[str, Mapping[str, Any]] | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -145,6 +172,9 @@ def prepare(
     ----------
     source : path, mapping, Dataset or Observation
         A ``_rate``/``_rateints`` FITS file, a level-2 association (file or mapping), or data.
+        With `start` also a product (``_cal``, ``_s2d``, …), or an association with one.
+    start : str, optional
+        Go on from this step of the pipeline: the input has been through those before it.
     pipeline : tuple, optional
         Steps to run; default: the pipeline of the exposure type.
     params : mapping, optional
@@ -170,34 +200,135 @@ def prepare(
     ReferenceError
         Listing every reference that is missing.
     """
+    told: list[str] = []
+    with heard(told.append):
+        job = _prepare(
+            source,
+            start,
+            pipeline,
+            params,
+            parameter_references=parameter_references,
+            compatibility=compatibility,
+            overrides=dict(overrides or {}),
+            context=context,
+            lock=lock,
+            allow_missing=allow_missing,
+        )
+    return replace(job, warnings=_once(told, warnings_in(job.observation)))
+
+
+def _prepare(
+    source: Any,
+    start: str | None,
+    pipeline: Pipeline | None,
+    params: Mapping[str, Mapping[str, Any]] | None,
+    *,
+    parameter_references: bool,
+    compatibility: str | None,
+    **options: Any,
+) -> Job:
     from spec2fn import pipelines, refs
     from spec2fn.io import open_observation
 
-    obs, name = _open(source, open_observation)
+    lock, context = options["lock"], options["context"]
+    obs = source
+    if hasattr(source, "data_vars") or hasattr(source, "buckets") or hasattr(source, "cubes"):
+        obs = Observation(source)
+    elif not isinstance(source, Observation):
+        obs = open_observation(source, product=start is not None)
     mode = "custom"
     if pipeline is None:
         mode, pipeline = pipelines.for_exposure(obs.science)
+    rest = pipeline if start is None else since(pipeline, start)
+    settings = _settled(obs.science, resolve_settings(pipeline, params), rest, params)
+    check_input(settings.pipeline, obs, _GO_ON)
+    if start is not None and not any("msa_metadata" in s.members for s in steps_of(rest)):
+        # the file that MSAMETFL names has done its part, and need not lie beside the product
+        obs = obs.replace(with_meta(obs.science, records={"folder": ""}))
+    obs, name = _open(obs, open_observation)
     crds: Mapping[str, Any] = {}
-    options: Mapping[str, Any] = {}
+    defaults: Mapping[str, Any] = {}
     if parameter_references and lock is None:
         found = refs.parameter_references(
             obs.science,
-            [s.name for s in steps_of(pipeline)],
+            [s.name for s in steps_of(rest)],
             context=context,
-            also=needed_references(pipeline),
+            also=needed_references(rest),
         )
-        crds, options = found, found.options
+        crds, defaults = found, found.options
     settings = resolve_settings(pipeline, params, crds, compatibility)
+    settings = _settled(obs.science, settings, rest, params)
     obs = _with_member_files(obs, settings)
-    references = _references(
-        obs,
-        settings.pipeline,
-        dict(overrides or {}),
-        context=context,
-        lock=lock,
-        allow_missing=allow_missing,
-    )
-    return Job(name, mode, obs, settings, references, references.missing, options)
+    references = _references(obs, settings.pipeline, **options)
+    files = _input_files(obs, references, source, lock)
+    missing = references.missing
+    return Job(name, mode, obs, settings, references, missing, defaults, start or "", files)
+
+
+def _settled(
+    ds: Any,
+    settings: Settings,
+    rest: Pipeline,
+    params: Mapping[str, Mapping[str, Any]] | None,
+) -> Settings:
+    """Settings of `rest`, the end of a pipeline, after checking that `ds` has seen what is before.
+
+    Raises
+    ------
+    InputError
+        If the exposure does not say that it has been through a step before, or a parameter of
+        such a step is set.
+    """
+    from spec2fn.io.keywords import STEP_KEYWORDS
+
+    keys = [s.key for s in steps_of(rest)]
+    pipeline, start = settings.pipeline, keys[0]
+    if keys == [s.key for s in steps_of(pipeline)]:
+        return settings
+    for label, values in (params or {}).items():
+        late = any(s.key in keys for s in find_steps(pipeline, label))
+        for parameter in () if late else sorted(set(values) - {"skip"}):
+            msg = f"{label}.{parameter} is set, but {label} comes before {start}, the first to run"
+            raise ParameterError(msg)
+    before = [s for s in steps_of(pipeline) if s.key not in keys and not s.skip]
+    names = dict.fromkeys(s.name for s in before if s.name in STEP_KEYWORDS)
+    missing = [n for n in names if n not in REPEATABLE and not recorded_status(ds, n)]
+    if missing:
+        what = meta_of(ds).filename or "the exposure"
+        msg = f"{what}: nothing says that it has been through {', '.join(missing)}, before {start}"
+        if "photom" not in names or "photom" in missing:
+            first = missing[0]
+            msg += f"; start at {first}, or switch off what is not to be done (--skip {first})"
+            raise InputError(msg)
+        _LOG.warning("%s; it is calibrated, and taken as it is", msg)
+    name = start.rpartition("/")[2]
+    return replace(settings, pipeline=since(pipeline, name))
+
+
+def _input_files(obs: Observation, references: Any, *others: Any) -> tuple[Path, ...]:
+    """Every file that a run reads."""
+    exposures = (obs.science, *itertools.chain(*obs.members.values()))
+    paths = [*(meta_of(ds).path for ds in exposures), *map(references.path, references)]
+    paths += [p for p in others if isinstance(p, (str, os.PathLike))]
+    return tuple(Path(p) for p in dict.fromkeys(filter(None, paths)))
+
+
+def spare_inputs(paths: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raise :class:`InputError` if a file to be written would take the place of one of `inputs`.
+
+    Links count as the file they lead to.
+    """
+    held = [p for p in inputs if p.exists()]
+    for path in paths:
+        for one in held if path.exists() else ():
+            if path.samefile(one):
+                same = "" if path == one else f" ({one})"
+                msg = f"{path}: is an input of this run{same}; write to another folder or name"
+                raise InputError(msg)
+
+
+def _once(*texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(itertools.chain(*texts)))
 
 
 def _references(
@@ -299,6 +430,7 @@ def calibrate(
     source: Any,
     output_dir: str | os.PathLike[str] | None = None,
     *,
+    start: str | None = None,
     pipeline: Pipeline | None = None,
     params: Mapping[str, Mapping[str, Any]] | None = None,
     skip: Iterable[str] = (),
@@ -319,10 +451,11 @@ def calibrate(
     Parameters
     ----------
     source : path, mapping, Dataset or Observation
-        A ``_rate``/``_rateints`` FITS file, a level-2 association, or data in memory.
+        A ``_rate``/``_rateints`` FITS file, a level-2 association, or data in memory; with
+        `start` also a product.
     output_dir : path, optional
         Where products go (made if it does not exist); without it nothing is written.
-    pipeline, params, overrides, context, lock, parameter_references, compatibility
+    start, pipeline, params, overrides, context, lock, parameter_references, compatibility
         See :func:`prepare`.
     skip : iterable of str
         Steps to switch off.
@@ -346,16 +479,17 @@ def calibrate(
     Raises
     ------
     InputError, ReferenceError, StepFailedError
-        Before anything is written.
+        Before anything is written; also if a product would take the place of a file that is read.
     """
     from spec2fn.refs import light_asdf
 
-    start = time.perf_counter()
+    begun = time.perf_counter()
     wanted = {k: dict(v) for k, v in (params or {}).items()}
     for name in skip:
         wanted.setdefault(name, {})["skip"] = True
     job = prepare(
         source,
+        start=start,
         pipeline=pipeline,
         params=wanted,
         overrides=overrides,
@@ -368,6 +502,9 @@ def calibrate(
     products = ("bsub",) if save_bsub or job.options.get("save_bsub") else ()
     _need_values(job.observation.science)
     folder = None if output_dir is None else output_folder(output_dir)
+    if folder is not None:
+        foreseen = (*job.plan(products).products, *steps)
+        spare_inputs(_paths(job, foreseen, folder, file_format).values(), job.inputs)
     chunk = _chunk_size(job, chunk_integrations)
     pieces = _run_pieces(job, chunk, steps, products, progress, strict=strict)
     with light_asdf(), _patient_collector():
@@ -378,7 +515,7 @@ def calibrate(
             files = {} if folder is None else _write(job, made, folder, file_format)
         else:
             made, files, result = _stream(job, pieces, folder, file_format)
-    report = _report(job, result, files, time.perf_counter() - start)
+    report = _report(job, result, files, time.perf_counter() - begun)
     kinds = {k: v for k, v in made.items() if k in result.products}
     return Calibration(kinds, files, report, {k: v for k, v in made.items() if k not in kinds})
 
@@ -464,9 +601,9 @@ def output_folder(path: str | os.PathLike[str]) -> Path:
 
 def _chunk_size(job: Job, asked: int | None) -> int | None:
     """Integrations per piece, or None to run the exposure in one piece."""
-    if not job.multi_integration:
-        return None
     ds = job.observation.science
+    if not job.multi_integration or not hasattr(ds, "data_vars"):
+        return None
     total = ds.sizes["integration"]
     pixels = ds.sizes["y"] * ds.sizes["x"]
     size = asked or max(1, CHUNK_BYTES // (4 * pixels * _PLANES_IN_WORK))
@@ -485,19 +622,18 @@ def _run_pieces(
 ) -> Iterator[Result]:
     obs = job.observation
     plans: Mapping[str, Any] = {}
-    total = obs.science.sizes.get("integration", 1)
-    size = chunk or total
+    total = 1 if chunk is None else obs.science.sizes["integration"]
     lean = chunk is None and not any(map(_keeps_members, steps_of(job.settings.pipeline)))
-    for first in range(0, total, size):
+    for first in range(0, total, chunk or total):
         piece = obs.science
         if chunk is not None:
-            piece = piece.isel(integration=slice(first, first + size))
+            piece = piece.isel(integration=slice(first, first + chunk))
             piece = with_meta(piece, records={"piece": True})
         # a copy of an unread exposure reads for itself, and forgets what it read when it is gone
         members = {k: tuple(map(_unread, v)) for k, v in obs.members.items()}
         result = run(
             job.settings.pipeline,
-            Observation(piece.compute(), members),
+            Observation(_computed(piece), members),
             job.references,
             params=job.settings,
             plans=plans,
@@ -510,6 +646,10 @@ def _run_pieces(
         plans = result.plans
         yield result
         del result, piece  # two pieces must not be in memory at once
+
+
+def _computed(ds: Any) -> Any:
+    return ds.compute() if hasattr(ds, "data_vars") else ds.map(_computed)
 
 
 def _unread(ds: Any) -> Any:
@@ -525,6 +665,7 @@ def _labelled(job: Job, result: Result) -> dict[str, Any]:
     record = _record(job, result)
     extra = {
         "run": record,
+        "warnings": tuple(record["warnings"]),
         "references": {k: _keyword_value(job.references, k) for k in job.references},
         "crds_context": record["crds_context"],
         "crds_version": record["versions"].get("crds", ""),
@@ -598,6 +739,7 @@ def _write(job: Job, made: Mapping[str, Any], folder: Path, file_format: Format)
 
     single = _apart(made)
     paths = _paths(job, single, folder, file_format)
+    spare_inputs(paths.values(), job.inputs)
     for kind, path in paths.items():
         save(single[kind], path)
     return paths
@@ -611,16 +753,14 @@ def _stream(
 
     total = job.observation.science.sizes["integration"]
     kept: dict[str, list[Any]] = {}
-    seconds: dict[str, float] = {}
     with contextlib.ExitStack() as stack:
         streams: dict[str, Any] = {}
+        whole: dict[str, Any] = {}  # the same for every piece
         paths: dict[str, Path] = {}
-        last = None
+        all_pieces = None
         for result in pieces:
-            for record in result.report:
-                seconds[record.name] = seconds.get(record.name, 0.0) + record.seconds
             made = _apart(_labelled(job, result))
-            last = _without_data(result)
+            all_pieces = _merged(all_pieces, _without_data(result))
             del result
             if folder is None or file_format != "fits":
                 for kind, ds in made.items():
@@ -628,22 +768,29 @@ def _stream(
                 continue
             if not paths:
                 paths = _paths(job, made, folder, file_format)
+                spare_inputs(paths.values(), job.inputs)
                 for kind, path in paths.items():
                     if "integration" not in made[kind].dims:
-                        save(made[kind], path)  # the same for every piece
+                        whole[kind] = made[kind]
                         continue
                     stream = ProductStream(path, made[kind], total)
                     streams[kind] = stack.enter_context(stream)
             for kind, stream in streams.items():
                 stream.append(made.pop(kind))
-    assert last is not None
-    report = _with_seconds(last, seconds)
+        assert all_pieces is not None
+        # the record tells of all pieces
+        record = {"run": _record(job, all_pieces)}
+        for stream in streams.values():
+            stream.close(record["run"])
+        for kind, ds in whole.items():
+            save(with_meta(ds, records=record), paths[kind])
     if kept:
-        joined = _together({kind: _join(parts) for kind, parts in kept.items()})
-        paths = {} if folder is None else _write(job, joined, folder, file_format)
-        return joined, paths, report
+        joined = {kind: with_meta(_join(parts), records=record) for kind, parts in kept.items()}
+        together = _together(joined)
+        paths = {} if folder is None else _write(job, together, folder, file_format)
+        return together, paths, all_pieces
     made = {kind: open_product(path) for kind, path in paths.items()}
-    return _together(made), paths, report
+    return _together(made), paths, all_pieces
 
 
 def _without_data(result: Result) -> Result:
@@ -672,9 +819,17 @@ def _join(parts: list[Any]) -> Any:
     return joined.transpose("integration", ...)
 
 
-def _with_seconds(result: Result, seconds: Mapping[str, float]) -> Result:
-    report = tuple(replace(r, seconds=seconds.get(r.name, r.seconds)) for r in result.report)
-    return replace(result, report=report)
+def _merged(before: Result | None, result: Result) -> Result:
+    """What several pieces of an exposure have to tell, as one."""
+    if before is None:
+        return result
+    report, told = [], [*before.warnings, *result.warnings]
+    for a, b in zip(before.report, result.report, strict=True):
+        if a.status != b.status:
+            told.append(f"{a.name}: {a.status} for some integrations, {b.status} for others")
+        problems = {**a.problems, **b.problems}
+        report.append(replace(a, seconds=a.seconds + b.seconds, problems=problems))
+    return replace(result, report=tuple(report), warnings=_once(told))
 
 
 def _record(job: Job, result: Result) -> dict[str, Any]:
@@ -683,6 +838,10 @@ def _record(job: Job, result: Result) -> dict[str, Any]:
 
     refs = job.references
     references = {r: {"name": refs.names[r], "sha256": refs.sha256(r)} for r in refs}
+    going_on: dict[str, Any] = {}
+    if job.start:
+        earlier = meta_of(job.observation.science).records.get("run")
+        going_on = {"start": job.start, "earlier": earlier}
     return {
         "software": f"spec2fn {spec2fn.__version__}",
         "mode": job.mode,
@@ -696,6 +855,8 @@ def _record(job: Job, result: Result) -> dict[str, Any]:
         "ignored_parameters": list(job.settings.ignored),
         "references": references,
         "versions": _versions(),
+        "warnings": list(_once(job.warnings, result.warnings)),
+        **going_on,
     }
 
 

@@ -7,7 +7,9 @@ Exit status: 0 done, 1 failure, 2 usage or input error.
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +23,17 @@ from spec2fn.errors import InputError, ParameterError, Spec2fnError
 __all__ = ["main"]
 
 
+def _spelled(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Print the bytes of a name that is no text as they are, letters the locale lacks as codes."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.backslashreplace_errors(error)
+
+
+codecs.register_error("spec2fn", _spelled)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -28,6 +41,10 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
+    # a path may hold letters that the terminal's locale lacks
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="spec2fn")
     args = _parser().parse_args(argv)
     try:
         status: int = args.command(args)
@@ -41,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         sys.stderr.write(f"spec2fn: {_one_line(error)}\n")
-        return error.exit_code if isinstance(error, Spec2fnError) else 1
+        if isinstance(error, Spec2fnError):
+            return error.exit_code
+        return 1 if error.filename is None else 2  # a path that cannot be used
     except Exception as error:
         if args.debug:
             raise
@@ -155,6 +174,13 @@ def _job_options(parser: argparse.ArgumentParser) -> None:
         "input", metavar="INPUT", help="_rate or _rateints FITS file, or level-2 association JSON"
     )
     parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="STEP",
+        help="INPUT is a product (_cal, _s2d, ...) that has been through the steps before STEP:"
+        " go on with it",
+    )
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -210,6 +236,7 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 def _job_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return {
+        "start": args.start,
         "params": _settings(args),
         "overrides": _overrides(args),
         "context": args.context,
@@ -240,6 +267,8 @@ def _run(args: argparse.Namespace) -> int:
     for step in result.report["steps"]:
         for slit, problem in step.get("problems", {}).items():
             sys.stderr.write(f"spec2fn: {step['step']}: slit {slit} is lost: {problem}\n")
+    if not args.quiet:
+        _warn(result.warnings)
     if args.json:
         _print_json(result.report)
     elif not args.quiet:
@@ -259,6 +288,7 @@ def _plan(args: argparse.Namespace) -> int:
 
     job = prepare(args.input, allow_missing=True, **_job_arguments(args))
     planned = job.plan(("bsub",) if args.save_bsub else ())
+    _warn(planned.warnings)
     if args.json:
         _print_json({"mode": job.mode, "name": job.name, **planned.as_dict()})
     else:
@@ -290,9 +320,11 @@ def _modes(args: argparse.Namespace) -> int:
 
 
 def _pixel_table(args: argparse.Namespace) -> int:
+    from spec2fn.calibration import spare_inputs
     from spec2fn.io import open_product, save_pixel_table
     from spec2fn.plans.pixel_table import pixel_table
 
+    spare_inputs([Path(args.output)], [Path(args.product)])
     table = pixel_table(open_product(args.product))
     path = save_pixel_table(table, args.output)
     print(f"{path}: {table.sizes['pixel']} pixels")
@@ -324,12 +356,14 @@ def _diff(args: argparse.Namespace) -> int:
 
 
 def _refs(args: argparse.Namespace) -> int:
-    from spec2fn.calibration import prepare
+    from spec2fn.calibration import prepare, spare_inputs
     from spec2fn.refs import write_lock
 
     job = prepare(args.input, **_job_arguments(args))
     names = job.references.names
+    _warn(job.warnings)
     if args.write_lock:
+        spare_inputs([Path(args.write_lock)], job.inputs)
         write_lock(args.write_lock, job.references)
     if args.json:
         _print_json({"context": job.references.context, "references": dict(names)})
@@ -337,6 +371,11 @@ def _refs(args: argparse.Namespace) -> int:
         for reftype, name in names.items():
             print(f"{reftype:16s} {name}")
     return 0
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        sys.stderr.write(f"spec2fn: warning: {' '.join(warning.split())}\n")
 
 
 def _print_json(value: Any) -> None:

@@ -43,6 +43,7 @@ __all__ = [
     "product",
     "registered_steps",
     "replace",
+    "since",
     "split",
     "step",
     "steps_of",
@@ -703,6 +704,34 @@ def insert_after(pipeline: Pipeline, name: str, *new: Any) -> Pipeline:
 def after(pipeline: Pipeline, name: str) -> Pipeline:
     """Return what follows the element called `name`: the rest of a run that stopped there."""
     return pipeline[_index(pipeline, name) + 1 :]
+
+
+def since(pipeline: Pipeline, name: str) -> Pipeline:
+    """Return a pipeline from the step called `name` on: to go on from a product.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such step, or it stands in some branches only, so that it does not say
+        where the others begin.
+    """
+    keys = {s.key for s in find_steps(pipeline, name)}
+    i = next(i for i, e in enumerate(pipeline) if keys & {s.key for s in steps_of((e,))})
+    first = pipeline[i]
+    if isinstance(first, Split):
+        cut = []
+        for one in first.branches:
+            rest = tuple(itertools.dropwhile(lambda s: s.key not in keys, one.steps))
+            if not rest:
+                listed = ", ".join(s.name for s in one.steps)
+                msg = (
+                    f"{name} is no step of the branch {one.name}, which has {listed}; start at a"
+                    " step of all branches, or before they part"
+                )
+                raise ParameterError(msg)
+            cut.append(_replace(one, steps=rest))
+        first = _replace(first, branches=tuple(cut))
+    return (first, *pipeline[i + 1 :])
 
 
 def with_parameters(pipeline: Pipeline, params: Mapping[str, Mapping[str, Any]]) -> Pipeline:

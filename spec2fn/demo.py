@@ -139,6 +139,8 @@ def run_demo(
     if mode not in DEMOS:
         msg = f"no demo {mode!r}{nearest(mode, DEMOS)}; there are {', '.join(DEMOS)}"
         raise InputError(msg)
+    if seed < 0:
+        raise InputError(f"demo: seed must be at least 0, got {seed}")
     if integrations < 1:
         msg = f"demo: integrations must be at least 1, got {integrations}"
         raise InputError(msg)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
+import math
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,9 +24,23 @@ from spec2fn.compose import (
     steps_of,
     with_later_steps,
 )
-from spec2fn.errors import ContractError, Spec2fnError, StepFailedError
+from spec2fn.errors import (
+    ContractError,
+    DatasetError,
+    InputError,
+    ParameterError,
+    Spec2fnError,
+    StepFailedError,
+)
 from spec2fn.members import check_members
-from spec2fn.schema import NOT_EXTRACTED, status_of, with_status, with_warnings
+from spec2fn.schema import (
+    NOT_EXTRACTED,
+    meta_of,
+    status_of,
+    warnings_of,
+    with_status,
+    with_warnings,
+)
 from spec2fn.settings import Settings, resolve_settings
 from spec2fn.slits import apply_by_slit
 
@@ -31,11 +49,19 @@ __all__ = [
     "Result",
     "RunPlan",
     "StepRecord",
+    "check_input",
+    "check_order",
+    "heard",
     "needed_references",
     "plan",
+    "recorded_status",
     "run",
+    "warnings_in",
     "with_checked_members",
 ]
+
+REPEATABLE = ("assign_wcs", "srctype", "targ_centroid", "msaflagopen", "badpix_selfcal")
+"""Steps that describe or flag pixels and leave their values: done twice, they are done once."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +95,8 @@ class Result:
         are tuples under the role and the step: ``"background:nsclean"``.
     members : mapping of str to tuple of xarray.Dataset
         Associated exposures as the steps left them.
+    warnings : tuple of str
+        What the files, the plans and the steps had to say, in the order they said it.
     """
 
     dataset: Any
@@ -77,6 +105,7 @@ class Result:
     report: tuple[StepRecord, ...]
     plans: Mapping[str, Any]
     members: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 def run(
@@ -129,11 +158,12 @@ def run(
 
     Raises
     ------
-    ContractError
-        If a step needs a variable that nothing before it provides.
     InputError
-        If a member that a step takes does not belong to the exposure; see
-        :func:`spec2fn.members.check_members`.
+        If the exposure has been through a step already that cannot be repeated; slice the
+        pipeline with :func:`spec2fn.since` to go on where it stands. If it lacks a variable, or a
+        member that a step takes does not belong to it (:func:`spec2fn.members.check_members`).
+    ContractError
+        If a step needs a variable that a later one provides.
     StepFailedError
         If a step raises an error that is not one of spec2fn's own, or with `strict` fails on a
         slit.
@@ -143,12 +173,14 @@ def run(
     # what a step has been through is needed no more: nothing here may hold on to it
     del science, members
     settings = params if isinstance(params, Settings) else resolve_settings(pipeline, params)
+    again = check_input(settings.pipeline, obs)
     check_order(settings.pipeline, obs.science)
     obs = with_checked_members(settings.pipeline, obs)
     refs = refs or {}
     taken: dict[str, Any] = {}
     wanted = frozenset({*save_steps, *settings.save})
     state = _Run(settings, refs, dict(plans or {}), lean, wanted, progress, strict)
+    state.note(*again, *warnings_in(obs))
     waiting = [obs]
     del obs
     optional = set(products)
@@ -167,7 +199,39 @@ def run(
         if lean:
             waiting.append(_without_members(waiting.pop(), elements[i + 1 :]))
     obs = waiting.pop()
-    return Result(obs.science, taken, state.saved, tuple(state.records), state.plans, obs.members)
+    told = tuple(state.warnings)
+    records = tuple(state.records)
+    return Result(obs.science, taken, state.saved, records, state.plans, obs.members, told)
+
+
+@contextlib.contextmanager
+def heard(tell: Callable[[str], Any]) -> Iterator[None]:
+    """Pass the warnings that are logged in this thread inside the block to `tell`."""
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.thread == threading.get_ident():
+                tell(" ".join(record.getMessage().split()))
+
+    logger, ear = logging.getLogger("spec2fn"), Ear(logging.WARNING)
+    logger.addHandler(ear)
+    try:
+        yield
+    finally:
+        logger.removeHandler(ear)
+
+
+def warnings_in(obs: Observation) -> tuple[str, ...]:
+    """Return the warnings recorded on an exposure and its members, those of an earlier run too."""
+    earlier = meta_of(obs.science).records.get("run", {}).get("warnings", ())
+    found = [*earlier, *warnings_of(obs.science)]
+    named = getattr(obs.science, "warnings", {}) if hasattr(obs.science, "buckets") else {}
+    found += [f"slit {name}: {text}" for name, text in named.items()]
+    for role, members in obs.members.items():
+        for ds in members:
+            name = meta_of(ds).filename
+            found += [w if name in w else f"{role} {name}: {w}" for w in warnings_of(ds)]
+    return tuple(dict.fromkeys(found))
 
 
 def with_checked_members(pipeline: Pipeline, obs: Observation) -> Observation:
@@ -203,6 +267,11 @@ class _Run:
     strict: bool = False
     records: list[StepRecord] = field(default_factory=list)
     saved: dict[str, Any] = field(default_factory=dict)
+    warnings: dict[str, None] = field(default_factory=dict)
+
+    def note(self, *warnings: str) -> None:
+        """Take note of warnings, each once."""
+        self.warnings.update(dict.fromkeys(warnings))
 
     def apply(self, element: Any, obs: Observation) -> Observation:
         """Run one step and take note of it."""
@@ -214,7 +283,11 @@ class _Run:
             active = {s.name for s in steps_of(self.settings.pipeline) if not s.skip}
             element = element if element.when in active else step
         before = _problems(obs.science)
-        obs = _apply(element, obs, self.refs, self.plans, lean=self.lean, isolate=not self.strict)
+        with heard(self.note):
+            obs = _apply(
+                element, obs, self.refs, self.plans, lean=self.lean, isolate=not self.strict
+            )
+        self.note(*warnings_in(obs))
         problems = _new_problems(before, _problems(obs.science))
         if problems and self.strict:
             listed = "; ".join(f"slit {name}: {text}" for name, text in problems.items())
@@ -337,18 +410,104 @@ def _apply(
         raise StepFailedError(msg) from error
 
 
+def recorded_status(ds: Any, step: str) -> str:
+    """Return the status of a step: of this run, of the header, or as the data show it."""
+    from spec2fn.io.keywords import STEP_KEYWORDS
+
+    keyword = STEP_KEYWORDS.get(step, ("",))[0]
+    said = status_of(ds, step) or str(keyword and meta_of(ds).get(keyword, ""))
+    parts = getattr(ds, "buckets", getattr(ds, "cubes", (ds,)))
+    units = [str(p["sci"].attrs.get("units", "")) for p in parts if "sci" in p]
+    shown = {
+        "extract_2d": hasattr(ds, "buckets"),
+        "photom": any("Jy" in u or u == "see bunit" for u in units),
+    }
+    return said or ("COMPLETE" if shown.get(step) else "")
+
+
+def check_input(
+    pipeline: Pipeline, obs: Observation, how: str = "spec2fn.since(pipeline, {!r})"
+) -> tuple[str, ...]:
+    """Refuse exposures that have been through steps of the pipeline already.
+
+    Parameters
+    ----------
+    pipeline : tuple
+    obs : Observation
+        Of its members, those whose pixels a step takes count.
+    how : str
+        How to go on from a step on purpose, to be formatted with its name.
+
+    Returns
+    -------
+    tuple of str
+        Warnings if there are steps that are done a second time, which does no harm.
+
+    Raises
+    ------
+    InputError
+        Naming the steps that have been done.
+    """
+    taken = {m for s in steps_of(pipeline) if not s.skip for m in s.members}
+    roles = [r for r in _LIKE_SCIENCE if r in taken]
+    told = _check_one(pipeline, obs.science, how)
+    for ds in (ds for r in roles for ds in obs.members.get(r, ())):
+        _check_one(pipeline, ds, "")
+    return told
+
+
+_LIKE_SCIENCE = ("background", "imprint", "selfcal")
+
+
+def _check_one(pipeline: Pipeline, science: Any, how: str) -> tuple[str, ...]:
+    active = [s for s in steps_of(pipeline) if not s.skip and not s.defaults().get("inverse")]
+    done = [s.name for s in active if recorded_status(science, s.name) == "COMPLETE"]
+    names = list(dict.fromkeys(n for n in done if n not in REPEATABLE))
+    what = meta_of(science).filename or "the exposure"
+    if names:
+        last = max(i for i, s in enumerate(active) if s.name == names[-1])
+        later = [s.name for s in active[last + 1 :]]
+        todo = f"; to go on on purpose: {how.format(later[0])}" if later and how else ""
+        msg = (
+            f"{what}: has been through {', '.join(names)} already, which must not be done twice;"
+            f" give the _rate file it was made from{todo}"
+        )
+        raise InputError(msg)
+    if not done:
+        return ()
+    return (f"{what}: {', '.join(dict.fromkeys(done))} had been done before; done again here",)
+
+
 def check_order(pipeline: Pipeline, science: Any) -> None:
-    """Raise :class:`ContractError` if a step reads what nothing before it provides."""
-    parts = science.buckets if hasattr(science, "buckets") else (science,)
+    """Raise an error if a step reads what nothing before it provides.
+
+    Raises
+    ------
+    DatasetError
+        If no step provides it: the exposure lacks it.
+    ParameterError
+        If the step that provides it is switched off.
+    ContractError
+        If it is provided later.
+    """
+    parts = getattr(science, "buckets", getattr(science, "cubes", (science,)))
     held = {str(name) for part in parts for name in part.variables}
     for step in steps_of(pipeline):
         if step.skip:
             continue
         missing = [name for name in step.reads if name not in held]
         if missing:
-            makers = [s.name for s in steps_of(pipeline) if set(missing) & set(s.provides)]
-            hint = f"; put {makers[0]} before it" if makers else ""
-            msg = f"{step.name} reads {missing[0]!r}, which no step before it provides{hint}"
+            makers = [s for s in steps_of(pipeline) if missing[0] in s.provides]
+            what = f"{step.name} reads {missing[0]!r}, which"
+            if not makers:
+                where = meta_of(science).filename or "the exposure"
+                msg = f"{where}: {what} it does not hold, and no step before it provides"
+                raise DatasetError(msg)
+            if all(s.skip for s in makers):
+                off = makers[0].name
+                msg = f"{what} {off} provides, and that is switched off; switch {off} on"
+                raise ParameterError(msg)
+            msg = f"{what} no step before it provides; put {makers[0].name} before it"
             raise ContractError(msg)
         held.update(step.provides)
 
@@ -395,6 +554,7 @@ class RunPlan:
     peak_memory: int
     context: str = ""
     ignored: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = []
@@ -415,6 +575,7 @@ class RunPlan:
         if self.missing:
             lines.append("missing references:")
             lines.extend(f"    {m}" for m in self.missing)
+        lines += [f"warning: {w}" for w in self.warnings]
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -437,6 +598,7 @@ class RunPlan:
             "peak_memory_bytes": self.peak_memory,
             "crds_context": self.context,
             "ignored": list(self.ignored),
+            "warnings": list(self.warnings),
         }
 
 
@@ -459,14 +621,16 @@ def plan(
 
     Raises
     ------
-    ContractError
-        If the order of the steps cannot work.
+    InputError, ContractError
+        As :func:`run`: if the exposure is not fit for the pipeline, or the order of the steps
+        cannot work.
     """
     obs = science if isinstance(science, Observation) else Observation(science)
-    have = {**obs.members, **(members or {})}
+    obs = Observation(obs.science, {**obs.members, **(members or {})})
     settings = params if isinstance(params, Settings) else resolve_settings(pipeline, params)
+    again = check_input(settings.pipeline, obs)
     check_order(settings.pipeline, obs.science)
-    with_checked_members(settings.pipeline, obs.replace(**have))
+    obs = with_checked_members(settings.pipeline, obs)
     refs = refs or {}
     optional = set(products)
     steps, kinds = [], []
@@ -478,7 +642,7 @@ def plan(
                 kinds.append(element.kind)
             continue
         for step in steps_of((element,)):
-            reason = _foreseen_skip(step, settings, refs, have)
+            reason = _foreseen_skip(step, settings, refs, obs.members)
             keys = () if step.skip else step.reference_keys
             names = {k: _reference_name(_get(refs, k)) for k in keys}
             running[step.name] = not reason
@@ -490,6 +654,7 @@ def plan(
         expected_memory(obs.science),
         context,
         settings.ignored,
+        (*again, *warnings_in(obs)),
     )
 
 
@@ -519,10 +684,11 @@ _IMPORTS = 350 * 2**20
 
 def expected_memory(ds: Any, chunk: int | None = None) -> int:
     """Expected peak memory of a run in bytes, for all integrations or `chunk` of them at once."""
-    sizes = dict(ds.sizes)
-    if chunk is not None and "integration" in sizes:
-        sizes["integration"] = min(chunk, sizes["integration"])
-    pixels = 1
-    for dim in ds["sci"].dims:
-        pixels *= sizes[dim]
+    pixels = 0
+    for part in getattr(ds, "buckets", getattr(ds, "cubes", (ds,))):
+        sizes = dict(part.sizes)
+        if chunk is not None and "integration" in sizes:
+            sizes["integration"] = min(chunk, sizes["integration"])
+        dims = part["sci" if "sci" in part else "flux"].dims
+        pixels += math.prod(sizes[dim] for dim in dims)
     return _IMPORTS + _PLANES_ALIVE * 4 * pixels

@@ -52,6 +52,7 @@ __all__ = [
     "set_scalars",
     "status_of",
     "validate",
+    "warnings_of",
     "with_attrs",
     "with_meta",
     "with_status",
@@ -257,6 +258,8 @@ class Meta:
         Pixel to world, set by ``assign_wcs`` (and ``resample_spec`` for its own grid).
     records : mapping
         Everything else: products of steps that are no array of the exposure, provenance.
+    path : str
+        Where the file was opened ("" for data in memory); no product records it.
     """
 
     primary: Header | None = field(default=None, repr=False)
@@ -264,6 +267,7 @@ class Meta:
     filename: str = ""
     wcs: Any = field(default=None, repr=False)
     records: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    path: str = ""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Meta:
         # xarray deep-copies attributes; this value is immutable and its gwcs is large.
@@ -322,6 +326,13 @@ def with_warnings(ds: xr.Dataset, *warnings: str) -> xr.Dataset:
     held = meta_of(ds).records.get("warnings", ())
     new = tuple(w for w in dict.fromkeys(warnings) if w not in held)
     return with_meta(ds, records={"warnings": (*held, *new)}) if new else ds
+
+
+def warnings_of(ds: Any) -> tuple[str, ...]:
+    """Return the warnings recorded on a Dataset, slits or cubes, each once."""
+    parts = getattr(ds, "buckets", getattr(ds, "cubes", (ds,)))
+    found = [w for part in parts for w in meta_of(part).records.get("warnings", ())]
+    return tuple(dict.fromkeys(found))
 
 
 def with_attrs(ds: xr.Dataset, **attrs: Any) -> xr.Dataset:

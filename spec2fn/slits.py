@@ -76,13 +76,21 @@ class Slits:
 
     @property
     def problems(self) -> dict[str, str]:
-        """What went wrong with single slits, by name (the variable ``slit_problem``)."""
+        """Why single slits are lost, by name (the variable ``slit_problem``)."""
+        return self._texts("slit_problem")
+
+    @property
+    def warnings(self) -> dict[str, str]:
+        """What is to be known of slits that go on, by name (the variable ``slit_warning``)."""
+        return self._texts("slit_warning")
+
+    def _texts(self, variable: str) -> dict[str, str]:
         found = {
             int(i): (str(name), str(text))
             for b in self.buckets
-            if "slit_problem" in b
+            if variable in b
             for i, name, text in zip(
-                *(b[n].values for n in ("slit", "slit_name", "slit_problem")), strict=True
+                *(b[n].values for n in ("slit", "slit_name", variable)), strict=True
             )
         }
         return {name: text for _, (name, text) in sorted(found.items()) if text}
@@ -315,8 +323,8 @@ def _given_up(one: xr.Dataset, model: xr.Dataset, problem: str) -> xr.Dataset:
     return with_problems(one.assign(new).assign_attrs(attrs), [problem])
 
 
-def with_problems(bucket: xr.Dataset, problems: Sequence[str]) -> xr.Dataset:
-    """Return a bucket with problems of its slits recorded in the variable ``slit_problem``.
+def with_problems(bucket: xr.Dataset, problems: Sequence[str], *, lost: bool = True) -> xr.Dataset:
+    """Return a bucket with problems of its slits recorded.
 
     Parameters
     ----------
@@ -324,12 +332,18 @@ def with_problems(bucket: xr.Dataset, problems: Sequence[str]) -> xr.Dataset:
         Problems that it records already are kept.
     problems : sequence of str
         By slit, empty where there is none.
+    lost : bool
+        The slits have no value any more (the variable ``slit_problem``); otherwise they go on,
+        and this is a warning (``slit_warning``).
     """
+    name = "slit_problem" if lost else "slit_warning"
+    if not lost and not any(problems):
+        return bucket
     before = [""] * len(problems)
-    if "slit_problem" in bucket:
-        before = [str(p) for p in bucket.variables["slit_problem"].data]
+    if name in bucket:
+        before = [str(p) for p in bucket.variables[name].data]
     both = ["; ".join(filter(None, pair)) for pair in zip(before, problems, strict=True)]
-    return bucket.assign(slit_problem=("slit", np.array(both, dtype=str)))
+    return bucket.assign({name: ("slit", np.array(both, dtype=str))})
 
 
 def _padded(var: Any, height: int, width: int) -> np.ndarray[Any, Any]:

@@ -184,6 +184,8 @@ def test_modes(capsys):
         (("--override", "flat=missing.fits"), "missing.fits"),
         (("--context", "jwst_9999.pmap"), "jwst_9999.pmap"),
         (("--skip", "nothing"), "no step 'nothing'"),
+        (("--from", "photm"), "no step 'photm' in this pipeline; did you mean 'photom'"),
+        (("--from", "photom"), "nothing says that it has been through background, flat_field"),
     ],
 )
 def test_bad_arguments(crds, exposure, tmp_path, capsys, args, says):
@@ -358,3 +360,139 @@ def test_images_that_steps_save(slit_demo, tmp_path, capsys, monkeypatch):
     for path in tmp_path.iterdir():
         with fits.open(path) as hdus:
             assert hdus[1].data is not None
+
+
+def calibrated(demo, folder):
+    """A private copy of the calibrated product of the demo."""
+    return Path(shutil.copy(demo.files["cal"], folder))
+
+
+def test_a_product_is_gone_on_with_on_purpose_only(crds, demo, exposure, tmp_path, capsys):
+    cal = calibrated(demo, tmp_path)
+    before = cal.read_bytes()
+    for command in ("run", "plan", "refs"):
+        where = ("--output-dir", tmp_path) if command == "run" else ()
+        line = fails(command, cal, *where, capsys=capsys)
+        assert "has been through flat_field, photom already" in line
+        assert "--from extract_1d" in line
+    assert cal.read_bytes() == before
+    status, text, _ = spec2fn("plan", cal, "--from", "pixel_replace", capsys=capsys)
+    assert status == 0
+    assert "photom" not in text
+    assert "products: x1d" in text
+    args = ("run", cal, "--from", "pixel_replace", "--set", "pixel_replace.skip=false")
+    status, text, _ = spec2fn(*args, "--output-dir", tmp_path, "--json", capsys=capsys)
+    assert status == 0
+    report = json.loads(text)
+    assert list(report["products"]) == ["x1d"]
+    assert cal.read_bytes() == before
+    files = report["products"]["x1d"], demo.files["x1d"]
+    made, whole = (fits.getdata(p, "EXTRACT1D") for p in files)
+    for name in ("WAVELENGTH", "FLUX", "FLUX_ERROR"):
+        np.testing.assert_allclose(made[name], whole[name], rtol=1e-6)
+    line = fails("run", report["products"]["x1d"], "--output-dir", tmp_path, capsys=capsys)
+    assert "is a file of extracted spectra (_x1d); calibration starts from" in line
+
+
+def test_a_saved_step_is_gone_on_with(crds, exposure, tmp_path, capsys):
+    whole, rest = tmp_path / "whole", tmp_path / "rest"
+    args = ("--output-dir", whole, "--save-step", "flat_field")
+    assert spec2fn("run", exposure, *args, capsys=capsys)[0] == 0
+    (saved,) = whole.glob("*_flat_field.fits")
+    args = ("--from", "photom", "--output-dir", rest)
+    status, *_ = spec2fn("run", saved, *args, capsys=capsys)
+    assert status == 0
+    for path in rest.iterdir():
+        for ext in ("SCI", "ERR", "DQ") if "cal" in path.name else ("EXTRACT1D",):
+            made, other = (fits.getdata(p / path.name, ext) for p in (rest, whole))
+            names = made.names if ext == "EXTRACT1D" else None
+            for a, b in [(made[n], other[n]) for n in names] if names else [(made, other)]:
+                if a.dtype.kind == "f":
+                    np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["same", "symbolic", "hard"])
+def test_a_product_never_takes_the_place_of_an_input(crds, exposure, tmp_path, capsys, how):
+    # a rate file that has the name of what is made of it
+    named = exposure.rename(exposure.with_name(exposure.name.replace("_rateints", "_calints")))
+    out = tmp_path if how == "same" else tmp_path / "out"
+    out.mkdir(exist_ok=True)
+    if how == "symbolic":
+        (out / named.name).symlink_to(named)
+    elif how == "hard":
+        (out / named.name).hardlink_to(named)
+    before = named.read_bytes()
+    for extra in ((), ("--chunk-integrations", 1)):
+        line = fails("run", named, "--output-dir", out, *extra, capsys=capsys)
+        assert "is an input of this run" in line
+        assert named.name in line
+    assert named.read_bytes() == before
+    assert [p.name for p in out.glob("jw*")] == [named.name]
+
+
+def test_nor_of_a_member_or_a_reference(crds, demo, exposure, tmp_path, capsys):
+    flat = Path(demo.files["cache"]) / "references/jwst/miri/jwst_miri_flat_0001.fits"
+    name = exposure.name.replace("_rateints", "_interpolatedflat")
+    mine = Path(shutil.copy(flat, tmp_path / name))
+    args = ("--override", f"flat={mine}", "--set", "flat_field.save_interpolated_flat=true")
+    line = fails("run", exposure, "--output-dir", tmp_path, *args, capsys=capsys)
+    assert f"{name}: is an input of this run" in line
+    assert mine.read_bytes() == flat.read_bytes()
+    line = fails("refs", exposure, "--write-lock", exposure, capsys=capsys)
+    assert "is an input of this run" in line
+    cal = calibrated(demo, tmp_path)
+    assert "is an input of this run" in fails("pixel-table", cal, "-o", cal, capsys=capsys)
+
+
+@pytest.mark.parametrize(
+    "locale",
+    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
+)
+def test_letters_that_the_locale_lacks(crds, exposure, tmp_path, locale):
+    exposure = exposure.rename(exposure.with_name("\u00e9 \u661f_rateints.fits"))
+    out = tmp_path / "\u00e9toile \u661f"
+    for extra in ((), ("--json",)):
+        command = [sys.executable, "-m", "spec2fn", "run", str(exposure), "--output-dir", str(out)]
+        done = subprocess.run(
+            [*command, *extra],
+            env={**os.environ, **locale},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert not done.stderr
+        if extra:
+            assert set(json.loads(done.stdout)["products"]) == {"cal", "x1d"}
+    names = {"\u00e9 \u661f_calints.fits", "\u00e9 \u661f_x1dints.fits"}
+    assert {p.name for p in out.iterdir()} == names
+    for path in out.iterdir():
+        assert fits.getval(path, "FILENAME").endswith(f"?_{path.name[4:]}")
+    # and in the line of an error
+    done = subprocess.run(
+        [sys.executable, "-m", "spec2fn", "run", str(out / "none_rate.fits")],
+        env={**os.environ, **locale},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert b"none_rate.fits" in done.stderr
+
+
+def test_a_step_without_what_it_reads_is_an_error_of_the_input(crds, exposure, tmp_path, capsys):
+    args = ("--output-dir", tmp_path / "out", "--skip", "flat_field", "--skip", "photom")
+    assert spec2fn("run", exposure, *args, capsys=capsys)[0] == 0
+    with fits.open(exposure) as hdus:
+        del hdus["DQ"]
+        hdus.writeto(tmp_path / "nodq_rateints.fits")
+    line = fails("run", tmp_path / "nodq_rateints.fits", capsys=capsys)
+    assert "nodq_rateints.fits" in line
+    assert "dq" in line.lower()
+
+
+def test_tolerances_and_seeds_are_checked(demo, tmp_path, capsys):
+    cal = demo.files["cal"]
+    for args in (("--rtol", "-1"), ("--rtol", "nan"), ("--atol", "inf")):
+        assert "a finite number from 0 on" in fails("diff", cal, cal, *args, capsys=capsys)
+    args = ("demo", "miri-lrs-slit", "--seed", "-1", "--output-dir", tmp_path / "d")
+    assert "seed must be at least 0" in fails(*args, capsys=capsys)
+    assert nothing_left(tmp_path)

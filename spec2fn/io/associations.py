@@ -300,7 +300,7 @@ def is_association(path: str | os.PathLike[str]) -> bool:
 
 
 def open_observation(
-    source: str | os.PathLike[str] | Mapping[str, Any] | Association,
+    source: str | os.PathLike[str] | Mapping[str, Any] | Association, *, product: bool = False
 ) -> Observation:
     """Open an exposure together with its associated exposures.
 
@@ -308,6 +308,8 @@ def open_observation(
     ----------
     source : path, mapping or Association
         ``_rate``/``_rateints`` FITS file, or level-2 association (file or content).
+    product : bool
+        The science member is a product to go on from; see :func:`spec2fn.io.open_product`.
 
     Returns
     -------
@@ -323,16 +325,19 @@ def open_observation(
     """
     from spec2fn.compose import Observation
     from spec2fn.io.exposures import open_exposure
+    from spec2fn.io.reading import open_product
     from spec2fn.schema import with_meta, with_warnings
+
+    open_science = open_product if product else open_exposure
 
     if not isinstance(source, (Association, Mapping)):
         path = user_path(source)
         if not is_association(path):
-            ds = open_exposure(path)
+            ds = open_science(path)
             return Observation(with_meta(ds, records=_origin(path, base_name(path))))
         source = path
     asn = source if isinstance(source, Association) else open_association(source)
-    science = open_exposure(asn.science)
+    science = open_science(asn.science)
     records = _origin(asn.science, base_name(asn.product)) | {"asn_folder": str(asn.folder)}
     if asn.pool:
         records["asn_pool"] = asn.pool

@@ -93,7 +93,7 @@ def cube_dataset(file: FitsFile) -> xr.Dataset:
     dims = ("integration", "wave", "y", "x")[4 - len(science.shape) :]
     records: dict[str, Any] = {}
     name = file.path.name.removesuffix(".gz")
-    meta = Meta(file.hdus[0].header, science.header, name, records=records)
+    meta = Meta(file.hdus[0].header, science.header, name, records=records, path=str(file.path))
     variables: dict[str, Any] = {}
     unit = data_unit(file.path, meta, science.get("BUNIT"), None, records)
     for variable in CUBE_PLANES:

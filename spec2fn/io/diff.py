@@ -196,8 +196,12 @@ def diff(
     Raises
     ------
     InputError
-        If a file is missing or cannot be read, or a file is compared with a folder.
+        If a file is missing or cannot be read, a file is compared with a folder, or a tolerance
+        is no number from 0 on.
     """
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not 0 <= value < np.inf:
+            raise InputError(f"{name} is {value}; it must be a finite number from 0 on")
     first, second = user_path(a), user_path(b)
     for path in (first, second):
         if not path.exists():

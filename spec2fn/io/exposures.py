@@ -64,6 +64,9 @@ def open_exposure(path: str | os.PathLike[str], *, any_exp_type: bool = False) -
     file = scan(path)
     from spec2fn.io import reading
 
+    if what := reading.later_product(file):
+        msg = f"{file.path}: is {what}"
+        raise InputError(msg)
     if reading.holds_slits(file):
         return reading.open_slits(file, any_exp_type=any_exp_type)
     return image_dataset(file, any_exp_type=any_exp_type)
@@ -98,7 +101,7 @@ def image_dataset(
         raise InputError(msg)
     records: dict[str, Any] = {}
     name = file.path.name.removesuffix(".gz")
-    meta = Meta(file.hdus[0].header, science.header, name, records=records)
+    meta = Meta(file.hdus[0].header, science.header, name, records=records, path=str(file.path))
     check_exp_type(file.path, meta, any_exp_type=any_exp_type)
     dims = _dims(file.path, science, meta)
     variables: dict[str, Any] = {}

@@ -72,9 +72,11 @@ Card = Any
 
 
 def card(keyword: str, value: Any = "", comment: str = "") -> Card:
-    """Make a header card of a Python, NumPy or JAX scalar."""
+    """Make a header card of a Python, NumPy or JAX scalar; letters FITS lacks become ``?``."""
     from astropy.io import fits
 
+    if isinstance(value, str) and not (value.isascii() and value.isprintable()):
+        value = "".join(c if " " <= c <= "~" else "?" for c in value)
     if isinstance(value, (bool, np.bool_)):
         value = bool(value)
     elif hasattr(value, "dtype"):

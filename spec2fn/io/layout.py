@@ -53,6 +53,7 @@ EXTRA_PLANES = {
     "variance_cov": "VAR_COV",
     "variance_inflation": "VAR_INFL",
     "common_error": "COM_ERR",
+    "common_share": "COM_SHARE",
 }
 """Variables of ours that the JWST layout does not know, written behind everything it knows."""
 

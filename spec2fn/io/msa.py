@@ -102,7 +102,7 @@ def read_msa_metadata(path: str | os.PathLike[str]) -> xr.Dataset:
             if column in held_columns:
                 values = _text(np.asarray(table[held_columns[column]]))
                 variables[f"{name}.{column}"] = ((f"{name}_row",), values)
-    meta = Meta(file.hdus[0].header, None, file.path.name)
+    meta = Meta(file.hdus[0].header, None, file.path.name, path=str(file.path))
     return xr.Dataset(variables, attrs={"filename": file.path.name, "meta": meta})
 
 

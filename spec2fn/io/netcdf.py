@@ -126,7 +126,7 @@ def _plain(attrs: Any) -> dict[str, Any]:
 
 def _meta_texts(ds: xr.Dataset, wcs: Any) -> dict[str, bytes]:
     meta = meta_of(ds)
-    out = {"filename": meta.filename.encode()}
+    out = {"filename": os.fsencode(meta.filename)}
     for name, header in (("primary", meta.primary), ("science", meta.science)):
         if header is not None:
             out[name] = header.tostring().encode("ascii")
@@ -285,4 +285,5 @@ def _meta(texts: dict[str, bytes], where: Path) -> Meta:
     if "wcs_names" in texts:
         names = json.loads(texts["wcs_names"])
         wcs = WcsList(lambda: texts["wcs"], str(where), "spec").named(names)
-    return Meta(headers["primary"], headers["science"], texts["filename"].decode(), wcs, records)
+    name = os.fsdecode(texts["filename"])
+    return Meta(headers["primary"], headers["science"], name, wcs, records, path=str(where))

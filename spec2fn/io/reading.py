@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from spec2fn.slits import Slits
 
-__all__ = ["holds_slits", "open_product", "open_slits", "read_product"]
+__all__ = ["holds_slits", "later_product", "open_product", "open_slits", "read_product"]
 
 
 def open_product(path: str | os.PathLike[str]) -> Any:
@@ -87,6 +87,20 @@ def open_product(path: str | os.PathLike[str]) -> Any:
 
 
 read_product = open_product
+
+
+def later_product(file: FitsFile) -> str:
+    """Say what a file is that holds no exposure any more, and what is needed; "" if it does."""
+    names = {h.name for h in file.hdus}
+    needed = "; calibration starts from a _rate or _rateints file"
+    if "SCI" not in names:
+        spectra = bool({"EXTRACT1D", "COMBINE1D"} & names)
+        return f"a file of extracted spectra (_x1d){needed}" if spectra else ""
+    needed += "; to go on on purpose: --from extract_1d, or start='extract_1d' in Python"
+    if holds_cube(file):
+        return f"a cube (_s3d){needed}"
+    resampled = file.hdus[0].get(STEP_KEYWORDS["resample_spec"][0]) == "COMPLETE"
+    return f"a resampled image (_s2d){needed}" if resampled or {"WHT", "CON"} <= names else ""
 
 
 def open_slits(file: FitsFile, *, any_exp_type: bool = False) -> Slits:
@@ -190,7 +204,7 @@ def _extracted(file: FitsFile) -> xr.Dataset:
     if any(t.names != names for t in tables):
         msg = f"{file.path}: its EXTRACT1D tables have different columns; give one file of one kind"
         raise InputError(msg)
-    meta = Meta(file.hdus[0].header, None, file.path.name.removesuffix(".gz"))
+    meta = Meta(file.hdus[0].header, None, file.path.name.removesuffix(".gz"), path=str(file.path))
     many = "INT_NUM" in names and tables[0].width("WAVELENGTH") != ()
     lengths = [t.width("WAVELENGTH")[0] if many else len(t) for t in tables]
     variables = _columns(tables, hdus[0], lengths, many)

@@ -15,7 +15,7 @@ from spec2fn.io.fitsfile import FitsFile, Hdu
 from spec2fn.io.keywords import SLIT_KEYWORDS
 from spec2fn.io.layout import EXTRA_PLANES
 from spec2fn.io.lazy import lazy_stack
-from spec2fn.schema import FIXED_SLITS, PLANES, SCALARS, Meta
+from spec2fn.schema import COMMON_ERROR, COMMON_SHARE, FIXED_SLITS, PLANES, SCALARS, Meta
 from spec2fn.slits import PADDING, Slits, group_shapes
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def read_slits(file: FitsFile, *, any_exp_type: bool = False) -> Slits:
     science = [planes["SCI"] for planes in slits]
     records: dict[str, Any] = {}
     name = file.path.name.removesuffix(".gz")
-    meta = Meta(file.hdus[0].header, science[0].header, name, records=records)
+    meta = Meta(file.hdus[0].header, science[0].header, name, records=records, path=str(file.path))
     check_exp_type(file.path, meta, any_exp_type=any_exp_type)
     dims = _dims(file.path, slits)
     common = _common(file, meta, slits, dims, records)
@@ -256,7 +256,9 @@ def _bucket(  # noqa: PLR0917 - one call
         on = _of(one, name, dims)
         shape = tuple(padded.get(d, n) for d, n in zip(on, one.shape, strict=True))
         fill: Any = np.dtype(PLANES[name].dtype if name in PLANES else one.dtype).type(0)
-        if fill.dtype.kind == "f":
+        if name in (COMMON_ERROR, COMMON_SHARE):
+            pass  # a slit without has nothing in common
+        elif fill.dtype.kind == "f":
             fill = fill.dtype.type(np.nan)
         elif name == "dq":
             fill = fill.dtype.type(PADDING)

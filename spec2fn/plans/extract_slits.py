@@ -7,7 +7,6 @@ does not stop the others: the reason is kept.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as _replace
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ExtractionOptions", "GroupPlan", "SlitsPlan", "make_slits_plan"]
 
-_LOG = logging.getLogger("spec2fn.slits")
 
 Images = Callable[["xr.Dataset", int], tuple[np.ndarray, np.ndarray]]
 
@@ -242,7 +240,6 @@ def make_slits_plan(
                 made = NothingToExtract(text)
             if isinstance(made, NothingToExtract):
                 problems[name] = made.reason
-                _LOG.warning("slit %s: no spectrum: %s", name, made.reason)
             else:
                 found.setdefault(made.manner, []).append(made)
         groups += [_stack(bucket, number, order, g, options) for g in found.values()]

@@ -86,6 +86,8 @@ class SlitPhotomPlan(Plan):
         Rows of each of the `time_tables`.
     uniform : ResponsePlan, optional
         Of these slits with wavelengths for uniform sources; None if these are the same.
+    warnings : tuple of str
+        By slit: what is to be known of its calibration, or an empty string.
     """
 
     rows: Any
@@ -99,6 +101,7 @@ class SlitPhotomPlan(Plan):
     kept: tuple[int, ...] = ()
     time_rows: tuple[Any, ...] = ()
     uniform: ResponsePlan | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,8 +267,9 @@ def plan_slit_photom(
     types = own if source_type is None else np.full(len(own), source_type.upper())
     point = types == "POINT"
     areas, unknown = _areas(ds, photom, area, names)
+    warnings = [""] * len(names)
     for i in np.flatnonzero(unknown & ~point):
-        problems[i] = problems[i] or f"photom: no pixel area for slit {names[i]}, taken as 1 sr"
+        warnings[i] = f"photom: no pixel area for slit {names[i]}, taken as 1 sr"
 
     segments = _segments(photom, rows)
     extend = extrapolates(ds, extrapolate)
@@ -286,6 +290,7 @@ def plan_slit_photom(
         response=_response(ds, "wavelength", segments, extend),
         time_tables=tables,
         problems=tuple(problems),
+        warnings=tuple(warnings),
         units=tuple("MJy" if p else "MJy/sr" for p in point),
         kept=kept,
         time_rows=time_rows,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -48,7 +47,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ResampleSlitsPlan", "plan_slits"]
 
-_LOG = logging.getLogger("spec2fn.slits")
 _ARCSEC2_PER_SR = np.rad2deg(3600.0) ** 2
 _PER_PIXEL = ("Jy", "mJy", "uJy", "nJy", "MJy")
 _WORLD = ("ra", "dec", "wavelength")
@@ -191,7 +189,6 @@ def plan_slits(
             one = " ".join(str(error).split()) or type(error).__name__
         if isinstance(one, str):
             one = f"resample_spec: {one}"
-            _LOG.warning("slit %s: %s", strings(ds, "slit_name")[i] or slit, one)
         made.append(one)
     return _joined(ds, made, exposure_time)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,6 @@ __all__ = [
     "strings",
 ]
 
-_LOG = logging.getLogger("spec2fn.slits")
 _CHUNK = 2**18  # pixels evaluated at once
 
 
@@ -127,7 +125,6 @@ def slit_planes(
                 planes = transform(x[None, :], np.arange(ny, dtype=np.float64)[:, None])
         except Exception as error:  # a broken slit must not stop the others
             problems[i] = f"{who}: {' '.join(str(error).split()) or type(error).__name__}"
-            _LOG.warning("slit %s: %s", strings(ds, "slit_name")[i] or slit, problems[i])
             continue
         along[i, :ny, :nx], wavelength[i, :ny, :nx] = planes[1], planes[2]
     return along, wavelength, problems

@@ -17,7 +17,7 @@ from spec2fn.plans.extraction_images import SavedImages, saved_images, unfold
 from spec2fn.plans.image_spectra import bad_pixels
 from spec2fn.plans.slit_frame import strings
 from spec2fn.plans.spectral_wcs import spectral_wcs
-from spec2fn.schema import EXTRACTED, NOT_EXTRACTED, meta_of
+from spec2fn.schema import EXTRACTED, NOT_EXTRACTED, meta_of, warnings_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -148,6 +148,9 @@ def join_spectra(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
         lost |= meta.records.get(NOT_EXTRACTED, {})
     if lost:
         records[NOT_EXTRACTED] = lost
+    told = dict.fromkeys(w for d in datasets for w in warnings_of(d))
+    if told:
+        records["warnings"] = tuple(told)
     return out.assign_attrs(meta=meta_of(first).replace(wcs=wcs, records=records))
 
 

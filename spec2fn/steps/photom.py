@@ -369,7 +369,7 @@ def _calibrate_slits(
         uniform = ((flux / area)[np.array(kept, dtype=int), None, None] * uniform).astype(dtype)
         kinds = _both_kinds(plan.kept, factor, uniform)
         out = out.assign({n: (("slit", "y", "x"), p) for n, p in kinds.items()})
-    return with_problems(out, plan.problems)
+    return with_problems(with_problems(out, plan.problems), plan.warnings, lost=False)
 
 
 def _responses(

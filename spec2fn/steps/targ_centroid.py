@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from spec2fn.wcs.build.pointing import subarray_origin
 if TYPE_CHECKING:
     import xarray as xr
 
+_LOG = logging.getLogger("spec2fn.targ_centroid")
 _WHO = "targ_centroid"
 _CUTOUT = 20  # pixel
 _FEWEST = 10  # finite pixels in the cutout
@@ -53,7 +54,7 @@ def plan_targ_centroid(
         return Skip(f"no target acquisition image{named}")
     if ds.attrs.get("source_type", "POINT") != "POINT":
         source = ds.attrs["source_type"]
-        warnings.warn(f"{_WHO}: fits a point source, but the target is {source}", stacklevel=2)
+        _LOG.warning("%s: fits a point source, but the target is %s", _WHO, source)
     image = target_acquisition[0]
     kind = image.attrs.get("exp_type")
     if kind != ACQUISITION_IMAGE or image["sci"].ndim != 2:

@@ -152,7 +152,7 @@ def test_a_broken_slit_is_reported_and_the_others_go_on(slits):
     wcs = {**ds.attrs["meta"].wcs, 1: object()}
     out = wavecorr(ds.assign_attrs(meta=Meta(wcs=wcs)), reference())
     assert list(out["wavelength_corrected"].values) == [True, False, True]
-    problems = out["slit_problem"].values
+    problems = out["slit_warning"].values
     assert [bool(p) for p in problems] == [False, True, False]
     assert problems[1].startswith("wavecorr: ")
 
