@@ -262,6 +262,7 @@ def _open(source: Any, open_observation: Callable[[Any], Observation]) -> tuple[
 
 def _with_member_files(obs: Observation, settings: Settings) -> Observation:
     from spec2fn.io import open_exposure
+    from spec2fn.io.exposures import check_values
 
     for (step_name, parameter), role in _MEMBER_PARAMETERS.items():
         steps = [s for s in steps_of(settings.pipeline) if s.name == step_name]
@@ -271,6 +272,11 @@ def _with_member_files(obs: Observation, settings: Settings) -> Observation:
         files = (files,) if isinstance(files, str) else files
         opened = tuple(open_exposure(f, any_exp_type=role != "background") for f in files)
         obs = obs.replace(**{role: opened})
+    active = [s for s in steps_of(settings.pipeline) if not s.skip]
+    check_values(obs.science, {name for s in active for name in s.reads})
+    roles = {m for s in active for m in s.members} & {"background", "imprint", "selfcal"}
+    for ds in (ds for r in sorted(roles) for ds in obs.members.get(r, ())):
+        check_values(ds)
     return obs
 
 

@@ -132,7 +132,7 @@ def test_damaged_tiles_are_one_line(exposure, tmp_path):
     content = made.read_bytes()
     at = content.rindex(b"\x1f\x8b")
     made.write_bytes(content[:at] + b"\0\0" + content[at + 2 :])
-    with pytest.raises(InputError, match="tiled_rateints.*: its tile-compressed images"):
+    with pytest.raises(InputError, match=r"tiled_rateints.*: its tile-compressed images"):
         open_exposure(made)
 
 
