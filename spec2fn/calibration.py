@@ -17,10 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from spec2fn.compose import Observation, Pipeline, Split, Step, find_steps, since, steps_of
-from spec2fn.dq import PIXEL
 from spec2fn.errors import InputError, ParameterError
 from spec2fn.parameters import user_path
 from spec2fn.running import (
@@ -407,6 +404,7 @@ def _needs_msa_metadata(ds: Any) -> bool:
 
 def _with_member_files(obs: Observation, settings: Settings) -> Observation:
     from spec2fn.io import open_exposure
+    from spec2fn.io.exposures import check_values
 
     for (step_name, parameter), role in _MEMBER_PARAMETERS.items():
         steps = [s for s in steps_of(settings.pipeline) if s.name == step_name]
@@ -423,6 +421,11 @@ def _with_member_files(obs: Observation, settings: Settings) -> Observation:
             continue
         files = (files,) if isinstance(files, str) else files
         obs = obs.replace(**{role: tuple(open_exposure(f, any_exp_type=True) for f in files)})
+    active = [s for s in steps_of(settings.pipeline) if not s.skip]
+    check_values(obs.science, {name for s in active for name in s.reads})
+    roles = {m for s in active for m in s.members} & {"background", "imprint", "selfcal"}
+    for ds in (ds for r in sorted(roles) for ds in obs.members.get(r, ())):
+        check_values(ds)
     return with_checked_members(settings.pipeline, obs)
 
 
@@ -520,44 +523,17 @@ def calibrate(
     return Calibration(kinds, files, report, {k: v for k, v in made.items() if k not in kinds})
 
 
-def _need_values(ds: Any, report: Iterable[StepRecord] = ()) -> None:
-    """Refuse an exposure without any usable pixel, or a run that left none."""
+def _need_values(ds: Any, report: Iterable[StepRecord]) -> None:
+    """Raise if a step has left no value at all."""
     parts = getattr(ds, "buckets", getattr(ds, "cubes", (ds,)))
-    if ds is None or any("sci" not in part or _usable(part) for part in parts):
+    if ds is None or any("sci" not in part or has_value(part["sci"].values) for part in parts):
         return
     failed = [f"step {r.name} {r.status}" for r in report if r.status.startswith("FAILED")]
     if failed:
         msg = f"{failed[0]}; look at its references, and at the DQ of what it was given"
         raise InputError(msg)
-    if not report:
-        name = ds.attrs["meta"].filename or "the exposure"
-        blank = [n.upper() for n in _planes(ds) if n != "dq" and not has_value(ds[n].values)]
-        why = f"{', '.join(blank)} NaN in all of them" if blank else "NaN, or DO_NOT_USE in DQ"
-        msg = f"{name}: no pixel is usable ({why}), nothing can be calibrated; use another exposure"
-        raise InputError(msg)
 
 
-def _usable(ds: Any) -> bool:
-    """Whether a pixel has a value and may be used; reads no more than it takes to find one."""
-    dim = ds["sci"].dims[0]
-    step = 1 if dim != "y" else _ROWS_READ
-    names = _planes(ds)
-    for first in range(0, ds.sizes[dim], step):
-        part = ds[names].isel({dim: slice(first, first + step)})
-        usable = [np.isfinite(part[n].values) for n in names if n != "dq"]
-        if "dq" in names:
-            usable.append((part["dq"].values & PIXEL["DO_NOT_USE"]) == 0)
-        if np.logical_and.reduce(usable).any():
-            return True
-    return False
-
-
-def _planes(ds: Any) -> list[str]:
-    names = ("sci", "err", "dq", "var_poisson", "var_rnoise", "var_flat")
-    return [n for n in names if n in ds and ds[n].dims == ds["sci"].dims]
-
-
-_ROWS_READ = 256
 # Objects allocated before the collector of cycles looks at them.
 _YOUNG_OBJECTS = 200_000
 

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.dq import PIXEL
 from spec2fn.errors import InputError, nearest
 from spec2fn.io.fitsfile import FitsFile, Hdu, scan
 from spec2fn.modes import known_exp_types
-from spec2fn.schema import INT_TIMES, MODE_ATTRS, PLANES, SCALARS, Meta, Plane
+from spec2fn.schema import (
+    INT_TIMES,
+    MODE_ATTRS,
+    PLANES,
+    SCALARS,
+    Meta,
+    Plane,
+    meta_of,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -20,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "check_exp_type",
     "check_type",
+    "check_values",
     "data_unit",
     "image_dataset",
     "mode_attrs",
@@ -31,6 +42,7 @@ __all__ = [
 _TWO_DIMENSIONAL = ("regions", "wavelength", "pathloss_ps", "pathloss_un")
 _RESAMPLED = ("wht", "con")
 _TRUE, _FALSE = ("T", "TRUE"), ("F", "FALSE")
+_STAGE_1 = ("sci", "err", "dq", "var_poisson", "var_rnoise")
 
 
 def open_exposure(path: str | os.PathLike[str], *, any_exp_type: bool = False) -> Any:
@@ -200,6 +212,46 @@ def data_unit(path: Path, meta: Meta, bunit: Any, source_type: Any, records: dic
         )
         records["warnings"] = tuple(dict.fromkeys((*records.get("warnings", ()), warning)))
     return known
+
+
+def check_values(ds: Any, needed: Container[str] = ()) -> None:
+    """Refuse an exposure without planes that are needed, or without a good pixel in them.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset or Slits
+        Slits, and what is no image, are let pass. Integrations are read one after the other until
+        nothing is missing, as a rule one.
+    needed : container of str
+        Variables; those count that stage 1 writes.
+
+    Raises
+    ------
+    InputError
+        Naming the file and the extensions.
+    """
+    if not hasattr(ds, "data_vars") or "sci" not in ds or "wave" in ds["sci"].dims:
+        return
+    where = meta_of(ds).filename or "the exposure"
+    absent = [PLANES[n].hdu for n in _STAGE_1 if n in needed and n not in ds]
+    if absent:
+        msg = f"{where}: has no extension {', '.join(absent)}; give the file that stage 1 wrote"
+        raise InputError(msg)
+    many = range(ds.sizes.get("integration", 0))
+    missing = {"sci", "var_poisson", "var_rnoise"} & {str(n) for n in ds.data_vars}
+    for part in (ds.isel(integration=i) for i in many) if many else (ds,):
+        good = np.isfinite(part["sci"].values)
+        if "dq" in part:
+            good &= (part["dq"].values & np.uint32(PIXEL["DO_NOT_USE"])) == 0
+        missing = {n for n in missing if not np.isfinite(part[n].values[good]).any()}
+        if not missing:
+            return
+    if "sci" in missing:
+        msg = f"{where}: no pixel of SCI is finite without DO_NOT_USE in DQ; give another exposure"
+    else:
+        hdu = PLANES[min(missing)].hdu
+        msg = f"{where}: {hdu} has no finite value at a good pixel; run stage 1 again"
+    raise InputError(msg)
 
 
 def _dims(path: Path, science: Hdu, meta: Meta) -> tuple[str, ...]:
