@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from spec2fn import pipelines
+from spec2fn.compose import Observation
 from spec2fn.errors import InputError
 from spec2fn.io.msa import read_msa_metadata
 from spec2fn.plans.msa_metadata import open_slitlets
@@ -136,6 +138,8 @@ def test_every_published_file_is_read_or_says_what_it_lacks():
         read.add(path.name)
         number = int(msa["shutter_info.msa_metadata_id"].values[0])
         assert open_slitlets(msa, number, 1)
+        has_fixed = pipelines._has_fixed(Observation(None, {"msa_metadata": (msa,)}))
+        assert has_fixed == (path.name == "msa_fs_configuration.fits")
     assert read == {
         "jw02736007001_01_msa.fits.gz",
         "msa_configuration.fits",
