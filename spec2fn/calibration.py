@@ -503,7 +503,6 @@ def calibrate(
     )
     steps = tuple(s.key for name in save_steps for s in find_steps(job.settings.pipeline, name))
     products = ("bsub",) if save_bsub or job.options.get("save_bsub") else ()
-    _need_values(job.observation.science)
     folder = None if output_dir is None else output_folder(output_dir)
     if folder is not None:
         foreseen = (*job.plan(products).products, *steps)

@@ -12,7 +12,7 @@ import functools
 import inspect
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as _replace
 from typing import Any, overload
@@ -21,7 +21,7 @@ from spec2fn.errors import ContractError, HostOnlyError, ParameterError, Referen
 from spec2fn.kernels.namespace import is_traced
 from spec2fn.members import check_members
 from spec2fn.parameters import Parameter, parameters_of, unknown_parameter
-from spec2fn.schema import described, has_value, require, with_status
+from spec2fn.schema import described, has_value, require, with_status, with_warnings
 
 __all__ = [
     "AlsoOn",
@@ -121,6 +121,9 @@ class Step:
         Other names of the step (those of the peer).
     needs_refs : tuple of str
         Reference types without any of which the step is skipped.
+    without : callable, optional
+        ``without(ds, parameters)`` says by reference type what it means that there is none, for
+        those types without which the numbers are others: it becomes a warning.
     refs_of : str
         Role of the associated exposure whose header selects the references (``""``: science).
     needs_members : tuple of str
@@ -153,6 +156,7 @@ class Step:
     whole_when: Callable[[Mapping[str, Any]], Any] | None = None
     aliases: tuple[str, ...] = ()
     needs_refs: tuple[str, ...] = ()
+    without: Callable[[Any, Mapping[str, Any]], Mapping[str, str]] | None = None
     refs_of: str = ""
     needs_members: tuple[str, ...] = ()
     scope: str = "dataset"
@@ -244,15 +248,27 @@ class Step:
             out, status, idle = self._apply(ds, references, members, parameters, plan)
             out = with_status(out, self.name, _common_status([(status, idle)]))
         self._check_references(ds, out, references)
-        return out
+        if self.without is None or out.attrs.get(f"status_{self.name}") != "COMPLETE":
+            return out
+        given = dict(zip(self.refs, references, strict=True))
+        effects = self.without(ds.cubes[0] if hasattr(ds, "cubes") else ds, parameters)
+        return with_warnings(
+            out,
+            *(
+                f"{self.name}: no {reftype} reference: {effect}"
+                for reftype, effect in effects.items()
+                if given[reftype] is None
+            ),
+        )
 
     def _check_references(self, ds: Any, out: Any, references: list[Any]) -> None:
         """Raise if nothing has a value any more because a reference holds none."""
         used = [r for r in references if r is not None]
         if not used or getattr(out, "problems", None):
             return
+        kept = {id(v._data) for v in _variables(ds)}  # noqa: SLF001 - `.data` would load lazy data
         for name in ("sci", "wavelength", "flux"):
-            if not _valueless(out, name) or _valueless(ds, name):
+            if not _valueless(out, name, kept) or _valueless(ds, name):
                 continue
             blank = [(r, v) for r in used for v in r.variables if _valueless(r, v)]
             what = "; ".join(f"{described(r)} holds no finite number in {v!r}" for r, v in blank)
@@ -360,9 +376,10 @@ def as_reference(
     """Return a reference as steps want it: a Dataset (or None).
 
     A path is opened, an array becomes the ``sci`` plane of a Dataset, a lazy reference is loaded.
-    With the mode attributes of an exposure, it must have been made for such exposures.
+    With the mode attributes of an exposure, it must have been made for such exposures, and hold
+    numbers.
     """
-    if value is None or (hasattr(value, "data_vars") and not value.attrs.get("made_for")):
+    if value is None:
         return value
     from spec2fn.refs import coerce_reference
 
@@ -379,10 +396,11 @@ def _variables(ds: Any) -> list[Any]:
     return [v for part in parts for v in part.variables.values()]
 
 
-def _valueless(ds: Any, name: str) -> bool:
-    """Whether a variable is there and holds not a single finite number."""
+def _valueless(ds: Any, name: str, known: Collection[int] = ()) -> bool:
+    """Whether a variable is there, with other data than `known`, and without a finite number."""
     parts = getattr(ds, "buckets", getattr(ds, "cubes", (ds,)))
     found = [part.variables[name] for part in parts if name in part.variables]
+    found = [v for v in found if id(v._data) not in known]  # noqa: SLF001
     if not found or any(is_traced(v.data) or v.dtype.kind != "f" for v in found):
         return False
     return not any(has_value(v.data) for v in found)

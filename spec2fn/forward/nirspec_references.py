@@ -221,7 +221,11 @@ def spectrograph_flat() -> Content:
     return (
         "NirspecFlatModel",
         {},
-        [image_hdu("SCI", image), fast_table({"ANY": nrs.spectrograph_response(wave)}, wave)],
+        [
+            image_hdu("SCI", image),
+            image_hdu("ERR", np.zeros_like(image)),
+            fast_table({"ANY": nrs.spectrograph_response(wave)}, wave),
+        ],
     )
 
 

@@ -7,6 +7,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from spec2fn.plans.base import Plan
+from spec2fn.plans.contents import need
 from spec2fn.plans.subarray import subarray_slices
 
 if TYPE_CHECKING:
@@ -54,7 +55,10 @@ def plan_image_flat(flat: Any, ds: xr.Dataset, reftype: str = "flat") -> FlatFie
     Raises
     ------
     ReferenceError, DatasetError
-        See :func:`spec2fn.plans.subarray.subarray_slices`.
+        If a file has no ``err``; see also :func:`spec2fn.plans.subarray.subarray_slices`.
     """
+    if hasattr(flat, "data_vars") and "path" in flat.attrs:
+        # arrays may come without errors; what files lack would be missing from the variances
+        need(flat, ("sci", "err"), "flat_field")
     rows, columns = subarray_slices(flat, ds, "flat_field", reftype)
     return FlatFieldPlan((rows.start, rows.stop), (columns.start, columns.stop))

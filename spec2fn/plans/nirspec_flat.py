@@ -18,6 +18,7 @@ from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.tables import GAUSS_3
 from spec2fn.modes import mode_of
 from spec2fn.plans.base import Plan
+from spec2fn.plans.contents import need
 from spec2fn.plans.tables import (
     PixelList,
     Segment,
@@ -339,6 +340,8 @@ def plan_images(ref: Any, reftype: str, wave: Any) -> tuple[FlatImagePlan | None
     if "sci" not in ref:
         msg = f"flat_field: reference {reftype!r} holds no image 'sci'; it needs one"
         raise ReferenceError(msg)
+    if "path" in ref.attrs:
+        need(ref, ("err",), "flat_field")
     shape = ref["sci"].shape
     if len(shape) < 3 or shape[0] == 1:
         return FlatImagePlan(), everywhere
@@ -451,6 +454,12 @@ def _fore_segments(
     """Tables of the fore optics and, for the micro-shutter array, errors of its image."""
     if fflat is None or not mode_of(ds).shutters:
         return _segments(ds, fflat, "fflat", problems)
+    if "path" in fflat.attrs:
+        need(
+            fflat,
+            [str(n).replace("sci", "err") for n in fflat if str(n)[:3] == "sci"],
+            "flat_field",
+        )
     found: list[Segment | None] = []
     errors: list[Segment | None] = []
     read: dict[int, Segment | None] = {}

@@ -13,8 +13,9 @@ from spec2fn.errors import ReferenceError
 from spec2fn.kernels.slit_corrections import offsets_at
 from spec2fn.modes import mode_of
 from spec2fn.plans.base import Plan
+from spec2fn.plans.contents import numbers
 from spec2fn.plans.slit_frame import chosen_types, is_point, slit_planes, strings
-from spec2fn.schema import meta_of
+from spec2fn.schema import described, meta_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -220,9 +221,14 @@ def _apertures(reference: xr.Dataset) -> dict[str, tuple[Any, Any, Any]]:
         )
         raise ReferenceError(msg)
     out: dict[str, tuple[Any, Any, Any]] = {}
-    for aperture in listed:
-        model = aperture["zero_point_offset"]
-        wave, position = (np.asarray(p, dtype=np.float64) for p in model.points)
+    for i, aperture in enumerate(listed):
+        where = f"wavecorr: {described(reference)}: aperture {i}"
+        known = isinstance(aperture, Mapping) and "aperture_name" in aperture
+        model: Any = aperture.get("zero_point_offset") if known else None
+        if not hasattr(model, "points") or not hasattr(model, "lookup_table"):
+            msg = f"{where} needs a name and a table 'zero_point_offset'; use another reference"
+            raise ReferenceError(msg)
+        wave, position = (numbers(p, f"{where}: a grid", 1) for p in model.points)
         # the first of a name counts
         table = np.asarray(model.lookup_table, dtype=np.float64)
         out.setdefault(str(aperture["aperture_name"]), (wave, position, table))

@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from spec2fn.errors import ReferenceError
-from spec2fn.schema import MODE_ATTRS
+import numpy as np
 
-__all__ = ["check_exposure", "made_for"]
+from spec2fn.errors import ReferenceError
+from spec2fn.schema import MODE_ATTRS, described
+
+__all__ = ["check_contents", "check_exposure", "made_for"]
 
 # attribute of an exposure -> FITS keyword of a pattern, and its place in the tree of an ASDF file
 _PATTERNS: Mapping[str, tuple[str, str]] = {
@@ -48,7 +50,7 @@ _SELECTED_BY: Mapping[str, tuple[str, ...]] = {
     "sflat": ("detector", "filter", "grating"),
     "specwcs": ("detector", "filter", "pupil", "channel", "band", "module"),
 }
-_NOT_BY_EXP_TYPE = frozenset({"flat", "fringe", "filteroffset"})
+_NOT_BY_EXP_TYPE = frozenset({"distortion", "filteroffset", "flat", "fringe"})
 _NOT_BY_DETECTOR = frozenset({("NIRSPEC", "photom"), ("NIRSPEC", "area")})
 
 # exposure types that share references, whatever these say
@@ -59,6 +61,8 @@ _ALIKE = (
 )
 # internal exposures are calibrated with the references of the aperture they light up
 _INTERNAL = frozenset({"NRS_LAMP", "NRS_AUTOWAVE", "NRS_AUTOFLAT"})
+_SAMPLE = 1024
+_NO_NUMBERS = frozenset({"meta", "history", "asdf_library"})
 _ANYTHING = frozenset({"", "N/A", "ANY", "GENERIC", "UNKNOWN", "UNDEFINED", "NONE"})
 
 
@@ -128,12 +132,84 @@ def check_exposure(ref: Any, attrs: Mapping[str, Any], reftype: str, who: str = 
         if n in wanted and not _fits(n, str(attrs.get(n, "")), wanted[n].split("|"))
     ]
     if wrong:
-        label = f"reference {reftype!r} ({ref.attrs.get('filename') or 'in memory'})"
         msg = (
-            f"{who}{': ' if who else ''}{label} was made for {', '.join(wrong)}; give the one for"
-            " this exposure, or correct what the file says"
+            f"{who}{': ' if who else ''}{described(ref)} was made for {', '.join(wrong)}; give the"
+            " one for this exposure, or correct what the file says"
         )
         raise ReferenceError(msg)
+
+
+def check_contents(ref: Any, who: str = "") -> None:
+    """Raise if a part of a reference (an image, a table, an entry of a tree) holds only NaN.
+
+    Errors and variances may: they are not known for every reference.
+
+    Parameters
+    ----------
+    ref : xarray.Dataset
+    who : str
+        Step that uses the reference, for the message.
+
+    Raises
+    ------
+    ReferenceError
+        Naming the file and the part.
+    """
+    # by part: whether any of its numbers is finite
+    parts: dict[str, bool] = {}
+    for name, variable in ref.variables.items():
+        part, _, column = str(name).partition(".")
+        if variable.dtype.kind == "f" and variable.size and not _is_error(column or part):
+            parts[part] = parts.get(part, False) or _finite_somewhere(variable)
+    tree = ref.attrs.get("tree")
+    if hasattr(tree, "items"):
+        for name, value in tree.items():
+            found = list(_numbers(value)) if name not in _NO_NUMBERS else ()
+            if found:
+                parts[name] = any(found)
+    blank = [part for part, finite in parts.items() if not finite]
+    if blank:
+        msg = (
+            f"{who}{': ' if who else ''}{described(ref)} holds no finite number in"
+            f" {', '.join(map(repr, blank))}; use another reference"
+        )
+        raise ReferenceError(msg)
+
+
+def _is_error(name: str) -> bool:
+    return any(word in name.lower() for word in ("err", "unc", "var"))
+
+
+def _finite_somewhere(variable: Any) -> bool:
+    plane = variable.encoding.get("plane")
+    if plane is not None and not variable._in_memory:  # noqa: SLF001 - nothing else tells
+        return bool(plane.has_numbers())
+    data = variable.data
+    if not isinstance(data, np.ndarray):
+        return True  # traced, or on a device
+    flat = data.reshape(-1)
+    # some of many will do, nearly always
+    some = flat[:: max(1, flat.size // _SAMPLE)]
+    return bool(np.isfinite(some).any()) or bool(np.isfinite(flat).any())
+
+
+def _numbers(value: Any) -> Iterable[bool]:
+    """Whether the numbers in an entry of a tree are finite, array by array."""
+    if hasattr(value, "items"):
+        for one in value.values():
+            yield from _numbers(one)
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _numbers(one)
+    elif isinstance(value, float):
+        yield bool(np.isfinite(value))
+    elif getattr(getattr(value, "dtype", None), "kind", "") == "f":
+        yield bool(np.isfinite(value).any())
+    else:  # a model
+        for name in ("parameters", "lookup_table"):
+            held = getattr(value, name, None)
+            if getattr(held, "size", 0):
+                yield from _numbers(np.asarray(held, dtype=float))
 
 
 def _values(text: Any) -> set[str]:

@@ -47,6 +47,7 @@ def _backend() -> type:
             self.dtype = np.dtype(np.uint32) if flags else self.stored.newbyteorder("=")
             self.flags = flags
             self.version = _version(path)
+            self._has_numbers: bool | None = None
 
         def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
             return indexing.explicit_indexing_adapter(
@@ -61,6 +62,16 @@ def _backend() -> type:
         def take(self, positions: Any) -> Any:
             """Return the elements at these positions of the flattened plane."""
             return self._converted(self._mapped().reshape(-1)[positions])
+
+        def has_numbers(self) -> bool:
+            """Return whether any element is finite; looked up once, most often in one row."""
+            if self._has_numbers is None:
+                flat = self._mapped().reshape(-1)
+                middle = flat[flat.size // 2 :][: self.shape[-1]]
+                self._has_numbers = any(
+                    bool(np.isfinite(part).any()) for part in (middle, flat[:: 2**12], flat)
+                )
+            return self._has_numbers
 
         def _converted(self, data: Any) -> Any:
             if not self.flags:

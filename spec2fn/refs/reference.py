@@ -23,7 +23,7 @@ from spec2fn.dq import PIXEL
 from spec2fn.errors import ReferenceError
 from spec2fn.parameters import user_path
 from spec2fn.refs.keywords import KEYWORDS
-from spec2fn.refs.matching import check_exposure, made_for
+from spec2fn.refs.matching import check_contents, check_exposure, made_for
 from spec2fn.refs.planes import plane_in_file
 from spec2fn.schema import MODE_ATTRS, Meta
 
@@ -176,11 +176,13 @@ def coerce_reference(
     Raises
     ------
     spec2fn.errors.ReferenceError
-        If the value cannot be a reference, the file cannot be read, or is for another exposure.
+        If the value cannot be a reference, the file cannot be read, is for another exposure, or
+        holds nothing but NaN.
     """
     ref = _coerce(value, reftype)
     if ref is not None and exposure is not None:
         check_exposure(ref, exposure, reftype, who)
+        check_contents(ref, who)
     return ref
 
 

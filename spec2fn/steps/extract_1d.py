@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -120,8 +121,21 @@ def _plan(
     return Skip(plan.reason) if isinstance(plan, NothingToExtract) else plan
 
 
+def _without(ds: Any, parameters: Mapping[str, Any]) -> Mapping[str, str]:
+    buckets = _buckets(ds) if isinstance(ds, Slits) or "slit" in ds.dims else None
+    if buckets is None:
+        types = [ds.attrs.get("source_type")]
+        if "wave" in ds.dims:
+            return _UNCORRECTED if parameters["apply_apcorr"] and "POINT" in types else {}
+    else:
+        types = [t for b in buckets if "source_type" in b for t in b["source_type"].values]
+    corrected = parameters["apply_apcorr"] and "POINT" in types
+    return {"extract1d": "the whole image is summed"} | (_UNCORRECTED if corrected else {})
+
+
 @step(
     refs=("extract1d", "apcorr", "psf"),
+    without=_without,
     reads=("sci",),
     provides=("flux", "flux_error", "flux_error_cov"),
     traceable=True,
@@ -249,6 +263,9 @@ def extract_1d(
     if not is_traced(ds["sci"].data):
         out = with_images(ds, out, plan, spectrum, saved)
     return out
+
+
+_UNCORRECTED = {"apcorr": "light outside the apertures of point sources is not corrected for"}
 
 
 def _buckets(ds: Any) -> tuple[xr.Dataset, ...] | None:

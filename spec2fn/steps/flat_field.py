@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +81,20 @@ def _plan(
     return replace(plan, opened=_planes(opened, plan))
 
 
+def _without(ds: Any, parameters: Mapping[str, Any]) -> Mapping[str, str]:
+    mode = mode_of(ds)
+    if (
+        mode.instrument != "NIRSPEC"
+        or mode.lamp
+        or parameters.get("user_supplied_flat") is not None
+    ):
+        return {}
+    return dict.fromkeys(("fflat", "sflat", "dflat"), "this part of the flat is taken as 1")
+
+
 @step(
     refs=("flat", "fflat", "sflat", "dflat"),
+    without=_without,
     reads=("sci", "err", "dq", "var_poisson", "var_rnoise"),
     provides=("var_flat", "flatfield_point", "flatfield_uniform"),
     traceable=True,

@@ -105,8 +105,15 @@ def _plan(
     return plan_spectral_response(ds, photom, row, apply_time_correction=apply_time_correction)
 
 
+def _without(ds: Any, _: Mapping[str, Any]) -> Mapping[str, str]:
+    if mode_of(ds).layout != "slits":
+        return {}
+    return {"area": "pixels have the nominal area that the photom reference states"}
+
+
 @step(
     refs=("photom", "area"),
+    without=_without,
     reads=("sci", "err", "dq"),
     provides=("photom_point", "photom_uniform"),
     traceable=True,
