@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,15 @@ import numpy as np
 
 from spec2fn.errors import InputError, nearest
 from spec2fn.io.fitsfile import FitsFile, Hdu, scan
-from spec2fn.schema import INT_TIMES, MODE_ATTRS, PLANES, SCALARS, SPECTROSCOPIC, Meta
+from spec2fn.schema import (
+    INT_TIMES,
+    MODE_ATTRS,
+    MODE_KEYWORDS,
+    PLANES,
+    SCALARS,
+    SPECTROSCOPIC,
+    Meta,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -28,6 +35,7 @@ __all__ = [
 
 _TWO_DIMENSIONAL = ("regions", "wavelength", "pathloss_ps", "pathloss_un")
 _RESAMPLED = ("wht", "con")
+_IFU = ("MIR_MRS", "NRS_IFU")
 
 
 def open_exposure(path: str | os.PathLike[str], *, any_exp_type: bool = False) -> Any:
@@ -97,6 +105,8 @@ def image_dataset(
     name = file.path.name.removesuffix(".gz")
     meta = Meta(file.hdus[0].header, science.header, name, records=records)
     check_exp_type(file.path, meta, any_exp_type=any_exp_type)
+    if not product:
+        _check_mode(file.path, meta)
     dims = _dims(file.path, science, meta)
     variables: dict[str, Any] = {}
     for name, plane in PLANES.items():
@@ -115,18 +125,20 @@ def image_dataset(
     )
     for name, scalar in SCALARS.items():
         value = meta.get(scalar.keyword) if scalar.read else None
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if value is not None:
             variables[name] = xr.Variable((), np.float64(value), {"units": scalar.unit})
-    attrs = mode_attrs(meta, file.path)
-    attrs["model"] = str(meta.get("DATAMODL", "ImageModel" if len(dims) == 2 else "CubeModel"))
+    attrs = mode_attrs(meta)
+    model = ("IFU" if attrs["exp_type"] in _IFU else "") + "ImageModel"
+    attrs["model"] = str(meta.get("DATAMODL", model if len(dims) == 2 else "CubeModel"))
     return xr.Dataset(variables, attrs={**attrs, "meta": meta})
 
 
 def check_exp_type(path: Path, meta: Meta, *, any_exp_type: bool = False) -> None:
     """Raise :class:`InputError` unless the exposure is spectroscopic (or any type will do)."""
     exp_type = meta.get("EXP_TYPE")
-    if exp_type is None:
-        msg = f"{path}: keyword EXP_TYPE is missing; it says how the exposure was taken: add it"
+    if not isinstance(exp_type, str):
+        found = "missing" if exp_type is None else repr(exp_type)
+        msg = f"{path}: keyword EXP_TYPE is {found}; it says how the exposure was taken: add it"
         raise InputError(msg)
     if not any_exp_type and str(exp_type).strip() not in SPECTROSCOPIC:
         msg = (
@@ -134,6 +146,18 @@ def check_exp_type(path: Path, meta: Meta, *, any_exp_type: bool = False) -> Non
             f" spectroscopic are {', '.join(SPECTROSCOPIC)}"
         )
         raise InputError(msg)
+
+
+def _check_mode(path: Path, meta: Meta) -> None:
+    """Raise :class:`InputError` unless detector, filter, … are such as the exposure type has."""
+    exp_type = str(meta.get("EXP_TYPE")).strip()
+    for keyword, known in MODE_KEYWORDS.get(exp_type, {}).items():
+        value = meta.get(keyword)
+        if str(value).strip().upper() in known:
+            continue
+        found = "missing" if value is None else repr(value)
+        msg = f"{path}: keyword {keyword} is {found}, needs {', '.join(known)} for {exp_type}"
+        raise InputError(f"{msg}{nearest(str(value), known)}; correct it")
 
 
 def _dims(path: Path, science: Hdu, meta: Meta) -> tuple[str, ...]:
@@ -148,9 +172,9 @@ def _dims(path: Path, science: Hdu, meta: Meta) -> tuple[str, ...]:
         raise InputError(msg)
     allowed = set()
     nints, first, last = (meta.get(k) for k in ("NINTS", "INTSTART", "INTEND"))
-    if isinstance(nints, int):
+    if nints is not None:
         allowed.add(nints)
-    if isinstance(first, int) and isinstance(last, int):
+    if first is not None and last is not None:
         allowed.add(last - first + 1)
     if allowed and shape[0] not in allowed:
         says = " and ".join(
@@ -191,9 +215,9 @@ def time_variables(
         return {}
     chosen: Any = slice(None)
     count = len(table)
-    if count != integrations and "integration_number" in table.names:
+    first = meta.get("INTSTART")
+    if count != integrations and first is not None and "integration_number" in table.names:
         # a segment of an exposure may carry the times of the whole exposure
-        first = int(meta.get("INTSTART", 1))
         number = table["integration_number"]
         chosen = (number >= first) & (number < first + integrations)
         count = int(chosen.sum())
@@ -211,14 +235,12 @@ def time_variables(
     }
 
 
-def mode_attrs(meta: Meta, path: str | os.PathLike[str]) -> dict[str, Any]:
+def mode_attrs(meta: Meta) -> dict[str, Any]:
     """Read the attributes that steps branch on from the headers.
 
     Parameters
     ----------
     meta : Meta
-    path : path
-        For messages.
 
     Returns
     -------
@@ -228,24 +250,12 @@ def mode_attrs(meta: Meta, path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If a keyword holds a value of the wrong type.
+        If a keyword holds what it may not.
     """
     out: dict[str, Any] = {}
     for name, (keyword, kind) in MODE_ATTRS.items():
         value = meta.get(keyword)
-        if value is None or type(value).__name__ == "Undefined":
+        if value is None:
             continue
-        if not _is_a(value, kind):
-            msg = f"{path}: keyword {keyword} is {value!r}, needs {kind.__name__}; correct it"
-            raise InputError(msg)
         out[name] = value.strip() if isinstance(value, str) else kind(value)
     return out
-
-
-def _is_a(value: Any, kind: type) -> bool:
-    if kind is bool:
-        return isinstance(value, (bool, np.bool_))
-    if kind is int:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number and math.isfinite(value) and int(value) == value
-    return True

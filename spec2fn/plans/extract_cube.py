@@ -21,6 +21,7 @@ from spec2fn.plans.base import Plan
 from spec2fn.plans.extract_1d import is_calibrated
 from spec2fn.plans.star_finder import brightest_source
 from spec2fn.schema import meta_of
+from spec2fn.wcs.build.pointing import number
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -385,14 +386,15 @@ def _target(ds: xr.Dataset) -> tuple[float, float]:
     """The spaxel nearest to the target's coordinates, or the middle of the field of view."""
     ny, nx = ds.sizes["y"], ds.sizes["x"]
     meta = meta_of(ds)
-    target = meta.get("TARG_RA"), meta.get("TARG_DEC")
     middle = (nx / 2.0, ny / 2.0)
-    if meta.wcs is None or target[0] is None or target[1] is None:
+    if meta.wcs is None:
         _LOG.warning("extract_1d: the target's place in the cube is not known; its middle is used")
         return middle
+    who = "extract_1d (without center_xy or ifu_autocen)"
+    target = number(meta, "TARG_RA", who), number(meta, "TARG_DEC", who)
     y, x = np.indices((ny, nx))
     sky = _vectors(*_sky(ds, x, y))
-    distance = np.sum((sky - _vectors(*(float(v) for v in target))) ** 2, axis=-1)
+    distance = np.sum((sky - _vectors(*target)) ** 2, axis=-1)
     distance = np.where(np.isfinite(distance), distance, np.inf)
     j, i = divmod(int(np.argmin(distance)), nx)
     if not (0 < i < nx - 1 and 0 < j < ny - 1):

@@ -193,8 +193,9 @@ def test_shapes_that_do_not_agree(exposure, planes):
 
 
 def test_keyword_of_the_wrong_type(exposure):
-    _fails(exposure("a.fits", SUBSTRT1="one"), "SUBSTRT1", "int")
-    _fails(exposure("b.fits", TSOVISIT="T"), "TSOVISIT", "bool")
+    _fails(exposure("a.fits", SUBSTRT1="one"), "SUBSTRT1", "'one'", "integer from 1 to 2048")
+    _fails(exposure("b.fits", TSOVISIT="yes"), "TSOVISIT", "'yes'", "T or F")
+    assert open_exposure(exposure("c.fits", TSOVISIT="F")).attrs["tso"] is False
 
 
 def test_importing_io_is_light():
