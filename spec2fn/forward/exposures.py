@@ -320,7 +320,7 @@ def to_dataset(setup: Setup, planes: Mapping[str, Array]) -> xr.Dataset:
         if scalar.read:
             value = np.float64(meta.get(scalar.keyword))
             variables[name] = ((), value, {"units": scalar.unit})
-    attrs = mode_attrs(meta, setup.name) | {"model": primary["DATAMODL"], "meta": meta}
+    attrs = mode_attrs(meta) | {"model": primary["DATAMODL"], "meta": meta}
     return xr.Dataset(variables, attrs=attrs)
 
 

@@ -115,7 +115,7 @@ def cube_dataset(file: FitsFile) -> xr.Dataset:
         value = meta.get(scalar.keyword) if scalar.read else None
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             variables[scalar_name] = xr.Variable((), np.float64(value), {"units": scalar.unit})
-    attrs = {**mode_attrs(meta, file.path), "model": str(meta.get("DATAMODL", "IFUCubeModel"))}
+    attrs = {**mode_attrs(meta), "model": str(meta.get("DATAMODL", "IFUCubeModel"))}
     return xr.Dataset(variables, attrs={**attrs, **_cube_attrs(meta), "meta": meta})
 
 

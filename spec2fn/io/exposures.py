@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Container
 from pathlib import Path
@@ -13,10 +12,11 @@ import numpy as np
 from spec2fn.dq import PIXEL
 from spec2fn.errors import InputError, nearest
 from spec2fn.io.fitsfile import FitsFile, Hdu, scan
-from spec2fn.modes import known_exp_types
+from spec2fn.modes import known_exp_types, mode_named
 from spec2fn.schema import (
     INT_TIMES,
     MODE_ATTRS,
+    MODE_KEYWORDS,
     PLANES,
     SCALARS,
     Meta,
@@ -41,7 +41,6 @@ __all__ = [
 
 _TWO_DIMENSIONAL = ("regions", "wavelength", "pathloss_ps", "pathloss_un")
 _RESAMPLED = ("wht", "con")
-_TRUE, _FALSE = ("T", "TRUE"), ("F", "FALSE")
 _STAGE_1 = ("sci", "err", "dq", "var_poisson", "var_rnoise")
 
 
@@ -115,6 +114,8 @@ def image_dataset(
     name = file.path.name.removesuffix(".gz")
     meta = Meta(file.hdus[0].header, science.header, name, records=records, path=str(file.path))
     check_exp_type(file.path, meta, any_exp_type=any_exp_type)
+    if not product:
+        _check_mode(file.path, meta)
     dims = _dims(file.path, science, meta)
     variables: dict[str, Any] = {}
     unit = data_unit(file.path, meta, science.get("BUNIT"), meta.get("SRCTYPE"), records)
@@ -139,18 +140,20 @@ def image_dataset(
         records["warnings"] = (warning,)
     for name, scalar in SCALARS.items():
         value = meta.get(scalar.keyword) if scalar.read else None
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if value is not None:
             variables[name] = xr.Variable((), np.float64(value), {"units": scalar.unit})
-    attrs = mode_attrs(meta, file.path)
-    attrs["model"] = str(meta.get("DATAMODL", "ImageModel" if len(dims) == 2 else "CubeModel"))
+    attrs = mode_attrs(meta)
+    model = ("IFU" if mode_named(attrs["exp_type"]).sliced else "") + "ImageModel"
+    attrs["model"] = str(meta.get("DATAMODL", model if len(dims) == 2 else "CubeModel"))
     return xr.Dataset(variables, attrs={**attrs, "meta": meta})
 
 
 def check_exp_type(path: Path, meta: Meta, *, any_exp_type: bool = False) -> None:
     """Raise :class:`InputError` unless the exposure is spectroscopic (or any type will do)."""
     exp_type = meta.get("EXP_TYPE")
-    if exp_type is None:
-        msg = f"{path}: keyword EXP_TYPE is missing; it says how the exposure was taken: add it"
+    if not isinstance(exp_type, str):
+        found = "missing" if exp_type is None else repr(exp_type)
+        msg = f"{path}: keyword EXP_TYPE is {found}; it says how the exposure was taken: add it"
         raise InputError(msg)
     known = known_exp_types()
     if not any_exp_type and str(exp_type).strip() not in known:
@@ -254,6 +257,18 @@ def check_values(ds: Any, needed: Container[str] = ()) -> None:
     raise InputError(msg)
 
 
+def _check_mode(path: Path, meta: Meta) -> None:
+    """Raise :class:`InputError` unless detector, filter, … are such as the exposure type has."""
+    exp_type = str(meta.get("EXP_TYPE")).strip()
+    for keyword, known in MODE_KEYWORDS.get(exp_type, {}).items():
+        value = meta.get(keyword)
+        if str(value).strip().upper() in known:
+            continue
+        found = "missing" if value is None else repr(value)
+        msg = f"{path}: keyword {keyword} is {found}, needs {', '.join(known)} for {exp_type}"
+        raise InputError(f"{msg}{nearest(str(value), known)}; correct it")
+
+
 def _dims(path: Path, science: Hdu, meta: Meta) -> tuple[str, ...]:
     shape = science.shape
     if len(shape) == 2:
@@ -266,9 +281,9 @@ def _dims(path: Path, science: Hdu, meta: Meta) -> tuple[str, ...]:
         raise InputError(msg)
     allowed = set()
     nints, first, last = (meta.get(k) for k in ("NINTS", "INTSTART", "INTEND"))
-    if isinstance(nints, int):
+    if nints is not None:
         allowed.add(nints)
-    if isinstance(first, int) and isinstance(last, int):
+    if first is not None and last is not None:
         allowed.add(last - first + 1)
     if allowed and shape[0] not in allowed:
         says = " and ".join(
@@ -340,14 +355,12 @@ def time_variables(
     }
 
 
-def mode_attrs(meta: Meta, path: str | os.PathLike[str]) -> dict[str, Any]:
+def mode_attrs(meta: Meta) -> dict[str, Any]:
     """Read the attributes that steps branch on from the headers.
 
     Parameters
     ----------
     meta : Meta
-    path : path
-        For messages.
 
     Returns
     -------
@@ -357,28 +370,12 @@ def mode_attrs(meta: Meta, path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If a keyword holds a value of the wrong type.
+        If a keyword holds what it may not.
     """
     out: dict[str, Any] = {}
     for name, (keyword, kind) in MODE_ATTRS.items():
         value = meta.get(keyword)
-        if value is None or type(value).__name__ == "Undefined":
+        if value is None:
             continue
-        if not _is_a(value, kind):
-            msg = f"{path}: keyword {keyword} is {value!r}, needs {kind.__name__}; correct it"
-            raise InputError(msg)
-        if kind is bool and isinstance(value, str):
-            value = value.strip().upper() in _TRUE
         out[name] = value.strip() if isinstance(value, str) else kind(value)
     return out
-
-
-def _is_a(value: Any, kind: type) -> bool:
-    if kind is bool:
-        # old files have some as text
-        text = isinstance(value, str) and value.strip().upper() in (*_TRUE, *_FALSE)
-        return text or isinstance(value, (bool, np.bool_))
-    if kind is int:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number and math.isfinite(value) and int(value) == value
-    return True

@@ -222,7 +222,7 @@ def _extracted(file: FitsFile) -> xr.Dataset:
         variables.update(times)
     elif file.find("INT_TIMES") is not None:
         time_variables(file, None, meta, records)
-    attrs = mode_attrs(meta, file.path)
+    attrs = mode_attrs(meta)
     attrs["model"] = str(meta.get("DATAMODL", "MultiSpecModel"))
     meta = meta.replace(records=records)
     return xr.Dataset(variables, attrs={**attrs, "meta": meta})

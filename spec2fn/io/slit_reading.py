@@ -88,7 +88,7 @@ def read_slits(file: FitsFile, *, any_exp_type: bool = False) -> Slits:
     check_exp_type(file.path, meta, any_exp_type=any_exp_type)
     dims = _dims(file.path, slits)
     common = _common(file, meta, slits, dims, records)
-    attrs = _attrs(meta, file.path)
+    attrs = _attrs(meta)
     attrs["model"] = str(meta.get("DATAMODL", "MultiSlitModel"))
     columns = _variables(science, slits)
     kinds = columns["source_type"]
@@ -145,8 +145,8 @@ def _dims(path: Path, slits: list[dict[str, Hdu]]) -> tuple[str, ...]:
     return ("integration", "y", "x") if len(leads.pop()) else ("y", "x")
 
 
-def _attrs(meta: Meta, path: Path) -> dict[str, Any]:
-    attrs = mode_attrs(meta, path)
+def _attrs(meta: Meta) -> dict[str, Any]:
+    attrs = mode_attrs(meta)
     assert meta.science is not None
     names = list(meta.science)
     # behind EXTVER the keyword is that of the first slit, not of the exposure

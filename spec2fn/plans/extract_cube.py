@@ -85,6 +85,7 @@ class CubePlan(Plan):
         MRS channel whose residual fringes are removed from the spectrum; 0 for none.
     calibrated : bool
         Whether the data are in MJy/sr.
+    warnings : tuple of str
     """
 
     centre: np.ndarray
@@ -102,6 +103,7 @@ class CubePlan(Plan):
     covar_scale: float
     fringes: int
     calibrated: bool
+    warnings: tuple[str, ...] = ()
 
 
 def make_cube_plan(
@@ -146,6 +148,7 @@ def make_cube_plan(
     position = _sky(ds, nx / 2.0, ny / 2.0)
     radius = inner = outer = correction = None
     subpixels = 0
+    warnings: tuple[str, ...] = ()
     if source_type == "POINT":
         if extract1d is None:
             msg = (
@@ -168,7 +171,7 @@ def make_cube_plan(
             inner = outer = None
         if options.apply_apcorr and apcorr is not None:
             correction = _correction(apcorr, wavelength, radius, scale)
-        centre = _centre(ds, options)
+        centre, warnings = _centre(ds, options)
     else:
         centre = (nx / 2.0 - 0.5, ny / 2.0 - 0.5)
     angle = meta_of(ds).get("PA_APER")
@@ -188,6 +191,7 @@ def make_cube_plan(
         covar_scale=options.ifu_covar_scale,
         fringes=_fringe_channel(ds, options),
         calibrated=is_calibrated(ds),
+        warnings=warnings,
     )
 
 
@@ -372,16 +376,18 @@ def _spaxel_size(ds: xr.Dataset) -> float:
     raise DatasetError(msg)
 
 
-def _centre(ds: xr.Dataset, options: CubeOptions) -> tuple[float, float]:
-    """Where the point source is, x and y [pixel]."""
+def _centre(ds: xr.Dataset, options: CubeOptions) -> tuple[tuple[float, float], tuple[str, ...]]:
+    """Where the point source is, x and y [pixel], and warnings."""
     if options.center_xy is not None:
-        return options.center_xy
+        return options.center_xy, ()
+    told: tuple[str, ...] = ()
     if options.ifu_autocen:
         found = _automatic_centre(ds)
         if found is not None:
-            return found
-        _LOG.warning("extract_1d: no point source was found; the target's coordinates are used")
-    return _target(ds)
+            return found, ()
+        told = ("extract_1d: no point source was found; the target's coordinates are used",)
+    place, warnings = _target(ds)
+    return place, (*told, *warnings)
 
 
 def _automatic_centre(ds: xr.Dataset) -> tuple[float, float] | None:
@@ -415,23 +421,22 @@ def _clipped(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _target(ds: xr.Dataset) -> tuple[float, float]:
-    """The spaxel nearest to the target's coordinates, or the middle of the field of view."""
+def _target(ds: xr.Dataset) -> tuple[tuple[float, float], tuple[str, ...]]:
+    """The spaxel nearest to the target's coordinates, or the middle with a warning."""
     ny, nx = ds.sizes["y"], ds.sizes["x"]
     meta = meta_of(ds)
-    target = meta.get("TARG_RA"), meta.get("TARG_DEC")
     middle = (nx / 2.0, ny / 2.0)
-    if meta.wcs is None or target[0] is None or target[1] is None:
-        _LOG.warning("extract_1d: the target's place in the cube is not known; its middle is used")
-        return middle
+    remedy = "the source is taken to be in its middle; set extract_1d.center_xy or ifu_autocen"
+    if meta.wcs is None:
+        return middle, (f"extract_1d: the cube has no WCS to find the target in: {remedy}",)
+    who = "extract_1d (without center_xy or ifu_autocen)"
+    target = keyword_number(meta, "TARG_RA", who), keyword_number(meta, "TARG_DEC", who)
     y, x = np.indices((ny, nx))
     sky = _vectors(*_sky(ds, x, y))
-    distance = np.sum((sky - _vectors(*(float(v) for v in target))) ** 2, axis=-1)
+    distance = np.sum((sky - _vectors(*target)) ** 2, axis=-1)
     distance = np.where(np.isfinite(distance), distance, np.inf)
     j, i = divmod(int(np.argmin(distance)), nx)
     if not (0 < i < nx - 1 and 0 < j < ny - 1):
-        _LOG.warning(
-            "extract_1d: the target is at or beyond the edge of the cube; its middle is used"
-        )
-        return middle
-    return float(i), float(j)
+        where = f"(TARG_RA {target[0]}, TARG_DEC {target[1]}) is at or beyond the edge of the cube"
+        return middle, (f"extract_1d: the target {where}: {remedy}",)
+    return (float(i), float(j)), ()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from spec2fn.schema import meta_of
+from spec2fn.wcs.build.pointing import number
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -37,14 +38,14 @@ def grating_wheel_differs(science: xr.Dataset, others: Sequence[xr.Dataset]) -> 
     Raises
     ------
     InputError
-        If a NIRSpec exposure lacks one of the keywords.
+        If a NIRSpec exposure lacks one of the keywords, or it is no number.
     """
     if str(science.attrs.get("instrument", "")).upper() != "NIRSPEC":
         return ""
     for sensor in _SENSORS:
-        own = float(meta_of(science).require(sensor, "background"))
+        own = number(meta_of(science), sensor, "background")
         for other in others:
-            found = float(meta_of(other).require(sensor, "background"))
+            found = number(meta_of(other), sensor, "background")
             if not abs(found - own) <= _TOLERANCE:
                 name = meta_of(other).filename or "a background exposure"
                 return (

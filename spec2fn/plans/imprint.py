@@ -75,7 +75,7 @@ def match_imprint(science: xr.Dataset, imprints: Sequence[xr.Dataset]) -> xr.Dat
     candidates = [i for i in imprints if _background_target(i) == target]
     own = _identity(science)
     for candidate in candidates:
-        if _identity(candidate) == own:
+        if None not in own and _identity(candidate) == own:
             return candidate
     return candidates[0] if len(candidates) == 1 else None
 

@@ -67,15 +67,7 @@ def msa_configuration(ds: xr.Dataset) -> tuple[int, int]:
         If a keyword is missing or no integer.
     """
     meta = meta_of(ds)
-    out = []
-    for keyword in ("MSAMETID", "PATT_NUM"):
-        value = meta.require(keyword, "assign_wcs")
-        try:
-            out.append(int(value))
-        except (TypeError, ValueError):
-            msg = f"assign_wcs: keyword {keyword} is {value!r}, needs an integer"
-            raise InputError(msg) from None
-    return out[0], out[1]
+    return meta.require("MSAMETID", "assign_wcs"), meta.require("PATT_NUM", "assign_wcs")
 
 
 def open_slitlets(

@@ -29,6 +29,7 @@ from spec2fn.plans.tables import (
     make_bank,
 )
 from spec2fn.schema import require
+from spec2fn.wcs.build.pointing import subarray_origin
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -126,8 +127,9 @@ def plan_ifu_flat(
 
 
 def _positions(ds: xr.Dataset, lit: Any, shape: tuple[int, int]) -> Any:
-    x = np.arange(lit.shape[1]) + int(ds.attrs.get("xstart", 1)) - 1
-    y = np.arange(lit.shape[0])[:, None] + int(ds.attrs.get("ystart", 1)) - 1
+    first_x, first_y = subarray_origin(ds)
+    x = np.arange(lit.shape[1]) + first_x
+    y = np.arange(lit.shape[0])[:, None] + first_y
     height, width = shape
     on = lit & (y >= 0) & (y < height) & (x >= 0) & (x < width)
     return np.where(on, y * width + x, -1).astype(np.int32)

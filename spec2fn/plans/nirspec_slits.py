@@ -38,6 +38,7 @@ _SUBARRAYS: Mapping[str, str] = {
     "SUB1024A": "S1600A1",
     "SUB1024B": "S1600A1",
 }
+_ALL_SLITS = ("FULL", "ALLSLITS")
 
 
 @dataclass(frozen=True)
@@ -114,25 +115,34 @@ def open_fixed_slits(ds: xr.Dataset, y_range: tuple[float, float]) -> tuple[Slit
     Parameters
     ----------
     ds : xarray.Dataset
-        With attributes ``exp_type`` and ``subarray``, and ``fixed_slit`` if one is primary.
+        With attributes ``exp_type``, ``subarray`` and ``fixed_slit``.
     y_range : (float, float)
         Lower and upper edge along the slits, in units of their height.
 
     Raises
     ------
     InputError
-        If SUBARRAY is missing, or FXD_SLIT is not the name of a slit.
+        If SUBARRAY or FXD_SLIT is missing, or is no subarray that sees slits or no slit.
     """
     if mode_of(ds).one_slit:
         return (fixed_slit("S1600A1", "S1600A1", y_range),)
-    primary = str(ds.attrs.get("fixed_slit") or "NONE").upper()
+    meta = meta_of(ds)
+    # without it the slit with the target is not known: no source would be a point
+    primary = str(ds.attrs.get("fixed_slit") or meta.require("FXD_SLIT", "assign_wcs")).upper()
     if primary not in (*FIXED_SLITS, "NONE"):
         msg = (
             f"assign_wcs: keyword FXD_SLIT is {primary!r}{nearest(primary, FIXED_SLITS)};"
             f" needs one of {', '.join(FIXED_SLITS)} or NONE"
         )
         raise InputError(msg)
-    subarray = ds.attrs.get("subarray") or meta_of(ds).require("SUBARRAY", "assign_wcs")
-    only = _SUBARRAYS.get(str(subarray).upper())
+    subarray = str(ds.attrs.get("subarray") or meta.require("SUBARRAY", "assign_wcs")).upper()
+    if subarray not in (*_SUBARRAYS, *_ALL_SLITS):
+        known = (*_ALL_SLITS, *_SUBARRAYS)
+        msg = (
+            f"assign_wcs: keyword SUBARRAY is {subarray!r}{nearest(subarray, known)};"
+            f" slits are seen in {', '.join(known)}"
+        )
+        raise InputError(msg)
+    only = _SUBARRAYS.get(subarray)
     names = FIXED_SLITS if only is None else (only,)
     return tuple(fixed_slit(name, primary, y_range) for name in names)

@@ -11,6 +11,7 @@ from spec2fn.errors import DatasetError, InputError, ReferenceError
 from spec2fn.plans.base import Plan
 from spec2fn.plans.interpolation import locate
 from spec2fn.schema import meta_of, require
+from spec2fn.wcs.build.pointing import number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,7 +175,7 @@ def _source_position(
     if "source_xpos" in ds and "source_ypos" in ds:
         return float(ds["source_xpos"]), float(ds["source_ypos"])
     meta = meta_of(ds)
-    target = [float(meta.require(k, "pathloss")) for k in ("TARG_RA", "TARG_DEC")]
+    target = [number(meta, k, "pathloss") for k in ("TARG_RA", "TARG_DEC")]
     wavelength = wcs(*aperture, with_bounding_box=False)[2]
     x, y = wcs.invert(*target, wavelength, with_bounding_box=False)[:2]
     if not (np.isfinite(x) and np.isfinite(y)):

@@ -203,8 +203,13 @@ def _nod(ds: xr.Dataset, wcs: Any, wavelength: float, mode: Mode, dispaxis: int)
 def _nod_subtracted(ds: xr.Dataset) -> bool:
     meta = meta_of(ds)
     status = status_of(ds, "background") or str(meta.get("S_BKDSUB", ""))
-    pattern = str(ds.attrs.get("dither_type") or meta.get("PATTTYPE", ""))
-    return status.startswith("COMPLETE") and pattern in NOD_PATTERNS
+    if not status.startswith("COMPLETE"):
+        return False
+    # without it, whether the background holds the target at the other nod is not known
+    pattern = ds.attrs.get("dither_type") or meta.require(
+        "PATTTYPE", "extract_1d.model_nod_pair=true after a background was subtracted"
+    )
+    return str(pattern) in NOD_PATTERNS
 
 
 def _grid(

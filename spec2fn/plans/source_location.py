@@ -13,6 +13,7 @@ import numpy as np
 
 from spec2fn.modes import Mode
 from spec2fn.schema import meta_of
+from spec2fn.wcs.build.pointing import number
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -210,16 +211,18 @@ def nod_location(ds: xr.Dataset, wcs: Any, wavelength: float, mode: Mode, dispax
     Returns
     -------
     float
-        NaN if the WCS has no ``v2v3`` frame (resampled data) or a keyword is missing.
+        NaN if the WCS has no ``v2v3`` frame (resampled data).
+
+    Raises
+    ------
+    InputError
+        If a keyword is missing.
     """
     meta = meta_of(ds)
     if not mode.slit or "v2v3" not in wcs.available_frames:
         return float("nan")
     keys = ("XOFFSET", "YOFFSET", "V3I_YANG", "V2_REF", "V3_REF", "VPARITY")
-    values = [meta.get(k) for k in keys]
-    if any(v is None for v in values):
-        return float("nan")
-    dx, dy, angle, v2_ref, v3_ref, parity = map(float, values)
+    dx, dy, angle, v2_ref, v3_ref, parity = (number(meta, k, "extract_1d") for k in keys)
     dx, dy = (dx, -dy) if dispaxis == 1 else (-dx, dy)
     cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
     v2 = v2_ref + parity * dx * cos + dy * sin

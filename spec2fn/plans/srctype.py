@@ -31,12 +31,14 @@ class SourceTypePlan(Plan):
         Type of every slit of a bucket; None leaves those of the slits as they are.
     centred : tuple of bool, optional
         Slits whose source counts as centred.
+    warnings : tuple of str
     """
 
     source_type: str
     source_type_apt: str | None = None
     slit_types: tuple[str, ...] | None = None
     centred: tuple[bool, ...] | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def is_time_series(mode: Mode, flagged: bool, integrations: int) -> bool:

@@ -479,7 +479,7 @@ def _read_json(path: Path) -> xr.Dataset:
 def _attrs(meta: Meta, tree: Any = None) -> dict[str, Any]:
     attrs: dict[str, Any] = {}
     for name, (keyword, kind) in MODE_ATTRS.items():
-        value = meta.get(keyword)
+        value = meta.raw(keyword)  # also N/A, ANY, …
         if isinstance(value, (str, bool, int, float)):
             attrs[name] = kind(value)
     attrs["reftype"] = str(meta.get("REFTYPE", "")).strip().lower()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from spec2fn.compose import step
 from spec2fn.errors import InputError
 from spec2fn.modes import mode_named
-from spec2fn.schema import meta_of, set_scalars, with_attrs, with_meta
+from spec2fn.schema import meta_of, set_scalars, with_attrs, with_meta, with_warnings
 from spec2fn.wcs.build import WcsOptions, builder_for
 
 if TYPE_CHECKING:
@@ -105,8 +105,9 @@ def assign_wcs(
 
     Notes
     -----
-    Without the keyword VELOSYS wavelengths are not corrected to the barycentre, and without
-    VA_SCALE there is no correction of the velocity aberration.
+    Without the keyword VELOSYS wavelengths are not corrected to the barycentre (``specsys`` is
+    then TOPOCENT), and without VA_SCALE there is no correction of the velocity aberration; both
+    are recorded as warnings.
     """
     from spec2fn.wcs.lower import box_of, evaluate_on_box, lower
 
@@ -138,11 +139,26 @@ def assign_wcs(
         }
     )
     out = set_scalars(out, **built.scalars)
+    unmoved = meta.get("VELOSYS") is None
     attrs = {
-        "specsys": "BARYCENT",
+        "specsys": "TOPOCENT" if unmoved else "BARYCENT",
         "dispaxis": built.dispaxis,
         "s_region": built.s_region,
         "nominal_range": built.nominal_range,
     }
     out = with_attrs(out, **{k: v for k, v in attrs.items() if v is not None})
-    return with_meta(out, wcs=built.wcs, records=built.records)
+    out = with_meta(out, wcs=built.wcs, records=built.records)
+    file = meta.filename or "the exposure"
+    if unmoved:
+        out = with_warnings(
+            out,
+            f"keyword VELOSYS is missing from {file}: wavelengths are those the telescope sees,"
+            " up to 0.01 % off those at the barycentre; add the radial velocity [m/s]",
+        )
+    if meta.get("VA_SCALE") is None:
+        out = with_warnings(
+            out,
+            f"keyword VA_SCALE is missing from {file}: positions are not corrected for the"
+            " velocity aberration, up to 0.01 % of the distance from the reference point; add it",
+        )
+    return out

@@ -25,7 +25,7 @@ from spec2fn.plans.spectra import (
     with_images,
 )
 from spec2fn.plans.spectral_wcs import SpectralWcs
-from spec2fn.schema import NOT_EXTRACTED, meta_of
+from spec2fn.schema import NOT_EXTRACTED, meta_of, with_warnings
 from spec2fn.slits import Slits
 
 if TYPE_CHECKING:
@@ -257,7 +257,8 @@ def extract_1d(
         return _extract_slits(_buckets(ds) or (), plan, saved)
     assert not isinstance(ds, Slits)
     if isinstance(plan, CubePlan):
-        return extract_cube(ds, plan)
+        out = extract_cube(ds, plan)
+        return out if is_traced(ds["sci"].data) else with_warnings(out, *plan.warnings)
     spectrum, columns = extract_image(ds, plan, saved)
     out = image_spectrum(ds, plan, columns)
     if not is_traced(ds["sci"].data):

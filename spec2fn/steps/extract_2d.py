@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.compose import Skip, step
-from spec2fn.errors import InputError
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.modes import mode_of
 from spec2fn.plans.extract_2d import Extract2dPlan, bucket, chosen, cut_outs, cut_wcs
@@ -32,10 +31,10 @@ def _plan(
         return Skip(f"EXP_TYPE {mode.exp_type} has no slits to cut out")
     cuts, left_out = cut_outs(ds, chosen(ds, slit_names, source_ids))
     wcs = cut_wcs(ds, cuts)
-    positions, warnings = _measured_positions(ds, wcs)
+    positions = _measured_positions(ds, wcs)
     groups = group_shapes([(int(y), int(x)) for x, y in cuts.size])
     buckets = tuple(bucket(ds, cuts.take(group), positions) for group in groups)
-    return Extract2dPlan(buckets, wcs, (*left_out, *warnings))
+    return Extract2dPlan(buckets, wcs, left_out)
 
 
 @step(
@@ -79,15 +78,16 @@ def extract_2d(
     Raises
     ------
     InputError
-        If a slit or source that is asked for does not exist, or no slit lies in the image.
+        If a slit or source that is asked for does not exist, no slit lies in the image, or a
+        keyword is missing that says where the target is in its fixed slit.
     DatasetError
         If assign_wcs has not run.
 
     Notes
     -----
     The position of the source in the primary fixed slit follows from the dither offsets
-    (XOFFSET, YOFFSET); without them it is taken to be centred, with a warning in
-    ``meta.records["warnings"]``. That of MSA sources is the planned one.
+    (XOFFSET, YOFFSET, both 0 for a target that is centred) and the orientation of the aperture.
+    That of MSA sources is the planned one.
     """
     meta = meta_of(ds)
     records: dict[str, Any] = {}
@@ -126,24 +126,19 @@ def _cut(var: Any, bucket: xr.Dataset) -> tuple[tuple[str, ...], Any, dict[str, 
     return dims, xp.moveaxis(taken, -3, 0), dict(var.attrs)
 
 
-def _measured_positions(
-    ds: xr.Dataset, wcs: Any
-) -> tuple[dict[int, tuple[float, float]], tuple[str, ...]]:
+def _measured_positions(ds: xr.Dataset, wcs: Any) -> dict[int, tuple[float, float]]:
     # where the dither offsets put the target, in the fixed slit that it was aimed at
     from spec2fn.wcs.build.pointing import dithered_v2v3
     from spec2fn.wcs.lower import lower
 
     primary = ds.attrs.get("fixed_slit")
     if mode_of(ds).shutters:
-        return {}, ()
+        return {}
     if mode_of(ds).one_slit:
         primary = "S1600A1"
     found = [i for i in wcs if wcs.batch.slits[i].name == primary]
     if not found:
-        return {}, ()
-    try:
-        v2, v3 = dithered_v2v3(meta_of(ds), "extract_2d")
-    except InputError as error:
-        return {}, (f"the source is taken to be in the middle of slit {primary}: {error}",)
+        return {}
+    v2, v3 = dithered_v2v3(meta_of(ds), "extract_2d")
     x, y, _ = lower(wcs[found[0]], "v2v3", "slit_frame")(v2, v3, _ANY_WAVELENGTH)
-    return {found[0]: (float(x), float(y))}, ()
+    return {found[0]: (float(x), float(y))}

@@ -16,7 +16,7 @@ from spec2fn.plans.srctype import (
     type_by_stellarity,
     types_of_fixed_slits,
 )
-from spec2fn.schema import meta_of, with_attrs
+from spec2fn.schema import meta_of, with_attrs, with_warnings
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -48,13 +48,23 @@ def _plan(
         requested=requested,
         pattern=ds.attrs.get(pattern),
     )
+    told = source_type or requested or ds.attrs.get("background_target") or tso
+    warnings = () if told or ds.attrs.get(pattern) is not None else (_warning(ds, decided),)
     if "slit_name" not in ds:
-        return SourceTypePlan(decided, requested)
+        return SourceTypePlan(decided, requested, warnings=warnings)
     names = [str(n) for n in ds["slit_name"].values]
     if not mode.several_slits:
-        return SourceTypePlan(decided, requested, (decided,) * len(names))
+        return SourceTypePlan(decided, requested, (decided,) * len(names), warnings=warnings)
     slits = types_of_fixed_slits(names, ds.attrs.get("fixed_slit"), decided)
-    return SourceTypePlan(decided, requested, *slits)
+    return SourceTypePlan(decided, requested, *slits, warnings)
+
+
+def _warning(ds: xr.Dataset, decided: str) -> str:
+    return (
+        f"srctype: the source is taken to be {decided}, as is usual for {ds.attrs['exp_type']}:"
+        f" {meta_of(ds).filename or 'the exposure'} has neither SRCTYAPT nor SRCTYPE nor a dither"
+        " pattern; set srctype.source_type if it is not"
+    )
 
 
 @step(
@@ -108,6 +118,8 @@ def srctype(
     if mode_of(ds).layout == "image" and mode_of(ds).instrument:
         attrs["model"] = "SlitModel"
     out = with_attrs(ds, **attrs)
+    if "meta" in ds.attrs:  # which no trace has
+        out = with_warnings(out, *plan.warnings)
     if plan.slit_types is None:
         return out
     new: dict[str, Any] = {"source_type": ("slit", np.array(plan.slit_types))}

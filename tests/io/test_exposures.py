@@ -315,8 +315,9 @@ def test_shapes_that_do_not_agree(exposure, planes):
 
 
 def test_keyword_of_the_wrong_type(exposure):
-    _fails(exposure("a.fits", SUBSTRT1="one"), "SUBSTRT1", "int")
-    _fails(exposure("b.fits", TSOVISIT="yes"), "TSOVISIT", "bool")
+    _fails(exposure("a.fits", SUBSTRT1="one"), "SUBSTRT1", "'one'", "integer from 1 to 2048")
+    _fails(exposure("b.fits", TSOVISIT="yes"), "TSOVISIT", "'yes'", "T or F")
+    assert open_exposure(exposure("c.fits", TSOVISIT="F")).attrs["tso"] is False
 
 
 @pytest.mark.parametrize(("text", "value"), [("T", True), ("F", False), ("false", False)])

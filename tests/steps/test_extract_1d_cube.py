@@ -7,7 +7,7 @@ import xarray as xr
 from spec2fn import transforms
 from spec2fn.cubes import Cubes
 from spec2fn.dq import PIXEL
-from spec2fn.errors import DatasetError, ReferenceError
+from spec2fn.errors import DatasetError, InputError, ReferenceError
 from spec2fn.io import open_product, save
 from spec2fn.schema import RESIDUAL_FRINGES, Meta, status_of
 from spec2fn.steps.extract_1d import extract_1d
@@ -184,13 +184,25 @@ def test_the_source_is_found_although_the_coordinates_are_wrong():
     np.testing.assert_allclose(flux(out), FLUX, rtol=0.02)
 
 
-@pytest.mark.parametrize("target", [{"TARG_RA": 12.0}, {"TARG_RA": None}])
-def test_a_target_that_is_not_in_the_field_is_taken_in_its_middle(target):
-    keywords = {k: v for k, v in header(**target).items() if v is not None}
-    from astropy.io import fits
+def test_a_target_that_is_not_in_the_field_is_taken_in_its_middle_with_a_warning():
+    meta = cube().attrs["meta"].replace(primary=header(TARG_RA=12.0))
+    out = extract_1d(cube().assign_attrs(meta=meta), *REFS)
+    assert out["extr_x"].item() == NX / 2
+    (warning,) = out.attrs["meta"].records["warnings"]
+    assert "TARG_RA 12.0" in warning
+    assert "center_xy" in warning
 
-    ds = cube().assign_attrs(meta=cube().attrs["meta"].replace(primary=fits.Header(keywords)))
-    assert extract_1d(ds, *REFS)["extr_x"].item() == NX / 2
+
+@pytest.mark.parametrize("keyword", ["TARG_RA", "TARG_DEC"])
+def test_a_target_whose_place_is_not_known_is_not_extracted(keyword):
+    told = header()
+    del told[keyword]
+    ds = cube().assign_attrs(meta=cube().attrs["meta"].replace(primary=told))
+    with pytest.raises(InputError, match=f"center_xy or ifu_autocen.*{keyword} is missing"):
+        extract_1d(ds, *REFS)
+    assert extract_1d(ds, *REFS, center_xy=(3.0, 4.0))["extr_x"].item() == 3.0
+    extended = extract_1d(ds.assign_attrs(source_type="EXTENDED"), *REFS)
+    assert np.isfinite(extended["surf_bright"].values).all()
 
 
 def test_radii_scale_with_the_point_spread_function():

@@ -143,12 +143,10 @@ def test_the_source_is_where_the_dither_puts_it():
     assert abs(float(again.slit("S200A1")["source_xpos"]) - 0.2) > 1e-3
 
 
-def test_missing_dither_offsets_are_told():
-    slits = cut(assigned(XOFFSET=None))
-    assert float(slits.slit("S200A1")["source_xpos"]) == 0
-    (warning,) = meta_of(slits.buckets[0]).records["warnings"]
-    assert "middle of slit S200A1" in warning
-    assert "XOFFSET" in warning
+@pytest.mark.parametrize("keyword", ["XOFFSET", "YOFFSET", "V3I_YANG", "VPARITY"])
+def test_where_the_target_is_in_its_slit_is_never_assumed(keyword):
+    with pytest.raises(InputError, match=f"extract_2d: keyword {keyword} is missing"):
+        cut(assigned(**{keyword: None}))
 
 
 def test_integrations():

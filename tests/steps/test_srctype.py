@@ -38,6 +38,23 @@ def test_rules(attrs, expected):
     assert status_of(out, "srctype") == "COMPLETE"
 
 
+def test_a_type_that_nothing_says_is_told():
+    def warnings(**attrs):
+        return srctype(exposure(None, {"NINTS": 1}, **attrs)).attrs["meta"].records.get("warnings")
+
+    (warning,) = warnings()
+    assert "taken to be POINT" in warning
+    assert "SRCTYAPT" in warning
+    assert "srctype.source_type" in warning
+    for attrs in (
+        {"source_type_apt": "UNKNOWN"},
+        {"source_type": "EXTENDED"},
+        {"dither_type": "NONE"},
+        {"background_target": True},
+    ):
+        assert warnings(**attrs) is None
+
+
 def test_time_series_are_points_whatever_was_requested():
     ds = exposure(3, tso=True, source_type_apt="EXTENDED")
     assert srctype(ds).attrs["source_type"] == "POINT"

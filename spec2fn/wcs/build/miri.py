@@ -189,8 +189,7 @@ def _lrs_geometry(ds: xr.Dataset, distortion: xr.Dataset, specwcs: xr.Dataset) -
     )
     if slitless:
         first = max(0, _REFERENCE_COLUMNS - origin[0])
-        width = int(ds.attrs.get("xsize", ds.sizes["x"]))
-        box = ((first - 0.5, width - 0.5), y_edges)
+        box = ((first - 0.5, ds.sizes["x"] - 0.5), y_edges)
     else:
         x_edges = (
             np.floor(_column(specwcs, "x0").min() + zero[0]) - 0.5,

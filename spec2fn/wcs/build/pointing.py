@@ -7,11 +7,13 @@ JWST-STScI-001550, "Description and Use of the JWST Science Instrument Aperture 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.errors import InputError
+from spec2fn.plans.subarray import FULL_FRAME
 from spec2fn.schema import Meta, meta_of
 
 if TYPE_CHECKING:
@@ -33,19 +35,40 @@ _WHO = "assign_wcs"
 
 
 def number(meta: Meta, keyword: str, who: str = _WHO) -> float:
-    """Return a keyword as a float; :class:`InputError` if it is missing or not a number."""
+    """Return a keyword as a float; :class:`InputError` if it is missing or no finite number."""
     value = meta.require(keyword, who)
-    try:
+    good = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if good and math.isfinite(value):
         return float(value)
-    except (TypeError, ValueError):
-        file = meta.filename or "the exposure"
-        msg = f"{who}: keyword {keyword} of {file} is {value!r}, needs a number"
-        raise InputError(msg) from None
+    file = meta.filename or "the exposure"
+    msg = f"{who}: keyword {keyword} of {file} is {value!r}, needs a number"
+    raise InputError(msg)
 
 
 def subarray_origin(ds: xr.Dataset) -> tuple[int, int]:
-    """Return the zero-indexed full-frame pixel (x, y) of the first pixel of an exposure."""
-    return int(ds.attrs.get("xstart", 1)) - 1, int(ds.attrs.get("ystart", 1)) - 1
+    """Return the zero-indexed full-frame pixel (x, y) of the first pixel of an exposure.
+
+    Raises
+    ------
+    InputError
+        If the exposure is no full frame and does not say where it lies (SUBSTRT1, SUBSTRT2), or
+        lies beyond the detector.
+    """
+    rows, columns = FULL_FRAME.get(str(ds.attrs.get("instrument", "")).upper(), (2048, 2048))
+    origin = []
+    for axis, keyword, full in (("x", "SUBSTRT1", columns), ("y", "SUBSTRT2", rows)):
+        count = ds["sci"].shape[-1 if axis == "x" else -2]
+        first = ds.attrs.get(f"{axis}start", 1 if count == full else None)
+        if first is None or not 1 <= first <= full + 1 - count:
+            found = "missing" if first is None else first
+            msg = (
+                f"{_WHO}: keyword {keyword} (attribute {axis}start) of"
+                f" {meta_of(ds).filename or 'the exposure'} is {found}, needs the first of its"
+                f" {count} pixels among the {full} of the detector, from 1; correct it"
+            )
+            raise InputError(msg)
+        origin.append(int(first) - 1)
+    return origin[0], origin[1]
 
 
 def subarray_shift(ds: xr.Dataset) -> Any:
@@ -67,9 +90,6 @@ def velocity_aberration(meta: Meta) -> Any:
     if meta.get("VA_SCALE") in (None, 1):
         return Identity(2)
     scale = number(meta, "VA_SCALE")
-    if scale <= 0:
-        msg = f"{_WHO}: keyword VA_SCALE is {scale}, needs a positive number"
-        raise InputError(msg)
     v2, v3 = number(meta, "V2_REF"), number(meta, "V3_REF")
     model = Scale(scale, name="dva_scale_v2") & Scale(scale, name="dva_scale_v3")
     if v2 != 0 or v3 != 0:
