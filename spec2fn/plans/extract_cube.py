@@ -23,6 +23,7 @@ from spec2fn.plans.contents import number, numbers, truth
 from spec2fn.plans.extract_1d import is_calibrated
 from spec2fn.plans.star_finder import brightest_source
 from spec2fn.schema import described, meta_of
+from spec2fn.wcs.build.pointing import number as keyword_number
 
 if TYPE_CHECKING:
     import xarray as xr
