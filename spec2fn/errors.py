@@ -64,5 +64,5 @@ def nearest(word: str, known: object) -> str:
     """Return ``"; did you mean 'x'?"`` for the known word nearest to `word`, or an empty string."""
     import difflib
 
-    found = difflib.get_close_matches(word, [str(k) for k in known], n=1)  # type: ignore[attr-defined]
+    found = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)  # type: ignore[attr-defined]
     return f"; did you mean {found[0]!r}?" if found else ""

@@ -218,11 +218,19 @@ class FitsFile:
         if "ZTABLE" in hdu.structure:
             msg = f"{self.path}: {hdu.name} is a tile-compressed table; unpack it with funpack"
             raise InputError(msg)
-        fields = _fields(_column_cards(hdu.cards))
-        plain = [f for f in fields if f is not None]
-        rows = int(hdu.structure["NAXIS2"])
-        if len(plain) < len(fields):
-            return Table(_with_astropy(hdu, bytes(self.raw(hdu.start, hdu.size))), frozenset())
+        try:
+            fields = _fields(_column_cards(hdu.cards))
+            plain = [f for f in fields if f is not None]
+            rows = int(hdu.structure["NAXIS2"])
+            if len(plain) < len(fields):
+                return Table(_with_astropy(hdu, bytes(self.raw(hdu.start, hdu.size))), frozenset())
+        except InputError:
+            raise
+        except Exception as err:
+            # astropy raises whatever the cards of a column make it stumble over
+            said = " ".join(str(err).split())
+            msg = f"{self.path}: the columns of {hdu.name} are damaged ({said}); fetch it again"
+            raise InputError(msg) from err
         dtype = np.dtype([(name, code, shape) for name, code, shape, _ in plain])
         if dtype.itemsize != int(hdu.structure["NAXIS1"]):
             msg = f"{self.path}: the columns of {hdu.name} do not fill its rows; fetch it again"
@@ -320,6 +328,8 @@ def _with_astropy(hdu: Hdu, raw: bytes) -> np.ndarray[Any, Any]:
 
     padded = raw.ljust(-(-hdu.size // BLOCK) * BLOCK, b"\0")
     made = fits.BinTableHDU.fromstring(hdu.header.tostring().encode("ascii") + padded)
+    if made.columns.dtype.itemsize != int(hdu.structure["NAXIS1"]):
+        raise ValueError("they do not fill its rows")
     columns = {name: np.asarray(made.data[name]) for name in made.columns.names}
     fields = [(name, c.dtype, c.shape[1:]) for name, c in columns.items()]
     out = np.empty(hdu.shape[0], dtype=np.dtype(fields))
@@ -417,6 +427,7 @@ def _walk(read: Any, total: int, where: Path) -> Any:
         header = _structure(cards)
         try:
             size = _data_size(header)
+            version = int(header.get("EXTVER", 1))
         except (KeyError, ValueError, TypeError) as err:
             msg = f"{where}: the header of extension {number} is damaged ({err}); fetch it again"
             raise InputError(msg) from err
@@ -429,7 +440,7 @@ def _walk(read: Any, total: int, where: Path) -> Any:
                 f" byte {at + size}; fetch it again"
             )
             raise InputError(msg)
-        yield Hdu(name, int(header.get("EXTVER", 1)), cards, header, at, size)
+        yield Hdu(name, version, cards, header, at, size)
         at = end
         number += 1
 

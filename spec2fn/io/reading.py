@@ -21,7 +21,7 @@ from spec2fn.io.keywords import (
     STEP_KEYWORDS,
 )
 from spec2fn.io.layout import EXTRA_PLANES, RECORD_HDU, TIME_COLUMNS
-from spec2fn.io.slit_reading import holds_slits, read_slits
+from spec2fn.io.slit_reading import extra_dims, holds_slits, read_slits
 from spec2fn.schema import SCALARS, SPECTRUM_COLUMNS, Meta
 
 if TYPE_CHECKING:
@@ -88,6 +88,9 @@ def open_product(path: str | os.PathLike[str]) -> Any:
 
 read_product = open_product
 
+_FORMER = {"FLUX_ERROR": "ERROR", "BKGD_ERROR": "BERROR"}
+"""Columns of spectra by the name that products of jwst before 1.2 have."""
+
 
 def later_product(file: FitsFile) -> str:
     """Say what a file is that holds no exposure any more, and what is needed; "" if it does."""
@@ -151,7 +154,7 @@ def _extra_plane(file: FitsFile, name: str) -> Any:
 
     hdu = file.find(name)
     assert hdu is not None
-    dims = tuple(str(hdu.header["DIMS"]).split(","))
+    dims = extra_dims(file, hdu)
     unit = hdu.header.get("BUNIT")
     return lazy_variable(dims, file, hdu, attrs={"units": unit} if unit else {})
 
@@ -200,18 +203,31 @@ def _extracted(file: FitsFile) -> xr.Dataset:
 
     hdus = [h for h in file.hdus if h.name == "EXTRACT1D" and h.is_table]
     tables = [file.table(h) for h in hdus]
-    names = tables[0].names
+    names = tables[0].names if tables else ()
+    if not {"WAVELENGTH", "FLUX"} <= set(names):
+        held = ", ".join(names) or "no column"
+        msg = f"{file.path}: EXTRACT1D holds {held}; a spectrum has WAVELENGTH and FLUX"
+        raise InputError(msg)
     if any(t.names != names for t in tables):
         msg = f"{file.path}: its EXTRACT1D tables have different columns; give one file of one kind"
         raise InputError(msg)
     meta = Meta(file.hdus[0].header, None, file.path.name.removesuffix(".gz"), path=str(file.path))
     many = "INT_NUM" in names and tables[0].width("WAVELENGTH") != ()
-    lengths = [t.width("WAVELENGTH")[0] if many else len(t) for t in tables]
-    variables = _columns(tables, hdus[0], lengths, many)
+    groups = _integrations(file, hdus)
+    hdus, first = [hdus[k] for k in groups[0]], [tables[k] for k in groups[0]]
+    lengths = [t.width("WAVELENGTH")[0] if many else len(t) for t in first]
+    variables = _columns(first, hdus[0], lengths, many)
+    if len(groups) > 1:
+        apart = [_columns([tables[k] for k in g], hdus[0], lengths, False) for g in groups]
+        for name, (dims, _, attrs) in variables.items():
+            together = np.stack([columns[name][1] for columns in apart])
+            variables[name] = (("integration", *dims), together, attrs)
     variables["n_wave"] = (("spectrum",), np.array(lengths, np.int32))
     variables.update(_spectrum_variables(hdus))
     records: dict[str, Any] = {}
-    if many:
+    if len(groups) > 1:
+        variables.update(time_variables(file, len(groups), meta, records))
+    elif many:
         times = time_variables(file, len(tables[0]), meta, records)
         if not times:
             times = {
@@ -228,6 +244,23 @@ def _extracted(file: FitsFile) -> xr.Dataset:
     return xr.Dataset(variables, attrs={**attrs, "meta": meta})
 
 
+def _integrations(file: FitsFile, hdus: list[Hdu]) -> list[list[int]]:
+    """Positions of the spectra of each integration, which had tables of their own before jwst 1.18.
+
+    One group where they have not.
+    """
+    groups: dict[Any, list[int]] = {}
+    for k, hdu in enumerate(hdus):
+        groups.setdefault(hdu.get("INT_NUM"), []).append(k)
+    rows = {tuple(int(hdus[k].structure["NAXIS2"]) for k in g) for g in groups.values()}
+    if len(groups) == 1 or None in groups:
+        return [list(range(len(hdus)))]
+    if len(rows) > 1:
+        msg = f"{file.path}: the spectra of its integrations (INT_NUM) differ in length or number"
+        raise InputError(msg)
+    return list(groups.values())
+
+
 def _columns(tables: list[Table], hdu: Hdu, lengths: list[int], many: bool) -> dict[str, Any]:
     width = max(lengths)
     held = tables[0].names
@@ -235,7 +268,8 @@ def _columns(tables: list[Table], hdu: Hdu, lengths: list[int], many: bool) -> d
     dims = (*(("integration",) if many else ()), "spectrum", "wave")
     units = _units(hdu)
     out: dict[str, Any] = {}
-    for name, (column, _) in SPECTRUM_COLUMNS.items():
+    for name, (current, _) in SPECTRUM_COLUMNS.items():
+        column = current if current in held else _FORMER.get(current, "")
         if column not in held:
             continue
         kind = np.uint32 if name == "dq" else np.float64

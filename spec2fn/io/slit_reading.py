@@ -21,7 +21,7 @@ from spec2fn.slits import PADDING, Slits, group_shapes
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["holds_slits", "read_slits"]
+__all__ = ["extra_dims", "holds_slits", "read_slits"]
 
 _UNKNOWN: dict[str, Any] = {
     "source_type": "UNKNOWN",
@@ -90,7 +90,7 @@ def read_slits(file: FitsFile, *, any_exp_type: bool = False) -> Slits:
     common = _common(file, meta, slits, dims, records)
     attrs = _attrs(meta)
     attrs["model"] = str(meta.get("DATAMODL", "MultiSlitModel"))
-    columns = _variables(science, slits)
+    columns = _variables(file.path, science, slits)
     kinds = columns["source_type"]
     columns["bunit"] = np.array(
         [
@@ -174,11 +174,13 @@ def _common(
     return out
 
 
-def _variables(science: Sequence[Hdu], slits: list[dict[str, Hdu]]) -> dict[str, Any]:
+def _variables(path: Path, science: Sequence[Hdu], slits: list[dict[str, Hdu]]) -> dict[str, Any]:
     """Variables on ``slit``, of all slits."""
     out: dict[str, Any] = {}
     for keyword, (name, _) in SLIT_KEYWORDS.items():
         values = [h.get(keyword) for h in science]
+        if name not in _TEXT:
+            _check_numbers(path, keyword, values)
         if name in _ALWAYS or any(v is not None for v in values):
             missing = _UNKNOWN.get(name, "" if name in _TEXT else np.nan)
             out[name] = np.array([missing if v is None else v for v in values])
@@ -197,12 +199,20 @@ def _variables(science: Sequence[Hdu], slits: list[dict[str, Hdu]]) -> dict[str,
         out["slit_name"] = np.array([str(k) for k in range(1, len(science) + 1)])
     for name in _PHOTOMETRY:
         values = [h.get(SCALARS[name].keyword) for h in science]
+        _check_numbers(path, SCALARS[name].keyword, values)
         if any(v is not None for v in values):
             out[name] = np.array([np.nan if v is None else float(v) for v in values])
     regions = [str(h.get("S_REGION") or "") for h in science]
     if any(regions):
         out["s_region"] = np.array(regions)
     return out
+
+
+def _check_numbers(path: Path, keyword: str, values: list[Any]) -> None:
+    for number, value in enumerate(values, 1):
+        if value is not None and not isinstance(value, (bool, int, float)):
+            msg = f"{path}: {keyword} of SCI {number} is {value!r}, needs a number; correct it"
+            raise InputError(msg)
 
 
 def _quadrant(header: Hdu) -> int:
@@ -253,7 +263,7 @@ def _bucket(  # noqa: PLR0917 - one call
         one = next((h for h in found if h is not None), None)
         if one is None:
             continue
-        on = _of(one, name, dims)
+        on = _of(file, one, name, dims)
         shape = tuple(padded.get(d, n) for d, n in zip(on, one.shape, strict=True))
         fill: Any = np.dtype(PLANES[name].dtype if name in PLANES else one.dtype).type(0)
         if name in (COMMON_ERROR, COMMON_SHARE):
@@ -281,9 +291,18 @@ def _bucket(  # noqa: PLR0917 - one call
     return xr.Dataset(data, coords={"slit": members}, attrs=attrs)
 
 
-def _of(hdu: Hdu, name: str, dims: tuple[str, ...]) -> tuple[str, ...]:
+def extra_dims(file: FitsFile, hdu: Hdu) -> tuple[str, ...]:
+    """Dimensions of a plane that only products of spec2fn have."""
+    dims = tuple(str(hdu.get("DIMS")).split(","))
+    if len(dims) != len(hdu.shape):
+        msg = f"{file.path}: DIMS of {hdu.name} is {hdu.get('DIMS')!r}, but it is {hdu.shape}"
+        raise InputError(msg)
+    return dims
+
+
+def _of(file: FitsFile, hdu: Hdu, name: str, dims: tuple[str, ...]) -> tuple[str, ...]:
     if name in EXTRA_PLANES:
-        return tuple(str(hdu.header["DIMS"]).split(","))
+        return extra_dims(file, hdu)
     if name == "con" and len(hdu.shape) > len(dims):
         return (*dims[:-2], "context", *dims[-2:])
     return dims[-len(hdu.shape) :]

@@ -386,3 +386,69 @@ def test_writing_does_not_change_the_dataset(image_product, tmp_path):
     write_product(with_meta(ds, filename="x"), tmp_path / "p.fits")
     assert before == {n: ds[n].values.tobytes() for n in ds.variables}
     assert ds.attrs["meta"].primary.tostring() == header
+
+
+def _old_spectra(path, primary, numbers, columns, lengths=None):
+    """A file in the layout of products of the years before: one table for each spectrum."""
+    rng = np.random.default_rng(3)
+    hdus = [
+        fits.PrimaryHDU(header=primary(DATAMODL="MultiSpecModel", NINTS=max(numbers, default=1)))
+    ]
+    for k in range(max(len(numbers), 1)):
+        n = 9 if lengths is None else lengths[k]
+        made = [fits.Column(c, "D", array=rng.random(n), unit="Jy") for c in columns]
+        table = fits.BinTableHDU.from_columns(made, name="EXTRACT1D", ver=k + 1)
+        table.header["SLTNAME"] = f"slit {k % 2}"
+        if numbers:
+            table.header["INT_NUM"] = numbers[k]
+        hdus.append(table)
+    fits.HDUList(hdus).writeto(path)
+    return [h.data for h in hdus[1:]]
+
+
+def test_integrations_with_tables_of_their_own(primary, tmp_path):
+    """Before jwst 1.18 every spectrum of every integration had a table."""
+    path = tmp_path / "old_x1dints.fits"
+    tables = _old_spectra(path, primary, [1, 1, 2, 2, 3, 3], ["WAVELENGTH", "FLUX", "FLUX_ERROR"])
+    ds = open_product(path)
+    assert ds["flux"].dims == ("integration", "spectrum", "wave")
+    assert ds["flux"].shape == (3, 2, 9)
+    assert list(ds["sltname"].values) == ["slit 0", "slit 1"]
+    for i in range(3):
+        for k in range(2):
+            np.testing.assert_array_equal(ds["flux"][i, k], tables[2 * i + k]["FLUX"])
+            np.testing.assert_array_equal(ds["wavelength"][i, k], tables[2 * i + k]["WAVELENGTH"])
+    again = open_product(save(ds, tmp_path / "new_x1dints.fits"))
+    np.testing.assert_array_equal(again["flux"], ds["flux"])
+
+
+def test_integrations_that_do_not_agree(primary, tmp_path):
+    path = tmp_path / "old_x1dints.fits"
+    _old_spectra(path, primary, [1, 2], ["WAVELENGTH", "FLUX"], lengths=[9, 8])
+    with pytest.raises(InputError, match="INT_NUM"):
+        open_product(path)
+
+
+def test_columns_by_their_former_names(primary, tmp_path):
+    path = tmp_path / "old_x1d.fits"
+    (table,) = _old_spectra(path, primary, [], ["WAVELENGTH", "FLUX", "ERROR", "BERROR"])
+    ds = open_product(path)
+    np.testing.assert_array_equal(ds["flux_error"][0], table["ERROR"])
+    np.testing.assert_array_equal(ds["bkgd_error"][0], table["BERROR"])
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [("EXTVER", "junk"), ("TFIELDS", 40), ("TFORM2", "junk"), ("TTYPE1", "LAMBDA")],
+)
+def test_damaged_tables_are_one_line(primary, tmp_path, keyword, value):
+    path = tmp_path / "x1d.fits"
+    _old_spectra(path, primary, [], ["WAVELENGTH", "FLUX"])
+    content = bytearray(path.read_bytes())
+    at = content.index(keyword.ljust(8).encode() + b"= ")
+    text = f"'{value:8}'" if isinstance(value, str) else f"{value:20}"
+    content[at + 10 : at + 80] = text.ljust(70).encode()
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"x1d\.fits") as caught:
+        open_product(path)
+    assert "\n" not in str(caught.value)

@@ -412,6 +412,34 @@ def test_errors(make, tmp_path):
         open_product(path)
 
 
+@pytest.mark.parametrize("keyword", ["SHUTTRID", "PHOTMJSR", "SRCXPOS", "SLTSTRT1"])
+def test_text_where_a_slit_needs_a_number(make, tmp_path, keyword):
+    path = write_product(make(), tmp_path / "a.fits")
+    with fits.open(path, mode="update") as hdul:
+        hdul["SCI", 2].header[keyword] = "junk"
+    with pytest.raises(InputError, match=f"{keyword} of SCI 2 is 'junk'"):
+        open_product(path)
+
+
+def test_planes_of_ours_say_their_dimensions(make, tmp_path):
+    slits = make().map(lambda b: b.assign(variance_cov=b["var_poisson"] * 2))
+    path = write_product(slits, tmp_path / "a.fits")
+    with fits.open(path) as hdul:
+        names = [h.name for h in hdul if h.name.startswith("VAR_COV")]
+    # others keep one extension of each name
+    assert names == ["VAR_COV", "VAR_COV_2", "VAR_COV_3", "VAR_COV_4"]
+    _equal(slits, open_product(path), but=("cutout_xsize",))
+    with fits.open(path, mode="update") as hdul:
+        for hdu in hdul:
+            if hdu.name.startswith("VAR_COV_"):
+                hdu.name = "VAR_COV"  # as it was written before
+    _equal(slits, open_product(path))
+    with fits.open(path, mode="update") as hdul:
+        del hdul["VAR_COV"].header["DIMS"]
+    with pytest.raises(InputError, match="DIMS of VAR_COV"):
+        open_product(path)
+
+
 def test_asdf_shares_nodes_and_gives_single_slits():
     wcs = [_wcs(k) for k in range(30)]
     writer = TreeWriter("slits")
