@@ -265,7 +265,8 @@ class Step:
             return
         kept = {id(v._data) for v in _variables(ds)}  # noqa: SLF001 - `.data` would load lazy data
         for name in ("sci", "wavelength", "flux"):
-            if not _blank(out, name, kept) or _blank(ds, name):
+            # what was blank before is not the fault of these references
+            if not _blank(out, name, kept) or _blank(ds, name) or _blank(ds, "sci"):
                 continue
             blank = [(r, v) for r in used for v in r.variables if _blank(r, v)]
             what = "; ".join(f"{described(r)} holds no finite number in {v!r}" for r, v in blank)
