@@ -268,7 +268,9 @@ class Step:
             return
         kept = {id(v._data) for v in _variables(ds)}  # noqa: SLF001 - `.data` would load lazy data
         for name in ("sci", "wavelength", "flux"):
-            if not _valueless(out, name, kept) or _valueless(ds, name):
+            # what was blank before is not the fault of these references
+            before = _valueless(ds, name) or _valueless(ds, "sci")
+            if before or not _valueless(out, name, kept):
                 continue
             blank = [(r, v) for r in used for v in r.variables if _valueless(r, v)]
             what = "; ".join(f"{described(r)} holds no finite number in {v!r}" for r, v in blank)

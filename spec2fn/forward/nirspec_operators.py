@@ -148,7 +148,8 @@ def _modes(slits: Slits) -> list[tuple[Slits, str]]:
 def _prefixed(references: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     if not prefix:
         return {}
-    return {k.removeprefix(prefix): v for k, v in references.items() if k.startswith(prefix)}
+    own = {k.removeprefix(prefix): v for k, v in references.items() if k.startswith(prefix)}
+    return {"barshadow": None, **own}  # fixed slits have no bars
 
 
 def _of_ones(bucket: xr.Dataset) -> xr.Dataset:

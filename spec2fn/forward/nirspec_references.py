@@ -105,8 +105,10 @@ def write_references(
         add(reftype, "fits", match, lambda p: write_fits(p, reftype, which, content, instrument))
 
     # both are the same for slitlets and fixed slits
+    instrument["P_EXP_TY"] = "|".join(modes)
     fits("dflat", exp_type, detector_flat(seed), {"detector": "NRS1"})
     fits("sflat", exp_type, spectrograph_flat(), {"detector": "NRS1"})
+    del instrument["P_EXP_TY"]
     for which in modes:
         own = {"exp_type": which}
         mos = which == "NRS_MSASPEC"

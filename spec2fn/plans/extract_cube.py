@@ -254,7 +254,9 @@ def _column(reference: xr.Dataset, key: str, name: str) -> np.ndarray:
     return numbers(value, where)
 
 
-def _line(x: np.ndarray, knots: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _line(
+    x: np.ndarray, knots: np.ndarray, values: np.ndarray, reference: xr.Dataset
+) -> np.ndarray:
     """Interpolate linearly along the last axis, and go on straight beyond the ends.
 
     `x` has shape (n,) or, like `values` and `knots`, leading axes.
@@ -263,7 +265,10 @@ def _line(x: np.ndarray, knots: np.ndarray, values: np.ndarray) -> np.ndarray:
     knots = np.take_along_axis(knots, order, axis=-1)
     values = np.take_along_axis(values, order, axis=-1)
     if knots.shape[-1] < 2 or np.any(np.diff(knots, axis=-1) <= 0):
-        msg = "extract_1d: a reference needs at least two distinct wavelengths and radii"
+        msg = (
+            f"extract_1d: {described(reference)} needs at least two distinct wavelengths and, of"
+            " aperture corrections, radii; use another reference"
+        )
         raise ReferenceError(msg)
     last = knots.shape[-1] - 2
     cell = np.clip(np.sum(knots[..., None, :] <= x[..., None], axis=-1) - 1, 0, last)
@@ -291,7 +296,9 @@ def _radii(
         for name in ("wavelength", "radius", "inner_bkg", "outer_bkg")
     )
     _same_length(extract1d, waves, *columns)
-    radius, inner, outer = (_line(wavelength, waves, column) / scale for column in columns)
+    radius, inner, outer = (
+        _line(wavelength, waves, column, extract1d) / scale for column in columns
+    )
     if not (radius > 0).all():
         msg = (
             f"extract_1d: {described(extract1d)} gives radii from {radius.min() * scale:.3g} arcsec"
@@ -329,8 +336,8 @@ def _correction(
     n = len(sizes)
     knots = np.broadcast_to(waves, (n, len(waves)))
     grid = np.broadcast_to(wavelength, (n, len(wavelength)))
-    sizes, values = _line(grid, knots, sizes), _line(grid, knots, values)
-    return _line(radius[:, None], sizes.T, values.T)[:, 0]
+    sizes, values = (_line(grid, knots, v, apcorr) for v in (sizes, values))
+    return _line(radius[:, None], sizes.T, values.T, apcorr)[:, 0]
 
 
 def _same_length(reference: xr.Dataset, *columns: np.ndarray) -> None:

@@ -36,8 +36,15 @@ _REFS = (
 _UNITS = {"wavelength": "um", "ra": "deg", "dec": "deg", "alpha": "arcsec", "beta": "arcsec"}
 
 
+def _without(ds: xr.Dataset, _: object) -> dict[str, str]:
+    if ds.attrs.get("exp_type") != "NRS_IFU":
+        return {}
+    return {"chromcorr": "shifts of the image with wavelength are not corrected for"}
+
+
 @step(
     refs=_REFS,
+    without=_without,
     members=("msa_metadata",),
     reads=("sci",),
     provides=("wavelength", "ra", "dec", "slice_id", "alpha", "beta", "slit_y", "regions"),

@@ -13,7 +13,8 @@ import pytest
 
 from spec2fn import running
 from spec2fn.compose import AlsoOn
-from spec2fn.errors import InputError
+from spec2fn.errors import InputError, ReferenceError
+from spec2fn.refs import open_reference
 from spec2fn.schema import NOT_EXTRACTED, meta_of, status_of
 from tests.robustness.conftest import difference
 
@@ -148,11 +149,11 @@ def walk(recorded, mode, damage):
     """Damage every reference of every step; outcomes by step and type, or what was wrong."""
     outcomes, wrong = {}, {}
     for key, (step, obs, refs, usual) in recorded(mode).items():
+        if damage is None and step.name == "master_background":
+            continue  # it applies other steps, which say so where they stand in the pipeline
         for reftype, lazy in refs.items():
             ref = None if lazy is None else lazy.load()
             if ref is not None and damage is other:
-                from spec2fn.refs import open_reference
-
                 ref = open_reference(lazy.path, reftype)
             damaged = None if ref is None or damage is None else damage(ref)
             if ref is None or (damaged is None and damage is not None):
@@ -160,7 +161,7 @@ def walk(recorded, mode, damage):
             try:
                 found = outcome(step, obs, refs, reftype, damaged, usual)
                 outcomes[key, reftype] = found
-            except Exception as error:
+            except Exception as error:  # every kind of third outcome is listed
                 wrong[key, reftype] = f"{type(error).__name__}: {error}"[:300]
     assert not wrong, wrong
     assert outcomes
@@ -195,3 +196,15 @@ def test_nothing_but_nan(recorded, mode):
 @pytest.mark.parametrize("mode", MODES)
 def test_without_errors(recorded, mode):
     walk(recorded, mode, without_errors)
+
+
+@pytest.mark.slow
+def test_slices_of_another_channel_are_seen_without_metadata(recorded):
+    step, obs, refs, _ = recorded("miri-mrs")["assign_wcs"]
+    loaded = {k: v.load() for k, v in refs.items() if v is not None}
+    assert not any("made_for" in ref.attrs for ref in loaded.values())
+    regions = loaded["regions"]
+    maps = np.asarray(regions.attrs["tree"]["regions"])
+    tree = {**regions.attrs["tree"], "regions": np.where(maps > 0, maps + 200, maps)}
+    with pytest.raises(ReferenceError, match=r"'regions' .* slices that the distortion lacks \(3"):
+        step(obs.science, **{**loaded, "regions": regions.assign_attrs(tree=tree)})

@@ -149,6 +149,36 @@ def test_errors_name_what_is_missing():
         photom(exposure(), broken)
 
 
+def test_rows_of_the_time_dependence_are_those_with_the_same_keys():
+    """In another order, and with rows of modes that have no conversion."""
+    ds, ref = exposure(), reference(times=True)
+    loss = "timecoeff_linear"
+    expected = photom(ds, ref)["sci"].values
+    rows = f"{loss}_row"
+    for order in (["SLITLESSPRISM", "FULL"], ["SUB64", "FULL", "slitlessprism "]):
+        own = [s.strip().upper() == "SLITLESSPRISM" for s in order]
+        keyed = ref.drop_vars([f"{loss}.t0", f"{loss}.lossperyear"]).assign(
+            {
+                f"{loss}.filter": (rows, ["P750L"] * len(order)),
+                f"{loss}.subarray": (rows, order),
+                f"{loss}.t0": (rows, np.full(len(order), 59635.0, np.float32)),
+                f"{loss}.lossperyear": (rows, np.where(own, 0.1, 0.7).astype(np.float32)),
+            }
+        )
+        np.testing.assert_array_equal(photom(ds, keyed)["sci"].values, expected)
+    twice = keyed.assign({f"{loss}.subarray": (rows, ["SLITLESSPRISM"] * 3)})
+    none = keyed.assign({f"{loss}.subarray": (rows, ["FULL"] * 3)})
+    for wrong, count in ((twice, 3), (none, 0)):
+        with pytest.raises(ReferenceError, match=rf"has {count} rows for .*PRISM, needs one"):
+            photom(ds, wrong)
+    # a table without keys has no other order than that of the conversions
+    short = ref.drop_vars([f"{loss}.t0", f"{loss}.lossperyear"]).assign(
+        {f"{loss}.{c}": (rows, [1.0]) for c in ("t0", "lossperyear")}
+    )
+    with pytest.raises(ReferenceError, match="has 0 rows for row 1"):
+        photom(ds, short)
+
+
 def test_jit_equals_eager_and_vmap_equals_loop():
     ds, ref = exposure(3), reference(times=True)
     plan = photom.plan(ds, ref)
