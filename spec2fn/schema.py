@@ -291,6 +291,11 @@ MODE_KEYWORDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         ("MIR_LRS-FIXEDSLIT", "MIR_LRS-SLITLESS"),
         _mode("MIRI", DETECTOR="MIRIMAGE", FILTER="P750L"),
     ),
+    "MIR_TACONFIRM": _mode(
+        "MIRI",
+        DETECTOR="MIRIMAGE",
+        FILTER="F560W F770W F1000W F1130W F1280W F1500W F1800W F2100W F2550W F2550WR FND",
+    ),
     "MIR_MRS": _mode(
         "MIRI",
         DETECTOR="MIRIFUSHORT MIRIFULONG",

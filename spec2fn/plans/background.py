@@ -19,6 +19,7 @@ from spec2fn.errors import DatasetError, ParameterError
 from spec2fn.kernels.statistics import clip_bounds
 from spec2fn.plans.base import Plan
 from spec2fn.schema import meta_of, require
+from spec2fn.wcs.build.pointing import subarray_origin
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -128,6 +129,9 @@ def _overlap(
     who: str,
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
     shape, their = science["sci"].shape[-2:], exposure["sci"].shape[-2:]
+    if (mine is None) != (other is None):
+        # one says where it lies on the detector, so the other must, unless it is all of it
+        mine, other = (subarray_origin(d, "background")[::-1] for d in (science, exposure))
     if mine is None or other is None:
         if shape != their:
             msg = (

@@ -116,6 +116,7 @@ def assign_wcs(
     then TOPOCENT), and without VA_SCALE there is no correction of the velocity aberration; both
     are recorded as warnings.
     """
+    from spec2fn.wcs.build.pointing import uncorrected
     from spec2fn.wcs.lower import box_of, evaluate_on_box, lower
 
     meta = meta_of(ds)
@@ -146,26 +147,12 @@ def assign_wcs(
         }
     )
     out = set_scalars(out, **built.scalars)
-    unmoved = meta.get("VELOSYS") is None
     attrs = {
-        "specsys": "TOPOCENT" if unmoved else "BARYCENT",
+        "specsys": "TOPOCENT" if meta.get("VELOSYS") is None else "BARYCENT",
         "dispaxis": built.dispaxis,
         "s_region": built.s_region,
         "nominal_range": built.nominal_range,
     }
     out = with_attrs(out, **{k: v for k, v in attrs.items() if v is not None})
     out = with_meta(out, wcs=built.wcs, records=built.records)
-    file = meta.filename or "the exposure"
-    if unmoved:
-        out = with_warnings(
-            out,
-            f"keyword VELOSYS is missing from {file}: wavelengths are those the telescope sees,"
-            " up to 0.01 % off those at the barycentre; add the radial velocity [m/s]",
-        )
-    if meta.get("VA_SCALE") is None:
-        out = with_warnings(
-            out,
-            f"keyword VA_SCALE is missing from {file}: positions are not corrected for the"
-            " velocity aberration, up to 0.01 % of the distance from the reference point; add it",
-        )
-    return out
+    return with_warnings(out, *uncorrected(meta, "VELOSYS", "VA_SCALE"))

@@ -12,8 +12,8 @@ from spec2fn.errors import ReferenceError
 from spec2fn.modes import ACQUISITION_IMAGE, mode_of
 from spec2fn.plans.centroid import cut_around, gaussian_centroid
 from spec2fn.plans.target_position import TargetPosition, dither_on_detector
-from spec2fn.schema import meta_of, set_scalars
-from spec2fn.wcs.build.pointing import subarray_origin
+from spec2fn.schema import meta_of, set_scalars, with_warnings
+from spec2fn.wcs.build.pointing import subarray_origin, uncorrected
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -160,6 +160,8 @@ def targ_centroid(
     The target is fitted with an elliptical Gaussian in a square of 20 pixels around its expected
     position. The step does nothing without image, or if the fit fails; the reason is recorded.
     """
+    if "meta" in ds.attrs and target_acquisition:  # which no trace has
+        ds = with_warnings(ds, *uncorrected(meta_of(target_acquisition[0]), "VA_SCALE"))
     return set_scalars(
         ds,
         ta_xpos=plan.ta_xpos,

@@ -26,12 +26,12 @@ COPIES = {"XPOSURE": "exposure_time", "EXPMID": "mid_time", "PA_APER": "pa_aper"
 _BRANCHES = {"selection.py", "exposures.py"}
 
 
-def readers(one):
-    """Keywords of the science exposure that a run reads, with the files of code that read them."""
+def readers(one, name, params):
+    """Keywords of an exposure that a run reads, with the files of code that read them."""
     found, raw = {}, Meta.raw
 
     def watched(self, keyword):
-        if self.filename == one.science:
+        if self.filename == name:
             frame = sys._getframe(1)
             while frame.f_code.co_filename == schema.__file__:
                 frame = frame.f_back
@@ -40,7 +40,7 @@ def readers(one):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Meta, "raw", watched)
-        assert one.run().error is None
+        assert one.run(params=params).error is None
     return found
 
 
@@ -58,8 +58,8 @@ def nonsense(keyword, held):
     return ["NaN", "nonsense", True, *beyond, *below] + [0.5] * (rule.kind is int)
 
 
-def held_by(one, keyword):
-    with fits.open(one.folder / one.science) as hdus:
+def held_by(one, keyword, name):
+    with fits.open(one.folder / name) as hdus:
         return next((h.header[keyword] for h in hdus if keyword in h.header), None)
 
 
@@ -73,24 +73,23 @@ def without(outcome, keyword):
     }
 
 
-def damaged(one, folder, changes):
-    path = folder / one.science
-    path.write_bytes((one.folder / one.science).read_bytes())
+def damaged(one, folder, changes, name, params=None):
+    path = folder / name
+    path.write_bytes((one.folder / name).read_bytes())
     for keyword, value in changes.items():
         if not edit_header(path, keyword, value):
             with fits.open(path, mode="update") as hdus:
                 hdus["SCI"].header[keyword] = value
-    return one.run(folder)
+    return one.run(folder, params=params)
 
 
-def verdict(one, folder, keyword, value):
+def verdict(one, folder, keyword, value, usual, *how):
     """Judge a damaged keyword; raises AssertionError for a third outcome."""
-    outcome = damaged(one, folder, {keyword: value})
-    usual = one.usual
+    outcome = damaged(one, folder, {keyword: value}, *how)
     if outcome.error is None and value is None and keyword in NEUTRAL:
         told = [str(w) for d in without(outcome, keyword).values() for w in warned(d)]
         assert any(keyword in w for w in told), f"no warning of the absence of {keyword}"
-        usual = damaged(one, folder, {keyword: NEUTRAL[keyword]})
+        usual = damaged(one, folder, {keyword: NEUTRAL[keyword]}, *how)
     return judge(
         Outcome(without(outcome, keyword), outcome.report, outcome.error),
         Outcome(without(usual, keyword)),
@@ -102,15 +101,23 @@ def warned(ds):
     return ds.attrs["meta"].records.get("warnings", ())
 
 
-def check_all(one, tmp_path, only=None, every=True):
-    """Damage the keywords one by one; return how many were read."""
-    folder = one.copy(tmp_path / "in")
-    keywords = readers(one)
+def check_all(one, tmp_path, only=None, every=True, role="science", params=None):
+    """Damage the keywords of an exposure one by one; return those that were read."""
+    folder, name = one.copy(tmp_path / "in"), one.members[role][0]
+    keywords = readers(one, name, params)
+    usual = one.run(params=params)
     chosen = sorted(k for k in keywords if only is None or k in only)
-    required = {*MODE_KEYWORDS[held_by(one, "EXP_TYPE")], "EXP_TYPE", "SUBARRAY", "FXD_SLIT"}
+    required = {
+        *MODE_KEYWORDS.get(held_by(one, "EXP_TYPE", name), ()),
+        "EXP_TYPE",
+        "SUBARRAY",
+        "FXD_SLIT",
+    }
     third, together, single = [], [], []
     for keyword in chosen:
-        held = held_by(one, keyword)
+        held = held_by(one, keyword, name)
+        if keyword == "EXP_TYPE" and role == "target_acquisition":
+            continue  # skips a step, see there
         values = nonsense(keyword, held)
         for value in [None] * (held is not None) + (values if every else values[:1]):
             likely = keyword not in ALLOWED and keywords[keyword] <= _BRANCHES
@@ -118,12 +125,12 @@ def check_all(one, tmp_path, only=None, every=True):
     # where many are expected to change nothing, one run shows that none of them does
     for value in (None, "nonsense"):
         some = [(k, v) for k, v in together if v == value and k not in required]
-        outcome = damaged(one, folder, dict(some))
-        if outcome.error is None and not difference(outcome.products, one.usual.products):
+        outcome = damaged(one, folder, dict(some), name, params)
+        if outcome.error is None and not difference(outcome.products, usual.products):
             together = [pair for pair in together if pair not in some]
     for keyword, value in single + together:
         try:
-            verdict(one, folder, keyword, value)
+            verdict(one, folder, keyword, value, usual, name, params)
         except AssertionError as error:
             third.append(f"{keyword} = {value!r}: {str(error).splitlines()[0]}")
     assert not third, "\n".join(third)
@@ -142,13 +149,32 @@ def test_where_the_target_is_in_a_fixed_slit(case, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["nirspec-bots", "nirspec-fs", "miri-lrs-slit"])
 def test_every_keyword(case, mode, tmp_path):
-    assert len(check_all(case(mode), tmp_path, every=mode == "nirspec-bots")) > 40
+    assert len(check_all(case(mode), tmp_path, every=False)) > 40
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["nirspec-mos", "miri-mrs", "nirspec-ifu"])
 def test_every_keyword_of_many_slits_and_slices(case, mode, tmp_path):
     assert len(check_all(case(mode), tmp_path, every=False)) > 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["nirspec-fs", "miri-lrs-slit"])
+def test_every_keyword_of_a_background(case, mode, tmp_path):
+    assert len(check_all(case(mode), tmp_path, every=False, role="background")) > 20
+
+
+@pytest.mark.slow
+def test_every_keyword_of_an_acquisition_image(case, tmp_path):
+    options = {"every": False, "role": "target_acquisition"}
+    switched_on = {"targ_centroid": {"skip": False}}
+    one = case("miri-lrs-slit")
+    assert len(check_all(one, tmp_path, params=switched_on, **options)) > 20
+    # an image of another type is no error: the target is where the dither put it, as without image
+    name = one.members["target_acquisition"][0]
+    outcome = damaged(one, tmp_path / "in", {"EXP_TYPE": "MIR_IMAGE"}, name, switched_on)
+    assert "not MIR_IMAGE" in outcome.statuses["targ_centroid"]
+    assert difference(outcome.products, one.usual.products) is None
 
 
 @pytest.mark.parametrize("keyword", sorted(ALLOWED))

@@ -26,6 +26,7 @@ __all__ = [
     "polygon",
     "subarray_origin",
     "subarray_shift",
+    "uncorrected",
     "v2v3_to_sky",
     "velocity_aberration",
     "velocity_correction",
@@ -45,7 +46,7 @@ def number(meta: Meta, keyword: str, who: str = _WHO) -> float:
     raise InputError(msg)
 
 
-def subarray_origin(ds: xr.Dataset) -> tuple[int, int]:
+def subarray_origin(ds: xr.Dataset, who: str = _WHO) -> tuple[int, int]:
     """Return the zero-indexed full-frame pixel (x, y) of the first pixel of an exposure.
 
     Raises
@@ -62,7 +63,7 @@ def subarray_origin(ds: xr.Dataset) -> tuple[int, int]:
         if first is None or not 1 <= first <= full + 1 - count:
             found = "missing" if first is None else first
             msg = (
-                f"{_WHO}: keyword {keyword} (attribute {axis}start) of"
+                f"{who}: keyword {keyword} (attribute {axis}start) of"
                 f" {meta_of(ds).filename or 'the exposure'} is {found}, needs the first of its"
                 f" {count} pixels among the {full} of the detector, from 1; correct it"
             )
@@ -134,6 +135,19 @@ def velocity_correction(meta: Meta) -> Any | None:
     model = Identity(1) * Const1D(factor, name="velocity_correction")
     model.inverse = Identity(1) / Const1D(factor, name="inv_vel_correction")
     return model
+
+
+def uncorrected(meta: Meta, *keywords: str) -> tuple[str, ...]:
+    """Return a warning for each of VELOSYS and VA_SCALE that is asked about and missing."""
+    file = meta.filename or "the exposure"
+    told = {
+        "VELOSYS": "wavelengths are those the telescope sees, up to 0.01 % off those at the"
+        " barycentre; add the radial velocity [m/s]",
+        "VA_SCALE": "positions are not corrected for the velocity aberration, up to 0.01 % of the"
+        " distance from the reference point; add it",
+    }
+    missing = [k for k in keywords if meta.get(k) is None]
+    return tuple(f"keyword {k} is missing from {file}: {told[k]}" for k in missing)
 
 
 def dithered_v2v3(meta: Meta, who: str = _WHO) -> tuple[float, float]:
