@@ -8,6 +8,7 @@ in the result what it did. A *pipeline* is a tuple of steps, of ``product(...)``
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import itertools
@@ -21,6 +22,7 @@ from spec2fn.errors import ContractError, HostOnlyError, ParameterError, nearest
 from spec2fn.kernels.namespace import is_traced
 from spec2fn.parameters import Parameter, parameters_of, unknown_parameter
 from spec2fn.schema import has_value, require, with_status
+from spec2fn.threads import one_blas_thread
 
 __all__ = [
     "AlsoOn",
@@ -229,7 +231,15 @@ class Step:
         if len(refs) > len(self.refs):
             msg = f"{self.name} takes {len(self.refs)} references {self.refs}, got {len(refs)}"
             raise ContractError(msg)
-        references, members, parameters = self._sort(refs, kwargs)
+        with self._threads():
+            return self._call(ds, plan, *self._sort(refs, kwargs))
+
+    def _threads(self) -> contextlib.AbstractContextManager[None]:
+        # what a user's own function does with BLAS is not ours to say
+        ours = self.function.__module__.startswith("spec2fn.")
+        return one_blas_thread() if ours else contextlib.nullcontext()
+
+    def _call(self, ds: Any, plan: Any, references: Any, members: Any, parameters: Any) -> Any:
         parts = self._parts(ds)
         if parts is not None:
             plans = plan if plan is not None else (None,) * len(parts)
@@ -280,10 +290,11 @@ class Step:
             return None
         references, members, parameters = self._sort(refs, kwargs)
         parts = self._parts(ds)
-        if parts is not None:
+        with self._threads():
+            if parts is None:
+                return self._plan(ds, references, members, parameters)
             plans = tuple(self._plan(b, references, members, parameters) for b in parts)
-            return None if all(p is None for p in plans) else plans
-        return self._plan(ds, references, members, parameters)
+        return None if all(p is None for p in plans) else plans
 
     def _plans(self, ds: Any, parameters: Mapping[str, Any]) -> bool:
         return self.plan_when is None or self.plan_when(ds, parameters)
@@ -370,7 +381,13 @@ def _blank(before: Any, after: Any, plan: Any) -> str:
     # lazy data stay lazy: who has not read them has not changed them
     held = (getattr(ds, "variables", {}) for ds in (after, before))
     new, old = (getattr(variables.get(name), "_data", None) for variables in held)
-    if not hasattr(new, "__array__") or new is old or is_traced(new) or has_value(new):
+    if (
+        new is None
+        or not hasattr(new, "__array__")
+        or new is old
+        or is_traced(new)
+        or has_value(new)
+    ):
         return ""
     meta = before.attrs.get("meta")
     if not new.size or (meta is not None and meta.records.get("piece")):
