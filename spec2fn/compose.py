@@ -20,7 +20,7 @@ from typing import Any, overload
 
 from spec2fn.errors import ContractError, HostOnlyError, ParameterError, nearest
 from spec2fn.kernels.namespace import is_traced
-from spec2fn.parameters import Parameter, parameters_of, unknown_parameter
+from spec2fn.parameters import Parameter, check_order, parameters_of, unknown_parameter
 from spec2fn.schema import has_value, require, with_status
 from spec2fn.threads import one_blas_thread
 
@@ -135,6 +135,8 @@ class Step:
     later_but : tuple of str, optional
         If given, :func:`run` passes the steps that follow in the same branch, up to the next
         product, as the parameter ``corrections``, without those named here.
+    ordered : tuple of (str, str)
+        Pairs of parameters of which the first must be less than the second.
     bound : tuple of (str, value)
         Parameters bound by :meth:`with_`.
     """
@@ -159,6 +161,7 @@ class Step:
     branch: str = ""
     suffix: str = ""
     later_but: tuple[str, ...] | None = None
+    ordered: tuple[tuple[str, str], ...] = ()
     bound: tuple[tuple[str, Any], ...] = ()
 
     def __hash__(self) -> int:
@@ -207,6 +210,7 @@ class Step:
             if name not in known:
                 raise unknown_parameter(self.name, name, known)
             values[name] = known[name].coerce(value, self.name)
+        check_order(self.name, {**self.defaults(), **values}, self.ordered)
         return _replace(self, bound=tuple(values.items()), skip=self.skip if skip is None else skip)
 
     def __call__(self, ds: Any, *refs: Any, plan: Any = None, **kwargs: Any) -> Any:
@@ -332,6 +336,7 @@ class Step:
                 parameters[name] = known[name].coerce(value, self.name)
             else:
                 raise unknown_parameter(self.name, name, known)
+        check_order(self.name, parameters, self.ordered)
         values = [as_reference(references.get(name), name) for name in self.refs]
         return values, members, parameters
 

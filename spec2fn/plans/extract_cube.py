@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.errors import DatasetError, ReferenceError
+from spec2fn.errors import DatasetError, ParameterError, ReferenceError
 from spec2fn.plans.base import Plan
 from spec2fn.plans.extract_1d import is_calibrated
 from spec2fn.plans.star_finder import brightest_source
@@ -341,6 +341,13 @@ def _spaxel_size(ds: xr.Dataset) -> float:
 def _centre(ds: xr.Dataset, options: CubeOptions) -> tuple[float, float]:
     """Where the point source is, x and y [pixel]."""
     if options.center_xy is not None:
+        size = ds.sizes["x"], ds.sizes["y"]
+        if not all(-0.5 <= c <= n - 0.5 for c, n in zip(options.center_xy, size, strict=True)):
+            msg = (
+                f"extract_1d.center_xy={options.center_xy} is off the cube of {size[0]} x {size[1]}"
+                " spaxels; give a position in spaxels, counted from 0"
+            )
+            raise ParameterError(msg)
         return options.center_xy
     if options.ifu_autocen:
         found = _automatic_centre(ds)
