@@ -17,7 +17,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from spec2fn.compose import Observation, Pipeline, Split, Step, find_steps, steps_of
+from spec2fn.compose import (
+    Observation,
+    Pipeline,
+    Split,
+    Step,
+    blank_pieces,
+    find_steps,
+    steps_of,
+)
 from spec2fn.dq import PIXEL
 from spec2fn.errors import InputError
 from spec2fn.running import Result, RunPlan, StepRecord, needed_references, plan, run
@@ -472,21 +480,21 @@ def _run_pieces(
         piece = obs.science
         if chunk is not None:
             piece = piece.isel(integration=slice(first, first + size))
-            piece = with_meta(piece, records={"piece": True})
         # a copy of an unread exposure reads for itself, and forgets what it read when it is gone
         members = {k: tuple(map(_unread, v)) for k, v in obs.members.items()}
-        result = run(
-            job.settings.pipeline,
-            Observation(piece.compute(), members),
-            job.references,
-            params=job.settings,
-            plans=plans,
-            lean=lean,
-            save_steps=steps,
-            products=products,
-            progress=progress,
-            strict=strict,
-        )
+        with contextlib.nullcontext() if chunk is None else blank_pieces():
+            result = run(
+                job.settings.pipeline,
+                Observation(piece.compute(), members),
+                job.references,
+                params=job.settings,
+                plans=plans,
+                lean=lean,
+                save_steps=steps,
+                products=products,
+                progress=progress,
+                strict=strict,
+            )
         plans = result.plans
         yield result
         del result, piece  # two pieces must not be in memory at once

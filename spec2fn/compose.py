@@ -14,6 +14,7 @@ import inspect
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from dataclasses import replace as _replace
 from typing import Any, overload
@@ -36,6 +37,7 @@ __all__ = [
     "Step",
     "after",
     "also_on",
+    "blank_pieces",
     "branch",
     "find_step",
     "find_steps",
@@ -363,6 +365,19 @@ def _variables(ds: Any) -> list[Any]:
     return [v for part in parts for v in part.variables.values()]
 
 
+_BLANK_PIECES: ContextVar[bool] = ContextVar("_BLANK_PIECES", default=False)
+
+
+@contextlib.contextmanager
+def blank_pieces() -> Iterator[None]:
+    """Let steps be COMPLETE inside that leave no value: they get pieces of a longer exposure."""
+    token = _BLANK_PIECES.set(True)
+    try:
+        yield
+    finally:
+        _BLANK_PIECES.reset(token)
+
+
 def _common_status(made: list[tuple[str, tuple[str, ...]]]) -> str:
     """What a step did to an exposure, from what it did to its parts."""
     complete = [idle for status, idle in made if status == "COMPLETE"]
@@ -378,10 +393,7 @@ def _common_status(made: list[tuple[str, tuple[str, ...]]]) -> str:
 
 
 def _blank(before: Any, after: Any, plan: Any) -> str:
-    """Status of a step after which nothing has a value, or nothing.
-
-    Pieces of a longer exposure may be blank (``meta.records["piece"]``).
-    """
+    """Status of a step after which nothing has a value, or nothing."""
     name = next((n for n in ("flux", "sci") if n in getattr(after, "variables", ())), "")
     # lazy data stay lazy: who has not read them has not changed them
     held = (getattr(ds, "variables", {}) for ds in (after, before))
@@ -394,8 +406,7 @@ def _blank(before: Any, after: Any, plan: Any) -> str:
         or has_value(new)
     ):
         return ""
-    meta = before.attrs.get("meta")
-    if not new.size or (meta is not None and meta.records.get("piece")):
+    if not new.size or _BLANK_PIECES.get():
         return ""
     if hasattr(old, "__array__") and not has_value(old):
         return "SKIPPED: no pixel of the exposure has a value"

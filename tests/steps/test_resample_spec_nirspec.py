@@ -353,7 +353,7 @@ def test_errors():
     # what nobody can want is an error of the run, not the problem of a slit
     for ratio in (1e-6, 1e6):
         with pytest.raises(
-            ParameterError, match="an input pixel make .* correct pixel_scale_ratio"
+            ParameterError, match=r"an input pixel make .* correct pixel_scale_ratio"
         ):
             resample_spec(ds, pixel_scale_ratio=ratio)
     with pytest.raises(ParameterError, match="an output of 60000 x 60000 pixels"):
