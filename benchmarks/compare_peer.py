@@ -1,6 +1,7 @@
 """Time and memory side by side with the official package, on the same input and references.
 
-    python benchmarks/compare_peer.py FOLDER [FOLDER ...] [--runs 3] [--alone FOLDER] [--json FILE]
+    python benchmarks/compare_peer.py FOLDER [FOLDER ...] [--runs 3] [--pinned] [--alone FOLDER]
+        [--json FILE]
 
 Each FOLDER holds an association ``*_asn.json`` with its exposures, an offline CRDS cache
 ``crds_cache`` and, optionally, ``scenario.json`` (``{"context": ..., "steps": {step: {parameter:
@@ -10,6 +11,9 @@ two packages:
 * cold: the whole process, imports included (wall and processor seconds, peak memory);
 * warm: the second exposure in one process, and each step in it;
 * of spec2fn also: how long all products together take to be written, and to be opened.
+
+Both packages run as users have them: nothing tells BLAS how many threads to use. With ``--pinned``
+it has one in both, which shows what the threads of BLAS cost or gain.
 
 Folders given with ``--alone`` are calibrated by spec2fn only: exposures of hundreds of slits take
 the official package many minutes. For steps that the official package has on other defaults than
@@ -31,7 +35,7 @@ import tempfile
 import time
 from pathlib import Path
 
-THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 # What the official package does where a scenario says nothing; by its names.
 OFFICIAL = {
@@ -95,10 +99,12 @@ print("RESULT " + json.dumps({
 """
 
 
-def measure(package: str, folder: Path, steps: dict, repeat: int, context: str) -> dict:
+def measure(
+    package: str, folder: Path, steps: dict, repeat: int, context: str, *, pinned: bool
+) -> dict:
     env = {
-        **os.environ,
-        **THREADS,
+        **{k: v for k, v in os.environ.items() if k not in THREADS},
+        **(dict.fromkeys(THREADS, "1") if pinned else {}),
         "CRDS_PATH": str(folder / "crds_cache"),
         "CRDS_SERVER_URL": "https://crds-serverless-mode.stsci.edu",
         "CRDS_CONTEXT": context,
@@ -133,16 +139,16 @@ def scenario(folder: Path) -> tuple[dict, str]:
     return steps, described.get("context", "jwst_0001.pmap")
 
 
-def compare(folder: Path, packages: tuple[str, ...], runs: int) -> dict:
+def compare(folder: Path, packages: tuple[str, ...], runs: int, *, pinned: bool) -> dict:
     """Measure the packages in turn, and print what came out."""
     steps, context = scenario(folder)
     cold = {p: [] for p in packages}
     for _ in range(runs):
         for package in packages:
-            cold[package].append(measure(package, folder, steps, 1, context))
+            cold[package].append(measure(package, folder, steps, 1, context, pinned=pinned))
     row = {}
     for p in packages:
-        warm = measure(p, folder, steps, 3, context)
+        warm = measure(p, folder, steps, 3, context, pinned=pinned)
         middle = {
             k: statistics.median(r[k] for r in cold[p])
             for k in ("process", "process_cpu", "peak_mb")
@@ -183,6 +189,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--pinned", action="store_true", help="one thread of BLAS")
     parser.add_argument("--package", choices=("both", "spec2fn", "jwst"), default="both")
     parser.add_argument("--alone", nargs="+", type=Path, default=[], metavar="FOLDER")
     args = parser.parse_args()
@@ -190,10 +197,11 @@ def main() -> None:
     jobs = [(f, packages) for f in args.folders] + [(f, ("spec2fn",)) for f in args.alone]
     if not jobs:
         parser.error("give at least one folder")
-    report = {}
+    report = {"pinned": args.pinned}
+    print("BLAS:", "one thread" if args.pinned else "as many threads as it takes by itself")
     for given, which in jobs:
         folder = given.resolve()
-        report[folder.name] = compare(folder, which, args.runs)
+        report[folder.name] = compare(folder, which, args.runs, pinned=args.pinned)
         if args.json:
             args.json.write_text(json.dumps(report, indent=1))
 

@@ -17,7 +17,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from spec2fn.compose import Observation, Pipeline, Split, Step, find_steps, since, steps_of
+from spec2fn.compose import (
+    Observation,
+    Pipeline,
+    Split,
+    Step,
+    blank_pieces,
+    find_steps,
+    since,
+    steps_of,
+)
 from spec2fn.errors import InputError, ParameterError
 from spec2fn.parameters import user_path
 from spec2fn.running import (
@@ -603,21 +612,21 @@ def _run_pieces(
         piece = obs.science
         if chunk is not None:
             piece = piece.isel(integration=slice(first, first + chunk))
-            piece = with_meta(piece, records={"piece": True})
         # a copy of an unread exposure reads for itself, and forgets what it read when it is gone
         members = {k: tuple(map(_unread, v)) for k, v in obs.members.items()}
-        result = run(
-            job.settings.pipeline,
-            Observation(_computed(piece), members),
-            job.references,
-            params=job.settings,
-            plans=plans,
-            lean=lean,
-            save_steps=steps,
-            products=products,
-            progress=progress,
-            strict=strict,
-        )
+        with contextlib.nullcontext() if chunk is None else blank_pieces():
+            result = run(
+                job.settings.pipeline,
+                Observation(_computed(piece), members),
+                job.references,
+                params=job.settings,
+                plans=plans,
+                lean=lean,
+                save_steps=steps,
+                products=products,
+                progress=progress,
+                strict=strict,
+            )
         plans = result.plans
         yield result
         del result, piece  # two pieces must not be in memory at once

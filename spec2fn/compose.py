@@ -8,11 +8,13 @@ in the result what it did. A *pipeline* is a tuple of steps, of ``product(...)``
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from dataclasses import replace as _replace
 from typing import Any, overload
@@ -20,8 +22,9 @@ from typing import Any, overload
 from spec2fn.errors import ContractError, HostOnlyError, ParameterError, ReferenceError, nearest
 from spec2fn.kernels.namespace import is_traced
 from spec2fn.members import check_members
-from spec2fn.parameters import Parameter, parameters_of, unknown_parameter
+from spec2fn.parameters import Parameter, check_order, parameters_of, unknown_parameter
 from spec2fn.schema import described, has_value, require, with_status, with_warnings
+from spec2fn.threads import one_blas_thread
 
 __all__ = [
     "AlsoOn",
@@ -35,6 +38,7 @@ __all__ = [
     "Step",
     "after",
     "also_on",
+    "blank_pieces",
     "branch",
     "find_step",
     "find_steps",
@@ -138,6 +142,8 @@ class Step:
     later_but : tuple of str, optional
         If given, :func:`run` passes the steps that follow in the same branch, up to the next
         product, as the parameter ``corrections``, without those named here.
+    ordered : tuple of (str, str)
+        Pairs of parameters of which the first must be less than the second.
     bound : tuple of (str, value)
         Parameters bound by :meth:`with_`.
     """
@@ -163,6 +169,7 @@ class Step:
     branch: str = ""
     suffix: str = ""
     later_but: tuple[str, ...] | None = None
+    ordered: tuple[tuple[str, str], ...] = ()
     bound: tuple[tuple[str, Any], ...] = ()
 
     def __hash__(self) -> int:
@@ -211,6 +218,7 @@ class Step:
             if name not in known:
                 raise unknown_parameter(self.name, name, known)
             values[name] = known[name].coerce(value, self.name)
+        check_order(self.name, {**self.defaults(), **values}, self.ordered)
         return _replace(self, bound=tuple(values.items()), skip=self.skip if skip is None else skip)
 
     def __call__(self, ds: Any, *refs: Any, plan: Any = None, **kwargs: Any) -> Any:
@@ -235,7 +243,15 @@ class Step:
         if len(refs) > len(self.refs):
             msg = f"{self.name} takes {len(self.refs)} references {self.refs}, got {len(refs)}"
             raise ContractError(msg)
-        references, members, parameters = self._sort(ds, refs, kwargs)
+        with self._threads():
+            return self._call(ds, plan, *self._sort(ds, refs, kwargs))
+
+    def _threads(self) -> contextlib.AbstractContextManager[None]:
+        # what a user's own function does with BLAS is not ours to say
+        ours = self.function.__module__.startswith("spec2fn.")
+        return one_blas_thread() if ours else contextlib.nullcontext()
+
+    def _call(self, ds: Any, plan: Any, references: Any, members: Any, parameters: Any) -> Any:
         parts = self._parts(ds)
         if parts is not None:
             plans = plan if plan is not None else (None,) * len(parts)
@@ -268,10 +284,10 @@ class Step:
             return
         kept = {id(v._data) for v in _variables(ds)}  # noqa: SLF001 - `.data` would load lazy data
         for name in ("sci", "wavelength", "flux"):
-            # what was blank before is not the fault of these references
-            before = _valueless(ds, name) or _valueless(ds, "sci")
-            if before or not _valueless(out, name, kept):
+            if not _valueless(out, name, kept):
                 continue
+            if _valueless(ds, name) or _valueless(ds, "sci"):
+                continue  # what was blank before is not the fault of these references
             blank = [(r, v) for r in used for v in r.variables if _valueless(r, v)]
             what = "; ".join(f"{described(r)} holds no finite number in {v!r}" for r, v in blank)
             if not what and name != "wavelength":
@@ -317,10 +333,11 @@ class Step:
             return None
         references, members, parameters = self._sort(ds, refs, kwargs)
         parts = self._parts(ds)
-        if parts is not None:
+        with self._threads():
+            if parts is None:
+                return self._plan(ds, references, members, parameters)
             plans = tuple(self._plan(b, references, members, parameters) for b in parts)
-            return None if all(p is None for p in plans) else plans
-        return self._plan(ds, references, members, parameters)
+        return None if all(p is None for p in plans) else plans
 
     def _plans(self, ds: Any, parameters: Mapping[str, Any]) -> bool:
         return self.plan_when is None or self.plan_when(ds, parameters)
@@ -361,6 +378,7 @@ class Step:
                 parameters[name] = known[name].coerce(value, self.name)
             else:
                 raise unknown_parameter(self.name, name, known)
+        check_order(self.name, parameters, self.ordered)
         # references are those of the exposure, but for a step that takes those of a member
         user = ds
         if self.refs_of in self.members:
@@ -408,6 +426,19 @@ def _valueless(ds: Any, name: str, known: Collection[int] = ()) -> bool:
     return not any(has_value(v.data) for v in found)
 
 
+_BLANK_PIECES: ContextVar[bool] = ContextVar("_BLANK_PIECES", default=False)
+
+
+@contextlib.contextmanager
+def blank_pieces() -> Iterator[None]:
+    """Let steps be COMPLETE inside that leave no value: they get pieces of a longer exposure."""
+    token = _BLANK_PIECES.set(True)
+    try:
+        yield
+    finally:
+        _BLANK_PIECES.reset(token)
+
+
 def _common_status(made: list[tuple[str, tuple[str, ...]]]) -> str:
     """What a step did to an exposure, from what it did to its parts."""
     complete = [idle for status, idle in made if status == "COMPLETE"]
@@ -423,20 +454,20 @@ def _common_status(made: list[tuple[str, tuple[str, ...]]]) -> str:
 
 
 def _blank(before: Any, after: Any, plan: Any) -> str:
-    """Status of a step after which nothing has a value, or nothing.
-
-    Pieces of a longer exposure may be blank (``meta.records["piece"]``).
-    """
+    """Status of a step after which nothing has a value, or nothing."""
     name = next((n for n in ("flux", "sci") if n in getattr(after, "variables", ())), "")
     # lazy data stay lazy: who has not read them has not changed them
     held = (getattr(ds, "variables", {}) for ds in (after, before))
     new, old = (getattr(variables.get(name), "_data", None) for variables in held)
-    if new is None or not hasattr(new, "__array__") or new is old:
+    if (
+        new is None
+        or not hasattr(new, "__array__")
+        or new is old
+        or is_traced(new)
+        or has_value(new)
+    ):
         return ""
-    if is_traced(new) or has_value(new):
-        return ""
-    meta = before.attrs.get("meta")
-    if not new.size or (meta is not None and meta.records.get("piece")):
+    if not new.size or _BLANK_PIECES.get():
         return ""
     if hasattr(old, "__array__") and not has_value(old):
         return "SKIPPED: no pixel of the exposure has a value"

@@ -12,6 +12,7 @@ everything needed to check a value, from Python and from the command line alike:
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import types
 import typing
@@ -22,9 +23,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from spec2fn.errors import InputError, ParameterError, nearest
 
-__all__ = ["Parameter", "Range", "parameters_of", "user_path"]
+__all__ = ["Parameter", "Range", "check_order", "parameters_of", "user_path"]
 
 _NOTHING = inspect.Parameter.empty
+_LARGEST_INT = 2**31 - 1
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
@@ -45,21 +47,27 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 
 @dataclass(frozen=True)
 class Range:
-    """Bounds of a number, both included; None leaves a side open."""
+    """Bounds of a number, both included (or the lower one not: `above`); None is no bound."""
 
     minimum: float | None = None
     maximum: float | None = None
+    above: bool = False
 
     def __contains__(self, value: float) -> bool:
-        return (self.minimum is None or value >= self.minimum) and (
-            self.maximum is None or value <= self.maximum
-        )
+        if self.minimum is not None and (
+            value < self.minimum or (self.above and value == self.minimum)
+        ):
+            return False
+        return self.maximum is None or value <= self.maximum
 
     def __str__(self) -> str:
         if self.minimum is None:
             return f"at most {self.maximum}"
+        low = f"above {self.minimum}" if self.above else f"at least {self.minimum}"
         if self.maximum is None:
-            return f"at least {self.minimum}"
+            return low
+        if self.above:
+            return f"{low}, at most {self.maximum}"
         return f"from {self.minimum} to {self.maximum}"
 
 
@@ -86,7 +94,7 @@ class Parameter:
         """
         try:
             return _coerce(self.hint, value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             detail = f" ({error})" if str(error) else ""
             msg = f"{who}.{self.name}: needs {self.type_name}, got {value!r}{detail}"
             raise ParameterError(msg) from None
@@ -108,6 +116,47 @@ def parameters_of(
     names = getattr(inspect.unwrap(function), "__globals__", {})
     hints = typing.get_type_hints(written, globalns=names, include_extras=True)
     return {n: Parameter(n, hints.get(n, Any), p.default) for n, p in found.items()}
+
+
+def check_order(who: str, values: Mapping[str, Any], pairs: tuple[tuple[str, str], ...]) -> None:
+    """Check parameters that are the lower and the upper end of something.
+
+    Parameters
+    ----------
+    who : str
+        The step.
+    values : mapping
+        Parameters by name; ends that are None are open.
+    pairs : tuple of (str, str)
+        Names of the lower and the upper end: numbers, or lists of as many numbers. A list that
+        is paired with itself has to ascend.
+
+    Raises
+    ------
+    ParameterError
+        Naming both.
+    """
+    for low, high in pairs:
+        first, second = values[low], values[high]
+        if low == high:
+            first, second = (first or ())[:-1], (second or ())[1:]
+        elif isinstance(first or second, tuple):
+            first, second = first or (), second or ()
+            if len(first) != len(second):
+                msg = (
+                    f"{who} needs as many {low} as {high}, found {len(first)} and {len(second)};"
+                    " give both ends of every region"
+                )
+                raise ParameterError(msg)
+        else:
+            first, second = (first,), (second,)
+        for a, b in zip(first, second, strict=True):
+            if a is not None and b is not None and not a < b:
+                what = f"{low}={values[low]} must ascend"
+                if low != high:
+                    what = f"{low}={a} must be less than {high}={b}"
+                msg = f"{who}: {what}"
+                raise ParameterError(msg)
 
 
 def unknown_parameter(step: str, name: str, known: Mapping[str, Any]) -> ParameterError:
@@ -163,7 +212,7 @@ def _coerce(hint: Any, value: Any) -> Any:  # noqa: C901 - one case per kind of 
                 continue
             try:
                 return _coerce(option, value)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 problem = error
         raise problem
     if origin is Literal:
@@ -184,11 +233,17 @@ def _coerce(hint: Any, value: Any) -> Any:  # noqa: C901 - one case per kind of 
     if hint is int:
         if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
             raise ValueError
-        return int(value)
+        whole = int(value)
+        if abs(whole) > _LARGEST_INT:
+            raise ValueError(f"too large, allowed are {_LARGEST_INT} and less")
+        return whole
     if hint is float:
         if isinstance(value, bool):
             raise ValueError
-        return float(value)
+        number = float(value)
+        if not math.isfinite(number):
+            raise ValueError("not a finite number")
+        return number
     if hint is str:
         if isinstance(value, str):
             return value

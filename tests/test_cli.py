@@ -178,7 +178,7 @@ def test_modes(capsys):
         ),
         (("--set", "photom.invers=true"), "photom has no parameter 'invers'; did you mean 'inv"),
         (("--set", "photom.inverse=7"), "photom.inverse: needs bool, got '7'"),
-        (("--set", "badpix_selfcal.kernel_size=0"), "out of range, allowed is at least 1"),
+        (("--set", "badpix_selfcal.kernel_size=0"), "out of range, allowed is from 1 to 4095"),
         (("--set", "nonsense"), "--set needs STEP.PARAM=VALUE, got 'nonsense'"),
         (("--override", "flt=x.fits"), "did you mean 'flat'"),
         (("--override", "flat=missing.fits"), "missing.fits"),

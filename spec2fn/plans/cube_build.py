@@ -27,6 +27,7 @@ from spec2fn.plans.cube_grid import (
     CubeParameters,
     Influence,
     bands_of,
+    check_size,
     cube_name,
     groups_of,
     internal_grid,
@@ -215,6 +216,7 @@ def _sky_cube(
     ra, dec = _extent(ds, bands, options)
     centres = {n: getattr(options, n) for n in ("ra_center", "dec_center", "nspax_x", "nspax_y")}
     grid = sky_grid(ra, dec, sampling.spaxel, angle=angle, **centres)
+    check_size(grid, sampling.wavelength.size)
     drizzle = options.weighting == "drizzle"
     geometry = pixel_geometry(ds, wcs, bands, grid, outlines=drizzle)
     shape_in = ds["sci"].shape[-2:]

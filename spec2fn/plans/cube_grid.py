@@ -30,6 +30,8 @@ __all__ = [
 ]
 
 ARCSEC = 180.0 * 3600.0 / math.pi
+# no field, and no spectrograph, has as many
+_MOST_SPAXELS, _MOST_PLANES, _MOST_VOXELS = 4000, 100_000, 2**29
 _FEW_EXPOSURES = (
     1.5  # the tabulated radii are made for four dithers; one exposure needs larger ones
 )
@@ -294,6 +296,12 @@ def read_parameters(
         return _own_wavelengths(spaxel, wavelengths, influence)
     if linear:
         step = float(scalew or steps[0])
+        if (high - low) / step > _MOST_PLANES:
+            msg = (
+                f"cube_build: {(high - low) / step:.3g} planes of {step:g} um between {low:g} and"
+                f" {high:g} um; correct scalew, wavemin or wavemax"
+            )
+            raise ParameterError(msg)
         planes = math.ceil((high - low) / step)
         if centred:
             low = (low + high) / 2 - planes / 2 * step
@@ -450,6 +458,14 @@ def sky_grid(
     for i, asked in enumerate((nspax_x, nspax_y)):
         if asked is not None:
             half[i] = asked // 2
+    reach = max(float(np.abs(v).max()) for v in (x, y))
+    if max(half) > _MOST_SPAXELS / 2 or (spaxel > 2 * reach and nspax_x is nspax_y is None):
+        msg = (
+            f"cube_build: {2 * half[0] + 1} x {2 * half[1] + 1} spaxels of {spaxel:g} arcsec for a"
+            f" field that reaches {reach:.3g} arcsec from the centre of the cube; correct scalexy,"
+            " nspax_x, nspax_y, ra_center or dec_center"
+        )
+        raise ParameterError(msg)
     return CubeGrid(
         crval=crval,
         crpix=(half[0] + 1.0, half[1] + 1.0),
@@ -458,6 +474,18 @@ def sky_grid(
         shape=(2 * half[1] + 1, 2 * half[0] + 1),
         start=(-half[0] * spaxel, -half[1] * spaxel),
     )
+
+
+def check_size(grid: CubeGrid, planes: int) -> None:
+    """Raise :class:`ParameterError` for a cube that no computer holds."""
+    ny, nx = grid.shape
+    if nx * ny * planes > _MOST_VOXELS:
+        msg = (
+            f"cube_build: a cube of {nx} x {ny} spaxels and {planes} planes takes"
+            f" {nx * ny * planes * 16 / 2**30:.0f} GiB; correct scalexy, scalew, nspax_x"
+            " or nspax_y, or cut the range with wavemin and wavemax"
+        )
+        raise ParameterError(msg)
 
 
 def internal_grid(along: np.ndarray, across: np.ndarray, slices: int) -> CubeGrid:

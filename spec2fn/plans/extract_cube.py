@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from spec2fn.errors import DatasetError, ReferenceError
+from spec2fn.errors import DatasetError, ParameterError, ReferenceError
 from spec2fn.modes import mode_of
 from spec2fn.plans.base import Plan
 from spec2fn.plans.contents import number, numbers, truth
@@ -387,6 +387,13 @@ def _spaxel_size(ds: xr.Dataset) -> float:
 def _centre(ds: xr.Dataset, options: CubeOptions) -> tuple[tuple[float, float], tuple[str, ...]]:
     """Where the point source is, x and y [pixel], and warnings."""
     if options.center_xy is not None:
+        size = ds.sizes["x"], ds.sizes["y"]
+        if not all(-0.5 <= c <= n - 0.5 for c, n in zip(options.center_xy, size, strict=True)):
+            msg = (
+                f"extract_1d.center_xy={options.center_xy} is off the cube of {size[0]} x {size[1]}"
+                " spaxels; give a position in spaxels, counted from 0"
+            )
+            raise ParameterError(msg)
         return options.center_xy, ()
     told: tuple[str, ...] = ()
     if options.ifu_autocen:

@@ -19,6 +19,10 @@ from spec2fn.errors import InputError, ParameterError, UnsupportedModelError
 from spec2fn.parameters import user_path
 from spec2fn.wcs.lower import box_of, lower
 
+# An output nobody can want: fewer pixels along the slit, or more than so many to one of the input
+# (or of a small image)
+_FEWEST, _FINEST, _SMALL = 3, 64, 64
+
 __all__ = [
     "OutputGrid",
     "SlitSamples",
@@ -263,7 +267,7 @@ def build_tangent_plane(slit: SlitSamples, dispaxis: int, ratio: float, *, desce
     # the axis with the larger slope carries the inverse: the other may not vary at all
     main = int(abs(slopes[0]) < abs(slopes[1]))
     extent = np.nanmax(tangent[main]) - np.nanmin(tangent[main])
-    n = math.ceil(extent / abs(slopes[main]))
+    n = rows_along(extent, slopes[main], ratio)
     along = Linear1D(slope=slopes[0], intercept=-0.5 * (n - 1) * slopes[0]) & Linear1D(
         slope=slopes[1], intercept=-0.5 * (n - 1) * slopes[1]
     )
@@ -293,6 +297,44 @@ def _sky_wcs(transform: Any) -> Any:
     )
     world = cf.CompositeFrame([sky, spectral], name="world")
     return WCS([(detector, transform), (world, None)])
+
+
+def rows_along(extent: float, slope: float, ratio: float, extra: int = 0) -> int:
+    """Number of output pixels along a slit.
+
+    Parameters
+    ----------
+    extent, slope : float
+        Of the slit and of a pixel, in the same units.
+    ratio : float
+        Input over output pixel size, at which the pixels of the input are counted.
+    extra : int
+        Pixels to be added.
+
+    Raises
+    ------
+    ParameterError
+        If nobody can want as few, or as many.
+    """
+    exact = extent / abs(slope)
+    before = exact / ratio
+    if not min(_FEWEST, before) <= exact <= _FINEST * max(before, _SMALL):
+        msg = (
+            f"resample_spec: output pixels of 1/{ratio:g} of an input pixel make {exact:.3g} pixels"
+            f" along a slit of {before:.3g}; correct pixel_scale_ratio or pixel_scale"
+        )
+        raise ParameterError(msg)
+    return math.ceil(exact) + extra
+
+
+def check_size(shape: tuple[int, int], shape_in: tuple[int, int]) -> None:
+    """Raise :class:`ParameterError` for an output that is much larger than the input."""
+    if math.prod(shape) > _FINEST * max(math.prod(shape_in), _SMALL**2):
+        msg = (
+            f"resample_spec: an output of {shape[1]} x {shape[0]} pixels for an input of"
+            f" {shape_in[1]} x {shape_in[0]}; correct output_shape or output_wcs"
+        )
+        raise ParameterError(msg)
 
 
 def with_shape(wcs: Any, shape: tuple[int, int]) -> Any:

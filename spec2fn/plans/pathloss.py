@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.errors import DatasetError, InputError, ReferenceError
+from spec2fn.errors import DatasetError, InputError, ParameterError, ReferenceError
 from spec2fn.plans.base import Plan
 from spec2fn.plans.interpolation import locate
 from spec2fn.schema import meta_of, require
@@ -98,6 +98,12 @@ def plan_lrs_slit(
     grid_x, grid_y = _grid(reference, 1), _grid(reference, 2)
     n_rows, n_columns = reference["pathloss.pathloss"].shape[-2:]
     if not (_inside(x, grid_x, n_columns) and _inside(y, grid_y, n_rows)):
+        if user_slit_loc:
+            msg = (
+                f"pathloss.user_slit_loc={user_slit_loc:g} arcsec puts the source outside the grid"
+                " of the pathloss reference; the slit is 0.51 arcsec wide: give its offset in it"
+            )
+            raise ParameterError(msg)
         x = y = 0.0
 
     table = np.asarray(reference["pathloss.wavelength"].data)

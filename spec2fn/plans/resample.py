@@ -16,6 +16,7 @@ from spec2fn.plans.output_wcs import (
     SlitSamples,
     box_region,
     build_tangent_plane,
+    check_size,
     custom_grid,
     evaluate,
     is_celestial,
@@ -202,6 +203,7 @@ def make_plan(
         )
     if isinstance(grid, str):
         return grid
+    check_size(grid.shape, slit.shape)
     positions, window = pixel_map(samples, grid.wcs, slit.shape)
     if not np.isfinite(positions).any():
         return _NO_PIXELS
@@ -245,9 +247,6 @@ def _pixel_ratio(slit: Slit, ratio: float, scale: float | None) -> float:
                 f" centre lies on the sky, got {scale!r}; use pixel_scale_ratio instead"
             )
             raise ParameterError(msg)
-    if not (math.isfinite(ratio) and ratio > 0):
-        msg = f"resample_spec.pixel_scale_ratio: needs a positive number, got {ratio!r}"
-        raise ParameterError(msg)
     return float(ratio)
 
 

@@ -23,6 +23,7 @@ from spec2fn.plans.drizzle import (
 from spec2fn.plans.output_wcs import (
     SlitSamples,
     box_region,
+    check_size,
     custom_grid,
     evaluate,
     load_custom_wcs,
@@ -164,10 +165,6 @@ def plan_slits(
             " run extract_2d first"
         )
         raise DatasetError(msg)
-    for name, value in (("pixel_scale_ratio", pixel_scale_ratio), ("pixel_scale", pixel_scale)):
-        if value is not None and not (math.isfinite(value) and value > 0):
-            msg = f"resample_spec.{name}: needs a positive number, got {value!r}"
-            raise ParameterError(msg)
     is_custom = not (isinstance(output_wcs, str) and not output_wcs)
     options = _Options(
         pixfrac,
@@ -185,6 +182,8 @@ def plan_slits(
             known = as_deferred(wcs, int(slit))
             to_slit = locator(int(slit)) if locator is not None and known is not None else None
             one = _NO_WCS if known is None else _resampled(ds, i, known, to_slit, options)
+        except ParameterError:
+            raise  # says nothing of this slit
         except Exception as error:  # a broken slit must not stop the others
             one = " ".join(str(error).split()) or type(error).__name__
         if isinstance(one, str):
@@ -259,6 +258,7 @@ def _resampled(
             area_in=area,
         )
         shape, ratio, area, grid = given.shape, given.ratio, given.area, given.wcs
+        check_size(shape, (ny, nx))
         box = ((-0.5, nx - 0.5), (-0.5, ny - 0.5))
         positions, _ = pixel_map(SlitSamples((0, 0), box, *world), grid, (ny, nx))
         seen = evaluate(grid, np.arange(shape[1])[None, :], np.arange(shape[0])[:, None])
@@ -276,6 +276,7 @@ def _resampled(
         grid, shape = made, made.shape
         if options.output_shape is not None:
             shape = options.output_shape[::-1]
+            check_size(shape, (ny, nx))
         positions = grid.pixels(*world)
         column = np.interp(np.arange(shape[1]), *grid.table(), left=np.nan, right=np.nan)
         wavelength = np.broadcast_to(column, shape)

@@ -10,7 +10,6 @@ Source of the algorithm: JWST pipeline documentation, "resample_spec".
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +20,7 @@ from spec2fn.deferred import DeferredWcs
 from spec2fn.kernels.interpolation_linear import interpolate1d
 from spec2fn.kernels.sphere import to_cartesian, to_spherical
 from spec2fn.kernels.statistics import clip_bounds
-from spec2fn.plans.output_wcs import is_celestial, line
+from spec2fn.plans.output_wcs import is_celestial, line, rows_along
 from spec2fn.wcs.lower import lower
 from spec2fn.wcs.lowered import Lowered, chain
 
@@ -251,7 +250,7 @@ def build_slit_grid(
         return "all pixels look at the same position"
     main = int(abs(slope[0]) < abs(slope[1]))
     low, high = np.nanmin(plane, axis=(1, 2)), np.nanmax(plane, axis=(1, 2))
-    rows = math.ceil((high - low)[main] / abs(slope[main])) + 1
+    rows = rows_along((high - low)[main], slope[main], ratio, extra=1)
     margin = rows / 2 * np.abs(slope) - (high - low) / 2
     intercept = np.where(slope > 0, low, high) - np.sign(slope) * margin
     grid = SlitGrid(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from spec2fn.compose import step
 from spec2fn.errors import InputError
 from spec2fn.modes import mode_named
+from spec2fn.parameters import Range
 from spec2fn.schema import meta_of, set_scalars, with_attrs, with_meta, with_warnings
 from spec2fn.wcs.build import WcsOptions, builder_for
 
@@ -33,6 +34,7 @@ _REFS = (
     "chromcorr",
 )
 
+_Wavelength = Annotated[float, Range(0.0, above=True)]
 _UNITS = {"wavelength": "um", "ra": "deg", "dec": "deg", "alpha": "arcsec", "beta": "arcsec"}
 
 
@@ -49,14 +51,15 @@ def _without(ds: xr.Dataset, _: object) -> dict[str, str]:
     reads=("sci",),
     provides=("wavelength", "ra", "dec", "slice_id", "alpha", "beta", "slit_y", "regions"),
     traceable=False,
+    ordered=(("slit_y_low", "slit_y_high"), ("wavelength_range", "wavelength_range")),
 )
 def assign_wcs(
     ds: xr.Dataset,
     *references: xr.Dataset | None,
     msa_metadata: tuple[xr.Dataset, ...] = (),
-    slit_y_low: float = -0.55,
-    slit_y_high: float = 0.55,
-    wavelength_range: tuple[float, float] | None = None,
+    slit_y_low: Annotated[float, Range(-10.0, 10.0)] = -0.55,
+    slit_y_high: Annotated[float, Range(-10.0, 10.0)] = 0.55,
+    wavelength_range: tuple[_Wavelength, _Wavelength] | None = None,
     nrs_ifu_slice_wcs: bool = False,
 ) -> xr.Dataset:
     """Give an exposure its world coordinate system.

@@ -63,7 +63,7 @@ def background(
     background: tuple[xr.Dataset, ...] = (),
     bkg_list: tuple[str, ...] | None = None,
     save_combined_background: bool = False,
-    sigma: Annotated[float, Range(0.0)] = 3.0,
+    sigma: Annotated[float, Range(0.0, above=True)] = 3.0,
     maxiters: Annotated[int, Range(1)] | None = None,
     propagate_variance: bool = True,
 ) -> Any:

@@ -56,7 +56,7 @@ def badpix_selfcal(
     background: tuple[xr.Dataset, ...] = (),
     flagfrac_lower: Annotated[float, Range(0.0, 0.5)] = 0.001,
     flagfrac_upper: Annotated[float, Range(0.0, 0.5)] = 0.001,
-    kernel_size: Annotated[int, Range(1)] = 15,
+    kernel_size: Annotated[int, Range(1, 4095)] = 15,
     force_single: bool = False,
     save_flagged_bkg: bool = False,
 ) -> Any:

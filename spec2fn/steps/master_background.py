@@ -78,7 +78,7 @@ def master_background(  # noqa: PLR0917 - one for each reference
     apcorr: xr.Dataset | None = None,
     *,
     sigma_clip: Annotated[float, Range(0.0)] | None = 3.0,
-    median_kernel: Annotated[int, Range(1)] = 1,
+    median_kernel: Annotated[int, Range(1, 4095)] = 1,
     force_subtract: bool = False,
     save_background: bool = False,
     user_background: Any = None,

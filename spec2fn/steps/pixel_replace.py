@@ -54,7 +54,7 @@ def pixel_replace(
     *,
     plan: SlicesPlan | None = None,
     algorithm: Literal["fit_profile", "mingrad"] = "mingrad",
-    n_adjacent_cols: Annotated[int, Range(1)] = 3,
+    n_adjacent_cols: Annotated[int, Range(1, 4095)] = 3,
 ) -> Any:
     """Replace flagged pixels by estimates from their neighbours.
 

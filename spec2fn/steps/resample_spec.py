@@ -143,10 +143,13 @@ def _fill(fillval: str) -> float:
     if fillval.strip().upper() in ("NAN", "INDEF"):
         return math.nan
     try:
-        return float(fillval)
+        value = float(fillval)
     except ValueError:
+        value = math.inf
+    if math.isinf(value):
         msg = f"resample_spec.fillval: needs NAN, INDEF or a number, got {fillval!r}"
-        raise ParameterError(msg) from None
+        raise ParameterError(msg)
+    return value
 
 
 @step(
@@ -165,8 +168,8 @@ def resample_spec(
     fillval: str = "NAN",
     weight_type: Literal["ivm", "exptime"] | None = "ivm",
     output_shape: tuple[Annotated[int, Range(1)], Annotated[int, Range(1)]] | None = None,
-    pixel_scale_ratio: float = 1.0,
-    pixel_scale: float | None = None,
+    pixel_scale_ratio: Annotated[float, Range(0.0, above=True)] = 1.0,
+    pixel_scale: Annotated[float, Range(0.0, above=True)] | None = None,
     output_wcs: str | object = "",
     propagate_dq: bool = False,
 ) -> xr.Dataset:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.compose import Skip, step
-from spec2fn.errors import DatasetError, ParameterError
+from spec2fn.errors import DatasetError
 from spec2fn.kernels.namespace import array_namespace, is_jax
 from spec2fn.kernels.residual_fringe import fringe_model, gather_columns, scatter_columns
 from spec2fn.modes import mode_of
@@ -34,12 +34,6 @@ def plan_residual_fringe(
     if not mode.etalon:
         return Skip(f"residual fringes are only corrected for MIR_MRS, not {mode.exp_type}")
     low, high = tuple(ignore_region_min or ()), tuple(ignore_region_max or ())
-    if len(low) != len(high):
-        msg = (
-            "residual_fringe needs as many ignore_region_min as ignore_region_max, found"
-            f" {len(low)} and {len(high)}; give both ends of every region"
-        )
-        raise ParameterError(msg)
     if fringefreq is None:
         return Skip("no fringefreq reference")
     done = status_of(ds, "fringe")
@@ -64,6 +58,7 @@ def plan_residual_fringe(
     traceable=True,
     skip=True,
     planner=plan_residual_fringe,
+    ordered=(("ignore_region_min", "ignore_region_max"),),
 )
 def residual_fringe(
     ds: xr.Dataset,

@@ -52,6 +52,7 @@ def _plan(
 
 @step(
     refs=("mrsxartcorr", "regions"),
+    ordered=(("shower_low_reject", "shower_high_reject"),),
     reads=("sci", "dq"),
     traceable=True,
     planner=_plan,
@@ -65,8 +66,8 @@ def straylight(
     plan: StraylightPlan,
     clean_showers: bool = False,
     shower_plane: Annotated[int, Range(0, 8)] = 3,
-    shower_x_stddev: Annotated[float, Range(0.1)] = 18.0,
-    shower_y_stddev: Annotated[float, Range(0.1)] = 5.0,
+    shower_x_stddev: Annotated[float, Range(0.1, 1000.0)] = 18.0,
+    shower_y_stddev: Annotated[float, Range(0.1, 1000.0)] = 5.0,
     shower_low_reject: Annotated[float, Range(0.0, 100.0)] = 0.1,
     shower_high_reject: Annotated[float, Range(0.0, 100.0)] = 99.9,
     save_shower_model: bool = False,

@@ -7,7 +7,7 @@ import xarray as xr
 from spec2fn import transforms
 from spec2fn.cubes import Cubes
 from spec2fn.dq import PIXEL
-from spec2fn.errors import DatasetError, InputError, ReferenceError
+from spec2fn.errors import DatasetError, InputError, ParameterError, ReferenceError
 from spec2fn.io import open_product, save
 from spec2fn.schema import RESIDUAL_FRINGES, Meta, status_of
 from spec2fn.steps.extract_1d import extract_1d
@@ -173,6 +173,12 @@ def test_the_user_places_the_aperture():
     near = extract_1d(cube(), *REFS, center_xy=(17.4, 13.7))
     assert (flux(near) > 0.9 * FLUX).all()
     assert (flux(near) < FLUX).all()
+
+
+def test_a_place_off_the_cube_is_refused():
+    # its flux would be zero, and complete
+    with pytest.raises(ParameterError, match=r"center_xy=\(-3\.0, 2\.0\) is off the cube of"):
+        extract_1d(cube(), *REFS, center_xy=(-3.0, 2.0))
 
 
 def test_the_source_is_found_although_the_coordinates_are_wrong():

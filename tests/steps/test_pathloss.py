@@ -7,7 +7,7 @@ import xarray as xr
 from astropy.io import fits
 
 from spec2fn.dq import PIXEL
-from spec2fn.errors import DatasetError, InputError, ReferenceError
+from spec2fn.errors import DatasetError, InputError, ParameterError, ReferenceError
 from spec2fn.plans.pathloss import spatial_scale
 from spec2fn.schema import Meta, status_of
 from spec2fn.steps.pathloss import pathloss
@@ -129,6 +129,11 @@ def test_user_slit_loc_moves_the_source_along_the_dispersion():
     ds = exposure(offset=(0.7, -0.4))
     out = pathloss(ds, reference(), user_slit_loc=0.055)
     np.testing.assert_allclose(out["pathloss_ps"].values, expected_factor(ds, 0.7, 0.1), rtol=1e-5)
+
+
+def test_user_slit_loc_outside_the_grid_is_refused():
+    with pytest.raises(ParameterError, match="user_slit_loc=50 arcsec puts the source outside"):
+        pathloss(exposure(), reference(), user_slit_loc=50.0)
 
 
 @pytest.mark.parametrize("offset", [(2.5, 0.0), (0.0, -1.5), (0.0, 1.2)])

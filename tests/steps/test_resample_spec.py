@@ -304,8 +304,15 @@ def test_bad_input(ds):
     with pytest.raises(InputError, match="positive exposure time"):
         resample_spec(with_meta(ds, science=fits.Header()), weight_type="exptime")
     for bad in ({"pixel_scale_ratio": 0.0}, {"pixel_scale": -1.0}):
-        with pytest.raises(ParameterError, match="positive"):
+        with pytest.raises(ParameterError, match=r"above 0\.0"):
             resample_spec(ds, **bad)
+    for ratio in (1e-6, 1e6):
+        with pytest.raises(
+            ParameterError, match=r"an input pixel make .* correct pixel_scale_ratio"
+        ):
+            resample_spec(ds, pixel_scale_ratio=ratio)
+    with pytest.raises(ParameterError, match="an output of 60000 x 60000 pixels"):
+        resample_spec(ds, output_shape=(60000, 60000))
     for bad in ({"pixfrac": 1.2}, {"kernel": "gaussian"}, {"output_shape": (0, 3)}):
         with pytest.raises(ParameterError):
             resample_spec(ds, **bad)

@@ -346,10 +346,18 @@ def test_errors():
     ds = bucket()
     with pytest.raises(DatasetError, match="no WCS of slits"):
         resample_spec(ds.assign_attrs(meta=Meta()))
-    with pytest.raises(ParameterError, match="pixel_scale: needs a positive number"):
+    with pytest.raises(ParameterError, match=r"pixel_scale: needs float above 0\.0"):
         resample_spec(ds, pixel_scale=-1.0)
     with pytest.raises(ParameterError, match="pixel_scale_ratio"):
         resample_spec(ds, pixel_scale_ratio=0.0)
+    # what nobody can want is an error of the run, not the problem of a slit
+    for ratio in (1e-6, 1e6):
+        with pytest.raises(
+            ParameterError, match=r"an input pixel make .* correct pixel_scale_ratio"
+        ):
+            resample_spec(ds, pixel_scale_ratio=ratio)
+    with pytest.raises(ParameterError, match="an output of 60000 x 60000 pixels"):
+        resample_spec(ds, output_shape=(60000, 60000))
     with pytest.raises(InputError, match="not a file"):
         resample_spec(ds, output_wcs="nowhere.asdf")
     with pytest.raises(InputError, match="exposure time"):
