@@ -17,6 +17,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+def steps_told(path):
+    ds = open_exposure(path)
+    return check_input(for_exposure(ds)[1], Observation(ds))
+
+
 @pytest.mark.parametrize(
     ("pattern", "says"),
     [
@@ -31,13 +36,11 @@ pytestmark = pytest.mark.skipif(
 def test_refused(pattern, says):
     (path,) = ROOT.glob(pattern)
     with pytest.raises(InputError, match=says) as raised:
-        ds = open_exposure(path)
-        check_input(for_exposure(ds)[1], Observation(ds))
+        steps_told(path)
     assert path.name.removesuffix(".gz") in str(raised.value)
 
 
 def test_a_file_that_is_only_described_goes_on():
     (path,) = (ROOT / "miri_lrs").glob("*_jwst201_calints.fits")
-    ds = open_exposure(path)
-    (told,) = check_input(for_exposure(ds)[1], Observation(ds))
+    (told,) = steps_told(path)
     assert f"{path.name}: assign_wcs, srctype had been done before; done again here" in told
