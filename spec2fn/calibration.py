@@ -316,7 +316,7 @@ def _input_files(obs: Observation, references: Any, *others: Any) -> tuple[Path,
     exposures = (obs.science, *itertools.chain(*obs.members.values()))
     paths = [*(meta_of(ds).path for ds in exposures), *map(references.path, references)]
     paths += [p for p in others if isinstance(p, (str, os.PathLike))]
-    return tuple(Path(p) for p in dict.fromkeys(filter(None, paths)))
+    return tuple(Path(p).expanduser() for p in dict.fromkeys(filter(None, paths)))
 
 
 def spare_inputs(paths: Iterable[Path], inputs: Iterable[Path]) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from spec2fn import compose
 from spec2fn.compose import (
     Observation,
     Skip,
@@ -19,7 +20,14 @@ from spec2fn.compose import (
     with_parameters,
     without,
 )
-from spec2fn.errors import ContractError, HostOnlyError, ParameterError, StepFailedError
+from spec2fn.errors import (
+    ContractError,
+    DatasetError,
+    HostOnlyError,
+    InputError,
+    ParameterError,
+    StepFailedError,
+)
 from spec2fn.parameters import Range
 from spec2fn.running import plan, run
 from spec2fn.schema import status_of
@@ -240,3 +248,49 @@ def test_plan_foresees_skips(steps, ds):
     assert shift_row.reason.startswith("off by default")
     assert "factor = 3.0  [user]" in str(planned)
     assert planned.as_dict()["steps"][0]["parameters"]["factor"]["origin"] == "user"
+
+
+def test_since_begins_at_a_step_in_every_branch(steps):
+    do_scale, do_shift = steps
+    both = (
+        compose.branch("a", lambda b: b, do_scale, do_shift),
+        compose.branch("b", lambda b: b, do_shift),
+    )
+    pipeline = (do_scale, compose.product("mid"), compose.split(*both), compose.product("end"))
+    (first, *rest) = compose.since(pipeline, "shift")
+    assert [[s.key for s in one.steps] for one in first.branches] == [["a/shift"], ["b/shift"]]
+    assert rest == [pipeline[3]]
+    assert compose.since(pipeline, "scale") == pipeline
+    with pytest.raises(ParameterError, match="a/scale is no step of the branch b, which has shift"):
+        compose.since(pipeline, "a/scale")
+    with pytest.raises(ParameterError, match="no step 'mid'"):
+        compose.since(pipeline, "mid")
+
+
+def test_the_input_or_the_user_is_named_for_what_a_step_lacks(steps, ds):
+    needs = step(reads=("shifted",), name="needs_shift")(lambda d: d)
+    with pytest.raises(DatasetError, match="needs_shift reads 'shifted', which it does not hold"):
+        run((steps[0], needs), ds)
+    with pytest.raises(ParameterError, match="which shift provides, and that is switched off"):
+        run((steps[1].with_(skip=True), needs), ds)
+
+
+def test_nothing_is_done_twice(steps, ds):
+    refs = {"gain": np.full((2, 3), 3.0)}
+    half = run(steps[:1], ds, refs).dataset
+    once = run(steps, ds, refs).dataset
+    with pytest.raises(InputError, match=r"scale, shift already.*give the _rate file it was made"):
+        run(steps, once, refs)
+    with pytest.raises(InputError, match=r"scale already.*since\(pipeline, 'shift'\)"):
+        run(steps, half, refs)
+    assert run(compose.since(steps, "shift"), half).dataset.identical(once)
+    takes = step(members=("background",), name="takes")(lambda d, background=(): d)
+    with pytest.raises(InputError, match="has been through scale already"):
+        run((*steps, takes), Observation(ds, {"background": (half,)}), refs)
+
+
+def test_calibrated_units_tell_as_much_as_a_status(ds):
+    photom = step(name="photom")(lambda d: d)
+    calibrated = ds.assign(sci=ds["sci"].assign_attrs(units="MJy/sr"))
+    with pytest.raises(InputError, match="has been through photom already"):
+        run((photom,), calibrated)
