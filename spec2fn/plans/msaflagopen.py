@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["FailedOpenPlan", "failed_open_shutters", "illuminated_pixels", "shutter_batch"]
 
 SHUTTERS_PER_ROW = 365
+_ROWS = 171
 _STATES = ("Internal state", "TA state", "state")
 
 
@@ -57,7 +58,7 @@ def failed_open_shutters(msaoper: xr.Dataset) -> tuple[Slit, ...]:
     """
     tree = msaoper.attrs.get("tree")
     name = msaoper.attrs.get("filename") or "in memory"
-    if not isinstance(tree, Mapping) or "msaoper" not in tree:
+    if not isinstance(tree, Mapping) or not isinstance(tree.get("msaoper"), (list, tuple)):
         msg = (
             f"msaflagopen: reference 'msaoper' ({name}) has no list of shutters 'msaoper';"
             " give the JSON file of that type"
@@ -72,6 +73,12 @@ def failed_open_shutters(msaoper: xr.Dataset) -> tuple[Slit, ...]:
             needed = ", ".join(("Q", "x", "y", *_STATES))
             msg = f"msaflagopen: reference 'msaoper' ({name}): a shutter needs {needed}: {entry}"
             raise ReferenceError(msg) from None
+        if not (1 <= quadrant <= 4 and 1 <= x <= SHUTTERS_PER_ROW and 1 <= y <= _ROWS):
+            msg = (
+                f"msaflagopen: reference 'msaoper' ({name}): there is no shutter Q={quadrant},"
+                f" x={x}, y={y}; Q is 1 to 4, x 1 to {SHUTTERS_PER_ROW}, y 1 to {_ROWS}"
+            )
+            raise ReferenceError(msg)
         if "open" in states:
             found.append(
                 Slit(

@@ -108,7 +108,16 @@ def test_skips_say_why():
 
 
 @pytest.mark.parametrize(
-    "tree", [None, {}, {"msaoper": [{"Q": 1}]}, {"msaoper": [shutter("one", 2, 3)]}]
+    "tree",
+    [
+        None,
+        {},
+        {"msaoper": 7},
+        {"msaoper": [{"Q": 1}]},
+        {"msaoper": [shutter("one", 2, 3)]},
+        {"msaoper": [shutter(5, 2, 3)]},
+        {"msaoper": [shutter(1, 366, 3)]},
+    ],
 )
 def test_damaged_reference(tree):
     attrs = {"filename": "msaoper.json", **({} if tree is None else {"tree": tree})}
