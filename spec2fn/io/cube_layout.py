@@ -154,8 +154,10 @@ def _cube_attrs(meta: Meta) -> dict[str, Any]:
         names = [f"{meta.get('GRATING')}-{meta.get('FILTER')}".lower()]
     internal = str(meta.get("CTYPE1", "")).startswith("NRSSLICER")
     tabulated = meta.get("CTYPE3") == "WAVE-TAB"
-    turned = abs(float(meta.get("PC1_2", 0.0) or 0.0)) > 0
-    aligned = "ifualign" if turned else "skyalign"
+    slant = meta.get("PC1_2") or 0.0
+    if not isinstance(slant, (int, float)):
+        raise InputError(f"{meta.filename}: PC1_2 is {slant!r}, needs a number; correct it")
+    aligned = "ifualign" if slant else "skyalign"
     return {
         "cube_names": ",".join(names),
         "cube_output_type": "multi" if tabulated else "band",

@@ -165,3 +165,19 @@ def test_linear_cube_without_a_table_of_wavelengths(tmp_path):
     again = open_product(save(cube, tmp_path / "again_s3d.fits"))
     np.testing.assert_array_equal(again["sci"], cube["sci"])
     np.testing.assert_array_equal(again["wavelength"], cube["wavelength"])
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [("CDELT3", "junk"), ("CRVAL3", None), ("CUNIT3", "Angstrom"), ("CTYPE3", "WAVE-TAB")],
+)
+def test_wavelengths_of_a_cube_that_are_not_said(tmp_path, keyword, value):
+    path = tmp_path / "bad_s3d.fits"
+    with fits.open(realdata() / CUBE) as hdus:
+        if value is None:
+            del hdus["SCI"].header[keyword]
+        else:
+            hdus["SCI"].header[keyword] = value
+        hdus.writeto(path)
+    with pytest.raises(InputError, match=keyword):
+        open_product(path)
