@@ -18,10 +18,11 @@ import numpy as np
 
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.modes import mode_of
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array
 from spec2fn.plans.extract_1d import is_calibrated
 from spec2fn.plans.star_finder import brightest_source
 from spec2fn.schema import meta_of
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -50,7 +51,6 @@ class CubeOptions:
     ifu_covar_scale: float = 1.0
 
 
-@dataclass(frozen=True, eq=False)
 class CubePlan(Plan):
     """Apertures of every plane of a cube.
 
@@ -86,14 +86,14 @@ class CubePlan(Plan):
         Whether the data are in MJy/sr.
     """
 
-    centre: np.ndarray
-    radius: np.ndarray | None
-    inner: np.ndarray | None
-    outer: np.ndarray | None
-    correction: np.ndarray | None
-    wavelength: np.ndarray
-    position: np.ndarray
-    angle: np.ndarray | None
+    centre: Array = array("2")
+    radius: Array | None = array("wave")
+    inner: Array | None = array("wave")
+    outer: Array | None = array("wave")
+    correction: Array | None = array("wave")
+    wavelength: Array = array("wave")
+    position: Array = array("2")
+    angle: Array | None = array("1")
     source_type: str
     name: str
     subpixels: int
