@@ -12,6 +12,7 @@ __all__ = [
     "HostOnlyError",
     "InputError",
     "ParameterError",
+    "PlanError",
     "ReferenceError",
     "Spec2fnError",
     "StepFailedError",
@@ -46,6 +47,10 @@ class ReferenceError(InputError):  # noqa: A001 - the JWST term; shadows a built
 
 class ContractError(Spec2fnError):
     """A pipeline or a step is put together wrongly."""
+
+
+class PlanError(ContractError):
+    """Arrays of a plan do not have the dims it declares, or cannot be mapped along one."""
 
 
 class HostOnlyError(Spec2fnError):

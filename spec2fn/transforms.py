@@ -5,6 +5,7 @@ library registering the type would collide). They cross into JAX through :func:`
 variables become traced arguments; names, dims, attributes that steps branch on, and variables
 that are no numbers become a hashable template; :class:`~spec2fn.schema.Meta` (headers, gwcs)
 stays outside, so that a new file name does not cause a new trace and a new ``exp_type`` does.
+Labels of slits (texts, integers and booleans on ``slit`` alone) are static as well.
 
 Functions may take and return Datasets, mappings, tuples, :class:`~spec2fn.plans.base.Plan`
 objects, arrays and plain Python values, in any nesting.
@@ -19,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from spec2fn.errors import ContractError
-from spec2fn.plans.base import Plan
+from spec2fn.errors import ContractError, PlanError
+from spec2fn.kernels.namespace import array_namespace, is_traced
+from spec2fn.plans.base import Dims, Plan
 from spec2fn.schema import Meta
 
 __all__ = ["jit", "jvp", "lift", "pack", "unpack", "value_and_grad", "vmap"]
@@ -43,6 +45,8 @@ class _Static:
 
 
 def _key(value: Any) -> Any:
+    if isinstance(value, _Label):
+        return ("label", id(value))
     if isinstance(value, np.ndarray):
         return ("array", value.dtype.str, value.shape, value.tobytes())
     if isinstance(value, Mapping):
@@ -131,7 +135,9 @@ def _pack_dataset(ds: Any) -> Packed:
     for name, var in ds.variables.items():
         layout.append((name, var.dims, tuple(var.attrs.items()), name in ds.coords))
         data = var.data
-        if _is_number(data) and name not in ds.indexes:
+        if var.dims == ("slit",) and np.dtype(data.dtype).kind in "iub" and not is_traced(data):
+            static[name] = np.asarray(data)
+        elif _is_number(data) and name not in ds.indexes:
             arrays[name] = data
         else:
             static[name] = data
@@ -165,7 +171,9 @@ def _pack_plan(plan: Plan) -> Packed:
 
 def _unpack_plan(packed: Packed) -> Plan:
     _, cls, static = packed.template.value
-    return cls(**{k: unpack(v) for k, v in packed.arrays.items()}, **static)
+    plan: Plan = object.__new__(cls)  # checked when it was made; in a map it lacks a dim
+    plan.__dict__.update({k: unpack(v) for k, v in packed.arrays.items()}, **static)
+    return plan
 
 
 def _provenance(args: Any) -> Any:
@@ -313,35 +321,53 @@ def jvp(
     return _attach(unpack(value), _provenance(args)), unpack(derivative)
 
 
-def vmap(function: Callable[..., Any], dim: str = "integration") -> Callable[..., Any]:
+def vmap(
+    function: Callable[..., Any], dim: str = "integration", *, keep: bool | None = None
+) -> Callable[..., Any]:
     """Map a function of Datasets over a named dimension.
 
-    Variables that have `dim` are mapped along it wherever it stands among their dims, everything
-    else is broadcast; results get `dim` as their first dimension.
+    Variables that have `dim`, and fields of plans that are declared with it
+    (:mod:`spec2fn.plans.base`), are mapped along it wherever it stands among their dims;
+    everything else is broadcast.
+
+    The function is traced once. What cannot be traced and differs along `dim`, such as the name
+    or the source type of a slit, is carried along; if the function looks at it, elements with the
+    same value are mapped together, with a trace for each value.
+
+    Parameters
+    ----------
+    function : callable
+        Of Datasets, plans, arrays, and whatever else; a step, for example.
+    dim : str
+    keep : bool, optional
+        Whether the function sees `dim` with length 1 (otherwise it does not see it). By default
+        it does if `dim` is ``slit``: what steps expect is a bucket, here of one slit.
+
+    Returns
+    -------
+    callable
+        Of the same arguments. :class:`~spec2fn.slits.Slits` (with the plans of their buckets) are
+        mapped over ``slit`` bucket by bucket. In Datasets that it returns, variables that depend
+        on what is mapped have `dim` where the arguments have it among their dims, or else first;
+        the others do not have it. Arrays have it first. Spectra of slits are joined along
+        ``spectrum``.
+
+    Raises
+    ------
+    PlanError
+        If a field of a plan would have to be mapped and is not declared, or cannot be: it names
+        class and field.
+    ContractError
+        If nothing has `dim`, or its length is not the same everywhere.
     """
-    import jax
+    keep = dim == "slit" if keep is None else keep
 
-    _register()
-
-    def wrapper(*args: Any) -> Any:
-        packed = pack(args)
-        sizes = {a.sizes[dim] for a in args if hasattr(a, "sizes") and dim in a.sizes}
-        if len(sizes) != 1:
-            msg = f"vmap: one argument at least must have dimension {dim!r}; found sizes {sizes}"
-            raise ContractError(msg)
-        moved, axes = [], []
-        for p in packed:
-            q, ax = _split_dim(p, dim)
-            moved.append(q)
-            axes.append(ax)
-        flat, tree = jax.tree_util.tree_flatten(tuple(moved))
-        flat_axes = [a for ax in axes for a in ax]
-
-        def one(*leaves: Any) -> Any:
-            return pack(function(*unpack(jax.tree_util.tree_unflatten(tree, leaves))))
-
-        out = jax.vmap(one, in_axes=flat_axes)(*flat)
-        return _attach(unpack(_add_dim(out, dim)), _provenance(args))
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        slits = [a for a in (*args, *kwargs.values()) if _is_slits(a)]
+        if keep and slits:
+            return _by_bucket(wrapper, slits[0], args, kwargs)
+        out = _mapped(function, pack((args, kwargs)), dim, keep=keep)
+        return _attach(unpack(out), _provenance((*args, *kwargs.values())))
 
     return wrapper
 
@@ -428,40 +454,395 @@ def _put(packed: Any, leaves: Mapping[str, Any]) -> Any:
     return Packed(out, packed.template) if isinstance(packed, Packed) else out
 
 
-def _split_dim(packed: Any, dim: str) -> tuple[Any, list[int | None]]:
-    """Remove `dim` from the template of a packed argument; return it and the axis of each leaf."""
-    import jax
-
-    if isinstance(packed, Packed) and packed.template.value[0] == "dataset":
-        _, layout, static, attrs = packed.template.value
-        new_layout = []
-        dims_of = {name: dims for name, dims, _, _ in layout}
-        axes: list[int | None] = [
-            dims_of[name].index(dim) if dim in dims_of[name] else None for name in packed.arrays
-        ]
-        for name, dims, var_attrs, is_coord in layout:
-            if name in packed.arrays:
-                new_layout.append((name, tuple(d for d in dims if d != dim), var_attrs, is_coord))
-            elif dim not in dims:
-                new_layout.append((name, dims, var_attrs, is_coord))
-        static = {k: v for k, v in static.items() if dim not in dims_of[k]}
-        template = _Static(("dataset", tuple(new_layout), static, attrs))
-        return Packed(packed.arrays, template), axes
-    return packed, [None] * len(jax.tree_util.tree_leaves(packed))
+def _is_slits(value: Any) -> bool:
+    return hasattr(value, "buckets") and not isinstance(value, Plan)
 
 
-def _add_dim(packed: Any, dim: str) -> Any:
-    if isinstance(packed, Packed):
-        if packed.template.value[0] != "dataset":
-            return packed
-        _, layout, static, attrs = packed.template.value
-        new = tuple(
-            (name, (dim, *dims) if name in packed.arrays else dims, var_attrs, is_coord)
-            for name, dims, var_attrs, is_coord in layout
+def _by_bucket(function: Callable[..., Any], slits: Any, args: Any, kwargs: Any) -> Any:
+    """Call a function with every bucket of slits, and with the plan of each."""
+
+    def part(value: Any, i: int) -> Any:
+        if _is_slits(value):
+            return value.buckets[i]
+        plans = isinstance(value, tuple) and any(isinstance(p, Plan) for p in value)
+        return value[i] if plans and len(value) == len(slits.buckets) else value
+
+    out = tuple(
+        function(*(part(a, i) for a in args), **{k: part(v, i) for k, v in kwargs.items()})
+        for i in range(len(slits.buckets))
+    )
+    buckets = all("slit" in getattr(o, "sizes", ()) for o in out)
+    return type(slits)(out) if buckets else out
+
+
+class _LabelRead(Exception):  # noqa: N818 - it asks for a trace by value, and is no error
+    def __init__(self, label: _Label) -> None:
+        self.label = label
+
+
+class _Label:
+    """Stands, in the trace of one element, for a value that differs from element to element."""
+
+    __slots__ = ("identity", "values")
+
+    def __init__(self, values: Any, *, identity: bool = False) -> None:
+        self.values = values
+        self.identity = identity  # of an index, whose values are looked up
+
+    def _read(self, *_: Any) -> Any:
+        raise _LabelRead(self)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise _LabelRead(self)
+
+    def __eq__(self, other: object) -> bool:
+        return True if other is self else bool(self._read())
+
+    def __hash__(self) -> int:
+        return id(self) if self.identity else int(self._read())
+
+    __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __add__ = __radd__ = __iter__ = _read
+    __bool__ = __str__ = __int__ = __float__ = __index__ = __format__ = _read
+
+
+class _Along:
+    """Arguments of a mapped function as one element sees them, and back."""
+
+    def __init__(self, dim: str, index: Any, *, keep: bool) -> None:
+        self.dim = dim
+        self.keep = keep
+        self.index = index
+        self.sizes: dict[int, str] = {}
+        self.before: tuple[str, ...] = ()
+        self.coordinate: Any = None
+        self.labels: list[_Label] = []
+
+    def split(self, value: Any, where: str = "", dims: Dims | None = None) -> tuple[Any, Any]:
+        """Return `value` with the template of an element, and the axis to map of each leaf.
+
+        An axis of -1 means that the leaf is broadcast. `where` names a field of a plan, in which
+        arrays must be declared.
+        """
+        if isinstance(value, Packed):
+            kind = value.template.value[0]
+            if kind == "plan":
+                return self._plan(value)
+            if kind == "dataset":
+                return self._dataset(value)
+            return self._items(value, value.arrays, where, dims)
+        if isinstance(value, Mapping):
+            return self._items(value, value, where, dims)
+        if isinstance(value, tuple):
+            pairs = [self.split(v, where, dims) for v in value]
+            return tuple(p[0] for p in pairs), tuple(p[1] for p in pairs)
+        if isinstance(value, _Static):
+            return value, value
+        return value, self._axis(value, where, dims)
+
+    def _items(self, value: Any, items: Mapping[Any, Any], where: str, dims: Any) -> Any:
+        pairs = {k: self.split(v, where, dims) for k, v in items.items()}
+        out = tuple({k: p[i] for k, p in pairs.items()} for i in (0, 1))
+        if isinstance(value, Packed):
+            return tuple(Packed(o, value.template) for o in out)
+        return out
+
+    def _axis(self, leaf: Any, where: str, dims: Dims | None) -> int:
+        shape = np.shape(leaf)
+        if not where or not shape:
+            return -1
+        names = dims.of(len(shape)) if dims is not None else None
+        if dims is None or names is None or "..." in dims.names:
+            msg = (
+                f"vmap: {where} is an array of shape {shape} of which it is not known whether"
+                f" {self.dim!r} is among its dims; declare the field with"
+                ' array("…") of spec2fn.plans.base'
+            )
+            raise PlanError(msg)
+        if self.dim in names:
+            axis = names.index(self.dim)
+            self.sizes.setdefault(shape[axis], where)
+            return axis
+        together = [n for n in names if self.dim in n.strip("()").split() and n[0] == "("]
+        if together and np.size(leaf):
+            self._refuse(where, f"has an axis {together[0]} that runs over all of them")
+        return -1
+
+    def _refuse(self, where: str, why: str) -> None:
+        msg = (
+            f"vmap: {where} {why}, and cannot be mapped along {self.dim!r}; call the function"
+            " with all of them at once"
         )
-        return Packed(packed.arrays, _Static(("dataset", new, static, attrs)))
-    if isinstance(packed, dict):
-        return {k: _add_dim(v, dim) for k, v in packed.items()}
-    if isinstance(packed, tuple):
-        return tuple(_add_dim(v, dim) for v in packed)
-    return packed
+        raise PlanError(msg)
+
+    def _plan(self, packed: Packed) -> tuple[Packed, Packed]:
+        _, cls, static = packed.template.value
+        arrays, axes, fixed = {}, {}, dict(static)
+        for name, value in packed.arrays.items():
+            where, dims = f"{cls.__name__}.{name}", cls.declared.get(name)
+            if dims is None or dims.kind == "array":
+                arrays[name], axes[name] = self.split(value, where, dims)
+            elif dims.names != self.dim:
+                arrays[name], axes[name] = self.split(value)
+            else:
+                fixed[name] = self._each(unpack(value), where, dims.kind)
+        template = _Static(("plan", cls, fixed))
+        return Packed(arrays, template), Packed(axes, template)
+
+    def _each(self, values: tuple[Any, ...], where: str, kind: str) -> Any:
+        """What one element has of a tuple along the dim."""
+        if kind == "positions":
+            if not values:
+                return values
+            if not self.keep or values != tuple(range(len(values))):
+                self._refuse(where, f"are positions {values}")
+            self.sizes.setdefault(len(values), where)
+            return (0,)
+        self.sizes.setdefault(len(values), where)
+        held = np.empty(len(values), dtype=object)
+        for i, value in enumerate(values):
+            held[i] = value
+        one = self._one(held)
+        return (one,) if self.keep else one
+
+    def _one(self, values: Any, *, identity: bool = False) -> Any:
+        """One value if all are the same, else what stands for them."""
+        if self.index is not None and len(self.index) < len(values):
+            values = values[self.index]
+        first = _key(values[0])
+        if all(_key(v) == first for v in values):
+            return values[0]
+        self.labels.append(_Label(values, identity=identity))
+        return self.labels[-1]
+
+    def _dataset(self, packed: Packed) -> tuple[Packed, Packed]:
+        _, layout, static, attrs = packed.template.value
+        arrays, axes, fixed, new = {}, {}, {}, []
+        for name, dims, var_attrs, is_coord in layout:
+            data = packed.arrays[name] if name in packed.arrays else static[name]
+            axis = dims.index(self.dim) if self.dim in dims else -1
+            if axis >= 0:
+                self.sizes.setdefault(data.shape[axis], name)
+                if axis >= len(self.before):
+                    self.before = dims[:axis]
+            index = dims == (name,)
+            if name in packed.arrays or (axis >= 0 and not index and data.dtype.kind in "iub"):
+                arrays[name], axes[name] = data, axis
+            elif axis < 0:
+                fixed[name] = data
+            elif index and not self.keep:
+                self.coordinate = (name, dims, var_attrs, is_coord), data
+                continue
+            else:
+                fixed[name] = self._labelled(np.moveaxis(data, axis, 0), axis, identity=index)
+            kept = dims if self.keep else tuple(d for d in dims if d != self.dim)
+            new.append((name, kept, var_attrs, is_coord))
+        template = _Static(("dataset", tuple(new), fixed, attrs))
+        return Packed(arrays, template), Packed(axes, template)
+
+    def _labelled(self, values: Any, axis: int, *, identity: bool) -> Any:
+        out = np.empty(values.shape[1:], dtype=object)
+        for i in np.ndindex(out.shape):
+            out[i] = self._one(values[(slice(None), *i)], identity=identity)
+        if not any(isinstance(v, _Label) for v in out.flat):
+            out = out.astype(values.dtype)
+        return np.expand_dims(out, axis) if self.keep else out
+
+    def join(self, parts: list[Any], counts: list[int], order: Any) -> Any:
+        """Put the results of groups of elements together.
+
+        Parameters
+        ----------
+        parts : list
+            Of each group, packed; leaves are :class:`_Out`.
+        counts : list of int
+            Elements of each group.
+        order : array of int
+            Where each element stands in the groups, one after the other.
+        """
+        first = parts[0]
+        if isinstance(first, Packed):
+            if first.template.value[0] == "dataset":
+                return self._join_datasets(parts, counts, order)
+            items = self.join([p.arrays for p in parts], counts, order)
+            return Packed(items, first.template)
+        if isinstance(first, Mapping):
+            return {k: self.join([p[k] for p in parts], counts, order) for k in first}
+        if isinstance(first, tuple):
+            return tuple(self.join(list(p), counts, order) for p in zip(*parts, strict=True))
+        if isinstance(first, _Out):
+            return _together(parts, counts, order)
+        if any(isinstance(p.value, _Label) for p in parts):
+            held = [_Out(np.array(p.value, dtype=object)) for p in parts]
+            return _Static(_together(held, counts, order))
+        return first
+
+    def _join_datasets(self, parts: list[Packed], counts: list[int], order: Any) -> Packed:
+        _, layout, _, attrs = parts[0].template.value
+        dims_of = {name: dims for name, dims, _, _ in layout}
+        for p in parts[1:]:
+            if _key(p.template.value[3]) != _key(attrs) or dims_of != {
+                name: dims for name, dims, _, _ in p.template.value[1]
+            }:
+                msg = (
+                    f"vmap: the function returns other variables or attributes for some {self.dim}s"
+                    " than for others; map these on their own"
+                )
+                raise ContractError(msg)
+        # spectra of slits stand along a dim of their own
+        along = dims_of.get(self.dim, (self.dim,))[0] if self.keep else self.dim
+        new: list[Any] = []
+        arrays: dict[str, Any] = {}
+        static: dict[str, Any] = {}
+        for name, dims, var_attrs, is_coord in layout:
+            held = [p.arrays.get(name) or _Out(p.template.value[2][name]) for p in parts]
+            data: Any = held[0].data
+            stands = dims
+            if along in dims:
+                axis = dims.index(along)
+                data = _together(held, counts, order)
+                xp = array_namespace(data)
+                data = xp.moveaxis(data, 0, axis)
+                shape = (*data.shape[:axis], -1, *data.shape[axis + 2 :])
+                data = data.reshape(shape)
+            elif not all(h.same(held[0]) for h in held):
+                axis = 1 + max((i for i, d in enumerate(dims) if d in self.before), default=-1)
+                data = _together(held, counts, order)
+                data = array_namespace(data).moveaxis(data, 0, axis)
+                stands = (*dims[:axis], self.dim, *dims[axis:])
+            (arrays if name in parts[0].arrays else static)[name] = data
+            new.append((name, stands, var_attrs, is_coord))
+        if self.coordinate is not None and any(self.dim in entry[1] for entry in new):
+            entry, static[self.dim] = self.coordinate
+            new.append(entry)
+        return Packed(arrays, _Static(("dataset", tuple(new), static, attrs)))
+
+
+_MAPPED, _COMPUTED, _FIXED = -3, -2, -1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Out:
+    """A leaf that a mapped function returns.
+
+    `origin` is ``_MAPPED`` (along the first axis), ``_COMPUTED`` from what is not mapped,
+    ``_FIXED`` if it is no array of JAX, else the number of the leaf among the arguments that it is.
+    """
+
+    data: Any
+    origin: int = _FIXED
+
+    def same(self, other: _Out) -> bool:
+        """Whether both are one value that all elements have in common."""
+        if self is other:
+            return self.origin != _MAPPED and not self.labelled
+        if self.origin != _FIXED:
+            return self.origin == other.origin >= 0
+        return not self.labelled and _key(self.data) == _key(other.data)
+
+    @property
+    def labelled(self) -> bool:
+        held = self.data.flat if self.origin == _FIXED else ()
+        return any(isinstance(v, _Label) for v in held)
+
+
+def _together(parts: list[_Out], counts: list[int], order: Any) -> Any:
+    """Stack the elements of groups, (n, …), in the order of the arguments."""
+    pieces = []
+    for part, n in zip(parts, counts, strict=True):
+        data = part.data
+        if part.origin == _MAPPED:
+            pieces.append(data)
+        elif part.labelled:
+            each = [v.values if isinstance(v, _Label) else [v] * n for v in data.flat]
+            pieces.append(np.array(each).T.reshape(n, *data.shape))
+        else:
+            xp = array_namespace(data)
+            pieces.append(xp.broadcast_to(xp.asarray(data)[None], (n, *np.shape(data))))
+    if len(pieces) == 1:
+        return pieces[0]
+    return array_namespace(*pieces).concatenate(pieces)[order]
+
+
+def _mapped(function: Callable[..., Any], packed: Any, dim: str, *, keep: bool) -> Any:
+    """Map a function of packed arguments along a dim."""
+    whole = _Along(dim, None, keep=keep)
+    whole.split(packed)
+    if len(whole.sizes) != 1:
+        lengths = ", ".join(f"{n} ({w})" for n, w in whole.sizes.items()) or "none"
+        msg = (
+            f"vmap: one argument at least must have dimension {dim!r}, all of the same length;"
+            f" found {lengths}"
+        )
+        raise ContractError(msg)
+    (n,) = whole.sizes
+
+    def groups(index: Any) -> list[tuple[Any, Any]]:
+        along = _Along(dim, index, keep=keep)
+        try:
+            return [(index, _run(function, *along.split(packed), index, n, keep=keep))]
+        except _LabelRead as read:
+            if not any(label is read.label for label in along.labels):
+                raise  # of a map around this one
+            by_value: dict[Any, list[int]] = {}
+            for i, value in zip(index, read.label.values, strict=True):
+                by_value.setdefault(_key(value), []).append(i)
+        return [g for part in by_value.values() for g in groups(np.array(part))]
+
+    found = groups(np.arange(n))
+    counts = [len(index) for index, _ in found]
+    order = np.argsort(np.concatenate([index for index, _ in found]))
+    return whole.join([out for _, out in found], counts, order)
+
+
+def _run(
+    function: Callable[..., Any], element: Any, axes: Any, index: Any, n: int, *, keep: bool
+) -> Any:
+    """Map a function over some elements with one trace; leaves of the result are :class:`_Out`."""
+    import jax
+    from jax.extend.core import Literal, jaxpr_as_fun
+
+    leaves, tree = jax.tree_util.tree_flatten(element)
+    where = jax.tree_util.tree_leaves(axes)
+
+    def one(*cut: Any) -> Any:
+        if keep:
+            cut = tuple(
+                c if a < 0 else jax.numpy.expand_dims(c, a) for c, a in zip(cut, where, strict=True)
+            )
+        args, kwargs = unpack(jax.tree_util.tree_unflatten(tree, cut))
+        return pack(function(*args, **kwargs))
+
+    if len(index) < n:
+        leaves = [
+            leaf if a < 0 else array_namespace(leaf).take(leaf, index, axis=a)
+            for leaf, a in zip(leaves, where, strict=True)
+        ]
+    cut = [
+        leaf if a < 0 else jax.ShapeDtypeStruct((*leaf.shape[:a], *leaf.shape[a + 1 :]), leaf.dtype)
+        for leaf, a in zip(leaves, where, strict=True)
+    ]
+    traced, shapes = jax.make_jaxpr(one, return_shape=True)(*cut)
+    # what depends on a mapped argument is mapped itself
+    inner = traced.jaxpr
+    mapped = {v for v, a in zip(inner.invars, where, strict=True) if a >= 0}
+    for equation in inner.eqns:
+        if any(not isinstance(v, Literal) and v in mapped for v in equation.invars):
+            mapped.update(equation.outvars)
+    number = {v: i for i, v in enumerate(inner.invars)}
+    origins = [
+        _COMPUTED
+        if isinstance(v, Literal)
+        else _MAPPED
+        if v in mapped
+        else number.get(v, _COMPUTED)
+        for v in inner.outvars
+    ]
+    out = jax.vmap(
+        jaxpr_as_fun(traced),
+        in_axes=[None if a < 0 else a for a in where],
+        out_axes=[0 if o == _MAPPED else None for o in origins],
+    )(*leaves)
+    returned = [_Out(data, origin) for data, origin in zip(out, origins, strict=True)]
+    return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(shapes), returned)

@@ -23,11 +23,13 @@ from spec2fn.forward.operators import (
 )
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.straylight import cross_artifact, row_profiles
+from spec2fn.plans.base import array
 from spec2fn.plans.cube_geometry import layout_of, slice_frame
 from spec2fn.plans.cube_grid import project
 from spec2fn.plans.output_wcs import evaluate_between
 from spec2fn.plans.straylight import COLUMNS, plan_straylight
 from spec2fn.schema import meta_of, replace_data
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,13 +38,11 @@ if TYPE_CHECKING:
 
 __all__ = ["IfuOperator", "Scattered", "StrayLight", "ifu_operators", "stray_light"]
 
-Array = Any
 _ARCSEC2 = (np.pi / (180 * 3600)) ** 2  # [sr]
 _MEGA = 1e6
 _EDGE = 4  # reference columns, which see no light
 
 
-@dataclass(frozen=True, eq=False)
 class IfuOperator(Sampled):
     """Flux density of a point source on a wavelength grid → count rate of the pixels of a window.
 
@@ -57,11 +57,11 @@ class IfuOperator(Sampled):
         Standard deviation of the image of a point source [arcsec].
     """
 
-    lower: Array
-    upper: Array
-    near: Array
-    far: Array
-    sigma: Array
+    lower: Array = array("y x")
+    upper: Array = array("y x")
+    near: Array = array("y x")
+    far: Array = array("y x")
+    sigma: Array = array("y x")
 
     def __call__(self, flux: Array, shift: Array | None = None, flat: Array | None = None) -> Array:
         """Count rate [DN/s] of a point source.
@@ -253,7 +253,7 @@ def ifu_operators(
     lower, upper, near, far = (np.where(lit, e[cut], 0.0) for e in ends)
     area = (upper - lower) * (far - near) * _ARCSEC2 * _MEGA
     gain = {k: 1.0 / np.where(lit, v[cut], np.inf) for k, v in gains.items()}
-    shared = {
+    shared: dict[str, Any] = {
         "grid": np.asarray(grid, np.float64),
         "index": index,
         "fraction": fraction,

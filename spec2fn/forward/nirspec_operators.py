@@ -177,7 +177,7 @@ def _operators(
     along, spacing = _positions(slit, number)
     y0, x0 = int(slit["ystart"]) - 1, int(slit["xstart"]) - 1
     window = ((y0, y0 + along.shape[0]), (x0, x0 + along.shape[1]))
-    parts = {}
+    parts: dict[str, dict[str, Any]] = {}
     for kind, (calibrated, flat) in kinds.items():
         ones, response = calibrated.slit(number), flat.slit(number)
         wave = np.asarray(ones["wavelength"].data)

@@ -17,8 +17,9 @@ import numpy as np
 from spec2fn.errors import DatasetError
 from spec2fn.forward.instrument import sigma as lrs_sigma
 from spec2fn.kernels.namespace import array_namespace, is_jax
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array
 from spec2fn.schema import meta_of, replace_data, require, set_scalars
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -32,8 +33,6 @@ __all__ = [
     "operator",
     "wavelength_cells",
 ]
-
-Array = Any
 
 
 def gaussian_fractions(lower: Array, upper: Array, center: Array, sigma: Array) -> Array:
@@ -62,18 +61,17 @@ def gaussian_fractions(lower: Array, upper: Array, center: Array, sigma: Array) 
     return 0.5 * (erf((upper - center) * scale) - erf((lower - center) * scale))
 
 
-@dataclass(frozen=True, eq=False)
 class Sampled(Plan):
     """Spectrum on a wavelength grid → count rate of the pixels of a window of the detector.
 
     What kinds of sources differ in is :meth:`weights`.
     """
 
-    grid: Array
-    index: Array
-    fraction: Array
-    gain: Array
-    flat: Array
+    grid: Array = array("wave")
+    index: Array = array("y x")
+    fraction: Array = array("y x")
+    gain: Array = array("y x")
+    flat: Array = array("y x")
     window: tuple[tuple[int, int], tuple[int, int]]
 
     def __call__(self, flux: Array, /) -> Array:
@@ -135,7 +133,6 @@ class Sampled(Plan):
         return out
 
 
-@dataclass(frozen=True, eq=False)
 class SpectralOperator(Sampled):
     """Flux density on a wavelength grid → count rate of the pixels of a window of the detector.
 
@@ -164,9 +161,9 @@ class SpectralOperator(Sampled):
         Position of the source along the slit [pixel].
     """
 
-    lower: Array
-    upper: Array
-    sigma: Array
+    lower: Array = array("y x")
+    upper: Array = array("y x")
+    sigma: Array = array("y x")
     position: float
 
     def __call__(
@@ -195,7 +192,6 @@ class SpectralOperator(Sampled):
         return (self.flat if flat is None else flat) * self.gain * image
 
 
-@dataclass(frozen=True, eq=False)
 class SurfaceOperator(Sampled):
     """Surface brightness on a wavelength grid → count rate of the pixels of a window.
 
@@ -210,7 +206,7 @@ class SurfaceOperator(Sampled):
         Surface brightness of the source at the pixel relative to the spectrum.
     """
 
-    profile: Array
+    profile: Array = array("y x")
 
     def __call__(
         self, brightness: Array, profile: Array | None = None, flat: Array | None = None

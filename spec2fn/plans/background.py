@@ -9,7 +9,6 @@ the JWST pipeline documentation; the propagation of the variance is ours.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +16,9 @@ import numpy as np
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, ParameterError
 from spec2fn.kernels.statistics import clip_bounds
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array
 from spec2fn.schema import meta_of, require
+from spec2fn.typing import Array
 from spec2fn.wcs.build.pointing import subarray_origin
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ __all__ = ["BackgroundPlan", "combine_backgrounds", "describe", "require_opened"
 _VARIANCES = ("var_poisson", "var_rnoise")
 
 
-@dataclass(frozen=True, eq=False)
 class BackgroundPlan(Plan):
     """The combined background on the pixels of the science exposure.
 
@@ -45,11 +44,11 @@ class BackgroundPlan(Plan):
         Its parts.
     """
 
-    sci: np.ndarray
-    dq: np.ndarray
-    var: np.ndarray
-    var_poisson: np.ndarray
-    var_rnoise: np.ndarray
+    sci: Array = array("y x")
+    dq: Array = array("y x")
+    var: Array = array("y x")
+    var_poisson: Array = array("y x")
+    var_rnoise: Array = array("y x")
 
 
 def combine_backgrounds(

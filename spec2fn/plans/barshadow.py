@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spec2fn.errors import ReferenceError
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array, labels
 from spec2fn.plans.slit_frame import chosen_types, is_point, slit_planes, strings
 from spec2fn.schema import meta_of
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -20,7 +20,6 @@ __all__ = ["BarshadowPlan", "plan_barshadow"]
 _FULL_TO_OPEN = 1.15  # pitch of the shutters over their open height, where nothing better is known
 
 
-@dataclass(frozen=True, eq=False)
 class BarshadowPlan(Plan):
     """Where the pixels of slitlets stand on the shadows of their shutters.
 
@@ -44,14 +43,14 @@ class BarshadowPlan(Plan):
     """
 
     states: tuple[str, ...]
-    which: Any
-    applies: Any
-    row: Any
-    covered: Any
-    start: Any
-    increment: Any
-    problems: tuple[str, ...]
-    left_alone: tuple[str, ...]
+    which: Array = array("slit")
+    applies: Array = array("slit")
+    row: Array = array("slit y x")
+    covered: Array = array("slit y x")
+    start: Array = array("")
+    increment: Array = array("")
+    problems: tuple[str, ...] = labels("slit")
+    left_alone: tuple[str, ...] = labels("slit")
 
 
 def plan_barshadow(

@@ -12,7 +12,7 @@ import numpy as np
 
 from spec2fn.errors import InputError, ParameterError
 from spec2fn.parameters import user_path
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array
 from spec2fn.plans.cube_geometry import (
     PixelGeometry,
     internal_outlines,
@@ -47,6 +47,7 @@ from spec2fn.plans.cube_overlap import (
 from spec2fn.plans.cube_wcs import STERADIAN, cube_gwcs, footprint, wcs_keywords
 from spec2fn.plans.quadrilaterals import quad_entries
 from spec2fn.schema import meta_of
+from spec2fn.typing import Array, Number
 from spec2fn.wcs.coordinates import with_coordinates
 
 __all__ = ["COVARIANCE_OFFSETS", "CubeBuildPlan", "CubeOptions", "CubePlan", "make_plan"]
@@ -107,7 +108,6 @@ class CubeProvenance:
     primary: Any = field(default=None, compare=False, repr=False)
 
 
-@dataclass(frozen=True, eq=False)
 class CubePlan(Plan):
     """One cube; valid for every integration of the exposure.
 
@@ -132,13 +132,12 @@ class CubePlan(Plan):
     bands: str
     operator: CubeOperator
     pairs: tuple[CubeOperator, ...]
-    wavelength: Any
-    pixar_a2: Any
-    pixar_sr: Any
+    wavelength: Array = array("wave")
+    pixar_a2: Number = array("")
+    pixar_sr: Number = array("")
     provenance: CubeProvenance = field(default_factory=CubeProvenance)
 
 
-@dataclass(frozen=True, eq=False)
 class CubeBuildPlan(Plan):
     """The cubes that ``cube_build`` makes of an exposure."""
 

@@ -11,14 +11,14 @@ from pixels to voxels, and no larger for fine wavelength grids.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array
 from spec2fn.plans.quadrilaterals import Entries, joined
 from spec2fn.threads import in_threads
+from spec2fn.typing import Array
 
 __all__ = [
     "CubeOperator",
@@ -33,7 +33,6 @@ __all__ = [
 _CHUNK = 65536
 
 
-@dataclass(frozen=True, eq=False)
 class CubeOperator(Plan):
     """Sparse operator from detector pixels to voxels, entries sorted by voxel.
 
@@ -73,17 +72,17 @@ class CubeOperator(Plan):
         (wave, y, x) of the cube.
     """
 
-    pixels: Any
-    first: Any
-    rows: Any
-    starts: Any
-    cols: Any
-    spatial: Any
-    spectral: Any
-    power: Any
-    softening: Any
-    voxels: Any
-    position: Any
+    pixels: Array = array("pixel")
+    first: Array = array("pixel")
+    rows: Array = array("row")
+    starts: Array = array("_")
+    cols: Array = array("entry")
+    spatial: Array = array("entry")
+    spectral: Array = array("plane pixel")
+    power: Array | None = array("pixel")
+    softening: Array | None = array("pixel")
+    voxels: Array = array("voxel")
+    position: Array = array("plane row")
     shape_in: tuple[int, int]
     shape: tuple[int, int, int]
 

@@ -8,13 +8,12 @@ computed once, in float64, as a sparse operator; :mod:`spec2fn.kernels.resamplin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array
 from spec2fn.plans.quadrilaterals import quad_entries
+from spec2fn.typing import Array
 
 __all__ = [
     "Overlap",
@@ -30,7 +29,6 @@ __all__ = [
 _POINT_PIXFRAC = 1e-3
 
 
-@dataclass(frozen=True, eq=False)
 class Overlap(Plan):
     """Sparse operator from input to output pixels, entries sorted by output pixel.
 
@@ -48,11 +46,11 @@ class Overlap(Plan):
         (y, x) of the input cutout and of the output image.
     """
 
-    rows: Any
-    cols: Any
-    area: Any
-    starts: Any
-    occupied: Any
+    rows: Array = array("(slit entry)")
+    cols: Array = array("(slit entry)")
+    area: Array = array("(slit entry)")
+    starts: Array = array("(slit row)")
+    occupied: Array = array("(slit row)")
     shape_in: tuple[int, int]
     shape_out: tuple[int, int]
 
@@ -67,7 +65,6 @@ class Overlap(Plan):
         return self.shape_out[0] * self.shape_out[1]
 
 
-@dataclass(frozen=True, eq=False)
 class Pairs(Plan):
     """Pairs of entries of an :class:`Overlap` that share their input pixel.
 
@@ -87,11 +84,11 @@ class Pairs(Plan):
         Number of output pixels.
     """
 
-    first: Any
-    second: Any
-    slots: Any
-    starts: Any
-    occupied: Any
+    first: Array = array("(slit pair)")
+    second: Array = array("(slit pair)")
+    slots: Array = array("(slit pair)")
+    starts: Array = array("(slit slot)")
+    occupied: Array = array("(slit slot)")
     lags: int
     n_out: int
 

@@ -28,10 +28,11 @@ from spec2fn.plans.aperture import (
     select_aperture,
     weighted_center,
 )
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array
 from spec2fn.plans.psf_profile import PsfProfiles, psf_profiles
 from spec2fn.plans.source_location import Location, bounding_box, locate_source
 from spec2fn.schema import meta_of, status_of
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -90,7 +91,6 @@ class SpectrumDefinition:
         return np.array((lower, upper, first, last))
 
 
-@dataclass(frozen=True, eq=False)
 class ExtractionPlan(Plan):
     """Arrays with which the pixels of an exposure become a spectrum.
 
@@ -135,17 +135,17 @@ class ExtractionPlan(Plan):
     spectral_order : int
     """
 
-    weights: np.ndarray
-    nod_weights: np.ndarray | None
-    region: np.ndarray | None
-    basis: np.ndarray | None
-    rows: np.ndarray
-    wavelength: np.ndarray
-    apcorr_sizes: np.ndarray | None
-    apcorr_table: np.ndarray | None
-    limits: np.ndarray
-    position: np.ndarray
-    angle: np.ndarray | None
+    weights: Array = array("disp cross")
+    nod_weights: Array | None = array("disp cross")
+    region: Array | None = array("disp cross")
+    basis: Array | None = array("cross order")
+    rows: Array = array("wave")
+    wavelength: Array = array("wave")
+    apcorr_sizes: Array | None = array("size")
+    apcorr_table: Array | None = array("wave size")
+    limits: Array = array("4")
+    position: Array = array("2")
+    angle: Array | None = array("1")
     window: tuple[int, int, int, int]
     shape: tuple[int, int]
     dispaxis: int

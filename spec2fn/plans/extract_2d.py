@@ -28,7 +28,6 @@ _INTEGERS = ("source_id", "quadrant", "xcen", "ycen", "slitlet_id", "shutter_id"
 _NUMBERS = ("stellarity", "source_ra", "source_dec", "slit_xscale", "slit_yscale")
 
 
-@dataclass(frozen=True, eq=False)
 class Extract2dPlan(Plan):
     """What is cut out of an exposure.
 

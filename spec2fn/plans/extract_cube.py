@@ -18,11 +18,12 @@ import numpy as np
 
 from spec2fn.errors import DatasetError, ParameterError, ReferenceError
 from spec2fn.modes import mode_of
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array
 from spec2fn.plans.contents import number, numbers, truth
 from spec2fn.plans.extract_1d import is_calibrated
 from spec2fn.plans.star_finder import brightest_source
 from spec2fn.schema import described, meta_of
+from spec2fn.typing import Array
 from spec2fn.wcs.build.pointing import number as keyword_number
 
 if TYPE_CHECKING:
@@ -52,7 +53,6 @@ class CubeOptions:
     ifu_covar_scale: float = 1.0
 
 
-@dataclass(frozen=True, eq=False)
 class CubePlan(Plan):
     """Apertures of every plane of a cube.
 
@@ -89,14 +89,14 @@ class CubePlan(Plan):
     warnings : tuple of str
     """
 
-    centre: np.ndarray
-    radius: np.ndarray | None
-    inner: np.ndarray | None
-    outer: np.ndarray | None
-    correction: np.ndarray | None
-    wavelength: np.ndarray
-    position: np.ndarray
-    angle: np.ndarray | None
+    centre: Array = array("2")
+    radius: Array | None = array("wave")
+    inner: Array | None = array("wave")
+    outer: Array | None = array("wave")
+    correction: Array | None = array("wave")
+    wavelength: Array = array("wave")
+    position: Array = array("2")
+    angle: Array | None = array("1")
     source_type: str
     name: str
     subpixels: int

@@ -25,7 +25,7 @@ from spec2fn.plans.aperture import (
     polynomial_basis,
     select_aperture,
 )
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array, labels, positions
 from spec2fn.plans.extract_1d import (
     NothingToExtract,
     SpectrumDefinition,
@@ -43,6 +43,7 @@ from spec2fn.plans.slit_geometry import (
     slit_geometry,
 )
 from spec2fn.schema import meta_of
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -64,7 +65,6 @@ class ExtractionOptions:
     full_window: bool = False
 
 
-@dataclass(frozen=True, eq=False)
 class GroupPlan(Plan):
     """Arrays with which slits of one bucket become spectra.
 
@@ -106,24 +106,24 @@ class GroupPlan(Plan):
     smoothing_length, dispaxis, spectral_order : int
     """
 
-    weights: np.ndarray
-    nod_weights: np.ndarray | None
-    region: np.ndarray | None
-    basis: np.ndarray | None
-    rows: np.ndarray
-    valid: np.ndarray
-    wavelength: np.ndarray
-    apcorr_sizes: np.ndarray | None
-    apcorr_table: np.ndarray | None
-    integrated: np.ndarray
-    limits: np.ndarray
-    position: np.ndarray
+    weights: Array = array("slit disp cross")
+    nod_weights: Array | None = array("slit disp cross")
+    region: Array | None = array("slit disp cross")
+    basis: Array | None = array("cross order")
+    rows: Array = array("slit wave")
+    valid: Array = array("slit wave")
+    wavelength: Array = array("slit wave")
+    apcorr_sizes: Array | None = array("slit wave size")
+    apcorr_table: Array | None = array("slit wave size")
+    integrated: Array = array("slit")
+    limits: Array = array("slit 4")
+    position: Array = array("slit 2")
     bucket: int
-    members: tuple[int, ...]
+    members: tuple[int, ...] = positions("slit")
     window: tuple[int, int, int, int]
-    shapes: tuple[tuple[int, int], ...]
-    names: tuple[str, ...]
-    source_types: tuple[str, ...]
+    shapes: tuple[tuple[int, int], ...] = labels("slit")
+    names: tuple[str, ...] = labels("slit")
+    source_types: tuple[str, ...] = labels("slit")
     optimal: bool
     calibrated: bool
     smoothing_length: int
@@ -131,7 +131,6 @@ class GroupPlan(Plan):
     spectral_order: int
 
 
-@dataclass(frozen=True, eq=False)
 class SlitsPlan(Plan):
     """The extraction of several buckets of slits.
 
@@ -146,7 +145,7 @@ class SlitsPlan(Plan):
 
     groups: tuple[GroupPlan, ...]
     problems: tuple[tuple[str, str], ...]
-    angle: np.ndarray | None
+    angle: Array | None = array("1")
 
 
 @dataclass(frozen=True, eq=False)

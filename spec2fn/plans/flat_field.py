@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array
 from spec2fn.plans.contents import need
 from spec2fn.plans.subarray import subarray_slices
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["FlatFieldPlan", "is_path", "plan_image_flat"]
 
 
-@dataclass(frozen=True, eq=False)
 class FlatFieldPlan(Plan):
     """Where an exposure stands on its two-dimensional flat.
 
@@ -32,7 +31,7 @@ class FlatFieldPlan(Plan):
 
     rows: tuple[int, int]
     columns: tuple[int, int]
-    opened: tuple[Any, ...] | None = None
+    opened: tuple[Array, ...] | None = array("y x", default=None)
 
 
 def is_path(value: Any) -> bool:

@@ -7,7 +7,6 @@ array closed, so that it shows the light that leaks through them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +14,9 @@ import numpy as np
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError
 from spec2fn.kernels.bands import by_rows
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array
 from spec2fn.schema import meta_of, require
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -29,7 +29,6 @@ Planes = dict[str, np.ndarray[Any, Any]]
 _KEYWORDS = ("OBSERVTN", "PATT_NUM")
 
 
-@dataclass(frozen=True, eq=False)
 class ImprintPlan(Plan):
     """The imprint on the pixels of the exposure.
 
@@ -43,12 +42,12 @@ class ImprintPlan(Plan):
         Where the imprint has no valid value.
     """
 
-    sci: np.ndarray[Any, Any]
-    var: np.ndarray[Any, Any]
-    var_poisson: np.ndarray[Any, Any]
-    var_rnoise: np.ndarray[Any, Any]
-    dq: np.ndarray[Any, Any]
-    lacking: np.ndarray[Any, Any]
+    sci: Array = array("y x")
+    var: Array = array("y x")
+    var_poisson: Array = array("y x")
+    var_rnoise: Array = array("y x")
+    dq: Array = array("y x")
+    lacking: Array = array("y x")
 
 
 def match_imprint(science: xr.Dataset, imprints: Sequence[xr.Dataset]) -> xr.Dataset | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.dq import PIXEL
 from spec2fn.errors import InputError
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -33,7 +33,6 @@ _NARROW = 0.8
 _ROUNDING = float(np.finfo(np.float32).eps)
 
 
-@dataclass(frozen=True, eq=False)
 class Spectrum(Plan):
     """A combined spectrum.
 
@@ -48,9 +47,9 @@ class Spectrum(Plan):
         ``dq``, ``weight``, ``n_input``; whichever are known.
     """
 
-    wavelength: Any
-    surf_bright: Any
-    columns: dict[str, Any]
+    wavelength: Array = array("wave")
+    surf_bright: Array = array("wave")
+    columns: dict[str, Array] = array("wave")
 
 
 def combine_spectra(
@@ -278,7 +277,6 @@ def user_spectrum(given: xr.Dataset) -> Spectrum:
     return Spectrum(columns.pop("wavelength"), columns.pop("surf_bright"), columns)
 
 
-@dataclass(frozen=True, eq=False)
 class ExpandedSpectrum(Plan):
     """A spectrum at the wavelengths of pixels.
 
@@ -292,9 +290,9 @@ class ExpandedSpectrum(Plan):
         [(MJy/sr)^2], 0 outside or if unknown.
     """
 
-    covered: Any
-    surf_bright: Any
-    variance: Any
+    covered: Array = array("...")
+    surf_bright: Array = array("...")
+    variance: Array = array("...")
 
 
 def expand(spectrum: Spectrum, wavelength: Any, *, variances: bool = True) -> ExpandedSpectrum:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spec2fn.errors import InputError, ReferenceError
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array
 from spec2fn.schema import meta_of, require
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,7 +22,6 @@ TIME_COLUMNS = ("t0", "year1value", "tsoft", "alpha")
 _CHANNELS = (1, 2, 3, 4)
 
 
-@dataclass(frozen=True, eq=False)
 class MrsPhotomPlan(Plan):
     """Where the pixels of an exposure stand on the tables of the time dependence.
 
@@ -41,9 +40,9 @@ class MrsPhotomPlan(Plan):
     """
 
     tables: tuple[str, ...] = ()
-    index: Any = None
-    fraction: Any = None
-    timed: Any = None
+    index: Array | None = array("y x", default=None)
+    fraction: Array | None = array("y x", default=None)
+    timed: Array | None = array("y x", default=None)
     nominal: float | None = None
 
 

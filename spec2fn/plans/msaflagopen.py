@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.errors import ReferenceError
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array
 from spec2fn.plans.nirspec_slits import Slit
 from spec2fn.schema import meta_of
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,7 +25,6 @@ _ROWS = 171
 _STATES = ("Internal state", "TA state", "state")
 
 
-@dataclass(frozen=True, eq=False)
 class FailedOpenPlan(Plan):
     """The pixels to flag.
 
@@ -34,7 +33,7 @@ class FailedOpenPlan(Plan):
     failed : bool ndarray, (y, x)
     """
 
-    failed: np.ndarray[Any, Any]
+    failed: Array = array("y x")
 
 
 def failed_open_shutters(msaoper: xr.Dataset) -> tuple[Slit, ...]:

@@ -8,7 +8,7 @@ placed on all of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.tables import GAUSS_3
 from spec2fn.modes import mode_of
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array, labels, positions
 from spec2fn.plans.contents import need
 from spec2fn.plans.tables import (
     PixelList,
@@ -33,6 +33,7 @@ from spec2fn.plans.tables import (
     true_pixels,
 )
 from spec2fn.schema import require
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -54,7 +55,6 @@ TABLE = "fast_variation"
 _NEEDED = ("wavelength", "slit_name", "xstart", "ystart", "xsize", "ysize", "source_type")
 
 
-@dataclass(frozen=True, eq=False)
 class FlatTablePlan(Plan):
     """The table of fast variation of one part of a flat.
 
@@ -73,12 +73,11 @@ class FlatTablePlan(Plan):
     """
 
     bank: TableBank
-    shutter: tuple[tuple[Any, ...], ...] | None = None
+    shutter: tuple[tuple[Array, ...], ...] | None = array("_", default=None)
     shutter_errors: TableBank | None = None
-    shutter_covered: Any = None
+    shutter_covered: Array | None = array("(slit pixel)", default=None)
 
 
-@dataclass(frozen=True, eq=False)
 class FlatImagePlan(Plan):
     """The image of slow variation of one part of a flat.
 
@@ -91,12 +90,11 @@ class FlatImagePlan(Plan):
         Wavelengths of the images [um].
     """
 
-    lower: Any = None
-    upper: Any = None
-    knots: Any = None
+    lower: Array | None = array("[slit] y x", default=None)
+    upper: Array | None = array("[slit] y x", default=None)
+    knots: Array | None = array("knot", default=None)
 
 
-@dataclass(frozen=True, eq=False)
 class SpectralFlatPlan(Plan):
     """Where the pixels of a bucket of slits stand on the parts of a flat.
 
@@ -128,26 +126,25 @@ class SpectralFlatPlan(Plan):
     """
 
     pixels: PixelList
-    usable: Any
-    lit: Any
-    width: Any
-    position: Any
+    usable: Array = array("(slit pixel)")
+    lit: Array | None = array("(slit pixel)")
+    width: Array = array("(slit pixel)")
+    position: Array = array("[slit] y x")
     tables: tuple[FlatTablePlan | None, ...]
     images: tuple[FlatImagePlan | None, ...]
-    problems: tuple[str, ...]
-    point: tuple[int, ...] = ()
+    problems: tuple[str, ...] = labels("slit")
+    point: tuple[int, ...] = positions("slit", default=())
     uniform: SpectralFlatPlan | None = None
-    held: Any = None
-    outside: Any = None
+    held: Array | None = array("(slit pixel)", default=None)
+    outside: Array | None = array("(slit pixel)", default=None)
 
 
-@dataclass(frozen=True, eq=False)
 class SuppliedFlatPlan(Plan):
     """A flat given by the user, padded like the bucket: ``sci``, ``err``, ``dq``."""
 
-    sci: Any
-    err: Any
-    dq: Any
+    sci: Array = array("slit y x")
+    err: Array = array("slit y x")
+    dq: Array = array("slit y x")
 
 
 def plan_spectral_flat(

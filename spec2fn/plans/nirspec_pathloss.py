@@ -10,11 +10,12 @@ import numpy as np
 
 from spec2fn.errors import ReferenceError
 from spec2fn.modes import mode_of
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array, labels
 from spec2fn.plans.interpolation import locate
 from spec2fn.plans.slit_frame import chosen_types, is_point, strings
 from spec2fn.plans.tables import extrapolates
 from spec2fn.schema import meta_of
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -24,7 +25,6 @@ __all__ = ["SlitPathlossPlan", "Wavelengths", "plan_nirspec_ifu", "plan_nirspec_
 _LOG = logging.getLogger("spec2fn.slits")
 
 
-@dataclass(frozen=True, eq=False)
 class Wavelengths(Plan):
     """Where the pixels of slits stand on the wavelengths of the reference.
 
@@ -38,13 +38,12 @@ class Wavelengths(Plan):
         With extrapolation: wavelengths beyond are taken to be these [um].
     """
 
-    points: Any
-    index: Any
-    covered: Any
-    ends: Any = None
+    points: Array = array("slit knot")
+    index: Array = array("slit y x")
+    covered: Array = array("slit y x")
+    ends: Array | None = array("slit 2", default=None)
 
 
-@dataclass(frozen=True, eq=False)
 class SlitPathlossPlan(Plan):
     """Which aperture of the reference a slit has, and where its source stands in it.
 
@@ -73,18 +72,18 @@ class SlitPathlossPlan(Plan):
     """
 
     suffixes: tuple[str, ...]
-    which: Any
-    shares: Any
-    grid_x: Any
-    grid_y: Any
-    shift: Any
-    applies: Any
-    point: Any
-    shifted_back: Any
+    which: Array = array("slit")
+    shares: Array = array("slit aperture")
+    grid_x: Array = array("slit 3")
+    grid_y: Array = array("slit 3")
+    shift: Array = array("slit")
+    applies: Array = array("slit")
+    point: Array = array("slit")
+    shifted_back: Array = array("slit")
     point_waves: Wavelengths
     uniform_waves: Wavelengths
-    kinds: tuple[str, ...]
-    left_alone: tuple[str, ...]
+    kinds: tuple[str, ...] = labels("slit")
+    left_alone: tuple[str, ...] = labels("slit")
 
 
 @dataclass(frozen=True)

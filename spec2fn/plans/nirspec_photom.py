@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.modes import mode_of
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array, labels, positions
 from spec2fn.plans.interpolation import locate
 from spec2fn.plans.photom import find_row, response_row, time_tables
 from spec2fn.plans.tables import (
@@ -25,6 +24,7 @@ from spec2fn.plans.tables import (
     true_pixels,
 )
 from spec2fn.schema import require
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -42,7 +42,6 @@ A2_TO_SR = (np.pi / (180.0 * 3600.0)) ** 2
 """Steradians in a square arcsecond."""
 
 
-@dataclass(frozen=True, eq=False)
 class ResponsePlan(Plan):
     """Where the pixels of a bucket stand on the relative response.
 
@@ -58,10 +57,9 @@ class ResponsePlan(Plan):
 
     pixels: PixelList
     bank: TableBank
-    held: Any = None
+    held: Array | None = array("(slit pixel)", default=None)
 
 
-@dataclass(frozen=True, eq=False)
 class SlitPhotomPlan(Plan):
     """What converts the slits of a bucket into physical units.
 
@@ -90,21 +88,20 @@ class SlitPhotomPlan(Plan):
         By slit: what is to be known of its calibration, or an empty string.
     """
 
-    rows: Any
-    point: Any
-    pixar_sr: Any
-    pixar_a2: Any
+    rows: Array = array("slit")
+    point: Array = array("slit")
+    pixar_sr: Array = array("slit")
+    pixar_a2: Array = array("slit")
     response: ResponsePlan
     time_tables: tuple[str, ...]
-    problems: tuple[str, ...]
-    units: tuple[str, ...]
-    kept: tuple[int, ...] = ()
-    time_rows: tuple[Any, ...] = ()
+    problems: tuple[str, ...] = labels("slit")
+    units: tuple[str, ...] = labels("slit")
+    kept: tuple[int, ...] = positions("slit", default=())
+    time_rows: tuple[Array, ...] = array("slit", default=())
     uniform: ResponsePlan | None = None
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
 class IfuPhotomPlan(Plan):
     """What converts the slices of an IFU exposure into surface brightness.
 
@@ -127,13 +124,13 @@ class IfuPhotomPlan(Plan):
     """
 
     row: int
-    order: Any
-    index: Any
-    fraction: Any
-    covered: Any
-    slices: Any
-    slice_index: Any
-    held: Any = None
+    order: Array = array("knot")
+    index: Array = array("y x")
+    fraction: Array = array("y x")
+    covered: Array = array("y x")
+    slices: Array = array("slice")
+    slice_index: Array = array("y x")
+    held: Array | None = array("y x", default=None)
 
 
 def plan_ifu_photom(

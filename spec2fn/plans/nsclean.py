@@ -17,7 +17,7 @@ from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError
 from spec2fn.modes import mode_of
 from spec2fn.plans.background_mesh import background_mesh
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array
 from spec2fn.plans.nirspec_slits import FIXED_SLIT_QUADRANT
 from spec2fn.plans.nsclean_fit import (
     fit_full_frame,
@@ -27,6 +27,7 @@ from spec2fn.plans.nsclean_fit import (
 )
 from spec2fn.plans.pixel_clipping import SortedPixels
 from spec2fn.schema import meta_of
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -42,7 +43,6 @@ __all__ = [
     "slit_boxes",
 ]
 
-Array = np.ndarray[Any, Any]
 Box = tuple[float, float, float, float]
 
 FIXED_SLIT_ROWS = (922, 1116)
@@ -97,7 +97,6 @@ class NscleanOptions:
         )
 
 
-@dataclass(frozen=True, eq=False)
 class NscleanPlan(Plan):
     """What the correction of one exposure needs besides its pixel values.
 
@@ -114,11 +113,11 @@ class NscleanPlan(Plan):
         Mask given by the user, used as it is.
     """
 
-    dark: Array
-    bright: Array
+    dark: Array = array("y x")
+    bright: Array = array("y x")
     options: NscleanOptions
-    flat: Array | None = None
-    given: Array | None = None
+    flat: Array | None = array("y x", default=None)
+    given: Array | None = array("[integration] y x", default=None)
 
 
 def slit_boxes(ds: xr.Dataset) -> tuple[tuple[Box, int], ...] | None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.errors import DatasetError, InputError, ParameterError, ReferenceError
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array
 from spec2fn.plans.interpolation import locate
 from spec2fn.schema import meta_of, require
+from spec2fn.typing import Array
 from spec2fn.wcs.build.pointing import number
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["PathlossPlan", "plan_lrs_slit", "spatial_scale"]
 
 
-@dataclass(frozen=True, eq=False)
 class PathlossPlan(Plan):
     """Where a source stands in its aperture, and pixels on the wavelengths of the reference.
 
@@ -38,14 +37,14 @@ class PathlossPlan(Plan):
         See :func:`spec2fn.plans.interpolation.locate`.
     """
 
-    x: Any
-    y: Any
-    grid_x: Any
-    grid_y: Any
+    x: Array = array("")
+    y: Array = array("")
+    grid_x: Array = array("3")
+    grid_y: Array = array("3")
     flipped: bool
-    index: Any
-    fraction: Any
-    covered: Any
+    index: Array = array("y x")
+    fraction: Array = array("y x")
+    covered: Array = array("y x")
 
 
 def plan_lrs_slit(

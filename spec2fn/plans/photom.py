@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.errors import InputError, ReferenceError
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array
 from spec2fn.plans.interpolation import locate
 from spec2fn.schema import described, require
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -38,7 +38,6 @@ _KEYS = ("filter", "pupil", "grating", "slit", "subarray", "order")
 _NO_KEY = ("", "N/A")
 
 
-@dataclass(frozen=True, eq=False)
 class PhotomPlan(Plan):
     """The row of a PHOTOM table that applies, and where pixels stand on its wavelengths.
 
@@ -57,10 +56,10 @@ class PhotomPlan(Plan):
     """
 
     row: int
-    order: Any
-    index: Any
-    fraction: Any
-    covered: Any
+    order: Array = array("knot")
+    index: Array = array("y x")
+    fraction: Array = array("y x")
+    covered: Array = array("y x")
     time_tables: tuple[str, ...]
     time_rows: tuple[Any, ...] = ()
 

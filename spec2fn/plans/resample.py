@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from spec2fn.errors import InputError, ParameterError
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array
 from spec2fn.plans.drizzle import Overlap, Pairs, drizzle_overlap, neighbour_pairs
 from spec2fn.plans.output_wcs import (
     OutputGrid,
@@ -26,6 +26,7 @@ from spec2fn.plans.output_wcs import (
     with_shape,
 )
 from spec2fn.plans.slit_grid import nirspec_grid
+from spec2fn.typing import Array, Number
 
 __all__ = ["Provenance", "ResampleSpecPlan", "Slit", "make_plan", "pixel_map", "require_wcs"]
 
@@ -50,7 +51,6 @@ class Provenance:
     s_region: Any = field(default=None, compare=False)
 
 
-@dataclass(frozen=True, eq=False)
 class ResampleSpecPlan(Plan):
     """Geometry of a resampled slit; valid for every integration of the exposure.
 
@@ -78,13 +78,13 @@ class ResampleSpecPlan(Plan):
 
     overlap: Overlap
     pairs: Pairs
-    wavelength: Any
-    pixar_sr: Any
-    pixar_a2: Any
-    source_xpos: Any
-    source_ypos: Any
-    exposure_time: Any
-    ratio: Any
+    wavelength: Array = array("y x")
+    pixar_sr: Number | None = array("")
+    pixar_a2: Number | None = array("")
+    source_xpos: Number | None = array("")
+    source_ypos: Number | None = array("")
+    exposure_time: Number = array("")
+    ratio: Number = array("")
     window: tuple[int, int, int, int]
     provenance: Provenance = field(default_factory=Provenance)
 

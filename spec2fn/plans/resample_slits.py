@@ -11,7 +11,7 @@ import numpy as np
 
 from spec2fn.deferred import as_deferred
 from spec2fn.errors import DatasetError, ParameterError
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array, labels
 from spec2fn.plans.drizzle import (
     Overlap,
     Pairs,
@@ -42,6 +42,7 @@ from spec2fn.plans.slit_grid import (
     source_weights,
 )
 from spec2fn.schema import meta_of
+from spec2fn.typing import Array, Number
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -54,7 +55,6 @@ _WORLD = ("ra", "dec", "wavelength")
 _NO_WCS = "the slit has no WCS"
 
 
-@dataclass(frozen=True, eq=False)
 class ResampleSlitsPlan(Plan):
     """Geometry of the resampled slits of a bucket; valid for every integration.
 
@@ -86,16 +86,16 @@ class ResampleSlitsPlan(Plan):
 
     overlap: Overlap
     pairs: Pairs
-    wavelength: Any
-    xsize: Any
-    ysize: Any
-    pixar_sr: Any
-    pixar_a2: Any
-    ratio: Any
-    scale: Any
-    exposure_time: Any
+    wavelength: Array = array("slit y x")
+    xsize: Array = array("slit")
+    ysize: Array = array("slit")
+    pixar_sr: Array = array("slit")
+    pixar_a2: Array = array("slit")
+    ratio: Array = array("slit")
+    scale: Array = array("slit")
+    exposure_time: Number = array("")
     shape: tuple[int, int]
-    problems: tuple[str, ...]
+    problems: tuple[str, ...] = labels("slit")
     provenance: Provenance = field(default_factory=Provenance)
 
 

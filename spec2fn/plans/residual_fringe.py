@@ -13,13 +13,13 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spec2fn.dq import Pixel
 from spec2fn.errors import DatasetError, ReferenceError
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array
 from spec2fn.plans.fringe_baseline import (
     FEWEST_PERIODS,
     envelope,
@@ -37,13 +37,13 @@ from spec2fn.plans.fringe_sines import (
     find_fringes,
     sincos_turns,
 )
+from spec2fn.typing import Array, Arrays
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["FringeBlock", "FringeStage", "ResidualFringePlan", "plan_columns"]
 
-Array = np.ndarray[Any, Any]
 
 EVIDENCE = Evidence(13.0, (0.001, 10.0))
 FEWEST_PIXELS = 50
@@ -64,7 +64,6 @@ NO_EVIDENCE = "no evidence of fringes"
 NOT_SEARCHED = "no fringe to search in the reference"
 
 
-@dataclass(frozen=True, eq=False)
 class FringeBlock(Plan):
     """Columns with the same number of fringes of a kind.
 
@@ -80,16 +79,15 @@ class FringeBlock(Plan):
         See :func:`spec2fn.kernels.residual_fringe.fringe_model`.
     """
 
-    columns: Any
-    keep: Any
-    continuum: Any
-    weight: Any
-    offset: Any
-    waves: Any
-    level: Any
+    columns: Array = array("column")
+    keep: Array = array("column y")
+    continuum: Array = array("column y")
+    weight: Array = array("column y")
+    offset: Array = array("column y")
+    waves: Array = array("column y wave")
+    level: Array = array("column")
 
 
-@dataclass(frozen=True, eq=False)
 class FringeStage(Plan):
     """One kind of fringes.
 
@@ -101,10 +99,9 @@ class FringeStage(Plan):
     """
 
     blocks: tuple[FringeBlock, ...]
-    source: Any
+    source: Array = array("column")
 
 
-@dataclass(frozen=True, eq=False)
 class ResidualFringePlan(Plan):
     """Fringes of the columns of an exposure.
 
@@ -127,13 +124,13 @@ class ResidualFringePlan(Plan):
         ``weights`` and ``continuum`` (y, x), and ``knots``, if they were asked for.
     """
 
-    columns: Any
-    use: Any
-    owner: Any
+    columns: Array = array("column")
+    use: Array = array("column y")
+    owner: Array = array("y x")
     stages: tuple[FringeStage, ...]
     outcome: tuple[tuple[str, int], ...]
-    table: Any
-    images: Any = None
+    table: Arrays = array("...")
+    images: Arrays | None = array("...", default=None)
 
 
 @dataclass(frozen=True, eq=False)

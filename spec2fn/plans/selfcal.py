@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spec2fn.errors import DatasetError
 from spec2fn.kernels.statistics import masked_median, running_median
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array
 from spec2fn.schema import meta_of, require
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,7 +27,6 @@ _MARGIN = 50  # rows at both ends of the gap that are left out
 _FEW = 32  # integrations for which a sorting network beats a sort
 
 
-@dataclass(frozen=True, eq=False)
 class SelfcalPlan(Plan):
     """The pixels to flag.
 
@@ -36,7 +35,7 @@ class SelfcalPlan(Plan):
     bad : ndarray, (y, x), bool
     """
 
-    bad: np.ndarray
+    bad: Array = array("y x")
 
 
 def minimum_image(exposures: Sequence[xr.Dataset]) -> np.ndarray:

@@ -7,18 +7,17 @@ neighbour there is marked.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from spec2fn.kernels.namespace import array_namespace
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array
+from spec2fn.typing import Array
 
 __all__ = ["SlicesPlan", "make_slices_plan"]
 
 
-@dataclass(frozen=True, eq=False)
 class SlicesPlan(Plan):
     """Where the pixels of slices are.
 
@@ -32,9 +31,9 @@ class SlicesPlan(Plan):
         Position in the flattened cutouts of every pixel of the image; -1 outside of all slices.
     """
 
-    index: np.ndarray
-    inside: np.ndarray
-    place: np.ndarray
+    index: Array = array("slice h w")
+    inside: Array = array("slice h w")
+    place: Array = array("y x")
 
     def cut(self, image: Any, fill: Any) -> Any:
         """Return the cutouts of an image, (…, y, x) to (…, slice, h, w); `fill` beyond a slice."""

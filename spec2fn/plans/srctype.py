@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from spec2fn.modes import Mode
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, labels
 
 __all__ = [
     "SourceTypePlan",
@@ -16,7 +14,6 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, eq=False)
 class SourceTypePlan(Plan):
     """The decided source type.
 
@@ -36,8 +33,8 @@ class SourceTypePlan(Plan):
 
     source_type: str
     source_type_apt: str | None = None
-    slit_types: tuple[str, ...] | None = None
-    centred: tuple[bool, ...] | None = None
+    slit_types: tuple[str, ...] | None = labels("slit", default=None)
+    centred: tuple[bool, ...] | None = labels("slit", default=None)
     warnings: tuple[str, ...] = ()
 
 

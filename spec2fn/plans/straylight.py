@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.errors import DatasetError, ReferenceError
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,7 +27,6 @@ _HALVES = {"12": ("1", "2"), "34": ("4", "3")}  # channels on the left and on th
 _LETTERS = {"SHORT": "a", "MEDIUM": "b", "LONG": "c"}
 
 
-@dataclass(frozen=True, eq=False)
 class StraylightPlan(Plan):
     """Where the stray light of an exposure comes from and is measured.
 
@@ -43,7 +42,7 @@ class StraylightPlan(Plan):
 
     halves: tuple[tuple[str, int, int], ...]
     gap: tuple[tuple[int, int], tuple[int, int]]
-    between: np.ndarray | None = None
+    between: Array | None = array("y x", default=None)
 
 
 def plan_straylight(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.kernels.namespace import array_namespace
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +40,6 @@ __all__ = [
 _FAR = 1e3  # um
 
 
-@dataclass(frozen=True, eq=False)
 class PixelList(Plan):
     """Some pixels of a bucket as a flat list.
 
@@ -52,8 +52,8 @@ class PixelList(Plan):
         padding.
     """
 
-    where: Any
-    back: Any
+    where: Array = array("(slit pixel)")
+    back: Array = array("[slit] y x")
 
     @property
     def slit(self) -> Any:
@@ -61,7 +61,6 @@ class PixelList(Plan):
         return self.where // int(np.prod(self.back.shape[1:]))
 
 
-@dataclass(frozen=True, eq=False)
 class TableBank(Plan):
     """Tables one behind the other, with the cell of every pixel.
 
@@ -77,9 +76,9 @@ class TableBank(Plan):
     """
 
     names: tuple[str, ...]
-    elements: tuple[Any, ...]
-    knots: Any
-    cells: Any
+    elements: tuple[Array, ...] = array("_")
+    knots: Array = array("knot")
+    cells: Array = array("point (slit pixel)")
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array
 from spec2fn.schema import meta_of
+from spec2fn.typing import Number
 from spec2fn.wcs.build.pointing import dithered_position, number
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ __all__ = ["TargetPosition", "dither_on_detector"]
 Point = tuple[float, float]
 
 
-@dataclass(frozen=True, eq=False)
 class TargetPosition(Plan):
     """Measured positions of a target; zero-dimensional float64 arrays, zero-indexed pixels.
 
@@ -31,10 +30,10 @@ class TargetPosition(Plan):
         In the science exposure.
     """
 
-    ta_xpos: Any
-    ta_ypos: Any
-    source_xpos: Any
-    source_ypos: Any
+    ta_xpos: Number = array("")
+    ta_ypos: Number = array("")
+    source_xpos: Number = array("")
+    source_ypos: Number = array("")
 
 
 def dither_on_detector(ds: xr.Dataset, wcs: Any, who: str) -> tuple[Point, Point]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +12,11 @@ import numpy as np
 from spec2fn.errors import ReferenceError
 from spec2fn.kernels.slit_corrections import offsets_at
 from spec2fn.modes import mode_of
-from spec2fn.plans.base import Plan
+from spec2fn.plans.base import Plan, array, labels
 from spec2fn.plans.contents import numbers
 from spec2fn.plans.slit_frame import chosen_types, is_point, slit_planes, strings
 from spec2fn.schema import described, meta_of
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,7 +26,6 @@ __all__ = ["WavecorrPlan", "corrected_wcs", "is_corrected", "plan_wavecorr"]
 _LOG = logging.getLogger("spec2fn.slits")
 
 
-@dataclass(frozen=True, eq=False)
 class WavecorrPlan(Plan):
     """Tables of wavelength and its offset by detector column, one for each slit.
 
@@ -51,15 +51,15 @@ class WavecorrPlan(Plan):
         By slit: why it is not corrected; empty where it is.
     """
 
-    applies: Any
-    count: Any
-    points: Any
-    dispersion: Any
-    offsets: Any
-    positions: Any
-    index: Any
-    problems: tuple[str, ...]
-    left_alone: tuple[str, ...]
+    applies: Array = array("slit")
+    count: Array = array("slit")
+    points: Array = array("slit knot")
+    dispersion: Array = array("slit knot")
+    offsets: Array = array("slit knot place")
+    positions: Array = array("slit place")
+    index: Array = array("slit y x")
+    problems: tuple[str, ...] = labels("slit")
+    left_alone: tuple[str, ...] = labels("slit")
 
 
 def plan_wavecorr(ds: xr.Dataset, reference: xr.Dataset) -> WavecorrPlan:

@@ -440,6 +440,7 @@ def _fast_factors(
         error = xp.where(lit, error, xp.zeros((), dtype=error.dtype))
     found = [(value, error)]
     if table.shutter_errors is not None:
+        assert table.shutter_covered is not None
         error = follow(lines[2], table.shutter_errors.cells[0, piece], x)
         covered = table.shutter_covered[piece]
         found.append((None, xp.where(covered, error, xp.zeros((), dtype=error.dtype))))
@@ -492,6 +493,7 @@ def _slow_factor(
         first = lower * size + pixel
         x = wave
         if plan.held is not None:
+            assert image.knots is not None
             x = array_namespace(wave).clip(wave, image.knots[0], image.knots[-1])
         return between_images(
             take(variable, first), take(variable, first + size), lower, image.knots, x

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from spec2fn.compose import Skip, step
@@ -22,7 +21,6 @@ __all__ = ["FringePlan", "fringe"]
 _VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
 
 
-@dataclass(frozen=True, eq=False)
 class FringePlan(Plan):
     """Rows and columns (first, end) of the fringe flat that belong to the exposure."""
 
