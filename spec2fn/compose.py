@@ -259,20 +259,22 @@ class Step:
         )
 
     def _check_blank(self, ds: Any, out: Any, references: list[Any]) -> None:
-        """Raise if references have left nothing of an exposure that had values."""
+        """Raise if references have left nothing of an image or a cube that had values.
+
+        Slits may be lost one by one, and say so themselves.
+        """
         used = [r for r in references if r is not None]
-        if not used or getattr(out, "problems", None):
+        if not used or hasattr(ds, "buckets") or (hasattr(ds, "dims") and "slit" in ds.dims):
             return
         kept = {id(v._data) for v in _variables(ds)}  # noqa: SLF001 - `.data` would load lazy data
         for name in ("sci", "wavelength", "flux"):
             # what was blank before is not the fault of these references
-            if not _blank(out, name, kept) or _blank(ds, name) or _blank(ds, "sci"):
+            if not _blank(out, name, kept) or _blank(ds, name) or not _good_somewhere(ds):
                 continue
-            blank = [(r, v) for r in used for v in r.variables if _blank(r, v)]
-            what = "; ".join(f"{described(r)} holds no finite number in {v!r}" for r, v in blank)
-            if not what:
-                what = f"{', '.join(map(described, used))} may be for another exposure"
-            msg = f"{self.name}: no {name!r} is left with a value: {what}; use another reference"
+            msg = (
+                f"{self.name}: no {name!r} is left with a value; {' or '.join(map(described, used))}"
+                " must be for another exposure: use another"
+            )
             raise ReferenceError(msg)
 
     def _parts(self, ds: Any) -> tuple[Any, ...] | None:
@@ -394,6 +396,16 @@ def _blank(ds: Any, name: str, known: Collection[int] = ()) -> bool:
     if not found or any(is_traced(v.data) or v.dtype.kind != "f" for v in found):
         return False
     return not any(_any_finite(v.data) for v in found)
+
+
+def _good_somewhere(ds: Any) -> bool:
+    """Whether any pixel is finite and not flagged as bad."""
+    parts = getattr(ds, "buckets", getattr(ds, "cubes", (ds,)))
+    return any(
+        bool((np.isfinite(p["sci"].values) & ((p["dq"].values & 1) == 0)).any())
+        for p in parts
+        if "sci" in p and "dq" in p
+    )
 
 
 def _any_finite(data: Any) -> bool:
