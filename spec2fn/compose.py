@@ -19,6 +19,9 @@ from dataclasses import dataclass, field
 from dataclasses import replace as _replace
 from typing import Any, overload
 
+import numpy as np
+
+from spec2fn.dq import PIXEL
 from spec2fn.errors import ContractError, HostOnlyError, ParameterError, ReferenceError, nearest
 from spec2fn.kernels.namespace import is_traced
 from spec2fn.members import check_members
@@ -278,21 +281,22 @@ class Step:
         )
 
     def _check_references(self, ds: Any, out: Any, references: list[Any]) -> None:
-        """Raise if nothing has a value any more because a reference holds none."""
+        """Raise if references have left nothing of an image or a cube that had values.
+
+        Slits may be lost one by one, and say so themselves.
+        """
         used = [r for r in references if r is not None]
-        if not used or getattr(out, "problems", None):
+        slits = hasattr(ds, "buckets") or (hasattr(ds, "dims") and "slit" in ds.dims)
+        if not used or slits or _BLANK_PIECES.get():
             return
         kept = {id(v._data) for v in _variables(ds)}  # noqa: SLF001 - `.data` would load lazy data
         for name in ("sci", "wavelength", "flux"):
-            if not _valueless(out, name, kept):
+            # what was blank before is not the fault of these references
+            if not _valueless(out, name, kept) or _valueless(ds, name) or not _good_somewhere(ds):
                 continue
-            if _valueless(ds, name) or _valueless(ds, "sci"):
-                continue  # what was blank before is not the fault of these references
             blank = [(r, v) for r in used for v in r.variables if _valueless(r, v)]
             what = "; ".join(f"{described(r)} holds no finite number in {v!r}" for r, v in blank)
-            if not what and name != "wavelength":
-                continue  # the status says that the step failed
-            what = what or f"{', '.join(map(described, used))} may be for another exposure"
+            what = what or f"{' or '.join(map(described, used))} must be for another exposure"
             msg = f"{self.name}: no {name!r} is left with a value: {what}; use another reference"
             raise ReferenceError(msg)
 
@@ -474,6 +478,16 @@ def _blank(before: Any, after: Any, plan: Any) -> str:
     what = "element of the spectrum" if name == "flux" else "pixel"
     reasons = dict.fromkeys(p for p in getattr(plan, "problems", ()) if p and isinstance(p, str))
     return "; ".join([f"FAILED: no {what} has a value after it", *reasons])
+
+
+def _good_somewhere(ds: Any) -> bool:
+    """Whether any pixel is finite and not flagged as bad."""
+    parts = getattr(ds, "buckets", getattr(ds, "cubes", (ds,)))
+    return any(
+        bool((np.isfinite(p["sci"].values) & ((p["dq"].values & PIXEL["DO_NOT_USE"]) == 0)).any())
+        for p in parts
+        if "sci" in p and "dq" in p
+    )
 
 
 def _freeze(ds: Any, before: Any) -> Any:

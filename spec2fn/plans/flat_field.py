@@ -54,10 +54,10 @@ def plan_image_flat(flat: Any, ds: xr.Dataset, reftype: str = "flat") -> FlatFie
     Raises
     ------
     ReferenceError, DatasetError
-        If a file has no ``err``; see also :func:`spec2fn.plans.subarray.subarray_slices`.
+        If a reference file has no ``err``; see also :func:`spec2fn.plans.subarray.subarray_slices`.
     """
-    if hasattr(flat, "data_vars") and "path" in flat.attrs:
-        # arrays may come without errors; what files lack would be missing from the variances
+    if reftype == "flat" and hasattr(flat, "data_vars") and "path" in flat.attrs:
+        # a flat of one's own may have no errors; what a reference lacks the variances would lack
         need(flat, ("sci", "err"), "flat_field")
     rows, columns = subarray_slices(flat, ds, "flat_field", reftype)
     return FlatFieldPlan((rows.start, rows.stop), (columns.start, columns.stop))

@@ -254,7 +254,7 @@ def _neutral(ds: xr.Dataset, n: int, m: int, problems: tuple[str, ...]) -> Wavec
         positions=np.tile(np.arange(m, dtype=np.float64), (slits, 1)),
         index=np.zeros((slits, ds.sizes["y"], ds.sizes["x"]), dtype=np.int32),
         problems=problems,
-        left_alone=(),
+        left_alone=("",) * len(problems),
     )
 
 
