@@ -8,24 +8,14 @@ MODES = ("miri-lrs-slit", "miri-lrs-slitless", "nirspec-fs")
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(
-    ("plane", "words"),
-    [
-        ("SCI", "SCI NaN in all of them"),
-        ("ERR", "ERR NaN in all of them"),
-        ("VAR_RNOISE", "VAR_RNOISE NaN in all of them"),
-        ("DQ", "DO_NOT_USE in DQ"),
-    ],
-)
-def test_an_exposure_without_a_usable_pixel_is_refused(case, tmp_path, mode, plane, words):
+def test_an_exposure_without_a_usable_pixel_is_refused(case, tmp_path, mode):
     made = case(mode)
     folder = made.copy(tmp_path / "input")
     with fits.open(folder / made.science, mode="update", memmap=False) as hdus:
-        hdus[plane].data[:] = 1 if plane == "DQ" else np.nan
+        hdus["DQ"].data[:] = 1
     outcome = made.run(folder)
     assert outcome.error is not None
-    assert f"{made.science}: no pixel is usable" in str(outcome.error)
-    assert words in str(outcome.error)
+    assert f"{made.science}: no pixel of SCI is finite without DO_NOT_USE" in str(outcome.error)
 
 
 @pytest.mark.parametrize("mode", MODES)
