@@ -2,6 +2,7 @@
 
 ``SPEC2FN_PEERBENCH`` names the folder of the generator scripts; tests are skipped without it or
 without the ``parity`` extra. A scenario is generated and calibrated by the peer once per session.
+How far our numbers may be from the peer's stands in ``allowed.yaml``, nowhere else.
 """
 
 import fcntl
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from spec2fn.compatibility import preset
 
@@ -144,13 +146,63 @@ def _fraction(ours, theirs, rtol):
     return fine.sum() / either.sum()
 
 
-@pytest.fixture
-def compare_planes():
-    """``compare_planes(ours, theirs, rtol)``: fraction of elements that agree.
+@dataclass(frozen=True)
+class Allowed:
+    """A row of ``allowed.yaml``: how far our numbers may be from the peer's.
 
-    Of the elements finite in either array: finite in both and within rtol of (value + median).
+    Attributes
+    ----------
+    rtol, atol : float
+        Of single elements.
+    rel, abs : float, optional
+        Of keywords, as :func:`pytest.approx` takes them.
+    ok : float
+        Fraction of a plane or column that has to agree to `rtol`.
+    dq : float
+        Fraction of a DQ plane that has to be identical.
+    why : str
+        Why a fraction is not 1.
     """
-    return _fraction
+
+    name: str
+    rtol: float = 0.0
+    atol: float = 0.0
+    rel: float | None = None
+    abs: float | None = None
+    ok: float = 1.0
+    dq: float = 1.0
+    why: str = ""
+
+    def close(self, ours, theirs, **how):
+        """Every element agrees."""
+        np.testing.assert_allclose(ours, theirs, rtol=self.rtol, atol=self.atol, **how)
+
+    def fraction(self, ours, theirs):
+        """Of the elements finite in either: finite in both and within rtol of value + median."""
+        return _fraction(ours, theirs, self.rtol)
+
+    def agree(self, ours, theirs, *label):
+        """The allowed fraction of the elements agrees."""
+        found = self.fraction(ours, theirs)
+        assert found >= self.ok, (self.name, *label, found)
+
+    def approx(self, value):
+        """A number to compare with."""
+        return pytest.approx(value, rel=self.rel, abs=self.abs)
+
+
+@pytest.fixture
+def allowed(request):
+    """``allowed("cube")``: that row of the section of the test's file in ``allowed.yaml``."""
+    section = request.path.stem.removeprefix("test_")
+    table = yaml.safe_load((Path(__file__).parent / "allowed.yaml").read_text("utf-8"))
+
+    def row(name):
+        texts = ("why",)
+        values = {k: v if k in texts else float(v) for k, v in table[section][name].items()}
+        return Allowed(f"{section}.{name}", **values)
+
+    return row
 
 
 # nsclean as the peer's clean_flicker_noise, and errors as the peer has them
@@ -217,7 +269,7 @@ class WholeRun:
             self.out,
             params={k: v for k, v in params.items() if k in known},
             save_steps=sorted({OUR_NAMES.get(n, n) for n in self.peer} & known),
-            save_bsub="bsub" in self.peer,
+            save_bsub=any(k.startswith("bsub") for k in self.peer),
         )
         steps = {
             s["step"].rpartition("/")[2]

@@ -23,28 +23,19 @@ SCENARIOS = (
 )
 # the peer numbers the spectra of several cubes, and saves the first cube alone
 OF_BANDS = {"s3d": "ch1-short_s3d", "0_x1d": "ch1-short_x1d", "1_x1d": "ch2-short_x1d"}
-RTOL = {"s3d": 1e-3, "x1d": 2e-3}
 KEYWORDS = ("CRPIX", "CRVAL", "CDELT", "CTYPE", "CUNIT")
 CLIPPED = ("BACKGROUND", "RF_BACKGROUND")
 
 
-def rtol_of(kind):
-    return RTOL.get(kind.rpartition("_")[2], 1e-4)
-
-
-def least_of(name, kind, plane):
-    """Fraction of a plane or column that has to agree."""
+def row_of(name, kind, plane=()):
+    """Row of allowed.yaml of a plane or column; without, of the whole file."""
     mrs = name.startswith("miri_mrs")
     if kind.endswith("x1d"):
-        # columns of residual fringes that decide otherwise move spaxels over the clipping limit
-        return 0.97 if mrs and plane[-1] in CLIPPED else 0.99
-    if kind == "s3d":
-        return 0.99
-    if plane[0] in ("DQ", "REGIONS"):
-        return 1.0
-    # one in a hundred columns of residual fringes may decide otherwise, see docs/parity.md
-    fringes = mrs and kind in ("residual_fringe", "cal", "pixel_replace") and plane[0] == "SCI"
-    return 0.99 if fringes else 0.999
+        return "clipped_columns" if plane and mrs and plane[-1] in CLIPPED else "spectra"
+    if kind.endswith("s3d"):
+        return "cubes"
+    fringes = mrs and kind in ("residual_fringe", "cal", "pixel_replace") and plane[:1] == ("SCI",)
+    return "residual_fringes" if fringes else "exposures"
 
 
 def our_file(run, name, kind):
@@ -54,28 +45,30 @@ def our_file(run, name, kind):
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_every_product_agrees(name, whole_run, compare):
+def test_every_product_agrees(name, whole_run, compare, allowed):
     run = whole_run(name)
     low, files = {}, run.files()
     for kind, path in files:
-        for row in compare(path, our_file(run, name, kind), rtol_of(kind)):
+        for row in compare(path, our_file(run, name, kind), allowed(row_of(name, kind)).rtol):
             assert "problem" not in row, (kind, row)
-            if row.get("ok", 1.0) < least_of(name, kind, row["plane"]):
+            least = allowed(row_of(name, kind, row["plane"]))
+            flags = row["plane"][0] in ("DQ", "REGIONS")
+            if row.get("ok", 1.0) < (least.dq if flags else least.ok):
                 low[(kind, *row["plane"])] = row["ok"]
     assert len(files) >= 9
     assert not low
-    assert_same_grid(run.peer["s3d"], our_file(run, name, "s3d"))
+    assert_same_grid(run.peer["s3d"], our_file(run, name, "s3d"), allowed("keywords"))
 
 
-def assert_same_grid(theirs, ours):
+def assert_same_grid(theirs, ours, row):
     with fits.open(theirs) as a, fits.open(ours) as b:
         assert a["SCI"].shape == b["SCI"].shape
         for keyword in (f"{k}{i}" for k in KEYWORDS for i in (1, 2, 3)):
             x, y = (h["SCI"].header.get(keyword) for h in (a, b))
-            assert y == (x if isinstance(x, str) or x is None else pytest.approx(x, rel=2e-8))
+            assert y == (x if isinstance(x, str) or x is None else row.approx(x))
 
 
-def test_the_background_differs_by_the_residual_fringes_alone(whole_run, compare_planes):
+def test_the_background_differs_by_the_residual_fringes_alone(whole_run, allowed):
     peer = whole_run("miri_mrs_12short").peer
     ds = open_product(peer["pixel_replace"]).load()
     refs = references(ds, (*assign_wcs.refs, "cubepar", "extract1d", "apcorr"))
@@ -85,7 +78,7 @@ def test_the_background_differs_by_the_residual_fringes_alone(whole_run, compare
     theirs = fits.getdata(peer["x1d"], "EXTRACT1D")
     for variable in ("flux", "background", "flux_error", "bkgd_error"):
         column = np.asarray(theirs[SPECTRUM_COLUMNS[variable][0]], dtype=float)
-        agreeing = compare_planes(ours[variable].values.ravel(), column, 1e-4)
+        agreeing = allowed("background_alone").fraction(ours[variable].values.ravel(), column)
         # a spaxel at the clipping limit
         assert agreeing >= 1 - 3 / column.size, variable
 

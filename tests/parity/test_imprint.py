@@ -13,7 +13,7 @@ STEM = "jw01234004001_"
 SCIENCE, NOD, IMPRINT = "03101_00001", "03101_00002", "03103_00001"
 
 
-def test_nods_with_an_imprint(scenario):
+def test_nods_with_an_imprint(scenario, allowed):
     steps = scenario("nrs_mos_nod") / "steps"
 
     def product(exposure, kind):
@@ -24,13 +24,13 @@ def test_nods_with_an_imprint(scenario):
     left = {}
     for exposure in (SCIENCE, NOD):
         out = imprint(cleaned[exposure], imprint=members, propagate_variance=False)
-        agree(out, product(exposure, "imprint_subtract"))
+        agree(out, product(exposure, "imprint_subtract"), allowed("planes"))
         left[exposure] = out
     out = background(left[SCIENCE], background=(left[NOD],), propagate_variance=False)
-    agree(out, product(SCIENCE, "bsub"))
+    agree(out, product(SCIENCE, "bsub"), allowed("planes"))
 
 
-def agree(ours, theirs):
+def agree(ours, theirs, row):
     np.testing.assert_array_equal(ours["dq"], theirs["dq"])
     for name in ("sci", "err", "var_poisson", "var_rnoise"):
-        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-6)
+        row.close(ours[name], theirs[name])

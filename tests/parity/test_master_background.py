@@ -44,7 +44,7 @@ def slitlets(folder):
     return slits.where(lambda b: b["quadrant"].values != 5)
 
 
-def assert_same(ours, theirs, before, rtol, share):
+def assert_same(ours, theirs, before, row):
     """Compare what has been subtracted: what is left may be next to nothing."""
     agree, total = 0, 0
     for slit in theirs:
@@ -58,24 +58,24 @@ def assert_same(ours, theirs, before, rtol, share):
         np.testing.assert_array_equal(good, np.isfinite(taken), err_msg=name)
         taken, removed = taken[good], removed[good]
         # subtracting in single precision leaves noise of the size of the data
-        noise = 1e-6 * np.abs(old["sci"].values[good])
+        noise = row.atol * np.abs(old["sci"].values[good])
         scale = np.abs(removed) + np.median(np.abs(removed))
-        agree += np.sum(np.abs(taken - removed) <= rtol * scale + noise)
+        agree += np.sum(np.abs(taken - removed) <= row.rtol * scale + noise)
         total += removed.size
     assert total
-    assert agree >= share * total, agree / total
+    assert agree >= row.ok * total, (row.name, agree / total)
 
 
-@pytest.mark.parametrize(("name", "share"), [("nrs_mos_prism", 0.998), ("nrs_mos_g395m", 0.9995)])
-def test_measured_background(name, share, scenario):
+@pytest.mark.parametrize("name", ["nrs_mos_prism", "nrs_mos_g395m"])
+def test_measured_background(name, scenario, allowed):
     folder = scenario(name)
     before, refs = slitlets(folder), references(folder)
     theirs = open_product(product(folder, "master_background_mos"))
     ours = master_background(before, *refs, propagate_variance=False)
     assert status_of(ours.buckets[0], "master_background") == "COMPLETE"
     # what is left is at the edges of the detector, from resampling
-    assert_same(ours, theirs, before, 1e-4, share)
-    assert_same(ours, theirs, before, 1e-3, 0.999)
+    assert_same(ours, theirs, before, allowed(name))
+    assert_same(ours, theirs, before, allowed("coarse"))
 
 
 def test_stands_back_after_a_subtraction(scenario):
@@ -91,13 +91,13 @@ def test_stands_back_after_a_subtraction(scenario):
 
 
 @pytest.mark.parametrize(
-    ("parameters", "share"),
+    ("parameters", "row"),
     [
-        ({"sigma_clip": 1.5, "median_kernel": 5}, 0.998),
-        ({"user_background": "user.fits", "inverse": True}, 1.0),
+        ({"sigma_clip": 1.5, "median_kernel": 5}, "other_clipping"),
+        ({"user_background": "user.fits", "inverse": True}, "user_background"),
     ],
 )
-def test_parameters(parameters, share, scenario, crds_cache, tmp_path, monkeypatch):
+def test_parameters(parameters, row, scenario, allowed, crds_cache, tmp_path, monkeypatch):
     from jwst.master_background import MasterBackgroundMosStep
     from stdatamodels.jwst import datamodels
 
@@ -129,20 +129,19 @@ def test_parameters(parameters, share, scenario, crds_cache, tmp_path, monkeypat
         save_background=True,
         **parameters,
     )
-    rtol = 1e-3 if share < 1 else 1e-5
-    assert_same(ours, open_product(tmp_path / "peer.fits"), before, rtol, share)
-    if share == 1:
+    assert_same(ours, open_product(tmp_path / "peer.fits"), before, allowed(row))
+    if "user_background" in parameters:
         return
     (path,) = tmp_path.glob("*masterbg1d.fits")
     theirs = open_reference(path)
     mine = meta_of(ours.buckets[0]).records["masterbg1d"]
-    np.testing.assert_allclose(mine["wavelength"][0], theirs["combine1d.wavelength"], rtol=1e-6)
+    allowed("wavelengths").close(mine["wavelength"][0], theirs["combine1d.wavelength"])
     # only what comes from the last columns of the background slits differs, which the peer
     # resamples to the wrong place (test_nirspec_resample.py), smeared by the median filter
     ends = 2 + parameters["median_kernel"] // 2
     for name in ("surf_bright", "flux", "sb_error"):
         a, b = mine[name][0].values, np.asarray(theirs[f"combine1d.{name}"])
-        np.testing.assert_allclose(a[:-ends], b[:-ends], rtol=1e-5, err_msg=name)
-        np.testing.assert_allclose(a[-ends:], b[-ends:], rtol=1e-3, err_msg=name)
+        allowed("spectrum").close(a[:-ends], b[:-ends], err_msg=name)
+        allowed("ends_of_the_spectrum").close(a[-ends:], b[-ends:], err_msg=name)
     for name in ("dq", "weight", "n_input"):
         np.testing.assert_array_equal(mine[name][0], theirs[f"combine1d.{name}"])

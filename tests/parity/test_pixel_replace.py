@@ -32,11 +32,11 @@ def peer_result(ds, algorithm, n_adjacent):
     return {k: np.stack([getattr(o, names[k]) for o in out]).reshape(shape) for k in frames}
 
 
-def agree(ours, theirs, rtol):
+def agree(ours, theirs, row):
     np.testing.assert_array_equal(ours["dq"], theirs["dq"])
     for name, expected in theirs.items():
         if name != "dq":
-            np.testing.assert_allclose(ours[name], expected, rtol=rtol, err_msg=name)
+            row.close(ours[name], expected, err_msg=name)
 
 
 def least_squares(monkeypatch):
@@ -78,31 +78,31 @@ def noisy(dispaxis, shape=(2, 18, 40), seed=0):
 @pytest.mark.parametrize(
     ("algorithm", "n"), [("mingrad", 3), ("fit_profile", 1), ("fit_profile", 3)]
 )
-def test_noise(monkeypatch, dispaxis, algorithm, n):
+def test_noise(monkeypatch, allowed, dispaxis, algorithm, n):
     ds = noisy(dispaxis)
     ours = pixel_replace(ds, algorithm=algorithm, n_adjacent_cols=n)
     if algorithm == "mingrad":
-        agree(ours, peer_result(ds, algorithm, n), rtol=1e-6)
+        agree(ours, peer_result(ds, algorithm, n), allowed("mingrad"))
         return
     # its default tolerance and float32 arithmetic leave the peer's scale off by up to 1e-3
     rough = peer_result(ds, algorithm, n)
-    agree(ours, rough, rtol=5e-3)
+    agree(ours, rough, allowed("fit_profile"))
     least_squares(monkeypatch)
-    agree(ours, peer_result(ds, algorithm, n), rtol=2e-6)
+    agree(ours, peer_result(ds, algorithm, n), allowed("fit_profile_converged"))
 
 
 @pytest.mark.parametrize("name", ["miri_lrs_slit", "miri_lrs_slitless", "miri_lrs_slit_ints"])
-def test_scenario(scenario, name):
+def test_scenario(scenario, allowed, name):
     folder = scenario(name) / "steps"
     before, after = (
         open_exposure(next(folder.glob(f"*_{s}.fits"))).load() for s in ("photom", "pixel_replace")
     )
     planes = [n for n in (*NAMES, "var_flat", "dq") if n in after]
-    agree(pixel_replace(before), {n: after[n].values for n in planes}, rtol=1e-6)
+    agree(pixel_replace(before), {n: after[n].values for n in planes}, allowed("mingrad"))
 
 
 @pytest.mark.parametrize(("algorithm", "n"), [("mingrad", 3), ("fit_profile", 3)])
-def test_real_slit(monkeypatch, algorithm, n):
+def test_real_slit(monkeypatch, allowed, algorithm, n):
     folder = os.environ.get("SPEC2FN_REALDATA")
     if not folder:
         pytest.skip("SPEC2FN_REALDATA is not set")
@@ -117,4 +117,4 @@ def test_real_slit(monkeypatch, algorithm, n):
     if algorithm == "fit_profile":
         least_squares(monkeypatch)
     ours = pixel_replace(ds, algorithm=algorithm, n_adjacent_cols=n)
-    agree(ours, peer_result(ds, algorithm, n), rtol=2e-6)
+    agree(ours, peer_result(ds, algorithm, n), allowed("fit_profile_converged"))
