@@ -271,9 +271,9 @@ class Step:
             # what was blank before is not the fault of these references
             if not _blank(out, name, kept) or _blank(ds, name) or not _good_somewhere(ds):
                 continue
+            listed = " or ".join(map(described, used))
             msg = (
-                f"{self.name}: no {name!r} is left with a value; {' or '.join(map(described, used))}"
-                " must be for another exposure: use another"
+                f"{self.name}: no {name!r} is left with a value; {listed} does not fit: use another"
             )
             raise ReferenceError(msg)
 
