@@ -294,10 +294,10 @@ class Step:
             # what was blank before is not the fault of these references
             if not _valueless(out, name, kept) or _valueless(ds, name) or not _good_somewhere(ds):
                 continue
-            blank = [(r, v) for r in used for v in r.variables if _valueless(r, v)]
-            what = "; ".join(f"{described(r)} holds no finite number in {v!r}" for r, v in blank)
-            what = what or f"{' or '.join(map(described, used))} must be for another exposure"
-            msg = f"{self.name}: no {name!r} is left with a value: {what}; use another reference"
+            listed = " or ".join(map(described, used))
+            msg = (
+                f"{self.name}: no {name!r} is left with a value; {listed} does not fit: use another"
+            )
             raise ReferenceError(msg)
 
     def _parts(self, ds: Any) -> tuple[Any, ...] | None:
