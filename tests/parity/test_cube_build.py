@@ -117,6 +117,7 @@ def test_internal_cubes(exposure, allowed, tmp_path):
     # single precision: 6 % of a plane in the end
     with fits.open(theirs) as hdus:
         allowed("internal").agree(cube["sci"].values, hdus["SCI"].data)
+        assert np.mean(cube["dq"].values == hdus["DQ"].data) >= allowed("internal").dq
         allowed("internal_errors").agree(cube["err"].values, hdus["ERR"].data)
         allowed("internal_map").agree(cube["wmap"].values, hdus["WMAP"].data)
         for i in (1, 2, 3):

@@ -17,6 +17,8 @@ pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 SCENARIOS = (
     "nrs_ifu_g395m",
     "nrs_ifu_members",
+    "nrs_ifu_prism",
+    "nrs_ifu_g395h_nrs2",
     "miri_mrs_12short",
     "miri_mrs_12short_band",
     "miri_mrs_34long",
