@@ -596,7 +596,7 @@ class _Along:
             if not values:
                 return values
             if not self.keep or values != tuple(range(len(values))):
-                self._refuse(where, f"are positions {values}")
+                self._refuse(where, f"holds positions {values}")
             self.sizes.setdefault(len(values), where)
             return (0,)
         self.sizes.setdefault(len(values), where)

@@ -167,7 +167,12 @@ def drizzle_weight(
     if weight_type == "ivm" and var_rnoise is not None:
         # reciprocals beyond the largest float would turn into infinite weights
         usable = good & (var_rnoise > xp.asarray(1 / np.finfo(dtype).max, dtype=dtype))
-        return safe_divide(one, var_rnoise, usable, fill=0.0)
+        if xp is np:
+            return safe_divide(one, var_rnoise, usable, fill=0.0)
+        # the derivative of 1 / x is beyond the largest float for variances in MJy2; that of the
+        # square of 1 / sqrt(x) takes its factors one by one
+        root = safe_divide(one, xp.sqrt(xp.where(usable, var_rnoise, one)), usable, fill=0.0)
+        return root * root
     if weight_type == "exptime":
         return xp.where(good, xp.asarray(exposure_time).astype(dtype), zero)
     return xp.where(good, one, zero)
@@ -193,7 +198,16 @@ def coefficients(operator: Operator, weight: Any) -> tuple[Any, Any]:
     weighted = xp.asarray(operator.area).astype(weight.dtype) * weight[..., operator.cols]
     total = _to_output(operator, weighted)
     gathered = total[..., operator.rows]
-    return safe_divide(weighted, gathered, gathered > 0, fill=0.0), total
+    positive = gathered > 0
+    if xp is not np:
+        # for the derivative, which holds the square of the denominator: nothing else changes by
+        # powers of two
+        import jax
+
+        _, exponent = xp.frexp(jax.lax.stop_gradient(xp.where(positive, gathered, 1)))
+        size = xp.ldexp(xp.ones((), weight.dtype), -xp.clip(exponent, -125, 125))
+        weighted, gathered = weighted * size, gathered * size
+    return safe_divide(weighted, gathered, positive, fill=0.0), total
 
 
 def _to_output(operator: Operator, values: Any) -> Any:

@@ -182,6 +182,28 @@ def test_weights():
     assert ivm.dtype == time.dtype == same.dtype == np.float32
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-26, 1e-32])
+def test_gradients_by_the_variance_do_not_depend_on_the_unit(overlap, pixels, size):
+    # point sources are in MJy: the derivative of a weight is beyond the largest float32
+    data, variance = (p[:] for p in pixels)
+    variance = np.where(variance > 0, variance, np.nan)
+    signs = np.random.default_rng(8).normal(size=overlap.n_out).astype("f4")
+
+    def loss(variance, scale):
+        dq = jnp.zeros(variance.shape, "u4")
+        v = variance * jnp.asarray(scale, "f4")
+        weight = r.drizzle_weight(dq, (jnp.asarray(data), v), 1, var_rnoise=v)
+        return (r.apply(overlap, r.coefficients(overlap, weight)[0], data) * signs).sum()
+
+    slope = jax.grad(loss)(jnp.asarray(variance, "f4"), size)
+    expected = jax.grad(loss)(jnp.asarray(variance, "f4"), 1.0)
+    assert np.isfinite(slope).all()
+    np.testing.assert_allclose(slope, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    step = 1e-2 * np.nan_to_num(variance) * np.sign(slope)
+    up, down = (loss(jnp.asarray(variance + k * step, "f4"), size) for k in (1, -1))
+    np.testing.assert_allclose(float(up - down) / 2, (slope * step).sum(), rtol=5e-3)
+
+
 def test_flags_are_those_of_all_contributors(overlap, pixels):
     _, weight = pixels
     rng = np.random.default_rng(3)

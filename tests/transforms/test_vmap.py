@@ -1,0 +1,228 @@
+"""Mapping by name: Datasets, plans, labels."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+from spec2fn import transforms
+from spec2fn.errors import ContractError, PlanError
+from spec2fn.plans.base import Plan, array, labels, positions
+from spec2fn.slits import Slits
+from spec2fn.typing import Array
+
+KINDS = ("POINT", "EXTENDED", "POINT")
+
+
+class Weights(Plan):
+    """Of slits."""
+
+    w: Array = array("slit y x")
+    shared: Array = array("y x")
+    kinds: tuple[str, ...] = labels("slit", default=KINDS)
+    members: tuple[int, ...] = positions("slit", default=())
+    listed: Array | None = array("(slit pixel)", default=None)
+    anything: Array | None = array("...", default=None)
+    forgotten: object = None
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(5)
+
+
+@pytest.fixture
+def plan(rng):
+    return Weights(rng.uniform(1, 2, (3, 4, 5)), rng.uniform(1, 2, (4, 5)))
+
+
+@pytest.fixture
+def bucket(rng):
+    return xr.Dataset(
+        {
+            "sci": (("slit", "integration", "y", "x"), rng.normal(size=(3, 2, 4, 5))),
+            "flat": (("y", "x"), rng.uniform(1, 2, (4, 5))),
+            "time": ((), 5.0),
+            "xsize": ("slit", np.array([5, 3, 4])),
+            "slit_name": ("slit", np.array(["A", "B", "C"])),
+            "source_type": ("slit", np.array(KINDS)),
+        },
+        coords={"slit": [4, 2, 9]},
+        attrs={"exp_type": "A"},
+    )
+
+
+def weighted(ds, plan):
+    """Written for buckets."""
+    new = ds["sci"].data * (plan.w * plan.shared)[:, None]
+    mean = (ds["sci"].data / ds["flat"].data).mean((-2, -1))
+    out = ds.assign(sci=(ds["sci"].dims, new), mean=(("slit", "integration"), mean))
+    return out.assign(doubled=((), 2 * ds["time"].data))
+
+
+def same(out, expected):
+    assert set(out.variables) == set(expected.variables)
+    for name, variable in expected.variables.items():
+        assert out[name].dims == variable.dims, name
+        if variable.dtype.kind == "f":
+            np.testing.assert_allclose(out[name], variable, rtol=1e-12)
+        else:
+            np.testing.assert_array_equal(out[name], variable)
+
+
+def test_slits_are_mapped_as_buckets_of_one_with_their_part_of_the_plan(bucket, plan):
+    seen = []
+
+    def spy(ds, plan):
+        seen.append((dict(ds.sizes), plan.w.shape, plan.shared.shape, plan.kinds))
+        return weighted(ds, plan)
+
+    out = transforms.vmap(spy, "slit")(bucket, plan=plan)
+    same(out, weighted(bucket, plan))
+    sizes = {"slit": 1, "integration": 2, "y": 4, "x": 5}
+    assert len(seen) == 1, "what is not looked at does not cause another trace"
+    assert seen[0][:3] == (sizes, (1, 4, 5), (4, 5))
+    assert len(seen[0][3]) == 1
+
+
+def test_integrations_are_mapped_with_the_whole_plan(bucket, plan):
+    def each(ds, plan):
+        assert ds["sci"].dims == ("slit", "y", "x")
+        return ds.assign(sci=(ds["sci"].dims, ds["sci"].data * plan.w))
+
+    out = transforms.vmap(each)(bucket, plan)
+    expected = bucket["sci"] * plan.w[:, None]
+    same(out, bucket.assign(sci=(bucket["sci"].dims, expected.data)))
+
+
+def test_a_dim_can_be_hidden_or_kept(bucket):
+    def total(ds):
+        return ds.assign(total=ds["sci"].sum(("y", "x")) * ds["xsize"].astype(float))
+
+    out = transforms.vmap(total, "slit", keep=False)(bucket)
+    same(out, total(bucket))
+    kept = transforms.vmap(lambda ds: ds.assign(n=((), jnp.sum(ds["sci"].data))), keep=True)(bucket)
+    assert kept["n"].dims == ("integration",)
+    np.testing.assert_allclose(kept["n"], bucket["sci"].sum(("slit", "y", "x")))
+
+
+def test_coordinates_along_the_dim_are_kept():
+    ds = xr.Dataset({"sci": ("integration", np.arange(3.0))}, coords={"integration": [5, 6, 7]})
+    out = transforms.vmap(lambda d: d.assign(sci=d["sci"] ** 2))(ds)
+    xr.testing.assert_equal(out, ds.assign(sci=ds["sci"] ** 2))
+
+
+def test_what_a_function_looks_at_decides_how_often_it_is_traced(bucket, plan):
+    traces = []
+
+    def by_type(ds, plan):
+        factor = 2.0 if str(ds["source_type"].values[0]) == "POINT" else 3.0
+        traces.append(factor)
+        kind = np.array(plan.kinds, dtype="U8")
+        return ds.assign(sci=(ds["sci"].dims, ds["sci"].data * factor), kind=("slit", kind))
+
+    out = transforms.vmap(by_type, "slit")(bucket, plan)
+    factor = np.where(np.array(KINDS) == "POINT", 2.0, 3.0)[:, None, None, None]
+    same(out, bucket.assign(sci=bucket["sci"] * factor, kind=("slit", np.array(KINDS))))
+    # one of all slits each time it looks, one for each value, in the order of the slits
+    assert sorted(set(traces)) == [2.0, 3.0]
+    assert len(traces) <= 4
+
+
+def test_numbers_of_slits_are_traced_in_a_map_and_static_elsewhere(bucket):
+    def cut(ds):
+        width = ds["xsize"].data
+        inside = np.arange(5) < jnp.asarray(width)[:, None, None, None]
+        return ds.assign(sci=(ds["sci"].dims, jnp.where(inside, ds["sci"].data, 0.0)))
+
+    same(transforms.vmap(cut, "slit")(bucket), cut(bucket))
+
+    def wide(ds):
+        rows = [i for i, n in enumerate(ds["xsize"].values) if n > 3]  # on the host
+        return ds["sci"].data[jnp.array(rows)].sum()
+
+    np.testing.assert_allclose(transforms.jit(wide)(bucket), wide(bucket))
+    _, slope = transforms.value_and_grad(wide)(bucket)
+    np.testing.assert_allclose(slope["sci"][:, 0, 0, 0], [1.0, 0.0, 1.0])
+
+
+def test_labels_made_in_a_trace_can_be_passed_on(bucket):
+    def mark(ds):
+        return ds.assign(good=("slit", ds["sci"].data.mean((1, 2, 3)) > 0))
+
+    out = transforms.jit(transforms.jit(mark))(bucket)
+    np.testing.assert_array_equal(out["good"], mark(bucket)["good"])
+    again = transforms.jit(lambda ds: ds["sci"].data[np.asarray(ds["good"].data)].sum())(out)
+    np.testing.assert_allclose(again, bucket["sci"].values[out["good"].values].sum())
+
+
+def test_slits_are_mapped_bucket_by_bucket(bucket, plan):
+    slits = Slits((bucket, bucket.isel(slit=[0]).assign_coords(slit=[1])))
+    plans = (plan, Weights(plan.w[:1], plan.shared, kinds=("POINT",)))
+
+    def step(ds, plan):
+        assert ds.sizes["slit"] == 1
+        return weighted(ds, plan)
+
+    out = transforms.vmap(step, "slit")(slits, plan=plans)
+    assert out.ids == slits.ids
+    for one, ds, p in zip(out.buckets, slits.buckets, plans, strict=True):
+        same(one, weighted(ds, p))
+
+
+def test_gradients_and_compiled_maps(bucket, plan):
+    mapped = transforms.jit(transforms.vmap(weighted, "slit"))
+    same(mapped(bucket, plan), weighted(bucket, plan))
+
+    def loss(function):
+        return lambda ds, plan: (function(ds, plan)["sci"].data ** 2).sum()
+
+    wrt = {0: ("sci",), 1: ("w",)}
+    _, found = transforms.value_and_grad(loss(transforms.vmap(weighted, "slit")), wrt)(bucket, plan)
+    _, expected = transforms.value_and_grad(loss(weighted), wrt)(bucket, plan)
+    np.testing.assert_allclose(found[0]["sci"], expected[0]["sci"])
+    np.testing.assert_allclose(found[1]["w"], expected[1]["w"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"forgotten": np.zeros(7)}, r"Weights\.forgotten is an array of shape \(7,\).*array\(\"…"),
+        ({"anything": np.zeros(7)}, r"Weights\.anything is an array of shape \(7,\)"),
+        ({"listed": np.zeros(7)}, r"Weights\.listed has an axis \(slit pixel\).* along 'slit'"),
+        ({"members": (1,)}, r"Weights\.members holds positions \(1,\).* along 'slit'"),
+    ],
+)
+def test_fields_that_cannot_be_mapped_are_named(bucket, plan, changes, message):
+    held = {n: getattr(plan, n) for n in ("w", "shared")}
+    with pytest.raises(PlanError, match=message):
+        transforms.vmap(weighted, "slit")(bucket, Weights(**held, **changes))
+
+
+def test_positions_of_all_and_empty_lists_are_no_obstacle(bucket, plan):
+    whole = Weights(plan.w, plan.shared, members=(0, 1, 2), listed=np.zeros(0))
+
+    def members(ds, plan):
+        assert plan.members == (0,)
+        return weighted(ds, plan)
+
+    same(transforms.vmap(members, "slit")(bucket, whole), weighted(bucket, whole))
+
+
+def test_lengths_must_agree(bucket, plan):
+    other = Weights(plan.w[:2], plan.shared, kinds=KINDS[:2])
+    with pytest.raises(
+        ContractError, match=r"'slit', all of the same length; found 3 .*2 .Weights.w"
+    ):
+        transforms.vmap(weighted, "slit")(bucket, other)
+    with pytest.raises(ContractError, match="'order', all of the same length; found none"):
+        transforms.vmap(weighted, "order")(bucket, plan)
+
+
+def test_results_must_have_one_form(bucket):
+    def more_for_some(ds):
+        point = str(ds["source_type"].values[0]) == "POINT"
+        return ds.assign(extra=ds["sci"]) if point else ds
+
+    with pytest.raises(ContractError, match="other variables or attributes for some slits"):
+        transforms.vmap(more_for_some, "slit")(bucket)
