@@ -3,7 +3,6 @@
 usage: python docs/parity_table.py
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ def _fraction(value: float, one: str) -> str:
     return one if value == 1 else f"{value}"
 
 
-def cut(text: str) -> Iterable[str]:
+def cut(text: str) -> tuple[str, str, str]:
     """Return the page before the table, the table, and the page after it."""
     before, _, rest = text.partition(BEGIN)
     table, found, after = rest.partition(END)
