@@ -475,7 +475,7 @@ def _by_bucket(function: Callable[..., Any], slits: Any, args: Any, kwargs: Any)
     return type(slits)(out) if buckets else out
 
 
-class _LabelRead(Exception):  # noqa: N818 - it asks for a trace by value, and is no error
+class _LabelRead(BaseException):
     def __init__(self, label: _Label) -> None:
         self.label = label
 
@@ -505,6 +505,7 @@ class _Label:
 
     __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __add__ = __radd__ = __iter__ = _read
     __bool__ = __str__ = __int__ = __float__ = __index__ = __format__ = _read
+    __len__ = __contains__ = _read
 
 
 class _Along:
@@ -632,7 +633,7 @@ class _Along:
             elif axis < 0:
                 fixed[name] = data
             elif index and not self.keep:
-                self.coordinate = (name, dims, var_attrs, is_coord), data
+                self.coordinate = self.coordinate or ((name, dims, var_attrs, is_coord), data)
                 continue
             else:
                 fixed[name] = self._labelled(np.moveaxis(data, axis, 0), axis, identity=index)
@@ -665,6 +666,9 @@ class _Along:
         if isinstance(first, Packed):
             if first.template.value[0] == "dataset":
                 return self._join_datasets(parts, counts, order)
+            if first.template.value[0] == "plan":
+                msg = "vmap: a mapped function cannot return a plan; return its arrays"
+                raise ContractError(msg)
             items = self.join([p.arrays for p in parts], counts, order)
             return Packed(items, first.template)
         if isinstance(first, Mapping):
@@ -681,15 +685,16 @@ class _Along:
     def _join_datasets(self, parts: list[Packed], counts: list[int], order: Any) -> Packed:
         _, layout, _, attrs = parts[0].template.value
         dims_of = {name: dims for name, dims, _, _ in layout}
-        for p in parts[1:]:
-            if _key(p.template.value[3]) != _key(attrs) or dims_of != {
-                name: dims for name, dims, _, _ in p.template.value[1]
-            }:
-                msg = (
-                    f"vmap: the function returns other variables or attributes for some {self.dim}s"
-                    " than for others; map these on their own"
-                )
-                raise ContractError(msg)
+        forms = [
+            ({e[0]: _key(e[1:]) for e in v[1]}, _key(v[3]))
+            for v in (p.template.value for p in parts)
+        ]
+        if any(f != forms[0] for f in forms) or any(isinstance(a, _Label) for a in attrs.values()):
+            msg = (
+                f"vmap: the function returns other variables, units or attributes for some"
+                f" {self.dim}s than for others; map these on their own"
+            )
+            raise ContractError(msg)
         # spectra of slits stand along a dim of their own
         along = dims_of.get(self.dim, (self.dim,))[0] if self.keep else self.dim
         new: list[Any] = []

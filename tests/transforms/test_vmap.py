@@ -219,10 +219,20 @@ def test_lengths_must_agree(bucket, plan):
         transforms.vmap(weighted, "order")(bucket, plan)
 
 
-def test_results_must_have_one_form(bucket):
+def test_results_must_have_one_form(bucket, plan):
     def more_for_some(ds):
         point = str(ds["source_type"].values[0]) == "POINT"
         return ds.assign(extra=ds["sci"]) if point else ds
 
-    with pytest.raises(ContractError, match="other variables or attributes for some slits"):
-        transforms.vmap(more_for_some, "slit")(bucket)
+    def units_by_type(ds):
+        units = "MJy" if ds["source_type"].values[0] == "POINT" else "MJy/sr"
+        return ds.assign(sci=(ds["sci"].dims, ds["sci"].data, {"units": units}))
+
+    def attribute(ds):
+        return ds.assign_attrs(source_type=ds["source_type"].values[0])
+
+    for function in (more_for_some, units_by_type, attribute):
+        with pytest.raises(ContractError, match="other variables, units or attributes for some"):
+            transforms.vmap(function, "slit")(bucket)
+    with pytest.raises(ContractError, match="cannot return a plan"):
+        transforms.vmap(lambda ds, plan: plan, "slit")(bucket, plan)
