@@ -388,7 +388,8 @@ def reader(tmp_path, rendering, monkeypatch):
 
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(demo, "_render", rendering)
-    monkeypatch.setattr(compose, "_REGISTRY", dict(compose._REGISTRY))
+    # what a page registers is forgotten after it
+    monkeypatch.setattr(compose, "_REGISTRY", dict(compose.registered_steps()))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PWD", str(tmp_path))
     monkeypatch.chdir(tmp_path)

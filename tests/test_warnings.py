@@ -42,7 +42,7 @@ def association(exposure, tmp_path, monkeypatch):
         (tmp_path / name).symlink_to(path)
     members = [
         {"expname": path.name, "exptype": "science"},
-        {"expname": "x_rate.fits", "exptype": "backgroud"},
+        {"expname": "x_rate.fits", "exptype": "psf"},
     ]
     product = {"name": base_name(path), "members": members}
     file = tmp_path / "odd_asn.json"
@@ -62,10 +62,10 @@ def cli(*args, capsys):
 
 
 def is_it(line):
-    return "x_rate.fits of exptype 'backgroud' is left out; did you mean 'background'?" in line
+    return "x_rate.fits of exptype 'psf' is left out" in line
 
 
-def test_a_misspelt_role_is_told_everywhere(association, tmp_path, capsys):
+def test_a_role_that_stage_2_does_not_know_is_told_everywhere(association, tmp_path, capsys):
     out = tmp_path / "out"
     status, text, err = cli("run", association, "--output-dir", out, "--json", capsys=capsys)
     assert status == 0

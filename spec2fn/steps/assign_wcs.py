@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from spec2fn.compose import step
 from spec2fn.errors import InputError
-from spec2fn.modes import mode_named
+from spec2fn.modes import mode_named, mode_of
 from spec2fn.parameters import Range
 from spec2fn.schema import meta_of, set_scalars, with_attrs, with_meta, with_warnings
 from spec2fn.wcs.build import WcsOptions, builder_for
@@ -39,7 +39,8 @@ _UNITS = {"wavelength": "um", "ra": "deg", "dec": "deg", "alpha": "arcsec", "bet
 
 
 def _without(ds: xr.Dataset, _: object) -> dict[str, str]:
-    if ds.attrs.get("exp_type") != "NRS_IFU":
+    mode = mode_of(ds)
+    if not mode.sliced or mode.etalon:
         return {}
     return {"chromcorr": "shifts of the image with wavelength are not corrected for"}
 

@@ -12,7 +12,7 @@ from spec2fn.io import open_association, open_observation
 def asn(exposure, tmp_path):
     for name in ("sci_rate.fits", "bkg1_rate.fits", "bkg2_rate.fits"):
         exposure(name, (6, 5), EXP_TYPE="MIR_LRS-FIXEDSLIT")
-    exposure("ta_rate.fits", (6, 5), EXP_TYPE="MIR_TACONFIRM")
+    exposure("ta_rate.fits", (6, 5), EXP_TYPE="MIR_TACONFIRM", FILTER="F560W")
 
     def make(members=None, **content):
         if members is None:

@@ -167,7 +167,14 @@ def test_flags_that_are_no_integers(exposure, planes):
     ],
 )
 def test_unit_of_calibrated_data(exposure, instrument, kind, bunit, status, unit):
-    path = exposure(INSTRUME=instrument, SRCTYPE=kind, S_PHOTOM=status)
+    nirspec = {
+        "EXP_TYPE": "NRS_BRIGHTOBJ",
+        "DETECTOR": "NRS1",
+        "FILTER": "CLEAR",
+        "GRATING": "PRISM",
+    }
+    optics = nirspec if instrument == "NIRSPEC" else {}
+    path = exposure(INSTRUME=instrument, SRCTYPE=kind, S_PHOTOM=status, **optics)
     with fits.open(path, mode="update") as hdus:
         if bunit is None:
             del hdus["SCI"].header["BUNIT"]

@@ -23,17 +23,17 @@ def alone(one):
 
 
 @pytest.mark.parametrize(
-    ("keyword", "value"),
+    ("mode", "keyword", "value"),
     [
-        ("FILTER", "P750X"),
-        ("DETECTOR", "MIRIFULONG"),
-        ("EXP_TYPE", "MIR_LRS-SLITLESS"),
-        ("EXP_TYPE", "MIR_IMAGE"),
-        ("INSTRUME", "NIRSPEC"),
+        ("nirspec-fs", "FILTER", "F170LP"),
+        ("nirspec-fs", "GRATING", "G395H"),
+        ("nirspec-fs", "DETECTOR", "NRS2"),
+        ("miri-lrs-slit", "EXP_TYPE", "MIR_LRS-SLITLESS"),
     ],
 )
-def test_a_background_of_another_set_up(slit, keyword, value):
-    one, folder = slit
+def test_a_background_of_another_set_up(case, tmp_path, mode, keyword, value):
+    one = case(mode)
+    folder = one.copy(tmp_path / "in")
     nod = one.members["background"][0]
     assert edit_header(folder / nod, keyword, value) == 1
     params = {"background": {"bkg_list": [str(folder / nod)]}}
@@ -88,10 +88,11 @@ def test_a_verification_image_of_another_observation(slit):
     assert "ta_rate.fits" in str(outcome.error)
 
 
-def test_observations_are_checked_before_references_are_looked_for(slit):
-    one, folder = slit
-    edit_header(folder / one.members["background"][0], "DETECTOR", "NRS1")
+def test_observations_are_checked_before_references_are_looked_for(case, tmp_path):
+    one = case("nirspec-fs")
+    folder = one.copy(tmp_path / "in")
+    edit_header(folder / one.members["background"][0], "DETECTOR", "NRS2")
     obs = open_observation(folder / one.science)
     nod = open_observation(folder / one.members["background"][0]).science
-    with pytest.raises(InputError, match="DETECTOR 'NRS1'"):
+    with pytest.raises(InputError, match="DETECTOR 'NRS2'"):
         prepare(obs.replace(background=(nod,)), parameter_references=False)
