@@ -273,6 +273,8 @@ def check_differentiable(folder, ns):
     for made in (ns["flattened"], ns["per_integration"](start)):
         usual = ns["flat_field"](start, ns["flat"], plan=ns["plan"])
         np.testing.assert_allclose(made["sci"], usual["sci"], rtol=1e-6)
+    whole = ns["pathloss"](ns["bucket"], ns["reference"], plan=ns["losses"])
+    np.testing.assert_allclose(ns["out"]["sci"], whole["sci"], rtol=1e-5)
     # a brighter flat makes a fainter spectrum: the tilt moves its ends apart
     moved = np.asarray(ns["shift"] / ns["value"])[:, 0, 20:-20]
     assert np.isfinite(moved).all()
