@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spec2fn.compose import (
+from spec2fn.engine.compose import (
     Branch,
     Observation,
     Pipeline,

@@ -25,7 +25,7 @@ def noiseless(exp_type, flux, seconds=100.0):
 
 def exact_references(exp_type):
     """References whose flat is the true one."""
-    from spec2fn.forward.references import true_flat
+    from spec2fn.forward.lrs.references import true_flat
 
     refs = dict(exposures.references(exp_type))
     flat = refs["flat"]

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spec2fn import transforms
-from spec2fn.compose import Skip, find_step
-from spec2fn.running import run
+from spec2fn.engine.compose import Skip, find_step
+from spec2fn.engine.run import run
 from spec2fn.testing import exposures, strategies
 
 CASES = [

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from spec2fn import run
 from spec2fn.calibration import calibrate
-from spec2fn.compose import without
 from spec2fn.dq import Pixel
+from spec2fn.engine.compose import without
 from spec2fn.schema import PLANES, replace_data
 from spec2fn.testing import exposures, strategies
 
@@ -78,7 +78,7 @@ def test_the_number_of_integrations_in_work_does_not_matter(size, seed, replace)
 
 
 def _all(refs):
-    from spec2fn.running import needed_references
+    from spec2fn.engine.run import needed_references
 
     return {k: refs.get(k) for k in needed_references(exposures.pipeline(SLITLESS))}
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spec2fn import transforms
-from spec2fn.compose import Skip, registered_steps, steps_of
 from spec2fn.dq import Pixel
+from spec2fn.engine.compose import Skip, registered_steps, steps_of
 from spec2fn.errors import HostOnlyError
 from spec2fn.pipelines import MODES
 from spec2fn.schema import PLANES, status_of

@@ -22,30 +22,30 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Observation": "spec2fn.compose",
-    "after": "spec2fn.compose",
-    "also_on": "spec2fn.compose",
+    "Observation": "spec2fn.engine.compose",
+    "after": "spec2fn.engine.compose",
+    "also_on": "spec2fn.engine.compose",
     "calibrate": "spec2fn.calibration",
     "diff": "spec2fn.io",
-    "insert_after": "spec2fn.compose",
-    "insert_before": "spec2fn.compose",
+    "insert_after": "spec2fn.engine.compose",
+    "insert_before": "spec2fn.engine.compose",
     "open_association": "spec2fn.io",
     "open_exposure": "spec2fn.io",
     "open_observation": "spec2fn.io",
     "open_product": "spec2fn.io",
     "open_reference": "spec2fn.refs",
-    "pixel_table": "spec2fn.plans.pixel_table",
-    "plan": "spec2fn.running",
-    "product": "spec2fn.compose",
+    "pixel_table": "spec2fn.plans.cubes.pixel_table",
+    "plan": "spec2fn.engine.run",
+    "product": "spec2fn.engine.compose",
     "references": "spec2fn.refs",
-    "replace": "spec2fn.compose",
-    "run": "spec2fn.running",
+    "replace": "spec2fn.engine.compose",
+    "run": "spec2fn.engine.run",
     "save": "spec2fn.io",
     "save_pixel_table": "spec2fn.io",
-    "since": "spec2fn.compose",
-    "step": "spec2fn.compose",
-    "with_parameters": "spec2fn.compose",
-    "without": "spec2fn.compose",
+    "since": "spec2fn.engine.compose",
+    "step": "spec2fn.engine.compose",
+    "with_parameters": "spec2fn.engine.compose",
+    "without": "spec2fn.engine.compose",
 }
 
 __all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 - names of the lazy table
@@ -70,7 +70,7 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_PUBLIC[name]), name)
         globals()[name] = value
         return value
-    if name in ("pipelines", "transforms", "schema", "compose", "io", "refs", "forward", "steps"):
+    if name in ("pipelines", "transforms", "schema", "engine", "io", "refs", "forward", "steps"):
         return importlib.import_module(f"spec2fn.{name}")
     msg = f"module 'spec2fn' has no attribute {name!r}"
     raise AttributeError(msg)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from spec2fn.compose import (
+from spec2fn.engine.compose import (
     Observation,
     Pipeline,
     Split,
@@ -27,9 +27,7 @@ from spec2fn.compose import (
     since,
     steps_of,
 )
-from spec2fn.errors import InputError, ParameterError
-from spec2fn.parameters import user_path
-from spec2fn.running import (
+from spec2fn.engine.run import (
     REPEATABLE,
     Result,
     RunPlan,
@@ -43,8 +41,10 @@ from spec2fn.running import (
     warnings_in,
     with_checked_members,
 )
+from spec2fn.engine.settings import Settings, resolve_settings
+from spec2fn.errors import InputError, ParameterError
+from spec2fn.parameters import user_path
 from spec2fn.schema import has_value, meta_of, with_meta, with_warnings
-from spec2fn.settings import Settings, resolve_settings
 
 __all__ = ["Calibration", "Job", "calibrate", "output_folder", "prepare"]
 
@@ -285,7 +285,7 @@ def _settled(
         If the exposure does not say that it has been through a step before, or a parameter of
         such a step is set.
     """
-    from spec2fn.io.keywords import STEP_KEYWORDS
+    from spec2fn.io.fits.keywords import STEP_KEYWORDS
 
     keys = [s.key for s in steps_of(rest)]
     pipeline, start = settings.pipeline, keys[0]
@@ -413,7 +413,7 @@ def _needs_msa_metadata(ds: Any) -> bool:
 
 def _with_member_files(obs: Observation, settings: Settings) -> Observation:
     from spec2fn.io import open_exposure
-    from spec2fn.io.exposures import check_values
+    from spec2fn.io.fits.exposures import check_values
 
     for (step_name, parameter), role in _MEMBER_PARAMETERS.items():
         steps = [s for s in steps_of(settings.pipeline) if s.name == step_name]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from spec2fn import __version__
-from spec2fn.demo_modes import DEMOS
+from spec2fn.demo.modes import DEMOS
 from spec2fn.errors import InputError, ParameterError, Spec2fnError
 
 __all__ = ["main"]
@@ -298,7 +298,7 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _modes(args: argparse.Namespace) -> int:
-    from spec2fn.compose import Product, steps_of
+    from spec2fn.engine.compose import Product, steps_of
     from spec2fn.pipelines import MODES
 
     def names(element: Any) -> list[str]:
@@ -322,7 +322,7 @@ def _modes(args: argparse.Namespace) -> int:
 def _pixel_table(args: argparse.Namespace) -> int:
     from spec2fn.calibration import spare_inputs
     from spec2fn.io import open_product, save_pixel_table
-    from spec2fn.plans.pixel_table import pixel_table
+    from spec2fn.plans.cubes.pixel_table import pixel_table
 
     spare_inputs([Path(args.output)], [Path(args.product)])
     table = pixel_table(open_product(args.product))
@@ -332,7 +332,7 @@ def _pixel_table(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from spec2fn.demo import run_demo
+    from spec2fn.demo.run import run_demo
 
     folder = Path(args.output_dir or f"spec2fn-demo-{args.mode}")
     with _progress_bar(quiet=args.json) as progress:

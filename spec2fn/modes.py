@@ -40,7 +40,7 @@ class Mode:
         ``traces`` (cut out, by slit or by source), ``slices`` (of an integral-field unit),
         ``orders`` (of one source, overlapping).
     wcs : str
-        Builder of the world coordinates, ``module:function`` below :mod:`spec2fn.wcs.build` (or
+        Builder of the world coordinates, ``module:function`` below :mod:`spec2fn.wcs.assign` (or
         the full name of a module); empty if there is none yet.
     lamp : str
         OPMODE of an exposure of the internal lamps, whose light enters behind the telescope.

@@ -7,7 +7,7 @@ that are no numbers become a hashable template; :class:`~spec2fn.schema.Meta` (h
 stays outside, so that a new file name does not cause a new trace and a new ``exp_type`` does.
 Labels of slits (texts, integers and booleans on ``slit`` alone) are static as well.
 
-Functions may take and return Datasets, mappings, tuples, :class:`~spec2fn.plans.base.Plan`
+Functions may take and return Datasets, mappings, tuples, :class:`~spec2fn.plan_base.Plan`
 objects, arrays and plain Python values, in any nesting.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from spec2fn.errors import ContractError, PlanError
 from spec2fn.kernels.namespace import array_namespace, is_traced
-from spec2fn.plans.base import Dims, Plan
+from spec2fn.plan_base import Dims, Plan
 from spec2fn.schema import Meta
 
 __all__ = ["jit", "jvp", "lift", "pack", "unpack", "value_and_grad", "vmap"]
@@ -327,7 +327,7 @@ def vmap(
     """Map a function of Datasets over a named dimension.
 
     Variables that have `dim`, and fields of plans that are declared with it
-    (:mod:`spec2fn.plans.base`), are mapped along it wherever it stands among their dims;
+    (:mod:`spec2fn.plan_base`), are mapped along it wherever it stands among their dims;
     everything else is broadcast.
 
     The function is traced once. What cannot be traced and differs along `dim`, such as the name
@@ -558,7 +558,7 @@ class _Along:
             msg = (
                 f"vmap: {where} is an array of shape {shape} of which it is not known whether"
                 f" {self.dim!r} is among its dims; declare the field with"
-                ' array("…") of spec2fn.plans.base'
+                ' array("…") of spec2fn.plan_base'
             )
             raise PlanError(msg)
         if self.dim in names:

@@ -14,7 +14,7 @@ import pytest
 from astropy.io import fits
 
 from spec2fn.cli import main
-from spec2fn.demo import CONTEXT, run_demo
+from spec2fn.demo.run import CONTEXT, run_demo
 from spec2fn.refs import cache_environment
 
 

@@ -4,10 +4,10 @@ import pytest
 
 from spec2fn.cli import main
 from spec2fn.compatibility import PRESETS, preset
-from spec2fn.compose import find_step, registered_steps
+from spec2fn.engine.compose import find_step, registered_steps
+from spec2fn.engine.settings import COMPATIBILITY, CRDS_STEP, USER, resolve_settings
 from spec2fn.errors import ParameterError
 from spec2fn.pipelines import NIRSPEC_IFU
-from spec2fn.settings import COMPATIBILITY, CRDS_STEP, USER, resolve_settings
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -39,7 +39,7 @@ def test_an_unknown_preset_is_one_line():
 
 
 def test_the_plan_shows_what_a_preset_sets(tmp_path, capsys, monkeypatch):
-    from spec2fn.demo import CONTEXT, run_demo
+    from spec2fn.demo.run import CONTEXT, run_demo
     from spec2fn.refs import cache_environment
 
     demo = run_demo("miri-lrs-slit", tmp_path)

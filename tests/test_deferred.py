@@ -8,8 +8,8 @@ from gwcs import WCS
 from gwcs import coordinate_frames as frames
 
 from spec2fn.deferred import DeferredWcs, as_deferred
-from spec2fn.io.asdf_tree import SHARED, TreeWriter, cut_slit
-from spec2fn.io.asdf_wcs import wcs_of_cut
+from spec2fn.io.fits.asdf_tree import SHARED, TreeWriter, cut_slit
+from spec2fn.io.fits.asdf_wcs import wcs_of_cut
 
 
 def make(shift, size, points, values):

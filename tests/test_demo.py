@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from spec2fn.demo import DEMOS, run_demo
+from spec2fn.demo.run import DEMOS, run_demo
 from spec2fn.errors import InputError
 
 
@@ -70,7 +70,7 @@ def check_cubes(demo):
 
 
 def check_sources_of_the_msa(comparisons):
-    from spec2fn.forward.nirspec_render import SLITLETS
+    from spec2fn.forward.nirspec.render import SLITLETS
 
     kinds = {str(s.number): s.kind for s in SLITLETS if s.kind != "empty"}
     units = {c.slit: c.unit for c in comparisons}

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from spec2fn import pipelines, transforms
-from spec2fn.compose import after, with_parameters
+from spec2fn.engine.compose import after, with_parameters
+from spec2fn.engine.run import run
 from spec2fn.forward import render_miri_lrs_slit, render_miri_lrs_slitless
-from spec2fn.running import run
 
 SLIT = {"pixel_replace": {"skip": False}, "badpix_selfcal": {"skip": False}}
 SLITLESS = {"pixel_replace": {"skip": False}}

@@ -8,11 +8,11 @@ import pytest
 import xarray as xr
 
 from spec2fn import transforms
-from spec2fn.compose import after, with_parameters
 from spec2fn.dq import PIXEL
+from spec2fn.engine.compose import after, with_parameters
+from spec2fn.engine.run import run
 from spec2fn.pipelines import MIRI_MRS
-from spec2fn.plans.straylight import COLUMNS
-from spec2fn.running import run
+from spec2fn.plans.background.straylight import COLUMNS
 from spec2fn.schema import Meta
 from spec2fn.testing import exposures
 

@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spec2fn import compose, demo
 from spec2fn.calibration import calibrate
 from spec2fn.cli import main
+from spec2fn.demo import run as demo
+from spec2fn.engine import compose
 from spec2fn.io import open_product
 from spec2fn.refs import cache_environment, use_cache
 

@@ -63,7 +63,9 @@ def test_source_distribution(tmp_path):
     sdist = build("sdist", tmp_path / "dist")
     with tarfile.open(sdist) as t:
         names = {name.split("/", 1)[1]: name for name in t.getnames() if "/" in name}
-        assert {"pipelines.py", "pyproject.toml", "LICENSE", "spec2fn/compose.py"} <= set(names)
+        assert {"pipelines.py", "pyproject.toml", "LICENSE", "spec2fn/engine/compose.py"} <= set(
+            names
+        )
         t.extractall(tmp_path / "out", filter="data")
     (top,) = (tmp_path / "out").iterdir()
     assert (top / "spec2fn" / "pipelines.py").read_bytes() == SOURCE.read_bytes()

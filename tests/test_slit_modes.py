@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from spec2fn import compose, running
 from spec2fn.calibration import _join
 from spec2fn.dq import PIXEL
+from spec2fn.engine import compose
+from spec2fn.engine import run as running
 from spec2fn.io import ProductStream, open_product, write_product
 from spec2fn.schema import meta_of
 from spec2fn.testing import exposures

@@ -9,10 +9,13 @@ import pytest
 from astropy.io import fits
 
 import spec2fn
-from spec2fn import calibrate, compose, demo, running
+from spec2fn import calibrate
 from spec2fn.calibration import prepare
 from spec2fn.cli import main
-from spec2fn.compose import Observation, Split
+from spec2fn.demo import run as demo
+from spec2fn.engine import compose
+from spec2fn.engine import run as running
+from spec2fn.engine.compose import Observation, Split
 from spec2fn.errors import InputError, StepFailedError
 from spec2fn.io import base_name
 from spec2fn.pipelines import MIRI_LRS_SLITLESS

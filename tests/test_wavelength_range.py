@@ -5,8 +5,9 @@ import functools
 import numpy as np
 import pytest
 
-from spec2fn import compose, running
 from spec2fn.dq import PIXEL
+from spec2fn.engine import compose
+from spec2fn.engine import run as running
 from spec2fn.testing import exposures
 
 MODES = ("NRS_FIXEDSLIT", "NRS_MSASPEC")

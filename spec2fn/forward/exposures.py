@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from spec2fn.dq import Pixel
-from spec2fn.forward import instrument as lrs
+from spec2fn.forward.lrs import instrument as lrs
 from spec2fn.schema import INT_TIMES, PLANES, SCALARS, Meta
 
 if TYPE_CHECKING:
@@ -304,7 +304,7 @@ def to_dataset(setup: Setup, planes: Mapping[str, Array]) -> xr.Dataset:
     """Return an exposure as :func:`spec2fn.io.open_exposure` would."""
     import xarray as xr
 
-    from spec2fn.io.exposures import mode_attrs
+    from spec2fn.io.fits.exposures import mode_attrs
 
     primary, science = setup.headers()
     meta = Meta(primary, science, setup.name)

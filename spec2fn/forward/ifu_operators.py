@@ -23,18 +23,18 @@ from spec2fn.forward.operators import (
 )
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.straylight import cross_artifact, row_profiles
-from spec2fn.plans.base import array
-from spec2fn.plans.cube_geometry import layout_of, slice_frame
-from spec2fn.plans.cube_grid import project
-from spec2fn.plans.output_wcs import evaluate_between
-from spec2fn.plans.straylight import COLUMNS, plan_straylight
+from spec2fn.plan_base import array
+from spec2fn.plans.background.straylight import COLUMNS, plan_straylight
+from spec2fn.plans.cubes.cube_geometry import layout_of, slice_frame
+from spec2fn.plans.cubes.cube_grid import project
 from spec2fn.schema import meta_of, replace_data
 from spec2fn.typing import Array
+from spec2fn.wcs.tangent_grid import evaluate_between
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from spec2fn.compose import Step
+    from spec2fn.engine.compose import Step
 
 __all__ = ["IfuOperator", "Scattered", "StrayLight", "ifu_operators", "stray_light"]
 

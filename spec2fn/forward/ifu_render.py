@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from spec2fn.forward import mrs, mrs_references, nirspec_ifu_references, scenes
-from spec2fn.forward import nirspec as nrs
+from spec2fn.forward import scenes
 from spec2fn.forward.exposures import TARGET, Setup
 from spec2fn.forward.ifu_operators import Scattered, ifu_operators, stray_light
-from spec2fn.forward.nirspec_exposures import NirspecSetup
-from spec2fn.forward.nirspec_references import with_true_flat
+from spec2fn.forward.lrs.references import true_flat
+from spec2fn.forward.lrs.render import Rendered, Truth, empty_exposure, reference_files
+from spec2fn.forward.mrs import instrument as mrs
+from spec2fn.forward.mrs import references as mrs_references
+from spec2fn.forward.nirspec import ifu_references as nirspec_ifu_references
+from spec2fn.forward.nirspec import instrument as nrs
+from spec2fn.forward.nirspec.exposures import NirspecSetup
+from spec2fn.forward.nirspec.references import with_true_flat
 from spec2fn.forward.operators import SceneOperator
-from spec2fn.forward.references import true_flat
-from spec2fn.forward.render import Rendered, Truth, empty_exposure, reference_files
 from spec2fn.schema import meta_of
 
 if TYPE_CHECKING:
@@ -164,7 +167,7 @@ def _with_wcs(setup: Setup, references: Mapping[str, Any]) -> xr.Dataset:
 
 def _middle(exposure: xr.Dataset) -> tuple[float, float]:
     """V2 and V3 of the middle of the slicer [arcsec]."""
-    from spec2fn.plans.output_wcs import evaluate_between
+    from spec2fn.wcs.tangent_grid import evaluate_between
 
     v2, v3, _ = evaluate_between(meta_of(exposure).wcs, "slicer", "v2v3", 0.0, 0.0, 2.0e-6)
     return float(v2), float(v3)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import DatasetError
-from spec2fn.forward.instrument import sigma as lrs_sigma
+from spec2fn.forward.lrs.instrument import sigma as lrs_sigma
 from spec2fn.kernels.namespace import array_namespace, is_jax
-from spec2fn.plans.base import Plan, array
+from spec2fn.plan_base import Plan, array
 from spec2fn.schema import meta_of, replace_data, require, set_scalars
 from spec2fn.typing import Array
 

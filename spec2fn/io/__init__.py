@@ -14,37 +14,37 @@ if TYPE_CHECKING:
     from spec2fn.io.associations import open_observation as open_observation
     from spec2fn.io.diff import Report as Report
     from spec2fn.io.diff import diff as diff
-    from spec2fn.io.exposures import open_exposure as open_exposure
+    from spec2fn.io.fits.exposures import open_exposure as open_exposure
+    from spec2fn.io.fits.products import ProductStream as ProductStream
+    from spec2fn.io.fits.products import save as save
+    from spec2fn.io.fits.products import write_product as write_product
     from spec2fn.io.naming import base_name as base_name
     from spec2fn.io.naming import product_name as product_name
     from spec2fn.io.naming import product_name_of_cube as product_name_of_cube
     from spec2fn.io.netcdf import read_netcdf as read_netcdf
     from spec2fn.io.netcdf import write_netcdf as write_netcdf
+    from spec2fn.io.open import open_product as open_product
+    from spec2fn.io.open import read_product as read_product
     from spec2fn.io.pixel_tables import save_pixel_table as save_pixel_table
-    from spec2fn.io.products import ProductStream as ProductStream
-    from spec2fn.io.products import save as save
-    from spec2fn.io.products import write_product as write_product
-    from spec2fn.io.reading import open_product as open_product
-    from spec2fn.io.reading import read_product as read_product
 
 _HOME = {
     "Association": "associations",
-    "ProductStream": "products",
+    "ProductStream": "fits.products",
     "Report": "diff",
     "base_name": "naming",
     "diff": "diff",
     "open_association": "associations",
-    "open_exposure": "exposures",
+    "open_exposure": "fits.exposures",
     "open_observation": "associations",
-    "open_product": "reading",
+    "open_product": "open",
     "product_name": "naming",
     "product_name_of_cube": "naming",
     "read_netcdf": "netcdf",
-    "read_product": "reading",
-    "save": "products",
+    "read_product": "open",
+    "save": "fits.products",
     "save_pixel_table": "pixel_tables",
     "write_netcdf": "netcdf",
-    "write_product": "products",
+    "write_product": "fits.products",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605 - the names are those of _HOME, kept in one place

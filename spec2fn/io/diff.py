@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from spec2fn.errors import InputError
-from spec2fn.io.fitsfile import FitsFile, Hdu, scan
+from spec2fn.io.fits.fitsfile import FitsFile, Hdu, scan
 from spec2fn.parameters import user_path
 
 __all__ = ["FileReport", "PlaneReport", "Report", "diff"]
@@ -353,8 +353,8 @@ def _from_netcdf(path: Path) -> _Product:
     """Name the variables of a Dataset as the extensions and columns they would be in FITS."""
     import tempfile
 
+    from spec2fn.io.fits.products import write_product
     from spec2fn.io.netcdf import read_netcdf
-    from spec2fn.io.products import write_product
 
     # writing the FITS product is the one definition of that naming
     with tempfile.TemporaryDirectory() as folder:

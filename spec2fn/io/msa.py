@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import InputError
-from spec2fn.io.fitsfile import scan
+from spec2fn.io.fits.fitsfile import scan
 from spec2fn.parameters import user_path
 from spec2fn.schema import MSA_TABLES, Meta
 

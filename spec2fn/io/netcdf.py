@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import InputError
-from spec2fn.io.asdf_wcs import LazyWcs, WcsList, asdf_bytes
 from spec2fn.io.atomic import replacing
-from spec2fn.io.slit_layout import ordered_wcs
+from spec2fn.io.fits.asdf_wcs import LazyWcs, WcsList, asdf_bytes
+from spec2fn.io.fits.slit_layout import ordered_wcs
 from spec2fn.parameters import user_path
 from spec2fn.schema import Meta, meta_of
 from spec2fn.slits import Slits

@@ -1,6 +1,6 @@
 """Cubes of an integral-field unit as weighted means over detector pixels.
 
-The weights come as :class:`spec2fn.plans.cube_overlap.CubeOperator`; one operator serves data,
+The weights come as :class:`spec2fn.host.cube_overlap.CubeOperator`; one operator serves data,
 variances, the number of pixels that contribute, and the way back. With NumPy the sums are sparse
 matrix products, with JAX sorted segment sums.
 """
@@ -28,7 +28,7 @@ __all__ = [
 
 
 class Weights(Protocol):
-    """See :class:`spec2fn.plans.cube_overlap.CubeOperator`."""
+    """See :class:`spec2fn.host.cube_overlap.CubeOperator`."""
 
     @property
     def pixels(self) -> Any:
@@ -366,7 +366,7 @@ def covariance(
         Of which the weights are products (`power` is None).
     pairs : Weights
         The same for pairs of spaxels that far apart
-        (:func:`spec2fn.plans.cube_overlap.paired`).
+        (:func:`spec2fn.host.cube_overlap.paired`).
     weight : (..., v) float
         Sum of the weights of each voxel of ``op.voxels``.
     variance : (..., p) float

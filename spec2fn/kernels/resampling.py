@@ -27,7 +27,7 @@ __all__ = [
 
 
 class Operator(Protocol):
-    """Sparse overlap of input and output pixels (:class:`spec2fn.plans.drizzle.Overlap`).
+    """Sparse overlap of input and output pixels (:class:`spec2fn.host.drizzle.Overlap`).
 
     Entries are sorted by output pixel: ``rows``, ``cols`` and ``area`` (n,) hold output pixel,
     input pixel, and the fraction of the input pixel on the output pixel; ``starts`` and
@@ -64,7 +64,7 @@ class Operator(Protocol):
 
 
 class PairList(Protocol):
-    """Pairs of entries that share an input pixel (:class:`spec2fn.plans.drizzle.Pairs`).
+    """Pairs of entries that share an input pixel (:class:`spec2fn.host.drizzle.Pairs`).
 
     ``first`` and ``second`` (p,) are entries of an :class:`Operator`; the product of the two is
     added to the slot in ``slots`` (p,), ascending.

@@ -2,7 +2,7 @@
 
 The slits of an exposure need a few percent of the planes of a detector. A plane of this module is
 a variable like any other, which is read when its data are asked for; positions can also be taken
-from the file directly (see :func:`spec2fn.plans.tables.take`).
+from the file directly (see :func:`spec2fn.plans.flux.tables.take`).
 """
 
 from __future__ import annotations

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
-from spec2fn.compose import step
+from spec2fn.engine.compose import step
 from spec2fn.errors import InputError
 from spec2fn.modes import mode_named, mode_of
 from spec2fn.parameters import Range
 from spec2fn.schema import meta_of, set_scalars, with_attrs, with_meta, with_warnings
-from spec2fn.wcs.build import WcsOptions, builder_for
+from spec2fn.wcs.assign import WcsOptions, builder_for
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -120,7 +120,7 @@ def assign_wcs(
     then TOPOCENT), and without VA_SCALE there is no correction of the velocity aberration; both
     are recorded as warnings.
     """
-    from spec2fn.wcs.build.pointing import uncorrected
+    from spec2fn.wcs.assign.pointing import uncorrected
     from spec2fn.wcs.lower import box_of, evaluate_on_box, lower
 
     meta = meta_of(ds)

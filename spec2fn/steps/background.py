@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from spec2fn.compose import Skip, step
+from spec2fn.engine.compose import Skip, step
 from spec2fn.kernels.background import add_in_quadrature, per_plane
 from spec2fn.kernels.namespace import is_traced
 from spec2fn.parameters import Range
-from spec2fn.plans.background import (
+from spec2fn.plans.background.background import (
     BackgroundPlan,
     combine_backgrounds,
     describe,
     require_opened,
 )
-from spec2fn.plans.grating_wheel import grating_wheel_differs
+from spec2fn.plans.slits.grating_wheel import grating_wheel_differs
 from spec2fn.schema import replace_data, with_meta
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from spec2fn.compose import Skip, step
 from spec2fn.dq import PIXEL
+from spec2fn.engine.compose import Skip, step
 from spec2fn.kernels.background import per_plane
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.parameters import Range
-from spec2fn.plans.selfcal import SelfcalPlan, find_bad_pixels, minimum_image
+from spec2fn.plans.background.selfcal import SelfcalPlan, find_bad_pixels, minimum_image
 from spec2fn.schema import replace_data
 
 if TYPE_CHECKING:

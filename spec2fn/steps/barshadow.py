@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from spec2fn.compose import Skip, step
 from spec2fn.dq import PIXEL
+from spec2fn.engine.compose import Skip, step
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.slit_corrections import assemble_shadows, bilinear_clipped, rescale_slits
 from spec2fn.modes import mode_of
-from spec2fn.plans.barshadow import BarshadowPlan, plan_barshadow
-from spec2fn.plans.slit_frame import require_slits
+from spec2fn.plans.flux.barshadow import BarshadowPlan, plan_barshadow
+from spec2fn.plans.slits.slit_frame import require_slits
 from spec2fn.schema import replace_data
 from spec2fn.slits import with_problems
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from spec2fn.compose import Skip, step
 from spec2fn.cubes import Cubes
 from spec2fn.dq import Pixel
+from spec2fn.engine.compose import Skip, step
 from spec2fn.kernels import cubes as kernel
 from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Range
-from spec2fn.plans.cube_build import (
+from spec2fn.plans.cubes.cube_build import (
     COVARIANCE_OFFSETS,
     CubeBuildPlan,
     CubeOptions,
     CubePlan,
     make_plan,
 )
-from spec2fn.plans.cube_wcs import with_cards
+from spec2fn.plans.cubes.cube_wcs import with_cards
 from spec2fn.schema import meta_of, set_scalars, with_attrs, with_meta
 
 if TYPE_CHECKING:

@@ -7,26 +7,30 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
-from spec2fn.compose import Skip, step
+from spec2fn.engine.compose import Skip, step
 from spec2fn.kernels.namespace import is_traced
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Range
-from spec2fn.plans.aperture import ApertureOptions
-from spec2fn.plans.cube_spectra import extract_cube
-from spec2fn.plans.extract_1d import ExtractionPlan, NothingToExtract, make_extraction_plan
-from spec2fn.plans.extract_cube import CubeOptions, CubePlan, make_cube_plan
-from spec2fn.plans.extract_slits import ExtractionOptions, SlitsPlan, make_slits_plan
-from spec2fn.plans.image_spectra import bad_pixels, extract_image
-from spec2fn.plans.spectra import (
+from spec2fn.plans.extraction.aperture import ApertureOptions
+from spec2fn.plans.extraction.extract_1d import (
+    ExtractionPlan,
+    NothingToExtract,
+    make_extraction_plan,
+)
+from spec2fn.plans.extraction.extract_cube import CubeOptions, CubePlan, make_cube_plan
+from spec2fn.plans.extraction.extract_slits import ExtractionOptions, SlitsPlan, make_slits_plan
+from spec2fn.schema import NOT_EXTRACTED, meta_of, with_warnings
+from spec2fn.slits import Slits
+from spec2fn.spectra.cube_spectra import extract_cube
+from spec2fn.spectra.datasets import (
     image_spectrum,
     join_spectra,
     slit_images,
     slit_spectra,
     with_images,
 )
-from spec2fn.plans.spectral_wcs import SpectralWcs
-from spec2fn.schema import NOT_EXTRACTED, meta_of, with_warnings
-from spec2fn.slits import Slits
+from spec2fn.spectra.image_spectra import bad_pixels, extract_image
+from spec2fn.wcs.spectrum import SpectralWcs
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.compose import Skip, step
+from spec2fn.engine.compose import Skip, step
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.modes import mode_of
-from spec2fn.plans.extract_2d import Extract2dPlan, bucket, chosen, cut_outs, cut_wcs
+from spec2fn.plans.slits.extract_2d import Extract2dPlan, bucket, chosen, cut_outs, cut_wcs
 from spec2fn.schema import meta_of
 from spec2fn.slits import PADDING, Slits, group_shapes
 
@@ -128,7 +128,7 @@ def _cut(var: Any, bucket: xr.Dataset) -> tuple[tuple[str, ...], Any, dict[str, 
 
 def _measured_positions(ds: xr.Dataset, wcs: Any) -> dict[int, tuple[float, float]]:
     # where the dither offsets put the target, in the fixed slit that it was aimed at
-    from spec2fn.wcs.build.pointing import dithered_v2v3
+    from spec2fn.wcs.assign.pointing import dithered_v2v3
     from spec2fn.wcs.lower import lower
 
     primary = ds.attrs.get("fixed_slit")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.compose import Skip, as_reference, step
 from spec2fn.dq import PIXEL
+from spec2fn.engine.compose import Skip, as_reference, step
 from spec2fn.errors import DatasetError
 from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.namespace import array_namespace, is_jax, is_traced
@@ -17,8 +17,8 @@ from spec2fn.kernels.photometry import flat_field as divide_by_flat
 from spec2fn.kernels.spectral_flat import between_images, multiply_factors
 from spec2fn.kernels.tables import average_across, chords, follow, indices, spread
 from spec2fn.modes import mode_of
-from spec2fn.plans.flat_field import FlatFieldPlan, is_path, plan_image_flat
-from spec2fn.plans.nirspec_flat import (
+from spec2fn.plans.flux.flat_field import FlatFieldPlan, is_path, plan_image_flat
+from spec2fn.plans.flux.nirspec_flat import (
     FlatImagePlan,
     FlatTablePlan,
     SpectralFlatPlan,
@@ -26,8 +26,8 @@ from spec2fn.plans.nirspec_flat import (
     plan_spectral_flat,
     plan_supplied_flat,
 )
-from spec2fn.plans.nirspec_ifu_flat import plan_ifu_flat
-from spec2fn.plans.tables import TableBank, in_memory, take
+from spec2fn.plans.flux.nirspec_ifu_flat import plan_ifu_flat
+from spec2fn.plans.flux.tables import TableBank, in_memory, take
 from spec2fn.schema import replace_data, with_meta
 from spec2fn.slits import with_problems
 from spec2fn.threads import in_threads
@@ -145,7 +145,7 @@ def flat_field(
         transformation.
     user_supplied_flat : str, xarray.Dataset or array, optional
         Used instead of the references: a file, or its content; for slits, see
-        :func:`spec2fn.plans.nirspec_flat.plan_supplied_flat`.
+        :func:`spec2fn.plans.flux.nirspec_flat.plan_supplied_flat`.
     inverse : bool
         Multiply by the flat instead.
     extrapolate : bool, optional

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from spec2fn.compose import Skip, step
+from spec2fn.engine.compose import Skip, step
 from spec2fn.errors import DatasetError
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.photometry import expand_to
 from spec2fn.modes import mode_of
-from spec2fn.plans.base import Plan
-from spec2fn.plans.subarray import subarray_slices
+from spec2fn.plan_base import Plan
 from spec2fn.schema import replace_data
+from spec2fn.subarray import subarray_slices
 
 if TYPE_CHECKING:
     import xarray as xr

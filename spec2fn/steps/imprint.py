@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.compose import Skip, step
+from spec2fn.engine.compose import Skip, step
 from spec2fn.kernels.background import add_in_quadrature, per_plane
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.modes import Mode, mode_of
-from spec2fn.plans.imprint import ImprintPlan, match_imprint, plan_subtraction
+from spec2fn.plans.background.imprint import ImprintPlan, match_imprint, plan_subtraction
 from spec2fn.schema import meta_of, replace_data
 
 if TYPE_CHECKING:

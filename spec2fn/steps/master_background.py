@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from spec2fn.compose import Skip, Step, as_reference, step
 from spec2fn.dq import PIXEL
+from spec2fn.engine.compose import Skip, Step, as_reference, step
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Range
-from spec2fn.plans.master_background import (
+from spec2fn.plans.background.master_background import (
     Spectrum,
     combine_spectra,
     expand,
     smooth,
     user_spectrum,
 )
-from spec2fn.plans.slit_frame import strings
+from spec2fn.plans.slits.slit_frame import strings
 from spec2fn.schema import (
     COMMON_SHARE,
     EXTRACTED,
@@ -104,7 +104,7 @@ def master_background(  # noqa: PLR0917 - one for each reference
         References of the extraction.
     sigma_clip : float, optional
         Threshold for outliers among the spectra; None clips none. See
-        :func:`spec2fn.plans.master_background.combine_spectra`.
+        :func:`spec2fn.plans.background.master_background.combine_spectra`.
     median_kernel : int
         Width of the moving median that smooths the combined spectrum; even widths are lowered by
         one, 1 does nothing.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from spec2fn.compose import Skip, step
 from spec2fn.dq import PIXEL
+from spec2fn.engine.compose import Skip, step
 from spec2fn.kernels.background import per_plane
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.modes import mode_of
-from spec2fn.plans.msaflagopen import (
+from spec2fn.plans.slits.msaflagopen import (
     FailedOpenPlan,
     failed_open_shutters,
     illuminated_pixels,

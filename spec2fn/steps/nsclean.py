@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
-from spec2fn.compose import Skip, as_reference, step
+from spec2fn.engine.compose import Skip, as_reference, step
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.kernels.namespace import is_jax
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Range
-from spec2fn.plans.nsclean import (
+from spec2fn.plans.background.nsclean import (
     NscleanOptions,
     NscleanPlan,
     dark_pixels,
@@ -21,8 +21,8 @@ from spec2fn.plans.nsclean import (
     mask_boxes,
     slit_boxes,
 )
-from spec2fn.plans.subarray import subarray_slices
 from spec2fn.schema import replace_data, with_meta
+from spec2fn.subarray import subarray_slices
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from spec2fn.compose import Skip, step
 from spec2fn.dq import PIXEL
+from spec2fn.engine.compose import Skip, step
 from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.photometry import bilinear, interpolate_planned, rescale
@@ -17,14 +17,14 @@ from spec2fn.kernels.slit_corrections import (
     rescale_slits,
 )
 from spec2fn.modes import mode_of
-from spec2fn.plans.nirspec_pathloss import (
+from spec2fn.plans.flux.nirspec_pathloss import (
     SlitPathlossPlan,
     Wavelengths,
     plan_nirspec_ifu,
     plan_nirspec_slits,
 )
-from spec2fn.plans.pathloss import PathlossPlan, plan_lrs_slit
-from spec2fn.plans.slit_frame import as_one_slit, require_slits
+from spec2fn.plans.flux.pathloss import PathlossPlan, plan_lrs_slit
+from spec2fn.plans.slits.slit_frame import as_one_slit, require_slits
 from spec2fn.schema import replace_data, require
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from spec2fn.compose import Skip, step
 from spec2fn.dq import PIXEL
+from spec2fn.engine.compose import Skip, step
 from spec2fn.errors import InputError
 from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.namespace import array_namespace
@@ -22,8 +22,8 @@ from spec2fn.kernels.photometry import (
 )
 from spec2fn.kernels.tables import chords, follow, spread
 from spec2fn.modes import mode_of
-from spec2fn.plans.mrs_photom import TIME_COLUMNS, MrsPhotomPlan, plan_mrs_photom
-from spec2fn.plans.nirspec_photom import (
+from spec2fn.plans.flux.mrs_photom import TIME_COLUMNS, MrsPhotomPlan, plan_mrs_photom
+from spec2fn.plans.flux.nirspec_photom import (
     A2_TO_SR,
     IfuPhotomPlan,
     ResponsePlan,
@@ -31,7 +31,7 @@ from spec2fn.plans.nirspec_photom import (
     plan_ifu_photom,
     plan_slit_photom,
 )
-from spec2fn.plans.photom import TIME_TABLES, PhotomPlan, find_row, plan_spectral_response
+from spec2fn.plans.flux.photom import TIME_TABLES, PhotomPlan, find_row, plan_spectral_response
 from spec2fn.schema import SCALARS, meta_of, replace_data, set_scalars
 from spec2fn.slits import with_problems
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
-from spec2fn.compose import step
 from spec2fn.dq import PIXEL
+from spec2fn.engine.compose import step
 from spec2fn.errors import DatasetError
+from spec2fn.host.slice_stacks import SlicesPlan, make_slices_plan
 from spec2fn.kernels.pixel_replace import Planes, fit_profile, minimum_gradient
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Range
-from spec2fn.plans.slice_stacks import SlicesPlan, make_slices_plan
 from spec2fn.schema import meta_of, replace_data
 from spec2fn.wcs.coordinates import slice_map
 

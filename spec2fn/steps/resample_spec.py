@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
-from spec2fn.compose import Skip, step
 from spec2fn.dq import Pixel
+from spec2fn.engine.compose import Skip, step
 from spec2fn.errors import InputError, ParameterError
 from spec2fn.kernels import resampling
 from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Range
-from spec2fn.plans.resample import ResampleSpecPlan, Slit, make_plan, require_wcs
-from spec2fn.plans.resample_slits import ResampleSlitsPlan, plan_slits
-from spec2fn.plans.slit_grid import first_image
+from spec2fn.plans.resampling.resample import ResampleSpecPlan, Slit, make_plan, require_wcs
+from spec2fn.plans.resampling.resample_slits import ResampleSlitsPlan, plan_slits
 from spec2fn.schema import (
     COMMON_ERROR,
     COMMON_SHARE,
@@ -27,6 +26,7 @@ from spec2fn.schema import (
     with_meta,
 )
 from spec2fn.slits import PADDING, with_problems
+from spec2fn.wcs.slit_grid import first_image
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.compose import Skip, step
+from spec2fn.engine.compose import Skip, step
 from spec2fn.errors import DatasetError
 from spec2fn.kernels.namespace import array_namespace, is_jax
 from spec2fn.kernels.residual_fringe import fringe_model, gather_columns, scatter_columns
 from spec2fn.modes import mode_of
-from spec2fn.plans.residual_fringe import ResidualFringePlan, plan_columns
+from spec2fn.plans.fringes.residual_fringe import ResidualFringePlan, plan_columns
 from spec2fn.schema import meta_of, replace_data, require, status_of, with_meta
 from spec2fn.wcs.coordinates import with_coordinates
 

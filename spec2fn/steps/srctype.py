@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from spec2fn.compose import Skip, step
+from spec2fn.engine.compose import Skip, step
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.modes import mode_of
-from spec2fn.plans.srctype import (
+from spec2fn.plans.slits.srctype import (
     SourceTypePlan,
     decide_source_type,
     is_time_series,

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from spec2fn.compose import Skip, step
 from spec2fn.dq import PIXEL
+from spec2fn.engine.compose import Skip, step
 from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.kernels.straylight import (
     clipped,
@@ -18,7 +18,7 @@ from spec2fn.kernels.straylight import (
 )
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Range
-from spec2fn.plans.straylight import COLUMNS, StraylightPlan, plan_straylight
+from spec2fn.plans.background.straylight import COLUMNS, StraylightPlan, plan_straylight
 from spec2fn.schema import replace_data, with_meta
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ def straylight(
         ``sci`` [DN/s] and ``dq``; every integration is corrected by itself.
     mrsxartcorr : xarray.Dataset
         Tables ``ch1a`` … ``ch4c`` with the columns of
-        :data:`spec2fn.plans.straylight.COLUMNS`. Read here, not in the plan, so that the result
-        can be differentiated with respect to them.
+        :data:`spec2fn.plans.background.straylight.COLUMNS`. Read here, not in the plan, so that
+        the result can be differentiated with respect to them.
     regions : xarray.Dataset, optional
         Maps of the slices; for showers.
     plan : StraylightPlan

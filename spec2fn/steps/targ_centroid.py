@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.compose import Skip, step
+from spec2fn.engine.compose import Skip, step
 from spec2fn.errors import ReferenceError
+from spec2fn.host.centroid import cut_around, gaussian_centroid
 from spec2fn.modes import ACQUISITION_IMAGE, mode_of
-from spec2fn.plans.centroid import cut_around, gaussian_centroid
-from spec2fn.plans.target_position import TargetPosition, dither_on_detector
+from spec2fn.plans.slits.target_position import TargetPosition, dither_on_detector
 from spec2fn.schema import meta_of, set_scalars, with_warnings
-from spec2fn.wcs.build.pointing import subarray_origin, uncorrected
+from spec2fn.wcs.assign.pointing import subarray_origin, uncorrected
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -85,7 +85,7 @@ def _position_in_image(
     image: xr.Dataset, filteroffset: xr.Dataset | None, distortion: xr.Dataset | None
 ) -> tuple[Any, Any] | Skip:
     # position in the image, and in the full frame of the dispersed filter without dither
-    from spec2fn.wcs.build.miri import filter_offset, imaging
+    from spec2fn.wcs.assign.miri import filter_offset, imaging
 
     if filteroffset is None:
         return Skip("no filteroffset reference for the target acquisition image")

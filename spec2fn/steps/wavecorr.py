@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.compose import Skip, step
+from spec2fn.engine.compose import Skip, step
 from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.kernels.slit_corrections import interpolate_by_slit, offsets_at
 from spec2fn.modes import mode_of
-from spec2fn.plans.slit_frame import require_slits
-from spec2fn.plans.wavecorr import WavecorrPlan, WavelengthChange, is_corrected, plan_wavecorr
+from spec2fn.plans.slits.slit_frame import require_slits
+from spec2fn.plans.slits.wavecorr import WavecorrPlan, WavelengthChange, is_corrected, plan_wavecorr
 from spec2fn.schema import meta_of, replace_data, with_meta
 from spec2fn.slits import with_problems
 

@@ -1,6 +1,6 @@
 """Exposures and MSA metadata of a NIRSpec of straight lines in memory, for tests.
 
-Its optics, and what they are good for: :mod:`spec2fn.forward.nirspec_optics`.
+Its optics, and what they are good for: :mod:`spec2fn.forward.nirspec.optics`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.forward.nirspec_msa import fixed_slit, shutter
-from spec2fn.forward.nirspec_msa import msa_metadata as assemble
-from spec2fn.forward.nirspec_optics import CONFIGURATIONS, reference_dataset
-from spec2fn.forward.nirspec_optics import optics as references
-from spec2fn.plans.nirspec_slits import FIXED_SLITS
+from spec2fn.forward.nirspec.msa import fixed_slit, shutter
+from spec2fn.forward.nirspec.msa import msa_metadata as assemble
+from spec2fn.forward.nirspec.optics import CONFIGURATIONS, reference_dataset
+from spec2fn.forward.nirspec.optics import optics as references
 from spec2fn.schema import Meta
+from spec2fn.wcs.open_slits import FIXED_SLITS
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.forward import nirspec_ifu_optics
+from spec2fn.forward.nirspec import ifu_optics as nirspec_ifu_optics
 from spec2fn.testing import nirspec as toy
 from spec2fn.testing.nirspec_references import calibration_references
 

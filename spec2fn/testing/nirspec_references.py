@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.plans.nirspec_slits import FIXED_SLITS
 from spec2fn.schema import Meta
+from spec2fn.wcs.open_slits import FIXED_SLITS
 
 if TYPE_CHECKING:
     import xarray as xr

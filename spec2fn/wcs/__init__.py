@@ -1,5 +1,5 @@
 """World coordinates: gwcs objects built from references, lowered to pure functions, inverted.
 
-``spec2fn.wcs.build`` makes the gwcs of an exposure, ``spec2fn.wcs.lower`` turns any gwcs or
+``spec2fn.wcs.assign`` makes the gwcs of an exposure, ``spec2fn.wcs.lower`` turns any gwcs or
 astropy model into a function of arrays, ``spec2fn.wcs.invert`` inverts such functions.
 """

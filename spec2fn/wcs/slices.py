@@ -20,7 +20,7 @@ from spec2fn.wcs.lowered import Lowered
 if TYPE_CHECKING:
     import xarray as xr
 
-    from spec2fn.wcs.build.nirspec_ifu import SliceBatch
+    from spec2fn.wcs.assign.nirspec_ifu import SliceBatch
 
 __all__ = ["IfuSlices", "ifu_slices"]
 

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from spec2fn.cubes import Cubes
-from spec2fn.forward import mrs, scenes
+from spec2fn.engine.run import run
+from spec2fn.forward import scenes
 from spec2fn.forward.exposures import to_dataset
 from spec2fn.forward.ifu_references import CubeImage
 from spec2fn.forward.ifu_render import render_miri_mrs, render_nirspec_ifu
-from spec2fn.forward.nirspec_references import with_true_flat
-from spec2fn.forward.references import true_flat
+from spec2fn.forward.lrs.references import true_flat
+from spec2fn.forward.mrs import instrument as mrs
+from spec2fn.forward.nirspec.references import with_true_flat
 from spec2fn.pipelines import for_exposure
-from spec2fn.running import run
 
 RENDER = {"MIR_MRS": render_miri_mrs, "NRS_IFU": render_nirspec_ifu}
 
@@ -183,7 +184,8 @@ def test_references_are_what_their_schemas_say(exp_type, tmp_path):
     datamodels = pytest.importorskip("stdatamodels.jwst.datamodels")
     from astropy.io import fits
 
-    from spec2fn.forward import mrs_references, nirspec_ifu_references
+    from spec2fn.forward.mrs import references as mrs_references
+    from spec2fn.forward.nirspec import ifu_references as nirspec_ifu_references
 
     if exp_type == "MIR_MRS":
         files = mrs_references.write_references(tmp_path)

@@ -6,10 +6,11 @@ import pytest
 from astropy.io import fits
 
 from spec2fn.errors import DatasetError
-from spec2fn.forward import nirspec as nrs
-from spec2fn.forward.nirspec_operators import open_slits, slit_operators
-from spec2fn.forward.nirspec_references import write_references
-from spec2fn.forward.nirspec_render import (
+from spec2fn.forward.lrs.render import empty_exposure
+from spec2fn.forward.nirspec import instrument as nrs
+from spec2fn.forward.nirspec.operators import open_slits, slit_operators
+from spec2fn.forward.nirspec.references import write_references
+from spec2fn.forward.nirspec.render import (
     GRID,
     SLITLETS,
     Slitlet,
@@ -18,7 +19,6 @@ from spec2fn.forward.nirspec_render import (
     render_nirspec_mos,
 )
 from spec2fn.forward.operators import SpectralOperator, SurfaceOperator
-from spec2fn.forward.render import empty_exposure
 from spec2fn.schema import validate
 
 A2_TO_SR = (np.pi / (180 * 3600)) ** 2
@@ -79,7 +79,7 @@ def test_counts_of_the_sky_follow_the_instrument(fixed_slits):
 
 
 def test_the_flat_is_the_product_of_its_parts(fixed_slits):
-    from spec2fn.forward.nirspec_references import true_detector_flat
+    from spec2fn.forward.nirspec.references import true_detector_flat
 
     op = part_of(fixed_slits, SurfaceOperator, 2)
     (y0, y1), (x0, x1) = op.window
@@ -183,7 +183,7 @@ def test_time_series_have_their_integrations():
 
 
 def test_msa_metadata_survive_their_file(slitlets, tmp_path):
-    from spec2fn.forward.nirspec_msa import write_msa_metadata
+    from spec2fn.forward.nirspec.msa import write_msa_metadata
     from spec2fn.io.msa import read_msa_metadata
 
     write_msa_metadata(tmp_path / "a_msa.fits", slitlets.msa_metadata)

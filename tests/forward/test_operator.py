@@ -7,8 +7,8 @@ import pytest
 
 from spec2fn import transforms
 from spec2fn.errors import DatasetError
-from spec2fn.forward import instrument as lrs
 from spec2fn.forward import operator, scenes
+from spec2fn.forward.lrs import instrument as lrs
 from spec2fn.forward.operators import gaussian_fractions
 from spec2fn.testing.exposures import rendered
 
@@ -111,7 +111,7 @@ def test_embed_puts_the_window_into_the_detector(op):
 
 
 def test_errors_say_what_to_do(slit):
-    from spec2fn.forward.render import _with_wcs
+    from spec2fn.forward.lrs.render import _with_wcs
 
     exposure = _with_wcs(slit.setups["science"], slit.references)
     with pytest.raises(DatasetError, match="extend the grid"):

@@ -5,9 +5,10 @@ import pytest
 from astropy.io import fits
 
 from spec2fn.dq import Pixel
-from spec2fn.forward import instrument as lrs
-from spec2fn.forward import references, render_miri_lrs_slitless, scenes
+from spec2fn.forward import render_miri_lrs_slitless, scenes
 from spec2fn.forward.exposures import observe, write_exposure
+from spec2fn.forward.lrs import instrument as lrs
+from spec2fn.forward.lrs import references
 from spec2fn.schema import validate
 from spec2fn.testing import exposures
 

@@ -8,7 +8,7 @@ from astropy.io import fits
 
 from spec2fn.errors import InputError
 from spec2fn.io import open_exposure
-from spec2fn.io.fitsfile import FitsFile
+from spec2fn.io.fits.fitsfile import FitsFile
 from spec2fn.schema import INT_TIMES, validate
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from spec2fn.io.fitsfile import scan
+from spec2fn.io.fits.fitsfile import scan
 
 VALUES = {
     "TEXT": "plain",

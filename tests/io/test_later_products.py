@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from spec2fn.compose import Observation
+from spec2fn.engine.compose import Observation
+from spec2fn.engine.run import check_input
 from spec2fn.errors import InputError
 from spec2fn.io import open_exposure
 from spec2fn.pipelines import for_exposure
-from spec2fn.running import check_input
 
 ROOT = Path(os.environ.get("SPEC2FN_REALDATA", "/none"))
 pytestmark = pytest.mark.skipif(

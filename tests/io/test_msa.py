@@ -5,8 +5,8 @@ import pytest
 
 from spec2fn.errors import InputError
 from spec2fn.io.msa import read_msa_metadata
-from spec2fn.plans.msa_metadata import open_slitlets
 from spec2fn.testing import nirspec as toy
+from spec2fn.wcs.msa_slitlets import open_slitlets
 
 
 @pytest.fixture

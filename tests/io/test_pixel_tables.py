@@ -6,7 +6,7 @@ from astropy.io import fits
 from spec2fn.cli import main
 from spec2fn.errors import InputError
 from spec2fn.io import open_product, save_pixel_table
-from spec2fn.plans.pixel_table import COLUMNS, pixel_table
+from spec2fn.plans.cubes.pixel_table import COLUMNS, pixel_table
 from spec2fn.schema import Meta
 from spec2fn.slits import Slits
 

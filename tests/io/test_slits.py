@@ -17,9 +17,9 @@ from spec2fn.io import (
     save,
     write_product,
 )
-from spec2fn.io.asdf_tree import TreeWriter, cut_slit
-from spec2fn.io.asdf_wcs import asdf_bytes, wcs_of_cut
-from spec2fn.io.fitsfile import FitsFile
+from spec2fn.io.fits.asdf_tree import TreeWriter, cut_slit
+from spec2fn.io.fits.asdf_wcs import asdf_bytes, wcs_of_cut
+from spec2fn.io.fits.fitsfile import FitsFile
 from spec2fn.schema import Meta, meta_of
 from spec2fn.slits import Slits, bucketize
 
@@ -525,7 +525,7 @@ def test_damaged_wcs_is_one_line(make, tmp_path):
 
 
 def test_shutters_come_back(tmp_path):
-    from spec2fn import running
+    from spec2fn.engine import run as running
     from spec2fn.testing import exposures
 
     pipeline = exposures.pipeline("NRS_MSASPEC")

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from spec2fn.host.cube_overlap import assemble, assemble_voxels, paired, roi_entries
+from spec2fn.host.quadrilaterals import quad_entries
 from spec2fn.kernels import cubes
-from spec2fn.plans.cube_overlap import assemble, assemble_voxels, paired, roi_entries
-from spec2fn.plans.quadrilaterals import quad_entries
 
 SHAPE = (5, 4, 6)
 N = 40

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from spec2fn.host.drizzle import drizzle_overlap, neighbour_pairs
 from spec2fn.kernels import resampling as r
-from spec2fn.plans.drizzle import drizzle_overlap, neighbour_pairs
 
 SHAPE_IN, SHAPE_OUT = (9, 7), (11, 9)
 

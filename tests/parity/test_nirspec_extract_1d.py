@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 from astropy.io import fits
 
-from spec2fn.io.layout import _spectrum_cards
+from spec2fn.io.fits.layout import _spectrum_cards
 from spec2fn.refs import open_reference
 from spec2fn.schema import EXTRACTED, MODE_ATTRS, Meta, meta_of
 from spec2fn.slits import bucketize

@@ -8,13 +8,13 @@ import pytest
 
 from spec2fn.io import open_exposure
 from spec2fn.io.msa import read_msa_metadata
-from spec2fn.plans.msa_metadata import open_slitlets
 from spec2fn.refs import open_reference
 from spec2fn.schema import meta_of
 from spec2fn.steps.assign_wcs import assign_wcs
 from spec2fn.steps.extract_2d import extract_2d
 from spec2fn.testing import nirspec as toy
 from spec2fn.wcs.lower import lower
+from spec2fn.wcs.msa_slitlets import open_slitlets
 
 pytestmark = pytest.mark.parity
 

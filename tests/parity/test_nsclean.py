@@ -7,7 +7,7 @@ import pytest
 
 from spec2fn.io import open_exposure
 from spec2fn.io.msa import read_msa_metadata
-from spec2fn.plans.nsclean import scene_masks
+from spec2fn.plans.background.nsclean import scene_masks
 from spec2fn.refs import open_reference
 from spec2fn.schema import status_of
 from spec2fn.steps.assign_wcs import assign_wcs

@@ -139,8 +139,8 @@ def test_drizzle_on_a_flight_slit(allowed, kernel, pixfrac):
     from stcal.resample.utils import calc_pixmap
     from stdatamodels.jwst import datamodels
 
+    from spec2fn.host.drizzle import drizzle_overlap
     from spec2fn.kernels import resampling
-    from spec2fn.plans.drizzle import drizzle_overlap
 
     path = sorted(Path(folder, "nirspec_mos").glob("*phot*.fits"))[0]
     with datamodels.open(path) as slit:

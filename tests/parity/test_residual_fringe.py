@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from spec2fn.host.fringes_1d import correct_fringes_1d
+from spec2fn.host.sine_search import FringeSearch, find_fringes
 from spec2fn.io import open_exposure, open_product
-from spec2fn.plans.fringe_sines import FringeSearch, find_fringes
-from spec2fn.plans.residual_fringe import EVIDENCE
-from spec2fn.plans.residual_fringe_1d import correct_fringes_1d
+from spec2fn.plans.fringes.residual_fringe import EVIDENCE
 from spec2fn.refs import open_reference
 from spec2fn.schema import meta_of
 from spec2fn.steps.assign_wcs import assign_wcs

@@ -10,7 +10,7 @@ import pytest
 import spec2fn
 from spec2fn import transforms
 from spec2fn.errors import PlanError
-from spec2fn.plans.base import Plan, array, labels, positions
+from spec2fn.plan_base import Plan, array, labels, positions
 from spec2fn.typing import Array
 
 

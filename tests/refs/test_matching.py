@@ -224,8 +224,8 @@ def test_every_reference_file_is_read_or_refused_in_one_line():
 def test_old_aperture_corrections_are_interpreted_or_refused_in_one_line(name, tmp_path):
     import gzip
 
-    from spec2fn.plans.apcorr import correction_table, match_row, phase_correction_table
-    from spec2fn.plans.extract_cube import _correction
+    from spec2fn.plans.extraction.apcorr import correction_table, match_row, phase_correction_table
+    from spec2fn.plans.extraction.extract_cube import _correction
 
     (path,) = Path(REALDATA, "round2/apcorr").glob(f"jwst_{name}_dummy*")
     if path.suffix == ".gz":
@@ -251,7 +251,7 @@ def test_old_aperture_corrections_are_interpreted_or_refused_in_one_line(name, t
 
 @real
 def test_numbers_of_a_real_extract1d_reference_must_be_numbers(tmp_path):
-    from spec2fn.plans.aperture import ApertureOptions, aperture_entries, select_aperture
+    from spec2fn.plans.extraction.aperture import ApertureOptions, aperture_entries, select_aperture
 
     (path,) = Path(REALDATA, "crds/references/miri").glob("*extract1d_0005.json")
     content = json.loads(path.read_text())

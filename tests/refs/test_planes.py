@@ -5,7 +5,7 @@ import pytest
 from astropy.io import fits
 
 from spec2fn.errors import ReferenceError
-from spec2fn.plans.tables import take
+from spec2fn.plans.flux.tables import take
 from spec2fn.refs import planes
 from spec2fn.refs.reference import clear_cache, open_reference
 

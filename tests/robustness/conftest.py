@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from spec2fn import demo
 from spec2fn.calibration import calibrate
+from spec2fn.demo import run as demo
 from spec2fn.errors import InputError, Spec2fnError
 from spec2fn.refs import use_cache
 
@@ -49,7 +49,7 @@ class Case:
     Attributes
     ----------
     mode : str
-        One of :data:`spec2fn.demo.DEMOS`.
+        One of :data:`spec2fn.demo.run.DEMOS`.
     folder : Path
         Holds the exposures, the association and the MSA metadata; to be copied, not changed.
     association : dict

@@ -8,11 +8,11 @@ import pytest
 from astropy.io import fits
 
 from spec2fn import pipelines
-from spec2fn.compose import Observation
+from spec2fn.engine.compose import Observation
 from spec2fn.errors import InputError
 from spec2fn.io.msa import read_msa_metadata
-from spec2fn.plans.msa_metadata import open_slitlets
 from spec2fn.testing import nirspec as toy
+from spec2fn.wcs.msa_slitlets import open_slitlets
 from tests.robustness.conftest import edit_header, judge
 
 LABELS = {"source_name", "alias"}  # any text will do, and is written as it is

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from spec2fn.demo import DEMOS
+from spec2fn.demo.run import DEMOS
 from tests.robustness.conftest import judge
 
 PLANES = ("SCI", "ERR", "DQ", "VAR_POISSON", "VAR_RNOISE")

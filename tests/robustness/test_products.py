@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from spec2fn.demo import DEMOS
+from spec2fn.demo.run import DEMOS
 from spec2fn.io import open_product, save
-from spec2fn.io.slit_layout import ordered_wcs
+from spec2fn.io.fits.slit_layout import ordered_wcs
 from spec2fn.slits import Slits
 from tests.robustness.conftest import difference, parts
 

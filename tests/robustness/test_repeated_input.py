@@ -87,7 +87,7 @@ def test_spectra_of_a_resampled_image_or_a_cube(case, mode, tmp_path):
 
 
 def calibrated(one, source, params=None, **options):
-    from spec2fn import demo
+    from spec2fn.demo import run as demo
     from spec2fn.refs import use_cache
 
     with use_cache(one.cache, demo.CONTEXT):

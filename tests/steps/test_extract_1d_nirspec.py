@@ -13,10 +13,10 @@ from scipy.interpolate import RectBivariateSpline
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.kernels.extraction import interpolate_correction
 from spec2fn.kernels.namespace import array_namespace
-from spec2fn.plans.apcorr import phase_correction_table
-from spec2fn.plans.spectra import join_spectra
+from spec2fn.plans.extraction.apcorr import phase_correction_table
 from spec2fn.schema import EXTRACTED, Meta, meta_of
 from spec2fn.slits import Slits, bucketize
+from spec2fn.spectra.datasets import join_spectra
 from spec2fn.steps.extract_1d import extract_1d
 from spec2fn.transforms import jit, value_and_grad
 

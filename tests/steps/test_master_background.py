@@ -5,10 +5,10 @@ import pytest
 import xarray as xr
 from astropy.io import fits
 
-from spec2fn.compose import Step
 from spec2fn.dq import PIXEL
+from spec2fn.engine.compose import Step
 from spec2fn.errors import InputError
-from spec2fn.plans.master_background import (
+from spec2fn.plans.background.master_background import (
     Spectrum,
     combine_spectra,
     common_wavelengths,
@@ -386,7 +386,7 @@ def test_users_background_must_hold_a_spectrum():
 
 def _pipeline_background(pipeline, params=None):
     """What the step subtracts in a pipeline, by slit."""
-    from spec2fn import running
+    from spec2fn.engine import run as running
     from spec2fn.testing import exposures
 
     result = running.run(
@@ -402,7 +402,7 @@ def _pipeline_background(pipeline, params=None):
 
 
 def test_the_corrections_are_those_of_the_pipeline():
-    from spec2fn import compose
+    from spec2fn.engine import compose
     from spec2fn.pipelines import NIRSPEC_MOS
     from spec2fn.steps.photom import photom
 
@@ -442,7 +442,7 @@ def test_the_corrections_are_those_of_the_pipeline():
 
 
 def test_corrections_of_the_user_win():
-    from spec2fn import compose
+    from spec2fn.engine import compose
     from spec2fn.pipelines import NIRSPEC_MOS
 
     mine = compose.replace(

@@ -9,7 +9,7 @@ import xarray as xr
 
 from spec2fn.dq import PIXEL
 from spec2fn.errors import ReferenceError
-from spec2fn.plans.msaflagopen import failed_open_shutters, illuminated_pixels
+from spec2fn.plans.slits.msaflagopen import failed_open_shutters, illuminated_pixels
 from spec2fn.schema import Meta, status_of
 from spec2fn.steps.msaflagopen import msaflagopen
 from spec2fn.transforms import jit
@@ -45,7 +45,7 @@ def lines(monkeypatch):
         return np.array([[[4.5, 45.5], [10.0 * (i + 1) - 2.4, 10.0 * (i + 1) + 4.6]]
                          for i in range(len(batch.slits))])  # fmt: skip
 
-    monkeypatch.setattr("spec2fn.wcs.build.nirspec_boxes.bounding_boxes", boxes)
+    monkeypatch.setattr("spec2fn.wcs.assign.nirspec_boxes.bounding_boxes", boxes)
     monkeypatch.setattr(
         "spec2fn.steps.msaflagopen.shutter_batch",
         lambda ds, shutters, refs: StraightLines(tuple(shutters)),
@@ -130,7 +130,7 @@ def test_optics_of_the_exposure_are_used():
     ds = exposure().assign_attrs(
         meta=Meta(wcs=SimpleNamespace(batch=SimpleNamespace(optics=optics)))
     )
-    from spec2fn.plans.msaflagopen import shutter_batch
+    from spec2fn.plans.slits.msaflagopen import shutter_batch
 
     assert shutter_batch(ds, (), {}).optics is optics
 

@@ -9,8 +9,8 @@ from astropy.io import fits
 
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, ParameterError, ReferenceError
-from spec2fn.plans.nsclean import dark_pixels, mask_boxes, scene_masks
-from spec2fn.plans.nsclean_fit import fit_full_frame, median_stripes
+from spec2fn.host.line_noise import fit_full_frame, median_stripes
+from spec2fn.plans.background.nsclean import dark_pixels, mask_boxes, scene_masks
 from spec2fn.schema import Meta, meta_of, status_of
 from spec2fn.steps.nsclean import nsclean
 from spec2fn.transforms import jit, value_and_grad, vmap

@@ -8,7 +8,7 @@ from astropy.io import fits
 
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, InputError, ParameterError, ReferenceError
-from spec2fn.plans.pathloss import spatial_scale
+from spec2fn.plans.flux.pathloss import spatial_scale
 from spec2fn.schema import Meta, status_of
 from spec2fn.steps.pathloss import pathloss
 from spec2fn.transforms import jit, value_and_grad, vmap

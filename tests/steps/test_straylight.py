@@ -7,7 +7,7 @@ import xarray as xr
 
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, ReferenceError
-from spec2fn.plans.straylight import COLUMNS
+from spec2fn.plans.background.straylight import COLUMNS
 from spec2fn.schema import meta_of, status_of
 from spec2fn.steps.straylight import straylight
 from spec2fn.transforms import jit, value_and_grad

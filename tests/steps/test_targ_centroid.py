@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from spec2fn.plans.centroid import cut_around, gaussian_centroid
+from spec2fn.host.centroid import cut_around, gaussian_centroid
 from spec2fn.schema import status_of
 from spec2fn.steps.assign_wcs import assign_wcs
 from spec2fn.steps.targ_centroid import targ_centroid

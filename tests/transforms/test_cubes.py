@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from spec2fn.cubes import Cubes
-from spec2fn.plans.base import Plan
+from spec2fn.plan_base import Plan
 from spec2fn.schema import Meta, meta_of
 from spec2fn.transforms import jit, pack, unpack, value_and_grad
 

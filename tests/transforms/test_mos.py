@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from spec2fn import transforms
-from spec2fn.compose import after, with_parameters
-from spec2fn.running import run
+from spec2fn.engine.compose import after, with_parameters
+from spec2fn.engine.run import run
 from spec2fn.testing import exposures
 
 MOS = "NRS_MSASPEC"

@@ -9,7 +9,7 @@ import xarray as xr
 
 from spec2fn import transforms
 from spec2fn.errors import ContractError
-from spec2fn.plans.base import Plan
+from spec2fn.plan_base import Plan
 from spec2fn.schema import Meta, meta_of
 
 

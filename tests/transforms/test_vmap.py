@@ -7,7 +7,7 @@ import xarray as xr
 
 from spec2fn import transforms
 from spec2fn.errors import ContractError, PlanError
-from spec2fn.plans.base import Plan, array, labels, positions
+from spec2fn.plan_base import Plan, array, labels, positions
 from spec2fn.slits import Slits
 from spec2fn.typing import Array
 

@@ -380,7 +380,7 @@ def test_bad_references():
 
 
 def test_optics_too_rough_for_short_polynomials(monkeypatch):
-    from spec2fn.wcs.build import nirspec_batch
+    from spec2fn.wcs.assign import nirspec_batch
 
     wcs = assigned("NRS_MSASPEC", "PRISM")
     monkeypatch.setattr(nirspec_batch.SlitBatch, "cosine_error", -1.0)

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from spec2fn.errors import DatasetError, InputError, ReferenceError
-from spec2fn.forward import nirspec_ifu_optics
+from spec2fn.forward.nirspec import ifu_optics as nirspec_ifu_optics
 from spec2fn.schema import meta_of, with_meta
 from spec2fn.steps.assign_wcs import assign_wcs
 from spec2fn.testing import nirspec as toy

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spec2fn.wcs.build.nirspec_series import fit_series
+from spec2fn.wcs.assign.nirspec_series import fit_series
 
 LOW = np.array([[-0.5, 1.0], [-2.0, 3.0], [0.5, 1.0]])
 HIGH = np.array([[0.5, 2.0], [3.0, 5.0], [0.7, 1.5]])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from spec2fn.errors import InputError
-from spec2fn.plans.msa_metadata import open_slitlets
 from spec2fn.testing import nirspec as toy
+from spec2fn.wcs.msa_slitlets import open_slitlets
 
 
 def slitlets(msa=None, dither=1, **options):

@@ -1,0 +1,1 @@
+"""The embedded examples: exposures of known truth, calibrated and compared."""

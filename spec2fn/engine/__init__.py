@@ -1,0 +1,1 @@
+"""What runs steps: steps themselves, pipelines, parameters, the run and its forecast."""

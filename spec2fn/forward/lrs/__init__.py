@@ -1,0 +1,1 @@
+"""The synthetic low-resolution spectrometer of MIRI."""

@@ -1,0 +1,372 @@
+"""Reference files of the synthetic low-resolution spectrometer.
+
+Each file follows the JWST reference file definition of its type (public CRDS documentation and
+the schemas of ``stdatamodels``), and says exactly what :mod:`spec2fn.forward.lrs.instrument`
+does, so that a spectrum extracted with these files is unbiased. The flat is the exception, as in
+real life: it is measured, with the error its ERR plane states.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spec2fn.forward.lrs import instrument as lrs
+from spec2fn.forward.reference_files import (
+    DESCRIPTION,
+    USEAFTER,
+    image_hdu,
+    table_hdu,
+    write_asdf,
+    write_fits,
+)
+
+__all__ = [
+    "BOX",
+    "SHAPES",
+    "SUBARRAYS",
+    "ReferenceFile",
+    "measured_flat",
+    "true_flat",
+    "write_references",
+]
+
+Array = np.ndarray[Any, Any]
+
+SHAPES: Mapping[str, tuple[int, int]] = {
+    "MIR_LRS-FIXEDSLIT": (1024, 1032),
+    "MIR_LRS-SLITLESS": (416, 72),
+    "MIR_MRS": (1024, 1032),
+}
+"""Rows and columns of the subarray of each mode."""
+
+SUBARRAYS: Mapping[str, str] = {
+    "MIR_LRS-FIXEDSLIT": "FULL",
+    "MIR_LRS-SLITLESS": "SLITLESSPRISM",
+    "MIR_MRS": "FULL",
+}
+
+BOX: Mapping[str, tuple[int, int]] = {
+    "MIR_LRS-FIXEDSLIT": (16, 27),
+    "MIR_LRS-SLITLESS": (31, 43),
+}
+"""First and last column of the extraction box; on the slit it follows the source."""
+
+FLAT_ERROR = 0.001
+# Mean variance [pixel^2] that drizzling onto the straightened grid and the fractional pixels at
+# the ends of the box add to the image: each is linear interpolation at a phase f, f (1 - f).
+_RESAMPLING_VARIANCE = 1 / 6 + 1 / 6
+
+
+@dataclass(frozen=True)
+class ReferenceFile:
+    """A reference file and what it applies to.
+
+    Attributes
+    ----------
+    reftype : str
+        CRDS type.
+    path : pathlib.Path
+    match : mapping
+        Selection: ``exp_type`` for what differs between modes, ``detector`` otherwise.
+    """
+
+    reftype: str
+    path: Path
+    match: Mapping[str, str]
+
+
+def write_references(folder: Path, exp_type: str, seed: int = 0) -> list[ReferenceFile]:
+    """Write every reference file of a mode.
+
+    Parameters
+    ----------
+    folder : Path
+        Existing folder for the files.
+    exp_type : str
+        ``MIR_LRS-FIXEDSLIT`` or ``MIR_LRS-SLITLESS``.
+    seed : int
+        Of the flat.
+
+    Returns
+    -------
+    list of ReferenceFile
+    """
+    own = {"exp_type": exp_type}
+    made: list[tuple[str, str, Callable[[Path], None], dict[str, str]]] = [
+        ("distortion", "asdf", _distortion, {"detector": "MIRIMAGE"}),
+        ("filteroffset", "asdf", _filteroffset, {"detector": "MIRIMAGE"}),
+        ("specwcs", "fits", lambda p: write_fits(p, "specwcs", exp_type, _specwcs()), own),
+        (
+            "flat",
+            "fits",
+            lambda p: write_fits(p, "flat", exp_type, measured_flat(exp_type, seed)),
+            own,
+        ),
+        ("photom", "fits", lambda p: write_fits(p, "photom", exp_type, _photom(exp_type)), own),
+        ("apcorr", "fits", lambda p: write_fits(p, "apcorr", exp_type, _apcorr(exp_type)), own),
+        ("extract1d", "json", lambda p: _extract1d(p, exp_type), own),
+    ]
+    if exp_type == "MIR_LRS-FIXEDSLIT":
+        made += [
+            ("pathloss", "fits", lambda p: write_fits(p, "pathloss", exp_type, _pathloss()), own),
+            ("psf", "fits", lambda p: write_fits(p, "psf", exp_type, _psf()), own),
+        ]
+    out = []
+    for reftype, suffix, write, match in made:
+        path = folder / f"jwst_miri_{reftype}_0001.{suffix}"
+        write(path)
+        out.append(ReferenceFile(reftype, path, match))
+    return out
+
+
+def true_flat(exp_type: str, seed: int = 0) -> Array:
+    """Response of each pixel relative to the mean, float64, shape of the subarray."""
+    shape = SHAPES[exp_type]
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    smooth = 1 + 0.03 * np.sin(2 * np.pi * x / shape[1]) * np.cos(2 * np.pi * y / shape[0])
+    rng = np.random.default_rng([seed, 1])
+    return np.asarray(smooth * (1 + 0.005 * rng.standard_normal(shape)))
+
+
+def _distortion(path: Path) -> None:
+    from astropy.modeling.models import Mapping as Axes
+    from astropy.modeling.models import Polynomial2D
+
+    def linear(matrix: Array, offset: Array) -> Any:
+        first, second = (
+            Polynomial2D(1, c0_0=offset[i], c1_0=matrix[i, 0], c0_1=matrix[i, 1]) for i in (0, 1)
+        )
+        return Axes((0, 1, 0, 1)) | first & second
+
+    matrix = lrs.v2v3_matrix()
+    offset = np.array(lrs.to_v2v3(0.0, 0.0))
+    model = linear(matrix, offset)
+    inverse = np.linalg.inv(matrix)
+    model.inverse = linear(inverse, -inverse @ offset)
+    write_asdf(
+        path,
+        "distortion",
+        "DistortionModel",
+        {"model": model},
+        exposure={"type": "MIR_IMAGE"},
+        input_units="pixel",
+        output_units="arcsec",
+    )
+
+
+def _filteroffset(path: Path) -> None:
+    rows = [
+        {"filter": name, "pupil": "N/A", "column_offset": x, "row_offset": y}
+        for name, (x, y) in lrs.FILTER_OFFSET.items()
+    ]
+    write_asdf(
+        path,
+        "filteroffset",
+        "FilteroffsetModel",
+        {"filters": rows},
+        exposure={"type": "MIR_IMAGE"},
+        input_units="pixel",
+    )
+
+
+def _specwcs() -> tuple[str, dict[str, Any], list[Any]]:
+    first, last = lrs.ROWS
+    rows = np.arange(first, last - 1, -1, dtype=np.float64)
+    x = lrs.trace(rows)
+    half = (lrs.SLIT_COLUMNS - 3.0) / 2
+    columns = {"x_center": x, "y_center": rows, "wavelength": lrs.wavelength(rows)}
+    # corners of each wavelength element: upper left, upper right, lower right, lower left
+    for i, (side, step) in enumerate(((-1, 0.5), (1, 0.5), (1, -0.5), (-1, -0.5))):
+        columns[f"x{i}"] = lrs.trace(rows + step) + side * half
+        columns[f"y{i}"] = rows + step
+    keywords: dict[str, float] = {}
+    for suffix, mode in (("", "MIR_LRS-FIXEDSLIT"), ("SLTL", "MIR_LRS-SLITLESS")):
+        keywords[f"IMX{suffix}"], keywords[f"IMY{suffix}"] = (
+            round(v + 1.0, 6) for v in lrs.aperture(mode)
+        )
+    x0, y0 = lrs.aperture("MIR_LRS-FIXEDSLIT")
+    for i, (sx, sy) in enumerate(((-1, -1), (1, -1), (1, 1), (-1, 1)), start=1):
+        v2, v3 = lrs.to_v2v3(x0 + sx * lrs.SLIT_COLUMNS / 2, y0 + sy * lrs.SLIT_ROWS / 2)
+        keywords[f"V2VERT{i}"], keywords[f"V3VERT{i}"] = float(v2), float(v3)
+    return "MiriLRSSpecwcsModel", keywords, [table_hdu("WAVETABLE", columns)]
+
+
+def measured_flat(exp_type: str, seed: int) -> tuple[str, dict[str, Any], list[Any]]:
+    """Return the content of a flat: :func:`true_flat` with the error its ERR plane states."""
+    flat = true_flat(exp_type, seed)
+    rng = np.random.default_rng([seed, 2])
+    data = (flat * (1 + FLAT_ERROR * rng.standard_normal(flat.shape))).astype(np.float32)
+    error = (FLAT_ERROR * flat).astype(np.float32)
+    dq = np.zeros(flat.shape, np.uint32)
+    bad = rng.random(flat.shape) < 2e-4
+    dq[bad] = 3
+    data[bad] = np.nan
+    table = table_hdu(
+        "DQ_DEF",
+        {
+            "BIT": np.array([0, 1], np.int32),
+            "VALUE": np.array([1, 2], np.uint32),
+            "NAME": np.array(["DO_NOT_USE", "NO_FLAT_FIELD"], "S40"),
+            "DESCRIPTION": np.array(["unusable", "no response measured"], "S80"),
+        },
+    )
+    x, y = (1, 1) if SUBARRAYS[exp_type] == "FULL" else lrs.SLITLESS_CORNER
+    keywords = {
+        "SUBARRAY": SUBARRAYS[exp_type],
+        "SUBSTRT1": x,
+        "SUBSTRT2": y,
+        "SUBSIZE1": flat.shape[1],
+        "SUBSIZE2": flat.shape[0],
+        "FASTAXIS": 1,
+        "SLOWAXIS": 2,
+    }
+    return (
+        "FlatModel",
+        keywords,
+        [image_hdu("SCI", data), image_hdu("ERR", error), image_hdu("DQ", dq), table],
+    )
+
+
+def _photom(exp_type: str) -> tuple[str, dict[str, Any], list[Any]]:
+    wave = np.linspace(3.0, 15.0, 1201)
+    who = {
+        "filter": np.array(["P750L"], "S12"),
+        "subarray": np.array([SUBARRAYS[exp_type]], "S17"),
+    }
+
+    def floats(**values: Any) -> dict[str, Array]:
+        return {k: np.asarray([v], np.float32) for k, v in values.items()}
+
+    amplitude, tau, const = lrs.EXPONENTIAL
+    day = lrs.REFERENCE_DAY
+    hdus = [
+        table_hdu(
+            "PHOTOM",
+            who
+            | floats(photmjsr=lrs.PHOTMJSR, uncertainty=0.0)
+            | {"nelem": np.array([len(wave)], np.int16)}
+            | floats(
+                wavelength=wave,
+                relresponse=lrs.relative_response(wave),
+                reluncertainty=np.zeros(len(wave)),
+            ),
+        ),
+        table_hdu("TIMECOEFF_LINEAR", who | floats(t0=day, lossperyear=lrs.LOSS_PER_YEAR)),
+        table_hdu(
+            "TIMECOEFF_EXPONENTIAL",
+            who | floats(t0=day, amplitude=amplitude, tau=tau, const=const),
+        ),
+        table_hdu("TIMECOEFF_POWERLAW", who | floats(t0=day, year1value=1.0, tsoft=1.0, alpha=0.0)),
+    ]
+    area = {"PIXAR_SR": float(lrs.PIXEL_AREA_SR), "PIXAR_A2": float(lrs.PIXEL_AREA_ARCSEC2)}
+    return "MirLrsPhotomModel", area, hdus
+
+
+def _apcorr(exp_type: str) -> tuple[str, dict[str, Any], list[Any]]:
+    wave = np.linspace(4.0, 14.3, 300)
+    size = np.arange(1, 25)
+    width = lrs.sigma(wave)
+    if exp_type == "MIR_LRS-FIXEDSLIT":
+        offset = np.zeros_like(wave)
+        width = np.sqrt(width**2 + _RESAMPLING_VARIANCE)
+    else:
+        # the box stands still while the spectrum is curved
+        rows = np.arange(lrs.ROWS[1], lrs.ROWS[0] + 1)[::-1]
+        column = lrs.aperture(exp_type)[0] + lrs.trace(np.interp(wave, lrs.wavelength(rows), rows))
+        offset = sum(BOX[exp_type]) / 2 - column
+    half = size / 2
+    factor = 1 / lrs.enclosed(offset[:, None] - half, offset[:, None] + half, width[:, None])
+    table = table_hdu(
+        "APCORR",
+        {
+            "subarray": np.array([SUBARRAYS[exp_type]], "S17"),
+            "wavelength": wave[None].astype(np.float32),
+            "nelem_wl": np.array([len(wave)], np.int16),
+            "size": size[None].astype(np.uint8),
+            "nelem_size": np.array([len(size)], np.int16),
+            "apcorr": factor[None].astype(np.float32),
+            "apcorr_err": np.zeros((1, *factor.shape), np.float32),
+        },
+        SIZEUNIT="pixels",
+    )
+    return "MirLrsApcorrModel", {}, [table]
+
+
+def _extract1d(path: Path, exp_type: str) -> None:
+    start, stop = BOX[exp_type]
+    target: dict[str, Any] = {
+        "id": exp_type,
+        "region_type": "target",
+        "dispaxis": 2,
+        "xstart": start,
+        "xstop": stop,
+        "independent_var": "pixel",
+    }
+    if exp_type == "MIR_LRS-FIXEDSLIT":
+        target |= {"extract_width": stop - start + 1, "use_source_posn": True}
+    else:
+        regions = [[7.5], [21.5], [53.5], [67.5]]
+        target |= {"use_source_posn": False, "bkg_coeff": regions, "bkg_order": 0}
+    content = {
+        "reftype": "EXTRACT1D",
+        "instrument": "MIRI",
+        "telescope": "JWST",
+        "exp_type": exp_type,
+        "pedigree": "DUMMY",
+        "description": DESCRIPTION,
+        "author": "spec2fn",
+        "useafter": USEAFTER,
+        "apertures": [target],
+    }
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _pathloss() -> tuple[str, dict[str, Any], list[Any]]:
+    wave = np.linspace(15.0, 3.5, 231)
+    columns, rows, step = 65, 41, 0.1
+    offset = (np.arange(rows) - rows // 2) * step
+    factor = 1 / lrs.slit_transmission(wave[:, None], offset[None, :])
+    cube = np.repeat(factor[:, :, None], columns, axis=2).astype(np.float32)
+    table = table_hdu(
+        "PATHLOSS",
+        {
+            "wavelength": wave.astype(np.float32),
+            "pathloss": cube,
+            "pathloss_err": np.zeros_like(cube),
+        },
+        CRPIX1=columns // 2 + 1.0,
+        CRVAL1=0.0,
+        CDELT1=1.0,
+        CRPIX2=rows // 2 + 1.0,
+        CRVAL2=0.0,
+        CDELT2=step,
+    )
+    return "MirLrsPathlossModel", {}, [table]
+
+
+def _psf() -> tuple[str, dict[str, Any], list[Any]]:
+    first, last = lrs.ROWS
+    wave = lrs.wavelength(np.arange(last, first + 1, dtype=np.float64))
+    oversampling, pixels = 4, 81
+    center = (oversampling * pixels - 1) / 2
+    u = (np.arange(oversampling * pixels) - center) / oversampling
+    step = 0.5 / oversampling
+    profile = lrs.enclosed(u - step, u + step, lrs.sigma(wave)[:, None])
+    hdus = [
+        image_hdu(
+            "PSF",
+            profile,
+            APERTURE="ANY",
+            SUBPIX=oversampling,
+            CENTCOL=center,
+            CENTROW=float(-last),
+        ),
+        image_hdu("WAVE", wave),
+    ]
+    return "SpecPsfModel", {}, hdus

@@ -1,0 +1,1 @@
+"""The synthetic medium-resolution spectrometer of MIRI."""

@@ -1,0 +1,458 @@
+"""Reference files of the synthetic NIRSpec.
+
+Each file follows the JWST reference file definition of its type (public CRDS documentation and
+the schemas of ``stdatamodels``), and says what :mod:`spec2fn.forward.nirspec.instrument` does. The
+detector flat is measured, with the error its ERR plane states.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spec2fn.forward.lrs.instrument import enclosed
+from spec2fn.forward.lrs.references import ReferenceFile
+from spec2fn.forward.nirspec import instrument as nrs
+from spec2fn.forward.nirspec.optics import CONFIGURATIONS, optics_trees
+from spec2fn.forward.reference_files import (
+    DESCRIPTION,
+    USEAFTER,
+    image_hdu,
+    table_hdu,
+    write_asdf,
+    write_fits,
+)
+
+__all__ = [
+    "BACKGROUND",
+    "EXTRACT_WIDTH",
+    "FLAT_ERROR",
+    "detector_flat",
+    "fast_table",
+    "optics_writer",
+    "pathloss_content",
+    "photom_content",
+    "spectrograph_flat",
+    "table_waves",
+    "true_detector_flat",
+    "with_true_flat",
+    "write_msaoper",
+    "write_references",
+]
+
+Array = np.ndarray[Any, Any]
+
+FLAT_ERROR = 0.001
+EXTRACT_WIDTH = {"NRS_MSASPEC": 7, "NRS_FIXEDSLIT": 9, "NRS_BRIGHTOBJ": 11}
+"""Height of the extraction box of each mode [pixel]."""
+BACKGROUND = ((0.5,), (5.5,), (26.5,), (31.5,))
+"""Rows of the rectified S200A1 in which the sky is measured, if it is not subtracted before."""
+_FRAME = (2048, 2048)
+_FLAT_WAVES = (0.5, 5.6)
+_SHUTTERS = (171, 365)
+# see forward.references: linear interpolation when resampling, and at the ends of the box
+_RESAMPLING_VARIANCE = {"NRS_MSASPEC": 1 / 3, "NRS_FIXEDSLIT": 1 / 3, "NRS_BRIGHTOBJ": 1 / 6}
+_SLITS = tuple(nrs.APERTURES)
+_DAY = np.float32(nrs.REFERENCE_DAY)
+
+Content = tuple[str, dict[str, Any], list[Any]]
+
+
+def write_references(
+    folder: Path, exp_type: str, grating: str, seed: int = 0, *, local_background: bool = False
+) -> list[ReferenceFile]:
+    """Write every reference file of a mode.
+
+    Parameters
+    ----------
+    folder : Path
+        Existing folder for the files.
+    exp_type : str
+        ``NRS_FIXEDSLIT``, ``NRS_BRIGHTOBJ`` or ``NRS_MSASPEC``, which also gets those of the
+        fixed slits.
+    grating : str
+        One of :data:`spec2fn.forward.nirspec.optics.CONFIGURATIONS`.
+    seed : int
+        Of the flat.
+    local_background : bool
+        Whether the background of the fixed slit S200A1 is to be fitted beside the source.
+
+    Returns
+    -------
+    list of ReferenceFile
+    """
+    out: list[ReferenceFile] = []
+
+    def add(
+        reftype: str, suffix: str, match: Mapping[str, str], write: Callable[[Path], None]
+    ) -> None:
+        number = 1 + sum(f.reftype == reftype for f in out)
+        path = folder / f"jwst_nirspec_{reftype}_{number:04d}.{suffix}"
+        write(path)
+        out.append(ReferenceFile(reftype, path, match))
+
+    instrument = {"INSTRUME": "NIRSPEC", "DETECTOR": "NRS1", "GRATING": grating}
+    instrument["FILTER"] = CONFIGURATIONS[grating][0]
+    for reftype, (tree, mode) in optics_trees(grating).items():
+        add(reftype, "asdf", {}, optics_writer(reftype, tree, mode))
+    modes = [exp_type, "NRS_FIXEDSLIT"] if exp_type == "NRS_MSASPEC" else [exp_type]
+
+    def fits(reftype: str, which: str, content: Content, match: Mapping[str, str]) -> None:
+        add(reftype, "fits", match, lambda p: write_fits(p, reftype, which, content, instrument))
+
+    # both are the same for slitlets and fixed slits
+    instrument["P_EXP_TY"] = "|".join(modes)
+    fits("dflat", exp_type, detector_flat(seed), {"detector": "NRS1"})
+    fits("sflat", exp_type, spectrograph_flat(), {"detector": "NRS1"})
+    del instrument["P_EXP_TY"]
+    for which in modes:
+        own = {"exp_type": which}
+        mos = which == "NRS_MSASPEC"
+        fits("fflat", which, _quadrant_flats() if mos else _fore_flat(), own)
+        if which != "NRS_BRIGHTOBJ":
+            fits("pathloss", which, _pathloss(mos=mos), own)
+        fits("photom", which, photom_content(grating, mos=mos), own)
+        fits("area", which, _shutter_areas() if mos else _slit_areas(), own)
+        fits("apcorr", which, _apcorr(which, grating), own)
+        add("wavecorr", "asdf", own, _wavecorr_writer(which))
+        add("extract1d", "json", own, _extract1d_writer(which, local_background))
+    if exp_type == "NRS_MSASPEC":
+        fits("barshadow", exp_type, _barshadow(), {"exp_type": exp_type})
+        add("msaoper", "json", {}, write_msaoper)
+    return out
+
+
+def true_detector_flat(seed: int = 0) -> Array:
+    """Response of each pixel of NRS1 at the first wavelength, float32."""
+    y, x = (np.linspace(0, 1, n, dtype=np.float32) for n in _FRAME)
+    smooth = 1 + np.float32(0.02) * np.sin(6 * x) * np.cos(5 * y)[:, None]
+    rng = np.random.default_rng([seed, 1])
+    noise = rng.standard_normal(_FRAME, dtype=np.float32)
+    return np.asarray(smooth * (1 + np.float32(0.006) * noise), np.float32)
+
+
+def with_true_flat(references: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """References with the flat that the detector has, instead of that which was measured."""
+    flat = references["dflat"]
+    image = true_detector_flat(seed)
+    cube = np.stack([image, image * np.float32(1.01)])
+    true = flat.assign(sci=(flat["sci"].dims, cube), dq=(flat["dq"].dims, 0 * flat["dq"].data))
+    return {**references, "dflat": true}
+
+
+def optics_writer(
+    reftype: str, tree: Mapping[str, Any], mode: Mapping[str, str]
+) -> Callable[[Path], None]:
+    """Return what writes a reference of the optics."""
+    names = {"fpa": "FPA", "msa": "MSA", "ote": "OTE", "fore": "FORE"}
+    model = f"{names.get(reftype, reftype.capitalize())}Model"
+    meta: dict[str, Any] = {"instrument": {"name": "NIRSPEC", **mode}, "exposure": {"type": "N/A"}}
+    if reftype == "wavelengthrange":
+        meta["wavelength_units"] = "m"
+    elif "model" in tree:
+        meta |= {"input_units": "m", "output_units": "m"}
+    return lambda path: write_asdf(path, reftype, model, tree, **meta)
+
+
+def table_waves(n: int) -> Array:
+    """Return wavelengths of a table [um]."""
+    return np.linspace(*nrs.WAVES, n)
+
+
+def _text(values: Iterable[str], size: int) -> Array:
+    return np.array(list(values), f"S{size}")
+
+
+def fast_table(curves: Mapping[str, Array], wave: Array, **keywords: Any) -> Any:
+    """Table of the variation with wavelength, a row for each slit."""
+    n, rows = len(wave), len(curves)
+    columns = {
+        "slit_name": _text(curves, 15),
+        "nelem": np.full(rows, n, np.int32),
+        "wavelength": np.tile(wave.astype(np.float32), (rows, 1)),
+        "data": np.array(list(curves.values()), np.float32),
+        "error": np.zeros((rows, n), np.float32),
+    }
+    return table_hdu("FAST_VARIATION", columns, **keywords)
+
+
+def _flags() -> Any:
+    names = {0: "DO_NOT_USE", 18: "NO_FLAT_FIELD", 25: "UNRELIABLE_FLAT"}
+    columns = {
+        "BIT": np.array(list(names), np.int32),
+        "VALUE": np.array([1 << b for b in names], np.int32),
+        "NAME": _text(names.values(), 40),
+        "DESCRIPTION": _text([""] * 3, 80),
+    }
+    return table_hdu("DQ_DEF", columns)
+
+
+def _image_waves(waves: Iterable[float], **keywords: Any) -> Any:
+    return table_hdu("WAVELENGTH", {"wavelength": np.array(waves, np.float32)}, **keywords)
+
+
+def detector_flat(seed: int) -> Content:
+    """Return the content of a measured D-flat."""
+    rng = np.random.default_rng([seed, 2])
+    noise = rng.standard_normal(_FRAME, dtype=np.float32)
+    measured = true_detector_flat(seed) * (1 + np.float32(FLAT_ERROR) * noise)
+    cube = np.stack([measured, measured * np.float32(1.01)])
+    dq = np.zeros(_FRAME, np.uint32)
+    dq[rng.random(_FRAME, dtype=np.float32) < 2e-4] = 1 | (1 << 18)
+    wave = table_waves(300)
+    hdus = [
+        image_hdu("SCI", cube),
+        image_hdu("ERR", np.float32(FLAT_ERROR) * measured),
+        image_hdu("DQ", dq),
+        _image_waves(_FLAT_WAVES),
+        fast_table({"ANY": nrs.detector_response(wave)}, wave),
+        _flags(),
+    ]
+    return "NirspecFlatModel", {}, hdus
+
+
+def spectrograph_flat() -> Content:
+    """Return the content of an S-flat."""
+    y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in _FRAME)
+    image = 1 + np.float32(0.01) * x + np.float32(0.02) * y[:, None] ** 2
+    wave = table_waves(300)
+    return (
+        "NirspecFlatModel",
+        {},
+        [
+            image_hdu("SCI", image),
+            image_hdu("ERR", np.zeros_like(image)),
+            fast_table({"ANY": nrs.spectrograph_response(wave)}, wave),
+        ],
+    )
+
+
+def _fore_flat() -> Content:
+    wave = table_waves(300)
+    curves = {name: nrs.fore_response(wave, k) for k, name in enumerate(_SLITS)}
+    return "NirspecFlatModel", {}, [fast_table(curves, wave)]
+
+
+def _quadrant_flats() -> Content:
+    wave = table_waves(300)
+    y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in _SHUTTERS)
+    hdus = []
+    for quadrant in range(1, 5):
+        image = 1 + np.float32(0.02) * (x * y[:, None] + np.float32(0.1 * quadrant))
+        version = {"EXTVER": quadrant}
+        hdus += [
+            image_hdu("SCI", np.stack([image, image * np.float32(1.01)]), **version),
+            image_hdu("ERR", np.zeros((2, *_SHUTTERS), np.float32), **version),
+            image_hdu("DQ", np.zeros((2, *_SHUTTERS), np.uint32), **version),
+            _image_waves(_FLAT_WAVES, **version),
+            fast_table({"ANY": nrs.fore_response(wave, quadrant)}, wave, **version),
+        ]
+    return "NirspecQuadFlatModel", {}, [*hdus, _flags()]
+
+
+def _pathloss(*, mos: bool) -> Content:
+    apertures = {name: (0, size) for name, size in nrs.APERTURES.items()}
+    if mos:
+        apertures = {f"MOS1x{n}": (n, nrs.slitlet(n)) for n in (1, 3)}
+    return pathloss_content(apertures, mos=mos)
+
+
+def pathloss_content(
+    apertures: Mapping[str, tuple[int, tuple[float, float]]], *, mos: bool = False
+) -> Content:
+    """Return the pathloss of apertures: number of shutters, and width and height [arcsec]."""
+    wave = table_waves(52)
+    spectral = (1.0, wave[0] * 1e-6, (wave[1] - wave[0]) * 1e-6)
+    hdus = []
+    for version, (name, (shutters, size)) in enumerate(apertures.items(), start=1):
+        # positions along a slitlet count in shutters
+        half, unit = (shutters / 2, nrs.SHUTTER[1]) if mos else (0.5, size[1])
+        x, y = np.linspace(-0.5, 0.5, 41), np.linspace(-half, half, 20 * max(shutters, 1) + 1)
+        where = (x, y[:, None] * (unit / size[1]))
+        cube = nrs.point_transmission(wave[:, None, None], *where, size).astype(np.float32)
+        uniform = nrs.uniform_transmission(wave).astype(np.float32)
+        place = [(1.0, axis[0], axis[1] - axis[0]) for axis in (x, y)]
+        keys = {"EXTVER": version, "APERTURE": name, "SHUTTERS": shutters}
+        hdus += [
+            image_hdu("PS", cube, **keys, **_grid([*place, spectral])),
+            image_hdu("PSVAR", np.zeros_like(cube), EXTVER=version),
+            image_hdu("UNI", uniform, EXTVER=version, **_grid([spectral])),
+            image_hdu("UNIVAR", np.zeros_like(uniform), EXTVER=version),
+        ]
+    return "PathlossModel", {}, hdus
+
+
+def _grid(axes: list[tuple[float, float, float]]) -> dict[str, float]:
+    return {
+        f"{word}{k}": float(value)
+        for k, axis in enumerate(axes, start=1)
+        for word, value in zip(("CRPIX", "CRVAL", "CDELT"), axis, strict=True)
+    }
+
+
+def _barshadow() -> Content:
+    y = np.linspace(-1, 1, 401)
+    columns = 11
+    step = (nrs.WAVES[1] - nrs.WAVES[0]) / (columns - 1)
+    place = {"CRVAL1": nrs.WAVES[0] * 1e-6, "CDELT1": step * 1e-6}
+    place |= {"CRVAL2": -1.0, "CDELT2": float(y[1] - y[0])}
+    hdus = []
+    for shutters in (1, 3):
+        shadow = np.repeat(nrs.bar_shadow(y, shutters)[:, None], columns, axis=1)
+        hdus += [
+            image_hdu(f"DATA1X{shutters}", shadow.astype(np.float32), **place),
+            image_hdu(f"VAR1X{shutters}", np.zeros(shadow.shape, np.float32)),
+        ]
+    return "BarshadowModel", {}, hdus
+
+
+def photom_content(grating: str, *, mos: bool) -> Content:
+    """Return the content of the conversion to flux density."""
+    slits = ("",) if mos else _SLITS
+    rows, wave = len(slits), table_waves(1200)
+    who = {
+        "filter": _text([CONFIGURATIONS[grating][0]] * rows, 12),
+        "grating": _text([grating] * rows, 15),
+    }
+    if not mos:
+        who["slit"] = _text(slits, 15)
+
+    def each(**values: Any) -> dict[str, Array]:
+        return {k: np.array([v] * rows, np.float32) for k, v in values.items()}
+
+    response = {
+        "wavelength": wave,
+        "relresponse": nrs.relative_response(wave),
+        "reluncertainty": np.zeros(len(wave)),
+    }
+    hdus = [
+        table_hdu(
+            "PHOTOM",
+            who
+            | each(photmj=nrs.PHOTMJ, uncertainty=0.0)
+            | {"nelem": np.full(rows, len(wave), np.int16)}
+            | each(**response),
+        ),
+        table_hdu("TIMECOEFF_LINEAR", who | each(t0=_DAY, lossperyear=nrs.LOSS_PER_YEAR)),
+        table_hdu(
+            "TIMECOEFF_EXPONENTIAL", who | each(t0=_DAY, amplitude=0.0, tau=100.0, const=1.0)
+        ),
+        table_hdu("TIMECOEFF_POWERLAW", who | each(t0=_DAY, year1value=1.0, tsoft=1.0, alpha=0.0)),
+    ]
+    area = nrs.pixel_area("MOS")
+    keywords = {"PIXAR_A2": area, "PIXAR_SR": area * (np.pi / (180 * 3600)) ** 2}
+    return ("NrsMosPhotomModel" if mos else "NrsFsPhotomModel"), keywords, hdus
+
+
+def _slit_areas() -> Content:
+    columns = {
+        "slit_id": _text(_SLITS, 15),
+        "pixarea": np.array([nrs.pixel_area(n) for n in _SLITS], np.float32),
+    }
+    return "NirspecSlitAreaModel", {}, [table_hdu("AREA", columns)]
+
+
+def _shutter_areas() -> Content:
+    y, x = (a.ravel() + 1 for a in np.indices(_SHUTTERS))
+    columns = {
+        "quadrant": np.repeat(np.arange(1, 5, dtype=np.int16), x.size),
+        "shutter_x": np.tile(x.astype(np.int16), 4),
+        "shutter_y": np.tile(y.astype(np.int16), 4),
+        "pixarea": np.full(4 * x.size, nrs.pixel_area("MOS"), np.float32),
+    }
+    return "NirspecMosAreaModel", {}, [table_hdu("AREA", columns)]
+
+
+def _apcorr(exp_type: str, grating: str) -> Content:
+    mos = exp_type == "NRS_MSASPEC"
+    slits = ("",) if mos else _SLITS
+    rows, wave, size = len(slits), table_waves(60), np.arange(2.0, 16.0)
+    width = np.sqrt(nrs.sigma(wave) ** 2 + _RESAMPLING_VARIANCE[exp_type])
+    half = size[:, None] / 2
+    factor = 1 / enclosed(-half, half, width)
+    phase = np.array([0.0, 0.5, 1.0], np.float32)
+    who = {
+        "filter": _text([CONFIGURATIONS[grating][0]] * rows, 12),
+        "grating": _text([grating] * rows, 15),
+    }
+    if not mos:
+        who["slit"] = _text(slits, 15)
+
+    def each(value: Array) -> Array:
+        return np.tile(value.astype(np.float32), (rows, *(1,) * value.ndim))
+
+    table = np.repeat(factor[:, :, None], len(phase), axis=2)
+    columns = who | {
+        "wavelength": each(wave),
+        "nelem_wl": np.full(rows, len(wave), np.int16),
+        "size": each(np.repeat(size[:, None], len(wave), axis=1)),
+        "nelem_size": np.full(rows, len(size), np.int16),
+        "pixphase": each(phase),
+        "apcorr": each(table),
+        "apcorr_err": each(np.zeros_like(table)),
+    }
+    hdu = table_hdu("APCORR", columns, SIZEUNIT="pixels")
+    return ("NrsMosApcorrModel" if mos else "NrsFsApcorrModel"), {}, [hdu]
+
+
+def _wavecorr_writer(exp_type: str) -> Callable[[Path], None]:
+    from astropy.modeling.models import Tabular2D
+
+    wave, x = table_waves(21), np.linspace(-0.5, 0.5, 11)
+    names = ("MOS",) if exp_type == "NRS_MSASPEC" else _SLITS
+    apertures = []
+    for name in names:
+        width = nrs.SHUTTER[0] if name == "MOS" else nrs.APERTURES[name][0]
+        shift = nrs.zero_point_offset(wave[:, None], x) * (width / nrs.SHUTTER[0])
+        table = Tabular2D(points=(wave * 1e-6, x), lookup_table=shift)
+        one = {"aperture_name": name, "zero_point_offset": table, "width": width}
+        apertures.append({**one, "variance": np.zeros_like(shift)})
+    meta: dict[str, Any] = {"instrument": {"name": "NIRSPEC"}, "exposure": {"type": exp_type}}
+    content = {"apertures": apertures}
+    return lambda path: write_asdf(path, "wavecorr", "WaveCorrModel", content, **meta)
+
+
+def _extract1d_writer(exp_type: str, local_background: bool) -> Callable[[Path], None]:
+    apertures = []
+    for name in ("ANY",) if exp_type == "NRS_MSASPEC" else _SLITS:
+        one: dict[str, Any] = {
+            "id": name,
+            "region_type": "target",
+            "dispaxis": 1,
+            "extract_width": EXTRACT_WIDTH[exp_type],
+            "use_source_posn": True,
+        }
+        if local_background and name == "S200A1":
+            one |= {"bkg_coeff": [list(c) for c in BACKGROUND], "bkg_order": 0}
+        apertures.append(one)
+    return lambda path: _write_json(path, "EXTRACT1D", exp_type, {"apertures": apertures})
+
+
+def write_msaoper(path: Path) -> None:
+    """Write which shutters are stuck."""
+    states = {"state": "closed", "TA state": "closed", "Internal state": "normal"}
+    stuck = states | {"state": "open", "TA state": "open"}
+    shutters = [
+        {"Q": 4, "x": 120, "y": 40, **states, "Vignetted": "no"},
+        {"Q": 3, "x": 330, "y": 60, **stuck, "Vignetted": "no"},
+    ]
+    _write_json(path, "MSAOPER", "N/A", {"title": "MSA operability", "msaoper": shutters})
+
+
+def _write_json(path: Path, reftype: str, exp_type: str, content: Mapping[str, Any]) -> None:
+    common = {
+        "reftype": reftype,
+        "instrument": "NIRSPEC",
+        "telescope": "JWST",
+        "exp_type": exp_type,
+        "pedigree": "DUMMY",
+        "description": DESCRIPTION,
+        "descrip": DESCRIPTION,
+        "author": "spec2fn",
+        "useafter": USEAFTER,
+    }
+    path.write_text(json.dumps({**common, **content}, indent=1) + "\n", encoding="utf-8")

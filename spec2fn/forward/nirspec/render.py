@@ -1,0 +1,357 @@
+"""Whole exposures of NIRSpec with known truth: fixed slits, a time series, the MSA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.forward import scenes
+from spec2fn.forward.lrs.render import Rendered, Source, Truth, empty_exposure, reference_files
+from spec2fn.forward.nirspec import instrument as nrs
+from spec2fn.forward.nirspec.exposures import NirspecSetup, to_ideal
+from spec2fn.forward.nirspec.msa import fixed_slit, msa_metadata, shutter
+from spec2fn.forward.nirspec.operators import SlitOperators, open_slits, slit_operators
+from spec2fn.forward.nirspec.references import with_true_flat, write_references
+from spec2fn.forward.operators import SceneOperator
+from spec2fn.schema import meta_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from spec2fn.slits import Slits
+
+__all__ = ["SLITLETS", "Slitlet", "render_nirspec_bots", "render_nirspec_fs", "render_nirspec_mos"]
+
+Array = np.ndarray[Any, Any]
+
+GRID = scenes.NEAR_GRID
+PROGRAM = 1234
+_FS, _BOTS, _MOS = "NRS_FIXEDSLIT", "NRS_BRIGHTOBJ", "NRS_MSASPEC"
+_NODS = ((0.12, 0.16), (0.12, -0.16))
+"""Positions of the target in S200A1, in units of its width and height."""
+_BOTS_PLACE = (0.05, 0.03)
+_FIXED_SOURCE = 90  # in the fixed slit of a MOS exposure
+_MSA_FILE = "jw01234001001_01_msa.fits"
+_ANY_WAVELENGTH = 2.0e-6  # m; the place of a slit hardly depends on it
+
+
+@dataclass(frozen=True)
+class Slitlet:
+    """Open shutters of the MSA and what they hold.
+
+    Attributes
+    ----------
+    number : int
+        Of the slitlet and of its source.
+    shutter : (int, int, int)
+        Quadrant, row and column of the main shutter.
+    columns : (int, int)
+        Open shutters below and above it.
+    kind : {"point", "extended", "empty"}
+    spectrum : callable or None
+        Flux density [Jy], or surface brightness [MJy/sr], by wavelength [um].
+    place : (float, float)
+        Position of the source in the main shutter, from its corner (0 to 1).
+    size : float
+        Standard deviation of an extended source, in units of the height of a shutter.
+    """
+
+    number: int
+    shutter: tuple[int, int, int]
+    columns: tuple[int, int]
+    kind: str
+    spectrum: Callable[[Array], Array] | None = None
+    place: tuple[float, float] = (0.5, 0.5)
+    size: float = 2.5
+
+    @property
+    def name(self) -> str:
+        """Name of the source."""
+        return f"{PROGRAM}_{'BKG' if self.kind == 'empty' else ''}{self.number}"
+
+
+def _scaled(shape: Callable[..., Array], flux: float, *args: float) -> Callable[[Array], Array]:
+    return lambda wave: shape(wave, flux, *args)
+
+
+SLITLETS: tuple[Slitlet, ...] = (
+    Slitlet(1, (3, 120, 20), (1, 1), "point", _scaled(scenes.star, 1.0e-5)),
+    Slitlet(2, (3, 210, 38), (1, 1), "point", _scaled(scenes.galaxy, 2.5e-6, 2.1), (0.70, 0.62)),
+    Slitlet(3, (3, 300, 78), (1, 1), "extended", _scaled(scenes.galaxy, 0.8, 1.3)),
+    Slitlet(4, (3, 90, 96), (2, 2), "point", _scaled(scenes.quasar, 6.0e-6), (0.30, 0.40)),
+    Slitlet(5, (3, 260, 118), (1, 1), "point", _scaled(scenes.galaxy, 8.0e-7, 3.2), (0.55, 0.35)),
+    Slitlet(6, (3, 160, 140), (2, 2), "empty"),
+    Slitlet(7, (4, 280, 14), (0, 1), "extended", _scaled(scenes.star, 1.5)),
+    Slitlet(8, (4, 130, 34), (1, 1), "point", _scaled(scenes.star, 3.0e-6, 0.6), (0.45, 0.55)),
+    Slitlet(9, (4, 230, 58), (1, 1), "point", _scaled(scenes.galaxy, 4.0e-6, 0.9), (0.25, 0.50)),
+    Slitlet(10, (4, 320, 84), (0, 0), "extended", _scaled(scenes.quasar, 1.5, 2.5), size=np.inf),
+    Slitlet(11, (4, 110, 110), (1, 1), "point", _scaled(scenes.quasar, 1.2e-6, 3.1), (0.60, 0.70)),
+    Slitlet(12, (4, 190, 138), (1, 1), "extended", _scaled(scenes.galaxy, 0.5, 2.6)),
+)
+"""The slitlets of :func:`render_nirspec_mos`."""
+
+
+def render_nirspec_fs(seed: int = 0, *, folder: Path | None = None) -> Rendered:
+    """Render a nod pair of a star in a fixed slit of NIRSpec.
+
+    Parameters
+    ----------
+    seed : int
+        Of noise, flat and bad pixels.
+    folder : Path, optional
+        Where the reference files stay; without it they are deleted after reading.
+
+    Returns
+    -------
+    Rendered
+        Roles ``science`` and ``background`` (the other nod). The star stands in S200A1, the other
+        slits see the sky, which the nod takes away.
+    """
+    first = NirspecSetup(
+        name="jw01234001001_03101_00001_nrs1_rate.fits",
+        exp_type=_FS,
+        filter="CLEAR",
+        subarray="ALLSLITS",
+        corner=(1, 897),
+        shape=(256, 2048),
+        integration_time=200.0,
+        positions=len(_NODS),
+        fixed_slit="S200A1",
+    )
+    target = Truth(GRID, scenes.galaxy(GRID, 6.0e-6, 1.7))
+    sources: tuple[Source, ...] = ()
+    setups, rates, operators = {}, {}, {}
+    with _references(folder, first, seed) as (files, references):
+        true = with_true_flat(references, seed)
+        for number, (role, place) in enumerate(
+            zip(("science", "background"), _NODS, strict=True), start=1
+        ):
+            setup = _aimed(replace(first, number=number), references, place)
+            setup = replace(setup, name=f"jw01234001001_03101_{number:05d}_nrs1_rate.fits")
+            slits = slit_operators(open_slits(empty_exposure(setup), references), true, GRID)
+            sources = tuple(
+                Source("target", s.name, "point", target)
+                if s.name == setup.fixed_slit
+                else Source(f"sky in {s.name}", s.name, "empty", Truth(GRID, np.zeros(len(GRID))))
+                for s in slits
+            )
+            setups[role] = setup
+            operators[role], rates[role] = _rate(slits, sources, setup)
+    return Rendered(setups, rates, operators, files, references, target, seed, sources)
+
+
+def render_nirspec_bots(
+    seed: int = 0, integrations: int = 10, *, folder: Path | None = None
+) -> Rendered:
+    """Render a transit observed with the prism of NIRSpec.
+
+    Parameters
+    ----------
+    seed : int
+        Of noise, flat and bad pixels.
+    integrations : int
+        Number of integrations, of 10 s each.
+    folder : Path, optional
+        Where the reference files stay; without it they are deleted after reading.
+
+    Returns
+    -------
+    Rendered
+        Role ``science`` only. The sky, far fainter than the star, is left out.
+    """
+    setup = NirspecSetup(
+        name="jw01234001001_04101_00001_nrs1_rateints.fits",
+        exp_type=_BOTS,
+        filter="CLEAR",
+        subarray="SUB512",
+        corner=(1137, 961),
+        shape=(integrations, 32, 512),
+        integration_time=10.0,
+        fixed_slit="S1600A1",
+    )
+    phase = (np.arange(integrations) + 0.5) / integrations - 0.5
+    depth = scenes.light_curve(phase)[:, None] * scenes.near_transit_depth(GRID)
+    truth = Truth(GRID, scenes.star(GRID, 1.0e-3, 0.1) * (1.0 - depth))
+    with _references(folder, setup, seed) as (files, references):
+        setup = _aimed(setup, references, _BOTS_PLACE)
+        slits = open_slits(empty_exposure(setup), references)
+        (slit,) = slit_operators(_as_points(slits), with_true_flat(references, seed), GRID)
+    return Rendered(
+        {"science": setup},
+        {"science": np.zeros(setup.shape[-2:])},
+        {"science": slit.point},
+        files,
+        references,
+        truth,
+        seed,
+        (Source("target", slit.name, "point", truth),),
+    )
+
+
+def render_nirspec_mos(
+    seed: int = 0,
+    slitlets: Sequence[Slitlet] = SLITLETS,
+    *,
+    folder: Path | None = None,
+) -> Rendered:
+    """Render an exposure of the micro-shutter array with the prism, and of a fixed slit.
+
+    Parameters
+    ----------
+    seed : int
+        Of noise, flat and bad pixels.
+    slitlets : sequence of Slitlet
+        One of kind "empty" measures the background.
+    folder : Path, optional
+        Where the reference files stay; without it they are deleted after reading.
+
+    Returns
+    -------
+    Rendered
+        Role ``science`` only, with MSA metadata. The sky is everywhere.
+    """
+    setup = NirspecSetup(
+        name="jw01234001001_05101_00001_nrs1_rate.fits",
+        exp_type=_MOS,
+        filter="CLEAR",
+        subarray="FULL",
+        corner=(1, 1),
+        shape=(2048, 2048),
+        integration_time=200.0,
+        extra={"MSAMETFL": _MSA_FILE, "MSAMETID": 1},
+    )
+    fixed = Truth(GRID, scenes.star(GRID, 8.0e-6, 0.2))
+    with _references(folder, setup, seed) as (files, references):
+        metadata = _metadata(slitlets)
+        slits = open_slits(empty_exposure(setup), references, metadata)
+        metadata = _metadata(slitlets, _source_positions(slits))
+        made = slit_operators(slits, with_true_flat(references, seed), GRID)
+    by_name = {str(s.number): s for s in slitlets}
+    sources = tuple(
+        _source(by_name[s.name])
+        if s.name in by_name
+        else Source(f"{PROGRAM}_{_FIXED_SOURCE}", s.name, "point", fixed)
+        for s in made
+    )
+    op, rate = _rate(made, sources, setup)
+    return Rendered(
+        {"science": setup},
+        {"science": rate},
+        {"science": op},
+        files,
+        references,
+        sources[0].truth,
+        seed,
+        sources,
+        metadata,
+    )
+
+
+def _references(folder: Path | None, setup: NirspecSetup, seed: int) -> Any:
+    return reference_files(
+        folder,
+        setup.exp_type,
+        lambda path: write_references(
+            path, setup.exp_type, setup.grating, seed, local_background=setup.exp_type == _MOS
+        ),
+    )
+
+
+def _aimed(
+    setup: NirspecSetup, references: Mapping[str, Any], place: tuple[float, float]
+) -> NirspecSetup:
+    """Point at a slit, so that the target stands at a place in it."""
+    from spec2fn.steps.assign_wcs import assign_wcs
+    from spec2fn.wcs.lower import lower
+
+    ds = assign_wcs(empty_exposure(setup), *(references.get(r) for r in assign_wcs.refs))
+    wcs: Any = meta_of(ds).wcs
+    (i,) = (i for i in wcs if wcs.batch.slits[i].name == setup.fixed_slit)
+    to_v2v3 = lower(wcs[i], "slit_frame", "v2v3")
+    centre, target = (
+        [float(v) for v in to_v2v3(*p, _ANY_WAVELENGTH)[:2]] for p in ((0.0, 0.0), place)
+    )
+    dither = to_ideal(target[0] - centre[0], target[1] - centre[1])
+    return replace(setup, aperture=(centre[0], centre[1]), dither=dither)
+
+
+def _as_points(slits: Slits) -> Slits:
+    # a single empty image is no time series, whose target would be a point source
+    return slits.map(lambda b: b.assign(source_type=("slit", np.full(b.sizes["slit"], "POINT"))))
+
+
+def _rate(
+    slits: Sequence[SlitOperators], sources: Sequence[Source], setup: NirspecSetup
+) -> tuple[SceneOperator, Array]:
+    """The operator of a scene, sky and source by slit, and its count rate."""
+    sky = nrs.background(GRID)
+    parts: list[Any] = []
+    spectra: list[Array] = []
+    for slit, source in zip(slits, sources, strict=True):
+        parts.append(slit.sky)
+        spectra.append(sky)
+        if source.kind == "point":
+            parts.append(slit.point)
+        elif source.profile is not None:
+            parts.append(slit.extended(source.profile))
+        else:
+            continue
+        spectra.append(source.truth.flux)
+    op = SceneOperator(tuple(parts), (setup.shape[-2], setup.shape[-1]))
+    return op, op(spectra)
+
+
+def _source(slitlet: Slitlet) -> Source:
+    flux = np.zeros(len(GRID)) if slitlet.spectrum is None else slitlet.spectrum(GRID)
+    profile = None
+    if slitlet.kind == "extended":
+        centre = slitlet.place[1] - 0.5
+
+        def profile(along: Any) -> Any:
+            return np.exp(-0.5 * ((along - centre) / slitlet.size) ** 2)
+
+    return Source(slitlet.name, str(slitlet.number), slitlet.kind, Truth(GRID, flux), profile)
+
+
+def _metadata(
+    slitlets: Sequence[Slitlet], positions: Mapping[int, tuple[float, float]] | None = None
+) -> xr.Dataset:
+    rows = []
+    for s in slitlets:
+        quadrant, row, column = s.shutter
+        rows += [
+            shutter(s.number, quadrant, row, column + k, s.number, main=k == 0, place=s.place)
+            for k in range(-s.columns[0], s.columns[1] + 1)
+        ]
+    rows.append(fixed_slit("S200A1", _FIXED_SOURCE, (0.55, 0.48)))
+    numbers = [*(s.number for s in slitlets), _FIXED_SOURCE]
+    names = [*(s.name for s in slitlets), f"{PROGRAM}_{_FIXED_SOURCE}"]
+    at = [(positions or {}).get(n, (0.0, 0.0)) for n in numbers]
+    stellarity = {"point": 1.0, "extended": 0.1, "empty": 0.0}
+    sources = {
+        "program": np.full(len(numbers), PROGRAM),
+        "source_id": np.array(numbers),
+        "source_name": np.array(names),
+        "alias": np.array(names),
+        "catalog_id": np.array(names),
+        "preimage_id": np.full(len(numbers), "None"),
+        "stellarity": np.array([*(stellarity[s.kind] for s in slitlets), 1.0]),
+        "ra": np.array([p[0] for p in at]),
+        "dec": np.array([p[1] for p in at]),
+    }
+    return msa_metadata(rows, sources, _MSA_FILE)
+
+
+def _source_positions(slits: Slits) -> dict[int, tuple[float, float]]:
+    """Right ascension and declination [deg] of the sources."""
+    wcs: Any = meta_of(slits.buckets[0]).wcs
+    out = {}
+    for number, slit in enumerate(wcs.batch.slits):
+        place = (slit.source_xpos, slit.source_ypos)
+        ra, dec, _ = wcs.batch.sky(np.array(number), *place, _ANY_WAVELENGTH)
+        out[slit.source_id] = (float(ra), float(dec))
+    return out

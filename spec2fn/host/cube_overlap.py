@@ -1,0 +1,427 @@
+"""Which voxels of a cube a detector pixel contributes to, and with what weight.
+
+The weight of a pixel in a voxel is the product of what they share on the sky and of what they
+share in wavelength (drizzle, and the exponential Shepard weights), or a function of their distance
+on the sky and in wavelength (the modified Shepard weights). Either way it is kept in two parts: a
+sparse matrix from pixels to spaxels, placed at the first plane a pixel reaches, and a few numbers
+per pixel for that plane and the ones after it. That is some three times smaller than the matrix
+from pixels to voxels, and no larger for fine wavelength grids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from spec2fn.host.quadrilaterals import Entries, joined
+from spec2fn.plan_base import Plan, array
+from spec2fn.threads import in_threads
+from spec2fn.typing import Array
+
+__all__ = [
+    "CubeOperator",
+    "assemble",
+    "paired",
+    "plane_overlaps",
+    "roi_entries",
+    "roi_planes",
+]
+
+# Pixels worked on at once, in threads.
+_CHUNK = 65536
+
+
+class CubeOperator(Plan):
+    """Sparse operator from detector pixels to voxels, entries sorted by voxel.
+
+    A pixel contributes to the planes ``d = 0, 1, …`` after its first. Element ``(voxel, pixel)``
+    of the operator, for the voxel ``rows[r] + d * ny * nx`` and entry ``e`` of row ``r``, is
+    ``spatial[e] * spectral[d, cols[e]]``, or, with `power` > 0,
+    ``1 / max((spatial[e] + spectral[d, cols[e]]) ** (power / 2), softening)``. A negative
+    `spectral` means that the pixel does not reach the plane.
+
+    Attributes
+    ----------
+    pixels : (p,) int32
+        Flat index of each pixel that contributes, in the order of its first plane. In cubes along
+        the slicer a pixel is listed once for every plane.
+    first : (p,) int32
+        First plane of each pixel.
+    rows : (m,) int32
+        Flat index of the voxels in which entries start, ascending.
+    starts : (m + 1,) int32
+        First entry of each row, and the number of entries.
+    cols : (n,) int32
+        Position in `pixels` of each entry.
+    spatial : (n,) float32
+        Share of the spaxel, weight, or squared distance [spaxels^2].
+    spectral : (d, p) float32
+        Share of the plane [um], weight, or squared distance [planes^2]; -1 outside.
+    power, softening : (p,) float32, optional
+        Of the modified Shepard weights.
+    voxels : (v,) int32
+        Flat index of all voxels that may be reached, ascending.
+    position : (d, m) int32
+        Where in `voxels` the voxel of each row is, in the planes after its first; v beyond the
+        last plane.
+    shape_in : tuple of int
+        (y, x) of the detector.
+    shape : tuple of int
+        (wave, y, x) of the cube.
+    """
+
+    pixels: Array = array("pixel")
+    first: Array = array("pixel")
+    rows: Array = array("row")
+    starts: Array = array("_")
+    cols: Array = array("entry")
+    spatial: Array = array("entry")
+    spectral: Array = array("plane pixel")
+    power: Array | None = array("pixel")
+    softening: Array | None = array("pixel")
+    voxels: Array = array("voxel")
+    position: Array = array("plane row")
+    shape_in: tuple[int, int]
+    shape: tuple[int, int, int]
+
+    @property
+    def n_out(self) -> int:
+        """Number of voxels."""
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+    @property
+    def plane(self) -> int:
+        """Number of spaxels in a plane."""
+        return self.shape[1] * self.shape[2]
+
+
+def plane_overlaps(
+    wavelength: np.ndarray, width: np.ndarray, lower: np.ndarray, upper: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return how far pixels and planes overlap in wavelength.
+
+    Parameters
+    ----------
+    wavelength, width : (p,) float64
+        Centre and extent of the pixels [um].
+    lower, upper : (w,) float64
+        Edges of the planes [um]; they ascend, but planes need not join.
+
+    Returns
+    -------
+    first : (p,) int64
+        First plane of each pixel; the number of planes if it has none.
+    overlap : (d, p) float32
+        Overlap with that plane and those after it [um]; -1 where there is none.
+    """
+    low, high = wavelength - width / 2, wavelength + width / 2
+    first = np.searchsorted(upper, low, side="right")
+
+    def value(plane: Any, pixel: Any) -> Any:
+        shared = np.minimum(high[pixel], upper[plane]) - np.maximum(low[pixel], lower[plane])
+        return np.where(shared > 0, shared, -1.0)
+
+    return _planes(first, lambda plane, pixel: lower[plane] < high[pixel], value, lower.size)
+
+
+def _planes(
+    first: np.ndarray,
+    reached: Callable[[Any, Any], Any],
+    value: Callable[[Any, Any], Any],
+    planes: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Evaluate ``value(plane, pixel)`` from `first` on, while ``reached(plane, pixel)``."""
+    out: list[np.ndarray] = []
+    pixel = np.flatnonzero(first < planes)
+    while True:
+        plane = first[pixel] + len(out)
+        more = (plane < planes) & reached(np.minimum(plane, planes - 1), pixel)
+        if not more.any():
+            break
+        pixel, plane = pixel[more], plane[more]
+        row = np.full(first.size, -1.0, np.float32)
+        row[pixel] = value(plane, pixel)
+        out.append(row)
+    if not out:
+        return np.full(first.size, planes), np.zeros((0, first.size), np.float32)
+    spectral = np.stack(out)
+    empty = (spectral < 0).all(axis=0)
+    return np.where(empty, planes, first), spectral
+
+
+def roi_planes(
+    wavelength: np.ndarray,
+    roi: np.ndarray,
+    centre: np.ndarray,
+    thickness: np.ndarray,
+    weight: Callable[[Any, Any], Any],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what pixels give to the planes within a region of influence.
+
+    Parameters
+    ----------
+    wavelength, roi : (p,) float64
+        Of the pixels [um].
+    centre, thickness : (w,) float64
+        Of the planes [um].
+    weight : callable
+        ``weight(squared distance [planes^2], pixel)``.
+
+    Returns
+    -------
+    first, value
+        As :func:`plane_overlaps`.
+    """
+    first = np.searchsorted(centre, wavelength - roi, side="left")
+    high = wavelength + roi
+
+    def value(plane: Any, pixel: Any) -> Any:
+        away = (wavelength[pixel] - centre[plane]) / thickness[plane]
+        return weight(away * away, pixel)
+
+    return _planes(first, lambda plane, pixel: centre[plane] <= high[pixel], value, centre.size)
+
+
+def roi_entries(
+    x: np.ndarray,
+    y: np.ndarray,
+    roi: np.ndarray,
+    shape: tuple[int, int],
+    weight: Callable[[Any, Any], Any],
+) -> Entries:
+    """Return what pixels give to the spaxels within a circle.
+
+    Parameters
+    ----------
+    x, y : (p,) float64
+        Pixel centres [spaxels], where spaxel i has its centre at i.
+    roi : (p,) float64
+        Radius [spaxels].
+    shape : tuple of int
+        (y, x) of the image.
+    weight : callable
+        ``weight(squared distance [spaxels^2], position of the pixel)``.
+
+    Returns
+    -------
+    Entries
+    """
+    ny, nx = shape
+    ix0 = np.maximum(np.ceil(x - roi), 0).astype(np.int32)
+    iy0 = np.maximum(np.ceil(y - roi), 0).astype(np.int32)
+    ix1 = np.minimum(np.floor(x + roi), nx - 1).astype(np.int32)
+    iy1 = np.minimum(np.floor(y + roi), ny - 1).astype(np.int32)
+    wide, tall = int((ix1 - ix0).max(initial=-1)) + 1, int((iy1 - iy0).max(initial=-1)) + 1
+    limit = roi * roi
+    found: list[Entries] = []
+    for dy in range(tall):
+        iy = iy0 + dy
+        away_y = (iy - y) ** 2
+        for dx in range(wide):
+            ix = ix0 + dx
+            away = (ix - x) ** 2 + away_y
+            (who,) = np.nonzero((away <= limit) & (ix <= ix1) & (iy <= iy1))
+            cell = iy[who] * nx + ix[who]
+            found.append((who.astype(np.int32), cell, weight(away[who], who)))
+    return joined(found)
+
+
+def _blocks(first: np.ndarray) -> Iterator[slice]:
+    """Cut pixels, sorted by their first plane, into blocks of whole planes."""
+    ends = np.append(np.flatnonzero(np.diff(first)) + 1, first.size)
+    start = 0
+    while start < first.size:
+        at = min(int(np.searchsorted(ends, start + _CHUNK)), ends.size - 1)
+        yield slice(start, int(ends[at]))
+        start = int(ends[at])
+
+
+def assemble(
+    first: np.ndarray,
+    spectral: np.ndarray,
+    pixels: np.ndarray,
+    entries: Callable[[np.ndarray], Entries],
+    *,
+    shape_in: tuple[int, int],
+    shape: tuple[int, int, int],
+    power: np.ndarray | None = None,
+    softening: np.ndarray | None = None,
+) -> CubeOperator:
+    """Put the operator together, plane after plane.
+
+    Parameters
+    ----------
+    first, spectral
+        First plane of each pixel, and its part in the planes from there.
+    pixels : (p,) integer
+        Flat detector index of each pixel, ascending.
+    entries : callable
+        ``entries(which)`` gives the :data:`Entries` of these pixels.
+    shape_in, shape : tuple of int
+        (y, x) of the detector and (wave, y, x) of the cube.
+    power, softening : (p,) float, optional
+
+    Returns
+    -------
+    CubeOperator
+    """
+    from scipy.sparse import coo_array
+
+    planes, plane = shape[0], shape[1] * shape[2]
+    # 16 bits are sorted by radix
+    key = first.astype(np.uint16 if planes < 2**16 else np.int32)
+    order = np.argsort(key, kind="stable")
+    order = order[: int((first < planes).sum())]
+    sorted_first = first[order]
+
+    def part(block: slice) -> tuple[np.ndarray, ...]:
+        base = int(sorted_first[block.start])
+        who, cell, value = entries(order[block])
+        local = (sorted_first[block][who] - base).astype(np.int32) * np.int32(plane) + cell
+        size = (int(sorted_first[block.stop - 1]) - base + 1) * plane
+        shape_of = (size, block.stop - block.start)
+        made = coo_array((value.astype(np.float32), (local, who)), shape_of)
+        made.has_canonical_format = True  # no entry occurs twice
+        made = made.tocsr()
+        count = np.diff(made.indptr)
+        (held,) = np.nonzero(count)
+        cols = made.indices.astype(np.int32) + np.int32(block.start)
+        return held + base * plane, count[held], cols, made.data
+
+    found = in_threads(part, _blocks(sorted_first))
+    rows, counts, cols, values = zip(*found, strict=True) if found else ((),) * 4
+    none = np.zeros(0, np.int32)
+    starts = np.concatenate([[0], np.cumsum(np.concatenate([none, *counts]))])
+    row = np.concatenate([none, *rows]).astype(_integer((planes + spectral.shape[0]) * plane))
+    return CubeOperator(
+        pixels=pixels[order].astype(np.int32),
+        first=sorted_first.astype(np.int32),
+        rows=row,
+        starts=starts.astype(_integer(int(starts[-1]))),
+        cols=np.concatenate([none, *cols]),
+        spatial=np.concatenate([none.astype(np.float32), *values]),
+        spectral=np.ascontiguousarray(spectral[:, order]),
+        power=None if power is None else power[order].astype(np.float32),
+        softening=None if softening is None else softening[order].astype(np.float32),
+        **_reached(row, spectral.shape[0], plane, planes * plane),
+        shape_in=shape_in,
+        shape=shape,
+    )
+
+
+def paired(op: CubeOperator, offset: tuple[int, int, int]) -> CubeOperator:
+    """Return the operator of pairs of voxels that share pixels.
+
+    Parameters
+    ----------
+    op : CubeOperator
+        Of which the weights are products.
+    offset : tuple of int
+        How much further the second voxel is: (planes, rows, columns), each at least 0.
+
+    Returns
+    -------
+    CubeOperator
+        Its weights are the products of the weights of a pixel in the two voxels, at the first.
+    """
+    from scipy.sparse import csr_array
+
+    planes, dy, dx = offset
+    ny, nx = op.shape[1:]
+    size = (op.rows.size, op.pixels.size)
+    matrix = csr_array((op.spatial, op.cols, op.starts), size)
+    row = op.rows.astype(np.int64)
+    fits = (row // nx % ny + dy < ny) & (row % nx + dx < nx)
+    at = np.searchsorted(op.rows, row + dy * nx + dx)
+    at[at == row.size] = 0
+    fits &= op.rows[at] == row + dy * nx + dx
+    both = matrix[np.flatnonzero(fits)].multiply(matrix[at[fits]]).tocsr()
+    count = np.diff(both.indptr)
+    held = count > 0
+    spectral = np.maximum(op.spectral, 0)
+    depth = spectral.shape[0] - planes
+    joint = spectral[: max(depth, 0)] * spectral[planes:]
+    row = op.rows[fits][held]
+    return CubeOperator(
+        pixels=op.pixels,
+        first=op.first,
+        rows=row,
+        starts=np.concatenate([[0], np.cumsum(count[held])]).astype(np.int32),
+        cols=both.indices.astype(np.int32),
+        spatial=both.data,
+        spectral=joint,
+        power=None,
+        softening=None,
+        **_reached(row, joint.shape[0], op.plane, op.n_out),
+        shape_in=op.shape_in,
+        shape=op.shape,
+    )
+
+
+def _reached(row: np.ndarray, depth: int, plane: int, size: int) -> dict[str, np.ndarray]:
+    """Voxels of the rows and of the planes after them, and the position of each among these."""
+    mask = np.zeros(size + 1, bool)
+    for d in range(depth):
+        mask[np.minimum(row + d * plane, size)] = True
+    mask[size] = False
+    voxels = np.flatnonzero(mask).astype(row.dtype)
+    position = np.empty((depth, row.size), np.int32)
+    rank = np.cumsum(mask, dtype=np.int32) - 1
+    rank[size] = voxels.size
+    for d in range(depth):
+        position[d] = rank[np.minimum(row + d * plane, size)]
+    return {"voxels": voxels, "position": position}
+
+
+def _integer(largest: int) -> Any:
+    return np.int32 if largest < 2**31 else np.int64
+
+
+def assemble_voxels(
+    pixels: np.ndarray,
+    who: np.ndarray,
+    voxel: np.ndarray,
+    value: np.ndarray,
+    *,
+    shape_in: tuple[int, int],
+    shape: tuple[int, int, int],
+) -> CubeOperator:
+    """Put an operator together whose entries are given voxel by voxel.
+
+    Parameters
+    ----------
+    pixels : (p,) integer
+        Flat detector index of each pixel.
+    who, voxel, value : (n,)
+        Position of the pixel, flat index of the voxel, and weight of each entry.
+    shape_in, shape : tuple of int
+        (y, x) of the detector and (wave, y, x) of the cube.
+    """
+    from scipy.sparse import coo_array
+
+    plane = voxel // (shape[1] * shape[2])
+    listed, who = np.unique(plane.astype(np.int64) * pixels.size + who, return_inverse=True)
+    first, one = np.divmod(listed, pixels.size)
+    pixels = pixels[one]
+    size = (shape[0] * shape[1] * shape[2], pixels.size)
+    made = coo_array((value.astype(np.float32), (voxel, who)), size)
+    made.has_canonical_format = True
+    made = made.tocsr()
+    count = np.diff(made.indptr)
+    row = np.flatnonzero(count).astype(_integer(size[0]))
+    return CubeOperator(
+        pixels=pixels.astype(np.int32),
+        first=first.astype(np.int32),
+        rows=row,
+        starts=np.concatenate([[0], np.cumsum(count[row])]).astype(_integer(made.nnz)),
+        cols=made.indices.astype(np.int32),
+        spatial=made.data,
+        spectral=np.ones((1, pixels.size), np.float32),
+        power=None,
+        softening=None,
+        **_reached(row, 1, shape[1] * shape[2], size[0]),
+        shape_in=shape_in,
+        shape=shape,
+    )

@@ -1,0 +1,363 @@
+"""Drizzle geometry: which input pixel covers which output pixel, and by how much.
+
+Drizzling (Fruchter & Hook 2002, PASP 114, 144, https://doi.org/10.1086/338393) is a weighted mean
+over the input pixels that overlap an output pixel. The overlap depends on geometry alone, so it is
+computed once, in float64, as a sparse operator; :mod:`spec2fn.kernels.resampling` applies it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from spec2fn.host.quadrilaterals import quad_entries
+from spec2fn.plan_base import Plan, array
+from spec2fn.typing import Array
+
+__all__ = [
+    "Overlap",
+    "Pairs",
+    "corners",
+    "drizzle_overlap",
+    "neighbour_pairs",
+    "stack_overlaps",
+    "stack_pairs",
+]
+
+# Below this pixfrac a shrunken pixel is a point: dividing by its area would amplify round-off.
+_POINT_PIXFRAC = 1e-3
+
+
+class Overlap(Plan):
+    """Sparse operator from input to output pixels, entries sorted by output pixel.
+
+    Attributes
+    ----------
+    rows, cols : (n,) int32
+        Flat index of the output pixel and of the input pixel (within its cutout) of each entry.
+    area : (n,) float64
+        Fraction of the (shrunken) input pixel that falls on the output pixel.
+    starts : (m,) int64
+        First entry of each output pixel that has any.
+    occupied : (m,) int32
+        Those output pixels.
+    shape_in, shape_out : tuple of int
+        (y, x) of the input cutout and of the output image.
+    """
+
+    rows: Array = array("(slit entry)")
+    cols: Array = array("(slit entry)")
+    area: Array = array("(slit entry)")
+    starts: Array = array("(slit row)")
+    occupied: Array = array("(slit row)")
+    shape_in: tuple[int, int]
+    shape_out: tuple[int, int]
+
+    @property
+    def n_in(self) -> int:
+        """Number of input pixels."""
+        return self.shape_in[0] * self.shape_in[1]
+
+    @property
+    def n_out(self) -> int:
+        """Number of output pixels."""
+        return self.shape_out[0] * self.shape_out[1]
+
+
+class Pairs(Plan):
+    """Pairs of entries of an :class:`Overlap` that share their input pixel.
+
+    Attributes
+    ----------
+    first, second : (n,) int32
+        Indices of the two entries; the second lies ``lag`` output pixels further.
+    slots : (n,) int32
+        ``(lag - 1) * n_out + row`` of the first entry, ascending.
+    starts : (m,) int64
+        First pair of each slot that has any.
+    occupied : (m,) int32
+        Those slots.
+    lags : int
+        Largest lag (at least 1).
+    n_out : int
+        Number of output pixels.
+    """
+
+    first: Array = array("(slit pair)")
+    second: Array = array("(slit pair)")
+    slots: Array = array("(slit pair)")
+    starts: Array = array("(slit slot)")
+    occupied: Array = array("(slit slot)")
+    lags: int
+    n_out: int
+
+    @property
+    def size(self) -> int:
+        """Number of slots."""
+        return self.lags * self.n_out
+
+
+def corners(
+    pixel_map: np.ndarray, half: float, at_edge: tuple[bool, bool, bool, bool]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the corners of shrunken input pixels fall in the output image.
+
+    Parameters
+    ----------
+    pixel_map : (2, y, x) float64
+        x and y in the output image of the centre of each input pixel; NaN where unknown.
+    half : float
+        Half of the width of the shrunken pixel [input pixels], at most 0.5.
+    at_edge : tuple of bool
+        Whether the map's bottom, top, left and right edge is the edge of the detector: there the
+        map is extrapolated linearly. Elsewhere pixels beyond the edge have no position, and the
+        outermost pixels therefore no corners.
+
+    Returns
+    -------
+    x, y : (4, y, x) float64
+        Corners in clockwise order of the input grid, NaN where any neighbour is unknown.
+
+    Notes
+    -----
+    Corners are interpolated bilinearly between pixel centres, as in the drizzle algorithm; they
+    are not evaluated with the WCS.
+    """
+    padded = np.pad(pixel_map, ((0, 0), (1, 1), (1, 1)), constant_values=np.nan)
+    bottom, top, left, right = at_edge
+    if left:
+        padded[:, :, 0] = 2 * padded[:, :, 1] - padded[:, :, 2]
+    if right:
+        padded[:, :, -1] = 2 * padded[:, :, -2] - padded[:, :, -3]
+    if bottom:
+        padded[:, 0] = 2 * padded[:, 1] - padded[:, 2]
+    if top:
+        padded[:, -1] = 2 * padded[:, -2] - padded[:, -3]
+    centre = padded[:, :, 1:-1] * (1.0 - half)
+    to_left = centre + half * padded[:, :, :-2]
+    to_right = centre + half * padded[:, :, 2:]
+
+    def up(columns: np.ndarray) -> np.ndarray:
+        return columns[:, 1:-1] * (1.0 - half) + half * columns[:, 2:]
+
+    def down(columns: np.ndarray) -> np.ndarray:
+        return columns[:, 1:-1] * (1.0 - half) + half * columns[:, :-2]
+
+    found = np.stack([up(to_left), up(to_right), down(to_right), down(to_left)])
+    # a pixel without a position on any side has no outline at all
+    found[:, :, ~np.isfinite(found).all(axis=(0, 1))] = np.nan
+    return found[:, 0], found[:, 1]
+
+
+def _round(x: np.ndarray) -> np.ndarray:
+    # nearest integer, halves away from zero: -0.5 belongs to no pixel, 0.5 to pixel 1
+    return np.trunc(x + np.copysign(0.5, x)).astype(np.int64)
+
+
+def _square_entries(
+    x: np.ndarray, y: np.ndarray, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return output index, input index and overlap fraction for quadrilaterals (4, n)."""
+    jacobian = 0.5 * ((x[1] - x[3]) * (y[0] - y[2]) - (x[0] - x[2]) * (y[1] - y[3]))
+    (known,) = np.nonzero(np.isfinite(jacobian) & (jacobian != 0))
+    # cell i of an image has its centre at i
+    who, cell, area = quad_entries(x.take(known, axis=1) + 0.5, y.take(known, axis=1) + 0.5, shape)
+    col = known[who]
+    return cell, col, area / np.abs(jacobian[col])
+
+
+def _point_entries(
+    pixel_map: np.ndarray, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ny, nx = shape
+    x, y = pixel_map.reshape(2, -1)
+    col = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+    ix, iy = _round(x[col]), _round(y[col])
+    inside = (ix >= 0) & (ix < nx) & (iy >= 0) & (iy < ny)
+    return (iy * nx + ix)[inside], col[inside], np.ones(int(inside.sum()))
+
+
+def _segments(sorted_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if not sorted_ids.size:
+        return np.zeros(0, np.int64), np.zeros(0, np.int32)
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(sorted_ids)) + 1])
+    return starts, sorted_ids[starts].astype(np.int32)
+
+
+def drizzle_overlap(
+    pixel_map: np.ndarray,
+    shape_out: tuple[int, int],
+    kernel: str = "square",
+    pixfrac: float = 1.0,
+    at_edge: tuple[bool, bool, bool, bool] = (True, True, True, True),
+) -> Overlap:
+    """Return the overlap of input pixels with output pixels.
+
+    Parameters
+    ----------
+    pixel_map : (2, y, x) float64
+        x and y in the output image of the centre of each input pixel; NaN where unknown.
+    shape_out : tuple of int
+        (y, x) of the output image.
+    kernel : {"square", "point"}
+        "square" spreads a pixel evenly over its shrunken outline, "point" puts it all into the
+        output pixel that holds its centre.
+    pixfrac : float
+        Linear size of the shrunken pixel; at most 0.001 means "point".
+    at_edge : tuple of bool
+        See :func:`corners`.
+
+    Returns
+    -------
+    Overlap
+    """
+    if kernel == "point" or pixfrac <= _POINT_PIXFRAC:
+        rows, cols, area = _point_entries(pixel_map, shape_out)
+    else:
+        x, y = corners(pixel_map, 0.5 * pixfrac, at_edge)
+        rows, cols, area = _square_entries(x.reshape(4, -1), y.reshape(4, -1), shape_out)
+    shape_in = (pixel_map.shape[1], pixel_map.shape[2])
+    order = np.argsort(rows.astype(np.int64) * (shape_in[0] * shape_in[1]) + cols)
+    rows, cols, area = rows[order], cols[order], area[order]
+    starts, occupied = _segments(rows)
+    return Overlap(
+        rows=rows.astype(np.int32),
+        cols=cols.astype(np.int32),
+        area=area,
+        starts=starts,
+        occupied=occupied,
+        shape_in=shape_in,
+        shape_out=(int(shape_out[0]), int(shape_out[1])),
+    )
+
+
+def neighbour_pairs(overlap: Overlap, axis: int) -> Pairs:
+    """Return the pairs of output pixels along `axis` that share an input pixel.
+
+    They are what the covariance between neighbours is summed over.
+
+    Parameters
+    ----------
+    overlap : Overlap
+    axis : {0, 1}
+        0 pairs output pixels along y, 1 along x.
+
+    Returns
+    -------
+    Pairs
+    """
+    nx = overlap.shape_out[1]
+    by_input = np.lexsort((overlap.rows, overlap.cols))
+    cols = overlap.cols[by_input].astype(np.int64)
+    iy, ix = np.divmod(overlap.rows[by_input].astype(np.int64), nx)
+    along, across = (iy, ix) if axis == 0 else (ix, iy)
+    firsts, seconds, slots, lags = [], [], [], 1
+    step = 1
+    while step < cols.size:
+        same = cols[step:] == cols[:-step]
+        if not same.any():
+            break
+        lag = along[step:] - along[:-step]
+        n = np.flatnonzero(same & (across[step:] == across[:-step]) & (lag > 0))
+        if n.size:
+            lags = max(lags, int(lag[n].max()))
+            firsts.append(by_input[n])
+            seconds.append(by_input[n + step])
+            slots.append((lag[n] - 1) * overlap.n_out + overlap.rows[by_input[n]])
+        step += 1
+    if not firsts:
+        none = np.zeros(0, np.int32)
+        return Pairs(none, none, none, np.zeros(0, np.int64), none, lags, overlap.n_out)
+    slot = np.concatenate(slots)
+    order = np.argsort(slot, kind="stable")
+    slot = slot[order].astype(np.int32)
+    starts, occupied = _segments(slot)
+    return Pairs(
+        first=np.concatenate(firsts)[order].astype(np.int32),
+        second=np.concatenate(seconds)[order].astype(np.int32),
+        slots=slot,
+        starts=starts,
+        occupied=occupied,
+        lags=lags,
+        n_out=overlap.n_out,
+    )
+
+
+def _moved(flat: np.ndarray, width: int, target: tuple[int, int], position: int) -> np.ndarray:
+    # flat indices of an image inside the image at `position` of a stack of padded ones
+    y, x = np.divmod(flat.astype(np.int64), width)
+    return y * target[1] + x + position * (target[0] * target[1])
+
+
+def stack_overlaps(
+    overlaps: Sequence[Overlap | None], shape_in: tuple[int, int], shape_out: tuple[int, int]
+) -> Overlap:
+    """Return one operator for images that stand on top of each other, padded to one size.
+
+    Parameters
+    ----------
+    overlaps : sequence of Overlap or None
+        None is an image nothing is known of.
+    shape_in, shape_out : tuple of int
+        (y, x) of the padded images.
+
+    Returns
+    -------
+    Overlap
+        From the (n * y, x) input pixels to the (n * y, x) output pixels of the stack.
+    """
+    known = [(i, one) for i, one in enumerate(overlaps) if one is not None]
+    n, m = (sum(getattr(one, k).size for _, one in known) for k in ("rows", "occupied"))
+    # filled in place: there may be millions of entries
+    rows, cols, area = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n)
+    starts, occupied = np.empty(m, np.int64), np.empty(m, np.int32)
+    first = used = 0
+    for i, one in known:
+        entries = slice(first, first + one.rows.size)
+        pixels = slice(used, used + one.occupied.size)
+        wide_in, wide_out = one.shape_in[1], one.shape_out[1]
+        rows[entries] = _moved(one.rows, wide_out, shape_out, i)
+        cols[entries] = _moved(one.cols, wide_in, shape_in, i)
+        area[entries] = one.area
+        occupied[pixels] = _moved(one.occupied, wide_out, shape_out, i)
+        starts[pixels] = one.starts + first
+        first, used = entries.stop, pixels.stop
+    images = len(overlaps)
+    return Overlap(
+        rows=rows,
+        cols=cols,
+        area=area,
+        starts=starts,
+        occupied=occupied,
+        shape_in=(images * shape_in[0], shape_in[1]),
+        shape_out=(images * shape_out[0], shape_out[1]),
+    )
+
+
+def stack_pairs(
+    pairs: Sequence[Pairs | None],
+    overlaps: Sequence[Overlap | None],
+    shape_out: tuple[int, int],
+) -> Pairs:
+    """Return the pairs of a stack of images; see :func:`stack_overlaps`."""
+    known = [p for p in pairs if p is not None]
+    lags = max((p.lags for p in known), default=1)
+    n_out = len(pairs) * shape_out[0] * shape_out[1]
+    n = sum(p.first.size for p in known)
+    first, second, slots = (np.empty(n, np.int32) for _ in range(3))
+    entries = np.cumsum([0] + [0 if o is None else o.rows.size for o in overlaps])
+    done = 0
+    for lag in range(lags):
+        for i, (one, overlap) in enumerate(zip(pairs, overlaps, strict=True)):
+            if one is None or overlap is None:
+                continue
+            low, high = np.searchsorted(one.slots, [lag * one.n_out, (lag + 1) * one.n_out])
+            rows = one.slots[low:high].astype(np.int64) - lag * one.n_out
+            here = slice(done, done + rows.size)
+            slots[here] = lag * n_out + _moved(rows, overlap.shape_out[1], shape_out, i)
+            first[here] = one.first[low:high] + entries[i]
+            second[here] = one.second[low:high] + entries[i]
+            done = here.stop
+    starts, occupied = _segments(slots)
+    return Pairs(first, second, slots, starts, occupied, lags, n_out)

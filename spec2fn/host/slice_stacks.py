@@ -1,0 +1,81 @@
+"""The slices of an integral-field unit as a stack of equal cutouts, and back.
+
+Slices lie beside each other on the detector, tilted and curved, so that no line across the
+dispersion belongs to one of them. The cutout of a slice is its bounding box; what belongs to a
+neighbour there is marked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from spec2fn.kernels.namespace import array_namespace
+from spec2fn.plan_base import Plan, array
+from spec2fn.typing import Array
+
+__all__ = ["SlicesPlan", "make_slices_plan"]
+
+
+class SlicesPlan(Plan):
+    """Where the pixels of slices are.
+
+    Attributes
+    ----------
+    index : array of int32, (slice, h, w)
+        Position in the flattened image of every pixel of the cutouts.
+    inside : bool array, (slice, h, w)
+        Whether the pixel belongs to the slice.
+    place : array of int32, (y, x)
+        Position in the flattened cutouts of every pixel of the image; -1 outside of all slices.
+    """
+
+    index: Array = array("slice h w")
+    inside: Array = array("slice h w")
+    place: Array = array("y x")
+
+    def cut(self, image: Any, fill: Any) -> Any:
+        """Return the cutouts of an image, (…, y, x) to (…, slice, h, w); `fill` beyond a slice."""
+        xp = array_namespace(image)
+        flat = image.reshape(*image.shape[:-2], -1)
+        return xp.where(self.inside, flat[..., self.index], xp.asarray(fill, dtype=image.dtype))
+
+    def paste(self, image: Any, cutouts: Any) -> Any:
+        """Return the image with the pixels of the slices replaced by those of the cutouts."""
+        xp = array_namespace(image, cutouts)
+        if not self.index.size:
+            return image
+        flat = cutouts.reshape(*cutouts.shape[:-3], -1)
+        place = self.place
+        return xp.where(place >= 0, flat[..., xp.maximum(place, 0)], image)
+
+
+def make_slices_plan(slices: np.ndarray) -> SlicesPlan:
+    """Find the slices in a map of their numbers.
+
+    Parameters
+    ----------
+    slices : array of int, (y, x)
+        0 outside of the slices.
+    """
+    shape = slices.shape
+    y, x = np.nonzero(slices > 0)
+    _, number = np.unique(slices[y, x], return_inverse=True)
+    count = int(number.max()) + 1 if len(number) else 0
+    low = np.full((2, count), max(shape), dtype=np.int64)
+    high = np.full((2, count), -1, dtype=np.int64)
+    for axis, position in enumerate((y, x)):
+        np.minimum.at(low[axis], number, position)
+        np.maximum.at(high[axis], number, position)
+    h, w = ((high - low).max(axis=1) + 1).tolist() if count else (1, 1)
+    # a cutout that would reach beyond the image begins earlier
+    start_y, start_x = np.minimum(low[0], shape[0] - h), np.minimum(low[1], shape[1] - w)
+    rows, columns = start_y[:, None] + np.arange(h), start_x[:, None] + np.arange(w)
+    index = (rows[:, :, None] * shape[1] + columns[:, None, :]).astype(np.int32)
+    label = np.full(shape, -1, dtype=np.int32)
+    label[y, x] = number
+    inside = label.reshape(-1)[index] == np.arange(count)[:, None, None]
+    place = np.full(shape, -1, dtype=np.int32)
+    place[y, x] = (number * h + y - start_y[number]) * w + x - start_x[number]
+    return SlicesPlan(index=index, inside=inside, place=place)

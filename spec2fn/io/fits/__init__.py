@@ -1,0 +1,1 @@
+"""FITS: the layout of exposures and products, read and written."""

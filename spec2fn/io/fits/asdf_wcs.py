@@ -1,0 +1,343 @@
+"""The ASDF extension of a product: the gwcs, which FITS keywords cannot carry.
+
+Serialising a gwcs takes some 0.1 s, and several products share one, so the bytes are kept as long
+as the gwcs object lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from spec2fn.deferred import DeferredWcs, as_deferred
+from spec2fn.errors import InputError
+from spec2fn.io.fits.asdf_tree import SHARED, TreeWriter, cut_slit
+
+__all__ = ["LazyWcs", "WcsList", "asdf_bytes", "wcs_from_bytes", "wcs_of_cut"]
+
+_PLAIN = (
+    "#ASDF 1.0.0\n#ASDF_STANDARD 1.6.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n"
+    "--- !core/asdf-1.1.0\nmeta:\n  model_type: {}\n...\n"
+)
+_cache: dict[int, tuple[Any, bytes]] = {}
+_lists: dict[tuple[str, tuple[int, ...]], tuple[tuple[Any, ...], bytes]] = {}
+_KEPT_LISTS = 4
+
+
+class LazyWcs:
+    """A gwcs that is read from a file's ASDF extension on first use.
+
+    Behaves like the gwcs: call it, or use any of its attributes.
+
+    Parameters
+    ----------
+    content : bytes or callable
+        The ASDF file, or a function that reads it.
+    where : str
+        Name of the file, for messages.
+    spectrum : int, optional
+        Read ``spec[spectrum].meta.wcs`` instead of ``meta.wcs``.
+    """
+
+    def __init__(self, content: Any, where: str = "", spectrum: int | None = None) -> None:
+        self._content = content
+        self._where = where
+        self._spectrum = spectrum
+        self._wcs: Any = None
+
+    def load(self) -> Any:
+        """Return the gwcs itself (or None if the file has none)."""
+        if self._wcs is None:
+            if isinstance(self._content, WcsList):
+                self._wcs = self._content.read(self._spectrum or 0)
+            else:
+                content = self._content() if callable(self._content) else self._content
+                self._wcs = wcs_from_bytes(content, self._where, self._spectrum)
+        return self._wcs
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate the gwcs."""
+        return self.load()(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in ("_content", "_where", "_spectrum", "_wcs"):
+            raise AttributeError(name)
+        return getattr(self.load(), name)
+
+    def __repr__(self) -> str:
+        return f"<gwcs of {self._where}>" if self._wcs is None else repr(self._wcs)
+
+
+class WcsList:
+    """The gwcs of many slits or spectra in one ASDF extension, each read on first use.
+
+    Parameters
+    ----------
+    content : callable
+        Returns the ASDF file.
+    where : str
+        Name of the file, for messages.
+    key : str
+        List that holds them: ``slits`` or ``spec``.
+    """
+
+    def __init__(self, content: Callable[[], bytes], where: str, key: str) -> None:
+        self._content = content
+        self._where = where
+        self._key = key
+        self._whole: Any = None
+        self._file: Any = None
+
+    def named(self, names: Iterable[Any]) -> dict[Any, LazyWcs]:
+        """Return the gwcs, in the order of the file, by these names."""
+        return {name: LazyWcs(self, self._where, k) for k, name in enumerate(names)}
+
+    def read(self, number: int) -> Any:
+        """Return the gwcs at a position of the list, or None.
+
+        Raises
+        ------
+        InputError
+            If the content cannot be read.
+        """
+        import asdf
+
+        if self._whole is None:
+            content = self._content()
+            one = cut_slit(content, number)
+            if one is not None:
+                return wcs_of_cut(one, self._where)
+        with _unreadable(self._where):
+            if self._whole is None:
+                # the entries of another writer share nodes, so that all are read at once
+                with asdf.config_context() as config:
+                    config.validate_on_read = False
+                    # the arrays need the file for as long as they are not read
+                    self._file = asdf.open(io.BytesIO(content), memmap=False)
+                    self._whole = self._file.tree.get(self._key, [])
+            entries = self._whole
+            wcs = entries[number].get("meta", {}).get("wcs") if number < len(entries) else None
+            return _with_arrays(wcs)
+
+
+def _with_arrays(wcs: Any) -> Any:
+    """Read the tables of a gwcs, which would be read from the file when they are used."""
+    models = [] if wcs is None else [step.transform for step in wcs.pipeline if step.transform]
+    seen: set[int] = set()
+    while models:
+        model = models.pop()
+        if id(model) in seen:
+            continue
+        seen.add(id(model))
+        if hasattr(model, "lookup_table"):
+            model.lookup_table = np.asarray(model.lookup_table)
+            model.points = tuple(np.asarray(p) for p in model.points)
+        held = (getattr(model, n, None) for n in ("_user_inverse", "left", "right"))
+        models += [m for m in held if m is not None and not isinstance(m, dict)]
+    return wcs
+
+
+@contextlib.contextmanager
+def _unreadable(where: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as err:
+        # asdf raises whatever the converters of the transforms raise
+        msg = f"{where or 'ASDF extension'}: the WCS cannot be read ({err}); make the product again"
+        raise InputError(msg) from err
+
+
+def wcs_from_bytes(content: bytes, where: str = "", spectrum: int | None = None) -> Any:
+    """Read ``meta.wcs`` of an ASDF file.
+
+    Parameters
+    ----------
+    content : bytes
+    where : str
+        Name of the file, for messages.
+    spectrum : int, optional
+        Read ``spec[spectrum].meta.wcs`` instead.
+
+    Returns
+    -------
+    gwcs.WCS or None
+
+    Raises
+    ------
+    InputError
+        If the content cannot be read.
+    """
+    import asdf
+
+    short = _only_wcs(content) if spectrum is None else None
+    if short == b"":
+        return None
+    with _unreadable(where):
+        if short is not None:
+            with asdf.config_context() as config:
+                # what our own writer has written needs no schemas, which would take longer
+                config.validate_on_read = f"\n{SHARED}:\n".encode() not in short
+                with asdf.open(io.BytesIO(short), lazy_load=False, memmap=False) as file:
+                    return file.tree["meta"]["wcs"]
+        # the file stays open: it links to extensions of the FITS file, which are not to be read,
+        # so its own arrays are read when they are used
+        file = asdf.open(io.BytesIO(content), memmap=False)
+        tree = file.tree if spectrum is None else file.tree["spec"][spectrum]
+        return _with_arrays(tree.get("meta", {}).get("wcs"))
+
+
+def wcs_of_cut(content: bytes, where: str = "") -> Any:
+    """Read ``meta.wcs`` of what :func:`~spec2fn.io.fits.asdf_tree.cut_slit` returned.
+
+    Raises
+    ------
+    InputError
+        If the content cannot be read.
+    """
+    import asdf
+
+    if not content:
+        return None
+    with _unreadable(where), asdf.config_context() as config:
+        # schemas would take longer than the rest; a node that is wrong fails in its converter
+        config.validate_on_read = False
+        with asdf.open(io.BytesIO(content), lazy_load=False, memmap=False) as file:
+            return file.tree["meta"]["wcs"]
+
+
+def _only_wcs(content: bytes) -> bytes | None:
+    """Cut an ASDF file down to ``meta.wcs``; empty without one, None if it cannot be cut.
+
+    The tree of a product holds its logs and links to FITS extensions, which take longer to parse
+    than the WCS.
+    """
+    head, start, rest = content.partition(b"\n--- ")
+    tree, end, blocks = rest.partition(b"\n...")
+    lines = tree.split(b"\n")
+    if b"meta:" not in lines or not start or not end:
+        return None
+    first = lines.index(b"meta:") + 1
+    found: list[bytes] = []
+    for line in lines[first:]:
+        if not line.startswith(b" "):
+            break
+        if line.startswith(b"  wcs:") or (found and line.startswith(b"   ")):
+            found.append(line)
+        elif found:
+            break
+    if not found:
+        return b""
+    text = b"\n".join(found)
+    mark = SHARED.encode() + b":"
+    listed = b""
+    if mark in lines[:first]:
+        start_of = lines.index(mark)
+        listed = b"\n".join(lines[start_of : first - 1])
+    # an alias may point to an anchor that was cut away
+    anchors = set(re.findall(rb"&(id\d+)", listed + text))
+    if set(re.findall(rb"\*(id\d+)", listed + text)) - anchors:
+        return None
+    blocks = blocks.split(b"#ASDF BLOCK INDEX")[0]
+    parts = [lines[0], *([listed] if listed else []), b"meta:", text]
+    return head + start + b"\n".join(parts) + end + blocks
+
+
+def _dump(tree: dict[str, Any]) -> bytes:
+    import asdf
+
+    out = io.BytesIO()
+    asdf.AsdfFile(tree).write_to(out)
+    content = out.getvalue()
+    # the index of blocks holds offsets, which inserting a line would make wrong; it is optional
+    return _sorted_extensions(content.split(b"#ASDF BLOCK INDEX")[0])
+
+
+def _sorted_extensions(content: bytes) -> bytes:
+    """Sort the list of ASDF extensions used, which comes in the random order of a set."""
+    head, mark, rest = content.partition(b"\n  extensions:\n")
+    first = b"  - !core/extension_metadata"
+    if not rest.startswith(first):
+        return content
+    end = re.search(rb"^(?! )", rest, re.MULTILINE)
+    assert end is not None
+    entries = rest[: end.start()].split(first)[1:]
+    return head + mark + b"".join(first + e for e in sorted(entries)) + rest[end.start() :]
+
+
+def _wcs_dump(wcs: Any) -> bytes:
+    key = id(wcs)
+    hit = _cache.get(key)
+    if hit is not None and hit[0]() is wcs:
+        return hit[1]
+    # the transforms of many slices: the general writer takes seconds
+    many = any(hasattr(step.transform, "selector") for step in wcs.pipeline)
+    content = TreeWriter("").single(wcs) if many else _dump({"meta": {"wcs": wcs}})
+    try:
+        _cache[key] = (weakref.ref(wcs, lambda _: _cache.pop(key, None)), content)
+    except TypeError:  # an object without weak references is serialised every time
+        _cache.pop(key, None)
+    return content
+
+
+def _list_dump(key: str, wcs: Sequence[Any]) -> bytes:
+    """Return the ASDF file of many gwcs, kept for the next product that shares them."""
+    name = (key, tuple(id(w) for w in wcs))
+    hit = _lists.get(name)
+    if hit is not None and all(ref() is w for ref, w in zip(hit[0], wcs, strict=True)):
+        return hit[1]
+    writer = TreeWriter(key)
+    for one in wcs:
+        writer.add(one)
+    content = writer.content(_ANY_MODEL)
+    if None not in wcs:
+        while len(_lists) >= _KEPT_LISTS:
+            _lists.pop(next(iter(_lists)))
+        _lists[name] = (tuple(weakref.ref(w) for w in wcs), content)
+    return content
+
+
+_ANY_MODEL = "AnyModel"
+
+
+def asdf_bytes(model: str, wcs: Any = None) -> bytes:
+    """Return the ASDF file that goes into a product.
+
+    Parameters
+    ----------
+    model : str
+        Name of the data model.
+    wcs : gwcs.WCS, LazyWcs, mapping of any key to them, or list of them, optional
+        Becomes ``meta.wcs``; the values of a mapping become ``spec[i].meta.wcs``, the elements of
+        a list ``slits[i].meta.wcs``.
+
+    Returns
+    -------
+    bytes
+        The same for the same input, on one set of library versions.
+    """
+    if isinstance(wcs, list) or (isinstance(wcs, Mapping) and len(wcs) > 1):
+        key = "slits" if isinstance(wcs, list) else "spec"
+        values = wcs if isinstance(wcs, list) else [as_deferred(wcs, k) for k in wcs]
+        unmade = [w if isinstance(w, DeferredWcs) else _loaded(w) for w in values]
+        content = _list_dump(key, unmade)
+        line = "\n  model_type: {}\n"
+        return content.replace(line.format(_ANY_MODEL).encode(), line.format(model).encode(), 1)
+    if isinstance(wcs, Mapping):
+        each = [{"meta": {"wcs": _loaded(w)}} for w in wcs.values()]
+        return _dump({"meta": {"model_type": model}, "spec": each})
+    wcs = _loaded(wcs)
+    if wcs is None:
+        return _PLAIN.format(model).encode()
+    head, mark, tail = _wcs_dump(wcs).partition(b"\nmeta:\n")
+    return head + mark + f"  model_type: {model}\n".encode() + tail
+
+
+def _loaded(wcs: Any) -> Any:
+    # one that is read from a file, or put together, on first use
+    return wcs.load() if hasattr(type(wcs), "load") else wcs

@@ -1,0 +1,166 @@
+"""The extensions of a cube product (``_s3d``), and the Dataset of one."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import InputError
+from spec2fn.io.fits.fitsfile import FitsFile
+from spec2fn.io.fits.headers import encode_header, table_cards
+from spec2fn.schema import PLANES, SCALARS, Meta
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from spec2fn.io.fits.layout import Extent
+
+__all__ = ["CUBE_PLANES", "cube_dataset", "cube_extents", "holds_cube"]
+
+CUBE_PLANES = ("sci", "err", "dq", "wmap")
+_TABLE = "WCS-TABLE"
+_MICRONS = {"um": 1.0, "m": 1e6}
+
+
+def cube_extents(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
+    """Lay out a cube behind its PRIMARY header.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        ``sci``, ``err``, ``dq``, ``wmap``, dims ([integration,] wave, y, x), and ``wavelength``.
+    integrations : int, optional
+        Their number; None if there is no such dimension.
+
+    Returns
+    -------
+    list of Extent
+        SCI, ERR, DQ, WMAP, [INT_TIMES,] WCS-TABLE, and what the JWST layout does not know.
+    """
+    from spec2fn.io.fits.layout import EXTRA_PLANES, image_extent, int_times
+
+    out = [image_extent(ds, n, PLANES[n].hdu, integrations) for n in CUBE_PLANES if n in ds]
+    times = int_times(ds, integrations)
+    out += [] if times is None else [times]
+    out.append(_wavelengths(ds))
+    extra = [(n, hdu) for n, hdu in EXTRA_PLANES.items() if n in ds]
+    return [*out, *(image_extent(ds, n, hdu, integrations) for n, hdu in extra)]
+
+
+def _wavelengths(ds: xr.Dataset) -> Extent:
+    from spec2fn.io.fits.layout import Extent
+
+    planes = int(ds.sizes["wave"])
+    cards = table_cards(_TABLE, [("wavelength", "E", "", (planes, 1))], 1)
+
+    def data(part: xr.Dataset, _rows: slice) -> np.ndarray[Any, Any]:
+        return np.asarray(part["wavelength"].values).astype(">f4")
+
+    return Extent(encode_header(cards), 4 * planes, 1, False, data)
+
+
+def holds_cube(file: FitsFile) -> bool:
+    """Whether a product holds a cube: linear ones are older than their table of wavelengths."""
+    science = file.find("SCI")
+    if science is None:
+        return False
+    model, axis = file.hdus[0].get("DATAMODL"), str(science.get("CTYPE3") or "")
+    return model == "IFUCubeModel" or (len(science.shape) > 2 and axis.startswith("WAVE"))
+
+
+def cube_dataset(file: FitsFile) -> xr.Dataset:
+    """Return a cube as a Dataset, its planes read when they are used.
+
+    Raises
+    ------
+    InputError
+        If the extensions do not fit each other.
+    """
+    import xarray as xr
+
+    from spec2fn.io.fits.exposures import check_type, data_unit, mode_attrs, time_variables
+    from spec2fn.io.fits.lazy import lazy_variable
+
+    science = file.find("SCI")
+    assert science is not None
+    if len(science.shape) not in (3, 4):
+        msg = (
+            f"{file.path}: SCI is {science.shape}; a cube has 3 dimensions, or 4 with integrations"
+        )
+        raise InputError(msg)
+    dims = ("integration", "wave", "y", "x")[4 - len(science.shape) :]
+    records: dict[str, Any] = {}
+    name = file.path.name.removesuffix(".gz")
+    meta = Meta(file.hdus[0].header, science.header, name, records=records, path=str(file.path))
+    variables: dict[str, Any] = {}
+    unit = data_unit(file.path, meta, science.get("BUNIT"), None, records)
+    for variable in CUBE_PLANES:
+        plane = PLANES[variable]
+        hdu = file.find(plane.hdu)
+        if hdu is None:
+            continue
+        if hdu.shape != science.shape:
+            msg = f"{file.path}: {plane.hdu} is {hdu.shape}, but SCI is {science.shape}"
+            raise InputError(msg)
+        check_type(file.path, hdu, plane)
+        attrs = {"units": unit} if unit and plane.kind == "value" else {}
+        variables[variable] = lazy_variable(dims, file, hdu, plane.dtype, attrs)
+    planes = science.shape[-3]
+    variables["wavelength"] = (("wave",), _wavelength(file, meta, planes), {"units": "um"})
+    if len(dims) == 4:
+        variables.update(time_variables(file, science.shape[0], meta, records))
+    for scalar_name, scalar in SCALARS.items():
+        value = meta.get(scalar.keyword) if scalar.read else None
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            variables[scalar_name] = xr.Variable((), np.float64(value), {"units": scalar.unit})
+    attrs = {**mode_attrs(meta), "model": str(meta.get("DATAMODL", "IFUCubeModel"))}
+    return xr.Dataset(variables, attrs={**attrs, **_cube_attrs(meta), "meta": meta})
+
+
+def _wavelength(file: FitsFile, meta: Meta, planes: int) -> np.ndarray[Any, Any]:
+    """Wavelength of each plane [um]; a linear one from the keywords, for the table is rounded."""
+    if meta.get("CTYPE3") == "WAVE":
+        start, step, pixel = (meta.get(k) for k in ("CRVAL3", "CDELT3", "CRPIX3"))
+        unit = str(meta.get("CUNIT3", "um")).strip()
+        numbers = all(isinstance(v, (int, float)) for v in (start, step, pixel))
+        if not numbers or not math.isfinite(start + step + pixel) or unit not in _MICRONS:
+            msg = (
+                f"{file.path}: CRVAL3 is {start!r}, CDELT3 {step!r}, CRPIX3 {pixel!r}, CUNIT3"
+                f" {unit!r}; the wavelengths need numbers in um or m"
+            )
+            raise InputError(msg)
+        return (start + (np.arange(planes) + 1 - pixel) * step) * _MICRONS[unit]
+    hdu = file.find(_TABLE)
+    table = None if hdu is None else file.table(hdu)
+    if table is None or "wavelength" not in table.names:
+        msg = (
+            f"{file.path}: CTYPE3 is {meta.get('CTYPE3')!r} and there is no {_TABLE} with a column"
+            " 'wavelength'; it says the wavelengths of the planes: make the cube again"
+        )
+        raise InputError(msg)
+    values = table["wavelength"].reshape(-1).astype(np.float64)
+    if values.size != planes:
+        msg = f"{file.path}: {_TABLE} has {values.size} wavelengths, but SCI has {planes} planes"
+        raise InputError(msg)
+    return np.asarray(values)
+
+
+def _cube_attrs(meta: Meta) -> dict[str, Any]:
+    if meta.get("CHANNEL") is not None:
+        names = [f"ch{c}-{str(meta.get('BAND')).lower()}" for c in str(meta.get("CHANNEL"))]
+    else:
+        names = [f"{meta.get('GRATING')}-{meta.get('FILTER')}".lower()]
+    internal = str(meta.get("CTYPE1", "")).startswith("NRSSLICER")
+    tabulated = meta.get("CTYPE3") == "WAVE-TAB"
+    slant = meta.get("PC1_2") or 0.0
+    if not isinstance(slant, (int, float)):
+        raise InputError(f"{meta.filename}: PC1_2 is {slant!r}, needs a number; correct it")
+    aligned = "ifualign" if slant else "skyalign"
+    return {
+        "cube_names": ",".join(names),
+        "cube_output_type": "multi" if tabulated else "band",
+        "cube_weighting": "area" if internal else str(meta.get("WTYPE", "drizzle")),
+        "cube_coord_system": "internal_cal" if internal else aligned,
+    }

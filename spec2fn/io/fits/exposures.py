@@ -1,0 +1,381 @@
+"""Countrate exposures (``_rate``, ``_rateints``) as Datasets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.dq import PIXEL
+from spec2fn.errors import InputError, nearest
+from spec2fn.io.fits.fitsfile import FitsFile, Hdu, scan
+from spec2fn.modes import known_exp_types, mode_named
+from spec2fn.schema import (
+    INT_TIMES,
+    MODE_ATTRS,
+    MODE_KEYWORDS,
+    PLANES,
+    SCALARS,
+    Meta,
+    Plane,
+    meta_of,
+)
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = [
+    "check_exp_type",
+    "check_type",
+    "check_values",
+    "data_unit",
+    "image_dataset",
+    "mode_attrs",
+    "open_exposure",
+    "time_variables",
+]
+
+
+_TWO_DIMENSIONAL = ("regions", "wavelength", "pathloss_ps", "pathloss_un")
+_RESAMPLED = ("wht", "con")
+_STAGE_1 = ("sci", "err", "dq", "var_poisson", "var_rnoise")
+
+
+def open_exposure(path: str | os.PathLike[str], *, any_exp_type: bool = False) -> Any:
+    """Open a countrate exposure.
+
+    Pixels are read when they are used; selecting integrations first
+    (``ds.isel(integration=slice(0, 10))``) reads only those.
+
+    Parameters
+    ----------
+    path : path
+        ``_rate`` or ``_rateints`` (or later) FITS file of the JWST pipeline, or ``.fits.gz``.
+    any_exp_type : bool
+        Accept exposures that are not spectroscopic (target acquisition, direct images).
+
+    Returns
+    -------
+    xarray.Dataset
+        dims ``([integration,] y, x)``; variables ``sci err var_*`` float32 and ``dq`` uint32 as
+        far as the file has them, the INT_TIMES columns on ``integration``, and the
+        zero-dimensional float64 scalars of :data:`spec2fn.schema.SCALARS` that are read.
+        Attributes: see :data:`spec2fn.schema.MODE_ATTRS`; ``model``; ``meta``. A file of many
+        slits gives a :class:`~spec2fn.slits.Slits` (see :func:`spec2fn.io.open_product`).
+
+    Raises
+    ------
+    InputError
+        Naming the file: missing, truncated, not FITS, without SCI or EXP_TYPE, not
+        spectroscopic, or with planes that do not fit each other.
+    """
+    file = scan(path)
+    from spec2fn.io import open as reading
+
+    if what := reading.later_product(file):
+        msg = f"{file.path}: is {what}"
+        raise InputError(msg)
+    if reading.holds_slits(file):
+        return reading.open_slits(file, any_exp_type=any_exp_type)
+    return image_dataset(file, any_exp_type=any_exp_type)
+
+
+def image_dataset(
+    file: FitsFile, *, any_exp_type: bool = False, product: bool = False
+) -> xr.Dataset:
+    """Return the SCI extension of `file` and the planes that go with it as a Dataset.
+
+    Parameters
+    ----------
+    file : FitsFile
+    any_exp_type : bool
+        Accept exposures that are not spectroscopic.
+    product : bool
+        The file is a product: read the planes of resampled data as well.
+
+    Raises
+    ------
+    InputError
+        As :func:`open_exposure`.
+    """
+    import xarray as xr
+
+    from spec2fn.io.fits.lazy import lazy_variable
+
+    science = file.find("SCI")
+    if science is None or not science.shape:
+        held = ", ".join(h.name for h in file.hdus[1:]) or "nothing besides PRIMARY"
+        msg = f"{file.path}: has no SCI extension (it holds {held}); give a _rate or _rateints file"
+        raise InputError(msg)
+    records: dict[str, Any] = {}
+    name = file.path.name.removesuffix(".gz")
+    meta = Meta(file.hdus[0].header, science.header, name, records=records, path=str(file.path))
+    check_exp_type(file.path, meta, any_exp_type=any_exp_type)
+    if not product:
+        _check_mode(file.path, meta)
+    dims = _dims(file.path, science, meta)
+    variables: dict[str, Any] = {}
+    unit = data_unit(file.path, meta, science.get("BUNIT"), meta.get("SRCTYPE"), records)
+    for name, plane in PLANES.items():
+        hdu = file.find(plane.hdu) if plane.hdu else None
+        if hdu is None or not hdu.shape or (name in _RESAMPLED and not product):
+            continue
+        _check_shape(file.path, hdu, science, name)
+        check_type(file.path, hdu, plane)
+        on = dims if len(hdu.shape) >= len(dims) else dims[-2:]
+        if len(hdu.shape) > len(dims):
+            on = (*dims[:-2], "context", *dims[-2:])
+        attrs = {"units": unit} if unit and plane.kind == "value" else {}
+        variables[name] = lazy_variable(on, file, hdu, plane.dtype, attrs)
+    integrations = science.shape[0] if len(dims) == 3 else None
+    times = time_variables(file, integrations, meta, records)
+    variables.update(times)
+    if integrations is not None and not (times or product or "warnings" in records):
+        what = "no INT_TIMES table" if file.find("INT_TIMES") is None else "an empty INT_TIMES"
+        count = f"{integrations} integrations"
+        warning = f"{file.path.name}: has {what}; products do not say when its {count} were taken"
+        records["warnings"] = (warning,)
+    for name, scalar in SCALARS.items():
+        value = meta.get(scalar.keyword) if scalar.read else None
+        if value is not None:
+            variables[name] = xr.Variable((), np.float64(value), {"units": scalar.unit})
+    attrs = mode_attrs(meta)
+    model = ("IFU" if mode_named(attrs["exp_type"]).sliced else "") + "ImageModel"
+    attrs["model"] = str(meta.get("DATAMODL", model if len(dims) == 2 else "CubeModel"))
+    return xr.Dataset(variables, attrs={**attrs, "meta": meta})
+
+
+def check_exp_type(path: Path, meta: Meta, *, any_exp_type: bool = False) -> None:
+    """Raise :class:`InputError` unless the exposure is spectroscopic (or any type will do)."""
+    exp_type = meta.get("EXP_TYPE")
+    if not isinstance(exp_type, str):
+        found = "missing" if exp_type is None else repr(exp_type)
+        msg = f"{path}: keyword EXP_TYPE is {found}; it says how the exposure was taken: add it"
+        raise InputError(msg)
+    known = known_exp_types()
+    if not any_exp_type and str(exp_type).strip() not in known:
+        msg = (
+            f"{path}: EXP_TYPE {exp_type!r} is not spectroscopic{nearest(exp_type, known)};"
+            f" spectroscopic are {', '.join(known)}"
+        )
+        raise InputError(msg)
+
+
+def check_type(path: Path, hdu: Hdu, plane: Plane) -> None:
+    """Raise :class:`InputError` if the flags of a plane are no integers."""
+    if plane.kind == "flag" and hdu.dtype.kind not in "iu":
+        msg = f"{path}: {hdu.name} is {hdu.dtype}, but its bits need integers; store it as uint32"
+        raise InputError(msg)
+
+
+def data_unit(path: Path, meta: Meta, bunit: Any, source_type: Any, records: dict[str, Any]) -> str:
+    """Return the unit of SCI: BUNIT, or that of calibrated data if ``S_PHOTOM`` says they are.
+
+    Parameters
+    ----------
+    path : Path
+        For messages.
+    meta : Meta
+    bunit, source_type
+        Values of BUNIT and SRCTYPE of the image or slit.
+    records : dict
+        Receives a warning where the two contradict each other: resampled slits of jwst before 1.14
+        have the BUNIT of the exposure.
+
+    Raises
+    ------
+    InputError
+        If the data are said to be calibrated and not to be, or have a unit that is not known here.
+    """
+    unit = "" if bunit is None else str(bunit).strip()
+    status = str(meta.get("S_PHOTOM", "")).strip()
+    if "Jy" in unit:
+        if unit not in ("MJy/sr", "MJy"):
+            msg = (
+                f"{path}: BUNIT is {unit!r}; convert the data to MJy/sr (or MJy, of point sources)"
+            )
+            raise InputError(msg)
+        if status and status != "COMPLETE":
+            msg = (
+                f"{path}: BUNIT is {unit!r} although S_PHOTOM is {status!r}; correct the wrong one"
+            )
+            raise InputError(msg)
+        return unit
+    if status != "COMPLETE":
+        return unit
+    point = str(meta.get("INSTRUME")).strip() == "NIRSPEC" and source_type == "POINT"
+    known = "MJy" if point and meta.get("CTYPE3") is None else "MJy/sr"
+    if unit:
+        warning = (
+            f"BUNIT is {unit!r} although S_PHOTOM is 'COMPLETE': the data are taken to be in"
+            f" {known}; correct S_PHOTOM if they are not calibrated"
+        )
+        records["warnings"] = tuple(dict.fromkeys((*records.get("warnings", ()), warning)))
+    return known
+
+
+def check_values(ds: Any, needed: Container[str] = ()) -> None:
+    """Refuse an exposure without planes that are needed, or without a good pixel in them.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset or Slits
+        Slits, and what is no image, are let pass. Integrations are read one after the other until
+        nothing is missing, as a rule one.
+    needed : container of str
+        Variables; those count that stage 1 writes.
+
+    Raises
+    ------
+    InputError
+        Naming the file and the extensions.
+    """
+    if not hasattr(ds, "data_vars") or "sci" not in ds or "wave" in ds["sci"].dims:
+        return
+    where = meta_of(ds).filename or "the exposure"
+    absent = [PLANES[n].hdu for n in _STAGE_1 if n in needed and n not in ds]
+    if absent:
+        msg = f"{where}: has no extension {', '.join(absent)}; give the file that stage 1 wrote"
+        raise InputError(msg)
+    many = range(ds.sizes.get("integration", 0))
+    missing = {"sci", "var_poisson", "var_rnoise"} & {str(n) for n in ds.data_vars}
+    for part in (ds.isel(integration=i) for i in many) if many else (ds,):
+        good = np.isfinite(part["sci"].values)
+        if "dq" in part:
+            good &= (part["dq"].values & np.uint32(PIXEL["DO_NOT_USE"])) == 0
+        missing = {n for n in missing if not np.isfinite(part[n].values[good]).any()}
+        if not missing:
+            return
+    if "sci" in missing:
+        msg = f"{where}: no pixel of SCI is finite without DO_NOT_USE in DQ; give another exposure"
+    else:
+        hdu = PLANES[min(missing)].hdu
+        msg = f"{where}: {hdu} has no finite value at a good pixel; run stage 1 again"
+    raise InputError(msg)
+
+
+def _check_mode(path: Path, meta: Meta) -> None:
+    """Raise :class:`InputError` unless detector, filter, … are such as the exposure type has."""
+    exp_type = str(meta.get("EXP_TYPE")).strip()
+    for keyword, known in MODE_KEYWORDS.get(exp_type, {}).items():
+        value = meta.get(keyword)
+        if str(value).strip().upper() in known:
+            continue
+        found = "missing" if value is None else repr(value)
+        msg = f"{path}: keyword {keyword} is {found}, needs {', '.join(known)} for {exp_type}"
+        raise InputError(f"{msg}{nearest(str(value), known)}; correct it")
+
+
+def _dims(path: Path, science: Hdu, meta: Meta) -> tuple[str, ...]:
+    shape = science.shape
+    if len(shape) == 2:
+        return ("y", "x")
+    if len(shape) != 3:
+        msg = (
+            f"{path}: SCI has {len(shape)} dimensions {shape}; a countrate exposure has 2 (_rate)"
+            " or 3 (_rateints): run stage 1 first"
+        )
+        raise InputError(msg)
+    allowed = set()
+    nints, first, last = (meta.get(k) for k in ("NINTS", "INTSTART", "INTEND"))
+    if nints is not None:
+        allowed.add(nints)
+    if first is not None and last is not None:
+        allowed.add(last - first + 1)
+    if allowed and shape[0] not in allowed:
+        says = " and ".join(
+            f"{k}={v}" for k, v in (("NINTS", nints), ("INTSTART", first), ("INTEND", last)) if v
+        )
+        msg = f"{path}: SCI holds {shape[0]} integrations, but the header says {says}; correct it"
+        raise InputError(msg)
+    return ("integration", "y", "x")
+
+
+def _check_shape(path: Path, hdu: Hdu, science: Hdu, name: str) -> None:
+    if name == "con" and (*hdu.shape[:-3], *hdu.shape[-2:]) == science.shape:
+        return
+    fits = {science.shape}
+    if name in _TWO_DIMENSIONAL:
+        fits.add(science.shape[-2:])
+    if hdu.shape not in fits:
+        msg = f"{path}: {hdu.name} is {hdu.shape}, but SCI is {science.shape}; they must agree"
+        raise InputError(msg)
+
+
+def time_variables(
+    file: FitsFile, integrations: int | None, meta: Meta, records: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the columns of INT_TIMES as variables on ``integration``.
+
+    A table that cannot be one (no rows, or no such dimension) is kept in `records` as it is; one
+    that does not match is left out with a warning in `records`.
+    """
+    import xarray as xr
+
+    hdu = file.find("INT_TIMES")
+    if hdu is None:
+        return {}
+    table = file.table(hdu)
+    if integrations is None or not len(table):
+        records["int_times"] = table.structured()
+        return {}
+    chosen: Any = slice(None)
+    problem = "" if len(table) == integrations else f"has {len(table)} rows"
+    first = meta.get("INTSTART", 1)
+    if "integration_number" in table.names and isinstance(first, int):
+        # a segment of an exposure may carry the times of the whole exposure
+        number = table["integration_number"]
+        own = (number >= first) & (number < first + integrations)
+        if int(own.sum()) == integrations:
+            chosen, problem = own, ""
+        elif meta.get("INTSTART") is not None or problem:
+            last = first + integrations - 1
+            problem = (
+                f"has {len(table)} rows, of integrations {number.min()} to {number.max()}, not of"
+                f" {first} to {last}"
+            )
+    if problem:
+        warning = (
+            f"{file.path.name}: INT_TIMES {problem}, which do not match the {integrations}"
+            " integrations of SCI; the times are left out"
+        )
+        records["warnings"] = (*records.get("warnings", ()), warning)
+        return {}
+    lacking = [column for column, _ in INT_TIMES.values() if column not in table.names]
+    if lacking:
+        warning = f"{file.path.name}: INT_TIMES has no column {', '.join(lacking)}"
+        records["warnings"] = (*records.get("warnings", ()), warning)
+    return {
+        name: xr.Variable(("integration",), table[column][chosen].astype(dtype))
+        for name, (column, dtype) in INT_TIMES.items()
+        if column in table.names
+    }
+
+
+def mode_attrs(meta: Meta) -> dict[str, Any]:
+    """Read the attributes that steps branch on from the headers.
+
+    Parameters
+    ----------
+    meta : Meta
+
+    Returns
+    -------
+    dict
+        By the names of :data:`spec2fn.schema.MODE_ATTRS`; keywords that are absent are left out.
+
+    Raises
+    ------
+    InputError
+        If a keyword holds what it may not.
+    """
+    out: dict[str, Any] = {}
+    for name, (keyword, kind) in MODE_ATTRS.items():
+        value = meta.get(keyword)
+        if value is None:
+            continue
+        out[name] = value.strip() if isinstance(value, str) else kind(value)
+    return out

@@ -1,0 +1,503 @@
+"""FITS headers of products, made from the headers of the input and what the steps found out.
+
+Cards of the input that no step touches are written back as they came; new ones take the place
+the JWST keyword dictionary gives them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.io.fits.fitsfile import BLOCK
+from spec2fn.io.fits.keywords import (
+    ONLY_MIRI,
+    RECORDED_WITH,
+    REFERENCE_KEYWORDS,
+    RESAMPLE_KEYWORDS,
+    SCIENCE_ORDER,
+    SLIT_KEYWORDS,
+    STEP_KEYWORDS,
+)
+from spec2fn.schema import MODE_ATTRS, SCALARS, meta_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = [
+    "card",
+    "cutting_comments",
+    "encode_header",
+    "heading",
+    "image_cards",
+    "is_structure",
+    "join_sections",
+    "primary_cards",
+    "science_cards",
+    "split_sections",
+    "table_cards",
+]
+
+_STRUCTURE = {
+    "SIMPLE",
+    "XTENSION",
+    "BITPIX",
+    "NAXIS",
+    "EXTEND",
+    "PCOUNT",
+    "GCOUNT",
+    "GROUPS",
+    "BSCALE",
+    "BZERO",
+    "CHECKSUM",
+    "DATASUM",
+    "INHERIT",
+}
+_IN_SCIENCE = ("SRCTYPE", "DISPAXIS")
+_OF_ONE_SLIT = [
+    (k, v) for k, v in SLIT_KEYWORDS.items() if k in SCIENCE_ORDER and not k.startswith("TA_")
+]
+_REFERENCES = "Reference file information"
+_STEPS = "Calibration step information"
+_ASSOCIATION = "Association information"
+_RESAMPLE = "Resample Parameters"
+
+Card = Any
+
+
+def card(keyword: str, value: Any = "", comment: str = "") -> Card:
+    """Make a header card of a Python, NumPy or JAX scalar; letters FITS lacks become ``?``."""
+    from astropy.io import fits
+
+    if isinstance(value, str) and not (value.isascii() and value.isprintable()):
+        value = "".join(c if " " <= c <= "~" else "?" for c in value)
+    if isinstance(value, (bool, np.bool_)):
+        value = bool(value)
+    elif hasattr(value, "dtype"):
+        value = np.asarray(value).item()
+    return fits.Card(keyword, value, comment)
+
+
+@contextlib.contextmanager
+def cutting_comments() -> Iterator[None]:
+    """Format cards without warnings that a comment does not fit and is cut."""
+    from astropy.io.fits.verify import VerifyWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", VerifyWarning)
+        yield
+
+
+def encode_header(cards: Iterable[Card | str]) -> bytes:
+    """Return the header of cards, or their images, as padded bytes; long comments are cut."""
+    with cutting_comments():
+        text = "".join(c if isinstance(c, str) else c.image for c in cards) + "END".ljust(80)
+    return text.ljust(-(-len(text) // BLOCK) * BLOCK).encode("ascii")
+
+
+def is_structure(keyword: str) -> bool:
+    """Whether a keyword describes how an extension is stored."""
+    axis = keyword.startswith("NAXIS") and keyword[5:].isdigit()
+    return keyword in _STRUCTURE or axis
+
+
+def heading(title: str) -> list[Card]:
+    """Return the cards of a section's title."""
+    return [card(""), card("", title), card("")]
+
+
+def split_sections(cards: Iterable[Card]) -> list[tuple[str, list[Card]]]:
+    """Split cards at their headings; blank cards are dropped."""
+    out: list[tuple[str, list[Card]]] = [("", [])]
+    for c in cards:
+        if c.keyword:
+            out[-1][1].append(c)
+        elif str(c.value).strip():
+            out.append((str(c.value).strip(), []))
+    return out
+
+
+def join_sections(sections: Iterable[tuple[str, list[Card]]]) -> list[Card]:
+    """Return the cards of sections with their headings; empty sections are left out."""
+    out: list[Card] = []
+    for title, cards in sections:
+        if cards:
+            out += [*(heading(title) if title else []), *cards]
+    return out
+
+
+def _set(cards: list[Card], keyword: str, value: Any, comment: str, after: Sequence[str]) -> None:
+    """Replace the value of a keyword, or insert it behind the last of `after` that is there."""
+    names = [c.keyword for c in cards]
+    if keyword in names:
+        i = names.index(keyword)
+        old = cards[i]
+        if type(old.value) is not type(value) or old.value != value:
+            cards[i] = card(keyword, value, comment or old.comment)
+        return
+    at = max((names.index(a) + 1 for a in after if a in names), default=len(cards))
+    cards.insert(at, card(keyword, value, comment))
+
+
+def primary_cards(ds: xr.Dataset, filename: str) -> list[Card]:
+    """Cards of the PRIMARY header of the product `ds`.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        With ``meta``: its ``primary`` header and the records ``references`` (name by reference
+        type), ``crds_context``, ``crds_version``, ``asn_pool``, ``asn_table``.
+    filename : str
+        Name the file will have.
+
+    Returns
+    -------
+    list of astropy.io.fits.Card
+    """
+    meta = meta_of(ds)
+    source = [] if meta.primary is None else meta.primary.cards
+    sections = split_sections(c for c in source if not is_structure(c.keyword))
+    top = sections[0][1]
+    _identify(ds, top, filename)
+    _put_mode_attrs(ds, sections)
+    _put_scalars(ds, sections)
+    sections = _replace_section(sections, _ASSOCIATION, _association(ds, sections), at=1)
+    references, steps = _references(ds, sections), _steps(ds, sections)
+    ours = {c.keyword for c in (*references, *steps)} | set(_resample_keywords())
+    rest = [(title, [c for c in cards if c.keyword not in ours]) for title, cards in sections]
+    new = [(_REFERENCES, references), (_STEPS, steps), (_RESAMPLE, _resample(ds, sections))]
+    structure = [
+        card("SIMPLE", True, "conforms to FITS standard"),
+        card("BITPIX", 8, "array data type"),
+        card("NAXIS", 0, "number of array dimensions"),
+        card("EXTEND", True),
+    ]
+    return [*structure, *join_sections([*rest, *new])]
+
+
+def _identify(ds: xr.Dataset, top: list[Card], filename: str) -> None:
+    import spec2fn
+
+    order = ["DATE", "ORIGIN", "TIMEUNIT", "FILENAME", "CAL_VER", "CAL_VCS", "DATAMODL"]
+    ident = {
+        "FILENAME": (filename, "Name of the file"),
+        "CAL_VER": (f"spec2fn {spec2fn.__version__}", "Calibration Software Version"),
+        "CAL_VCS": ("RELEASE", "Calibration Software Repository Version"),
+        "DATAMODL": (str(ds.attrs.get("model", "ImageModel")), "Type of data model"),
+        "TELESCOP": ("JWST", "Telescope used to acquire the data"),
+    }
+    for keyword, (value, comment) in ident.items():
+        _set(top, keyword, value, comment, order)
+
+
+def _find(sections: Sequence[tuple[str, list[Card]]], keyword: str) -> list[Card] | None:
+    for _, cards in sections:
+        if any(c.keyword == keyword for c in cards):
+            return cards
+    return None
+
+
+def _put_mode_attrs(ds: xr.Dataset, sections: list[tuple[str, list[Card]]]) -> None:
+    meta = meta_of(ds)
+    for name, (keyword, kind) in MODE_ATTRS.items():
+        value = ds.attrs.get(name)
+        if value is None or keyword in _IN_SCIENCE or meta.get(keyword) == value:
+            continue
+        if meta.science is not None and keyword in meta.science:
+            continue
+        where = _find(sections, keyword)
+        _set(sections[0][1] if where is None else where, keyword, kind(value), "", ())
+
+
+def _put_scalars(ds: xr.Dataset, sections: list[tuple[str, list[Card]]]) -> None:
+    for name, scalar in SCALARS.items():
+        if scalar.hdu != "PRIMARY" or name not in ds or ds.variables[name].ndim:
+            continue
+        value = float(ds.variables[name].values)
+        if not math.isfinite(value):
+            continue
+        where = _find(sections, scalar.keyword)
+        if where is None:
+            where = _find(sections, "YOFFSET") or sections[0][1]
+        comment = {"DITH_RA": "RA", "DITH_DEC": "Dec"}.get(scalar.keyword, scalar.about)
+        if scalar.keyword.startswith("DITH_"):
+            comment += " of dithered pointing location"
+        _set(where, scalar.keyword, value, comment, ("YOFFSET", "DITH_RA"))
+
+
+def _replace_section(
+    sections: list[tuple[str, list[Card]]], title: str, cards: list[Card], at: int
+) -> list[tuple[str, list[Card]]]:
+    rest = [s for s in sections if s[0] != title]
+    return [*rest[:at], (title, cards), *rest[at:]]
+
+
+def _held(sections: Sequence[tuple[str, list[Card]]]) -> dict[str, Card]:
+    return {c.keyword: c for _, cards in sections for c in cards}
+
+
+def _association(ds: xr.Dataset, sections: Sequence[tuple[str, list[Card]]]) -> list[Card]:
+    cards = next((list(c) for title, c in sections if title == _ASSOCIATION), [])
+    records = meta_of(ds).records
+    for key, keyword, what in (
+        ("asn_pool", "ASNPOOL", "Name of the ASN pool"),
+        ("asn_table", "ASNTABLE", "Name of the ASN table"),
+    ):
+        if records.get(key):
+            _set(cards, keyword, str(records[key]), what, ("ASNPOOL",))
+    return cards
+
+
+def _references(ds: xr.Dataset, sections: Sequence[tuple[str, list[Card]]]) -> list[Card]:
+    held = _held(sections)
+    records = meta_of(ds).records
+    used: Mapping[str, Any] = records.get("references", {})
+    out = []
+    for key, keyword, what in (
+        ("crds_version", "CRDS_VER", "Version of CRDS file selection software used"),
+        ("crds_context", "CRDS_CTX", "CRDS context (.pmap) used to select ref files"),
+    ):
+        if records.get(key):
+            out.append(card(keyword, str(records[key]), what))
+        elif keyword in held:
+            out.append(held[keyword])
+    for reftype, (keyword, what) in REFERENCE_KEYWORDS.items():
+        if reftype in used:
+            out.append(card(keyword, str(used[reftype] or "N/A"), what))
+        elif keyword in held:
+            out.append(held[keyword])
+    return out
+
+
+def _steps(ds: xr.Dataset, sections: Sequence[tuple[str, list[Card]]]) -> list[Card]:
+    held = _held(sections)
+    said = {
+        name: str(ds.attrs[f"status_{name}"]).split(":")[0].split()[0]
+        for name in STEP_KEYWORDS
+        if ds.attrs.get(f"status_{name}")
+    }
+    implied = {
+        name
+        for step, names in RECORDED_WITH.items()
+        if step in said or STEP_KEYWORDS[step][0] in held
+        for name in names
+    }
+    if ds.attrs.get("instrument") == "NIRSPEC":
+        implied -= set(ONLY_MIRI)
+    out = []
+    for name, (keyword, what) in STEP_KEYWORDS.items():
+        if name in said:
+            out.append(card(keyword, said[name], what))
+        elif keyword in held:
+            out.append(held[keyword])
+        elif name in implied:
+            out.append(card(keyword, "SKIPPED", what))
+    return out
+
+
+def _resample_keywords() -> tuple[str, ...]:
+    return tuple(keyword for keyword, _ in RESAMPLE_KEYWORDS.values())
+
+
+def _resample(ds: xr.Dataset, sections: Sequence[tuple[str, list[Card]]]) -> list[Card]:
+    held = _held(sections)
+    out = []
+    for name, (keyword, what) in RESAMPLE_KEYWORDS.items():
+        if ds.attrs.get(name) is not None:
+            out.append(card(keyword, ds.attrs[name], what))
+        elif keyword in held:
+            out.append(held[keyword])
+    return out
+
+
+def image_cards(
+    name: str, bitpix: int, shape: Sequence[int], *, unsigned: bool = False, unit: str = ""
+) -> list[Card]:
+    """Cards of an image extension that carries no metadata of its own.
+
+    Parameters
+    ----------
+    name : str
+        EXTNAME.
+    bitpix : int
+    shape : sequence of int
+        In numpy order.
+    unsigned : bool
+        Whether the numbers are 32-bit unsigned integers.
+    unit : str
+        BUNIT, if not empty.
+    """
+    out = [
+        card("XTENSION", "IMAGE", "Image extension"),
+        card("BITPIX", bitpix, "array data type"),
+        card("NAXIS", len(shape), "number of array dimensions"),
+    ]
+    out += [card(f"NAXIS{i}", int(n)) for i, n in enumerate(reversed(shape), 1)]
+    out += [
+        card("PCOUNT", 0, "number of parameters"),
+        card("GCOUNT", 1, "number of groups"),
+    ]
+    if unsigned:
+        out += [card("BSCALE", 1), card("BZERO", 2**31)]
+    out.append(card("EXTNAME", name, "extension name"))
+    if unit:
+        out.append(card("BUNIT", unit, SCIENCE_ORDER["BUNIT"][0]))
+    out.append(card("EXTVER", 1, "extension value"))
+    return out
+
+
+def science_cards(ds: xr.Dataset, bitpix: int, shape: Sequence[int]) -> list[Card]:
+    """Cards of the SCI header of the product `ds`.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        With ``meta.science``, mode attributes, scalars, and ``units`` on ``sci``.
+    bitpix : int
+    shape : sequence of int
+
+    Returns
+    -------
+    list of astropy.io.fits.Card
+    """
+    meta = meta_of(ds)
+    structure = image_cards("SCI", bitpix, shape)
+    held = {"EXTNAME", "EXTVER"}
+    kept = [] if meta.science is None else list(meta.science.cards)
+    kept = [c for c in kept if not is_structure(c.keyword) and c.keyword not in held]
+    names = [c.keyword for c in kept]
+    # the slit keywords come last, behind EXTVER
+    slit = next((i for i, n in enumerate(names) if n.startswith("SLT")), len(kept))
+    cards = [*structure[:-1], *kept[:slit], structure[-1], *kept[slit:]]
+    for keyword, value in _science_values(ds, shape).items():
+        _put_science(cards, keyword, value)
+    return cards
+
+
+def _science_values(ds: xr.Dataset, shape: Sequence[int]) -> dict[str, Any]:
+    attrs = ds.attrs
+    values: dict[str, Any] = {
+        "SRCTYPE": attrs.get("source_type"),
+        "BUNIT": ds.variables["sci"].attrs.get("units"),
+        "S_REGION": attrs.get("s_region"),
+        "DISPAXIS": attrs.get("dispaxis"),
+        "SPECSYS": attrs.get("specsys"),
+    }
+    if attrs.get("resample_ndriz") is not None:
+        values["TELAPSE"] = meta_of(ds).get("DURATION")
+    if attrs.get("model") == "SlitModel":
+        values |= {
+            "SLTSTRT1": attrs.get("xstart"),
+            "SLTSIZE1": attrs.get("xsize", shape[-1]),
+            "SLTSTRT2": attrs.get("ystart"),
+            "SLTSIZE2": attrs.get("ysize", shape[-2]),
+        }
+    if "slit_name" in ds and not ds.variables["slit_name"].ndim:
+        values |= _one_slit(ds)
+    elif "spectral_order" in meta_of(ds).records:
+        values |= _spectral_range(ds)
+    for name, scalar in SCALARS.items():
+        if scalar.hdu == "SCI" and name in ds and ds.variables[name].ndim == 0:
+            value = float(ds.variables[name].values)
+            values[scalar.keyword] = value if math.isfinite(value) else None
+    return {k: v for k, v in values.items() if v is not None}
+
+
+def _spectral_range(ds: xr.Dataset) -> dict[str, Any]:
+    """Keywords of the range of wavelengths and the order."""
+    records = meta_of(ds).records
+    start, end = records.get("waverange", (None, None))
+    return {"WAVSTART": start, "WAVEND": end, "SPORDER": records.get("spectral_order")}
+
+
+def _one_slit(ds: xr.Dataset) -> dict[str, Any]:
+    """Keywords of the slit of a time series."""
+    values = _spectral_range(ds)
+    for name, keyword in (("s_region", "S_REGION"), *((v, k) for k, (v, _) in _OF_ONE_SLIT)):
+        if name in ds and not ds.variables[name].ndim:
+            value = np.asarray(ds.variables[name].values).item()
+            known = value not in ("", "UNKNOWN") and value == value  # noqa: PLR0124 - NaN
+            values[keyword] = value if known else None
+    return {k: v for k, v in values.items() if v is not None}
+
+
+def _put_science(cards: list[Card], keyword: str, value: Any) -> None:
+    comment, title = SCIENCE_ORDER[keyword]
+    names = [c.keyword for c in cards]
+    if keyword in names:
+        _set(cards, keyword, value, "", ())
+        return
+    order = list(SCIENCE_ORDER)
+    before = order[: order.index(keyword)]
+    at = max((names.index(a) + 1 for a in before if a in names), default=len(cards))
+    new = [card(keyword, value, comment)]
+    neighbour = cards[at - 1].keyword if at else ""
+    headed = any(not c.keyword and str(c.value).strip() == title for c in cards)
+    if title and not headed and SCIENCE_ORDER.get(neighbour, ("", ""))[1] != title:
+        new = [*heading(title), *new]
+    cards[at:at] = new
+
+
+@functools.lru_cache(maxsize=64)
+def _column_images(columns: tuple[tuple[str, str, str, tuple[int, ...]], ...]) -> list[str]:
+    """Images of the cards of the columns, which the tables of many spectra share."""
+    out = []
+    for i, (column, code, unit, shape) in enumerate(columns, 1):
+        count = math.prod(shape) if shape else ""
+        out.append(card(f"TTYPE{i}", column))
+        out.append(card(f"TFORM{i}", f"{count}{'J' if code == 'U' else code}"))
+        if unit:
+            out.append(card(f"TUNIT{i}", unit))
+        if code == "U":
+            out.append(card(f"TZERO{i}", 2**31))
+        if shape and code not in "AB":
+            out.append(card(f"TDIM{i}", f"({','.join(str(n) for n in reversed(shape))})"))
+    with cutting_comments():
+        return [c.image for c in out]
+
+
+def table_cards(
+    name: str,
+    columns: Sequence[tuple[str, str, str, Sequence[int]]],
+    rows: int,
+    version: int = 1,
+    extra: Sequence[Card] = (),
+) -> list[Card]:
+    """Cards of a binary table.
+
+    Parameters
+    ----------
+    name : str
+        EXTNAME.
+    columns : sequence of (name, code, unit, shape)
+        `code` is J, D, A or B, or U for 32-bit unsigned integers.
+    rows : int
+    version : int
+        EXTVER.
+    extra : sequence of Card
+        Cards behind EXTVER.
+    """
+    width = {"J": 4, "U": 4, "E": 4, "D": 8, "B": 1, "A": 1}
+    length = sum(width[code] * math.prod(shape) for _, code, _, shape in columns)
+    out = [
+        card("XTENSION", "BINTABLE", "binary table extension"),
+        card("BITPIX", 8, "array data type"),
+        card("NAXIS", 2, "number of array dimensions"),
+        card("NAXIS1", length, "length of dimension 1"),
+        card("NAXIS2", rows, "length of dimension 2"),
+        card("PCOUNT", 0, "number of group parameters"),
+        card("GCOUNT", 1, "number of groups"),
+        card("TFIELDS", len(columns), "number of table fields"),
+    ]
+    out += _column_images(tuple((c, code, unit, tuple(shape)) for c, code, unit, shape in columns))
+    out += [
+        card("EXTNAME", name, "extension name"),
+        card("EXTVER", version, "extension value"),
+    ]
+    return [*out, *extra]

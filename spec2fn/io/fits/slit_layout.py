@@ -1,0 +1,344 @@
+"""The extensions of a product of many slits, and of a time series through one.
+
+A product of many slits holds the extensions of one slit after those of the other; EXTVER counts
+the slits. What an exposure has in common stands in the first SCI header; what the pipeline of the
+observatory keeps by slit is repeated in each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from spec2fn.deferred import as_deferred
+from spec2fn.errors import DatasetError
+from spec2fn.io.fits.headers import (
+    card,
+    cutting_comments,
+    encode_header,
+    heading,
+    image_cards,
+    is_structure,
+    join_sections,
+    primary_cards,
+    split_sections,
+)
+from spec2fn.io.fits.keywords import SCIENCE_ORDER, SLIT_KEYWORDS, SLIT_SECTIONS
+from spec2fn.io.fits.layout import EXTRA_PLANES, Extent, big_endian, int_times, stored_type
+from spec2fn.modes import mode_of
+from spec2fn.schema import FIXED_SLITS, PLANES, SCALARS, meta_of
+from spec2fn.slits import Slits
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["ordered_wcs", "single_slit", "slit_extents"]
+
+_BITPIX = {">f4": -32, ">f8": -64, ">u4": 32, ">i4": 32}
+_ONLY_MSA = (
+    "SLITID", "SRCNAME", "SRCALIAS", "STLARITY", "SHUTSTA", "MSAQUAD", "SRCRA", "SRCDEC",
+    "SLTXSCL", "SLTYSCL",
+)  # fmt: skip
+# planes of some slits only: they are NaN in the others
+_SOME = (
+    "flatfield_point",
+    "flatfield_uniform",
+    "pathloss_ps",
+    "pathloss_un",
+    "photom_point",
+    "photom_uniform",
+)
+_REPEATED = {k for keywords in SLIT_SECTIONS.values() for k in keywords}
+
+
+def single_slit(product: Any) -> Any:
+    """Return the one slit of a time series as a Dataset without ``slit``; others as they are.
+
+    Parameters
+    ----------
+    product : Slits or xarray.Dataset
+        A Dataset may be a bucket of slits.
+
+    Returns
+    -------
+    Slits or xarray.Dataset
+
+    Raises
+    ------
+    DatasetError
+        If there is no slit at all.
+    """
+    if not isinstance(product, Slits):
+        if "sci" not in product or "slit" not in product.variables["sci"].dims:
+            return product
+        product = Slits((product,))
+    if not len(product):
+        raise DatasetError("a product without a slit cannot be written; select at least one slit")
+    attrs = product.attrs
+    series = mode_of(product).one_slit or attrs.get("model") == "SlitModel"
+    if len(product) > 1 or not series:
+        return product.assign_attrs({"model": "MultiSlitModel"})
+    ds = next(iter(product))
+    empty = [n for n in _SOME if n in ds and np.isnan(ds.variables[n].values).all()]
+    ds = ds.drop_vars(["slit", *empty], errors="ignore").assign_attrs(model="SlitModel")
+    if "bunit" in ds:
+        for name in ("sci", "err"):
+            ds[name] = ds[name].assign_attrs(units=str(ds["bunit"].values))
+    meta = meta_of(ds)
+    return ds.assign_attrs(meta=meta.replace(wcs=next(iter(ordered_wcs(product)), None)))
+
+
+def ordered_wcs(slits: Slits) -> list[Any]:
+    """Return the gwcs (or None) of every slit in the order of the product."""
+    found: dict[int, Any] = {}
+    for bucket in slits.buckets:
+        # a step that changes the gwcs of its slits changes those of its own bucket
+        wcs = meta_of(bucket).wcs
+        for i in map(int, bucket["slit"].values):
+            one = wcs if len(slits) == 1 else None
+            found[i] = as_deferred(wcs, i) if hasattr(wcs, "keys") else one
+    return [found[i] for i in slits.ids]
+
+
+def slit_extents(slits: Slits, integrations: int | None, filename: str) -> list[Extent]:
+    """Lay out a product of many slits with so many integrations (None: no such dimension).
+
+    Which planes a slit has depends on their content: a correction that is NaN all over a slit has
+    not been applied to it.
+    """
+    first = slits.buckets[0]
+    primary = encode_header(primary_cards(first, filename))
+    out = [Extent(primary, 0, 1, False, lambda _part, _rows: np.empty(0, ">u1"))]
+    place = {int(i): (b, k) for b, ds in enumerate(slits.buckets) for k, i in _numbered(ds)}
+    with cutting_comments():
+        headers = _Headers(first)
+        for version, slit in enumerate(slits.ids, 1):
+            b, k = place[slit]
+            out += _slit(slits.buckets[b], _Place(b, k, version), integrations, headers)
+    times = int_times(first, integrations)
+    if times is not None:
+        rows = times.data
+        out.append(
+            Extent(
+                times.header,
+                times.row,
+                times.rows,
+                times.streamed,
+                lambda part, which: rows(part.buckets[0], which),
+            )
+        )
+    return out
+
+
+def _numbered(ds: xr.Dataset) -> Iterator[tuple[int, int]]:
+    return enumerate(np.asarray(ds["slit"].values))
+
+
+class _Place(NamedTuple):
+    """Where a slit stands: bucket, position in the bucket, EXTVER."""
+
+    bucket: int
+    k: int
+    version: int
+
+
+def _slit(
+    ds: xr.Dataset, place: _Place, integrations: int | None, headers: _Headers
+) -> Iterator[Extent]:
+    k = place.k
+    size = (int(ds.variables["ysize"].values[k]), int(ds.variables["xsize"].values[k]))
+    # pixels of the cut-out come first in a product of many slits, then their quality
+    names = ["sci", "dq", "err", *(n for n in PLANES if n not in ("sci", "dq", "err"))]
+    for name in (*names, *EXTRA_PLANES):
+        hdu = EXTRA_PLANES[name] if name in EXTRA_PLANES else PLANES[name].hdu
+        if name in EXTRA_PLANES and place.version > 1:
+            # stdatamodels keeps one extension of each name that its schemas do not know
+            hdu = f"{hdu}_{place.version}"
+        if hdu and name in ds and _applies(ds, name, k, size):
+            yield _plane(ds, (name, hdu), place, integrations, headers)
+
+
+def _applies(ds: xr.Dataset, name: str, k: int, size: tuple[int, int]) -> bool:
+    if name == "barshadow":
+        return "quadrant" not in ds or int(ds.variables["quadrant"].values[k]) != FIXED_SLITS
+    if name not in _SOME:
+        return True
+    return not np.isnan(ds.variables[name].values[k, ..., : size[0], : size[1]]).all()
+
+
+def _plane(
+    ds: xr.Dataset,
+    named: tuple[str, str],
+    place: _Place,
+    integrations: int | None,
+    headers: _Headers,
+) -> Extent:
+    (name, hdu), (b, k, version) = named, place
+    var = ds.variables[name]
+    dims = var.dims[1:]
+    true = {d: int(ds.variables[f"{d}size"].values[k]) for d in ("y", "x")}
+    shape = tuple(true[str(d)] if d in true else int(ds.sizes[d]) for d in dims)
+    cut = tuple(slice(n) for n in shape)
+    streamed = "integration" in dims
+    if streamed:
+        assert integrations is not None
+        shape = (integrations, *shape[1:])
+    stored = stored_type(var.dtype, name)
+    full = (1, *shape) if name == "con" and len(shape) == 2 else shape
+    if name == "sci":
+        header = headers.science(ds, k, version, _BITPIX[stored], full)
+    else:
+        unit = _unit(ds, k) if name == "err" else ""
+        header = headers.plane(hdu, version, stored, full, unit)
+        if name in EXTRA_PLANES:
+            said = [card("DIMS", ",".join(map(str, dims)), "dimensions, slowest first")]
+            if var.attrs.get("units"):
+                said.append(card("BUNIT", str(var.attrs["units"])))
+            header = [*header, *(c.image for c in said)]
+
+    def data(part: Slits, rows: slice) -> np.ndarray[Any, Any]:
+        values = part.buckets[b].variables[name].values[k]
+        return big_endian(values[(rows, *cut[1:])] if streamed else values[cut], stored)
+
+    elements = int(np.prod(shape[1:] if streamed else shape, dtype=np.int64))
+    width = np.dtype(stored).itemsize * elements
+    return Extent(encode_header(header), width, shape[0] if streamed else 1, streamed, data)
+
+
+def _unit(ds: xr.Dataset, k: int) -> str:
+    if "bunit" in ds:
+        return str(ds.variables["bunit"].values[k])
+    return str(ds.variables["sci"].attrs.get("units", ""))
+
+
+class _Headers:
+    """Headers of the slits of a product; cards that many of them share are formatted once."""
+
+    def __init__(self, ds: xr.Dataset) -> None:
+        self._images: dict[tuple[str, str, str], str] = {}
+        self._structures: dict[tuple[str, str], list[str]] = {}
+        self._headings = {t: [c.image for c in heading(t)] for t in SLIT_SECTIONS}
+        meta = meta_of(ds)
+        kept = [] if meta.science is None else list(meta.science.cards)
+        kept = [c for c in kept if not is_structure(c.keyword)]
+        common = [c for c in kept if c.keyword in _REPEATED]
+        self._common = {c.keyword: (c.value, c.comment, c.image) for c in common}
+        own = {*_REPEATED, *SLIT_KEYWORDS, "BUNIT", "EXTNAME", "EXTVER"}
+        kind = ds.attrs.get("source_type")
+        # with a type of its own the exposure has that keyword where it stands
+        own -= {"SRCTYPE"} if kind else set()
+        mine = [c for c in kept if c.keyword not in own]
+        mine = [card("SRCTYPE", kind, c.comment) if c.keyword == "SRCTYPE" else c for c in mine]
+        self._early = any(c.keyword == "SRCTYPE" for c in mine)
+        self._exposure = [c.image for c in join_sections(split_sections(mine))]
+
+    def _card(self, keyword: str, value: Any, comment: str) -> str:
+        if hasattr(value, "dtype"):
+            value = np.asarray(value).item()
+        key = (keyword, repr(value), comment)
+        image = self._images.get(key)
+        if image is None:
+            image = self._images[key] = card(keyword, value, comment).image
+        return image
+
+    def plane(
+        self, hdu: str, version: int, stored: str, shape: tuple[int, ...], unit: str
+    ) -> list[str]:
+        """Cards of a plane that carries no metadata of its own."""
+        structure = self._structures.get((hdu, stored))
+        if structure is None:
+            cards = image_cards(hdu, _BITPIX[stored], (), unsigned=stored == ">u4")[:-1]
+            structure = self._structures[hdu, stored] = [c.image for c in cards]
+        axes = [self._card("NAXIS", len(shape), "number of array dimensions")]
+        axes += [self._card(f"NAXIS{i}", int(n), "") for i, n in enumerate(reversed(shape), 1)]
+        out = [*structure[:2], *axes, *structure[3:]]
+        out.append(self._card("EXTVER", version, "extension value"))
+        if unit:
+            out.append(self._card("BUNIT", unit, SCIENCE_ORDER["BUNIT"][0]))
+        return out
+
+    def science(
+        self, ds: xr.Dataset, k: int, version: int, bitpix: int, shape: tuple[int, ...]
+    ) -> list[str]:
+        """Cards of the SCI header of slit `k` of a bucket."""
+        stored = next(code for code, bits in _BITPIX.items() if bits == bitpix)
+        *out, last = self.plane("SCI", version, stored, shape, "")
+        early = version == 1 and self._early
+        if version == 1:
+            out += self._exposure
+        out.append(last)
+        for keyword, value in _slit_values(ds, k).items():
+            if keyword == "SRCTYPE" and early:
+                place = next(i for i, text in enumerate(out) if text.startswith("SRCTYPE "))
+                out[place] = self._card(keyword, value, SLIT_KEYWORDS[keyword][1])
+                continue
+            out.append(self._card(keyword, value, SLIT_KEYWORDS[keyword][1]))
+        unit = _unit(ds, k)
+        if unit:
+            out.append(self._card("BUNIT", unit, SCIENCE_ORDER["BUNIT"][0]))
+        values = _repeated_values(ds, k)
+        for title, keywords in SLIT_SECTIONS.items():
+            section = [t for t in (self._repeated(n, values) for n in keywords) if t]
+            if section:
+                out += [*self._headings[title], *section]
+        return out
+
+    def _repeated(self, keyword: str, values: dict[str, Any]) -> str:
+        old, comment, image = self._common.get(keyword, (None, None, ""))
+        value = values.get(keyword)
+        if value is None:
+            # what is known of one slit does not hold for another
+            return "" if keyword in _BY_SLIT else image
+        if type(old) is type(value) and old == value:
+            return image
+        if comment is None:
+            comment = SCIENCE_ORDER.get(keyword, ("", ""))[0]
+        return self._card(keyword, value, comment)
+
+
+_BY_SLIT = ("PHOTMJSR", "PHOTUJA2", "PIXAR_SR", "PIXAR_A2", "S_REGION")
+
+
+def _at(ds: xr.Dataset, name: str, k: int) -> Any:
+    """Value of a variable on ``slit`` (or of none) at slit `k`; None if unknown."""
+    if name not in ds:
+        return None
+    values = np.asarray(ds.variables[name].values)
+    value = (values[k] if values.ndim else values).item()
+    if value == "" or (isinstance(value, float) and not np.isfinite(value)):
+        return None
+    return value
+
+
+def _slit_values(ds: xr.Dataset, k: int) -> dict[str, Any]:
+    """Keywords of a slit."""
+    msa = bool(_at(ds, "shutter_state", k))
+    fixed = _at(ds, "quadrant", k) in (None, FIXED_SLITS)
+    out = {}
+    for keyword, (name, _) in SLIT_KEYWORDS.items():
+        if (keyword in _ONLY_MSA and not msa) or (keyword == "BARSHDW" and fixed):
+            continue
+        value = _at(ds, f"cutout_{name}", k) if keyword.startswith("SLTSIZE") else None
+        value = _at(ds, name, k) if value is None else value
+        unknown = (keyword, value) in {("SRCTYPE", "UNKNOWN"), ("MSAQUAD", 0)}
+        if value is not None and not unknown:
+            out[keyword] = value
+    return out
+
+
+def _repeated_values(ds: xr.Dataset, k: int) -> dict[str, Any]:
+    meta = meta_of(ds)
+    start, end = meta.records.get("waverange", (None, None))
+    out = {
+        "S_REGION": _at(ds, "s_region", k),
+        "WAVSTART": start,
+        "WAVEND": end,
+        "DISPAXIS": ds.attrs.get("dispaxis"),
+        "SPORDER": meta.records.get("spectral_order"),
+        "SPECSYS": ds.attrs.get("specsys"),
+    }
+    for name in ("photmjsr", "photuja2", "pixar_sr", "pixar_a2"):
+        out[SCALARS[name].keyword] = _at(ds, name, k)
+    return {n: None if v is None else np.asarray(v).item() for n, v in out.items()}

@@ -1,0 +1,314 @@
+"""Products of many slits as :class:`~spec2fn.slits.Slits`, read when they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import InputError
+from spec2fn.io.fits.asdf_wcs import LazyWcs, WcsList
+from spec2fn.io.fits.exposures import (
+    check_exp_type,
+    check_type,
+    data_unit,
+    mode_attrs,
+    time_variables,
+)
+from spec2fn.io.fits.fitsfile import FitsFile, Hdu
+from spec2fn.io.fits.keywords import SLIT_KEYWORDS
+from spec2fn.io.fits.layout import EXTRA_PLANES
+from spec2fn.io.fits.lazy import lazy_stack
+from spec2fn.schema import COMMON_ERROR, COMMON_SHARE, FIXED_SLITS, PLANES, SCALARS, Meta
+from spec2fn.slits import PADDING, Slits, group_shapes
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["extra_dims", "holds_slits", "read_slits"]
+
+_UNKNOWN: dict[str, Any] = {
+    "source_type": "UNKNOWN",
+    "quadrant": 5,
+    "slitlet_id": 0,
+    "shutter_id": 0,
+    "source_id": 0,
+    "wavelength_corrected": False,
+    "barshadow_corrected": False,
+}
+_SHUTTERS = 365  # in a row of the micro-shutter array
+_TEXT = (
+    "slit_name",
+    "source_name",
+    "source_alias",
+    "source_type",
+    "shutter_state",
+    "pathloss_correction_type",
+)
+_ALWAYS = ("source_id", "source_type", "quadrant", "shutter_state")
+_PHOTOMETRY = ("photmjsr", "photuja2", "pixar_sr", "pixar_a2")
+
+
+def holds_slits(file: FitsFile) -> bool:
+    """Whether a file holds slits that are handled as such, be it only one."""
+    if sum(h.name == "SCI" for h in file.hdus) > 1:
+        return True
+    primary = file.hdus[0].header
+    model, instrument = (str(primary.get(k, "")).strip() for k in ("DATAMODL", "INSTRUME"))
+    if model in ("MultiSlitModel", "MultiProductModel"):
+        return True
+    # the stages after this one, and others, keep each slit in a file of its own; MIRI has a
+    # SlitModel without a slit
+    science = file.find("SCI")
+    named = science is not None and science.get("SLTNAME") is not None
+    return instrument == "NIRSPEC" and (model == "SlitModel" or named)
+
+
+def read_slits(file: FitsFile, *, any_exp_type: bool = False) -> Slits:
+    """Return the slits of a file.
+
+    Parameters
+    ----------
+    file : FitsFile
+        A MultiSlitModel, or the SlitModel of one slit of NIRSpec.
+    any_exp_type : bool
+        Accept exposures that are not spectroscopic.
+
+    Returns
+    -------
+    Slits
+        Pixels are read, bucket by bucket, when they are used. The ids count the slits of the file.
+
+    Raises
+    ------
+    InputError
+        Naming the file, if its planes do not fit each other.
+    """
+    slits = _by_version(file)
+    science = [planes["SCI"] for planes in slits]
+    records: dict[str, Any] = {}
+    name = file.path.name.removesuffix(".gz")
+    meta = Meta(file.hdus[0].header, science[0].header, name, records=records, path=str(file.path))
+    check_exp_type(file.path, meta, any_exp_type=any_exp_type)
+    dims = _dims(file.path, slits)
+    common = _common(file, meta, slits, dims, records)
+    attrs = _attrs(meta)
+    attrs["model"] = str(meta.get("DATAMODL", "MultiSlitModel"))
+    columns = _variables(file.path, science, slits)
+    kinds = columns["source_type"]
+    columns["bunit"] = np.array(
+        [
+            data_unit(file.path, meta, h.get("BUNIT"), kind, records)
+            for h, kind in zip(science, kinds, strict=True)
+        ]
+    )
+    wcs = _wcs(file, meta, len(slits))
+    attrs["meta"] = meta.replace(wcs=wcs)
+    height, width = columns["ysize"], columns["xsize"]
+    groups = group_shapes([(int(h), int(w)) for h, w in zip(height, width, strict=True)])
+    return Slits(
+        tuple(_bucket(file, slits, np.array(g), dims, columns, common, attrs) for g in groups)
+    )
+
+
+def _by_version(file: FitsFile) -> list[dict[str, Hdu]]:
+    found: dict[int, dict[str, Hdu]] = {}
+    for hdu in file.hdus:
+        if not hdu.is_table and hdu.shape and hdu.name:
+            name, _, number = hdu.name.rpartition("_")
+            ours = number.isdigit() and name in EXTRA_PLANES.values()
+            version, name = (int(number), name) if ours else (hdu.version, hdu.name)
+            found.setdefault(version, {})[name] = hdu
+    slits = [planes for _, planes in sorted(found.items()) if "SCI" in planes]
+    if not slits:
+        msg = f"{file.path}: has no SCI extension with pixels; give a product with slits"
+        raise InputError(msg)
+    for planes in slits:
+        size = planes["SCI"].shape[-2:]
+        for hdu in planes.values():
+            if hdu.name in _FLAGS:
+                check_type(file.path, hdu, _FLAGS[hdu.name])
+            if hdu.shape[-2:] != size and hdu.name in _HDUS:
+                msg = (
+                    f"{file.path}: {hdu.name} {hdu.version} is {hdu.shape}, but its SCI is"
+                    f" {planes['SCI'].shape}; they must agree"
+                )
+                raise InputError(msg)
+    return slits
+
+
+_HDUS = {plane.hdu for plane in PLANES.values() if plane.hdu} | set(EXTRA_PLANES.values())
+_FLAGS = {plane.hdu: plane for plane in PLANES.values() if plane.kind == "flag"}
+
+
+def _dims(path: Path, slits: list[dict[str, Hdu]]) -> tuple[str, ...]:
+    leads = {planes["SCI"].shape[:-2] for planes in slits}
+    if len(leads) > 1 or len(min(leads)) > 1:
+        msg = f"{path}: its slits have leading dimensions {sorted(leads)}; they must agree"
+        raise InputError(msg)
+    return ("integration", "y", "x") if len(leads.pop()) else ("y", "x")
+
+
+def _attrs(meta: Meta) -> dict[str, Any]:
+    attrs = mode_attrs(meta)
+    assert meta.science is not None
+    names = list(meta.science)
+    # behind EXTVER the keyword is that of the first slit, not of the exposure
+    if "SRCTYPE" in names and "EXTVER" in names:
+        several = str(meta.get("DATAMODL")) != "SlitModel"
+        if several and names.index("SRCTYPE") > names.index("EXTVER"):
+            attrs.pop("source_type", None)
+    return attrs
+
+
+def _common(
+    file: FitsFile,
+    meta: Meta,
+    slits: list[dict[str, Hdu]],
+    dims: tuple[str, ...],
+    records: dict[str, Any],
+) -> dict[str, Any]:
+    """Variables that every bucket has alike."""
+    count = slits[0]["SCI"].shape[0] if len(dims) == 3 else None
+    out = dict(time_variables(file, count, meta, records))
+    for name, scalar in SCALARS.items():
+        value = meta.get(scalar.keyword) if scalar.read or scalar.hdu == "PRIMARY" else None
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            out[name] = ((), np.float64(value), {"units": scalar.unit})
+    return out
+
+
+def _variables(path: Path, science: Sequence[Hdu], slits: list[dict[str, Hdu]]) -> dict[str, Any]:
+    """Variables on ``slit``, of all slits."""
+    out: dict[str, Any] = {}
+    for keyword, (name, _) in SLIT_KEYWORDS.items():
+        values = [h.get(keyword) for h in science]
+        if name not in _TEXT:
+            _check_numbers(path, keyword, values)
+        if name in _ALWAYS or any(v is not None for v in values):
+            missing = _UNKNOWN.get(name, "" if name in _TEXT else np.nan)
+            out[name] = np.array([missing if v is None else v for v in values])
+            if name == "quadrant":
+                out[name] = np.array(
+                    [_quadrant(h) if v is None else v for h, v in zip(science, values, strict=True)]
+                )
+    size = np.array([planes["SCI"].shape[-2:] for planes in slits])
+    for name, true in (("ysize", size[:, 0]), ("xsize", size[:, 1])):
+        if name in out and not np.array_equal(out[name], true):
+            out[f"cutout_{name}"] = out[name]
+        out[name] = true
+    out |= _shutters(out)
+    out["slit_problem"] = np.full(len(science), "")
+    if "slit_name" not in out:
+        out["slit_name"] = np.array([str(k) for k in range(1, len(science) + 1)])
+    for name in _PHOTOMETRY:
+        values = [h.get(SCALARS[name].keyword) for h in science]
+        _check_numbers(path, SCALARS[name].keyword, values)
+        if any(v is not None for v in values):
+            out[name] = np.array([np.nan if v is None else float(v) for v in values])
+    regions = [str(h.get("S_REGION") or "") for h in science]
+    if any(regions):
+        out["s_region"] = np.array(regions)
+    return out
+
+
+def _check_numbers(path: Path, keyword: str, values: list[Any]) -> None:
+    for number, value in enumerate(values, 1):
+        if value is not None and not isinstance(value, (bool, int, float)):
+            msg = f"{path}: {keyword} of SCI {number} is {value!r}, needs a number; correct it"
+            raise InputError(msg)
+
+
+def _quadrant(header: Hdu) -> int:
+    """Quadrant of a slit of a product older than MSAQUAD: 0 for that of a slitlet."""
+    return 0 if header.get("SHUTSTA") else FIXED_SLITS
+
+
+def _shutters(columns: dict[str, Any]) -> dict[str, Any]:
+    """Row and column of the main shutter of each slitlet; no keyword has them."""
+    if "shutter_id" not in columns:
+        return {}
+    number = np.nan_to_num(columns["shutter_id"].astype(float)).astype(int)
+    msa = (columns["quadrant"] < FIXED_SLITS) & (number > 0)
+    row, column = (np.where(msa, n + 1, 0) for n in np.divmod(number - 1, _SHUTTERS))
+    return {"xcen": column, "ycen": row}
+
+
+def _wcs(file: FitsFile, meta: Meta, count: int) -> dict[Any, LazyWcs] | None:
+    asdf = file.find("ASDF")
+    if asdf is None:
+        return None
+
+    def content() -> bytes:
+        return bytes(file.raw(asdf.start, asdf.size))
+
+    if str(meta.get("DATAMODL")) == "SlitModel":
+        return {0: LazyWcs(content, meta.filename)}
+    return WcsList(content, meta.filename, "slits").named(range(count))
+
+
+def _bucket(  # noqa: PLR0917 - one call
+    file: FitsFile,
+    slits: list[dict[str, Hdu]],
+    members: Any,
+    dims: tuple[str, ...],
+    columns: dict[str, Any],
+    common: dict[str, Any],
+    attrs: dict[str, Any],
+) -> xr.Dataset:
+    import xarray as xr
+
+    here = [slits[int(i)] for i in members]
+    padded = {d: int(columns[f"{d}size"][members].max()) for d in ("y", "x")}
+    variables: dict[str, Any] = {}
+    hdus = {n: p.hdu for n, p in PLANES.items() if p.hdu} | EXTRA_PLANES
+    for name, hdu in hdus.items():
+        found = tuple(planes.get(hdu) for planes in here)
+        one = next((h for h in found if h is not None), None)
+        if one is None:
+            continue
+        on = _of(file, one, name, dims)
+        shape = tuple(padded.get(d, n) for d, n in zip(on, one.shape, strict=True))
+        fill: Any = np.dtype(PLANES[name].dtype if name in PLANES else one.dtype).type(0)
+        if name in (COMMON_ERROR, COMMON_SHARE):
+            pass  # a slit without has nothing in common
+        elif fill.dtype.kind == "f":
+            fill = fill.dtype.type(np.nan)
+        elif name == "dq":
+            fill = fill.dtype.type(PADDING)
+        unit = one.header.get("BUNIT") if name in EXTRA_PLANES else None
+        said = {"units": str(unit).strip()} if unit else {}
+        variables[name] = lazy_stack(on, file, found, shape, fill=fill, attrs=said)
+    alike = "photmjsr" not in columns and len(set(columns["bunit"])) == 1
+    columns = {n: v[members] for n, v in columns.items()}
+    units = set(columns["bunit"])
+    unit = str(units.pop()) if len(units) == 1 else "see bunit"
+    if alike:
+        del columns["bunit"]
+    for name in ("sci", "err"):
+        if unit and name in variables:
+            variables[name].attrs["units"] = unit
+    data = {**variables, **{n: ("slit", v) for n, v in columns.items()}, **common}
+    for name in _PHOTOMETRY:
+        if name in columns:
+            data[name] = ("slit", columns[name], {"units": SCALARS[name].unit})
+    return xr.Dataset(data, coords={"slit": members}, attrs=attrs)
+
+
+def extra_dims(file: FitsFile, hdu: Hdu) -> tuple[str, ...]:
+    """Dimensions of a plane that only products of spec2fn have."""
+    dims = tuple(str(hdu.get("DIMS")).split(","))
+    if len(dims) != len(hdu.shape):
+        msg = f"{file.path}: DIMS of {hdu.name} is {hdu.get('DIMS')!r}, but it is {hdu.shape}"
+        raise InputError(msg)
+    return dims
+
+
+def _of(file: FitsFile, hdu: Hdu, name: str, dims: tuple[str, ...]) -> tuple[str, ...]:
+    if name in EXTRA_PLANES:
+        return extra_dims(file, hdu)
+    if name == "con" and len(hdu.shape) > len(dims):
+        return (*dims[:-2], "context", *dims[-2:])
+    return dims[-len(hdu.shape) :]

@@ -1,0 +1,311 @@
+"""Products as Datasets: FITS of spec2fn or of the peer, and netCDF."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import InputError
+from spec2fn.io.fits.asdf_wcs import LazyWcs, WcsList
+from spec2fn.io.fits.cube_layout import cube_dataset, holds_cube
+from spec2fn.io.fits.exposures import image_dataset, mode_attrs, time_variables
+from spec2fn.io.fits.fitsfile import FitsFile, Hdu, Table, scan
+from spec2fn.io.fits.keywords import (
+    REFERENCE_KEYWORDS,
+    RESAMPLE_KEYWORDS,
+    SPECTRUM_KEYWORDS,
+    STEP_KEYWORDS,
+)
+from spec2fn.io.fits.layout import EXTRA_PLANES, RECORD_HDU, TIME_COLUMNS
+from spec2fn.io.fits.slit_reading import extra_dims, holds_slits, read_slits
+from spec2fn.schema import SCALARS, SPECTRUM_COLUMNS, Meta
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from spec2fn.slits import Slits
+
+__all__ = ["holds_slits", "later_product", "open_product", "open_slits", "read_product"]
+
+
+def open_product(path: str | os.PathLike[str]) -> Any:
+    """Open a product: ``_cal``, ``_calints``, ``_s2d``, ``_x1d`` and so on.
+
+    Parameters
+    ----------
+    path : path
+        FITS file of spec2fn or of the JWST pipeline, or netCDF file of spec2fn (``.nc``).
+
+    Returns
+    -------
+    xarray.Dataset or Slits
+        dims ``([integration,] y, x)``, ``([integration,] wave, y, x)`` or ``([integration,]
+        spectrum, wave)``; see
+        ``docs/dataset.md``. Products of many slits (and of the slit of a NIRSpec time series) are
+        :class:`~spec2fn.slits.Slits`, whose ids count the slits of the file. Images are read when
+        they are used, and so is ``meta.wcs``. Step status, references, and the run record are in
+        attributes and ``meta.records``.
+
+    Raises
+    ------
+    InputError
+        Naming the file, if it is missing, damaged, or no product.
+    """
+    if Path(path).suffix.lower() in (".nc", ".nc4", ".h5"):
+        from spec2fn.io.netcdf import read_netcdf
+
+        return read_netcdf(path)
+    file = scan(path)
+    if holds_slits(file):
+        return open_slits(file)
+    if holds_cube(file):
+        ds = cube_dataset(file)
+    elif file.find("SCI") is not None:
+        ds = image_dataset(file, product=True)
+    elif file.find("EXTRACT1D") is not None:
+        ds = _extracted(file)
+    else:
+        held = ", ".join(h.name for h in file.hdus[1:]) or "nothing besides PRIMARY"
+        msg = f"{file.path}: has neither SCI nor EXTRACT1D (it holds {held}); give a product file"
+        raise InputError(msg)
+    meta: Meta = ds.attrs["meta"]
+    records = {**meta.records, **_records(file, meta)}
+    asdf = file.find("ASDF")
+    wcs = None
+    if asdf is not None:
+        wcs = _wcs(ds, lambda: bytes(file.raw(asdf.start, asdf.size)), meta.filename)
+    attrs = {**ds.attrs, **_attrs(meta), "meta": meta.replace(records=records, wcs=wcs)}
+    extra = {n: _extra_plane(file, hdu) for n, hdu in EXTRA_PLANES.items() if file.find(hdu)}
+    scalars = {n: _scalar(n, meta) for n in SCALARS if n not in ds and "sci" in ds}
+    return ds.assign({k: v for k, v in {**extra, **scalars}.items() if v is not None}).assign_attrs(
+        attrs
+    )
+
+
+read_product = open_product
+
+_FORMER = {"FLUX_ERROR": "ERROR", "BKGD_ERROR": "BERROR"}
+"""Columns of spectra by the name that products of jwst before 1.2 have."""
+
+
+def later_product(file: FitsFile) -> str:
+    """Say what a file is that holds no exposure any more, and what is needed; "" if it does."""
+    names = {h.name for h in file.hdus}
+    needed = "; calibration starts from a _rate or _rateints file"
+    if "SCI" not in names:
+        spectra = bool({"EXTRACT1D", "COMBINE1D"} & names)
+        return f"a file of extracted spectra (_x1d){needed}" if spectra else ""
+    needed += "; to go on on purpose: --from extract_1d, or start='extract_1d' in Python"
+    if holds_cube(file):
+        return f"a cube (_s3d){needed}"
+    resampled = file.hdus[0].get(STEP_KEYWORDS["resample_spec"][0]) == "COMPLETE"
+    return f"a resampled image (_s2d){needed}" if resampled or {"WHT", "CON"} <= names else ""
+
+
+def open_slits(file: FitsFile, *, any_exp_type: bool = False) -> Slits:
+    """Return the slits of a product, with the status of the steps and the run record.
+
+    Parameters
+    ----------
+    file : FitsFile
+        One of which :func:`holds_slits` is true.
+    any_exp_type : bool
+        Accept exposures that are not spectroscopic.
+
+    Raises
+    ------
+    InputError
+        As :func:`open_product`.
+    """
+    slits = read_slits(file, any_exp_type=any_exp_type)
+    meta: Meta = slits.attrs["meta"]
+    attrs = _attrs(meta)
+    attrs.pop("s_region", None)  # that of the first slit
+    records = {**meta.records, **_records(file, meta)}
+    return slits.assign_attrs({**attrs, "meta": meta.replace(records=records)})
+
+
+def _wcs(ds: xr.Dataset, content: Any, where: str) -> Any:
+    """Return what ``meta.wcs`` is: one gwcs of an image, or one for each spectrum by its name."""
+    if "sci" in ds:
+        return LazyWcs(content, where)
+    count = int(ds.sizes["spectrum"])
+    names = [str(n) for n in ds["sltname"].values] if "sltname" in ds else []
+    if len(set(names)) != count:
+        names = [f"{n}" for n in range(count)]
+    if count > 1:
+        return WcsList(content, where, "spec").named(names)
+    return {name: LazyWcs(content, where, k) for k, name in enumerate(names)}
+
+
+def _scalar(name: str, meta: Meta) -> Any:
+    value = meta.get(SCALARS[name].keyword)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return ((), np.float64(value), {"units": SCALARS[name].unit})
+
+
+def _extra_plane(file: FitsFile, name: str) -> Any:
+    from spec2fn.io.fits.lazy import lazy_variable
+
+    hdu = file.find(name)
+    assert hdu is not None
+    dims = extra_dims(file, hdu)
+    unit = hdu.header.get("BUNIT")
+    return lazy_variable(dims, file, hdu, attrs={"units": unit} if unit else {})
+
+
+def _attrs(meta: Meta) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, (keyword, _) in STEP_KEYWORDS.items():
+        if meta.get(keyword) is not None:
+            out[f"status_{name}"] = str(meta.get(keyword))
+    for name, (keyword, _) in RESAMPLE_KEYWORDS.items():
+        if meta.get(keyword) is not None:
+            out[name] = meta.get(keyword)
+    for name, keyword in (("s_region", "S_REGION"), ("specsys", "SPECSYS")):
+        if meta.get(keyword) is not None:
+            out[name] = str(meta.get(keyword))
+    return out
+
+
+def _records(file: FitsFile, meta: Meta) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    references = {t: meta.get(k) for t, (k, _) in REFERENCE_KEYWORDS.items()}
+    references = {t: str(name) for t, name in references.items() if name is not None}
+    if references:
+        out["references"] = references
+    for key, keyword in (
+        ("crds_context", "CRDS_CTX"),
+        ("crds_version", "CRDS_VER"),
+        ("asn_pool", "ASNPOOL"),
+        ("asn_table", "ASNTABLE"),
+    ):
+        if meta.get(keyword) is not None:
+            out[key] = str(meta.get(keyword))
+    hdu = file.find(RECORD_HDU)
+    if hdu is not None:
+        try:
+            out["run"] = json.loads(bytes(file.raw(hdu.start, hdu.size)))
+        except ValueError as err:
+            msg = f"{file.path}: the run record is damaged ({err}); make the product again"
+            raise InputError(msg) from err
+    return out
+
+
+def _extracted(file: FitsFile) -> xr.Dataset:
+    """Read the EXTRACT1D tables: one per spectrum, rows are wavelengths or integrations."""
+    import xarray as xr
+
+    hdus = [h for h in file.hdus if h.name == "EXTRACT1D" and h.is_table]
+    tables = [file.table(h) for h in hdus]
+    names = tables[0].names if tables else ()
+    if not {"WAVELENGTH", "FLUX"} <= set(names):
+        held = ", ".join(names) or "no column"
+        msg = f"{file.path}: EXTRACT1D holds {held}; a spectrum has WAVELENGTH and FLUX"
+        raise InputError(msg)
+    if any(t.names != names for t in tables):
+        msg = f"{file.path}: its EXTRACT1D tables have different columns; give one file of one kind"
+        raise InputError(msg)
+    meta = Meta(file.hdus[0].header, None, file.path.name.removesuffix(".gz"), path=str(file.path))
+    many = "INT_NUM" in names and tables[0].width("WAVELENGTH") != ()
+    groups = _integrations(file, hdus)
+    hdus, first = [hdus[k] for k in groups[0]], [tables[k] for k in groups[0]]
+    lengths = [t.width("WAVELENGTH")[0] if many else len(t) for t in first]
+    variables = _columns(first, hdus[0], lengths, many)
+    if len(groups) > 1:
+        apart = [_columns([tables[k] for k in g], hdus[0], lengths, False) for g in groups]
+        for name, (dims, _, attrs) in variables.items():
+            together = np.stack([columns[name][1] for columns in apart])
+            variables[name] = (("integration", *dims), together, attrs)
+    variables["n_wave"] = (("spectrum",), np.array(lengths, np.int32))
+    variables.update(_spectrum_variables(hdus))
+    records: dict[str, Any] = {}
+    if len(groups) > 1:
+        variables.update(time_variables(file, len(groups), meta, records))
+    elif many:
+        times = time_variables(file, len(tables[0]), meta, records)
+        if not times:
+            times = {
+                name: (("integration",), tables[0][column])
+                for name, column in TIME_COLUMNS.items()
+                if column in names and np.isfinite(tables[0][column]).any()
+            }
+        variables.update(times)
+    elif file.find("INT_TIMES") is not None:
+        time_variables(file, None, meta, records)
+    attrs = mode_attrs(meta)
+    attrs["model"] = str(meta.get("DATAMODL", "MultiSpecModel"))
+    meta = meta.replace(records=records)
+    return xr.Dataset(variables, attrs={**attrs, "meta": meta})
+
+
+def _integrations(file: FitsFile, hdus: list[Hdu]) -> list[list[int]]:
+    """Positions of the spectra of each integration, which had tables of their own before jwst 1.18.
+
+    One group where they have not.
+    """
+    groups: dict[Any, list[int]] = {}
+    for k, hdu in enumerate(hdus):
+        groups.setdefault(hdu.get("INT_NUM"), []).append(k)
+    rows = {tuple(int(hdus[k].structure["NAXIS2"]) for k in g) for g in groups.values()}
+    if len(groups) == 1 or None in groups:
+        return [list(range(len(hdus)))]
+    if len(rows) > 1:
+        msg = f"{file.path}: the spectra of its integrations (INT_NUM) differ in length or number"
+        raise InputError(msg)
+    return list(groups.values())
+
+
+def _columns(tables: list[Table], hdu: Hdu, lengths: list[int], many: bool) -> dict[str, Any]:
+    width = max(lengths)
+    held = tables[0].names
+    lead = (len(tables[0]),) if many else ()
+    dims = (*(("integration",) if many else ()), "spectrum", "wave")
+    units = _units(hdu)
+    out: dict[str, Any] = {}
+    for name, (current, _) in SPECTRUM_COLUMNS.items():
+        column = current if current in held else _FORMER.get(current, "")
+        if column not in held:
+            continue
+        kind = np.uint32 if name == "dq" else np.float64
+        if len(tables) == 1:
+            data = tables[0][column].astype(kind, copy=False)[..., None, :]
+        else:
+            fill = 0 if name == "dq" else np.nan
+            data = np.full((*lead, len(tables), width), fill, kind)
+            for k, table in enumerate(tables):
+                data[..., k, : lengths[k]] = table[column]
+        attrs = {"units": units[column]} if column in units else {}
+        out[name] = (dims, data, attrs)
+    return out
+
+
+def _units(hdu: Hdu) -> dict[str, str]:
+    header = hdu.header
+    count = int(header["TFIELDS"])
+    return {
+        str(header[f"TTYPE{i}"]).strip(): str(header[f"TUNIT{i}"])
+        for i in range(1, count + 1)
+        if f"TUNIT{i}" in header
+    }
+
+
+def _spectrum_variables(hdus: list[Hdu]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for keyword in SPECTRUM_KEYWORDS:
+        values = [h.get(keyword) for h in hdus]
+        if all(v is None for v in values):
+            continue
+        if any(isinstance(v, str) for v in values):
+            array = np.array(["" if v is None else str(v) for v in values])
+        elif all(isinstance(v, int) for v in values) and not keyword.startswith("EXTR"):
+            array = np.array(values, bool if isinstance(values[0], bool) else np.int32)
+        else:
+            array = np.array([np.nan if v is None else float(v) for v in values])
+        out[keyword.lower()] = (("spectrum",), array)
+    return out

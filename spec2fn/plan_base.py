@@ -1,0 +1,146 @@
+"""The base class of plans, and how their fields say along which dims they run.
+
+A field of arrays is declared with :func:`array`, which names its axes::
+
+    class Extraction(Plan):
+        weights: Array = array("slit disp cross")
+        region: Array | None = array("slit disp cross", default=None)
+        names: tuple[str, ...] = labels("slit")
+        window: tuple[int, int, int, int]
+
+Names are separated by blanks. ``""`` is a number; ``4`` is an axis of that length, ``_`` one of
+any length; ``[integration]`` may be missing; ``...`` stands for any axes (that nothing is mapped
+along); ``(slit pixel)`` is one axis that runs over several dims at once, as in a list of pixels of
+all slits. A tuple or mapping of arrays has the dims of each. A dim has the same length in all
+fields of a plan.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, dataclass_transform
+
+from spec2fn.errors import PlanError
+
+__all__ = ["Dims", "Plan", "array", "labels", "positions"]
+
+
+class Dims(NamedTuple):
+    """What a field declares: the kind of its values, and the names of their axes."""
+
+    kind: str
+    names: str
+
+    def of(self, ndim: int) -> tuple[str, ...] | None:
+        """Return the name of each axis of an array of `ndim` axes; None if it has others."""
+        return _fit(self.names, ndim)
+
+
+@functools.cache
+def _fit(names: str, ndim: int) -> tuple[str, ...] | None:
+    found = re.findall(r"\([^)]*\)|\S+", names)
+    if "..." in found:
+        more = ndim - len(found) + 1
+        i = found.index("...")
+        return None if more < 0 else (*found[:i], *["_"] * more, *found[i + 1 :])
+    needed = [n for n in found if n[0] != "["]
+    if ndim == len(needed):
+        return tuple(needed)
+    return tuple(n.strip("[]") for n in found) if ndim == len(found) else None
+
+
+def array(dims: str, *, default: Any = dataclasses.MISSING) -> Any:
+    """Declare a field of arrays, with the dims of their axes (see :mod:`spec2fn.plan_base`).
+
+    Parameters
+    ----------
+    dims : str
+        Such as ``"slit disp cross"``.
+    default : optional
+        Such as None for an array that may be missing.
+    """
+    return field(default=default, metadata={"dims": Dims("array", dims)})
+
+
+def labels(dim: str, *, default: Any = dataclasses.MISSING) -> Any:
+    """Declare a tuple that holds something else than an array for each position along `dim`."""
+    return field(default=default, metadata={"dims": Dims("labels", dim)})
+
+
+def positions(dim: str, *, default: Any = dataclasses.MISSING) -> Any:
+    """Declare a tuple of positions along `dim`, such as the slits that a plan is for."""
+    return field(default=default, metadata={"dims": Dims("positions", dim)})
+
+
+@dataclass_transform(
+    frozen_default=True, eq_default=False, field_specifiers=(array, labels, positions, field)
+)
+class Plan:
+    """What a two-phase step computes on the host before its kernels run.
+
+    Subclasses are frozen dataclasses without a decorator. Fields that hold arrays are traced by
+    :mod:`spec2fn.transforms` and declared with :func:`array`; every other field must be hashable
+    and is static.
+
+    Raises
+    ------
+    PlanError
+        When a plan is made whose arrays have other dims than declared, or a dim of two lengths.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+    declared: ClassVar[Mapping[str, Dims]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        own = {n: f for n, f in vars(cls).items() if isinstance(f, dataclasses.Field)}
+        dims = {n: f.metadata["dims"] for n, f in own.items() if "dims" in f.metadata}
+        cls.declared = {**cls.declared, **dims}
+        dataclass(frozen=True, eq=False)(cls)
+        # a decorator besides, which would set them again, does no harm
+        del cls.__setattr__, cls.__delattr__
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        msg = f"{type(self).__name__} is frozen: make another with dataclasses.replace"
+        raise dataclasses.FrozenInstanceError(msg)
+
+    def __delattr__(self, name: str) -> None:
+        self.__setattr__(name, None)
+
+    def __post_init__(self) -> None:
+        sizes: dict[str, int] = {}
+        for name, dims in self.declared.items():
+            value = getattr(self, name)
+            if dims.kind == "labels":
+                if value is not None:
+                    self._check(name, dims, (len(value),), sizes)
+            elif dims.kind == "array":
+                self._measure(name, dims, value, sizes)
+
+    def _measure(self, name: str, dims: Dims, value: Any, sizes: dict[str, int]) -> None:
+        if isinstance(value, (tuple, list, Mapping)):
+            for one in value.values() if isinstance(value, Mapping) else value:
+                self._measure(name, dims, one, sizes)
+        elif value is not None:
+            self._check(name, dims, getattr(value, "shape", ()), sizes)
+
+    def _check(self, name: str, dims: Dims, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
+        axes = dims.of(len(shape))
+        for axis, length in zip(axes or (), shape, strict=False):
+            known = int(axis) if axis.isdigit() else sizes.setdefault(axis, length)
+            if known != length and axis != "_":
+                why = f"the length of {axis!r} is {known}"
+                break
+        else:
+            if axes is not None:
+                return
+            why = "it has another number of axes"
+        msg = (
+            f"{type(self).__name__}.{name} needs dims ({dims.names}), found shape {tuple(shape)}:"
+            f" {why}; make all arrays of a plan for the same exposure, or declare other dims"
+        )
+        raise PlanError(msg)

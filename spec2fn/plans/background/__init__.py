@@ -1,0 +1,1 @@
+"""Plans of background, imprint, stray light and correlated noise."""

@@ -1,0 +1,433 @@
+"""Where the pixels of an integral-field exposure lie in a cube.
+
+A pixel of a slice covers, on the sky, the width of the slice times the pixel along the slice, and
+in wavelength the pixel along the dispersion. Half a pixel away from the centres, positions follow
+from those of the neighbours in the slice by parabolas, which for the smooth distortions of a slice
+differs from evaluating the WCS there by less than a millionth of a pixel. The way across a slice
+changes so slowly over the field that a few hundred evaluations of the WCS give it for all pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spec2fn.errors import InputError
+from spec2fn.plans.cubes.cube_grid import Band, CubeGrid, project
+from spec2fn.schema import meta_of
+from spec2fn.threads import in_threads
+from spec2fn.wcs.tangent_grid import evaluate_between
+
+__all__ = [
+    "InternalOutlines",
+    "Layout",
+    "PixelGeometry",
+    "internal_outlines",
+    "layout_of",
+    "pixel_geometry",
+    "pixel_labels",
+    "position_angle",
+    "slice_frame",
+]
+
+_HALF = 0.4999  # inside the pixel, so that a position belongs to one slice
+_SLICE_END = 0.55  # of NIRSpec slices, in units of their length from the middle
+_DEGREE = 3
+_POWERS = [
+    (i, j, k)
+    for i in range(_DEGREE + 1)
+    for j in range(_DEGREE + 1 - i)
+    for k in range(_DEGREE + 1 - i - j)
+]
+_SAMPLES = 1200
+# Pixels worked on at once, in threads.
+_PIECE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the slices of an instrument lie on its detector.
+
+    Attributes
+    ----------
+    along : {0, 1}
+        Axis of the detector along the slices: 0 for y, 1 for x.
+    frame : str
+        Frame of the WCS in which slices are straight.
+    half : float
+        Distance from the centre of a pixel to its edges along the slice [pixel].
+    """
+
+    along: int
+    frame: str
+    half: float
+
+
+_LAYOUTS = {"MIRI": Layout(1, "alpha_beta", _HALF), "NIRSPEC": Layout(0, "slicer", 0.49)}
+
+
+@dataclass(frozen=True, eq=False)
+class PixelGeometry:
+    """Pixels of an exposure, and their outlines, in the coordinates of a cube.
+
+    Attributes
+    ----------
+    pixel : (p,) int64
+        Flat index on the detector, ascending.
+    band : (p,) int
+        Position of the pixel's band among those of the cube.
+    x, y : (p,) float64
+        Centres [arcsec].
+    wavelength, width : (p,) float64
+        Centre and extent in wavelength [um]; `width` is NaN where it is not known.
+    corners_x, corners_y : (4, p) float64
+        Around the outline [arcsec]; NaN where not known.
+    """
+
+    pixel: np.ndarray
+    band: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    wavelength: np.ndarray
+    width: np.ndarray
+    corners_x: np.ndarray
+    corners_y: np.ndarray
+
+
+def layout_of(ds: Any) -> Layout:
+    """Return the layout of the instrument.
+
+    Raises
+    ------
+    InputError
+        If it has no integral-field unit.
+    """
+    instrument = str(ds.attrs.get("instrument", ""))
+    if instrument not in _LAYOUTS:
+        msg = f"cube_build: needs MIRI MRS or NIRSpec IFU data, found {instrument or 'neither'}"
+        raise InputError(msg)
+    return _LAYOUTS[instrument]
+
+
+def slice_frame(ds: Any, wcs: Any, pixel: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return position along and across the slices of some pixels, and the third coordinate.
+
+    MIRI: alpha and beta [arcsec], and the wavelength [um]. NIRSpec: y and x [m] in the slicer
+    plane, and the wavelength [m].
+    """
+    layout = layout_of(ds)
+    y, x = np.divmod(pixel, ds["sci"].shape[-1])
+    batch = _slices(ds)
+    if batch is not None:
+        number = np.asarray(ds["slice_id"].data).reshape(-1)[pixel] - 1
+        first, second, third = batch.slicer_frame(number, x.astype(float), y.astype(float))
+    else:
+        first, second, third = evaluate_between(wcs, None, layout.frame, x, y)
+    return (first, second, third) if layout.along == 1 else (second, first, third)
+
+
+def _slices(ds: Any) -> Any:
+    """What ``assign_wcs`` keeps of the slices of NIRSpec, which spares making a gwcs of them."""
+    return meta_of(ds).records.get("slices")
+
+
+def _world(ds: Any, wcs: Any, along: Any, across: Any, third: Any) -> tuple[Any, Any]:
+    layout, batch = layout_of(ds), _slices(ds)
+    if batch is not None:
+        ra, dec, _ = batch.shared.sky(across, along, third)
+        return ra, dec
+    position = (along, across) if layout.along == 1 else (across, along)
+    ra, dec, _ = evaluate_between(wcs, layout.frame, None, *position, third)
+    return ra, dec
+
+
+def pixel_labels(ds: Any, bands: Sequence[Band]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the slice of each pixel (0: none wanted) and the bands' positions by pixel."""
+    label = np.asarray(ds["slice_id"].data).astype(np.int32)
+    for name in ("ra", "wavelength"):
+        label[~np.isfinite(np.asarray(ds[name].data))] = 0
+    if ds.attrs.get("instrument") != "MIRI":
+        return label, np.zeros(label.shape, np.int8)
+    channel = label // 100
+    band = np.full(label.shape, -1, np.int8)
+    for i, one in enumerate(bands):
+        band[channel == int(one.first)] = i
+    label[band < 0] = 0
+    # the gap between the channels, and the reference pixels at the end
+    label[:, [512, label.shape[1] - 1]] = 0
+    return label, band
+
+
+def pixel_geometry(
+    ds: Any, wcs: Any, bands: Sequence[Band], grid: CubeGrid, *, outlines: bool = True
+) -> PixelGeometry:
+    """Return pixels and outlines of the exposure in the tangent plane of a cube.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        With ``ra``, ``dec`` [deg], ``wavelength`` [um] and ``slice_id``, dims (y, x).
+    wcs : gwcs.WCS
+    bands : sequence of Band
+    grid : CubeGrid
+    outlines : bool
+        Whether corners and extent in wavelength are wanted.
+
+    Raises
+    ------
+    InputError
+        If no pixel belongs to the bands.
+    """
+    layout = layout_of(ds)
+    label, band = pixel_labels(ds, bands)
+    pixel = np.flatnonzero(label)
+    if not pixel.size:
+        msg = "cube_build: no pixel of the exposure belongs to a slice; check the WCS"
+        raise InputError(msg)
+    ra, dec = (np.asarray(ds[n].data).reshape(-1) for n in ("ra", "dec"))
+    x, y = np.empty(pixel.size), np.empty(pixel.size)
+    planes = [np.zeros(label.size) for _ in range(2)]  # only pixels of slices are looked up
+
+    def onto_plane(part: slice) -> None:
+        at = pixel[part]
+        x[part], y[part] = project(ra[at], dec[at], grid.crval, grid.angle)
+        planes[0][at], planes[1][at] = x[part], y[part]
+
+    in_threads(onto_plane, [slice(k, k + _PIECE) for k in range(0, pixel.size, _PIECE)])
+    wavelength = np.asarray(ds["wavelength"].data, dtype=np.float64).reshape(-1)
+    number = band.reshape(-1)[pixel]
+    # every pixel belongs to a band, which fills in its own
+    width = np.empty(pixel.size) if outlines else np.full(pixel.size, np.nan)
+    corners = np.empty((2, 4, pixel.size if outlines else 0))
+    along, across = _Neighbours(label, layout.along), _Neighbours(label, 1 - layout.along)
+    limit = _SLICE_END
+    if outlines and "slit_y" in ds:
+        limit = max(limit, float(np.nanmax(np.abs(ds["slit_y"].data))))
+    for i in range(len(bands) if outlines else 0):
+        mine = np.flatnonzero(number == i) if len(bands) > 1 else np.arange(pixel.size)
+        if not mine.size:
+            continue
+        where = (x[mine], y[mine], wavelength[pixel[mine]])
+        aside = _across(ds, wcs, pixel[mine], where, grid, label=label)
+
+        def place(part: np.ndarray, aside: Callable[..., np.ndarray] = aside) -> None:
+            start, end = across.parabolas(pixel[part]).at(wavelength, -_HALF, _HALF)
+            width[part] = np.abs(end - start)
+            parabola = along.parabolas(pixel[part])
+            # before and after the pixel along the slice
+            edges = np.array([parabola.at(p, -layout.half, layout.half) for p in planes])
+            edges[:, _without_position(ds, wcs, parabola, limit)] = np.nan
+            for end, around in ((0, [0, 1]), (1, [3, 2])):
+                edge = edges[:, end]
+                beside = aside(edge[0], edge[1], wavelength[pixel[part]])  # (x, y), (down, up)
+                for side, corner in enumerate(around):
+                    corners[:, corner, part] = edge + beside[:, side]
+
+        in_threads(place, np.split(mine, range(_PIECE, mine.size, _PIECE)))
+    return PixelGeometry(pixel, number, x, y, wavelength[pixel], width, corners[0], corners[1])
+
+
+def _without_position(ds: Any, wcs: Any, parabola: _Parabola, limit: float) -> np.ndarray:
+    """Edges (before or after, pixel) of pixels that reach beyond the end of the slice."""
+    layout = layout_of(ds)
+    out = np.zeros((2, parabola.pixel.size), bool)
+    if "slit_y" in ds:
+        position = np.asarray(ds["slit_y"].data, dtype=np.float64).reshape(-1)
+        reach = parabola.at(position, -layout.half, layout.half)
+        out[:] = (np.abs(reach) > limit).any(axis=0)
+    elif layout.along == 0:
+        (last,) = np.nonzero(parabola.shift)
+        out[:, last] = _beyond(wcs, layout, parabola.pixel[last], ds["sci"].shape[-1])
+    return out
+
+
+def position_angle(ds: Any, wcs: Any, band: Band) -> float:
+    """Return the angle of the axis across the slices, for cubes aligned with them [deg]."""
+    layout = layout_of(ds)
+    label, _ = pixel_labels(ds, [band])
+    inside = label == 1 if layout.along == 0 else label > 0
+    wavelength = float(np.median(np.asarray(ds["wavelength"].data)[inside]))
+    if layout.along == 0:
+        wavelength *= 1e-6
+    step = 2.0 if layout.along == 1 else 0.005
+    zero = np.zeros(2)
+    ra, dec = _world(ds, wcs, np.array([0.0, step]), zero, zero + wavelength)
+    east = (ra[1] - ra[0]) * math.cos(math.radians(dec[0]))
+    return 90.0 + math.degrees(math.atan2(east, dec[1] - dec[0]))
+
+
+@dataclass(frozen=True, eq=False)
+class InternalOutlines:
+    """Pixels of a NIRSpec exposure in the plane of the slicer.
+
+    Attributes
+    ----------
+    pixel : (p,) int64
+    number : (p,) int
+        Slice, from 1.
+    along, across : (p,) float64
+        Centres [m].
+    corners_along, corners_wave : (4, p) float64
+        [m], [um].
+    """
+
+    pixel: np.ndarray
+    number: np.ndarray
+    along: np.ndarray
+    across: np.ndarray
+    corners_along: np.ndarray
+    corners_wave: np.ndarray
+
+
+def internal_outlines(ds: Any, wcs: Any) -> InternalOutlines:
+    """Return NIRSpec pixels as quadrilaterals of position along the slice and wavelength.
+
+    As in the JWST pipeline, the corners of a pixel are its centre and those of the next pixels
+    along both axes of the detector, and wavelengths are those in the spectrograph, without the
+    correction to the barycentre.
+    """
+    label, _ = pixel_labels(ds, ())
+    pixel = np.flatnonzero(label)
+    along, across, wavelength = slice_frame(ds, wcs, pixel)
+    planes = [np.full(label.shape, np.nan) for _ in range(2)]
+    planes[0].reshape(-1)[pixel] = along
+    planes[1].reshape(-1)[pixel] = wavelength * 1e6
+    corners = np.full((2, 4, pixel.size), np.nan)
+    for k, (up, right) in enumerate(((0, 0), (0, 1), (1, 1), (1, 0))):
+        here = np.s_[: label.shape[0] - up, : label.shape[1] - right]
+        there = np.s_[up:, right:]
+        same = label[here] == label[there]
+        for i, plane in enumerate(planes):
+            moved = np.full(label.shape, np.nan)
+            moved[here] = np.where(same, plane[there], np.nan)
+            corners[i, k] = moved.reshape(-1)[pixel]
+    return InternalOutlines(pixel, label.reshape(-1)[pixel], along, across, corners[0], corners[1])
+
+
+def _beyond(wcs: Any, layout: Layout, pixel: np.ndarray, width: int) -> np.ndarray:
+    """Which of the last pixels of a NIRSpec slice have an edge without a position."""
+    y, x = np.divmod(pixel, width)
+    ends = [evaluate_between(wcs, None, layout.frame, x, y + s * layout.half)[1] for s in (-1, 1)]
+    return np.asarray(~np.isfinite(ends).all(axis=0))
+
+
+class _Neighbours:
+    """Which pixels have neighbours in their slice, along one axis of the detector."""
+
+    def __init__(self, label: np.ndarray, axis: int) -> None:
+        same = np.zeros(label.shape, bool)
+        front, back = (slice(1, None), slice(None)), (slice(None, -1), slice(None))
+        if axis == 1:
+            front, back = front[::-1], back[::-1]
+        same[back] = (label[back] == label[front]) & (label[back] > 0)
+        moved = np.zeros(label.shape, bool)
+        moved[front] = same[back]
+        self.step = label.shape[1] if axis == 0 else 1
+        self.after, self.before = same.reshape(-1), moved.reshape(-1)
+
+    def parabolas(self, pixel: np.ndarray) -> _Parabola:
+        """Return the parabolas through these pixels and their neighbours."""
+        # where a neighbour is missing the parabola is that of the next pixel inside
+        forward = self.after[pixel] & ~self.before[pixel]
+        backward = self.before[pixel] & ~self.after[pixel]
+        shift = forward.astype(np.int8) - backward.astype(np.int8)
+        middle = pixel + shift.astype(np.int64) * self.step
+        unknown = ~(self.after[middle] & self.before[middle])
+        middle[unknown] = self.step  # any that can be looked up
+        return _Parabola(pixel, shift, middle, unknown, self.step)
+
+
+@dataclass(frozen=True, eq=False)
+class _Parabola:
+    """Parabolas through pixels and their neighbours along one axis."""
+
+    pixel: np.ndarray
+    shift: np.ndarray
+    middle: np.ndarray
+    unknown: np.ndarray
+    step: int
+
+    def at(self, plane: np.ndarray, *offsets: float) -> np.ndarray:
+        """Values of a flat image at these distances from the pixels [pixel]."""
+        before, centre, after = (plane[self.middle + k * self.step] for k in (-1, 0, 1))
+        slope = 0.5 * (after - before)
+        bend = 0.5 * (after + before) - centre
+        out = np.empty((len(offsets), centre.size))
+        for i, offset in enumerate(offsets):
+            away = offset - self.shift
+            np.multiply(bend, away, out=out[i])
+            out[i] += slope
+            out[i] *= away
+            out[i] += centre
+        out[:, self.unknown] = np.nan
+        return out
+
+
+def _across(
+    ds: Any,
+    wcs: Any,
+    pixel: np.ndarray,
+    where: tuple[np.ndarray, np.ndarray, np.ndarray],
+    grid: CubeGrid,
+    *,
+    label: np.ndarray,
+) -> Callable[..., np.ndarray]:
+    """Return a function of position and wavelength: how far the sides of the slice are.
+
+    It gives (x or y, down or up, pixel), relative to the position in the middle of the slice.
+    """
+    # fractions of the golden section spread over detector rows and columns alike
+    spread = (np.arange(1, _SAMPLES + 1) * 0.6180339887498949) % 1.0
+    chosen = np.unique((spread * pixel.size).astype(np.int64))
+    along, across, third = slice_frame(ds, wcs, pixel[chosen])
+    width = _slice_width(across, label.reshape(-1)[pixel[chosen]], str(ds.attrs.get("instrument")))
+    found = []
+    for offset in (0.0, -width / 2, width / 2):
+        ra, dec = _world(ds, wcs, along, across + offset, third)
+        found.append(project(ra, dec, grid.crval, grid.angle))
+    sides = np.array(found[1:]) - np.array(found[0])
+    good = np.isfinite(sides).all(axis=(0, 1))
+    scale = [(float(np.mean(v)), float(np.ptp(v)) or 1.0) for v in where]
+    sample = _terms([v[chosen][good] for v in where], scale)
+    solved = np.linalg.lstsq(sample.T, sides[:, :, good].reshape(4, -1).T, rcond=None)[0].T
+
+    def sides_at(*position: np.ndarray) -> np.ndarray:
+        out = solved @ _terms(position, scale)
+        return np.moveaxis(out.reshape(2, 2, -1), 0, 1)
+
+    return sides_at
+
+
+def _terms(variables: Sequence[np.ndarray], scale: Sequence[tuple[float, float]]) -> np.ndarray:
+    scaled = [(v - m) / s for v, (m, s) in zip(variables, scale, strict=True)]
+    out = np.empty((len(_POWERS), scaled[0].size))
+    out[0] = 1.0
+    for row, (i, j, k) in enumerate(_POWERS[1:], 1):
+        # one variable times an earlier term
+        if k:
+            last, lower = 2, (i, j, k - 1)
+        elif j:
+            last, lower = 1, (i, j - 1, 0)
+        else:
+            last, lower = 0, (i - 1, 0, 0)
+        np.multiply(out[_POWERS.index(lower)], scaled[last], out=out[row])
+    return out
+
+
+def _slice_width(across: np.ndarray, label: np.ndarray, instrument: str) -> float:
+    """Distance between two neighbouring slices.
+
+    Those in the middle of the NIRSpec slicer, which have the numbers 1 and 3, and the outermost
+    of the MRS, where all are equal.
+    """
+    centres = {int(k): float(np.median(across[label == k])) for k in np.unique(label)}
+    if len(centres) < 2:
+        msg = "cube_build: the exposure shows fewer than 2 slices; their width is unknown"
+        raise InputError(msg)
+    middle = instrument == "NIRSPEC" and {1, 3} <= set(centres)
+    pair = [centres[1], centres[3]] if middle else sorted(centres.values())[:2]
+    return abs(pair[1] - pair[0])

@@ -1,0 +1,219 @@
+"""The WCS of a cube: as a gwcs, and as FITS keywords."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from spec2fn.plans.cubes.cube_grid import CubeGrid, CubeParameters
+
+__all__ = ["STERADIAN", "cube_gwcs", "footprint", "wcs_keywords", "with_cards"]
+
+STERADIAN = 2.3504e-11
+"""Square arcseconds to steradians, as in the products of the JWST pipeline."""
+
+_INTERNAL = {
+    "MIRI": ("arcsec", "MRSALPHA", "MRSBETA"),
+    "NIRSPEC": ("meter", "NRSSLICERX", "NRSSLICERY"),
+}
+
+
+def _rotation(angle: float) -> tuple[float, float]:
+    return math.cos(math.radians(angle)), math.sin(math.radians(angle))
+
+
+def cube_gwcs(grid: CubeGrid, sampling: CubeParameters, internal: str = "") -> Any:
+    """Return the gwcs of a cube: pixel (x, y, z) to (ra, dec, wavelength).
+
+    Parameters
+    ----------
+    grid : CubeGrid
+    sampling : CubeParameters
+        Planes at even steps are linear, others are tabulated.
+    internal : str
+        Instrument whose slicer plane the spatial axes are in, instead of the sky.
+    """
+    import astropy.units as u
+    from astropy.coordinates import ICRS
+    from astropy.modeling import models as m
+    from gwcs import WCS
+    from gwcs import coordinate_frames as cf
+
+    cos, sin = _rotation(grid.angle)
+    flip = 1.0 if internal else -1.0
+    scale = 1.0 if internal else 1 / 3600.0
+    matrix = np.array([[flip * cos, sin], [sin, cos]])
+    spatial = (
+        m.Shift(-(grid.crpix[0] - 1), name="crpix1") & m.Shift(-(grid.crpix[1] - 1), name="crpix2")
+        | m.AffineTransformation2D(matrix=matrix, name="pc_matrix")
+        | m.Scale(grid.cdelt[0] * scale, name="cdelt1")
+        & m.Scale(grid.cdelt[1] * scale, name="cdelt2")
+    )
+    if internal:
+        spatial = spatial | m.Shift(grid.crval[0], name="crval1") & m.Shift(
+            grid.crval[1], name="crval2"
+        )
+    else:
+        spatial = (
+            spatial
+            | m.Pix2Sky_TAN(name="TAN")
+            | m.RotateNative2Celestial(*grid.crval, 180.0, name="crval")
+        )
+    if sampling.step is not None:
+        spectral = m.Shift(-0.0) | m.Scale(sampling.step) | m.Shift(float(sampling.wavelength[0]))
+    else:
+        spectral = m.Tabular1D(lookup_table=sampling.wavelength.astype(np.float32))
+    pixel = u.pix
+    detector = cf.CoordinateFrame(
+        name="detector",
+        naxes=3,
+        axes_order=(0, 1, 2),
+        unit=(pixel, pixel, pixel),
+        axes_type=["SPATIAL", "SPATIAL", "SPECTRAL"],
+        axes_names=("x", "y", "z"),
+    )
+    if internal:
+        unit, *names = _INTERNAL[internal]
+        first: Any = cf.Frame2D(
+            name="_".join(names), axes_order=(0, 1), unit=(unit, unit), axes_names=tuple(names)
+        )
+    else:
+        first = cf.CelestialFrame(
+            name="sky",
+            axes_order=(0, 1),
+            reference_frame=ICRS(),
+            unit=(u.deg, u.deg),
+            axes_names=("RA", "DEC"),
+        )
+    wave = cf.SpectralFrame(
+        name="spectral", axes_order=(2,), unit=(u.um,), axes_names=("wavelength",)
+    )
+    out = WCS(
+        [(detector, spatial & spectral), (cf.CompositeFrame([first, wave], name="world"), None)]
+    )
+    ny, nx = grid.shape
+    out.bounding_box = ((0, nx - 1), (0, ny - 1), (0, sampling.wavelength.size - 1))
+    return out
+
+
+def footprint(grid: CubeGrid) -> str:
+    """Return S_REGION: the box in right ascension and declination around the outer spaxels."""
+    cos, sin = _rotation(grid.angle)
+    ny, nx = grid.shape
+    x, y = np.meshgrid(
+        [1 - grid.crpix[0], nx - grid.crpix[0]], [1 - grid.crpix[1], ny - grid.crpix[1]]
+    )
+    xi = np.deg2rad((-cos * x + sin * y).ravel() * grid.cdelt[0] / 3600)
+    eta = np.deg2rad((sin * x + cos * y).ravel() * grid.cdelt[1] / 3600)
+    ra0, dec0 = np.deg2rad(grid.crval)
+    depth = math.cos(dec0) - eta * math.sin(dec0)
+    ra = np.rad2deg(ra0 + np.arctan2(xi, depth)) % 360
+    dec = np.rad2deg(np.arctan2(math.sin(dec0) + eta * math.cos(dec0), np.hypot(xi, depth)))
+    low, high = (ra.min(), dec.min()), (ra.max(), dec.max())
+    corners = (low[0], low[1], low[0], high[1], high[0], high[1], high[0], low[1])
+    return "POLYGON ICRS  " + " ".join(f"{v:.9f}" for v in corners)
+
+
+_COMMENTS = {
+    "WCSAXES": "number of World Coordinate System axes",
+    "CRPIX": "Axis {} pixel of reference point, from 1",
+    "CRVAL": "Axis {} value at reference point",
+    "CTYPE": "Axis {} type",
+    "CUNIT": "Axis {} units",
+    "CDELT": "Axis {} increment",
+    "PC": "Linear transformation matrix",
+    "PS3_0": "Coordinate table extension name",
+    "PS3_1": "Coordinate table column name",
+    "FLUXEXT": "EXTNAME of the flux extension",
+    "ERREXT": "EXTNAME of the error extension",
+    "MASKEXT": "EXTNAME of the data quality extension",
+    "ROIS": "[arcsec] Size of ROI in spatial dimension",
+    "ROIW": "[um] Size of ROI in wavelength dimension",
+    "WTYPE": "Weighting type (MSM, MIRIPSF, AREA)",
+    "WPOWER": "Weighting power for Modified Shepard Method",
+}
+
+
+def _comment(keyword: str) -> str:
+    if keyword in _COMMENTS:
+        return _COMMENTS[keyword]
+    stem = keyword[:2] if keyword.startswith("PC") else keyword[:-1]
+    return _COMMENTS.get(stem, "").format(keyword[-1])
+
+
+def with_cards(header: Any, title: str, keywords: Mapping[str, Any]) -> Any:
+    """Return a header with keywords replaced where they are, or put into a section.
+
+    Parameters
+    ----------
+    header : astropy.io.fits.Header or None
+        Not modified.
+    title : str
+        Heading of the section; made at the end if there is none.
+    keywords : mapping
+        None removes one.
+    """
+    if header is None:
+        return None
+    from astropy.io.fits import Card, Header
+
+    held = {c.keyword for c in header.cards}
+    cards = []
+    for c in header.cards:
+        if c.keyword and c.keyword in keywords:
+            value = keywords[c.keyword]
+            if value is not None:
+                cards.append(Card(c.keyword, value, c.comment))
+        else:
+            cards.append(c)
+    headings = [i for i, c in enumerate(cards) if not c.keyword and str(c.value).strip() == title]
+    new = [Card(k, v, _comment(k)) for k, v in keywords.items() if v is not None and k not in held]
+    if headings:
+        at = headings[0] + 2  # behind the blank card
+    else:
+        cards += [Card(), Card("", title), Card()]
+        at = len(cards)
+    return Header([*cards[:at], *new, *cards[at:]])
+
+
+def wcs_keywords(grid: CubeGrid, sampling: CubeParameters, internal: str = "") -> dict[str, Any]:
+    """Return the WCS keywords of the SCI header; None removes one.
+
+    The wavelengths of a linear axis are in the WCS-TABLE as well.
+    """
+    cos, sin = _rotation(grid.angle)
+    scale = 1.0 if internal else 3600.0
+    unit, *names = _INTERNAL.get(internal, ("deg", "RA---TAN", "DEC--TAN"))
+    linear = sampling.step is not None
+    return {
+        "WCSAXES": 3,
+        "CRPIX1": grid.crpix[0],
+        "CRPIX2": grid.crpix[1],
+        "CRPIX3": 1.0,
+        "CRVAL1": grid.crval[0],
+        "CRVAL2": grid.crval[1],
+        "CRVAL3": float(sampling.wavelength[0]) if linear else 1.0,
+        "CTYPE1": names[0],
+        "CTYPE2": names[1],
+        "CTYPE3": "WAVE" if linear else "WAVE-TAB",
+        "CUNIT1": unit,
+        "CUNIT2": unit,
+        "CUNIT3": "um",
+        "CDELT1": grid.cdelt[0] / scale,
+        "CDELT2": grid.cdelt[1] / scale,
+        "CDELT3": sampling.step,
+        "PC1_1": cos if internal else -cos,
+        "PC1_2": sin,
+        "PC1_3": 0,
+        "PC2_1": sin,
+        "PC2_2": cos,
+        "PC2_3": 0,
+        "PC3_1": 0,
+        "PC3_2": 0,
+        "PC3_3": 1,
+        "PS3_0": None if linear else "WCS-TABLE",
+        "PS3_1": None if linear else "wavelength",
+    }

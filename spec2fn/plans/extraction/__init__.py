@@ -1,0 +1,1 @@
+"""Plans of spectra: apertures, profiles, aperture corrections."""

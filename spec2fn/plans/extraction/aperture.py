@@ -1,0 +1,468 @@
+"""Extraction apertures: from an ``extract1d`` reference to the weight of every pixel.
+
+An aperture is given by the reference (start/stop limits, a width around the source trace, or
+polynomial limits) and by the user's parameters. Conventions of the JWST ``extract1d`` reference
+file (https://jwst-pipeline.readthedocs.io, "EXTRACT1D reference file"): start/stop limits are
+inclusive pixel indices counted from 0; polynomial limits have 0 at the centre of a pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import replace as _replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.contents import number, truth
+from spec2fn.errors import ReferenceError
+from spec2fn.modes import Mode
+from spec2fn.schema import described
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = [
+    "Aperture",
+    "ApertureOptions",
+    "aperture_entries",
+    "aperture_weights",
+    "select_aperture",
+    "weighted_center",
+]
+
+Coefficients = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class ApertureOptions:
+    """What the user asked for; None leaves the choice to the reference."""
+
+    subtract_background: bool | None = None
+    use_source_posn: bool | None = None
+    position_offset: float = 0.0
+    smoothing_length: int | None = None
+    bkg_fit: str | None = None
+    bkg_order: int | None = None
+    extraction_type: str | None = "box"
+    has_psf: bool = False
+
+
+@dataclass(frozen=True)
+class Aperture:
+    """Everything that defines an extraction, before it becomes weights.
+
+    Attributes
+    ----------
+    xstart, xstop, ystart, ystop : float
+        Limits, inclusive pixel indices.
+    extract_width : float or None
+        Width across the trace, around the trace or the middle of the limits.
+    src_coeff, bkg_coeff : tuple of coefficient tuples or None
+        Polynomial lower and upper limits in turn, constant term first.
+    independent_var : str
+        ``"pixel"`` or ``"wavelength"``.
+    dispaxis : int
+        1 along x, 2 along y.
+    trace : array, (disp,) or None
+        Position of the source across the trace, at every dispersion element.
+    """
+
+    xstart: float
+    xstop: float
+    ystart: float
+    ystop: float
+    dispaxis: int
+    extract_width: float | None = None
+    src_coeff: Coefficients | None = None
+    bkg_coeff: Coefficients | None = None
+    independent_var: str = "pixel"
+    subtract_background: bool = False
+    bkg_fit: str | None = None
+    bkg_order: int = 0
+    smoothing_length: int = 0
+    use_source_posn: bool = False
+    position_offset: float = 0.0
+    extraction_type: str = "box"
+    trace: np.ndarray | None = None
+
+    def shifted(self, offset: float, *, trace: bool = True) -> Aperture:
+        """Return the aperture moved by `offset` pixels across the trace."""
+
+        def move(coefficients: Coefficients | None) -> Coefficients | None:
+            if coefficients is None:
+                return None
+            return tuple((c[0] + offset, *c[1:]) for c in coefficients)
+
+        changes: dict[str, Any] = {
+            "src_coeff": move(self.src_coeff),
+            "bkg_coeff": move(self.bkg_coeff),
+        }
+        names = ("ystart", "ystop") if self.dispaxis == 1 else ("xstart", "xstop")
+        changes |= {name: getattr(self, name) + offset for name in names}
+        if trace and self.trace is not None:
+            changes["trace"] = self.trace + offset
+        return _replace(self, **changes)
+
+
+def aperture_entries(extract1d: xr.Dataset | None) -> tuple[Mapping[str, Any] | None, str]:
+    """Return the content of an ``extract1d`` reference for slits (or None), and what to call it.
+
+    Raises
+    ------
+    ReferenceError
+        If it holds no apertures.
+    """
+    if extract1d is None:
+        return None, ""
+    tree: Any = extract1d.attrs.get("tree", {})
+    label, entries = described(extract1d), tree.get("apertures")
+    if not isinstance(entries, (list, tuple)) or not all(hasattr(e, "get") for e in entries):
+        msg = (
+            f"extract_1d: {label} has no list of 'apertures'; use the JSON reference of this"
+            " exposure type, or none at all"
+        )
+        raise ReferenceError(msg)
+    return tree, label
+
+
+def select_aperture(
+    tree: Mapping[str, Any] | None,
+    shape: tuple[int, int],
+    dispaxis: int,
+    *,
+    slit_name: str,
+    spectral_order: int,
+    mode: Mode,
+    options: ApertureOptions,
+    label: str = "the extract1d reference",
+) -> Aperture | str:
+    """Merge the matching entry of an ``extract1d`` reference with the user's options.
+
+    Parameters
+    ----------
+    tree : mapping or None
+        Content of the reference; without one, the whole image is summed.
+    shape : (int, int)
+        Rows and columns of the image.
+    dispaxis : int
+    slit_name : str
+        Matched with the ``id`` of the entries; ``"ANY"`` matches all.
+    spectral_order : int
+    mode : Mode
+    options : ApertureOptions
+    label : str
+        What messages call the reference.
+
+    Returns
+    -------
+    Aperture or str
+        A reason to skip, if the slit is listed but not this spectral order.
+
+    Raises
+    ------
+    ReferenceError
+        If the reference has no entry for the slit, or one that cannot be used.
+    """
+    full: dict[str, Any] = {"xstart": 0, "xstop": shape[1] - 1, "ystart": 0, "ystop": shape[0] - 1}
+    if tree is None:
+        return Aperture(**full, dispaxis=dispaxis)
+    entries = tree.get("apertures", ())
+    named = [
+        a
+        for a in entries
+        if a.get("id", "dummy") != "dummy"
+        and (a["id"] in (slit_name, "ANY") or slit_name == "ANY")
+        and a.get("region_type", "target") == "target"
+    ]
+    if not named:
+        listed = ", ".join(str(a.get("id")) for a in entries) or "none"
+        msg = (
+            f"extract_1d: {label} has no target aperture for {slit_name!r}"
+            f" (it has: {listed}); use a reference with this id or none at all"
+        )
+        raise ReferenceError(msg)
+    for entry in named:
+        if entry.get("spectral_order", spectral_order) in (spectral_order, "ANY"):
+            return _merge(_Entry(entry, label), full, dispaxis, mode, options)
+    return f"the extract1d reference has no aperture for spectral order {spectral_order}"
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One aperture of a reference, whose values are checked when they are read."""
+
+    values: Mapping[str, Any]
+    label: str
+
+    def where(self, name: str) -> str:
+        return f"extract_1d: {self.label}: aperture {self.values.get('id')!r}: {name!r}"
+
+    def number(self, name: str, default: Any = None, **limits: Any) -> Any:
+        found = self.values.get(name)
+        if found is None:
+            return default
+        number(found, self.where(name), **limits)
+        return found
+
+    def choice(self, name: str, default: str, known: tuple[str, ...]) -> str:
+        found = self.values.get(name, default)
+        meant = [k for k in known if str(found).lower().startswith(k)]
+        if not meant:
+            msg = f"{self.where(name)} is {found!r}, needs {' or '.join(map(repr, known))}"
+            raise ReferenceError(msg)
+        return meant[0]
+
+    def coefficients(self, name: str) -> Coefficients | None:
+        lists = self.values.get(name)
+        if lists is None:
+            return None
+        good = isinstance(lists, (list, tuple)) and all(isinstance(c, (list, tuple)) for c in lists)
+        if not good or len(lists) % 2 or any(len(c) == 0 for c in lists):
+            msg = (
+                f"{self.where(name)} has {len(lists) if good else 'no'} coefficient lists; needs"
+                " lower and upper limits in turn, none of them empty"
+            )
+            raise ReferenceError(msg)
+        where = f"{self.where(name)}: a coefficient"
+        return tuple(tuple(number(c, where) for c in row) for row in lists)
+
+
+def _merge(
+    entry: _Entry,
+    full: Mapping[str, Any],
+    dispaxis: int,
+    mode: Mode,
+    options: ApertureOptions,
+) -> Aperture:
+    limits = {name: entry.number(name, default) for name, default in full.items()}
+    for start, stop in (("xstart", "xstop"), ("ystart", "ystop")):
+        if limits[start] > limits[stop]:
+            msg = (
+                f"{entry.where(start)} is {limits[start]} and {stop!r} {limits[stop]}, needs them"
+                " in order; correct the file or use another"
+            )
+            raise ReferenceError(msg)
+    bkg_coeff = entry.coefficients("bkg_coeff")
+    subtract = options.subtract_background
+    if subtract is None:
+        subtract = bkg_coeff is not None
+    use_position = options.use_source_posn
+    if use_position is None and entry.values.get("use_source_posn") is not None:
+        use_position = truth(entry.values["use_source_posn"], entry.where("use_source_posn"))
+    if use_position is None:
+        use_position = mode.source_position
+    length = options.smoothing_length
+    if length is None:
+        length = entry.number("smoothing_length", 0, low=0)
+    kind = options.extraction_type
+    if not options.has_psf:
+        kind = "box"
+    elif kind is None:
+        kind = "optimal" if use_position else "box"
+    bkg_fit, bkg_order = _background(entry, options, bool(subtract))
+    return Aperture(
+        **limits,
+        dispaxis=dispaxis,
+        extract_width=entry.number("extract_width", low=0),
+        src_coeff=entry.coefficients("src_coeff"),
+        bkg_coeff=bkg_coeff,
+        independent_var=entry.choice("independent_var", "pixel", ("pixel", "wavelength")),
+        subtract_background=bool(subtract),
+        bkg_fit=bkg_fit,
+        bkg_order=bkg_order,
+        smoothing_length=odd_length(length),
+        use_source_posn=bool(use_position),
+        position_offset=options.position_offset,
+        extraction_type=kind,
+    )
+
+
+def _background(entry: _Entry, options: ApertureOptions, subtract: bool) -> tuple[str | None, int]:
+    """How the background is fitted, and the order of its polynomial."""
+    order = options.bkg_order
+    if order is None:
+        order = entry.number("bkg_order", 0, low=0, whole=True)
+    fit = options.bkg_fit if subtract else None
+    if subtract and fit is None:
+        fit = entry.choice("bkg_fit", "poly", ("poly", "mean", "median"))
+    return ("poly", 0) if fit == "mean" else (fit, int(order))
+
+
+def odd_length(length: float) -> int:
+    """Return a boxcar length that can be used: odd, or 0 (no smoothing) below 3."""
+    n = round(length)
+    if n < 3:
+        return 0
+    return n if n % 2 else n - 1
+
+
+def aperture_weights(
+    shape: tuple[int, int],
+    aperture: Aperture,
+    wavelength: np.ndarray,
+    *,
+    background: bool = False,
+) -> tuple[np.ndarray, float, float]:
+    """Fraction of every pixel inside the aperture (or inside the background regions).
+
+    In order of preference the limits come from polynomial coefficients, the width around the
+    trace, the width around the middle of the limits, or the limits themselves.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows and columns.
+    aperture : Aperture
+    wavelength : array of float64, (y, x)
+        Independent variable of polynomial limits [um], if the reference says so.
+    background : bool
+        Weights of the background regions instead of the source aperture.
+
+    Returns
+    -------
+    weights : array of float64, (y, x)
+        From 0 to 1; whole pixels only for a median background.
+    lower, upper : float
+        Mean inclusive limits across the trace, counted from 0.
+    """
+    across = np.arange(shape[0 if aperture.dispaxis == 1 else 1], dtype=float)
+    index = across[:, None] if aperture.dispaxis == 1 else across[None, :]
+    partial = not (background and aperture.bkg_fit == "median")
+    coefficients = aperture.bkg_coeff if background else aperture.src_coeff
+    weights = np.zeros(shape)
+    lower: Any
+    upper: Any
+    if coefficients is not None:
+        lowers, uppers = [], []
+        variable = _independent_variable(shape, aperture, wavelength)
+        for low, high in zip(coefficients[::2], coefficients[1::2], strict=True):
+            lower = np.polynomial.polynomial.polyval(variable, low) + 0.5
+            upper = np.polynomial.polynomial.polyval(variable, high) - 0.5
+            _include(weights, index, lower, upper, partial)
+            lowers.append(_mean(lower))
+            uppers.append(_mean(upper))
+        limits = min(lowers), max(uppers)
+    else:
+        lower, upper = _simple_limits(aperture)
+        _include(weights, index, lower, upper, partial)
+        limits = _mean(lower), _mean(upper)
+    along = slice(None), slice(0, int(np.ceil(aperture.xstart)))
+    beyond = slice(None), slice(int(np.floor(aperture.xstop)) + 1, None)
+    if aperture.dispaxis != 1:
+        along = slice(0, int(np.ceil(aperture.ystart))), slice(None)
+        beyond = slice(int(np.floor(aperture.ystop)) + 1, None), slice(None)
+    weights[along] = 0.0
+    weights[beyond] = 0.0
+    return weights, *limits
+
+
+def _mean(limits: Any) -> float:
+    # pixels without a wavelength (or elements without a trace) have no limit
+    values = np.asarray(limits, dtype=float)
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if values.size else float("nan")
+
+
+def _independent_variable(
+    shape: tuple[int, int], aperture: Aperture, wavelength: np.ndarray
+) -> np.ndarray:
+    if aperture.independent_var.startswith("wavelength"):
+        return np.asarray(wavelength, dtype=float)
+    y, x = np.indices(shape, dtype=float)
+    return x if aperture.dispaxis == 1 else y
+
+
+def _simple_limits(aperture: Aperture) -> tuple[Any, Any]:
+    if aperture.dispaxis == 1:
+        start, stop = aperture.ystart, aperture.ystop
+    else:
+        start, stop = aperture.xstart, aperture.xstop
+    width = aperture.extract_width
+    if width is None:
+        return start, stop
+    middle: Any = (start + stop) / 2.0
+    if aperture.trace is not None:
+        middle = aperture.trace[None, :] if aperture.dispaxis == 1 else aperture.trace[:, None]
+    lower = middle - (width - 1.0) / 2.0
+    return lower, lower + width - 1.0
+
+
+def _include(weights: np.ndarray, index: np.ndarray, lower: Any, upper: Any, partial: bool) -> None:
+    """Add a region with inclusive limits to `weights` (in place); the larger weight wins."""
+    full = weights.shape
+    finite = np.isfinite(lower) & np.isfinite(upper)
+    if not np.any(finite):
+        return
+    # most of a full-frame image is far from the aperture
+    low = np.min(np.where(finite, lower, np.inf)) - 1.0
+    high = np.max(np.where(finite, upper, -np.inf)) + 1.0
+    near = np.flatnonzero((index.ravel() >= low) & (index.ravel() <= high))
+    if len(near) == 0:
+        return
+    cut = slice(near[0], near[-1] + 1)
+    part = (cut, slice(None)) if index.shape[0] > 1 else (slice(None), cut)
+    weights, index = weights[part], index[part]
+    lower = np.broadcast_to(np.asarray(lower, dtype=float), full)[part]
+    upper = np.broadcast_to(np.asarray(upper, dtype=float), full)[part]
+    weights[(index >= lower) & (index <= upper)] = 1.0
+    if not partial:
+        return
+    for covered in (index - lower + 1.0, upper - index + 1.0):
+        edge = (covered > 0) & (covered < 1) & (weights < covered)
+        weights[edge] = covered[edge]
+
+
+def weighted_center(weights: np.ndarray) -> tuple[float, float]:
+    """Centre (row, column) of the positive weights of an image; of the image if there are none."""
+    w = np.where(weights > 0, weights, 0.0)
+    if not w.any():
+        w = np.ones_like(w)
+    by_row, by_column = w.sum(axis=1), w.sum(axis=0)
+    return (
+        float(np.average(np.arange(len(by_row)), weights=by_row)),
+        float(np.average(np.arange(len(by_column)), weights=by_column)),
+    )
+
+
+def center_at(weights: np.ndarray, dispaxis: int, element: int) -> float:
+    """Centre across the trace of the weights at one dispersion element."""
+    line = weights[:, element] if dispaxis == 1 else weights[element, :]
+    return weighted_center(np.asarray(line)[None, :])[1]
+
+
+def mean_wavelength(weights: np.ndarray, wavelength: np.ndarray, dispaxis: int) -> np.ndarray:
+    """Wavelength at every dispersion element, averaged with the weights of the aperture.
+
+    Returns
+    -------
+    array of float64, (disp,)
+        NaN where no pixel of the aperture has a wavelength.
+    """
+    axis = 0 if dispaxis == 1 else 1
+    across = np.flatnonzero((weights > 0).any(axis=1 - axis))
+    if len(across):
+        cut = slice(across[0], across[-1] + 1)
+        part = (cut, slice(None)) if axis == 0 else (slice(None), cut)
+        weights, wavelength = weights[part], wavelength[part]
+    used = np.isfinite(wavelength) & (weights > 0)
+    w = np.where(used, weights, 0.0)
+    total = w.sum(axis=axis)
+    mean = (w * np.where(used, wavelength, 0.0)).sum(axis=axis)
+    return np.divide(mean, total, out=np.full(total.shape, np.nan), where=total > 0)
+
+
+def polynomial_basis(n: int, order: int) -> np.ndarray:
+    """Powers 0 … `order` of a coordinate that runs from -1 to 1 over `n` pixels."""
+    return np.vander(np.linspace(-1.0, 1.0, n), order + 1, increasing=True)
+
+
+def bounding_slices(masks: Sequence[np.ndarray]) -> tuple[int, int, int, int]:
+    """Smallest window (row start, stop, column start, stop) that holds every True of `masks`."""
+    used = np.logical_or.reduce(list(masks))
+    rows = np.flatnonzero(used.any(axis=1))
+    columns = np.flatnonzero(used.any(axis=0))
+    if len(rows) == 0:
+        return 0, 1, 0, 1
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1

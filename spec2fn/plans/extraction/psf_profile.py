@@ -1,0 +1,275 @@
+"""Spatial profiles of a point source from a PSF reference, for optimal extraction.
+
+The reference holds the PSF at every wavelength, oversampled across the trace. It is shifted to
+the source's trace and resampled to the pixels; after a nod subtraction the negative image of the
+source gets a profile of its own. The positions can be refined on the data: the shift that
+minimises the squared residual of the fitted scene over the read-noise variance, by the simplex
+search of Nelder & Mead (1965, Computer Journal 7, 308).
+
+Refinement looks at the first integration of the exposure only, so a plan made with the first
+chunk of integrations holds for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import ReferenceError
+from spec2fn.kernels.extraction import optimal_extract
+from spec2fn.modes import Mode
+from spec2fn.plans.extraction.source_location import (
+    BoundingBox,
+    Middle,
+    flat_trace,
+    middle_of,
+    nod_location,
+    sky_trace,
+)
+from spec2fn.plans.slits.slit_geometry import SlitGeometry
+from spec2fn.schema import meta_of, status_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["PsfProfiles", "psf_profiles"]
+
+NOD_PATTERNS = ("ALONG-SLIT-NOD", "2-POINT-NOD")
+# Below this distance [pixel] from the source a negative trace cannot be told from it.
+NEAREST_NOD = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class PsfProfiles:
+    """Profiles as images of the exposure's shape, and where they are.
+
+    Attributes
+    ----------
+    profiles : tuple of array of float64, (y, x)
+        Source, and negative source if there is one (values <= 0).
+    lower, upper : int
+        Limits across the trace.
+    location : float
+        Position of the source across the trace at the middle wavelength [pixel].
+    nod_offset : float or None
+        Distance from the negative source to the source [pixel].
+    """
+
+    profiles: tuple[np.ndarray, ...]
+    lower: int
+    upper: int
+    location: float
+    nod_offset: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Grid:
+    """Coordinates in the PSF image of every pixel of the cutout, (disp, cross)."""
+
+    psf: np.ndarray
+    subpixels: float
+    across: np.ndarray
+    along: np.ndarray
+
+    def profiles(self, shift: float, nod_offset: float | None) -> list[np.ndarray]:
+        """Profiles that sum to 1 (the negative one to -1) at every dispersion element."""
+        from scipy.ndimage import map_coordinates
+
+        across = self.across + shift * self.subpixels
+        out = [_normalised(map_coordinates(self.psf, [self.along, across], order=1))]
+        if nod_offset is not None:
+            across = across + nod_offset * self.subpixels
+            out.append(-_normalised(map_coordinates(self.psf, [self.along, across], order=1)))
+        return out
+
+
+def _normalised(profile: np.ndarray) -> np.ndarray:
+    total = np.nansum(profile, axis=1, keepdims=True)
+    out = np.divide(profile, total, out=np.zeros_like(profile), where=total != 0)
+    return np.where(np.isfinite(out), out, 0.0)
+
+
+def psf_profiles(
+    ds: xr.Dataset,
+    psf: xr.Dataset,
+    *,
+    wcs: Any,
+    box: BoundingBox,
+    trace: np.ndarray | None,
+    wavelength: np.ndarray,
+    images: Callable[[], tuple[np.ndarray, np.ndarray]],
+    slit_name: str,
+    mode: Mode,
+    dispaxis: int,
+    model_nod_pair: bool,
+    optimize: bool,
+) -> PsfProfiles:
+    """Profiles of the source (and its negative nod) on the pixels of an exposure.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        For the dither keywords and the status of the background subtraction.
+    psf : xarray.Dataset
+        ``psf`` reference: ``psf`` image, ``wave`` [um]; keywords SUBPIX, CENTCOL, CENTROW.
+    wcs : gwcs.WCS or SlitGeometry
+    box : ((x0, x1), (y0, y1))
+    trace : array of float64, (disp,) or None
+        Position of the source; the middle of the slit without.
+    wavelength : array of float64, (y, x)
+        [um]
+    images : callable
+        Returns data and read-noise variance (y, x) of the first integration, NaN at bad pixels;
+        called only to refine the position.
+    slit_name : str
+    mode : Mode
+    dispaxis : int
+    model_nod_pair : bool
+        Look for a negative nod if the exposure had one subtracted.
+    optimize : bool
+        Refine the positions on the data.
+
+    Raises
+    ------
+    ReferenceError
+        If the reference has no PSF for this slit or lacks a keyword.
+    """
+    shape = (wavelength.shape[0], wavelength.shape[1])
+    middle = middle_of(wcs, box, dispaxis)
+    known = trace is not None
+    if trace is None:
+        trace = _middle_trace(wcs, box, shape, middle=middle, mode=mode, dispaxis=dispaxis)
+        location = middle.across
+    else:
+        location = float(trace[int(np.round(middle.along))])
+    nod_offset = None
+    if model_nod_pair and known and _nod_subtracted(ds):
+        nod = _nod(ds, wcs, middle.wavelength, mode, dispaxis)
+        if np.isfinite(nod) and abs(location - nod) >= NEAREST_NOD:
+            nod_offset = location - nod
+    (x0, x1), (y0, y1) = ((int(np.ceil(a)), int(np.ceil(b))) for a, b in box)
+    cut = slice(y0, y1), slice(x0, x1)
+    flip = (lambda a: a.T) if dispaxis == 1 else (lambda a: a)
+    along = slice(x0, x1) if dispaxis == 1 else slice(y0, y1)
+    lower = (box[1] if dispaxis == 1 else box[0])[0]
+    grid = _grid(psf, flip(wavelength[cut]), trace[along] - lower, slit_name, dispaxis)
+    shift = 0.0
+    if optimize:
+        data, variance = (flip(np.asarray(a, dtype=float)[cut]) for a in images())
+        shift, nod_offset = _refine(grid, data, variance, nod_offset)
+    full = []
+    for profile in grid.profiles(shift, nod_offset):
+        image = np.zeros(shape)
+        image[cut] = flip(profile)
+        full.append(image)
+    lower_limit, upper_limit = (y0, y1) if dispaxis == 1 else (x0, x1)
+    return PsfProfiles(tuple(full), lower_limit, upper_limit, location - shift, nod_offset)
+
+
+def _middle_trace(
+    wcs: Any,
+    box: BoundingBox,
+    shape: tuple[int, int],
+    *,
+    middle: Middle,
+    mode: Mode,
+    dispaxis: int,
+) -> np.ndarray:
+    if isinstance(wcs, SlitGeometry):
+        if wcs.slit is None:
+            return flat_trace(box, shape, middle.across, dispaxis)
+        position = wcs.slit(middle.along, middle.across)
+        return wcs.trace(shape, (float(position[0]), float(position[1])))
+    if not mode.slit:
+        return flat_trace(box, shape, middle.across, dispaxis)
+    x, y = middle.across, middle.along
+    if dispaxis == 1:
+        x, y = y, x
+    ra, dec = (float(v) for v in wcs(x, y)[:2])
+    return sky_trace(wcs, box, shape, (ra, dec), dispaxis)
+
+
+def _nod(ds: xr.Dataset, wcs: Any, wavelength: float, mode: Mode, dispaxis: int) -> float:
+    """Position across the trace of the negative source; NaN if unknown."""
+    if isinstance(wcs, SlitGeometry):
+        x, y = wcs.source
+        return wcs.across((x, -y), wavelength)
+    return nod_location(ds, wcs, wavelength, mode, dispaxis)
+
+
+def _nod_subtracted(ds: xr.Dataset) -> bool:
+    meta = meta_of(ds)
+    status = status_of(ds, "background") or str(meta.get("S_BKDSUB", ""))
+    if not status.startswith("COMPLETE"):
+        return False
+    # without it, whether the background holds the target at the other nod is not known
+    pattern = ds.attrs.get("dither_type") or meta.require(
+        "PATTTYPE", "extract_1d.model_nod_pair=true after a background was subtracted"
+    )
+    return str(pattern) in NOD_PATTERNS
+
+
+def _grid(
+    psf: xr.Dataset, wavelength: np.ndarray, trace: np.ndarray, slit_name: str, dispaxis: int
+) -> _Grid:
+    suffix, header = _matching_psf(psf, slit_name)
+    center_key = "CENTROW" if dispaxis == 1 else "CENTCOL"
+    numbers = [header.get(k) for k in ("SUBPIX", center_key)]
+    if any(v is None for v in numbers):
+        msg = f"extract_1d: the psf reference needs keywords SUBPIX and {center_key}"
+        raise ReferenceError(msg)
+    subpixels, center = map(float, numbers)
+    image = np.asarray(psf[f"psf{suffix}"].values, dtype=float)
+    waves = np.asarray(psf[f"wave{suffix}"].values, dtype=float).ravel()
+    order = np.argsort(waves)
+    order = order[np.isfinite(waves[order])]
+    along = np.interp(wavelength, waves[order], order, left=np.nan, right=np.nan)
+    columns = np.arange(wavelength.shape[1], dtype=float)
+    across = (columns[None, :] - trace[:, None]) * subpixels + center
+    return _Grid(image.T if dispaxis == 1 else image, subpixels, across, along)
+
+
+def _matching_psf(psf: xr.Dataset, slit_name: str) -> tuple[str, Any]:
+    """Suffix of the variables of the first PSF for a slit, and its keywords."""
+    meta = meta_of(psf)
+    headers = meta.records.get("headers", {})
+    found = []
+    for name in psf.data_vars:
+        if not str(name).startswith("psf"):
+            continue
+        header = headers.get(name, meta)
+        aperture = str(header.get("APERTURE", "ANY")).upper()
+        if aperture in ("ANY", "NONE", slit_name.upper()):
+            keywords = {k: header.get(k, meta.get(k)) for k in ("SUBPIX", "CENTCOL", "CENTROW")}
+            return str(name).removeprefix("psf"), keywords
+        found.append(aperture)
+    msg = (
+        f"extract_1d: the psf reference has no PSF for slit {slit_name!r} (it has:"
+        f" {', '.join(found) or 'none'}); use another reference or extraction_type=box"
+    )
+    raise ReferenceError(msg)
+
+
+def _refine(
+    grid: _Grid, data: np.ndarray, variance: np.ndarray, nod_offset: float | None
+) -> tuple[float, float | None]:
+    """Shift of the source, and offset of the negative one, that fit the data best."""
+    from scipy.optimize import minimize
+
+    good = np.isfinite(data) & np.isfinite(variance)
+    filled = np.where(good, data, 0.0)
+    basis = np.ones((data.shape[1], 1))
+
+    def residual(values: np.ndarray) -> float:
+        nod = float(values[1]) if len(values) > 1 else None
+        profiles = grid.profiles(float(values[0]), nod)
+        scene = optimal_extract(filled, good, profiles, basis).scene
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return float(np.nansum((scene - data) ** 2 / variance))
+
+    start = [0.0] if nod_offset is None else [0.0, nod_offset]
+    best = minimize(residual, start, method="Nelder-Mead").x
+    return float(best[0]), (float(best[1]) if len(best) > 1 else None)

@@ -1,0 +1,1 @@
+"""Plans of flat fields, throughput and photometry."""

@@ -1,0 +1,209 @@
+"""Host-side half of the aperture-loss correction: where the source and the pixels stand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import DatasetError, InputError, ParameterError, ReferenceError
+from spec2fn.host.interpolation import locate
+from spec2fn.plan_base import Plan, array
+from spec2fn.schema import meta_of, require
+from spec2fn.typing import Array
+from spec2fn.wcs.assign.pointing import number
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import xarray as xr
+
+__all__ = ["PathlossPlan", "plan_lrs_slit", "spatial_scale"]
+
+
+class PathlossPlan(Plan):
+    """Where a source stands in its aperture, and pixels on the wavelengths of the reference.
+
+    Attributes
+    ----------
+    x, y : float64 scalar arrays
+        Position of the source relative to the centre of the aperture, in the units of the
+        reference grid (LRS slit: pixels). The correction can be differentiated in them.
+    grid_x, grid_y : array of float64, shape (3,)
+        Reference pixel (one-based), its position, and the step of the reference grid.
+    flipped : bool
+        Whether the wavelengths of the reference decrease.
+    index, fraction, covered : array, shape (y, x)
+        See :func:`spec2fn.host.interpolation.locate`.
+    """
+
+    x: Array = array("")
+    y: Array = array("")
+    grid_x: Array = array("3")
+    grid_y: Array = array("3")
+    flipped: bool
+    index: Array = array("y x")
+    fraction: Array = array("y x")
+    covered: Array = array("y x")
+
+
+def plan_lrs_slit(
+    ds: xr.Dataset, reference: xr.Dataset, user_slit_loc: float | None = None
+) -> PathlossPlan:
+    """Place the source of a MIRI LRS slit exposure on the pathloss reference.
+
+    The position is ``source_xpos``, ``source_ypos`` if target acquisition has measured it, else
+    that of the target (TARG_RA, TARG_DEC) in the exposure's WCS. A source outside the reference
+    grid is treated as centred.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Exposure with ``wavelength`` and a gwcs.
+    reference : xarray.Dataset
+        Pathloss table (``pathloss.wavelength``, ``pathloss.pathloss``) with the keywords of its
+        spatial grid.
+    user_slit_loc : float, optional
+        Offset of the source along the dispersion, from where the pointing puts it [arcsec].
+
+    Raises
+    ------
+    DatasetError
+        If ``wavelength`` or the gwcs is missing.
+    InputError
+        If the exposure does not say where the target is.
+    ReferenceError
+        If the reference is no pathloss table.
+    """
+    require(ds, ("wavelength",), "pathloss")
+    names = ("pathloss.wavelength", "pathloss.pathloss")
+    missing = [n for n in names if n not in reference]
+    if missing:
+        msg = (
+            f"pathloss: reference 'pathloss' has no {' or '.join(map(repr, missing))}; a table of"
+            " wavelengths and losses on a spatial grid is needed for MIR_LRS-FIXEDSLIT"
+        )
+        raise ReferenceError(msg)
+    wcs = meta_of(ds).wcs
+    if wcs is None:
+        msg = "pathloss: the Dataset holds no WCS (meta.wcs); run assign_wcs first"
+        raise DatasetError(msg)
+    aperture = _aperture_centre(wcs)
+    x, y = _source_position(ds, wcs, aperture)
+    x, y = x - aperture[0], y - aperture[1]
+    if user_slit_loc is not None:
+        y += user_slit_loc / spatial_scale(wcs, aperture, int(ds.attrs.get("dispaxis", 2)))
+
+    grid_x, grid_y = _grid(reference, 1), _grid(reference, 2)
+    n_rows, n_columns = reference["pathloss.pathloss"].shape[-2:]
+    if not (_inside(x, grid_x, n_columns) and _inside(y, grid_y, n_rows)):
+        if user_slit_loc:
+            msg = (
+                f"pathloss.user_slit_loc={user_slit_loc:g} arcsec puts the source outside the grid"
+                " of the pathloss reference; the slit is 0.51 arcsec wide: give its offset in it"
+            )
+            raise ParameterError(msg)
+        x = y = 0.0
+
+    table = np.asarray(reference["pathloss.wavelength"].data)
+    flipped = bool(table[0] > table[-1])
+    index, fraction, covered = locate(
+        ds["wavelength"].data, table[::-1] if flipped else table, include_first=False
+    )
+    return PathlossPlan(
+        np.asarray(x, np.float64),
+        np.asarray(y, np.float64),
+        grid_x,
+        grid_y,
+        flipped,
+        index,
+        fraction,
+        covered,
+    )
+
+
+def spatial_scale(wcs: Any, pixel: tuple[float, float], dispaxis: int) -> float:
+    """Return the size of a pixel across the dispersion [arcsec].
+
+    Parameters
+    ----------
+    wcs : gwcs.WCS
+        Pixel to right ascension, declination [deg] and wavelength.
+    pixel : tuple of float
+        Zero-based x and y at which to measure.
+    dispaxis : int
+        1 for dispersion along x, 2 along y.
+    """
+    x, y = pixel
+    step = (0.0, 1.0) if dispaxis == 1 else (1.0, 0.0)
+    ra, dec = (
+        np.radians(np.asarray(v, dtype=np.float64))
+        for v in wcs(
+            np.array([x, x + step[0]]), np.array([y, y + step[1]]), with_bounding_box=False
+        )[:2]
+    )
+    # haversine: exact for separations as small as a pixel
+    chord = (
+        np.sin((dec[1] - dec[0]) / 2) ** 2
+        + np.cos(dec[0]) * np.cos(dec[1]) * np.sin((ra[1] - ra[0]) / 2) ** 2
+    )
+    return float(np.degrees(2 * np.arcsin(np.sqrt(chord))) * 3600.0)
+
+
+def _aperture_centre(wcs: Any) -> tuple[float, float]:
+    """Zero-based detector position of the reference point of the LRS aperture.
+
+    The transform of an LRS exposure begins by moving the origin there.
+    """
+    shifts = []
+    for model in _leaves(wcs.forward_transform):
+        if type(model).__name__ == "Shift":
+            shifts.append(-float(model.offset.value))
+            if len(shifts) == 2:
+                return shifts[0], shifts[1]
+    msg = "pathloss: the WCS does not begin at the aperture of the LRS; run assign_wcs first"
+    raise DatasetError(msg)
+
+
+def _leaves(model: Any) -> Iterator[Any]:
+    left = getattr(model, "left", None)
+    if left is None:
+        yield model
+        return
+    yield from _leaves(left)
+    yield from _leaves(model.right)
+
+
+def _source_position(
+    ds: xr.Dataset, wcs: Any, aperture: tuple[float, float]
+) -> tuple[float, float]:
+    if "source_xpos" in ds and "source_ypos" in ds:
+        return float(ds["source_xpos"]), float(ds["source_ypos"])
+    meta = meta_of(ds)
+    target = [number(meta, k, "pathloss") for k in ("TARG_RA", "TARG_DEC")]
+    wavelength = wcs(*aperture, with_bounding_box=False)[2]
+    x, y = wcs.invert(*target, wavelength, with_bounding_box=False)[:2]
+    if not (np.isfinite(x) and np.isfinite(y)):
+        msg = (
+            f"pathloss: the target (TARG_RA {target[0]}, TARG_DEC {target[1]}) of"
+            f" {meta.filename or 'the exposure'} is not on the detector; correct the keywords"
+        )
+        raise InputError(msg)
+    return float(x), float(y)
+
+
+def _grid(reference: xr.Dataset, axis: int) -> Any:
+    meta = meta_of(reference)
+    values = [meta.get(f"{word}{axis}") for word in ("CRPIX", "CRVAL", "CDELT")]
+    if any(v is None for v in values) or not values[2]:
+        msg = (
+            f"pathloss: reference 'pathloss' ({meta.filename or 'given as a Dataset'}) lacks"
+            f" CRPIX{axis}, CRVAL{axis} or CDELT{axis}, which place its spatial grid"
+        )
+        raise ReferenceError(msg)
+    return np.array(values, dtype=np.float64)
+
+
+def _inside(position: float, grid: Any, count: int) -> bool:
+    index = grid[0] + (position - grid[1]) / grid[2] - 1
+    return bool(0 <= index < count - 1)

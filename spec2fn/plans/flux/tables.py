@@ -1,0 +1,263 @@
+"""Where the pixels of many slits stand in small tables of wavelength.
+
+Only pixels that see light need a table: they are collected in one list over all slits of a
+bucket, so that neither padding nor dark corners of the cut-outs cost anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.kernels.namespace import array_namespace
+from spec2fn.plan_base import Plan, array
+from spec2fn.typing import Array
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import xarray as xr
+
+__all__ = [
+    "PixelList",
+    "Segment",
+    "TableBank",
+    "beyond",
+    "clean_wavelength",
+    "distinct_segments",
+    "extrapolates",
+    "held_beyond",
+    "in_memory",
+    "list_pixels",
+    "make_bank",
+    "take",
+    "true_pixels",
+]
+
+
+_FAR = 1e3  # um
+
+
+class PixelList(Plan):
+    """Some pixels of a bucket as a flat list.
+
+    Attributes
+    ----------
+    where : array of int, shape (n,)
+        Positions in the flattened ``(slit, y, x)`` array.
+    back : array of int32, shape (slit, y, x)
+        Position in the list; ``n`` for a pixel of a slit that is not in the list, ``n + 1`` for
+        padding.
+    """
+
+    where: Array = array("(slit pixel)")
+    back: Array = array("[slit] y x")
+
+    @property
+    def slit(self) -> Any:
+        """Slit of each pixel of the list, as an index into the bucket."""
+        return self.where // int(np.prod(self.back.shape[1:]))
+
+
+class TableBank(Plan):
+    """Tables one behind the other, with the cell of every pixel.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Prefixes of the variables that hold the tables, such as ``fast_variation``.
+    elements : tuple of array of int
+        By name: positions in the flattened column of the rows of the bank.
+    knots : array of float64, shape (m,)
+        Wavelengths [um].
+    cells : array of int32, shape (points, n)
+    """
+
+    names: tuple[str, ...]
+    elements: tuple[Array, ...] = array("_")
+    knots: Array = array("knot")
+    cells: Array = array("point (slit pixel)")
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """One table of a bank: which rows of which column, and their wavelengths.
+
+    Attributes
+    ----------
+    name : str
+        Prefix of the variables of the table.
+    elements : array of int, shape (m,)
+        Positions in the flattened columns, in increasing wavelength.
+    knots : array of float64, shape (m,)
+        Strictly increasing, at least two.
+    known : array of bool, shape (m,), optional
+        Where the values can be used; everywhere if None.
+    extra : tuple of array, shape (m,)
+        Whatever else is planned by row of the table.
+    """
+
+    name: str
+    elements: Any
+    knots: Any
+    known: Any = None
+    extra: tuple[Any, ...] = ()
+
+
+def in_memory(variable: Any) -> Any:
+    """Return the data of a variable, or None if they have not been read."""
+    return variable.data if variable._in_memory else None  # noqa: SLF001 - nothing else tells
+
+
+def take(variable: Any, positions: Any) -> Any:
+    """Return elements of a variable of a reference, without reading the rest of a large one.
+
+    Parameters
+    ----------
+    variable : xarray.Variable
+    positions : array of int
+        Positions in the flattened variable.
+
+    Returns
+    -------
+    array
+        Of the shape of `positions`.
+    """
+    data = in_memory(variable)
+    # where the data have been read, or replaced by others, they count
+    if data is None and "plane" in variable.encoding:
+        return variable.encoding["plane"].take(positions)
+    data = variable.data if data is None else data
+    return array_namespace(data, positions).asarray(data).reshape(-1)[positions]
+
+
+def true_pixels(ds: xr.Dataset) -> Any:
+    """Return which pixels of a bucket belong to the slits: bool, shape (slit, y, x)."""
+    rows, columns = np.arange(ds.sizes["y"]), np.arange(ds.sizes["x"])
+    ysize, xsize = (np.asarray(ds[n].data).reshape(-1, 1, 1) for n in ("ysize", "xsize"))
+    return np.asarray((rows[:, None] < ysize) & (columns < xsize))
+
+
+def clean_wavelength(wavelength: Any) -> Any:
+    """Return wavelengths as products hold them: rounded to float32, NaN where not positive.
+
+    Whether a pixel is covered by a table must not depend on digits that the product drops.
+    """
+    wave = np.asarray(wavelength).astype(np.float32).astype(np.float64)
+    return np.where(wave > 0, wave, np.nan)
+
+
+def list_pixels(listed: Any, true: Any) -> PixelList:
+    """Collect pixels of a bucket.
+
+    Parameters
+    ----------
+    listed, true : array of bool, shape (slit, y, x)
+        Pixels to collect, and pixels that are no padding.
+    """
+    where = np.flatnonzero(listed)
+    count = len(where)
+    back = np.where(true, np.int32(count), np.int32(count + 1))
+    back.reshape(-1)[where] = np.arange(count, dtype=np.int32)
+    return PixelList(where, back)
+
+
+def distinct_segments(segments: Sequence[Segment | None]) -> list[Segment]:
+    """Return every segment once, in the order in which a bank holds them."""
+    return sorted({id(s): s for s in segments if s is not None}.values(), key=lambda s: s.name)
+
+
+def extrapolates(ds: xr.Dataset, asked: bool | None) -> bool:
+    """Whether references are extrapolated: as asked, or if the user chose a wider range."""
+    return "nominal_range" in ds.attrs if asked is None else asked
+
+
+def held_beyond(segments: Sequence[Segment | None]) -> list[Segment | None]:
+    """Return tables that keep the values at their ends for all wavelengths beyond."""
+    made: dict[int, Segment | None] = {id(None): None}
+    for one in segments:
+        if one is not None and id(one) not in made:
+            ends = np.concatenate([[0], np.arange(len(one.knots)), [len(one.knots) - 1]])
+            knots = np.concatenate([[0.0], one.knots, [_FAR]])
+            known = None if one.known is None else one.known[ends]
+            extra = tuple(e[ends] for e in one.extra)
+            made[id(one)] = Segment(one.name, one.elements[ends], knots, known, extra)
+    return [made[id(one)] for one in segments]
+
+
+def beyond(segments: Sequence[Segment | None], slit: Any, points: Any) -> Any:
+    """Return which pixels are not within their tables: bool, shape (n,); see `make_bank`."""
+    low, high = (
+        np.array([np.inf if s is None else s.knots[end] for s in segments]) for end in (0, -1)
+    )
+    return (np.minimum.reduce(points) < low[slit]) | (np.maximum.reduce(points) > high[slit])
+
+
+def _search(table: Any, x: Any) -> tuple[Any, Any]:
+    cell = np.searchsorted(table, x, side="right")
+    cell -= 1
+    np.clip(cell, 0, len(table) - 2, out=cell)
+    covered = np.minimum.reduce(x) >= table[0]
+    covered &= np.maximum.reduce(x) <= table[-1]
+    return cell.astype(np.int32), covered
+
+
+def make_bank(
+    segments: Sequence[Segment | None],
+    slit: Any,
+    points: Any,
+    found: dict[Any, tuple[Any, Any]] | None = None,
+) -> tuple[TableBank, np.ndarray[Any, Any]]:
+    """Put the tables of all slits into a bank and find the cell of every pixel.
+
+    Parameters
+    ----------
+    segments : sequence of Segment or None
+        By slit; slits may share one. A slit without one must not be in the list of pixels.
+    slit : array of int, shape (n,)
+        Slit of each pixel.
+    points : array of float64, shape (points, n)
+        Wavelengths to look up [um]; NaN is not covered.
+    found : dict, optional
+        Results of searches for the same points, shared between banks.
+
+    Returns
+    -------
+    bank : TableBank
+    covered : array of bool, shape (n,)
+        Whether all points of a pixel are within its table and between usable values.
+    """
+    found = {} if found is None else found
+    distinct = distinct_segments(segments)
+    start, begin = {}, 0
+    for segment in distinct:
+        start[id(segment)] = begin
+        begin += len(segment.knots)
+    names = tuple(dict.fromkeys(s.name for s in distinct))
+    elements = tuple(np.concatenate([s.elements for s in distinct if s.name == n]) for n in names)
+    knots = np.concatenate([s.knots for s in distinct]) if distinct else np.zeros(0)
+
+    cells = np.zeros(points.shape, dtype=np.int32)
+    covered = np.zeros(points.shape[1:], dtype=bool)
+    groups: dict[bytes, list[int]] = {}
+    for i, one in enumerate(segments):
+        if one is not None:
+            groups.setdefault(one.knots.tobytes(), []).append(i)
+    offset = np.array([start.get(id(s), 0) for s in segments], dtype=np.int32)
+    for key, members in groups.items():
+        # one search serves all slits, and all parts, whose tables have the same wavelengths
+        part: Any = slice(None) if len(groups) == 1 else np.flatnonzero(np.isin(slit, members))
+        place = (key, tuple(members))
+        if place not in found:
+            found[place] = _search(np.frombuffer(key), points[:, part])
+        cells[:, part], covered[part] = found[place]
+    if offset.any():
+        cells += offset[slit]
+    if any(s.known is not None for s in distinct):
+        known = np.concatenate(
+            [np.ones(len(s.knots), bool) if s.known is None else s.known for s in distinct]
+        )
+        covered &= (known[cells] & known[np.minimum(cells + 1, len(known) - 1)]).all(axis=0)
+    return TableBank(names, elements, knots, cells), covered

@@ -1,0 +1,1 @@
+"""Plans of slits: where they are, what lies in them."""

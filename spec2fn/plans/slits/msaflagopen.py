@@ -1,0 +1,149 @@
+"""Pixels that shutters of the micro-shutter array (MSA) illuminate which do not close."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import ReferenceError
+from spec2fn.plan_base import Plan, array
+from spec2fn.schema import meta_of
+from spec2fn.typing import Array
+from spec2fn.wcs.open_slits import Slit
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from spec2fn.wcs.assign.nirspec_batch import SlitBatch
+
+__all__ = ["FailedOpenPlan", "failed_open_shutters", "illuminated_pixels", "shutter_batch"]
+
+SHUTTERS_PER_ROW = 365
+_ROWS = 171
+_STATES = ("Internal state", "TA state", "state")
+
+
+class FailedOpenPlan(Plan):
+    """The pixels to flag.
+
+    Attributes
+    ----------
+    failed : bool ndarray, (y, x)
+    """
+
+    failed: Array = array("y x")
+
+
+def failed_open_shutters(msaoper: xr.Dataset) -> tuple[Slit, ...]:
+    """Return the shutters that do not close, as slits of one shutter.
+
+    Parameters
+    ----------
+    msaoper : xarray.Dataset
+        Operability reference (JSON): a shutter counts if any of its states (internal, during
+        target acquisition, or overall) is ``open``.
+
+    Returns
+    -------
+    tuple of Slit
+        Named by their number in this list, from 1.
+
+    Raises
+    ------
+    ReferenceError
+        If the reference does not list shutters.
+    """
+    tree = msaoper.attrs.get("tree")
+    name = msaoper.attrs.get("filename") or "in memory"
+    if not isinstance(tree, Mapping) or not isinstance(tree.get("msaoper"), (list, tuple)):
+        msg = (
+            f"msaflagopen: reference 'msaoper' ({name}) has no list of shutters 'msaoper';"
+            " give the JSON file of that type"
+        )
+        raise ReferenceError(msg)
+    found: list[Slit] = []
+    for entry in tree["msaoper"]:
+        try:
+            quadrant, x, y = (int(entry[key]) for key in ("Q", "x", "y"))
+            states = [str(entry[key]) for key in _STATES]
+        except (KeyError, TypeError, ValueError):
+            needed = ", ".join(("Q", "x", "y", *_STATES))
+            msg = f"msaflagopen: reference 'msaoper' ({name}): a shutter needs {needed}: {entry}"
+            raise ReferenceError(msg) from None
+        if not (1 <= quadrant <= 4 and 1 <= x <= SHUTTERS_PER_ROW and 1 <= y <= _ROWS):
+            msg = (
+                f"msaflagopen: reference 'msaoper' ({name}): there is no shutter Q={quadrant},"
+                f" x={x}, y={y}; Q is 1 to 4, x 1 to {SHUTTERS_PER_ROW}, y 1 to {_ROWS}"
+            )
+            raise ReferenceError(msg)
+        if "open" in states:
+            found.append(
+                Slit(
+                    name=str(len(found) + 1),
+                    shutter_id=x + (y - 1) * SHUTTERS_PER_ROW,
+                    ymin=-0.5,
+                    ymax=0.5,
+                    quadrant=quadrant,
+                    xcen=x,
+                    ycen=y,
+                    shutter_state="x",
+                    slitlet_id=len(found) + 1,
+                )
+            )
+    return tuple(found)
+
+
+def shutter_batch(ds: xr.Dataset, shutters: Sequence[Slit], refs: Mapping[str, Any]) -> SlitBatch:
+    """Return the transforms of shutters in an exposure.
+
+    The optics that ``assign_wcs`` has put together are used, with the quadrants of the MSA if the
+    exposure is one of the IFU; otherwise they are built from the references.
+
+    Raises
+    ------
+    InputError, ReferenceError
+        As ``assign_wcs`` if the optics have to be built.
+    """
+    from spec2fn.wcs.assign.nirspec_batch import SlitBatch
+    from spec2fn.wcs.assign.nirspec_optics import optics, with_quadrants
+
+    meta = meta_of(ds)
+    slices = meta.records.get("slices")
+    if slices is not None:
+        return SlitBatch(with_quadrants(slices.optics, ds, refs), tuple(shutters))
+    known = getattr(getattr(meta.wcs, "batch", None), "optics", None)
+    return SlitBatch(optics(ds, refs) if known is None else known, tuple(shutters))
+
+
+def illuminated_pixels(batch: SlitBatch, shape: tuple[int, int]) -> np.ndarray[Any, Any]:
+    """Return the pixels that see light of the wavelengths of interest through any of some slits.
+
+    Parameters
+    ----------
+    batch : SlitBatch
+    shape : (int, int)
+        Rows and columns of the exposure.
+
+    Returns
+    -------
+    bool ndarray, (y, x)
+    """
+    from spec2fn.wcs.assign.nirspec_boxes import bounding_boxes
+
+    lit = np.zeros(shape, dtype=bool)
+    if not batch.slits:
+        return lit
+    for number, box in enumerate(bounding_boxes(batch)):
+        # pixels whose centre is in the box
+        low = np.maximum(np.ceil(box[:, 0]), 0).astype(int)
+        high = np.minimum(np.floor(box[:, 1]), (shape[1] - 1, shape[0] - 1)).astype(int)
+        if (low > high).any():
+            continue
+        x = np.arange(low[0], high[0] + 1.0)
+        y = np.arange(low[1], high[1] + 1.0)[:, None]
+        along, wavelength = batch.slit_frame(np.asarray(number), x, y)
+        seen = np.isfinite(along) & np.isfinite(wavelength)
+        lit[low[1] : high[1] + 1, low[0] : high[0] + 1] |= seen
+    return lit

@@ -1,0 +1,1 @@
+"""Traced extraction: from images and cubes to spectra, and from columns to Datasets."""

@@ -1,0 +1,347 @@
+"""The WCS of the MIRI medium-resolution spectrometer (MRS).
+
+Each detector holds two channels, whose slices lie side by side and are dispersed along columns.
+In the frame of a channel alpha [arcsec] runs along the slice, beta [arcsec] across the slices and
+lambda is the wavelength [um]. Within a slice beta is constant, and alpha and lambda are
+polynomials of row and column (``distortion``, ``specwcs``); which pixel belongs to which slice is
+tabulated (``regions``); the channel of a wavelength follows from ``wavelengthrange``. See Wells
+et al. (2015, PASP 127, 646), Patapis et al. (2024, A&A 682, A53) and the JWST documentation of
+assign_wcs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import InputError, ReferenceError
+from spec2fn.schema import meta_of
+from spec2fn.wcs.assign import AssignedWcs, WcsOptions, reference
+from spec2fn.wcs.assign.pointing import (
+    polygon,
+    v2v3_to_sky,
+    velocity_aberration,
+    velocity_correction,
+)
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["mrs"]
+
+_WHO = "assign_wcs"
+_WCS_PLANE = 7  # of the regions reference: pixels with at least 80 % of a slice's throughput
+_TURN = 360.0
+_REFERENCES = ("distortion", "regions", "specwcs", "wavelengthrange")
+
+
+@dataclass(frozen=True, eq=False)
+class _Mrs:
+    """What the references say about an exposure."""
+
+    regions: np.ndarray
+    slices: tuple[int, ...]
+    alpha: tuple[Any, ...]
+    beta: tuple[Any, ...]
+    wavelength: tuple[Any, ...]
+    x: tuple[Any, ...]
+    y: tuple[Any, ...]
+    channels: tuple[_Channel, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Channel:
+    number: int
+    to_v2v3: Any
+    beta_zero: float
+    beta_step: float
+    range: tuple[float, float]
+
+
+def mrs(
+    ds: xr.Dataset,
+    refs: Mapping[str, Any],
+    options: WcsOptions | None = None,  # noqa: ARG001 - for other instruments
+) -> AssignedWcs:
+    """Build the WCS of a MIRI MRS exposure and evaluate it at every pixel.
+
+    Frames: detector → alpha_beta → v2v3 → v2v3vacorr → world, all but the first with a wavelength
+    [um], which is barycentric where VELOSYS is known.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Exposure of type MIR_MRS, with attributes ``channel`` and ``band``.
+    refs : mapping
+        ``distortion``, ``regions``, ``specwcs`` and ``wavelengthrange`` (ASDF).
+    options : WcsOptions, optional
+        Not used.
+
+    Returns
+    -------
+    AssignedWcs
+        ``planes`` holds ``wavelength`` [um], ``ra``, ``dec`` [deg], ``alpha`` and ``beta``
+        [arcsec] (y, x) float64, NaN outside the slices, and ``slice_id`` int32 (100 times the
+        channel plus the number of the slice, 0 outside).
+
+    Raises
+    ------
+    ReferenceError
+        For a reference that is missing, incomplete, or for another channel or band.
+    InputError
+        For a keyword that the exposure lacks, or an exposure of another size than the map of
+        slices.
+    """
+    from astropy.modeling import bind_bounding_box
+    from astropy.modeling.models import Identity
+    from gwcs.wcs import WCS
+
+    contents = _contents(ds, refs)
+    meta = meta_of(ds)
+    ny, nx = contents.regions.shape
+    detector, alpha_beta, v2v3, v2v3vacorr, world = _frames()
+    to_slices = _detector_to_slices(contents, velocity_correction(meta))
+    bind_bounding_box(to_slices, ((-0.5, nx - 0.5), (-0.5, ny - 0.5)), order="F")
+    wcs = WCS(
+        [
+            (detector, to_slices),
+            (alpha_beta, _slices_to_v2v3(contents)),
+            (v2v3, velocity_aberration(meta) & Identity(1)),
+            (v2v3vacorr, v2v3_to_sky(meta) & Identity(1)),
+            (world, None),
+        ]
+    )
+    planes = _planes(wcs, contents.regions)
+    lost = [
+        str(c.number)
+        for c in contents.channels
+        if not np.isfinite(planes["wavelength"][contents.regions // 100 == c.number]).any()
+    ]
+    if lost:
+        msg = (
+            f"{_WHO}: no pixel of channel {' and '.join(lost)} has a wavelength within its range;"
+            f" pass {', '.join(_tree(refs, r)[1] for r in _REFERENCES)} of one channel and band"
+        )
+        raise ReferenceError(msg)
+    return AssignedWcs(
+        wcs,
+        dispaxis=2,
+        s_region=_footprint(planes["ra"], planes["dec"]),
+        planes=planes,
+    )
+
+
+def _frames() -> tuple[Any, ...]:
+    from astropy import coordinates, units
+    from gwcs.coordinate_frames import CelestialFrame, CompositeFrame, Frame2D, SpectralFrame
+
+    def plane(name: str, names: tuple[str, str]) -> Any:
+        unit = (units.arcsec, units.arcsec)
+        return Frame2D(name=name, axes_order=(0, 1), unit=unit, axes_names=names)
+
+    def spectral(name: str) -> Any:
+        return SpectralFrame(
+            name=name, axes_order=(2,), unit=(units.micron,), axes_names=("lambda",)
+        )
+
+    shared = spectral("spectral")
+    sky = CelestialFrame(
+        name="icrs",
+        reference_frame=coordinates.ICRS(),
+        axes_order=(0, 1),
+        unit=(units.deg, units.deg),
+        axes_names=("RA", "DEC"),
+    )
+    slices = [plane("alpha_beta_spatial", ("alpha", "beta")), spectral("alpha_beta_spectral")]
+    return (
+        Frame2D(name="detector", axes_order=(0, 1), unit=(units.pix, units.pix)),
+        CompositeFrame(slices, name="alpha_beta"),
+        CompositeFrame([plane("v2v3_spatial", ("v2", "v3")), shared], name="v2v3"),
+        CompositeFrame([plane("v2v3vacorr_spatial", ("v2", "v3")), shared], name="v2v3vacorr"),
+        CompositeFrame([sky, shared], name="world"),
+    )
+
+
+def _tree(refs: Mapping[str, Any], reftype: str) -> tuple[Any, str]:
+    ref = reference(refs, reftype, _WHO)
+    name = meta_of(ref).filename or str(ref.attrs.get("filename", "")) or "unnamed"
+    return ref.attrs.get("tree", {}), f"reference {reftype!r} ({name})"
+
+
+def _entry(tree: Any, label: str, *path: str) -> Any:
+    value = tree
+    for key in path:
+        value = value.get(key) if hasattr(value, "get") else None
+        if value is None:
+            msg = f"{_WHO}: {label} has no entry {'.'.join(path)!r}; fetch the file again"
+            raise ReferenceError(msg)
+    return value
+
+
+def _by_band(tree: Any, label: str, name: str, column: str, wanted: str) -> Any:
+    """Return what a table with a column ``channel_band`` says of a channel and band."""
+    bands = list(_entry(tree, label, name, "channel_band"))
+    if wanted not in bands:
+        msg = (
+            f"{_WHO}: {label} is for {', '.join(map(str, bands))}, but the exposure is of {wanted};"
+            " pass the reference of its channel and band"
+        )
+        raise ReferenceError(msg)
+    return _entry(tree, label, name, column)[bands.index(wanted)]
+
+
+def _contents(ds: xr.Dataset, refs: Mapping[str, Any]) -> _Mrs:
+    channels, band = (_required(ds, name) for name in ("channel", "band"))
+    distortion, of_distortion = _tree(refs, "distortion")
+    specwcs, of_specwcs = _tree(refs, "specwcs")
+    ranges, of_ranges = _tree(refs, "wavelengthrange")
+    selectors = [str(s) for s in _entry(ranges, of_ranges, "waverange_selector")]
+    found = []
+    for number in channels:
+        name = number + band
+        if name not in selectors:
+            msg = f"{_WHO}: {of_ranges} has no range for {name}; it has {', '.join(selectors)}"
+            raise ReferenceError(msg)
+        low, high = _entry(ranges, of_ranges, "wavelengthrange")[selectors.index(name)]
+        found.append(
+            _Channel(
+                number=int(number),
+                to_v2v3=_by_band(distortion, of_distortion, "abv2v3_model", "model", name),
+                beta_zero=float(_by_band(distortion, of_distortion, "bzero", "beta_zero", name)),
+                beta_step=float(_by_band(distortion, of_distortion, "bdel", "delta_beta", name)),
+                range=(float(low), float(high)),
+            )
+        )
+    slices = tuple(int(s) for s in _entry(distortion, of_distortion, "slices"))
+    models = {
+        name: tuple(_entry(distortion, of_distortion, f"{name}_model"))
+        for name in ("alpha", "beta", "x", "y")
+    }
+    models["wavelength"] = tuple(_entry(specwcs, of_specwcs, "model"))
+    for name, listed in models.items():
+        if len(listed) != len(slices):
+            label = of_specwcs if name == "wavelength" else of_distortion
+            msg = (
+                f"{_WHO}: {label} has {len(listed)} models for {len(slices)} slices of the"
+                " distortion; pass references of one channel and band"
+            )
+            raise ReferenceError(msg)
+    return _Mrs(_regions(ds, refs, set(slices)), slices, channels=tuple(found), **models)
+
+
+def _required(ds: xr.Dataset, name: str) -> str:
+    value = ds.attrs.get(name) or meta_of(ds).require(name.upper(), _WHO)
+    value = str(value).strip().upper()
+    if name == "channel" and (not value or set(value) - set("1234")):
+        msg = f"{_WHO}: keyword CHANNEL is {value!r}; the MRS has channels 12 and 34"
+        raise InputError(msg)
+    return value
+
+
+def _regions(ds: xr.Dataset, refs: Mapping[str, Any], slices: set[int]) -> np.ndarray:
+    tree, label = _tree(refs, "regions")
+    planes = np.asarray(_entry(tree, label, "regions"))
+    if planes.ndim != 3 or planes.shape[0] <= _WCS_PLANE:
+        msg = f"{_WHO}: {label} has shape {planes.shape}, needs 9 maps of slices"
+        raise ReferenceError(msg)
+    shape = ds["sci"].shape[-2:]
+    if planes.shape[1:] != shape:
+        msg = (
+            f"{_WHO}: the exposure has {shape[0]} x {shape[1]} pixels, {label} has"
+            f" {planes.shape[1]} x {planes.shape[2]}; the MRS is calibrated in full frame"
+        )
+        raise InputError(msg)
+    found = planes[_WCS_PLANE]
+    numbers = set(np.unique(found[np.isfinite(found)]).tolist()) - {0}
+    if not np.isfinite(found).all() or not numbers or not numbers <= slices:
+        shown = ", ".join(f"{n:g}" for n in sorted(numbers - slices)[:3])
+        what = f"slices that the distortion lacks ({shown}, …)" if shown else "no map of slices"
+        msg = f"{_WHO}: {label} holds {what}; pass the reference of this channel and band"
+        raise ReferenceError(msg)
+    return found.astype(np.int32)
+
+
+def _detector_to_slices(contents: _Mrs, velocity: Any | None) -> Any:
+    from astropy.modeling.models import Mapping as Reorder
+    from gwcs.selector import LabelMapper, LabelMapperArray, LabelMapperRange, RegionsSelector
+    from stdatamodels.jwst.transforms.models import MIRI_AB2Slice
+
+    selector = {}
+    for i, number in enumerate(contents.slices):
+        wavelength = contents.wavelength[i]
+        if velocity is not None:
+            wavelength = wavelength | velocity
+        # alpha and lambda are polynomials of (y, x), beta is one of x
+        model = Reorder([1, 0, 0, 1, 0]) | contents.alpha[i] & contents.beta[i] & wavelength
+        model.inverse = Reorder([2, 0, 2, 0]) | contents.x[i] & contents.y[i]
+        selector[number] = model
+    axes = ("alpha", "beta", "lam")
+    slice_of = {
+        channel.range: LabelMapper(
+            inputs=axes,
+            mapper=MIRI_AB2Slice(channel.beta_zero, channel.beta_step, channel.number),
+            inputs_mapping=Reorder((1,), n_inputs=3),
+        )
+        for channel in contents.channels
+    }
+    labels = LabelMapperArray(contents.regions)
+    labels.inverse = LabelMapperRange(axes, slice_of, Reorder((2,)))
+    return RegionsSelector(
+        ("x", "y"), axes, label_mapper=labels, selector=selector, name="detector_to_abl"
+    )
+
+
+def _slices_to_v2v3(contents: _Mrs) -> Any:
+    from astropy.modeling.models import Const1D, Identity
+    from astropy.modeling.models import Mapping as Reorder
+    from gwcs.selector import LabelMapperRange, RegionsSelector
+
+    axes = ("alpha", "beta", "lam")
+    numbers, selector = {}, {}
+    for channel in contents.channels:
+        numbers[channel.range] = Reorder((2,), name="mapping_lam") | Const1D(
+            channel.number, name="channel #"
+        )
+        passed = Identity(1, name="identity_lam")
+        passed.inputs = ("lam",)
+        # a copy, since the reference is shared; with an explicit inverse, which is written out
+        to_v2v3 = channel.to_v2v3.copy()
+        to_v2v3.inverse = channel.to_v2v3.inverse
+        selector[channel.number] = to_v2v3 & passed
+    labels = LabelMapperRange(axes, numbers, inputs_mapping=Reorder([2]))
+    labels.inverse = labels.copy()
+    return RegionsSelector(
+        axes, ("v2", "v3", "lam"), label_mapper=labels, selector=selector, name="abl_to_v2v3l"
+    )
+
+
+def _planes(wcs: Any, regions: np.ndarray) -> dict[str, np.ndarray]:
+    from spec2fn.wcs.lower import lower
+
+    ny, nx = regions.shape
+    x, y = np.arange(float(nx))[None, :], np.arange(float(ny))[:, None]
+    in_slices = lower(wcs, None, "alpha_beta")(x, y)
+    planes = dict(zip(("alpha", "beta", "wavelength"), in_slices, strict=True))
+    # only pixels inside slices go on to the sky
+    inside = np.flatnonzero(np.isfinite(planes["wavelength"]))
+    sky = lower(wcs, "alpha_beta")(*(plane.ravel()[inside] for plane in planes.values()))
+    for name, values in zip(("ra", "dec", "wavelength"), sky, strict=True):
+        # a wavelength outside the range of its channel has no position on the sky, nor counts
+        planes[name] = np.full(regions.shape, np.nan)
+        planes[name].reshape(-1)[inside] = values
+    planes["slice_id"] = regions
+    return planes
+
+
+def _footprint(ra: np.ndarray, dec: np.ndarray) -> str | None:
+    ra, dec = ra[np.isfinite(ra)], dec[np.isfinite(dec)]
+    if not ra.size:
+        return None
+    # on one side of the meridian where right ascension jumps
+    near = ra - _TURN * np.round((ra - ra[0]) / _TURN)
+    west, east = np.mod([near.min(), near.max()], _TURN)
+    south, north = dec.min(), dec.max()
+    return polygon(np.array([west, east, east, west]), np.array([south, south, north, north]))

@@ -1,0 +1,403 @@
+"""The WCS of NIRSpec slits: one gwcs per open slit, built when it is asked for.
+
+Frames: detector → sca → gwa → slit_frame → msa_frame → oteip → v2v3 → v2v3vacorr → world. In
+``slit_frame`` (x, y) run from -0.5 to 0.5 over the slit (the main shutter of a slitlet, beyond
+which its neighbours follow); light is taken to come from x = 0. Wavelengths are in m up to
+``oteip`` and in micron from ``v2v3`` on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.deferred import DeferredWcs
+from spec2fn.errors import InputError
+from spec2fn.modes import mode_of
+from spec2fn.schema import meta_of
+from spec2fn.wcs.assign import AssignedWcs, WcsOptions
+from spec2fn.wcs.assign.nirspec_batch import SlitBatch, metrology
+from spec2fn.wcs.assign.nirspec_boxes import bounding_boxes, on_detector, trace_boxes
+from spec2fn.wcs.assign.nirspec_frames import frames
+from spec2fn.wcs.assign.nirspec_optics import Optics, exceeded_range, optics, slit_scales
+from spec2fn.wcs.msa_slitlets import msa_configuration, open_slitlets
+from spec2fn.wcs.open_slits import Slit, open_fixed_slits
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["SlitWcs", "gwa_to_slit", "open_slits", "slits"]
+
+_WHO = "assign_wcs"
+Change = Callable[[Any], Any]
+
+
+def slits(
+    ds: xr.Dataset, refs: Mapping[str, Any], options: WcsOptions | None = None
+) -> AssignedWcs:
+    """Build the WCS of a NIRSpec exposure of fixed slits or MSA slitlets.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Exposure of type NRS_FIXEDSLIT, NRS_BRIGHTOBJ or NRS_MSASPEC.
+    refs : mapping
+        ``camera collimator disperser fore fpa msa ote wavelengthrange`` (ASDF).
+    options : WcsOptions, optional
+
+    Returns
+    -------
+    AssignedWcs
+        ``wcs`` is a :class:`SlitWcs`; ``records`` holds ``slits`` (tuple of
+        :class:`~spec2fn.wcs.open_slits.Slit`), ``spectral_order`` and ``waverange`` [m].
+
+    Raises
+    ------
+    InputError
+        For a missing keyword, MSA metadata that do not fit the exposure, a filter and grating
+        that do not go together, or if no open slit falls on the detector.
+    ReferenceError
+        For a missing or unfit reference.
+    """
+    options = options or WcsOptions()
+    if str(ds.attrs.get("grating", "")).upper() in ("", "MIRROR"):
+        msg = (
+            f"{_WHO}: GRATING is {ds.attrs.get('grating', 'missing')!s}, which disperses no light;"
+            " spec2fn calibrates spectra"
+        )
+        raise InputError(msg)
+    shared = optics(ds, refs, options.wavelength_range)
+    candidates = SlitBatch(shared, open_slits(ds, shared, options))
+    seen = np.flatnonzero(on_detector(trace_boxes(candidates)))
+    if not seen.size:
+        msg = (
+            f"{_WHO}: none of the {len(candidates.slits)} open slits falls on detector"
+            f" {ds.attrs['detector']} with {ds.attrs.get('filter')} and {ds.attrs.get('grating')};"
+            " calibrate the exposure of the other detector"
+        )
+        raise InputError(msg)
+    # slits are listed by quadrant of the MSA, as in published products
+    batch = candidates.subset(sorted(seen, key=lambda i: candidates.slits[i].quadrant))
+    wcs = SlitWcs(batch, bounding_boxes(batch), np.zeros((len(batch.slits), 2), dtype=int))
+    records = {
+        "slits": batch.slits,
+        "spectral_order": shared.order,
+        "waverange": shared.waverange,
+    }
+    return AssignedWcs(wcs, dispaxis=1, records=records, nominal_range=exceeded_range(shared))
+
+
+def open_slits(ds: xr.Dataset, optics: Optics, options: WcsOptions) -> tuple[Slit, ...]:
+    """Return the slits that were open, whether or not they fall on the detector.
+
+    Raises
+    ------
+    InputError
+        If the MSA metadata of a MOS exposure are missing, or do not fit it.
+    """
+    y_range = (options.slit_y_low, options.slit_y_high)
+    if not y_range[0] < y_range[1]:
+        msg = f"{_WHO}: slit_y_low={y_range[0]} must be less than slit_y_high={y_range[1]}"
+        raise InputError(msg)
+    if not mode_of(ds).shutters:
+        return open_fixed_slits(ds, y_range)
+    meta = meta_of(ds)
+    if options.msa_metadata is None:
+        name = meta.get("MSAMETFL") or "N/A"
+        msg = (
+            f"{_WHO}: the MSA metadata file of {meta.filename or 'the exposure'} is missing"
+            f" (MSAMETFL is {name}); put it beside the exposure, or pass msa_metadata="
+        )
+        raise InputError(msg)
+    metadata_id, dither = msa_configuration(ds)
+    found = open_slitlets(
+        options.msa_metadata,
+        metadata_id,
+        dither,
+        program=str(meta.get("PROGRAM", "")),
+        y_range=y_range,
+        scales=slit_scales(optics),
+    )
+    if not found:
+        msg = f"{_WHO}: the MSA metadata list no slit with a source for MSAMETID={metadata_id}"
+        raise InputError(msg)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class SlitWcs(Mapping[int, Any]):
+    """The gwcs of every slit by slit id, each built when it is asked for.
+
+    Attributes
+    ----------
+    batch : SlitBatch
+        All slits; a slit's id is its position here.
+    boxes : float array, shape (slit, 2, 2)
+        Bounding boxes ``[[x_low, x_high], [y_low, y_high]]`` in pixels of the cut-outs.
+    starts : int array, shape (slit, 2)
+        Zero-indexed first pixel (x, y) of the cut-outs in the exposure.
+    ids : tuple of int
+        The slits of the mapping; all of them by default.
+    changes : mapping of int to callable
+        What later steps have done to the gwcs of single slits: ``gwcs -> gwcs``. Of a change
+        with attributes ``kind`` and ``numbers`` (see :class:`~spec2fn.deferred.DeferredWcs`),
+        ``kind(*numbers)`` is the change, which concerns nothing but wavelengths.
+    """
+
+    batch: SlitBatch
+    boxes: np.ndarray
+    starts: np.ndarray
+    ids: tuple[int, ...] = ()
+    changes: Mapping[int, Change] = field(default_factory=dict)
+    _built: dict[int, DeferredWcs] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.ids:
+            object.__setattr__(self, "ids", tuple(range(len(self.batch.slits))))
+
+    def __getitem__(self, key: int) -> Any:
+        return self.deferred(key).load()
+
+    def deferred(self, key: int) -> DeferredWcs:
+        """Return what stands for the gwcs of a slit until it is made.
+
+        Raises
+        ------
+        KeyError
+            If there is no such slit.
+        """
+        if key not in self.ids:
+            raise KeyError(key)
+        if key not in self._built:
+            self._built[key] = _deferred(self, key)
+        return self._built[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.ids
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def slit_frame(self, slit: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Position along the slit and wavelength [m] of pixels of cut-outs.
+
+        Parameters
+        ----------
+        slit : int array
+            Slit ids; broadcasts against the pixels.
+        x, y : array
+            Zero-indexed pixels of the cut-outs.
+
+        Returns
+        -------
+        y_slit, wavelength : array
+            NaN outside the slit; what the slits' gwcs give, all slits in one go.
+        """
+        start = self.starts[slit]
+        return self.batch.slit_frame(slit, x + start[..., 0], y + start[..., 1])
+
+    def locator(self, slit: int) -> Callable[..., Any] | None:
+        """Return the transform from the world to the position in a slit (x, y), if it is known.
+
+        It is that of the slit's gwcs, which need not be made; None after a change that may
+        concern positions.
+        """
+        change = self.changes.get(slit)
+        if change is not None and getattr(change, "kind", None) is None:
+            return None
+        return self.batch.locator(slit)
+
+    def pixel(self, slit: int, ra: Any, dec: Any, wavelength: Any) -> tuple[Any, Any]:
+        """Pixel of the cut-out of a slit at which a place on the sky is seen at a wavelength.
+
+        The inverse of the slit's gwcs is that of the JWST pipeline, which for the prism looks
+        the refraction up in a coarse table (5e-3 pixels). Here it is refined by Newton's method.
+
+        Parameters
+        ----------
+        slit : int
+        ra, dec : array
+            [deg]
+        wavelength : array
+            [um]
+
+        Returns
+        -------
+        x, y : array
+            Zero-indexed; NaN for what the slit does not see. Light is taken to come from the
+            middle of the slit across the dispersion.
+        """
+        from spec2fn.wcs.invert import invert
+
+        start = self.starts[slit]
+        first = self[slit].invert(ra, dec, wavelength, with_bounding_box=False)
+        guess = [np.asarray(c, dtype=float) + s for c, s in zip(first, start, strict=True)]
+        with np.errstate(invalid="ignore"):
+            x, y = invert(
+                lambda x, y: self.batch.world(slit, x, y),
+                (ra, dec, wavelength),
+                guess,
+                periods=(360.0, None, None),
+            )
+        return x - start[0], y - start[1]
+
+    def cut(self, boxes: np.ndarray, starts: np.ndarray, ids: tuple[int, ...]) -> SlitWcs:
+        """Return the WCS of cut-outs: other boxes and first pixels, for the slits `ids`."""
+        return SlitWcs(self.batch, boxes, starts, ids, self.changes)
+
+    def changed(self, changes: Mapping[int, Change]) -> SlitWcs:
+        """Return a copy in which the gwcs of some slits are changed once they are built.
+
+        Parameters
+        ----------
+        changes : mapping of int to callable
+            ``gwcs -> gwcs`` by slit id; applied after earlier changes.
+        """
+        merged = dict(self.changes)
+        for key, change in changes.items():
+            merged[key] = _after(merged.get(key), change)
+        kept = {k: v for k, v in self._built.items() if k not in changes}
+        return SlitWcs(self.batch, self.boxes, self.starts, self.ids, merged, kept)
+
+
+def _after(first: Change | None, second: Change) -> Change:
+    return second if first is None else lambda wcs: second(first(wcs))
+
+
+def _deferred(wcs: SlitWcs, i: int) -> DeferredWcs:
+    """The gwcs of a slit: what it shares with others, and its own numbers."""
+    batch, slit, change = wcs.batch, wcs.batch.slits[i], wcs.changes.get(i)
+    optics, start = batch.optics, wcs.starts[i]
+    numbers: tuple[Any, ...] = (
+        *(float(edge) for edges in wcs.boxes[i] for edge in edges),
+        *metrology(optics, slit),
+        float(slit.ymin),
+        float(slit.ymax),
+        *(table[i] for table in batch.tables),
+    )
+    shifts = tuple(map(float, start)) if start.any() else ()
+    more = () if change is None else getattr(change, "numbers", ())
+    kind = None if change is None else getattr(change, "kind", None)
+    count, quadrant = len(numbers), slit.quadrant
+
+    def make(*numbers: Any) -> Any:
+        rest = numbers[count:]
+        made = _gwcs(optics, quadrant, numbers[:count], rest[: len(shifts)])
+        if change is None:
+            return made
+        one = change if kind is None else kind(*rest[len(shifts) :])
+        return one(made)
+
+    known = change is None or kind is not None
+    shared = ("slit", optics, quadrant, len(shifts), kind) if known else None
+    return DeferredWcs(make, (*numbers, *shifts, *more), shared)
+
+
+def _gwcs(optics: Optics, quadrant: int, numbers: tuple[Any, ...], start: tuple[float, ...]) -> Any:
+    from astropy.modeling import bind_bounding_box
+    from astropy.modeling.models import Shift
+    from gwcs.wcs import WCS
+
+    box, metrology, edges, tables = numbers[:4], numbers[4:8], numbers[8:10], numbers[10:]
+    to_sca = optics.to_sca
+    to_sca = Shift(start[0]) & Shift(start[1]) | to_sca if start else to_sca.copy()
+    bind_bounding_box(to_sca, (box[:2], box[2:]), order="F")
+    place = _place(optics, quadrant, metrology)
+    named = frames()
+    steps = [
+        ("detector", to_sca, "dms2sca"),
+        ("sca", optics.sca_to_gwa, "det2gwa"),
+        ("gwa", _gwa_to_slit(optics, edges, tables, place | optics.collimator_to_gwa), "gwa2slit"),
+        ("slit_frame", _slit_to_msa(place), "slit2msa"),
+    ]
+    for _, model, name in steps:
+        model.name = name
+    pipeline = [(named[frame], model) for frame, model, _ in steps]
+    pipeline += [(named[frame], model) for frame, model in optics.to_sky]
+    return WCS([*pipeline, (named["world"], None)])
+
+
+def _place(optics: Optics, quadrant: int, metrology: tuple[float, ...]) -> Any:
+    from astropy.modeling.models import Scale, Shift
+
+    x, y, width, height = metrology
+    inside = Scale(width) & Scale(height) | Shift(x) & Shift(y)
+    return inside | optics.quadrants[quadrant][0]
+
+
+def _slit_to_msa(place: Any) -> Any:
+    from astropy.modeling.models import Identity
+
+    model = place & Identity(1)
+    model.inputs, model.outputs = ("x_slit", "y_slit", "lam"), ("x_msa", "y_msa", "lam")
+    return model
+
+
+def gwa_to_slit(batch: SlitBatch, i: int, before: Any, angles: Any = None) -> Any:
+    """Make the model from the angles behind the grating wheel to the frame of a slit.
+
+    Parameters
+    ----------
+    batch : SlitBatch
+    i : int
+        Which slit.
+    before : astropy.modeling.Model
+        Position in the slit to the angles before the wheel.
+    angles : astropy.modeling.Model, optional
+        Position in the slit and wavelength to the angles behind the wheel; by default from
+        `before`.
+    """
+    slit = batch.slits[i]
+    tables = tuple(table[i] for table in batch.tables)
+    return _gwa_to_slit(batch.optics, (slit.ymin, slit.ymax), tables, before, angles)
+
+
+def _gwa_to_slit(
+    optics: Optics,
+    edges: tuple[float, ...],
+    tables: tuple[np.ndarray, ...],
+    before: Any,
+    angles: Any = None,
+) -> Any:
+    from astropy.modeling.models import Identity, Mapping, Tabular1D
+
+    cosines, positions = tables
+    along = Tabular1D(points=(cosines,), lookup_table=positions, bounds_error=False, name="tabular")
+    # angles behind the wheel -> (0, position along the slit), and again the angles: light passes
+    # the wheel straight across the dispersion
+    middle = optics.across_and_along | Identity(1) & along & Identity(2)
+    seen = Mapping((0, 1, 0, 1, 2, 3)) | Identity(2) & (before & Identity(2))
+    # astropy takes time for every model below an operator, so that long parts are joined last
+    model = (middle | seen) | (optics.to_wavelength | _mask(*edges))
+    if angles is None:
+        angles = before & Identity(1) | optics.disperse
+    model.inverse = angles
+    model.inputs = ("angle1", "angle2", "angle3")
+    model.outputs = ("x_slit", "y_slit", "lam")
+    return model
+
+
+@lru_cache(maxsize=4)  # often the same for all slits
+def _mask(low: float, high: float) -> Any:
+    from astropy.modeling.models import Identity, Mapping, Scale
+    from stdatamodels.jwst.transforms.models import Logical
+
+    # adds 0 inside the slit and NaN outside
+    above = Logical(condition="GT", compareto=high, value=np.nan)
+    below = Logical(condition="LT", compareto=low, value=np.nan)
+    add = Mapping((0,), n_inputs=2) + Mapping((1,))
+    model = (
+        Mapping((0, 1, 2, 1))
+        | Identity(3) & (above | below | Scale(0))
+        | Mapping((0, 1, 3, 2, 3))
+        | Identity(1) & add & add
+    )
+    model.inverse = Identity(3)
+    return model

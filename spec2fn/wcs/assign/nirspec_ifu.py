@@ -1,0 +1,361 @@
+"""The WCS of the NIRSpec IFU: which of the 30 slices a pixel sees, and where that is on the sky.
+
+Frames: coordinates → detector → slicer → msa_frame → oteip → oteip_chromcorr → v2v3 → v2v3vacorr →
+world. The first transform that does something selects the slice by the pixel and takes it to the
+plane of the image slicer; slices do not overlap on the detector. Between slicer and collimator the
+light of each slice passes optics of its own (``ifupost``), between slicer and MSA the ``ifufore``
+optics. Dorner et al. (2016, A&A 592, A113) describe the model. Light is taken to come from the
+middle of a slice's width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.deferred import DeferredWcs
+from spec2fn.errors import InputError, ReferenceError
+from spec2fn.wcs.assign import AssignedWcs, WcsOptions
+from spec2fn.wcs.assign.nirspec_batch import Arrays, SlitBatch, affine
+from spec2fn.wcs.assign.nirspec_boxes import bounding_boxes
+from spec2fn.wcs.assign.nirspec_optics import (
+    Optics,
+    entry,
+    exceeded_range,
+    msa_to_sky,
+    spectrograph,
+    tree,
+)
+from spec2fn.wcs.assign.pointing import polygon
+from spec2fn.wcs.lower import lower
+from spec2fn.wcs.lowered import Lowered
+from spec2fn.wcs.open_slits import Slit
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["SLICES", "IfuOptics", "SliceBatch", "ifu", "ifu_optics", "slice_planes"]
+
+SLICES = 30
+"""Number of slices; the regions map counts them from 1."""
+
+_WHO = "assign_wcs"
+_CIRCLE = 360.0
+_POST = ("linear", "xpoly", "xpoly_distortion", "ypoly", "ypoly_distortion")
+_latest_posts: dict[int, tuple[Any, tuple[Any, ...]]] = {}
+# gratings whose spectra end on NRS1
+_ONLY_NRS1 = ("G140M", "G235M", "G395M", "PRISM")
+
+
+@dataclass(frozen=True, eq=False)
+class IfuOptics(Optics):
+    """What the slices of an exposure share, and what differs; see :class:`Optics`.
+
+    Attributes
+    ----------
+    slicer : astropy.modeling.Model
+        Position (x, y) [m] from the metrology of a slice to the plane of the slicer.
+    metrology : float array, shape (slice, 4)
+        Centre (x, y) and size (x, y) [m] of the slices.
+    posts : tuple of astropy.modeling.Model
+        Of each slice: position in the plane of the slicer and wavelength [m] to the position in
+        the plane of the MSA from which the light seems to come.
+    is_prism : bool
+        Whether the disperser is the prism.
+    """
+
+    slicer: Any
+    metrology: np.ndarray
+    posts: tuple[Any, ...]
+    is_prism: bool
+
+
+@dataclass(frozen=True, eq=False)
+class SliceBatch(SlitBatch):
+    """The transforms of the slices, evaluated together; slices are numbered from 0."""
+
+    @property
+    def ifu(self) -> IfuOptics:
+        """The optics."""
+        assert isinstance(self.optics, IfuOptics)
+        return self.optics
+
+    @property
+    def cosine_error(self) -> float:
+        """What is accepted of direction cosines before the grating wheel.
+
+        Positions in the plane of the MSA come from polynomials with terms some 1e4 times as large,
+        so that the optics themselves are rounded to 3e-11. Behind a grating that changes the
+        wavelength by less than 1e-10 of it, behind the prism by 4e-9.
+        """
+        return 1e-11 if self.ifu.is_prism else 1e-10
+
+    @cached_property
+    def location(self) -> tuple[np.ndarray, np.ndarray]:
+        """Centres (slice, 2) [m] and axes (slice, 2, 2) [m] in the plane of the slicer."""
+        origin, matrix = affine(self.ifu.slicer, "the model of reference 'ifuslicer'")
+        table = self.ifu.metrology
+        return origin + table[:, :2] @ matrix.T, matrix * table[:, None, 2:]
+
+    @cached_property
+    def _posts(self) -> tuple[Lowered, ...]:
+        return tuple(lower(model) for model in self.ifu.posts)
+
+    def entrance(self, slit: Any, x: Any, y: Any, wavelength: Any = None) -> Arrays:
+        """Angles before the grating wheel of light from (x, y) in a slice.
+
+        Without a wavelength [m] they are those at the middle of the range of interest.
+        """
+        if wavelength is None:
+            low, high = self.optics.waverange
+            wavelength = 0.5 * (high - low) + low
+        across, along = self.msa(slit, x, y)
+        number, across, along, wavelength = np.broadcast_arrays(slit, across, along, wavelength)
+        out = np.full((2, *number.shape), np.nan)
+        for i in np.unique(number):
+            mine = number == i
+            out[:, mine] = self._posts[i](across[mine], along[mine], wavelength[mine])
+        angles: Arrays = self.shared.entrance(*out)
+        return angles
+
+    def slicer_frame(self, slit: Any, x: Any, y: Any) -> Arrays:
+        """Position across and along [m] in the plane of the slicer, and wavelength [m]."""
+        along, wavelength = self.slit_frame(slit, x, y)
+        return (*self.msa(slit, 0.0, along), wavelength)
+
+
+def ifu_optics(
+    ds: xr.Dataset, refs: Mapping[str, Any], wavelength_range: tuple[float, float] | None = None
+) -> IfuOptics:
+    """Put the transforms of an IFU exposure together.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Exposure; see :func:`~spec2fn.wcs.assign.nirspec_optics.optics`.
+    refs : mapping
+        ``camera collimator disperser fore fpa ifufore ifupost ifuslicer ote wavelengthrange``
+        and, if there is one, ``chromcorr`` (ASDF).
+    wavelength_range : (float, float), optional
+        Wavelengths [um] of interest instead of those of the reference.
+
+    Raises
+    ------
+    InputError
+        For a missing keyword, or a filter and grating that do not go together.
+    ReferenceError
+        For a missing or damaged reference, or one of another grating or filter.
+    """
+    from astropy.modeling.models import Identity, Mapping
+
+    names = ("fore", "ifufore", "ifupost", "ifuslicer", "ote")
+    trees = {name: tree(ds, refs, name) for name in names}
+    correction = None
+    if refs.get("chromcorr") is not None:
+        correction = entry(tree(ds, refs, "chromcorr"), "model", "chromcorr")
+    fore = entry(trees["ifufore"], "model", "ifufore")
+    slicer_to_msa = Mapping((0, 1, 2, 2)) | fore & Identity(1)
+    slicer_to_msa.inverse = Mapping((0, 1, 2, 2)) | fore.inverse & Identity(1)
+    slicer_to_msa.name = "slicer2msa"
+    slicer_to_msa.inputs = ("x_slice", "y_slice", "lam")
+    slicer_to_msa.outputs = ("x_msa", "y_msa", "lam")
+    return IfuOptics(
+        **spectrograph(ds, refs, wavelength_range),
+        quadrants={},
+        to_sky=(
+            ("slicer", slicer_to_msa),
+            *msa_to_sky(ds, trees["fore"], trees["ote"], correction),
+        ),
+        slicer=entry(trees["ifuslicer"], "model", "ifuslicer"),
+        metrology=_metrology(trees["ifuslicer"]),
+        posts=_posts(trees["ifupost"]),
+        is_prism=ds.attrs.get("grating") == "PRISM",
+    )
+
+
+def _metrology(ifuslicer: Mapping[str, Any]) -> np.ndarray:
+    data = np.asarray(entry(ifuslicer, "data", "ifuslicer"))
+    names = data.dtype.names or ()
+    if len(names) != 5 or len(data) < SLICES:
+        msg = (
+            f"{_WHO}: reference 'ifuslicer' needs {SLICES} rows of (number, centre x, y, size x, y)"
+            f", it has {len(data)} rows of {names}; fetch it again from CRDS"
+        )
+        raise ReferenceError(msg)
+    return np.stack([data[name][:SLICES].astype(np.float64) for name in names[1:]], axis=1)
+
+
+def _posts(ifupost: Mapping[str, Any]) -> tuple[Any, ...]:
+    # exposures that belong together share the reference, and putting it together takes 0.1 s
+    known = _latest_posts.get(id(ifupost))
+    if known is None:
+        _latest_posts.clear()
+        known = (ifupost, tuple(_post(ifupost, i) for i in range(SLICES)))
+        # the reference is kept, so that no other gets its id
+        _latest_posts[id(ifupost)] = known
+    return known[1]
+
+
+def _post(ifupost: Mapping[str, Any], i: int) -> Any:
+    from astropy.modeling.models import Identity, Mapping
+
+    name = f"ifupost slice_{i}"
+    parts = entry(ifupost, f"slice_{i}", "ifupost")
+    linear, x, x_by_wave, y, y_by_wave = (entry(parts, key, name) for key in _POST)
+
+    def along(still: Any, moving: Any) -> Any:
+        # polynomials in x and y, one of which counts in proportion to the wavelength
+        position = Mapping((0, 1), n_inputs=3)
+        return (position | still) + (position | moving) * (Mapping((2,)) | Identity(1))
+
+    both = along(x, x_by_wave) & along(y, y_by_wave)
+    return linear & Identity(1) | Mapping((0, 1, 2, 0, 1, 2)) | both
+
+
+def ifu(ds: xr.Dataset, refs: Mapping[str, Any], options: WcsOptions | None = None) -> AssignedWcs:
+    """Build the WCS of a NIRSpec IFU exposure, and evaluate it.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Exposure of type NRS_IFU.
+    refs : mapping
+        See :func:`ifu_optics`.
+    options : WcsOptions, optional
+
+    Returns
+    -------
+    AssignedWcs
+        ``wcs`` is the gwcs of pixels, whatever slice they belong to (or, with
+        ``nrs_ifu_slice_wcs``, of pixels and slice number, from 0); ``planes`` see
+        :func:`slice_planes`; ``records`` holds ``slices`` (:class:`SliceBatch`),
+        ``spectral_order`` and ``waverange`` [m].
+
+    Raises
+    ------
+    InputError
+        For a missing keyword, a filter and grating that do not go together, or if no slice falls
+        on the detector.
+    ReferenceError
+        For a missing or unfit reference.
+    """
+    options = options or WcsOptions()
+    _check_light(ds)
+    y_range = (options.slit_y_low, options.slit_y_high)
+    if not y_range[0] < y_range[1]:
+        msg = f"{_WHO}: slit_y_low={y_range[0]} must be less than slit_y_high={y_range[1]}"
+        raise InputError(msg)
+    shared = ifu_optics(ds, refs, options.wavelength_range)
+    batch = SliceBatch(shared, tuple(Slit(str(i), i, *y_range, quadrant=0) for i in range(SLICES)))
+    boxes = bounding_boxes(batch)
+    shape = ds["sci"].shape[-2:]
+    planes, lit = slice_planes(batch, boxes, (shape[0], shape[1]))
+    if not lit.any():
+        raise InputError(_no_light(ds))
+    by_slice, number = options.nrs_ifu_slice_wcs, planes["slice_id"]
+    # most of what it takes to calibrate does not need the gwcs
+    wcs = DeferredWcs(lambda: _gwcs(batch, boxes, number, by_slice=by_slice))
+    records = {
+        "slices": batch,
+        "spectral_order": shared.order,
+        "waverange": shared.waverange,
+    }
+    lit_pixels = number > 0
+    region = _footprint(planes["ra"][lit_pixels], planes["dec"][lit_pixels])
+    return AssignedWcs(
+        wcs,
+        dispaxis=1,
+        s_region=region,
+        records=records,
+        planes=planes,
+        nominal_range=exceeded_range(shared),
+    )
+
+
+def _gwcs(batch: SliceBatch, boxes: np.ndarray, slice_id: np.ndarray, *, by_slice: bool) -> Any:
+    from spec2fn.wcs.assign import nirspec_ifu_gwcs as made
+
+    return made.by_slice(batch, boxes) if by_slice else made.by_pixel(batch, slice_id)
+
+
+def _check_light(ds: xr.Dataset) -> None:
+    grating = str(ds.attrs.get("grating", "")).upper()
+    if grating in ("", "MIRROR"):
+        msg = (
+            f"{_WHO}: GRATING is {ds.attrs.get('grating', 'missing')!s}, which disperses no light;"
+            " spec2fn calibrates spectra"
+        )
+        raise InputError(msg)
+    short = grating == "G140H" and ds.attrs.get("filter") == "F070LP"
+    if ds.attrs.get("detector") == "NRS2" and (grating in _ONLY_NRS1 or short):
+        raise InputError(_no_light(ds))
+
+
+def _no_light(ds: xr.Dataset) -> str:
+    return (
+        f"{_WHO}: no slice of the IFU falls on detector {ds.attrs.get('detector')} with"
+        f" {ds.attrs.get('filter')} and {ds.attrs.get('grating')};"
+        " calibrate the exposure of the other detector"
+    )
+
+
+def slice_planes(
+    batch: SliceBatch, boxes: np.ndarray, shape: tuple[int, int]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Evaluate the slices at every pixel.
+
+    Parameters
+    ----------
+    batch : SliceBatch
+    boxes : array, shape (slice, 2, 2)
+        From :func:`~spec2fn.wcs.assign.nirspec_boxes.bounding_boxes`.
+    shape : (int, int)
+        Shape (y, x) of the exposure.
+
+    Returns
+    -------
+    planes : dict
+        ``wavelength`` [um], ``ra``, ``dec`` [deg] and ``slit_y`` (along the slice in units of its
+        length), float64, NaN outside the slices; ``slice_id`` int32, from 1, 0 outside, which is
+        also ``regions``.
+    lit : bool array, shape (slice,)
+        Which slices have a pixel.
+
+    Notes
+    -----
+    Where slices meet, a pixel belongs to the one with the higher number.
+    """
+    planes = {name: np.full(shape, np.nan) for name in ("wavelength", "ra", "dec", "slit_y")}
+    number = np.zeros(shape, dtype=np.int32)
+    first = np.maximum(np.ceil(boxes[:, :, 0]), 0).astype(int)
+    last = np.minimum(np.floor(boxes[:, :, 1]), [shape[1] - 1, shape[0] - 1]).astype(int)
+    lit = np.zeros(len(boxes), dtype=bool)
+    for i in range(len(boxes)):
+        if (last[i] < first[i]).any():
+            continue
+        window = tuple(slice(a, b + 1) for a, b in zip(first[i][::-1], last[i][::-1], strict=True))
+        y, x = np.ogrid[window]
+        slit = np.array(i)
+        along, wavelength = batch.slit_frame(slit, x.astype(float), y.astype(float))
+        inside = np.isfinite(wavelength)
+        lit[i] = inside.any()
+        along, wavelength = along[inside], wavelength[inside]
+        ra, dec = batch.celestial(slit, along, wavelength)
+        number[window][inside] = i + 1
+        for name, values in zip(planes, (wavelength * 1e6, ra, dec, along), strict=True):
+            planes[name][window][inside] = values
+    return {**planes, "slice_id": number, "regions": number}, lit
+
+
+def _footprint(ra: np.ndarray, dec: np.ndarray) -> str | None:
+    # the rectangle that holds all pixels
+    middle = np.nanmin(ra)
+    if np.nanmax(ra) - middle > _CIRCLE / 2:
+        ra = np.where(ra > _CIRCLE / 2, ra - _CIRCLE, ra)
+    east, west = (float(edge % _CIRCLE) for edge in (np.nanmin(ra), np.nanmax(ra)))
+    south, north = float(np.nanmin(dec)), float(np.nanmax(dec))
+    return polygon(np.array([east, west, west, east]), np.array([south, south, north, north]))

@@ -1,0 +1,461 @@
+"""The optics of NIRSpec between detector and sky, as astropy models from the references.
+
+Light passes the fore-optics (``ote``, ``fore``), the slits in the plane of the MSA (``msa``), the
+``collimator``, the grating wheel (``disperser``), the ``camera`` and falls on a detector (``fpa``).
+The parametric model is described in Dorner et al. (2016, A&A 592, A113) and in the JWST
+documentation of assign_wcs for NIRSpec; going backwards from the detector, the angle behind the
+grating does not say which slit the light came through, which is why every slit has its own WCS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import InputError, ReferenceError
+from spec2fn.schema import meta_of
+from spec2fn.wcs.assign import reference
+from spec2fn.wcs.assign.pointing import (
+    number,
+    subarray_origin,
+    v2v3_to_sky,
+    velocity_aberration,
+    velocity_correction,
+)
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = [
+    "Optics",
+    "entry",
+    "exceeded_range",
+    "msa_to_sky",
+    "optics",
+    "slit_scales",
+    "spectral_range",
+    "spectrograph",
+    "tree",
+    "with_quadrants",
+]
+
+_WHO = "assign_wcs"
+_DETECTOR_SIZE = 2048
+_METROLOGY = ("NO", "XC", "YC", "SIZEX", "SIZEY")
+_GLASS = ("angle", "kcoef", "lcoef", "tcoef", "tref", "pref")
+# wavelengths [m] at which the refraction of the prism is tabulated, to be inverted
+_PRISM_GRID = (0.3, 8.005, 0.005)
+_SHUTTERS_ALONG = 365  # shutters in a row of a quadrant
+
+
+@dataclass(frozen=True, eq=False)
+class Optics:
+    """What all slits of an exposure share; angles are direction cosines, wavelengths in m.
+
+    Attributes
+    ----------
+    to_sca : astropy.modeling.Model
+        Pixel (x, y) of the exposure to pixel of the sensor chip, which NRS2 reads upside down.
+    sca_to_gwa : astropy.modeling.Model
+        Pixel of the sensor chip to the angles behind the grating wheel.
+    collimator_to_gwa : astropy.modeling.Model
+        Position (x, y) [m] in the plane of the MSA to the angles before the grating wheel.
+    wavelength : astropy.modeling.Model
+        Angles before (2) and behind (1) the disperser to wavelength.
+    angles : astropy.modeling.Model
+        Wavelength and angles before (3) to the angles behind the disperser.
+    quadrants : mapping of int to (Model, table)
+        Position inside a quadrant [m] to position in the plane of the MSA, and the metrology of
+        its slits (NO, XC, YC, SIZEX, SIZEY), by quadrant; 5 has the fixed slits.
+    to_sky : tuple of (str, Model)
+        From the plane of the MSA on: the name of the frame a transform starts from, and the
+        transform of (x, y, wavelength).
+    order : int
+        Spectral order.
+    waverange : (float, float)
+        Wavelengths that are of interest.
+    nominal : (float, float)
+        Nominal range of filter and grating; zeros if the reference does not know them.
+    """
+
+    to_sca: Any
+    sca_to_gwa: Any
+    collimator_to_gwa: Any
+    wavelength: Any
+    angles: Any
+    quadrants: Mapping[int, tuple[Any, np.ndarray]]
+    to_sky: tuple[tuple[str, Any], ...]
+    order: int
+    waverange: tuple[float, float]
+    nominal: tuple[float, float]
+
+    @cached_property
+    def across_and_along(self) -> Any:
+        """Angles behind the disperser (3) to two of those before it, and again the first two."""
+        from astropy.modeling.models import Const1D, Identity, Mapping
+
+        turned = (Const1D(0) * Identity(1)) & (Const1D(-1) * Identity(1))
+        return Mapping((0, 1, 0, 1), n_inputs=3) | turned & Identity(2)
+
+    @cached_property
+    def to_wavelength(self) -> Any:
+        """Position in a slit, angles before (3) and behind (2) to position and wavelength."""
+        from astropy.modeling.models import Identity, Mapping
+
+        return Mapping((0, 1, 2, 3, 5), n_inputs=7) | Identity(2) & self.wavelength
+
+    @cached_property
+    def disperse(self) -> Any:
+        """Angles before the disperser (3) and wavelength to the angles behind it."""
+        from astropy.modeling.models import Mapping
+
+        return Mapping((3, 0, 1, 2)) | self.angles
+
+
+def optics(
+    ds: xr.Dataset, refs: Mapping[str, Any], wavelength_range: tuple[float, float] | None = None
+) -> Optics:
+    """Put the transforms of an exposure together.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Exposure with attributes ``detector``, ``filter`` and ``grating``; keywords GWA_XTIL and
+        GWA_YTIL (and GWA_TILT for the prism).
+    refs : mapping
+        ``camera collimator disperser fore fpa msa ote wavelengthrange`` (ASDF).
+    wavelength_range : (float, float), optional
+        Wavelengths [um] of interest instead of those of the reference.
+
+    Raises
+    ------
+    InputError
+        For a missing keyword, an unknown detector, or a filter and grating that do not go
+        together.
+    ReferenceError
+        For a missing or damaged reference, or one of another grating or filter.
+    """
+    shared = spectrograph(ds, refs, wavelength_range)
+    trees = {name: tree(ds, refs, name) for name in ("fore", "msa", "ote")}
+    return Optics(
+        **shared,
+        quadrants={q: _quadrant(trees["msa"], q) for q in range(1, 6)},
+        to_sky=msa_to_sky(ds, trees["fore"], trees["ote"]),
+    )
+
+
+def with_quadrants(known: Optics, ds: xr.Dataset, refs: Mapping[str, Any]) -> Optics:
+    """Return the optics of an IFU exposure with the apertures of the MSA instead of the slices.
+
+    Parameters
+    ----------
+    known : Optics
+        Of the IFU; collimator to detector are the same.
+    ds, refs
+        See :func:`optics`; of the references ``msa``.
+
+    Raises
+    ------
+    ReferenceError
+        For a missing or damaged reference.
+
+    Notes
+    -----
+    Without a way to the sky, which starts at the slicer in `known`.
+    """
+    msa = tree(ds, refs, "msa")
+    shared = {f.name: getattr(known, f.name) for f in fields(Optics)}
+    own = {"quadrants": {q: _quadrant(msa, q) for q in range(1, 6)}, "to_sky": ()}
+    return Optics(**{**shared, **own})
+
+
+def spectrograph(
+    ds: xr.Dataset, refs: Mapping[str, Any], wavelength_range: tuple[float, float] | None = None
+) -> dict[str, Any]:
+    """Return what does not depend on the aperture: from the collimator to the detector.
+
+    Parameters
+    ----------
+    ds, refs, wavelength_range
+        See :func:`optics`; of the references ``camera collimator disperser fpa wavelengthrange``.
+
+    Returns
+    -------
+    dict
+        Fields of :class:`Optics`: all but ``quadrants`` and ``to_sky``.
+    """
+    # first, because CRDS has no references for filters and gratings that do not go together
+    order, nominal = spectral_range(ds, refs, any_filter=wavelength_range is not None)
+    waverange = nominal if wavelength_range is None else _in_metres(wavelength_range)
+    trees = {name: tree(ds, refs, name) for name in ("camera", "collimator", "disperser", "fpa")}
+    rotation = _grating_rotation(ds, trees["disperser"])
+    wavelength, angles = _disperser(ds, trees["disperser"], order)
+    return {
+        "to_sca": _to_sca(ds),
+        "sca_to_gwa": _sca_to_gwa(ds, trees, rotation),
+        "collimator_to_gwa": _collimator_to_gwa(trees["collimator"], rotation),
+        "wavelength": wavelength,
+        "angles": angles,
+        "order": order,
+        "waverange": waverange,
+        "nominal": nominal,
+    }
+
+
+def tree(ds: xr.Dataset, refs: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return the content of an ASDF reference.
+
+    Raises
+    ------
+    ReferenceError
+        If there is none, it is no ASDF file, or it is for another grating or filter.
+    """
+    ref = reference(refs, name, _WHO)
+    for key in ("grating", "filter"):
+        theirs, ours = ref.attrs.get(key), ds.attrs.get(key)
+        if theirs not in (None, "", "N/A", "ANY") and ours is not None and theirs != ours:
+            msg = (
+                f"{_WHO}: reference {name!r} ({ref.attrs.get('filename', '?')}) is for {key}"
+                f" {theirs}, the exposure was taken with {ours}; give the one for {ours}"
+            )
+            raise ReferenceError(msg)
+    content = ref.attrs.get("tree")
+    if not isinstance(content, Mapping):
+        msg = f"{_WHO}: reference {name!r} ({ref.attrs.get('filename', '?')}) is no ASDF file"
+        raise ReferenceError(msg)
+    return content
+
+
+def entry(tree: Mapping[str, Any], key: str, name: str) -> Any:
+    """Return an entry of the reference `name`; :class:`ReferenceError` if it lacks it."""
+    found = tree.get(key)
+    if found is None:
+        msg = f"{_WHO}: reference {name!r} has no {key!r}; fetch it again from CRDS"
+        raise ReferenceError(msg)
+    return found
+
+
+def _in_metres(wavelength_range: tuple[float, float]) -> tuple[float, float]:
+    low, high = wavelength_range
+    if not 0 < low < high:
+        msg = f"{_WHO}: wavelength_range={wavelength_range} needs 0 < low < high, in micron"
+        raise InputError(msg)
+    return float(low) * 1e-6, float(high) * 1e-6
+
+
+def exceeded_range(optics: Optics) -> tuple[float, float] | None:
+    """Return the nominal range [um] if the wavelengths of interest go beyond it, else None."""
+    low, high = optics.waverange
+    if optics.nominal[0] <= low and high <= optics.nominal[1]:
+        return None
+    return optics.nominal[0] * 1e6, optics.nominal[1] * 1e6
+
+
+def spectral_range(
+    ds: xr.Dataset, refs: Mapping[str, Any], *, any_filter: bool = False
+) -> tuple[int, tuple[float, float]]:
+    """Return the spectral order and the nominal range of wavelengths [m] of an exposure.
+
+    Parameters
+    ----------
+    ds, refs
+        See :func:`optics`.
+    any_filter : bool
+        Accept a filter that the reference does not know with the grating; its range is
+        ``(0.0, 0.0)``, its order that of the grating with another filter.
+
+    Raises
+    ------
+    InputError
+        If the reference does not know the filter with the grating.
+    """
+    ref = reference(refs, "wavelengthrange", _WHO)
+    tree = ref.attrs.get("tree", {})
+    configurations = list(entry(tree, "waverange_selector", "wavelengthrange"))
+    name, grating = f"{ds.attrs.get('filter')}_{ds.attrs.get('grating')}", ds.attrs.get("grating")
+    if name not in configurations and any_filter:
+        same = [i for i, c in enumerate(configurations) if c.endswith(f"_{grating}")]
+        return int(tree["order"][same[0]]) if same else -1, (0.0, 0.0)
+    if name not in configurations:
+        pairs = ", ".join(sorted(c for c in configurations if c.endswith(f"_{grating}")))
+        msg = (
+            f"{_WHO}: FILTER {ds.attrs.get('filter')} with GRATING {grating} is no configuration"
+            f" of {ref.attrs.get('filename', 'the reference wavelengthrange')}"
+            f" (it knows {pairs or 'no filter for this grating'});"
+            " correct the keywords, or set wavelength_range"
+        )
+        raise InputError(msg)
+    i = configurations.index(name)
+    low, high = tree["wavelengthrange"][i]
+    return int(tree["order"][i]), (float(low), float(high))
+
+
+def _to_sca(ds: xr.Dataset) -> Any:
+    from astropy.modeling.models import Identity, Scale, Shift
+
+    detector = ds.attrs.get("detector")
+    x, y = subarray_origin(ds)
+    shift = Shift(float(x)) & Shift(float(y))
+    if detector == "NRS1":
+        return shift | Identity(2)
+    if detector == "NRS2":
+        last = 1.0 - _DETECTOR_SIZE
+        return shift | (Shift(last) & Shift(last) | Scale(-1) & Scale(-1))
+    msg = f"{_WHO}: keyword DETECTOR is {detector!r}, needs NRS1 or NRS2"
+    raise InputError(msg)
+
+
+def _grating_rotation(ds: xr.Dataset, disperser: Mapping[str, Any]) -> Any:
+    from stdatamodels.jwst.transforms.models import Rotation3DToGWA
+
+    # the sensors read a tilt about one axis of the wheel, which turns the grating about the other
+    meta = meta_of(ds)
+    theta = {axis: float(entry(disperser, f"theta_{axis}", "disperser")) for axis in "xyz"}
+    for keyword, sensor, axis in (("GWA_XTIL", "gwa_tiltx", "y"), ("GWA_YTIL", "gwa_tilty", "x")):
+        reading = number(meta, keyword)
+        calibration = entry(disperser, sensor, "disperser")
+        tilt = calibration["tilt_model"]
+        moved = float(tilt(reading)) - float(tilt(calibration["zeroreadings"][0]))
+        theta[axis] += 0.5 * moved / 3600.0
+    angles = [theta["x"], theta["y"], theta["z"], float(entry(disperser, "tilt_y", "disperser"))]
+    return Rotation3DToGWA(angles, axes_order="xyzy", name="rotation")
+
+
+def _sca_to_gwa(ds: xr.Dataset, trees: Mapping[str, Any], rotation: Any) -> Any:
+    from stdatamodels.jwst.transforms.models import Unitless2DirCos
+
+    fpa = entry(trees["fpa"], f"{ds.attrs['detector'].lower()}_model", "fpa")
+    camera = entry(trees["camera"], "model", "camera")
+    return fpa | camera | Unitless2DirCos(name="unitless2directional_cosines") | rotation
+
+
+def _collimator_to_gwa(collimator: Mapping[str, Any], rotation: Any) -> Any:
+    from stdatamodels.jwst.transforms.models import Unitless2DirCos
+
+    backward = entry(collimator, "model", "collimator").inverse
+    return backward | Unitless2DirCos(name="unitless2directional_cosines") | rotation
+
+
+def _disperser(ds: xr.Dataset, disperser: Mapping[str, Any], order: int) -> tuple[Any, Any]:
+    from astropy.modeling.models import Identity
+
+    prism = str(ds.attrs.get("grating", "")).upper() == "PRISM"
+    wavelength, angles = _prism(ds, disperser) if prism else _grating(disperser, order)
+    velocity = velocity_correction(meta_of(ds))
+    if velocity is not None:
+        wavelength = wavelength | velocity
+        angles = velocity.inverse & Identity(3) | angles
+    return wavelength, angles
+
+
+def _grating(disperser: Mapping[str, Any], order: int) -> tuple[Any, Any]:
+    from astropy.modeling.models import Identity, Mapping, Scale
+    from gwcs.spectroscopy import AnglesFromGratingEquation3D, WavelengthFromGratingEquation
+
+    # gwcs counts the angle along the dispersion with the opposite sign
+    density = float(entry(disperser, "groovedensity", "disperser"))
+    wavelength = (
+        Mapping((0, 2), n_inputs=3)
+        | WavelengthFromGratingEquation(density, order, name="lambda_from_gratingeq")
+        | Scale(-1)
+    )
+    angles = (
+        Mapping((0, 1, 2), n_inputs=4)
+        | Identity(1) & Scale(-1) & Identity(1)
+        | AnglesFromGratingEquation3D(density, order, name="alpha_from_greq")
+    )
+    return wavelength, angles
+
+
+def _prism(ds: xr.Dataset, disperser: Mapping[str, Any]) -> tuple[Any, Any]:
+    from astropy.modeling.models import Tabular1D
+    from stdatamodels.jwst.transforms.models import RefractionIndexFromPrism, Snell
+
+    glass = {key: entry(disperser, key, "disperser") for key in _GLASS}
+    temperature = number(meta_of(ds), "GWA_TILT")
+    # the glass is in vacuum wherever it is used: there is no reading of the pressure
+    law = Snell(**glass, temperature=temperature, pressure=glass["pref"], name="snell_law")
+    grid = np.arange(*_PRISM_GRID) * 1e-6
+    index = Snell.compute_refraction_index(
+        grid,
+        temperature,
+        glass["tref"],
+        glass["pref"],
+        glass["pref"],
+        *(list(glass[key]) for key in ("kcoef", "lcoef", "tcoef")),
+    )
+    # the index falls with wavelength, a table needs it to rise
+    table = Tabular1D(points=(index[::-1],), lookup_table=grid[::-1], bounds_error=False)
+    return RefractionIndexFromPrism(glass["angle"], name="n_prism") | table, law
+
+
+def _quadrant(msa: Mapping[str, Any], quadrant: int) -> tuple[Any, np.ndarray]:
+    found = entry(msa, f"Q{quadrant}", "msa")
+    data = np.asarray(entry(found, "data", "msa"))
+    if len(data.dtype.names or ()) != len(_METROLOGY):
+        msg = f"{_WHO}: quadrant {quadrant} of reference 'msa' needs columns {_METROLOGY}"
+        raise ReferenceError(msg)
+    if data.dtype.names != _METROLOGY:
+        # columns count by position: their names have changed over the years
+        data = data.copy()
+        data.dtype.names = _METROLOGY
+    return entry(found, "model", "msa"), data
+
+
+def slit_scales(optics: Optics) -> dict[int, tuple[float, float]]:
+    """Pitch of the shutters over the size of their open area (x, y), by quadrant of the MSA."""
+    out = {}
+    for quadrant in range(1, 5):
+        _, data = optics.quadrants[quadrant]
+        if len(data) > _SHUTTERS_ALONG:
+            x = (data["XC"][1] - data["XC"][0]) / data["SIZEX"][0]
+            # positions across are counted from the quadrant's first row of shutters
+            out[quadrant] = (float(x), float(data["YC"][_SHUTTERS_ALONG] / data["SIZEY"][0]))
+    return out
+
+
+def msa_to_sky(
+    ds: xr.Dataset,
+    fore_tree: Mapping[str, Any],
+    ote_tree: Mapping[str, Any],
+    correction: Any = None,
+) -> tuple[tuple[str, Any], ...]:
+    """Return the transforms from the plane of the MSA to the sky, as :attr:`Optics.to_sky`.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+    fore_tree, ote_tree : mapping
+        Content of the references.
+    correction : astropy.modeling.Model, optional
+        Chromatic correction of (x, y, wavelength) behind the fore-optics.
+    """
+    from astropy.modeling.models import Identity, Mapping, Scale
+
+    fore = entry(fore_tree, "model", "fore")
+    # the distortion of the fore-optics depends on wavelength, which is passed on as well
+    msa_to_oteip = Mapping((0, 1, 2, 2), name="msa2fore_mapping") | fore & Identity(1)
+    msa_to_oteip.inverse = Mapping((0, 1, 2, 2)) | fore.inverse & Identity(1)
+    ote = entry(ote_tree, "model", "ote")
+    oteip_to_v2v3 = ote & Scale(1e6)
+    meta = meta_of(ds)
+    corrected = "oteip" if correction is None else "oteip_chromcorr"
+    steps = [
+        ("msa_frame", msa_to_oteip, "msa2oteip", ("x_msa", "y_msa"), ("x_ote", "y_ote")),
+        ("oteip", correction, "chrom_corr", ("x_ote", "y_ote"), ("x_ote", "y_ote")),
+        (corrected, oteip_to_v2v3, "oteip2v23", ("x_ote", "y_ote"), ("v2", "v3")),
+        ("v2v3", velocity_aberration(meta) & Identity(1), "va_corr", ("v2", "v3"), ("v2", "v3")),
+        ("v2v3vacorr", v2v3_to_sky(meta) & Identity(1), "v2v3_to_sky", ("v2", "v3"), ("ra", "dec")),
+    ]
+    out = []
+    for frame, model, name, inputs, outputs in steps:
+        if model is None:
+            continue
+        model.name = name
+        model.inputs, model.outputs = (*inputs, "lam"), (*outputs, "lam")
+        out.append((frame, model))
+    return tuple(out)

@@ -1,0 +1,182 @@
+"""From the telescope's focal plane to the sky, the same for every instrument.
+
+V2, V3 are angles in the telescope frame [arcsec]; the attitude is given by the sky position
+(RA_REF, DEC_REF) and the roll (ROLL_REF) at the reference point (V2_REF, V3_REF), as described in
+JWST-STScI-001550, "Description and Use of the JWST Science Instrument Aperture File".
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spec2fn.errors import InputError
+from spec2fn.schema import Meta, meta_of
+from spec2fn.subarray import FULL_FRAME
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = [
+    "dithered_position",
+    "dithered_v2v3",
+    "number",
+    "polygon",
+    "subarray_origin",
+    "subarray_shift",
+    "uncorrected",
+    "v2v3_to_sky",
+    "velocity_aberration",
+    "velocity_correction",
+]
+
+_WHO = "assign_wcs"
+
+
+def number(meta: Meta, keyword: str, who: str = _WHO) -> float:
+    """Return a keyword as a float; :class:`InputError` if it is missing or no finite number."""
+    value = meta.require(keyword, who)
+    good = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if good and math.isfinite(value):
+        return float(value)
+    file = meta.filename or "the exposure"
+    msg = f"{who}: keyword {keyword} of {file} is {value!r}, needs a number"
+    raise InputError(msg)
+
+
+def subarray_origin(ds: xr.Dataset, who: str = _WHO) -> tuple[int, int]:
+    """Return the zero-indexed full-frame pixel (x, y) of the first pixel of an exposure.
+
+    Raises
+    ------
+    InputError
+        If the exposure is no full frame and does not say where it lies (SUBSTRT1, SUBSTRT2), or
+        lies beyond the detector.
+    """
+    rows, columns = FULL_FRAME.get(str(ds.attrs.get("instrument", "")).upper(), (2048, 2048))
+    origin = []
+    for axis, keyword, full in (("x", "SUBSTRT1", columns), ("y", "SUBSTRT2", rows)):
+        count = ds["sci"].shape[-1 if axis == "x" else -2]
+        first = ds.attrs.get(f"{axis}start", 1 if count == full else None)
+        if first is None or not 1 <= first <= full + 1 - count:
+            found = "missing" if first is None else first
+            msg = (
+                f"{who}: keyword {keyword} (attribute {axis}start) of"
+                f" {meta_of(ds).filename or 'the exposure'} is {found}, needs the first of its"
+                f" {count} pixels among the {full} of the detector, from 1; correct it"
+            )
+            raise InputError(msg)
+        origin.append(int(first) - 1)
+    return origin[0], origin[1]
+
+
+def subarray_shift(ds: xr.Dataset) -> Any:
+    """Model from pixels of a subarray to pixels of the full frame, or None for a full frame."""
+    from astropy.modeling.models import Identity, Shift
+
+    shifts = [Shift(float(o)) if o else Identity(1) for o in subarray_origin(ds)]
+    return shifts[0] & shifts[1] if any(subarray_origin(ds)) else None
+
+
+def velocity_aberration(meta: Meta) -> Any:
+    """Model of the differential velocity aberration: V2, V3 scaled about the reference point.
+
+    VA_SCALE is the ratio of the apparent to the true plate scale; without it, or if it is 1,
+    the model is an identity.
+    """
+    from astropy.modeling.models import Identity, Scale, Shift
+
+    if meta.get("VA_SCALE") in (None, 1):
+        return Identity(2)
+    scale = number(meta, "VA_SCALE")
+    v2, v3 = number(meta, "V2_REF"), number(meta, "V3_REF")
+    model = Scale(scale, name="dva_scale_v2") & Scale(scale, name="dva_scale_v3")
+    if v2 != 0 or v3 != 0:
+        model = model | (
+            Shift((1 - scale) * v2, name="dva_v2_shift")
+            & Shift((1 - scale) * v3, name="dva_v3_shift")
+        )
+        model.name = "DVA_Correction"
+    return model
+
+
+def v2v3_to_sky(meta: Meta) -> Any:
+    """Model from V2, V3 [arcsec] to right ascension and declination [deg]."""
+    from astropy.modeling.models import RotationSequence3D, Scale
+    from gwcs.geometry import CartesianToSpherical, SphericalToCartesian
+
+    v2, v3, roll, ra, dec = (
+        number(meta, k) for k in ("V2_REF", "V3_REF", "ROLL_REF", "RA_REF", "DEC_REF")
+    )
+    attitude = RotationSequence3D([v2 / 3600, -v3 / 3600, roll, dec, -ra], axes_order="zyxyz")
+    model = (
+        Scale(1 / 3600) & Scale(1 / 3600)
+        | SphericalToCartesian(wrap_lon_at=180)
+        | attitude
+        | CartesianToSpherical(wrap_lon_at=360)
+    )
+    model.name = "v23tosky"
+    return model
+
+
+def velocity_correction(meta: Meta) -> Any | None:
+    """Model of the wavelength correction to the barycentre, or None without VELOSYS.
+
+    VELOSYS is the radial velocity of the telescope with respect to the barycentre [m/s].
+    """
+    from astropy.constants import c
+    from astropy.modeling.models import Const1D, Identity
+
+    if meta.get("VELOSYS") is None:
+        return None
+    factor = 1 / (1 + number(meta, "VELOSYS") / c.value)
+    model = Identity(1) * Const1D(factor, name="velocity_correction")
+    model.inverse = Identity(1) / Const1D(factor, name="inv_vel_correction")
+    return model
+
+
+def uncorrected(meta: Meta, *keywords: str) -> tuple[str, ...]:
+    """Return a warning for each of VELOSYS and VA_SCALE that is asked about and missing."""
+    file = meta.filename or "the exposure"
+    told = {
+        "VELOSYS": "wavelengths are those the telescope sees, up to 0.01 % off those at the"
+        " barycentre; add the radial velocity [m/s]",
+        "VA_SCALE": "positions are not corrected for the velocity aberration, up to 0.01 % of the"
+        " distance from the reference point; add it",
+    }
+    missing = [k for k in keywords if meta.get(k) is None]
+    return tuple(f"keyword {k} is missing from {file}: {told[k]}" for k in missing)
+
+
+def dithered_v2v3(meta: Meta, who: str = _WHO) -> tuple[float, float]:
+    """Position V2, V3 [arcsec] at which the dither offsets (XOFFSET, YOFFSET) place the target."""
+    from stdatamodels.jwst.transforms.models import IdealToV2V3
+
+    from spec2fn.wcs.lower import lower
+
+    ideal = IdealToV2V3(
+        *(number(meta, k, who) for k in ("V3I_YANG", "V2_REF", "V3_REF", "VPARITY"))
+    )
+    v2, v3 = lower(ideal)(*(number(meta, k, who) for k in ("XOFFSET", "YOFFSET")))
+    return float(v2), float(v3)
+
+
+def dithered_position(ds: xr.Dataset, wcs: Any, who: str = _WHO) -> tuple[float, float]:
+    """Sky position [deg] at which the dither offsets (XOFFSET, YOFFSET) place the target."""
+    from spec2fn.wcs.lower import lower
+
+    v2, v3 = dithered_v2v3(meta_of(ds), who)
+    to_sky = lower(wcs, "v2v3")
+    # some modes carry a wavelength along, which does not act on the position
+    ra, dec = to_sky(v2, v3, *[0.0] * (to_sky.n_inputs - 2))[:2]
+    return float(ra), float(dec)
+
+
+def polygon(ra: Any, dec: Any) -> str | None:
+    """S_REGION of the corners of a footprint [deg], or None if a corner is not finite."""
+    corners = np.stack([ra, dec], axis=-1).ravel()
+    if not np.all(np.isfinite(corners)):
+        return None
+    return "POLYGON ICRS  " + " ".join(f"{value:.9f}" for value in corners)
