@@ -79,6 +79,42 @@ def test_rooms_do_not_import_heavy_packages_at_the_top(room):
         assert not heavy, f"{path} imports {heavy} at the top; import it where it is used"
 
 
+def test_no_circle_of_imports():
+    """Between files: at the top or in functions, but for annotations."""
+    files = {p: p.relative_to(ROOT.parent).with_suffix("") for p in ROOT.rglob("*.py")}
+    names = {".".join(n.parts).removesuffix(".__init__"): p for p, n in files.items()}
+    graph = {}
+    for name, path in names.items():
+        found = set()
+        for imported, what in runtime_imports(ast.parse(path.read_text())):
+            inner = [f"{imported}.{w}" for w in what if f"{imported}.{w}" in names]
+            found.update(inner or [imported] * (imported in names))
+        graph[name] = found - {name, "spec2fn"}
+    while True:  # what imports nothing that is left can be in no circle
+        free = [n for n, used in graph.items() if not used]
+        if not free:
+            break
+        graph = {n: used - set(free) for n, used in graph.items() if n not in free}
+    assert not graph, f"circle among {sorted(graph)}"
+
+
+def runtime_imports(tree):
+    """Modules imported by the library and the names taken from them, annotations left out."""
+    typing = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "spec2fn":
+            yield node.module, [a.name for a in node.names]
+        elif isinstance(node, ast.Import):
+            yield from ((a.name, []) for a in node.names if a.name.startswith("spec2fn"))
+
+
 @pytest.mark.parametrize("room", ["kernels", "host", "plans", "spectra", "steps", "io"])
 def test_modes_are_told_by_their_traits(room):
     # spec2fn.modes holds the names; everything below the pipelines asks for traits

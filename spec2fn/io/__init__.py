@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from spec2fn.io.associations import open_observation as open_observation
     from spec2fn.io.diff import Report as Report
     from spec2fn.io.diff import diff as diff
-    from spec2fn.io.fits.exposures import open_exposure as open_exposure
     from spec2fn.io.fits.products import ProductStream as ProductStream
     from spec2fn.io.fits.products import save as save
     from spec2fn.io.fits.products import write_product as write_product
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from spec2fn.io.naming import product_name_of_cube as product_name_of_cube
     from spec2fn.io.netcdf import read_netcdf as read_netcdf
     from spec2fn.io.netcdf import write_netcdf as write_netcdf
+    from spec2fn.io.open import open_exposure as open_exposure
     from spec2fn.io.open import open_product as open_product
     from spec2fn.io.open import read_product as read_product
     from spec2fn.io.pixel_tables import save_pixel_table as save_pixel_table
@@ -34,7 +34,7 @@ _HOME = {
     "base_name": "naming",
     "diff": "diff",
     "open_association": "associations",
-    "open_exposure": "fits.exposures",
+    "open_exposure": "open",
     "open_observation": "associations",
     "open_product": "open",
     "product_name": "naming",

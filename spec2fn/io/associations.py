@@ -324,8 +324,7 @@ def open_observation(
         As :func:`open_association` and :func:`spec2fn.io.open_exposure`.
     """
     from spec2fn.engine.compose import Observation
-    from spec2fn.io.fits.exposures import open_exposure
-    from spec2fn.io.open import open_product
+    from spec2fn.io.open import open_exposure, open_product
     from spec2fn.schema import with_meta, with_warnings
 
     open_science = open_product if product else open_exposure

@@ -13,6 +13,7 @@ from spec2fn.errors import InputError
 from spec2fn.io.fits.asdf_wcs import LazyWcs, WcsList
 from spec2fn.io.fits.cube_layout import cube_dataset, holds_cube
 from spec2fn.io.fits.exposures import image_dataset, mode_attrs, time_variables
+from spec2fn.io.fits.extents import EXTRA_PLANES
 from spec2fn.io.fits.fitsfile import FitsFile, Hdu, Table, scan
 from spec2fn.io.fits.keywords import (
     REFERENCE_KEYWORDS,
@@ -20,7 +21,7 @@ from spec2fn.io.fits.keywords import (
     SPECTRUM_KEYWORDS,
     STEP_KEYWORDS,
 )
-from spec2fn.io.fits.layout import EXTRA_PLANES, RECORD_HDU, TIME_COLUMNS
+from spec2fn.io.fits.layout import RECORD_HDU, TIME_COLUMNS
 from spec2fn.io.fits.slit_reading import extra_dims, holds_slits, read_slits
 from spec2fn.schema import SCALARS, SPECTRUM_COLUMNS, Meta
 
@@ -29,7 +30,51 @@ if TYPE_CHECKING:
 
     from spec2fn.slits import Slits
 
-__all__ = ["holds_slits", "later_product", "open_product", "open_slits", "read_product"]
+__all__ = [
+    "open_exposure",
+    "holds_slits",
+    "later_product",
+    "open_product",
+    "open_slits",
+    "read_product",
+]
+
+
+def open_exposure(path: str | os.PathLike[str], *, any_exp_type: bool = False) -> Any:
+    """Open a countrate exposure.
+
+    Pixels are read when they are used; selecting integrations first
+    (``ds.isel(integration=slice(0, 10))``) reads only those.
+
+    Parameters
+    ----------
+    path : path
+        ``_rate`` or ``_rateints`` (or later) FITS file of the JWST pipeline, or ``.fits.gz``.
+    any_exp_type : bool
+        Accept exposures that are not spectroscopic (target acquisition, direct images).
+
+    Returns
+    -------
+    xarray.Dataset
+        dims ``([integration,] y, x)``; variables ``sci err var_*`` float32 and ``dq`` uint32 as
+        far as the file has them, the INT_TIMES columns on ``integration``, and the
+        zero-dimensional float64 scalars of :data:`spec2fn.schema.SCALARS` that are read.
+        Attributes: see :data:`spec2fn.schema.MODE_ATTRS`; ``model``; ``meta``. A file of many
+        slits gives a :class:`~spec2fn.slits.Slits` (see :func:`spec2fn.io.open_product`).
+
+    Raises
+    ------
+    InputError
+        Naming the file: missing, truncated, not FITS, without SCI or EXP_TYPE, not
+        spectroscopic, or with planes that do not fit each other.
+    """
+    file = scan(path)
+    if what := later_product(file):
+        msg = f"{file.path}: is {what}"
+        raise InputError(msg)
+    if holds_slits(file):
+        return open_slits(file, any_exp_type=any_exp_type)
+    return image_dataset(file, any_exp_type=any_exp_type)
 
 
 def open_product(path: str | os.PathLike[str]) -> Any:

@@ -10,9 +10,9 @@ import numpy as np
 
 from spec2fn.errors import InputError
 from spec2fn.io.atomic import replacing
+from spec2fn.io.fits.extents import big_endian
 from spec2fn.io.fits.fitsfile import BLOCK
 from spec2fn.io.fits.headers import encode_header, primary_cards, table_cards
-from spec2fn.io.fits.layout import big_endian
 from spec2fn.parameters import user_path
 
 if TYPE_CHECKING:

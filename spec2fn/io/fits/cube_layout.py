@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import InputError
+from spec2fn.io.fits.extents import EXTRA_PLANES, Extent, image_extent, int_times
 from spec2fn.io.fits.fitsfile import FitsFile
 from spec2fn.io.fits.headers import encode_header, table_cards
 from spec2fn.schema import PLANES, SCALARS, Meta
@@ -15,7 +16,6 @@ from spec2fn.schema import PLANES, SCALARS, Meta
 if TYPE_CHECKING:
     import xarray as xr
 
-    from spec2fn.io.fits.layout import Extent
 
 __all__ = ["CUBE_PLANES", "cube_dataset", "cube_extents", "holds_cube"]
 
@@ -39,8 +39,6 @@ def cube_extents(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
     list of Extent
         SCI, ERR, DQ, WMAP, [INT_TIMES,] WCS-TABLE, and what the JWST layout does not know.
     """
-    from spec2fn.io.fits.layout import EXTRA_PLANES, image_extent, int_times
-
     out = [image_extent(ds, n, PLANES[n].hdu, integrations) for n in CUBE_PLANES if n in ds]
     times = int_times(ds, integrations)
     out += [] if times is None else [times]
@@ -50,7 +48,6 @@ def cube_extents(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
 
 
 def _wavelengths(ds: xr.Dataset) -> Extent:
-    from spec2fn.io.fits.layout import Extent
 
     planes = int(ds.sizes["wave"])
     cards = table_cards(_TABLE, [("wavelength", "E", "", (planes, 1))], 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from spec2fn.dq import PIXEL
 from spec2fn.errors import InputError, nearest
-from spec2fn.io.fits.fitsfile import FitsFile, Hdu, scan
+from spec2fn.io.fits.fitsfile import FitsFile, Hdu
 from spec2fn.modes import known_exp_types, mode_named
 from spec2fn.schema import (
     INT_TIMES,
@@ -34,7 +33,6 @@ __all__ = [
     "data_unit",
     "image_dataset",
     "mode_attrs",
-    "open_exposure",
     "time_variables",
 ]
 
@@ -42,45 +40,6 @@ __all__ = [
 _TWO_DIMENSIONAL = ("regions", "wavelength", "pathloss_ps", "pathloss_un")
 _RESAMPLED = ("wht", "con")
 _STAGE_1 = ("sci", "err", "dq", "var_poisson", "var_rnoise")
-
-
-def open_exposure(path: str | os.PathLike[str], *, any_exp_type: bool = False) -> Any:
-    """Open a countrate exposure.
-
-    Pixels are read when they are used; selecting integrations first
-    (``ds.isel(integration=slice(0, 10))``) reads only those.
-
-    Parameters
-    ----------
-    path : path
-        ``_rate`` or ``_rateints`` (or later) FITS file of the JWST pipeline, or ``.fits.gz``.
-    any_exp_type : bool
-        Accept exposures that are not spectroscopic (target acquisition, direct images).
-
-    Returns
-    -------
-    xarray.Dataset
-        dims ``([integration,] y, x)``; variables ``sci err var_*`` float32 and ``dq`` uint32 as
-        far as the file has them, the INT_TIMES columns on ``integration``, and the
-        zero-dimensional float64 scalars of :data:`spec2fn.schema.SCALARS` that are read.
-        Attributes: see :data:`spec2fn.schema.MODE_ATTRS`; ``model``; ``meta``. A file of many
-        slits gives a :class:`~spec2fn.slits.Slits` (see :func:`spec2fn.io.open_product`).
-
-    Raises
-    ------
-    InputError
-        Naming the file: missing, truncated, not FITS, without SCI or EXP_TYPE, not
-        spectroscopic, or with planes that do not fit each other.
-    """
-    file = scan(path)
-    from spec2fn.io import open as reading
-
-    if what := reading.later_product(file):
-        msg = f"{file.path}: is {what}"
-        raise InputError(msg)
-    if reading.holds_slits(file):
-        return reading.open_slits(file, any_exp_type=any_exp_type)
-    return image_dataset(file, any_exp_type=any_exp_type)
 
 
 def image_dataset(

@@ -19,7 +19,8 @@ import numpy as np
 from spec2fn.errors import DatasetError, InputError
 from spec2fn.io.atomic import PendingFile, unwritable
 from spec2fn.io.fits.asdf_wcs import asdf_bytes
-from spec2fn.io.fits.layout import Extent, extents, tail
+from spec2fn.io.fits.extents import Extent
+from spec2fn.io.fits.layout import extents, tail
 from spec2fn.io.fits.slit_layout import ordered_wcs, single_slit, slit_extents
 from spec2fn.parameters import user_path
 from spec2fn.schema import meta_of

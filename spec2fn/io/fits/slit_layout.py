@@ -14,6 +14,7 @@ import numpy as np
 
 from spec2fn.deferred import as_deferred
 from spec2fn.errors import DatasetError
+from spec2fn.io.fits.extents import EXTRA_PLANES, Extent, big_endian, int_times, stored_type
 from spec2fn.io.fits.headers import (
     card,
     cutting_comments,
@@ -26,7 +27,6 @@ from spec2fn.io.fits.headers import (
     split_sections,
 )
 from spec2fn.io.fits.keywords import SCIENCE_ORDER, SLIT_KEYWORDS, SLIT_SECTIONS
-from spec2fn.io.fits.layout import EXTRA_PLANES, Extent, big_endian, int_times, stored_type
 from spec2fn.modes import mode_of
 from spec2fn.schema import FIXED_SLITS, PLANES, SCALARS, meta_of
 from spec2fn.slits import Slits

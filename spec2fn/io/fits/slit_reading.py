@@ -17,9 +17,9 @@ from spec2fn.io.fits.exposures import (
     mode_attrs,
     time_variables,
 )
+from spec2fn.io.fits.extents import EXTRA_PLANES
 from spec2fn.io.fits.fitsfile import FitsFile, Hdu
 from spec2fn.io.fits.keywords import SLIT_KEYWORDS
-from spec2fn.io.fits.layout import EXTRA_PLANES
 from spec2fn.io.fits.lazy import lazy_stack
 from spec2fn.schema import COMMON_ERROR, COMMON_SHARE, FIXED_SLITS, PLANES, SCALARS, Meta
 from spec2fn.slits import PADDING, Slits, group_shapes
