@@ -685,9 +685,12 @@ class _Along:
     def _join_datasets(self, parts: list[Packed], counts: list[int], order: Any) -> Packed:
         _, layout, _, attrs = parts[0].template.value
         dims_of = {name: dims for name, dims, _, _ in layout}
+        # what was done to one of them was done
+        done = {k: v for p in parts for k, v in p.template.value[3].items() if v == "COMPLETE"}
+        told = [{k: v for k, v in p.template.value[3].items() if k not in done} for p in parts]
         forms = [
-            ({e[0]: _key(e[1:]) for e in v[1]}, _key(v[3]))
-            for v in (p.template.value for p in parts)
+            ({e[0]: _key(e[1:]) for e in p.template.value[1]}, _key(kept))
+            for p, kept in zip(parts, told, strict=True)
         ]
         if any(f != forms[0] for f in forms) or any(isinstance(a, _Label) for a in attrs.values()):
             msg = (
@@ -721,7 +724,7 @@ class _Along:
         if self.coordinate is not None and any(self.dim in entry[1] for entry in new):
             entry, static[self.dim] = self.coordinate
             new.append(entry)
-        return Packed(arrays, _Static(("dataset", tuple(new), static, attrs)))
+        return Packed(arrays, _Static(("dataset", tuple(new), static, attrs | done)))
 
 
 _MAPPED, _COMPUTED, _FIXED = -3, -2, -1

@@ -251,6 +251,7 @@ def test_old_aperture_corrections_are_interpreted_or_refused_in_one_line(name, t
 
 @real
 def test_numbers_of_a_real_extract1d_reference_must_be_numbers(tmp_path):
+    from spec2fn.modes import mode_named
     from spec2fn.plans.extraction.aperture import ApertureOptions, aperture_entries, select_aperture
 
     (path,) = Path(REALDATA, "crds/references/miri").glob("*extract1d_0005.json")
@@ -268,7 +269,7 @@ def test_numbers_of_a_real_extract1d_reference_must_be_numbers(tmp_path):
             2,
             slit_name="MIR_LRS-SLITLESS",
             spectral_order=1,
-            exp_type="MIR_LRS-SLITLESS",
+            mode=mode_named("MIR_LRS-SLITLESS"),
             options=ApertureOptions(),
             label=label,
         )

@@ -347,7 +347,10 @@ BAD = [
     ({"slit_y_low": 0.6}, "must be less than"),
     ({"wavelength_range": (5.0, 3.0)}, "must ascend"),
     ({"exp_type": "NRS_MSASPEC", "members": ()}, "put it beside the exposure"),
-    ({"exp_type": "NRS_MSASPEC", "MSAMETID": 7}, "no configuration MSAMETID=7; it has 1"),
+    (
+        {"exp_type": "NRS_MSASPEC", "MSAMETID": 7},
+        "no configuration MSAMETID=7; column msa_metadata_id of SHUTTER_INFO",
+    ),
     ({"exp_type": "NRS_MSASPEC", "MSAMETID": None}, "keyword MSAMETID is missing"),
     ({"exp_type": "NRS_MSASPEC", "PATT_NUM": 3}, "no dither index PATT_NUM=3"),
     ({"grating": "PRISM", "GWA_TILT": None}, "keyword GWA_TILT is missing"),

@@ -105,7 +105,7 @@ def write_references(
         add(reftype, "fits", match, lambda p: write_fits(p, reftype, which, content, instrument))
 
     # both are the same for slitlets and fixed slits
-    instrument["P_EXP_TY"] = "|".join(modes)
+    instrument["P_EXP_TY"] = "".join(f"{m}|" for m in modes)
     fits("dflat", exp_type, detector_flat(seed), {"detector": "NRS1"})
     fits("sflat", exp_type, spectrograph_flat(), {"detector": "NRS1"})
     del instrument["P_EXP_TY"]
