@@ -94,7 +94,9 @@ def test_every_sub_band_in_flight(name, allowed, tmp_path):
 
     theirs = datamodels.IFUImageModel((1024, 1032))
     theirs.meta.exposure.type = "MIR_MRS"
+    detector = {"12": "MIRIFUSHORT", "34": "MIRIFULONG"}[name[:2]]
     instrument = {"name": "MIRI", "channel": name[:2], "band": BANDS[name[2]]}
+    instrument["detector"] = detector
     for key, value in instrument.items():
         setattr(theirs.meta.instrument, key, value)
     pointing = {"v2_ref": -503.0, "v3_ref": -318.9, "ra_ref": 0.0004, "dec_ref": -27.8}

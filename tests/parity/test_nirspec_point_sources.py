@@ -117,7 +117,9 @@ def assert_same(ours, theirs, allowed, names=tuple(PLANES)):
 
 
 def assert_complete(ours, exp_type, step):
-    assert {status_of(b, step) for b in ours.buckets} == {"COMPLETE"}
+    # bucket by bucket: one may hold no slit to be corrected
+    statuses = {status_of(b, step).partition(": no slit is corrected")[0] for b in ours.buckets}
+    assert "COMPLETE" in statuses <= {"COMPLETE", "SKIPPED"}
     assert ours.attrs["exp_type"] == exp_type
 
 

@@ -279,7 +279,7 @@ def test_frames_of_a_published_product(allowed):
             theirs = slit.meta.wcs
             trees = _parts(theirs)
             refs = {k: xr.Dataset(attrs={"tree": tree}) for k, tree in trees.items()}
-            refs["fore"] = ground.assign_attrs(filter="N/A")
+            refs["fore"] = ground.assign_attrs(filter="N/A", made_for=())
             ds = toy.exposure(
                 grating="G140M", subarray="SUBS200A1", VELOSYS=None, VA_SCALE=None
             ).assign_attrs(grating="G140H", filter="F070LP")
