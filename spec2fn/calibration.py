@@ -43,6 +43,7 @@ from spec2fn.engine.run import (
 )
 from spec2fn.engine.settings import Settings, resolve_settings
 from spec2fn.errors import InputError, ParameterError
+from spec2fn.modes import mode_of
 from spec2fn.parameters import user_path
 from spec2fn.schema import has_value, meta_of, with_meta, with_warnings
 
@@ -408,7 +409,7 @@ def _open(source: Any, open_observation: Callable[[Any], Observation]) -> tuple[
 
 def _needs_msa_metadata(ds: Any) -> bool:
     # of slits it is known already where they are
-    return hasattr(ds, "data_vars") and ds.attrs.get("exp_type") == "NRS_MSASPEC"
+    return hasattr(ds, "data_vars") and mode_of(ds).shutters
 
 
 def _with_member_files(obs: Observation, settings: Settings) -> Observation:

@@ -686,7 +686,12 @@ class _Along:
         _, layout, _, attrs = parts[0].template.value
         dims_of = {name: dims for name, dims, _, _ in layout}
         # what was done to one of them was done
-        done = {k: v for p in parts for k, v in p.template.value[3].items() if v == "COMPLETE"}
+        done = {
+            k: v
+            for p in parts
+            for k, v in p.template.value[3].items()
+            if k.startswith("status_") and v == "COMPLETE"
+        }
         told = [{k: v for k, v in p.template.value[3].items() if k not in done} for p in parts]
         forms = [
             ({e[0]: _key(e[1:]) for e in p.template.value[1]}, _key(kept))
