@@ -147,8 +147,9 @@ def test_real_references_fit_the_exposures_that_crds_selects_them_for():
     """By the published rules; a file may serve exposures that it does not know of."""
     import ast
 
+    from spec2fn.modes import known_exp_types
     from spec2fn.refs.keywords import KEYWORDS
-    from spec2fn.schema import MODE_ATTRS, SPECTROSCOPIC
+    from spec2fn.schema import MODE_ATTRS
 
     rules = {p.name: p.read_text() for p in Path(REALDATA, "crds/mappings").rglob("*.rmap")}
     attrs = {keyword: name for name, (keyword, _) in MODE_ATTRS.items()}
@@ -175,7 +176,7 @@ def test_real_references_fit_the_exposures_that_crds_selects_them_for():
                     if KEYWORDS.get(k) in attrs
                 }
                 for exp_type in named.pop("exp_type", [""]):
-                    if exp_type and exp_type not in SPECTROSCOPIC:
+                    if exp_type and exp_type not in known_exp_types():
                         continue
                     one = {n: v[0] for n, v in named.items()} | {"exp_type": exp_type}
                     check_exposure(ref, one | {"instrument": ref.attrs["instrument"]}, reftype)
