@@ -14,16 +14,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from spec2fn.engine.compose import (
-    Branch,
-    Observation,
-    Pipeline,
-    Step,
-    also_on,
-    branch,
-    product,
-    split,
-)
+from spec2fn.engine.pipeline import Branch, Observation, Pipeline, also_on, branch, product, split
+from spec2fn.engine.step import Step
 from spec2fn.errors import InputError
 from spec2fn.modes import mode_of
 from spec2fn.schema import FIXED_SLITS

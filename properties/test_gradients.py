@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spec2fn import transforms
-from spec2fn.engine.compose import Skip, find_step
+from spec2fn.engine.pipeline import find_step
 from spec2fn.engine.run import run
+from spec2fn.engine.step import Skip
 from spec2fn.testing import exposures, strategies
 
 CASES = [

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from spec2fn import run
 from spec2fn.calibration import calibrate
 from spec2fn.dq import Pixel
-from spec2fn.engine.compose import without
+from spec2fn.engine.pipeline import without
 from spec2fn.schema import PLANES, replace_data
 from spec2fn.testing import exposures, strategies
 

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from spec2fn import insert_after, pipelines, run, with_parameters, without
-from spec2fn.engine.compose import Step, find_step, steps_of
+from spec2fn.engine.pipeline import find_step, steps_of
+from spec2fn.engine.step import Step
 from spec2fn.errors import Spec2fnError
 from spec2fn.schema import status_of
 from spec2fn.testing import exposures

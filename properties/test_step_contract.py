@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from spec2fn import transforms
 from spec2fn.dq import Pixel
-from spec2fn.engine.compose import Skip, registered_steps, steps_of
+from spec2fn.engine.pipeline import steps_of
+from spec2fn.engine.step import Skip, registered_steps
 from spec2fn.errors import HostOnlyError
 from spec2fn.pipelines import MODES
 from spec2fn.schema import PLANES, status_of

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from spec2fn import transforms
-from spec2fn.engine.compose import Skip, find_steps
+from spec2fn.engine.pipeline import find_steps
+from spec2fn.engine.step import Skip
 from spec2fn.errors import PlanError
 from spec2fn.testing import exposures, strategies
 

@@ -22,13 +22,13 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Observation": "spec2fn.engine.compose",
-    "after": "spec2fn.engine.compose",
-    "also_on": "spec2fn.engine.compose",
+    "Observation": "spec2fn.engine.pipeline",
+    "after": "spec2fn.engine.pipeline",
+    "also_on": "spec2fn.engine.pipeline",
     "calibrate": "spec2fn.calibration",
     "diff": "spec2fn.io",
-    "insert_after": "spec2fn.engine.compose",
-    "insert_before": "spec2fn.engine.compose",
+    "insert_after": "spec2fn.engine.pipeline",
+    "insert_before": "spec2fn.engine.pipeline",
     "open_association": "spec2fn.io",
     "open_exposure": "spec2fn.io",
     "open_observation": "spec2fn.io",
@@ -36,16 +36,16 @@ _PUBLIC = {
     "open_reference": "spec2fn.refs",
     "pixel_table": "spec2fn.plans.cubes.pixel_table",
     "plan": "spec2fn.engine.run",
-    "product": "spec2fn.engine.compose",
+    "product": "spec2fn.engine.pipeline",
     "references": "spec2fn.refs",
-    "replace": "spec2fn.engine.compose",
+    "replace": "spec2fn.engine.pipeline",
     "run": "spec2fn.engine.run",
     "save": "spec2fn.io",
     "save_pixel_table": "spec2fn.io",
-    "since": "spec2fn.engine.compose",
-    "step": "spec2fn.engine.compose",
-    "with_parameters": "spec2fn.engine.compose",
-    "without": "spec2fn.engine.compose",
+    "since": "spec2fn.engine.pipeline",
+    "step": "spec2fn.engine.step",
+    "with_parameters": "spec2fn.engine.pipeline",
+    "without": "spec2fn.engine.pipeline",
 }
 
 __all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 - names of the lazy table

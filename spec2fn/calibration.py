@@ -17,16 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from spec2fn.engine.compose import (
-    Observation,
-    Pipeline,
-    Split,
-    Step,
-    blank_pieces,
-    find_steps,
-    since,
-    steps_of,
-)
+from spec2fn.engine.outcome import blank_pieces
+from spec2fn.engine.pipeline import Observation, Pipeline, Split, find_steps, since, steps_of
 from spec2fn.engine.run import (
     REPEATABLE,
     Result,
@@ -42,6 +34,7 @@ from spec2fn.engine.run import (
     with_checked_members,
 )
 from spec2fn.engine.settings import Settings, resolve_settings
+from spec2fn.engine.step import Step
 from spec2fn.errors import InputError, ParameterError
 from spec2fn.modes import mode_of
 from spec2fn.parameters import user_path

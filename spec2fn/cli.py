@@ -298,7 +298,7 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _modes(args: argparse.Namespace) -> int:
-    from spec2fn.engine.compose import Product, steps_of
+    from spec2fn.engine.pipeline import Product, steps_of
     from spec2fn.pipelines import MODES
 
     def names(element: Any) -> list[str]:

@@ -8,11 +8,12 @@ that works on a Dataset is applied to each, so that spectra extracted from them 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spec2fn.errors import DatasetError, InputError, nearest
+from spec2fn.pieces import Pieces
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -21,7 +22,7 @@ __all__ = ["Cubes"]
 
 
 @dataclass(frozen=True, eq=False)
-class Cubes:
+class Cubes(Pieces):
     """An immutable collection of cubes (or of what was made of them), by name.
 
     Attributes
@@ -64,14 +65,10 @@ class Cubes:
         return self.cubes[self.names.index(name)]
 
     @property
-    def attrs(self) -> Mapping[str, Any]:
-        """Attributes of the first cube (empty without cubes)."""
-        return self.cubes[0].attrs if self.cubes else {}
+    def pieces(self) -> tuple[xr.Dataset, ...]:
+        """The cubes."""
+        return self.cubes
 
-    def map(self, function: Callable[[xr.Dataset], xr.Dataset]) -> Cubes:
-        """Apply a function to every cube."""
-        return Cubes(self.names, tuple(function(c) for c in self.cubes))
-
-    def assign_attrs(self, attrs: Mapping[str, Any] | None = None, **more: Any) -> Cubes:
-        """Return the cubes with attributes set on each."""
-        return self.map(lambda c: c.assign_attrs({**(attrs or {}), **more}))
+    def with_pieces(self, pieces: tuple[xr.Dataset, ...]) -> Cubes:
+        """Return others by the same names."""
+        return Cubes(self.names, pieces)

@@ -16,14 +16,14 @@ import math
 import os
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from spec2fn.errors import InputError, ParameterError, nearest
+from spec2fn.errors import ContractError, InputError, ParameterError, nearest
 
-__all__ = ["Parameter", "Range", "check_order", "parameters_of", "user_path"]
+__all__ = ["Parameter", "Parameters", "Range", "check_order", "parameters_of", "user_path"]
 
 _NOTHING = inspect.Parameter.empty
 _LARGEST_INT = 2**31 - 1
@@ -98,6 +98,53 @@ class Parameter:
             detail = f" ({error})" if str(error) else ""
             msg = f"{who}.{self.name}: needs {self.type_name}, got {value!r}{detail}"
             raise ParameterError(msg) from None
+
+
+class Parameters(Mapping[str, Any]):
+    """The parameters of one call of a step, every one of them, coerced: what a planner gets.
+
+    They are read as attributes: ``params.inverse``.
+
+    Parameters
+    ----------
+    step : str
+        Its name, for messages.
+    values : mapping
+        By name.
+
+    Raises
+    ------
+    ParameterError
+        When a parameter is read that the step does not have.
+    """
+
+    __slots__ = ("_step", "_values")
+
+    def __init__(self, step: str, values: Mapping[str, Any]) -> None:
+        object.__setattr__(self, "_step", step)
+        object.__setattr__(self, "_values", types.MappingProxyType(dict(values)))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what copy and pickle look for
+            raise AttributeError(name)
+        if name not in self._values:
+            raise unknown_parameter(self._step, name, self._values)
+        return self._values[name]
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise ContractError(f"the parameters of {self._step} are frozen: no {name} = {value!r}")
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Parameters({self._step!r}, {dict(self._values)!r})"
 
 
 def parameters_of(

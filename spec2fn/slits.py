@@ -10,7 +10,7 @@ selecting cannot misalign anything. ``ysize`` and ``xsize`` hold the true size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, InputError, Spec2fnError, nearest
+from spec2fn.pieces import Pieces
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -38,7 +39,7 @@ _WASTE = 0.15  # padded area that is accepted to save a bucket
 
 
 @dataclass(frozen=True, eq=False)
-class Slits:
+class Slits(Pieces):
     """An immutable collection of slits in padded buckets.
 
     Attributes
@@ -54,9 +55,13 @@ class Slits:
         return sum(b.sizes["slit"] for b in self.buckets)
 
     @property
-    def attrs(self) -> Mapping[str, Any]:
-        """Attributes of the exposure (empty without slits)."""
-        return self.buckets[0].attrs if self.buckets else {}
+    def pieces(self) -> tuple[xr.Dataset, ...]:
+        """The buckets."""
+        return self.buckets
+
+    def with_pieces(self, pieces: tuple[xr.Dataset, ...]) -> Slits:
+        """Return the slits of other buckets."""
+        return Slits(pieces)
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -94,14 +99,6 @@ class Slits:
             )
         }
         return {name: text for _, (name, text) in sorted(found.items()) if text}
-
-    def map(self, function: Callable[[xr.Dataset], xr.Dataset]) -> Slits:
-        """Apply a function to every bucket."""
-        return Slits(tuple(function(b) for b in self.buckets))
-
-    def assign_attrs(self, attrs: Mapping[str, Any] | None = None, **more: Any) -> Slits:
-        """Return the slits with attributes set on every bucket."""
-        return self.map(lambda b: b.assign_attrs({**(attrs or {}), **more}))
 
     @property
     def dims(self) -> tuple[str, ...]:

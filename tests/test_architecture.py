@@ -19,6 +19,7 @@ GROUND = {
     "members",
     "modes",
     "parameters",
+    "pieces",
     "plan_base",
     "schema",
     "slits",
@@ -137,7 +138,7 @@ def test_steps_do_not_leave_jax_silently():
 
 
 def test_every_step_file_holds_its_step():
-    from spec2fn.engine.compose import registered_steps
+    from spec2fn.engine.step import registered_steps
 
     names = {p.stem for p in modules("steps")} - {"__init__"}
     assert names == set(registered_steps())

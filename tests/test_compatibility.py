@@ -4,8 +4,9 @@ import pytest
 
 from spec2fn.cli import main
 from spec2fn.compatibility import PRESETS, preset
-from spec2fn.engine.compose import find_step, registered_steps
+from spec2fn.engine.pipeline import find_step
 from spec2fn.engine.settings import COMPATIBILITY, CRDS_STEP, USER, resolve_settings
+from spec2fn.engine.step import registered_steps
 from spec2fn.errors import ParameterError
 from spec2fn.pipelines import NIRSPEC_IFU
 

@@ -3,7 +3,7 @@ import pytest
 import xarray as xr
 
 from spec2fn.cubes import Cubes
-from spec2fn.engine.compose import step
+from spec2fn.engine.step import step
 from spec2fn.errors import DatasetError, InputError
 from spec2fn.io import product_name_of_cube
 from spec2fn.schema import Meta, meta_of, status_of, with_meta

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spec2fn import pipelines, transforms
-from spec2fn.engine.compose import after, with_parameters
+from spec2fn.engine.pipeline import after, with_parameters
 from spec2fn.engine.run import run
 from spec2fn.forward import render_miri_lrs_slit, render_miri_lrs_slitless
 

@@ -9,7 +9,7 @@ import xarray as xr
 
 from spec2fn import transforms
 from spec2fn.dq import PIXEL
-from spec2fn.engine.compose import after, with_parameters
+from spec2fn.engine.pipeline import after, with_parameters
 from spec2fn.engine.run import run
 from spec2fn.pipelines import MIRI_MRS
 from spec2fn.plans.background.straylight import COLUMNS

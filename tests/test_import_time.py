@@ -19,7 +19,7 @@ def test_import_is_light():
 
 
 def test_rooms_are_light():
-    assert loaded("import spec2fn.engine.compose, spec2fn.io, spec2fn.refs") == "[]"
+    assert loaded("import spec2fn.engine.pipeline, spec2fn.io, spec2fn.refs") == "[]"
     assert loaded("import spec2fn.pipelines") == "[]"
 
 

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 from astropy.io import fits
 
-from spec2fn.engine.compose import Observation
+from spec2fn.engine.pipeline import Observation
 from spec2fn.engine.run import plan, run
 from spec2fn.errors import InputError
 from spec2fn.members import check_members
@@ -225,7 +225,7 @@ def test_warnings_about_members_are_recorded():
 
 def test_every_role_of_the_pipelines_is_checked_or_no_exposure():
     from spec2fn import members
-    from spec2fn.engine.compose import steps_of
+    from spec2fn.engine.pipeline import steps_of
 
     roles = {m for _, pipeline in MODES.values() for s in steps_of(pipeline) for m in s.members}
     assert roles - {"msa_metadata"} == set(members._REFUSED)

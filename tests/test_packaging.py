@@ -63,7 +63,7 @@ def test_source_distribution(tmp_path):
     sdist = build("sdist", tmp_path / "dist")
     with tarfile.open(sdist) as t:
         names = {name.split("/", 1)[1]: name for name in t.getnames() if "/" in name}
-        assert {"pipelines.py", "pyproject.toml", "LICENSE", "spec2fn/engine/compose.py"} <= set(
+        assert {"pipelines.py", "pyproject.toml", "LICENSE", "spec2fn/engine/pipeline.py"} <= set(
             names
         )
         t.extractall(tmp_path / "out", filter="data")

@@ -5,8 +5,9 @@ import pytest
 
 from spec2fn.calibration import _join
 from spec2fn.dq import PIXEL
-from spec2fn.engine import compose
+from spec2fn.engine import pipeline as compose
 from spec2fn.engine import run as running
+from spec2fn.engine.step import Step
 from spec2fn.io import ProductStream, open_product, write_product
 from spec2fn.schema import meta_of
 from spec2fn.testing import exposures
@@ -154,7 +155,7 @@ def test_slits_are_selected_before_or_after_any_step(before, usual):
 
 
 def _Select(names):
-    return compose.Step("select", lambda slits: slits.select(names), reads=(), scope="slits")
+    return Step("select", lambda slits: slits.select(names), reads=(), scope="slits")
 
 
 def test_a_reopened_product_goes_on(usual, tmp_path):

@@ -83,7 +83,7 @@ def test_parts_meet_again(slits):
 
 
 def test_a_step_runs_on_every_bucket(slits):
-    from spec2fn.engine.compose import step
+    from spec2fn.engine.step import step
     from spec2fn.schema import status_of
 
     double = step(name="double_for_slits")(lambda ds: ds.assign(sci=ds["sci"] * 2))

@@ -13,9 +13,10 @@ from spec2fn import calibrate
 from spec2fn.calibration import prepare
 from spec2fn.cli import main
 from spec2fn.demo import run as demo
-from spec2fn.engine import compose
+from spec2fn.engine import pipeline as compose
 from spec2fn.engine import run as running
-from spec2fn.engine.compose import Observation, Split
+from spec2fn.engine.pipeline import Observation, Split
+from spec2fn.engine.step import Skip
 from spec2fn.errors import InputError, StepFailedError
 from spec2fn.io import base_name
 from spec2fn.pipelines import MIRI_LRS_SLITLESS
@@ -141,7 +142,7 @@ def which_one(warnings, number):
 def test_a_status_that_differs_from_piece_to_piece_is_told(association):
     def fickle(ds):
         number = int(ds["integration_number"].values[0])
-        return compose.Skip("nothing to do") if number == 2 else ds
+        return Skip("nothing to do") if number == 2 else ds
 
     odd = compose.insert_after(MIRI_LRS_SLITLESS, "flat_field", fickle)
     result = calibrate(association, pipeline=odd, chunk_integrations=1)

@@ -12,19 +12,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from spec2fn.engine.compose import (
+from spec2fn.engine.pipeline import (
     AlsoOn,
     Element,
     Observation,
     Pipeline,
     Product,
-    Skip,
     Split,
-    Step,
     steps_of,
     with_later_steps,
 )
 from spec2fn.engine.settings import Settings, resolve_settings
+from spec2fn.engine.step import Skip, Step
 from spec2fn.errors import (
     ContractError,
     DatasetError,
@@ -373,7 +372,7 @@ def _apply(
         reason = "SKIPPED: switched off"
         return obs.replace(with_status(obs.science, step.name, reason))
     bound = {r: _get(refs, key) for r, key in zip(step.refs, step.reference_keys, strict=True)}
-    members = {role: obs.members.get(role, ()) for role in step.members}
+    members: dict[str, Any] = {role: obs.members.get(role, ()) for role in step.members}
     try:
         made = plans.get(step.key)
         # without a plan, a step makes that of one bucket of slits after the other

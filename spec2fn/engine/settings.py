@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spec2fn.compatibility import preset
-from spec2fn.engine.compose import Pipeline, Step, find_steps, steps_of, with_parameters
+from spec2fn.engine.pipeline import Pipeline, find_steps, steps_of, with_parameters
+from spec2fn.engine.step import Step
 
 __all__ = [
     "COMPATIBILITY",

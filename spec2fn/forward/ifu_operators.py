@@ -34,7 +34,7 @@ from spec2fn.wcs.tangent_grid import evaluate_between
 if TYPE_CHECKING:
     import xarray as xr
 
-    from spec2fn.engine.compose import Step
+    from spec2fn.engine.step import Step
 
 __all__ = ["IfuOperator", "Scattered", "StrayLight", "ifu_operators", "stray_light"]
 

@@ -20,7 +20,7 @@ from spec2fn.parameters import user_path
 if TYPE_CHECKING:
     import xarray as xr
 
-    from spec2fn.engine.compose import Observation
+    from spec2fn.engine.pipeline import Observation
 
 __all__ = ["ROLES", "Association", "open_association", "open_observation"]
 
@@ -313,7 +313,7 @@ def open_observation(
 
     Returns
     -------
-    spec2fn.engine.compose.Observation
+    spec2fn.engine.pipeline.Observation
         Pixels are read when they are used. ``meta.records`` of the science exposure holds
         ``product`` (name without suffix), ``folder``, and of an association ``asn_folder``,
         ``asn_pool``, ``asn_table`` and ``warnings``.
@@ -323,7 +323,7 @@ def open_observation(
     InputError
         As :func:`open_association` and :func:`spec2fn.io.open_exposure`.
     """
-    from spec2fn.engine.compose import Observation
+    from spec2fn.engine.pipeline import Observation
     from spec2fn.io.open import open_exposure, open_product
     from spec2fn.schema import with_meta, with_warnings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
-from spec2fn.engine.compose import step
+from spec2fn.engine.step import step
 from spec2fn.errors import InputError
 from spec2fn.modes import mode_named, mode_of
 from spec2fn.parameters import Range

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from spec2fn.engine.compose import Skip, step
+from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels.background import add_in_quadrature, per_plane
 from spec2fn.kernels.namespace import is_traced
 from spec2fn.parameters import Range
@@ -59,7 +59,7 @@ def background(
     bkg: xr.Dataset | None = None,
     wavelengthrange: xr.Dataset | None = None,
     *,
-    plan: BackgroundPlan,
+    plan: BackgroundPlan = PLANNED,
     background: tuple[xr.Dataset, ...] = (),
     bkg_list: tuple[str, ...] | None = None,
     save_combined_background: bool = False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from spec2fn.dq import PIXEL
-from spec2fn.engine.compose import Skip, step
+from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels.background import per_plane
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.parameters import Range
@@ -51,7 +51,7 @@ def plan_badpix_selfcal(
 def badpix_selfcal(
     ds: xr.Dataset,
     *,
-    plan: SelfcalPlan,
+    plan: SelfcalPlan = PLANNED,
     selfcal: tuple[xr.Dataset, ...] = (),
     background: tuple[xr.Dataset, ...] = (),
     flagfrac_lower: Annotated[float, Range(0.0, 0.5)] = 0.001,

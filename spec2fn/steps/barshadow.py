@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from spec2fn.dq import PIXEL
-from spec2fn.engine.compose import Skip, step
+from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.slit_corrections import assemble_shadows, bilinear_clipped, rescale_slits
 from spec2fn.modes import mode_of
@@ -49,7 +49,7 @@ def barshadow(
     ds: xr.Dataset,
     barshadow: xr.Dataset | None = None,
     *,
-    plan: BarshadowPlan,
+    plan: BarshadowPlan = PLANNED,
     inverse: bool = False,
     source_type: Literal["POINT", "EXTENDED"] | None = None,
 ) -> xr.Dataset:

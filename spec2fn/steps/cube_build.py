@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from spec2fn.cubes import Cubes
 from spec2fn.dq import Pixel
-from spec2fn.engine.compose import Skip, step
+from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels import cubes as kernel
 from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.modes import mode_of
@@ -124,7 +124,7 @@ def cube_build(
     ds: xr.Dataset,
     cubepar: xr.Dataset | None = None,
     *,
-    plan: CubeBuildPlan,
+    plan: CubeBuildPlan = PLANNED,
     channel: str = "all",
     band: str = "all",
     grating: str = "all",

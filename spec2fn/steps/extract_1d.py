@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
-from spec2fn.engine.compose import Skip, step
+from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels.namespace import is_traced
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Range
@@ -153,7 +153,7 @@ def extract_1d(
     apcorr: xr.Dataset | None = None,
     psf: xr.Dataset | None = None,
     *,
-    plan: ExtractionPlan | SlitsPlan | CubePlan,
+    plan: ExtractionPlan | SlitsPlan | CubePlan = PLANNED,
     subtract_background: bool | None = None,
     apply_apcorr: bool = True,
     extraction_type: Literal["box", "optimal"] | None = "box",

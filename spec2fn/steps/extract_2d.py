@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.engine.compose import Skip, step
+from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.modes import mode_of
 from spec2fn.plans.slits.extract_2d import Extract2dPlan, bucket, chosen, cut_outs, cut_wcs
@@ -47,7 +47,7 @@ def extract_2d(
     ds: xr.Dataset,
     wavelengthrange: xr.Dataset | None = None,
     *,
-    plan: Extract2dPlan,
+    plan: Extract2dPlan = PLANNED,
     slit_names: tuple[str, ...] | None = None,
     source_ids: tuple[int, ...] | None = None,
 ) -> Slits:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.dq import PIXEL
-from spec2fn.engine.compose import Skip, as_reference, step
+from spec2fn.engine.step import PLANNED, Skip, as_reference, step
 from spec2fn.errors import DatasetError
 from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.namespace import array_namespace, is_jax, is_traced
@@ -108,7 +108,7 @@ def flat_field(
     sflat: xr.Dataset | None = None,
     dflat: xr.Dataset | None = None,
     *,
-    plan: FlatFieldPlan | SpectralFlatPlan | SuppliedFlatPlan,
+    plan: FlatFieldPlan | SpectralFlatPlan | SuppliedFlatPlan = PLANNED,
     save_interpolated_flat: bool = False,
     user_supplied_flat: Any = None,
     inverse: bool = False,

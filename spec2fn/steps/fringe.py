@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from spec2fn.engine.compose import Skip, step
+from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.errors import DatasetError
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.photometry import expand_to
@@ -45,7 +45,9 @@ def _plan(ds: xr.Dataset, fringe: xr.Dataset | None) -> FringePlan | Skip:
     planner=_plan,
     needs_refs=("fringe",),
 )
-def fringe(ds: xr.Dataset, fringe: xr.Dataset | None = None, *, plan: FringePlan) -> xr.Dataset:
+def fringe(
+    ds: xr.Dataset, fringe: xr.Dataset | None = None, *, plan: FringePlan = PLANNED
+) -> xr.Dataset:
     """Divide an MRS exposure by the fringes of extended light.
 
     Layers of the detector act as etalons: the throughput oscillates with wavelength. The fringe

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.engine.compose import Skip, step
+from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels.background import add_in_quadrature, per_plane
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.modes import Mode, mode_of
@@ -54,7 +54,7 @@ def _takes_imprints(mode: Mode, ds: xr.Dataset) -> bool:
 def imprint(
     ds: xr.Dataset,
     *,
-    plan: ImprintPlan,
+    plan: ImprintPlan = PLANNED,
     imprint: tuple[xr.Dataset, ...] = (),
     propagate_variance: bool = True,
 ) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from spec2fn.dq import PIXEL
-from spec2fn.engine.compose import Skip, Step, as_reference, step
+from spec2fn.engine.step import Skip, Step, as_reference, step
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Range
 from spec2fn.plans.background.master_background import (
@@ -62,7 +62,6 @@ _CORRECTIONS = (flat_field, pathloss, barshadow, photom)
     aliases=("master_background_mos",),
     scope="slits",
     chunkable=False,  # all integrations share one background
-    later_but=("wavecorr",),  # it moves the wavelengths of point sources only
 )
 def master_background(  # noqa: PLR0917 - one for each reference
     slits: Slits,
@@ -225,7 +224,8 @@ def _of_ones(bucket: xr.Dataset) -> xr.Dataset:
 def _calibrated(slits: Slits, references: Mapping[str, Any], corrections: Sequence[Step]) -> Slits:
     """Calibrate, with all sources taken for extended ones."""
     for correction in corrections:
-        if correction.skip:
+        # wavecorr moves the wavelengths of point sources only
+        if correction.skip or correction.name == "wavecorr":
             continue
         extended = {"source_type": "EXTENDED"} if "source_type" in correction.parameters else {}
         slits = correction(slits, *(references.get(r) for r in correction.refs), **extended)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from spec2fn.dq import PIXEL
-from spec2fn.engine.compose import Skip, step
+from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels.background import per_plane
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.modes import mode_of
@@ -52,7 +52,7 @@ def msaflagopen(
     ds: xr.Dataset,
     msaoper: xr.Dataset | None = None,
     *optics: xr.Dataset | None,
-    plan: FailedOpenPlan,
+    plan: FailedOpenPlan = PLANNED,
 ) -> Any:
     """Flag the pixels that see light through micro-shutters that are stuck open.
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
-from spec2fn.engine.compose import Skip, as_reference, step
+from spec2fn.engine.step import PLANNED, Skip, as_reference, step
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.kernels.namespace import is_jax
 from spec2fn.modes import mode_of
-from spec2fn.parameters import Range
+from spec2fn.parameters import Parameters, Range
 from spec2fn.plans.background.nsclean import (
     NscleanOptions,
     NscleanPlan,
@@ -115,13 +114,15 @@ def _flat_image(ds: xr.Dataset, flat: xr.Dataset | None) -> np.ndarray[Any, Any]
     return filled_flat(flat["sci"].values[rows, columns])
 
 
-def _needs_all_integrations(parameters: Mapping[str, Any]) -> bool:
-    return (
-        parameters["single_mask"]
-        or parameters["background_method"] == "median_image"
-        or parameters["user_mask"] is not None
+def _chunkable(params: Parameters) -> bool:
+    return not (
+        params.single_mask
+        or params.background_method == "median_image"
+        or params.user_mask is not None
         # what is kept must be that of the whole exposure
-        or any(parameters[f"save_{kind}"] for kind in ("mask", "background", "noise"))
+        or params.save_mask
+        or params.save_background
+        or params.save_noise
     )
 
 
@@ -131,14 +132,14 @@ def _needs_all_integrations(parameters: Mapping[str, Any]) -> bool:
     traceable=True,
     planner=plan_nsclean,
     skip=True,
-    whole_when=_needs_all_integrations,
+    chunkable=_chunkable,
     aliases=("clean_flicker_noise",),
 )
 def nsclean(
     ds: xr.Dataset,
     flat: xr.Dataset | None = None,
     *,
-    plan: NscleanPlan,
+    plan: NscleanPlan = PLANNED,
     fit_method: Literal["fft", "median"] = "fft",
     fit_by_channel: bool = False,
     background_method: Literal["median", "model", "median_image"] | None = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from spec2fn.dq import PIXEL
-from spec2fn.engine.compose import Skip, step
+from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.photometry import bilinear, interpolate_planned, rescale
@@ -75,7 +75,7 @@ def pathloss(
     ds: xr.Dataset,
     pathloss: xr.Dataset | None = None,
     *,
-    plan: PathlossPlan | SlitPathlossPlan,
+    plan: PathlossPlan | SlitPathlossPlan = PLANNED,
     inverse: bool = False,
     source_type: Literal["POINT", "EXTENDED"] | None = None,
     user_slit_loc: float | None = None,

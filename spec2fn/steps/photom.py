@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from spec2fn.dq import PIXEL
-from spec2fn.engine.compose import Skip, step
+from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.errors import InputError
 from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.namespace import array_namespace
@@ -125,7 +125,7 @@ def photom(
     photom: xr.Dataset | None = None,
     area: xr.Dataset | None = None,
     *,
-    plan: PhotomPlan | SlitPhotomPlan | IfuPhotomPlan | MrsPhotomPlan,
+    plan: PhotomPlan | SlitPhotomPlan | IfuPhotomPlan | MrsPhotomPlan = PLANNED,
     inverse: bool = False,
     source_type: Literal["POINT", "EXTENDED"] | None = None,
     apply_time_correction: bool = True,

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
 from spec2fn.dq import PIXEL
-from spec2fn.engine.compose import step
+from spec2fn.engine.step import PLANNED, step
 from spec2fn.errors import DatasetError
 from spec2fn.host.slice_stacks import SlicesPlan, make_slices_plan
 from spec2fn.kernels.pixel_replace import Planes, fit_profile, minimum_gradient
 from spec2fn.modes import mode_of
-from spec2fn.parameters import Range
+from spec2fn.parameters import Parameters, Range
+from spec2fn.plan_base import Plan
 from spec2fn.schema import meta_of, replace_data
 from spec2fn.wcs.coordinates import slice_map
 
@@ -26,7 +26,13 @@ __all__ = ["pixel_replace"]
 _ELSEWHERE = PIXEL["DO_NOT_USE"] | PIXEL["NON_SCIENCE"]
 
 
-def _plan(ds: xr.Dataset) -> SlicesPlan:
+class WholeImage(Plan):
+    """All pixels are neighbours of each other; there is nothing to plan."""
+
+
+def _plan(ds: xr.Dataset, *, params: Parameters) -> SlicesPlan | WholeImage:
+    if params.algorithm != "fit_profile" or not (mode_of(ds).sliced or "slice_id" in ds):
+        return WholeImage()
     if meta_of(ds).wcs is None and not {"regions", "slice_id"} & set(ds.variables):
         msg = (
             "pixel_replace: algorithm 'fit_profile' needs to know the slices of the"
@@ -37,22 +43,16 @@ def _plan(ds: xr.Dataset) -> SlicesPlan:
     return make_slices_plan(slice_map(ds, "pixel_replace"))
 
 
-def _needs_slices(ds: xr.Dataset, parameters: Mapping[str, Any]) -> bool:
-    sliced = mode_of(ds).sliced or "slice_id" in ds
-    return bool(sliced and parameters["algorithm"] == "fit_profile")
-
-
 @step(
     reads=("sci", "err", "dq"),
     traceable=True,
     skip=True,
     planner=_plan,
-    plan_when=_needs_slices,
 )
 def pixel_replace(
     ds: xr.Dataset,
     *,
-    plan: SlicesPlan | None = None,
+    plan: SlicesPlan | WholeImage = PLANNED,
     algorithm: Literal["fit_profile", "mingrad"] = "mingrad",
     n_adjacent_cols: Annotated[int, Range(1, 4095)] = 3,
 ) -> Any:
@@ -68,7 +68,7 @@ def pixel_replace(
     ds : xarray.Dataset
         Calibrated spectrum, (y, x) or (integration, y, x), with ``sci``, ``err``, ``dq`` and any
         variances; bad pixels are NaN. Or a bucket of slits, (slit, [integration,] y, x).
-    plan : SlicesPlan, optional
+    plan : SlicesPlan or WholeImage
         Where the slices of an integral-field unit are; ``fit_profile`` needs them.
     algorithm : {"mingrad", "fit_profile"}
         Mean of the two neighbours, along x or y, that differ less; or the median profile across
@@ -110,7 +110,7 @@ def pixel_replace(
                 " assign_wcs first"
             )
             raise DatasetError(msg)
-        if plan is None:
+        if isinstance(plan, WholeImage):
             out = fit_profile(planes, dispaxis, n_adjacent_cols)
         else:
             out = _by_slice(planes, plan, dispaxis, n_adjacent_cols)

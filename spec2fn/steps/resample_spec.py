@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 
 from spec2fn.dq import Pixel
-from spec2fn.engine.compose import Skip, step
+from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.errors import InputError, ParameterError
 from spec2fn.kernels import resampling
 from spec2fn.kernels.namespace import array_namespace, is_traced
@@ -162,7 +162,7 @@ def _fill(fillval: str) -> float:
 def resample_spec(
     ds: xr.Dataset,
     *,
-    plan: ResampleSpecPlan | ResampleSlitsPlan,
+    plan: ResampleSpecPlan | ResampleSlitsPlan = PLANNED,
     pixfrac: Annotated[float, Range(0.0, 1.0)] = 1.0,
     kernel: Literal["square", "point"] = "square",
     fillval: str = "NAN",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.engine.compose import Skip, step
+from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.errors import DatasetError
 from spec2fn.kernels.namespace import array_namespace, is_jax
 from spec2fn.kernels.residual_fringe import fringe_model, gather_columns, scatter_columns
@@ -64,7 +64,7 @@ def residual_fringe(
     ds: xr.Dataset,
     fringefreq: xr.Dataset | None = None,
     *,
-    plan: Any = None,
+    plan: Any = PLANNED,
     ignore_region_min: tuple[float, ...] | None = None,
     ignore_region_max: tuple[float, ...] | None = None,
     save_intermediate_results: bool = False,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from spec2fn.engine.compose import Skip, step
+from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.modes import mode_of
 from spec2fn.plans.slits.srctype import (
@@ -76,7 +76,7 @@ def _warning(ds: xr.Dataset, decided: str) -> str:
 def srctype(
     ds: xr.Dataset,
     *,
-    plan: SourceTypePlan,
+    plan: SourceTypePlan = PLANNED,
     source_type: Literal["POINT", "EXTENDED"] | None = None,
 ) -> xr.Dataset:
     """Say whether an exposure is calibrated for a point or an extended source.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from spec2fn.dq import PIXEL
-from spec2fn.engine.compose import Skip, step
+from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.kernels.straylight import (
     clipped,
@@ -63,7 +63,7 @@ def straylight(
     mrsxartcorr: xr.Dataset | None = None,
     regions: xr.Dataset | None = None,
     *,
-    plan: StraylightPlan,
+    plan: StraylightPlan = PLANNED,
     clean_showers: bool = False,
     shower_plane: Annotated[int, Range(0, 8)] = 3,
     shower_x_stddev: Annotated[float, Range(0.1, 1000.0)] = 18.0,

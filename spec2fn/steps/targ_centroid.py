@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.engine.compose import Skip, step
+from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.errors import ReferenceError
 from spec2fn.host.centroid import cut_around, gaussian_centroid
 from spec2fn.modes import ACQUISITION_IMAGE, mode_of
@@ -129,7 +129,7 @@ def targ_centroid(
     filteroffset: xr.Dataset | None = None,
     distortion: xr.Dataset | None = None,
     *,
-    plan: TargetPosition,
+    plan: TargetPosition = PLANNED,
     target_acquisition: tuple[xr.Dataset, ...] = (),
     ta_file: str | None = None,
 ) -> xr.Dataset:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.engine.compose import Skip, step
+from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.kernels.slit_corrections import interpolate_by_slit, offsets_at
 from spec2fn.modes import mode_of
@@ -43,7 +43,7 @@ def _plan(ds: xr.Dataset, wavecorr: xr.Dataset | None) -> WavecorrPlan | Skip:
     needs_refs=("wavecorr",),
 )
 def wavecorr(
-    ds: xr.Dataset, wavecorr: xr.Dataset | None = None, *, plan: WavecorrPlan
+    ds: xr.Dataset, wavecorr: xr.Dataset | None = None, *, plan: WavecorrPlan = PLANNED
 ) -> xr.Dataset:
     """Correct the wavelengths of point sources that are not centred in their slits.
 

@@ -16,7 +16,8 @@ from spec2fn.testing import nirspec_modes
 if TYPE_CHECKING:
     import xarray as xr
 
-    from spec2fn.engine.compose import Observation, Pipeline, Step
+    from spec2fn.engine.pipeline import Observation, Pipeline
+    from spec2fn.engine.step import Step
     from spec2fn.forward.lrs.render import Rendered
 
 __all__ = [
@@ -115,7 +116,7 @@ def members(exp_type: str, seed: int = 0) -> dict[str, tuple[xr.Dataset, ...]]:
 
 def observation(exp_type: str, seed: int = 0, integrations: int = 2) -> Observation:
     """Return a science exposure with its associated exposures."""
-    from spec2fn.engine.compose import Observation
+    from spec2fn.engine.pipeline import Observation
 
     science = exposure(exp_type, seed=seed, integrations=integrations)
     return Observation(science, members(exp_type, seed))
@@ -133,7 +134,7 @@ def references(exp_type: str, seed: int = 0) -> Mapping[str, Any]:
 
 def pipeline(exp_type: str) -> Pipeline:
     """Return the pipeline of a mode; that of the MRS makes a short cube of channel 1 alone."""
-    from spec2fn.engine.compose import replace
+    from spec2fn.engine.pipeline import replace
     from spec2fn.pipelines import MODES
     from spec2fn.steps.cube_build import cube_build
     from spec2fn.steps.extract_1d import extract_1d
@@ -181,7 +182,7 @@ class StepInput:
 
 def step_keys(exp_type: str) -> tuple[str, ...]:
     """Return the steps of a mode in order, those in branches as ``<branch>/<step>``."""
-    from spec2fn.engine.compose import steps_of
+    from spec2fn.engine.pipeline import steps_of
 
     return tuple(s.key for s in steps_of(pipeline(exp_type)))
 
@@ -199,7 +200,7 @@ def step_input(key: str, exp_type: str) -> StepInput | None:
     exp_type : str
         One of :data:`EXP_TYPES`.
     """
-    from spec2fn.engine.compose import Split, find_steps, steps_of
+    from spec2fn.engine.pipeline import Split, find_steps, steps_of
     from spec2fn.engine.run import run
     from spec2fn.errors import ParameterError
 
@@ -229,7 +230,8 @@ def step_input(key: str, exp_type: str) -> StepInput | None:
 def _switched_on(element: Any) -> Any:
     from dataclasses import replace
 
-    from spec2fn.engine.compose import AlsoOn, Split, Step
+    from spec2fn.engine.pipeline import AlsoOn, Split
+    from spec2fn.engine.step import Step
 
     if isinstance(element, Step):
         return element.with_(skip=False)

@@ -73,7 +73,8 @@ def _pointing(exp_type: str) -> Mapping[str, float]:
 
     if exp_type not in _PRIMARY:
         return {}
-    ds = assign_wcs(_empty(exp_type), **toy.references(_GRATING))
+    refs: dict[str, Any] = dict(toy.references(_GRATING))
+    ds = assign_wcs(_empty(exp_type), **refs)
     wcs = meta_of(ds).wcs
     (i,) = (i for i in wcs if wcs.batch.slits[i].name == _PRIMARY[exp_type])
     v2, v3, _ = wcs[i].get_transform("slit_frame", "v2v3")(0.15, -0.1, 2e-6)

@@ -6,22 +6,21 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from spec2fn.engine import compose
-from spec2fn.engine.compose import (
+from spec2fn.engine import pipeline as compose
+from spec2fn.engine.pipeline import (
     Observation,
-    Skip,
     also_on,
     find_step,
     insert_after,
     insert_before,
     product,
     replace,
-    step,
     with_parameters,
     without,
 )
 from spec2fn.engine.run import plan, run
 from spec2fn.engine.settings import resolve_settings
+from spec2fn.engine.step import Skip, step
 from spec2fn.errors import (
     ContractError,
     DatasetError,
@@ -57,9 +56,9 @@ def shift(ds, *, plan, by: Annotated[int, Range(0, 9)] = 1):
 
 @pytest.fixture
 def steps(monkeypatch):
-    import spec2fn.engine.compose
+    import spec2fn.engine.step
 
-    monkeypatch.setattr(spec2fn.engine.compose, "_REGISTRY", {})
+    monkeypatch.setattr(spec2fn.engine.step, "_REGISTRY", {})
     return (
         step(refs=("gain",), aliases=("gain_scale",), needs_refs=("gain",))(scale),
         step(planner=plan_shift, provides=("shifted",), traceable=True)(shift),

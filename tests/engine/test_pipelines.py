@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from spec2fn.engine.compose import steps_of, with_parameters
+from spec2fn.engine.pipeline import steps_of, with_parameters
 from spec2fn.engine.run import check_order
 from spec2fn.pipelines import MODES
 

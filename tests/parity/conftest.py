@@ -255,7 +255,7 @@ class WholeRun:
     def skipped(self):
         """Calibrate; return the peer's names of the steps that were skipped."""
         from spec2fn.calibration import calibrate, prepare
-        from spec2fn.engine.compose import steps_of
+        from spec2fn.engine.pipeline import steps_of
 
         described = json.loads((self.folder / "scenario.json").read_text())
         params = {name: dict(values) for name, values in AS_THE_PEER.items()}

@@ -30,8 +30,8 @@ def test_steps_pipeline_and_machinery_are_told_apart(cache, rate):
 
 
 def test_precedence_pipeline_then_step_then_default(cache, rate):
-    from spec2fn.engine.compose import Step
     from spec2fn.engine.settings import resolve_settings
+    from spec2fn.engine.step import Step
 
     def body(ds, *, inverse: bool = False, mrs_time_correction: bool = True):
         return ds

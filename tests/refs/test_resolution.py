@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from spec2fn.engine.compose import product, step
+from spec2fn.engine.pipeline import product
+from spec2fn.engine.step import step
 from spec2fn.errors import InputError, ParameterError, ReferenceError
 from spec2fn.refs import LazyReference, references
 

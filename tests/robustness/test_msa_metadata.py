@@ -8,7 +8,7 @@ import pytest
 from astropy.io import fits
 
 from spec2fn import pipelines
-from spec2fn.engine.compose import Observation
+from spec2fn.engine.pipeline import Observation
 from spec2fn.errors import InputError
 from spec2fn.io.msa import read_msa_metadata
 from spec2fn.testing import nirspec as toy

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from spec2fn.engine import run as running
-from spec2fn.engine.compose import AlsoOn
+from spec2fn.engine.pipeline import AlsoOn
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.refs import open_reference
 from spec2fn.schema import NOT_EXTRACTED, meta_of, status_of

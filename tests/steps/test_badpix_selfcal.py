@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spec2fn.dq import PIXEL
-from spec2fn.engine.compose import Observation, also_on
+from spec2fn.engine.pipeline import Observation, also_on
 from spec2fn.engine.run import run
 from spec2fn.schema import status_of
 from spec2fn.steps.background import background

@@ -6,7 +6,7 @@ import xarray as xr
 from astropy.io import fits
 
 from spec2fn.dq import PIXEL
-from spec2fn.engine.compose import Step
+from spec2fn.engine.step import Step
 from spec2fn.errors import InputError
 from spec2fn.plans.background.master_background import (
     Spectrum,
@@ -402,7 +402,7 @@ def _pipeline_background(pipeline, params=None):
 
 
 def test_the_corrections_are_those_of_the_pipeline():
-    from spec2fn.engine import compose
+    from spec2fn.engine import pipeline as compose
     from spec2fn.pipelines import NIRSPEC_MOS
     from spec2fn.steps.photom import photom
 
@@ -418,7 +418,7 @@ def test_the_corrections_are_those_of_the_pipeline():
     pipeline = NIRSPEC_MOS[: compose._index(NIRSPEC_MOS, "cal")]
     usual, report = _pipeline_background(pipeline)
     used = [s.name for s in report["mos/master_background"].parameters["corrections"][0]]
-    assert used == ["flat_field", "pathloss", "barshadow", "photom"]
+    assert used == ["wavecorr", "flat_field", "pathloss", "barshadow", "photom"]
     # a factor common to all slits cancels, whatever step it comes from
     constant = {"photom": {"apply_time_correction": False}}
     changed, report = _pipeline_background(pipeline, constant)
@@ -437,12 +437,12 @@ def test_the_corrections_are_those_of_the_pipeline():
     other = compose.replace(pipeline, **{"mos/flat_field": halved})
     replaced, report = _pipeline_background(other)
     used = [s.name for s in report["mos/master_background"].parameters["corrections"][0]]
-    assert used == ["halved", "pathloss", "barshadow", "photom"]
+    assert used == ["wavecorr", "halved", "pathloss", "barshadow", "photom"]
     assert not np.allclose(replaced["1"], usual["1"], rtol=1e-3, equal_nan=True)
 
 
 def test_corrections_of_the_user_win():
-    from spec2fn.engine import compose
+    from spec2fn.engine import pipeline as compose
     from spec2fn.pipelines import NIRSPEC_MOS
 
     mine = compose.replace(

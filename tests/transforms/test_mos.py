@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from spec2fn import transforms
-from spec2fn.engine.compose import after, with_parameters
+from spec2fn.engine.pipeline import after, with_parameters
 from spec2fn.engine.run import run
 from spec2fn.testing import exposures
 

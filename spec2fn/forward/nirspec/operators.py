@@ -21,7 +21,7 @@ from spec2fn.wcs.open_slits import FIXED_SLIT_QUADRANT
 if TYPE_CHECKING:
     import xarray as xr
 
-    from spec2fn.engine.compose import Step
+    from spec2fn.engine.step import Step
 
 __all__ = ["SlitOperators", "open_slits", "slit_operators"]
 
@@ -80,7 +80,7 @@ def open_slits(
     from spec2fn.steps.extract_2d import extract_2d
     from spec2fn.steps.srctype import srctype
 
-    given = {} if msa_metadata is None else {"msa_metadata": (msa_metadata,)}
+    given: dict[str, Any] = {} if msa_metadata is None else {"msa_metadata": (msa_metadata,)}
     ds = assign_wcs(exposure, *(references.get(r) for r in assign_wcs.refs), **given)
     return srctype(extract_2d(ds))
 
@@ -116,7 +116,7 @@ def slit_operators(
     from spec2fn.steps.photom import photom
     from spec2fn.steps.wavecorr import wavecorr
 
-    steps = [wavecorr, pathloss, barshadow, photom]
+    steps: list[Step[Any]] = [wavecorr, pathloss, barshadow, photom]
     if slits.attrs["exp_type"] == "NRS_BRIGHTOBJ":
         steps.remove(pathloss)
     made: dict[int, SlitOperators] = {}

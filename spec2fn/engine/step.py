@@ -1,0 +1,412 @@
+"""Steps: plain functions with a name, references, parameters, and a record of what they did.
+
+A *step* is a pure function from a Dataset to a new Dataset. :func:`step` turns the function into
+a frozen, hashable callable that knows its name, its references and its parameters, and records
+in the result what it did. A step in two phases has a planner besides, which computes on the host
+what the traceable function then applies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dis
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, overload
+
+from spec2fn.engine.outcome import blank_status, check_references, common_status, freeze
+from spec2fn.errors import ContractError, HostOnlyError
+from spec2fn.kernels.namespace import is_traced
+from spec2fn.members import check_members
+from spec2fn.parameters import Parameter, Parameters, check_order, parameters_of, unknown_parameter
+from spec2fn.pieces import Exposure, Pieces, variables_of
+from spec2fn.schema import require, with_status, with_warnings
+from spec2fn.threads import one_blas_thread
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["PLANNED", "Skip", "Step", "as_reference", "registered_steps", "step"]
+
+P = ParamSpec("P")
+
+PLANNED: Any = None
+"""Default of the argument ``plan`` of a step: the step makes the plan itself."""
+
+_REGISTRY: dict[str, Step[...]] = {}
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Returned by a step (or its planner) that does not apply; `reason` is shown to the user."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Step(Generic[P]):
+    """A pure function ``Dataset -> Dataset`` with a name, references and parameters.
+
+    Call it like the function it is: ``flat_field(ds, flat, inverse=True)``. Made by :func:`step`.
+
+    Attributes
+    ----------
+    name : str
+    function : callable
+        The undecorated function.
+    refs : tuple of str
+        CRDS reference types, in the order of the positional arguments after the Dataset.
+    members : tuple of str
+        Roles of associated exposures the step takes, as keyword arguments.
+    reads : tuple of str
+        Variables the Dataset must hold.
+    provides : tuple of str
+        Variables the step adds.
+    traceable : bool
+        Whether the step may run inside a JAX transformation (given its plan, if it has one).
+    planner : callable, optional
+        Host-side half of a two-phase step: ``planner(ds, *refs, params=parameters)``, with the
+        members that it names.
+    skip : bool
+        Whether the step is off unless a parameter reference or the user switches it on.
+    chunkable : bool or callable
+        Whether integrations may be processed in pieces with identical results; of a callable,
+        whether with these :class:`~spec2fn.parameters.Parameters`.
+    aliases : tuple of str
+        Other names of the step (those of the peer).
+    needs_refs : tuple of str
+        Reference types without any of which the step is skipped.
+    without : callable, optional
+        ``without(ds, parameters)`` says by reference type what it means that there is none, for
+        those types without which the numbers are others: it becomes a warning.
+    refs_of : str
+        Role of the associated exposure whose header selects the references (``""``: science).
+    needs_members : tuple of str
+        Roles of associated exposures without any of which the step is skipped.
+    scope : str
+        ``"dataset"``: works on one Dataset, and bucket by bucket on :class:`~spec2fn.slits.Slits`;
+        ``"slits"``: wants all slits at once.
+    branch : str
+        Branch of the pipeline the step stands in (see :func:`spec2fn.engine.pipeline.branch`), or
+        empty.
+    suffix : str
+        Suffix of the file when the output of this step alone is saved.
+    ordered : tuple of (str, str)
+        Pairs of parameters of which the first must be less than the second.
+    bound : tuple of (str, value)
+        Parameters bound by :meth:`with_`.
+    """
+
+    name: str
+    function: Callable[Concatenate[Any, P], Any]
+    refs: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ("sci",)
+    provides: tuple[str, ...] = ()
+    traceable: bool = False
+    planner: Callable[..., Any] | None = None
+    skip: bool = False
+    chunkable: bool | Callable[[Parameters], bool] = True
+    aliases: tuple[str, ...] = ()
+    needs_refs: tuple[str, ...] = ()
+    without: Callable[[xr.Dataset, Parameters], Mapping[str, str]] | None = None
+    refs_of: str = ""
+    needs_members: tuple[str, ...] = ()
+    scope: str = "dataset"
+    branch: str = ""
+    suffix: str = ""
+    ordered: tuple[tuple[str, str], ...] = ()
+    bound: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        # editors, `help` and Sphinx show the arguments of the function
+        object.__setattr__(self, "__wrapped__", self.function)
+
+    def __hash__(self) -> int:
+        return hash((self.key, self.function, self.skip, repr(self.bound)))
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return self.function.__doc__
+
+    @property
+    def key(self) -> str:
+        """The name, preceded by the branch if the step stands in one: ``fs/photom``."""
+        return f"{self.branch}/{self.name}" if self.branch else self.name
+
+    @property
+    def reference_keys(self) -> tuple[str, ...]:
+        """Keys under which a run finds the references: ``flat``, or ``<role>:<type>``."""
+        return tuple(f"{self.refs_of}:{r}" if self.refs_of else r for r in self.refs)
+
+    @property
+    def parameters(self) -> Mapping[str, Parameter]:
+        """The step's parameters by name (without ``skip``, which every step has)."""
+        return _parameters(self.function, self.members)
+
+    @property
+    def works_in_pieces(self) -> bool:
+        """Whether, with its parameters, integrations may be processed in pieces."""
+        if callable(self.chunkable):
+            return self.chunkable(Parameters(self.name, self.defaults()))
+        return self.chunkable
+
+    def defaults(self) -> dict[str, Any]:
+        """Every parameter with the value a bare call would use."""
+        return {n: p.default for n, p in self.parameters.items()} | dict(self.bound)
+
+    def with_(self, *, skip: bool | None = None, **parameters: Any) -> Step[P]:
+        """Return this step with parameters bound (and switched on or off).
+
+        Raises
+        ------
+        ParameterError
+            For an unknown parameter or a value of the wrong type or out of range.
+        """
+        values = dict(self.bound)
+        for name, value in parameters.items():
+            known = self.parameters
+            if name not in known:
+                raise unknown_parameter(self.name, name, known)
+            values[name] = known[name].coerce(value, self.name)
+        check_order(self.name, {**self.defaults(), **values}, self.ordered)
+        return replace(self, bound=tuple(values.items()), skip=self.skip if skip is None else skip)
+
+    def __call__(self, ds: Exposure, *refs: P.args, **kwargs: P.kwargs) -> Any:
+        """Apply the step.
+
+        Parameters
+        ----------
+        ds : xarray.Dataset, Slits or Cubes
+            Not modified.
+        *refs : xarray.Dataset, array, path or None
+            References in the order of :attr:`refs`; they can be given by keyword as well.
+        **kwargs
+            Parameters and members; ``plan``, the host-side half of a two-phase step, from
+            :meth:`plan`.
+
+        Returns
+        -------
+        xarray.Dataset, Slits or Cubes
+            Made anew, with ``status_<name>`` recorded.
+        """
+        with self._threads():
+            plan = kwargs.pop("plan", None)
+            return self._call(ds, plan, *self._sort(ds, refs, kwargs))
+
+    def _threads(self) -> contextlib.AbstractContextManager[None]:
+        # what a user's own function does with BLAS is not ours to say
+        ours = self.function.__module__.startswith("spec2fn.")
+        return one_blas_thread() if ours else contextlib.nullcontext()
+
+    def _call(
+        self, ds: Any, plan: Any, references: Any, members: Any, parameters: Parameters
+    ) -> Any:
+        parts = self._parts(ds)
+        if parts is not None:
+            plans = plan if plan is not None else (None,) * len(parts)
+            pieces = zip(parts, plans, strict=True)
+            made = [self._apply(p, references, members, parameters, one) for p, one in pieces]
+            status = common_status([(status, idle) for _, status, idle in made])
+            out = ds.with_pieces(tuple(with_status(o, self.name, status) for o, _, _ in made))
+        else:
+            out, status, idle = self._apply(ds, references, members, parameters, plan)
+            out = with_status(out, self.name, common_status([(status, idle)]))
+        check_references(self.name, ds, out, references)
+        if self.without is None or out.attrs.get(f"status_{self.name}") != "COMPLETE":
+            return out
+        given = dict(zip(self.refs, references, strict=True))
+        effects = self.without(parts[0] if parts else ds, parameters)
+        return with_warnings(
+            out,
+            *(
+                f"{self.name}: no {reftype} reference: {effect}"
+                for reftype, effect in effects.items()
+                if given[reftype] is None
+            ),
+        )
+
+    def _parts(self, ds: Any) -> tuple[Any, ...] | None:
+        """The Datasets the step is applied to one by one, or None for `ds` as it is."""
+        one_by_one = self.scope == "dataset" or not hasattr(ds, "buckets")
+        return ds.pieces if isinstance(ds, Pieces) and one_by_one else None
+
+    def _apply(
+        self, ds: Any, references: Any, members: Any, parameters: Parameters, plan: Any
+    ) -> tuple[Any, str, tuple[str, ...]]:
+        """The result, its status, and why slits were left alone (empty for those that were not)."""
+        if not isinstance(ds, Pieces):
+            require(ds, self.reads, self.name)
+        phase = {}
+        if self.planner is not None:
+            phase["plan"] = plan
+            if plan is None:
+                phase["plan"] = plan = self._plan(ds, references, members, parameters)
+        out = plan
+        if not isinstance(plan, Skip):
+            out = self.function(ds, *references, **phase, **members, **parameters)
+        if isinstance(out, Skip):
+            return ds, f"SKIPPED: {out.reason}", ()
+        status = blank_status(ds, out, getattr(plan, "problems", ())) or "COMPLETE"
+        return freeze(out, ds), status, getattr(plan, "left_alone", ())
+
+    def plan(self, ds: Exposure, *refs: Any, **kwargs: Any) -> Any:
+        """Compute the host-side half of a two-phase step, or None if it has none.
+
+        Takes what the step itself takes. For slits in buckets it is a tuple with the plan of each
+        bucket, unless the step wants all slits at once; for several cubes a tuple with the plan
+        of each.
+        """
+        if self.planner is None:
+            return None
+        references, members, parameters = self._sort(ds, refs, kwargs)
+        parts = self._parts(ds)
+        with self._threads():
+            if parts is None:
+                return self._plan(ds, references, members, parameters)
+            return tuple(self._plan(b, references, members, parameters) for b in parts)
+
+    def _plan(self, ds: Any, references: Any, members: Any, parameters: Parameters) -> Any:
+        assert self.planner is not None
+        if any(is_traced(v.data) for v in variables_of(ds)):
+            msg = (
+                f"{self.name} plans on the host and cannot do so inside a JAX transformation;"
+                f" compute plan = {self.name}.plan(ds, ...) outside and pass plan=plan"
+            )
+            raise HostOnlyError(msg)
+        named = _keywords(self.planner)
+        taken = {role: found for role, found in members.items() if role in named}
+        if "params" in named:
+            taken["params"] = parameters
+        taken |= {name: value for name, value in parameters.items() if name in named}  # TODO
+        made = self.planner(ds, *references, **taken)
+        if not isinstance(made, Skip):
+            check_members(ds, members)
+        return made
+
+    def _sort(
+        self, ds: Exposure, refs: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[list[Any], dict[str, Any], Parameters]:
+        """References, members and parameters among the arguments of a call."""
+        if len(refs) > len(self.refs):
+            msg = f"{self.name} takes {len(self.refs)} references {self.refs}, got {len(refs)}"
+            raise ContractError(msg)
+        references = dict(zip(self.refs, refs, strict=False))
+        members: dict[str, Any] = {}
+        parameters = self.defaults()
+        known = self.parameters
+        for name, value in kwargs.items():
+            if name in self.refs:
+                if name in references:
+                    msg = f"{self.name}: reference {name!r} is given twice"
+                    raise ContractError(msg)
+                references[name] = value
+            elif name in self.members:
+                members[name] = value
+            elif name in known:
+                parameters[name] = known[name].coerce(value, self.name)
+            else:
+                raise unknown_parameter(self.name, name, known)
+        check_order(self.name, parameters, self.ordered)
+        # references are those of the exposure, but for a step that takes those of a member
+        user: Any = ds
+        if self.refs_of in self.members:
+            user = next(iter(members.get(self.refs_of, ())), None)
+        exposure = getattr(user, "attrs", None)
+        values = [
+            as_reference(references.get(name), name, exposure, self.name) for name in self.refs
+        ]
+        return values, members, Parameters(self.name, parameters)
+
+
+@functools.cache
+def _parameters(function: Callable[..., Any], members: tuple[str, ...]) -> Mapping[str, Parameter]:
+    return parameters_of(function, exclude=("plan", *members))
+
+
+@functools.cache
+def _keywords(planner: Callable[..., Any]) -> tuple[str, ...]:
+    found = inspect.signature(planner).parameters.values()
+    return tuple(p.name for p in found if p.kind is p.KEYWORD_ONLY)
+
+
+def _check_planner(made: Step[...]) -> None:
+    """Raise if a planner asks for what its step has not."""
+    assert made.planner is not None
+    unknown = set(_keywords(made.planner)) - {"params", *made.members, *made.parameters}
+    for name in (*sorted(unknown), *_asked(made.planner)):
+        if name not in made.parameters:
+            raise unknown_parameter(made.name, name, made.parameters)
+
+
+def _asked(planner: Callable[..., Any]) -> Iterator[str]:
+    """Names of the parameters that a planner itself reads, as attributes of ``params``."""
+    loaded: Any = None
+    for instruction in dis.get_instructions(planner):
+        read = instruction.opname in ("LOAD_ATTR", "LOAD_METHOD")
+        if read and (loaded == "params" or (type(loaded) is tuple and loaded[-1] == "params")):
+            yield instruction.argval
+        loaded = instruction.argval
+
+
+def as_reference(
+    value: Any, reftype: str, exposure: Mapping[str, Any] | None = None, who: str = ""
+) -> Any:
+    """Return a reference as steps want it: a Dataset (or None).
+
+    A path is opened, an array becomes the ``sci`` plane of a Dataset, a lazy reference is loaded.
+    With the mode attributes of an exposure, it must have been made for such exposures, and hold
+    numbers.
+    """
+    if value is None:
+        return value
+    from spec2fn.refs import coerce_reference
+
+    return coerce_reference(value, reftype, exposure, who)
+
+
+@overload
+def step(function: Callable[Concatenate[Any, P], Any]) -> Step[P]: ...
+@overload
+def step(**options: Any) -> Callable[[Callable[Concatenate[Any, P], Any]], Step[P]]: ...
+def step(function: Callable[Concatenate[Any, P], Any] | None = None, **options: Any) -> Any:
+    """Turn ``function(ds, *refs, *, members…, parameters…)`` into a registered :class:`Step`.
+
+    Options are the attributes of :class:`Step`. The function returns a new Dataset or
+    ``Skip(reason)``. A two-phase step names its ``planner`` and takes ``plan`` as a keyword, with
+    the default :data:`PLANNED`.
+
+    Raises
+    ------
+    ParameterError
+        If the planner asks for a parameter that the function does not have.
+    """
+
+    def decorate(fn: Callable[Concatenate[Any, P], Any]) -> Step[P]:
+        name = options.pop("name", fn.__name__)
+        made = Step(name, fn, **options)
+        made = replace(made, suffix=made.suffix or name)
+        if made.planner is not None:
+            _check_planner(made)
+        _REGISTRY[name] = made
+        return made
+
+    return decorate if function is None else decorate(function)
+
+
+def registered_steps() -> Mapping[str, Step[...]]:
+    """Every step of the library by name (imports all of them)."""
+    import importlib
+    import pkgutil
+
+    import spec2fn.steps
+
+    for module in pkgutil.iter_modules(spec2fn.steps.__path__):
+        importlib.import_module(f"spec2fn.steps.{module.name}")
+    # what a user registers is no step of the library
+    ours = {
+        n: s for n, s in _REGISTRY.items() if s.function.__module__.startswith("spec2fn.steps.")
+    }
+    return dict(sorted(ours.items()))
