@@ -333,8 +333,16 @@ def _keywords(planner: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def _check_planner(made: Step[...]) -> None:
-    """Raise if a planner asks for what its step has not."""
+    """Raise if a planner asks for what its step has not, or by position for more than it gets."""
     assert made.planner is not None
+    kinds = [p.kind for p in inspect.signature(made.planner).parameters.values()]
+    positional = kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if positional != 1 + len(made.refs) and inspect.Parameter.VAR_POSITIONAL not in kinds:
+        msg = (
+            f"{made.name}: its planner takes {positional} positional arguments, needs the Dataset"
+            f" and the references {made.refs}; parameters are in the keyword argument params"
+        )
+        raise ContractError(msg)
     unknown = set(_keywords(made.planner)) - {"params", *made.members, *made.parameters}
     for name in (*sorted(unknown), *_asked(made.planner)):
         if name not in made.parameters:

@@ -9,6 +9,7 @@ import numpy as np
 from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.modes import mode_of
+from spec2fn.parameters import Parameters
 from spec2fn.plans.slits.srctype import (
     SourceTypePlan,
     decide_source_type,
@@ -24,9 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["srctype"]
 
 
-def _plan(
-    ds: xr.Dataset, source_type: Literal["POINT", "EXTENDED"] | None = None
-) -> SourceTypePlan | Skip:
+def _plan(ds: xr.Dataset, *, params: Parameters) -> SourceTypePlan | Skip:
     mode = mode_of(ds)
     if mode.shutters and "stellarity" in ds:
         types = tuple(type_by_stellarity(float(v)) for v in ds["stellarity"].values)
@@ -42,13 +41,13 @@ def _plan(
     pattern = "dither_optimized_for" if mode.etalon else "dither_type"
     decided = decide_source_type(
         mode,
-        user=source_type,
+        user=params.source_type,
         background=bool(ds.attrs.get("background_target")),
         tso=tso,
         requested=requested,
         pattern=ds.attrs.get(pattern),
     )
-    told = source_type or requested or ds.attrs.get("background_target") or tso
+    told = params.source_type or requested or ds.attrs.get("background_target") or tso
     warnings = () if told or ds.attrs.get(pattern) is not None else (_warning(ds, decided),)
     if "slit_name" not in ds:
         return SourceTypePlan(decided, requested, warnings=warnings)

@@ -1,5 +1,6 @@
 """Steps, pipelines, parameters and their origins."""
 
+import inspect
 from typing import Annotated, Literal
 
 import numpy as np
@@ -293,3 +294,42 @@ def test_calibrated_units_tell_as_much_as_a_status(ds):
     calibrated = ds.assign(sci=ds["sci"].assign_attrs(units="MJy/sr"))
     with pytest.raises(InputError, match="has been through photom already"):
         run((photom,), calibrated)
+
+
+def test_a_step_shows_its_own_arguments():
+    from spec2fn.steps.photom import photom
+
+    shown = inspect.signature(photom).parameters
+    assert list(shown)[:4] == ["ds", "photom", "area", "plan"]
+    assert shown["plan"].default is None
+    assert shown["inverse"].default is False
+
+
+@pytest.mark.parametrize(
+    ("planner", "error", "match"),
+    [
+        (lambda ds, *, params: params.shifted, ParameterError, "no parameter 'shifted'.*by"),
+        (lambda ds, *, shifted: shifted, ParameterError, "no parameter 'shifted'.*by"),
+        (lambda ds, flat: flat, ContractError, "2 positional arguments, needs the Dataset"),
+    ],
+)
+def test_a_planner_that_asks_for_what_the_step_has_not_is_refused(planner, error, match):
+    def move(ds, *, plan=None, by: float = 1.0):
+        return ds
+
+    with pytest.raises(error, match=match):
+        step(planner=planner)(move)
+
+
+def test_planners_get_every_parameter_in_a_frozen_namespace(ds):
+    def planner(ds, *, params):
+        with pytest.raises(ContractError, match="frozen"):
+            params.by = 3.0
+        with pytest.raises(ParameterError, match="move has no parameter 'bye'"):
+            getattr(params, "by" + "e")
+        return dict(params)
+
+    def move(ds, *, plan=None, by: float = 1.0, to: str = "left"):
+        return ds
+
+    assert step(planner=planner)(move).plan(ds, by="2") == {"by": 2.0, "to": "left"}
