@@ -53,6 +53,7 @@ __all__ = [
     "allowed",
     "described",
     "has_value",
+    "is_calibrated",
     "meta_of",
     "replace_data",
     "require",
@@ -512,6 +513,15 @@ def with_status(ds: xr.Dataset, step: str, status: str) -> xr.Dataset:
 def status_of(ds: xr.Dataset, step: str) -> str:
     """Return the recorded status of `step`, or an empty string if it has not been seen."""
     return str(ds.attrs.get(f"status_{step}", ""))
+
+
+def is_calibrated(ds: xr.Dataset) -> bool:
+    """Whether the data are flux calibrated, by their units or the status of ``photom``."""
+    units = str(ds["sci"].attrs.get("units", ""))
+    if units:
+        return "Jy" in units
+    status = status_of(ds, "photom") or str(meta_of(ds).get("S_PHOTOM", ""))
+    return status.startswith("COMPLETE")
 
 
 def replace_data(ds: xr.Dataset, units: str | None = None, **arrays: Any) -> xr.Dataset:

@@ -11,11 +11,11 @@ dispersion element.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from spec2fn.kernels.namespace import array_namespace, is_jax, safe_divide
+from spec2fn.typing import Array
 
 __all__ = [
     "MEDIAN_NOISE",
@@ -34,14 +34,14 @@ MEDIAN_NOISE = 1.2
 MAX_CONDITION = 1e10
 
 
-def _shifted(array: Any, half: int, mode: str, axis: int = -2) -> list[Any]:
+def _shifted(array: Array, half: int, mode: str, axis: int = -2) -> list[Array]:
     """Return the ``2 half + 1`` views of `array` shifted along `axis`, ends padded."""
     xp = array_namespace(array)
     n = array.shape[axis]
     pad = [(0, 0)] * array.ndim
     pad[axis] = (half, half)
     padded = xp.pad(array, pad, mode=mode)
-    index: list[Any] = [slice(None)] * array.ndim
+    index: list[Array] = [slice(None)] * array.ndim
     out = []
     for shift in range(2 * half + 1):
         index[axis] = slice(shift, shift + n)
@@ -49,7 +49,7 @@ def _shifted(array: Any, half: int, mode: str, axis: int = -2) -> list[Any]:
     return out
 
 
-def boxcar(data: Any, good: Any, length: int) -> tuple[Any, Any, Any]:
+def boxcar(data: Array, good: Array, length: int) -> tuple[Array, Array, Array]:
     """Smooth along the dispersion with a boxcar, bad pixels replaced by their neighbours' mean.
 
     Parameters
@@ -79,7 +79,7 @@ def boxcar(data: Any, good: Any, length: int) -> tuple[Any, Any, Any]:
     return total / count, n_good > 0, count
 
 
-def boxcar_variance(plane: Any, length: int) -> Any:
+def boxcar_variance(plane: Array, length: int) -> Array:
     """Sum of a (co)variance plane over the box, for the square of the boxcar's weights.
 
     Elements repeated beyond the ends carry their multiplicity squared.
@@ -108,7 +108,7 @@ def boxcar_variance(plane: Any, length: int) -> Any:
     return total
 
 
-def invert_normal_matrix(matrix: Any) -> tuple[Any, Any]:
+def invert_normal_matrix(matrix: Array) -> tuple[Array, Array]:
     """Invert small symmetric matrices; singular ones become zero.
 
     Parameters
@@ -134,7 +134,7 @@ def invert_normal_matrix(matrix: Any) -> tuple[Any, Any]:
     return xp.where(ok[..., None, None], inverse, xp.zeros_like(inverse)), ok
 
 
-def _constant(array: Any) -> Any:
+def _constant(array: Array) -> Array:
     # the condition number only decides; its derivative (eigenvalues) is neither needed nor finite
     if not is_jax(array):
         return array
@@ -144,8 +144,8 @@ def _constant(array: Any) -> Any:
 
 
 def fit_polynomial(
-    data: Any, used: Any, basis: Any, apertures: Sequence[Any]
-) -> tuple[Any, tuple[Any, ...]]:
+    data: Array, used: Array, basis: Array, apertures: Sequence[Array]
+) -> tuple[Array, tuple[Array, ...]]:
     """Least-squares polynomial across the trace, at every dispersion element.
 
     Parameters
@@ -173,14 +173,14 @@ def fit_polynomial(
     coefficients = xp.einsum("...pq,...q->...p", inverse, vector)
     background = coefficients @ basis.T
 
-    def weights(aperture: Any) -> Any:
+    def weights(aperture: Array) -> Array:
         leverage = xp.einsum("...p,...pq->...q", aperture @ basis, inverse)
         return mask * (leverage @ basis.T)
 
     return background, tuple(weights(aperture) for aperture in apertures)
 
 
-def _normal_matrix(mask: Any, basis: Any) -> Any:
+def _normal_matrix(mask: Array, basis: Array) -> Array:
     n, p = basis.shape
     products = (basis[:, :, None] * basis[:, None, :]).reshape(n, p * p)
     return (mask @ products).reshape(*mask.shape[:-1], p, p)
@@ -195,7 +195,7 @@ def _middle_indices(data: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.
     return low.astype(np.int32), high.astype(np.int32)
 
 
-def masked_median(data: Any, used: Any) -> tuple[Any, Any]:
+def masked_median(data: Array, used: Array) -> tuple[Array, Array]:
     """Median across the trace of the used pixels.
 
     The sorting is done by NumPy, in a JAX trace too (as a callback); the values are gathered by

@@ -10,18 +10,18 @@ continuous first derivative in position and radius.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from spec2fn.kernels.namespace import array_namespace
+from spec2fn.typing import Array
 
 __all__ = ["circle_overlap", "circle_sampled", "circle_weights"]
 
 
 def circle_overlap(
-    centre: Any, radius: Any, shape: tuple[int, int], origin: tuple[int, int] = (0, 0)
-) -> Any:
+    centre: Array, radius: Array, shape: tuple[int, int], origin: tuple[int, int] = (0, 0)
+) -> Array:
     """Return the exact area that a circle covers of every pixel.
 
     Parameters
@@ -59,7 +59,7 @@ def circle_overlap(
     return xp.where(positive[..., None, None], area, xp.zeros_like(area))
 
 
-def _edges(distance: Any, r: Any) -> tuple[Any, Any, Any]:
+def _edges(distance: Array, r: Array) -> tuple[Array, Array, Array]:
     """Sign of the distances, their size up to the radius, and the area they contribute."""
     xp = array_namespace(distance, r)
     size = xp.minimum(xp.abs(distance), r)
@@ -72,12 +72,12 @@ def _edges(distance: Any, r: Any) -> tuple[Any, Any, Any]:
 
 
 def circle_sampled(
-    centre: Any,
-    radius: Any,
+    centre: Array,
+    radius: Array,
     shape: tuple[int, int],
     subpixels: int,
     origin: tuple[int, int] = (0, 0),
-) -> Any:
+) -> Array:
     """Return the fraction of the subpixels of every pixel whose centre lies in a circle.
 
     Parameters
@@ -106,13 +106,13 @@ def circle_sampled(
 
 
 def circle_weights(
-    centre: Any,
-    radius: Any,
+    centre: Array,
+    radius: Array,
     shape: tuple[int, int],
     *,
     subpixels: int = 0,
     origin: tuple[int, int] = (0, 0),
-) -> Any:
+) -> Array:
     """Return exact overlaps, or sampled ones if `subpixels` is not 0; see the two functions."""
     if subpixels:
         return circle_sampled(centre, radius, shape, subpixels, origin)

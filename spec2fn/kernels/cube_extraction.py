@@ -8,11 +8,12 @@ The algorithm is that of the JWST pipeline documentation (https://jwst-pipeline.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from spec2fn.kernels.namespace import array_namespace, safe_divide
+from spec2fn.typing import Array
 
 __all__ = ["CubeSums", "clipping_limits", "extract_aperture", "extract_whole"]
 
@@ -37,17 +38,19 @@ class CubeSums(NamedTuple):
         No data in the aperture.
     """
 
-    flux: Any
-    background: Any
-    npixels: Any
-    npixels_background: Any
-    variances: tuple[Any, ...]
-    background_variances: tuple[Any, ...]
-    variance_cov: Any
-    empty: Any
+    flux: Array
+    background: Array
+    npixels: Array
+    npixels_background: Array
+    variances: tuple[Array, ...]
+    background_variances: tuple[Array, ...]
+    variance_cov: Array
+    empty: Array
 
 
-def clipping_limits(values: Any, valid: Any, sigma: float, maxiters: int = 5) -> tuple[Any, Any]:
+def clipping_limits(
+    values: Array, valid: Array, sigma: float, maxiters: int = 5
+) -> tuple[Array, Array]:
     """Limits about the clipped mean of every plane, outside of which values are outliers.
 
     Values farther than `sigma` population standard deviations from the median of those that
@@ -88,7 +91,7 @@ def clipping_limits(values: Any, valid: Any, sigma: float, maxiters: int = 5) ->
     x = x - shift
     sums, squares = xp.cumsum(x, axis=-1), xp.cumsum(x * x, axis=-1)
 
-    def moments(a: Any, b: Any) -> tuple[Any, Any]:
+    def moments(a: Array, b: Array) -> tuple[Array, Array]:
         count = xp.maximum(b - a, 1).astype(np.float64)
         mean = (_before(sums, b) - _before(sums, a)) / count
         variance = (_before(squares, b) - _before(squares, a)) / count - mean * mean
@@ -118,18 +121,18 @@ def clipping_limits(values: Any, valid: Any, sigma: float, maxiters: int = 5) ->
     )
 
 
-def _pick(array: Any, index: Any) -> Any:
+def _pick(array: Array, index: Array) -> Array:
     xp = array_namespace(array, index)
     return xp.take_along_axis(array, index[..., None], axis=-1)[..., 0]
 
 
-def _before(cumulative: Any, index: Any) -> Any:
+def _before(cumulative: Array, index: Array) -> Array:
     """Sum of the elements before an index."""
     xp = array_namespace(cumulative, index)
     return xp.where(index > 0, _pick(cumulative, xp.maximum(index - 1, 0)), 0.0)
 
 
-def _rank(ordered: Any, count: Any, limit: Any, *, strict: bool) -> Any:
+def _rank(ordered: Array, count: Array, limit: Array, *, strict: bool) -> Array:
     """How many of the first `count` are below (`strict`) or not above the limit."""
     xp = array_namespace(ordered, limit)
     n = ordered.shape[-1]
@@ -146,21 +149,21 @@ def _rank(ordered: Any, count: Any, limit: Any, *, strict: bool) -> Any:
     return low
 
 
-def _total(weights: Any, values: Any) -> Any:
+def _total(weights: Array, values: Array) -> Array:
     xp = array_namespace(weights, values)
     return xp.sum(weights * values, axis=(-2, -1))
 
 
 def extract_aperture(
-    data: Any,
-    variances: tuple[Any, ...],
-    cover: Any,
-    valid: Any,
-    aperture: Any,
+    data: Array,
+    variances: tuple[Array, ...],
+    cover: Array,
+    valid: Array,
+    aperture: Array,
     *,
-    annulus: Any = None,
-    kept: Any = None,
-    areas: tuple[Any, Any],
+    annulus: Array | None = None,
+    kept: Array | None = None,
+    areas: tuple[Array, Array],
 ) -> CubeSums:
     """Sum over the aperture of a point source in every plane, and subtract the annulus.
 
@@ -206,11 +209,11 @@ def extract_aperture(
 
 
 def extract_whole(
-    data: Any,
-    variances: tuple[Any, ...],
-    cover: Any,
-    valid: Any,
-    kept: Any,
+    data: Array,
+    variances: tuple[Array, ...],
+    cover: Array,
+    valid: Array,
+    kept: Array,
 ) -> CubeSums:
     """Sum over all spaxels of every plane, for an extended source; nothing is subtracted.
 
@@ -225,10 +228,10 @@ def extract_whole(
     empty = own == 0
     some = xp.any(kept, axis=axes)
 
-    def inside(value: Any) -> Any:
+    def inside(value: Array) -> Array:
         return xp.sum(xp.where(kept, value, xp.zeros_like(value)), axis=axes, dtype=np.float64)
 
-    def whole(value: Any) -> Any:
+    def whole(value: Array) -> Array:
         return xp.sum(value, axis=axes, dtype=np.float64)
 
     return CubeSums(

@@ -10,7 +10,7 @@ pixel-to-pixel covariance can be propagated exactly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from spec2fn.kernels.background_fit import (
     masked_median,
 )
 from spec2fn.kernels.namespace import array_namespace, safe_divide
+from spec2fn.typing import Array
 
 __all__ = [
     "Background",
@@ -52,17 +53,17 @@ class Background(NamedTuple):
         Standard error relative to that of a weighted sum (1.2 for a median).
     smoothing : int
         Length of the boxcar, 0 for none.
-    count : array or None
+    box_pixels : array or None
         Good pixels in each box.
     """
 
-    image: Any
-    defined: Any
-    weights: Any
-    weights_nominal: Any
+    image: Array
+    defined: Array
+    weights: Array
+    weights_nominal: Array
     noise: float = 1.0
     smoothing: int = 0
-    count: Any = None
+    box_pixels: Array | None = None
 
 
 class Extraction(NamedTuple):
@@ -91,18 +92,18 @@ class Extraction(NamedTuple):
         Background that was subtracted before summing.
     """
 
-    flux: Any
-    npixels: Any
-    background: Any
-    weights: Any
-    variance_weights: tuple[Any, ...]
-    bkg_variance_weights: tuple[Any, ...]
-    bkg_less: Any
-    scene: Any
+    flux: Array
+    npixels: Array
+    background: Array
+    weights: Array
+    variance_weights: tuple[Array, ...]
+    bkg_variance_weights: tuple[Array, ...]
+    bkg_less: Array
+    scene: Array
     fitted: Background | None = None
 
 
-def weighted_variance(weights: Any, variance: Any) -> Any:
+def weighted_variance(weights: Array, variance: Array) -> Array:
     """Return ``sum(weights**2 * variance)`` across the trace.
 
     Parameters
@@ -118,7 +119,7 @@ def weighted_variance(weights: Any, variance: Any) -> Any:
     return xp.einsum("...c,...c,...c->...", weights, weights, variance)
 
 
-def operator_variance(weights: Any, variance: Any, covariance: Sequence[Any] = ()) -> Any:
+def operator_variance(weights: Array, variance: Array, covariance: Sequence[Array] = ()) -> Array:
     """Return ``a C a`` across the trace for a banded covariance C.
 
     Parameters
@@ -147,12 +148,12 @@ def operator_variance(weights: Any, variance: Any, covariance: Sequence[Any] = (
 
 
 def subtracted_variance(
-    weights: Any,
+    weights: Array,
     background: Background | None,
-    good: Any,
-    variance: Any,
-    covariance: Sequence[Any] = (),
-) -> Any:
+    good: Array,
+    variance: Array,
+    covariance: Sequence[Array] = (),
+) -> Array:
     """Variance of a background-subtracted sum, every correlation counted.
 
     The aperture and the background regions may share pixels, and a smoothed background takes in
@@ -183,7 +184,7 @@ def subtracted_variance(
     return total
 
 
-def common_variance(weights: Any, background: Background | None, error: Any) -> Any:
+def common_variance(weights: Array, background: Background | None, error: Array) -> Array:
     """Variance that an error common to all pixels of a dispersion element adds to their sum.
 
     Parameters
@@ -208,14 +209,14 @@ def common_variance(weights: Any, background: Background | None, error: Any) -> 
 
 
 def _smoothed_variance(
-    weights: Any, background: Background, good: Any, planes: tuple[Any, Sequence[Any]]
-) -> Any:
+    weights: Array, background: Background, good: Array, planes: tuple[Array, Sequence[Array]]
+) -> Array:
     """Variance of a sum minus a background that is linear in the (smoothed) data."""
     variance, covariance = planes
     xp = array_namespace(weights, variance)
     if background.smoothing < 3:
         return operator_variance(weights - background.weights, variance, covariance)
-    share = background.weights / background.count
+    share = background.weights / background.box_pixels
     zero = xp.zeros_like(variance)
     counted = xp.where(good, variance, zero)
     boxed = boxcar_variance(counted, background.smoothing)
@@ -239,7 +240,7 @@ def _smoothed_variance(
 
 
 def _median_background(
-    data: Any, good: Any, region: Any, *, aperture: Any, nominal: Any, length: int
+    data: Array, good: Array, region: Array, *, aperture: Array, nominal: Array, length: int
 ) -> Background:
     xp = array_namespace(data, good)
     smooth, defined, count = data, good, None
@@ -256,18 +257,18 @@ def _median_background(
         mean * xp.sum(nominal, axis=-1, keepdims=True),
         noise=MEDIAN_NOISE,
         smoothing=length if length > 1 else 0,
-        count=count,
+        box_pixels=count,
     )
 
 
 def _polynomial_background(
-    data: Any,
-    good: Any,
-    region: Any,
-    basis: Any,
+    data: Array,
+    good: Array,
+    region: Array,
+    basis: Array,
     *,
-    aperture: Any,
-    nominal: Any,
+    aperture: Array,
+    nominal: Array,
     length: int,
 ) -> Background:
     xp = array_namespace(data, good)
@@ -282,17 +283,17 @@ def _polynomial_background(
         weights,
         weights_nominal,
         smoothing=length if length > 1 else 0,
-        count=count,
+        box_pixels=count,
     )
 
 
 def box_extract(
-    data: Any,
-    good: Any,
-    weights: Any,
-    region: Any = None,
+    data: Array,
+    good: Array,
+    weights: Array,
+    region: Array | None = None,
     *,
-    basis: Any = None,
+    basis: Array | None = None,
     smoothing_length: int = 0,
     scene: bool = False,
 ) -> Extraction:
@@ -340,8 +341,8 @@ def box_extract(
         if background is not None:
             unknown = xp.full_like(background.image, xp.nan)
             model = model + xp.where(background.defined, background.image, unknown)
-    quoted: tuple[Any, ...] = (aperture,)
-    bkg_quoted: tuple[Any, ...] = ()
+    quoted: tuple[Array, ...] = (aperture,)
+    bkg_quoted: tuple[Array, ...] = ()
     if background is not None:
         bkg_quoted = (background.noise * background.weights_nominal,)
         quoted = (aperture, *bkg_quoted)
@@ -359,7 +360,11 @@ def box_extract(
 
 
 def optimal_extract(
-    data: Any, good: Any, profiles: Sequence[Any], basis: Any = None, region: Any = None
+    data: Array,
+    good: Array,
+    profiles: Sequence[Array],
+    basis: Array | None = None,
+    region: Array | None = None,
 ) -> Extraction:
     """Fit the amplitudes of spatial profiles, and a background polynomial, across the trace.
 
@@ -406,7 +411,7 @@ def optimal_extract(
     flux = amplitudes[..., k]
     background = xp.zeros_like(flux)
     alone = None
-    bkg_quoted: tuple[Any, ...] = ()
+    bkg_quoted: tuple[Array, ...] = ()
     if basis is not None:
         level = xp.einsum("...dp,cp->...dc", amplitudes[..., :k], basis)
         power = xp.sum(profile * seen, axis=-1, keepdims=True)
@@ -425,15 +430,15 @@ def optimal_extract(
     )
 
 
-def interpolate_correction(npixels: Any, sizes: Any, table: Any) -> Any:
+def interpolate_correction(npixels: Array, sizes: Array, table: Array) -> Array:
     """Aperture correction for a number of pixels, linear in size and constant beyond its ends.
 
     Parameters
     ----------
     npixels : array of float64, (..., disp)
-    sizes : array of float64, (n,) or (..., disp, n)
+    sizes : array of float64, (..., disp, n)
         Increasing aperture sizes [pixel].
-    table : array of float64, (disp, n); with the dims of `sizes` if that has more than one
+    table : array of float64, (..., disp, n)
         Correction at each dispersion element and size.
 
     Returns
@@ -441,31 +446,14 @@ def interpolate_correction(npixels: Any, sizes: Any, table: Any) -> Any:
     array of float64, (..., disp)
     """
     xp = array_namespace(npixels, sizes, table)
-    sizes, table = xp.asarray(sizes), xp.asarray(table)
-    if sizes.ndim > 1:
-        return _interpolate_sizes(npixels, sizes, table)
-    n = sizes.shape[0]
-    rows = xp.broadcast_to(xp.arange(table.shape[0]), npixels.shape)
-    if n == 1:
-        return table[rows, xp.zeros_like(rows)]
-    # a handful of sizes: counting is cheaper than searching, and traceable
-    inner = sizes[1:-1].reshape((1,) * npixels.ndim + (n - 2,))
-    cell = xp.sum(npixels[..., None] >= inner, axis=-1)
-    low, high = sizes[cell], sizes[cell + 1]
-    fraction = xp.clip((npixels - low) / (high - low), 0.0, 1.0)
-    return table[rows, cell] * (1.0 - fraction) + table[rows, cell + 1] * fraction
-
-
-def _interpolate_sizes(npixels: Any, sizes: Any, table: Any) -> Any:
-    """Correction where the tabulated sizes differ from element to element."""
-    xp = array_namespace(npixels, sizes, table)
     shape = (*npixels.shape, sizes.shape[-1])
-    sizes, table = xp.broadcast_to(sizes, shape), xp.broadcast_to(table, shape)
+    sizes, table = (xp.broadcast_to(xp.asarray(a), shape) for a in (sizes, table))
     if shape[-1] == 1:
         return table[..., 0]
+    # a handful of sizes: counting is cheaper than searching, and traceable
     cell = xp.sum(npixels[..., None] >= sizes[..., 1:-1], axis=-1)[..., None]
 
-    def at(values: Any, index: Any) -> Any:
+    def at(values: Array, index: Array) -> Array:
         return xp.take_along_axis(values, index, axis=-1)[..., 0]
 
     low, high = at(sizes, cell), at(sizes, cell + 1)

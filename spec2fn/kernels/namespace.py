@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["array_namespace", "is_jax", "is_traced", "safe_divide"]
+from spec2fn.typing import Array
+
+__all__ = ["array_namespace", "is_jax", "is_traced", "positive_root", "safe_divide"]
 
 
 def is_jax(array: Any) -> bool:
@@ -46,3 +48,10 @@ def safe_divide(a: Any, b: Any, where: Any, fill: float = np.nan) -> Any:
     one = xp.ones((), dtype=xp.asarray(b).dtype)
     out = a / xp.where(where, b, one)
     return xp.where(where, out, xp.asarray(fill, dtype=out.dtype))
+
+
+def positive_root(a: Array) -> Array:
+    """Square root where `a` is positive and 0 elsewhere, with finite gradients."""
+    xp = array_namespace(a)
+    positive = a > 0
+    return xp.where(positive, xp.sqrt(xp.where(positive, a, xp.ones_like(a))), xp.zeros_like(a))

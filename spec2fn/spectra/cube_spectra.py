@@ -20,9 +20,11 @@ from spec2fn.kernels.cube_extraction import (
 from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.kernels.statistics import safe_sqrt
 from spec2fn.modes import mode_of
-from spec2fn.plans.extraction.extract_cube import CubePlan
-from spec2fn.schema import RESIDUAL_FRINGES, SPECTRUM_COLUMNS, meta_of
-from spec2fn.wcs.spectrum import spectral_wcs
+from spec2fn.plans.extraction.extract_cube import CubeExtractionPlan
+from spec2fn.plans.extraction.extract_images import VARIANCES
+from spec2fn.schema import RESIDUAL_FRINGES, with_warnings
+from spec2fn.spectra.datasets import spectra_dataset, with_wcs
+from spec2fn.typing import Arrays
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,13 +33,12 @@ __all__ = ["extract_cube"]
 
 _LOG = logging.getLogger("spec2fn.extract_1d")
 MEGA = 1.0e6
-_VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
 _BLOCK = 1 << 18  # voxels handled at a time in NumPy: they stay in the processor's cache
 
 Box = tuple[slice, slice]
 
 
-def extract_cube(ds: xr.Dataset, plan: CubePlan) -> xr.Dataset:
+def extract_cube(ds: xr.Dataset, plan: CubeExtractionPlan) -> xr.Dataset:
     """Extract the spectrum of a cube.
 
     Parameters
@@ -45,7 +46,7 @@ def extract_cube(ds: xr.Dataset, plan: CubePlan) -> xr.Dataset:
     ds : xarray.Dataset
         ``sci``, ``err`` and optionally ``wmap`` and the variances, dims
         ([integration,] wave, y, x).
-    plan : CubePlan
+    plan : CubeExtractionPlan
 
     Returns
     -------
@@ -57,7 +58,8 @@ def extract_cube(ds: xr.Dataset, plan: CubePlan) -> xr.Dataset:
     if mode_of(ds).etalon:
         # of values, not of a trace: the search for fringes decides by evidence
         columns |= _fringe_columns(ds, plan, sums)
-    return _dataset(ds, plan, columns)
+    out = with_wcs(_as_dataset(ds, plan, columns), ds)
+    return out if is_traced(columns["flux"]) else with_warnings(out, *plan.warnings)
 
 
 def _planes(ds: xr.Dataset) -> tuple[Any, tuple[Any, ...], Any]:
@@ -65,15 +67,15 @@ def _planes(ds: xr.Dataset) -> tuple[Any, tuple[Any, ...], Any]:
     dims = ds["sci"].dims
     data = ds["sci"].data
     xp = array_namespace(data)
-    if all(n in ds and ds[n].dims == dims for n in _VARIANCES):
-        errors = tuple(ds[n].data for n in _VARIANCES)
+    if all(n in ds and ds[n].dims == dims for n in VARIANCES):
+        errors = tuple(ds[n].data for n in VARIANCES)
     else:
         errors = (ds["err"].data,) if "err" in ds else ()
     cover = ds["wmap"].data if "wmap" in ds else xp.isfinite(data).astype(np.float32)
     return data, errors, cover
 
 
-def _sums(ds: xr.Dataset, plan: CubePlan) -> CubeSums:
+def _sums(ds: xr.Dataset, plan: CubeExtractionPlan) -> CubeSums:
     data, errors, cover = _planes(ds)
     xp = array_namespace(data, plan.centre)
     n = data.shape[-3]
@@ -95,7 +97,7 @@ def _join(xp: Any, column: tuple[Any, ...]) -> Any:
 
 
 def _block(
-    plan: CubePlan, planes: slice, data: Any, errors: tuple[Any, ...], cover: Any
+    plan: CubeExtractionPlan, planes: slice, data: Any, errors: tuple[Any, ...], cover: Any
 ) -> CubeSums:
     """Sums of some planes."""
     at = (..., planes, slice(None), slice(None))
@@ -186,7 +188,7 @@ def _box(centre: Any, reach: Any, shape: tuple[int, ...]) -> Box:
     return edges[0], edges[1]
 
 
-def _columns(ds: xr.Dataset, plan: CubePlan, sums: CubeSums) -> dict[str, Any]:
+def _columns(ds: xr.Dataset, plan: CubeExtractionPlan, sums: CubeSums) -> dict[str, Any]:
     """Columns in their final units."""
     xp = array_namespace(sums.flux)
     gain: Any = 1.0
@@ -217,12 +219,12 @@ def _columns(ds: xr.Dataset, plan: CubePlan, sums: CubeSums) -> dict[str, Any]:
         out[error] = safe_sqrt(sum(scaled))
         # of a cube without components only the total is known
         parts = [zero] * 3 if single else scaled
-        for name, value in zip(_VARIANCES, parts, strict=True):
+        for name, value in zip(VARIANCES, parts, strict=True):
             out[f"{prefix}_{name}"] = value
     return out
 
 
-def _inflation(ds: xr.Dataset, plan: CubePlan) -> Any:
+def _inflation(ds: xr.Dataset, plan: CubeExtractionPlan) -> Any:
     """How much larger the variance of a sum is than that of independent spaxels."""
     if "variance_inflation" not in ds:
         return plan.covar_scale**2
@@ -237,7 +239,7 @@ def _divisor(area: Any) -> Any:
     return xp.where(area > 0, area, xp.ones_like(area))
 
 
-def _fringe_columns(ds: xr.Dataset, plan: CubePlan, sums: CubeSums) -> dict[str, Any]:
+def _fringe_columns(ds: xr.Dataset, plan: CubeExtractionPlan, sums: CubeSums) -> dict[str, Any]:
     """Columns without residual fringes; NaN where none were sought (always inside a trace)."""
     xp = array_namespace(sums.flux)
     if not plan.fringes or is_traced(sums.flux):
@@ -257,7 +259,7 @@ def _fringe_columns(ds: xr.Dataset, plan: CubePlan, sums: CubeSums) -> dict[str,
     return out
 
 
-def _without_fringes(spectrum: np.ndarray, plan: CubePlan, name: str) -> np.ndarray:
+def _without_fringes(spectrum: np.ndarray, plan: CubeExtractionPlan, name: str) -> np.ndarray:
     found = correct_fringes_1d(plan.wavelength, spectrum, plan.fringes)
     if found.skipped and found.skipped != NO_FRINGES:
         _LOG.warning("extract_1d: %s is not known: %s", name, found.skipped)
@@ -265,22 +267,10 @@ def _without_fringes(spectrum: np.ndarray, plan: CubePlan, name: str) -> np.ndar
     return found.flux
 
 
-def _dataset(ds: xr.Dataset, plan: CubePlan, columns: dict[str, Any]) -> xr.Dataset:
-    import xarray as xr
-
+def _as_dataset(ds: xr.Dataset, plan: CubeExtractionPlan, columns: Arrays) -> xr.Dataset:
+    """Put the columns, (…, wave), into a Dataset."""
     xp = array_namespace(columns["flux"])
-    lead = ds["sci"].dims[:-3]
-    values: dict[str, Any] = {}
-    for name, (_, unit) in SPECTRUM_COLUMNS.items():
-        if name not in columns:
-            continue
-        shown = _unit(name, unit, calibrated=plan.calibrated)
-        attrs = {"units": shown} if shown else {}
-        if name == "wavelength":
-            values[name] = (("spectrum", "wave"), columns[name][None, :], attrs)
-        else:
-            values[name] = ((*lead, "spectrum", "wave"), xp.expand_dims(columns[name], -2), attrs)
-    per_spectrum: dict[str, Any] = {
+    per_spectrum = {
         "n_wave": np.array([len(plan.wavelength)], dtype=np.int32),
         "sltname": np.array([plan.name]),
         "srctype": np.array([plan.source_type]),
@@ -289,32 +279,10 @@ def _dataset(ds: xr.Dataset, plan: CubePlan, columns: dict[str, Any]) -> xr.Data
         "slit_ra": plan.position[0:1],
         "slit_dec": plan.position[1:2],
     }
-    if ds.attrs.get("detector"):
-        per_spectrum["detector"] = np.array([str(ds.attrs["detector"])])
-    if plan.angle is not None:
-        per_spectrum["pa_aper"] = plan.angle
-    values |= {name: (("spectrum",), value) for name, value in per_spectrum.items()}
-    used = {"wave", "y", "x"}
-    kept = {n: v for n, v in ds.variables.items() if not used & set(v.dims) and n not in values}
-    coords = {n: v for n, v in kept.items() if n in ds.coords}
-    values |= {str(n): v for n, v in kept.items() if n not in coords}
-    # a cube has no dispersion axis that a spectrum could inherit
-    attrs = {k: v for k, v in ds.attrs.items() if k != "dispaxis"}
-    model = "MultiSpecModel"
-    if mode_of(ds).etalon:
-        model = "MRSMultiSpecModel"
-    if lead:
-        model = "TSOMultiSpecModel"
-    out = xr.Dataset(values, coords=coords, attrs={**attrs, "model": model})
-    if is_traced(columns["flux"]):
-        return out
-    ra, dec = (float(v) for v in plan.position)
-    wcs = {plan.name: spectral_wcs(ra, dec, np.asarray(plan.wavelength))}
-    return out.assign_attrs(meta=meta_of(ds).replace(wcs=wcs))
-
-
-def _unit(name: str, unit: str, *, calibrated: bool) -> str:
-    if not calibrated and unit not in ("", "um"):
-        return "DN^2 / s^2" if "var_" in name else "DN/s"
-    # as the tables of cubes' spectra have it
-    return "(MJy/sr)^2" if unit == "MJy^2 / sr^2" else unit
+    return spectra_dataset(
+        ds,
+        {n: xp.expand_dims(c, -2) for n, c in columns.items()},
+        per_spectrum,
+        angle=plan.angle,
+        calibrated=plan.calibrated,
+    )

@@ -1,4 +1,4 @@
-"""Extracted spectra as Datasets: columns, metadata and images, and joining those of buckets."""
+"""Extracted spectra as Datasets: columns, metadata and WCS, and joining those of buckets."""
 
 from __future__ import annotations
 
@@ -9,30 +9,23 @@ import numpy as np
 
 from spec2fn.deferred import as_deferred
 from spec2fn.errors import DatasetError
-from spec2fn.kernels.extraction import Extraction
-from spec2fn.kernels.namespace import array_namespace
-from spec2fn.plans.extraction.extract_1d import ExtractionPlan
-from spec2fn.plans.extraction.extract_slits import GroupPlan
+from spec2fn.kernels.namespace import array_namespace, is_traced
+from spec2fn.modes import mode_of
 from spec2fn.plans.slits.slit_frame import strings
-from spec2fn.schema import EXTRACTED, NOT_EXTRACTED, meta_of, warnings_of
-from spec2fn.spectra.image_spectra import bad_pixels
-from spec2fn.spectra.images import SavedImages, saved_images, unfold
-from spec2fn.wcs.spectrum import spectral_wcs
+from spec2fn.schema import (
+    EXTRACTED,
+    NOT_EXTRACTED,
+    SPECTRUM_COLUMNS,
+    meta_of,
+    warnings_of,
+)
+from spec2fn.typing import Array, Arrays
+from spec2fn.wcs.spectrum import SpectralWcs
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = [
-    "image_spectrum",
-    "join_spectra",
-    "slit_images",
-    "slit_metadata",
-    "slit_spectra",
-    "with_images",
-]
-
-# positions of the source that become columns of the table of spectra
-_POSITIONS = ("ta_xpos", "ta_ypos", "source_xpos", "source_ypos")
+__all__ = ["join_spectra", "slit_metadata", "spectra_dataset", "with_wcs"]
 
 # variable on ``slit`` -> variable on ``spectrum``: the FITS keyword in lower case
 _ALWAYS: Mapping[str, str] = {
@@ -57,14 +50,12 @@ _MSA: Mapping[str, str] = {
 }
 
 
-def slit_metadata(bucket: xr.Dataset, members: Sequence[int]) -> dict[str, Any]:
+def slit_metadata(bucket: xr.Dataset) -> dict[str, Array]:
     """Metadata of slits for the headers of their spectra.
 
     Parameters
     ----------
     bucket : xarray.Dataset
-    members : sequence of int
-        Positions of the slits in the bucket.
 
     Returns
     -------
@@ -75,9 +66,8 @@ def slit_metadata(bucket: xr.Dataset, members: Sequence[int]) -> dict[str, Any]:
     names = dict(_ALWAYS)
     if any(strings(bucket, "shutter_state")):
         names |= _MSA
-    index = list(members)
     return {
-        new: bucket.variables[old].data[np.array(index)]
+        new: bucket.variables[old].data
         for old, new in names.items()
         if old in bucket and bucket.variables[old].dims == ("slit",)
     }
@@ -162,7 +152,7 @@ def _names(datasets: Sequence[xr.Dataset]) -> list[str]:
     return names
 
 
-def _padded(ds: xr.Dataset, name: str, like: Any, n_wave: int) -> Any:
+def _padded(ds: xr.Dataset, name: str, like: xr.Variable, n_wave: int) -> Array:
     """A variable with the length `n_wave`; empty values if this Dataset does not have it."""
     if name not in ds:
         shape = tuple(n_wave if d == "wave" else ds.sizes[d] for d in like.dims)
@@ -179,126 +169,65 @@ def _padded(ds: xr.Dataset, name: str, like: Any, n_wave: int) -> Any:
     return xp.pad(data, edges, constant_values=fill)
 
 
-def image_spectrum(ds: xr.Dataset, plan: ExtractionPlan, columns: dict[str, Any]) -> xr.Dataset:
-    """Put the columns of an image into a Dataset, in the order of the table, with their units.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        The image; what does not depend on its pixels is kept.
-    plan : ExtractionPlan
-    columns : dict of str to array, ([integration,] wave)
-        From :func:`spec2fn.spectra.image_spectra.extract_image`.
-
-    Returns
-    -------
-    xarray.Dataset
-        dims ([integration,] spectrum, wave), with one spectrum.
-    """
-    import xarray as xr
-
-    xp = array_namespace(columns["flux"])
-    lead = ds["sci"].dims[:-2]
-    dims = (*lead, "spectrum", "wave")
-    values: dict[str, Any] = {}
-    for name, (_, unit) in EXTRACTED.items():
-        units = unit if plan.calibrated else _count_rate(unit, name)
-        attrs = {"units": units} if units else {}
-        if name == "wavelength":
-            values[name] = (("spectrum", "wave"), plan.wavelength[None, :], attrs)
-        else:
-            values[name] = (dims, xp.expand_dims(columns[name], -2), attrs)
-    limits = plan.limits
-    per_spectrum = {
-        "n_wave": np.array([len(plan.rows)], dtype=np.int32),
-        "sltname": np.array([plan.slit_name]),
-        "srctype": np.array([plan.source_type]),
-        "extrxstr": limits[0:1],
-        "extrxstp": limits[1:2],
-        "extrystr": limits[2:3],
-        "extrystp": limits[3:4],
-        "slit_ra": plan.position[0:1],
-        "slit_dec": plan.position[1:2],
-        "sporder": np.array([plan.spectral_order], dtype=np.int32),
-        "dispaxis": np.array([plan.dispaxis], dtype=np.int32),
-    }
-    if ds.attrs.get("detector"):
-        per_spectrum["detector"] = np.array([str(ds.attrs["detector"])])
-    if plan.angle is not None:
-        per_spectrum["pa_aper"] = plan.angle
-    for name in _POSITIONS:
-        if name in ds:
-            per_spectrum[name] = ds[name].data.reshape(1)
-    values |= {name: (("spectrum",), value) for name, value in per_spectrum.items()}
-    used = {"y", "x", "lag"}
-    drop = [n for n, v in ds.variables.items() if used & set(v.dims) or n in values]
-    kept = ds.drop_vars(drop)
-    out = xr.Dataset(values, attrs=ds.attrs)
-    out = out.assign({n: kept.variables[n] for n in kept.data_vars})
-    out = out.assign_coords({n: kept.variables[n] for n in kept.coords})
-    return out.assign_attrs(model="TSOMultiSpecModel" if lead else "MultiSpecModel")
-
-
-def slit_spectra(
-    ds: xr.Dataset, plan: GroupPlan, columns: dict[str, Any], angle: np.ndarray | None
+def spectra_dataset(
+    ds: xr.Dataset,
+    columns: Arrays,
+    per_spectrum: Mapping[str, Array],
+    *,
+    angle: Array | None,
+    calibrated: bool,
 ) -> xr.Dataset:
-    """Put the columns of slits into a Dataset.
+    """Put columns into a Dataset, in the order of the table and with their units.
 
     Parameters
     ----------
     ds : xarray.Dataset
-        The slits of the group.
-    plan : GroupPlan
-    columns : dict of str to array, (slit, [integration,] wave)
-        From :func:`spec2fn.spectra.image_spectra.extract_image`.
-    angle : array, optional
+        Images or a cube; what does not depend on their pixels is kept.
+    columns : dict of str to array, ([integration,] spectrum, wave)
+        By their names in :data:`spec2fn.schema.SPECTRUM_COLUMNS`; ``wavelength`` has no
+        integrations.
+    per_spectrum : dict of str to array, (spectrum,)
+        What else the header of each spectrum says.
+    angle : array, (1,), optional
         Position angle of the aperture [deg].
+    calibrated : bool
+        Whether the columns are in their units, or in those of count rates.
 
     Returns
     -------
     xarray.Dataset
-        dims ([integration,] spectrum, wave), with a spectrum of each slit.
+        dims ([integration,] spectrum, wave).
     """
     import xarray as xr
 
     xp = array_namespace(columns["flux"])
-    lead = tuple(d for d in ds["sci"].dims[:-2] if d != "slit")
-    dims = (*lead, "spectrum", "wave")
+    cube = "wave" in ds["sci"].dims
+    lead = ("integration",) * (columns["flux"].ndim - 2)
     values: dict[str, Any] = {}
-    for name, (_, unit) in EXTRACTED.items():
-        units = unit if plan.calibrated else _count_rate(unit, name)
-        attrs = {"units": units} if units else {}
-        if name == "wavelength":
-            values[name] = (("spectrum", "wave"), plan.wavelength, attrs)
-        else:
-            values[name] = (dims, xp.moveaxis(columns[name], 0, -2), attrs)
-    count = len(plan.members)
-    per_spectrum = {
-        "n_wave": plan.valid.sum(axis=1).astype(np.int32),
-        "slit": np.asarray(ds["slit"].values),
-        "sltname": np.array(plan.names),
-        "srctype": np.array(plan.source_types),
-        "extrxstr": plan.limits[:, 0],
-        "extrxstp": plan.limits[:, 1],
-        "extrystr": plan.limits[:, 2],
-        "extrystp": plan.limits[:, 3],
-        "slit_ra": plan.position[:, 0],
-        "slit_dec": plan.position[:, 1],
-        "sporder": np.full(count, plan.spectral_order, dtype=np.int32),
-        "dispaxis": np.full(count, plan.dispaxis, dtype=np.int32),
-        **slit_metadata(ds, range(count)),
-    }
+    for name, (_, unit) in SPECTRUM_COLUMNS.items():
+        if name not in columns:
+            continue
+        units = unit if calibrated else _count_rate(unit, name)
+        if cube and units == "MJy^2 / sr^2":
+            units = "(MJy/sr)^2"  # as the tables of cubes' spectra have it
+        dims = ("spectrum", "wave") if name == "wavelength" else (*lead, "spectrum", "wave")
+        values[name] = (dims, columns[name], {"units": units} if units else {})
+    count = len(per_spectrum["n_wave"])
+    per_spectrum = dict(per_spectrum)
     if ds.attrs.get("detector"):
         per_spectrum["detector"] = np.array([str(ds.attrs["detector"])] * count)
     if angle is not None:
         per_spectrum["pa_aper"] = xp.broadcast_to(angle, (count,))
     values |= {name: (("spectrum",), value) for name, value in per_spectrum.items()}
-    used = {"y", "x", "lag", "slit"}
+    used = {"y", "x", "lag", "slit", "wave"}
     kept = {n: v for n, v in ds.variables.items() if not used & set(v.dims) and n not in values}
     coords = {n: v for n, v in kept.items() if n in ds.coords}
     values |= {str(n): v for n, v in kept.items() if n not in coords}
-    out = xr.Dataset(values, coords=coords, attrs=ds.attrs)
-    return out.assign_attrs(model="TSOMultiSpecModel" if lead else "MultiSpecModel")
+    model = "MRSMultiSpecModel" if mode_of(ds).etalon else "MultiSpecModel"
+    attrs = {**ds.attrs, "model": "TSOMultiSpecModel" if lead else model}
+    if cube:  # it has no dispersion axis that a spectrum could inherit
+        attrs.pop("dispaxis", None)
+    return xr.Dataset(values, coords=coords, attrs=attrs)
 
 
 def _count_rate(unit: str, name: str) -> str:
@@ -307,84 +236,22 @@ def _count_rate(unit: str, name: str) -> str:
     return "DN^2 / s^2" if "var_" in name else "DN/s"
 
 
-def with_images(
-    ds: xr.Dataset,
-    out: xr.Dataset,
-    plan: ExtractionPlan,
-    spectrum: Extraction,
-    wanted: tuple[bool, bool, bool],
+def with_wcs(
+    spectra: xr.Dataset, source: xr.Dataset, records: Mapping[str, Any] | None = None
 ) -> xr.Dataset:
-    """Attach the WCS of the spectrum of an image, and the images the user asked for.
+    """Return spectra with the headers of what they were extracted from, and a WCS for each.
 
     Parameters
     ----------
-    ds, out : xarray.Dataset
-        The image and its spectrum.
-    plan : ExtractionPlan
-    spectrum : Extraction
-    wanted : (bool, bool, bool)
-        Keep the spatial profile, the model of the image, the residual.
-
-    Returns
-    -------
-    xarray.Dataset
-        `out` with ``meta.wcs`` and ``meta.records``.
+    spectra : xarray.Dataset
+        From :func:`spectra_dataset`; as it is inside a trace.
+    source : xarray.Dataset
+    records : mapping, optional
+        To be recorded besides.
     """
-    ra, dec = (float(v) for v in plan.position)
-    weights = np.array(plan.weights)
-    if plan.nod_weights is not None:
-        weights = weights + plan.nod_weights
-    images = SavedImages(
-        unfold(weights, plan.window, plan.shape, plan.dispaxis) if wanted[0] else None,
-        unfold(np.asarray(spectrum.scene), plan.window, plan.shape, plan.dispaxis)
-        if any(wanted[1:])
-        else None,
-    )
-    records = saved_images(ds, images, np.asarray(bad_pixels(ds)), wanted)
-    wcs = spectral_wcs(ra, dec, np.asarray(plan.wavelength))
-    return out.assign_attrs(meta=meta_of(ds).replace(wcs={plan.slit_name: wcs}, records=records))
-
-
-def slit_images(
-    ds: xr.Dataset, plan: GroupPlan, spectrum: Extraction, wanted: tuple[bool, bool, bool]
-) -> dict[str, Any]:
-    """The images the user asked for, named by the slits.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        The slits of the group.
-    plan : GroupPlan
-    spectrum : Extraction
-    wanted : (bool, bool, bool)
-        Make the spatial profile, the model of the image, the residual.
-
-    Returns
-    -------
-    dict of str to xarray.Dataset
-        Records, by name.
-    """
-    weights = np.array(plan.weights)
-    if plan.nod_weights is not None:
-        weights = weights + plan.nod_weights
-    records: dict[str, Any] = {}
-    for k, (name, (height, width)) in enumerate(zip(plan.names, plan.shapes, strict=True)):
-        one = ds.isel(slit=k, y=slice(height), x=slice(width))
-        if "bunit" in one:
-            one["sci"].attrs["units"] = str(one["bunit"].values)
-        profile = (
-            unfold(weights[k], plan.window, (height, width), plan.dispaxis) if wanted[0] else None
-        )
-        scene = None
-        if any(wanted[1:]):
-            scene = unfold(
-                np.asarray(spectrum.scene)[k], plan.window, (height, width), plan.dispaxis
-            )
-        records |= saved_images(
-            one,
-            SavedImages(profile, scene),
-            np.asarray(bad_pixels(one)),
-            wanted,
-            f"{name.lower()}_",
-        )
-    return records
+    if is_traced(spectra["flux"].data):
+        return spectra
+    position = np.stack([spectra["slit_ra"].values, spectra["slit_dec"].values], axis=1)
+    names, wavelength = spectra["sltname"].values, np.asarray(spectra["wavelength"].data)
+    wcs = SpectralWcs(names, position, wavelength)
+    return spectra.assign_attrs(meta=meta_of(source).replace(wcs=wcs, records=records or {}))

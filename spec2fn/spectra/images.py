@@ -2,85 +2,78 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from spec2fn.kernels.extraction import Extraction
+from spec2fn.plans.extraction.extract_images import GroupPlan, bad_pixels, pixel_planes
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["SavedImages", "saved_images", "unfold"]
-
-
-class SavedImages(NamedTuple):
-    """Spatial profile (y, x) and model of the image (..., y, x), where they are wanted."""
-
-    profile: np.ndarray | None
-    scene: np.ndarray | None
+__all__ = ["saved_images"]
 
 
 def saved_images(
-    ds: xr.Dataset,
-    images: SavedImages,
-    bad: np.ndarray,
-    wanted: tuple[bool, bool, bool],
-    prefix: str = "",
-) -> dict[str, Any]:
-    """Return the images the user asked for, of one exposure or slit.
+    bucket: xr.Dataset, plan: GroupPlan, spectrum: Extraction, wanted: tuple[bool, bool, bool]
+) -> dict[str, xr.Dataset]:
+    """Return the images the user asked for, named by the slits if there are any.
 
     Parameters
     ----------
-    ds : xarray.Dataset
-        dims ([integration,] y, x)
-    images : SavedImages
-    bad : array of bool
-        Unusable pixels, with the dims of ``sci``.
+    bucket : xarray.Dataset
+        The slits of the group.
+    plan : GroupPlan
+    spectrum : Extraction
     wanted : (bool, bool, bool)
-        Profile, model of the image, residual.
-    prefix : str
-        Before the names of the images.
+        Spatial profile (y, x), model of the image, residual, ([integration,] y, x).
 
     Returns
     -------
     dict of str to xarray.Dataset
         ``profile``, ``scene_model``, ``residual``.
     """
-    records: dict[str, Any] = {}
-    if images.profile is not None:
-        records[f"{prefix}profile"] = _image(ds, images.profile, ("y", "x"), "")
-    if images.scene is not None:
-        dims = ds["sci"].dims
-        units = str(ds["sci"].attrs.get("units", ""))
+    weights = np.array(plan.weights)
+    if plan.nod_weights is not None:
+        weights = weights + plan.nod_weights
+    images: dict[str, xr.Dataset] = {}
+    for k, (name, shape) in enumerate(zip(plan.names, plan.shapes, strict=True)):
+        one = bucket.isel(slit=k, y=slice(shape[0]), x=slice(shape[1]))
+        dims, units = one["sci"].dims, str(one["sci"].attrs.get("units", ""))
+        prefix = ""
+        if "slit" in bucket.coords:
+            prefix = f"{name.lower()}_"
+            units = str(one["bunit"].values) if "bunit" in one else units
+        if wanted[0]:
+            profile = _unfold(weights[k], plan, shape)
+            images[f"{prefix}profile"] = _image(one, profile, dims[-2:], "")
+        if not any(wanted[1:]):
+            continue
+        scene = _unfold(np.asarray(spectrum.scene)[k], plan, shape)
         if wanted[1]:
-            records[f"{prefix}scene_model"] = _image(ds, images.scene, dims, units)
+            images[f"{prefix}scene_model"] = _image(one, scene, dims, units)
         if wanted[2]:
-            left = np.where(bad, np.nan, np.asarray(ds["sci"].data, dtype=float)) - images.scene
-            records[f"{prefix}residual"] = _image(ds, left, dims, units)
-    return records
+            bad = np.asarray(bad_pixels(pixel_planes(one)))
+            left = np.where(bad, np.nan, np.asarray(one["sci"].data, dtype=float)) - scene
+            images[f"{prefix}residual"] = _image(one, left, dims, units)
+    return images
 
 
-def unfold(
-    image: np.ndarray, window: tuple[int, int, int, int], shape: tuple[int, int], dispaxis: int
-) -> np.ndarray:
-    """Put an oriented window back into an image, zero elsewhere.
+def _unfold(image: HostArray, plan: GroupPlan, shape: tuple[int, int]) -> HostArray:
+    """Put an oriented window back into an image of a slit, zero elsewhere.
 
-    Parameters
-    ----------
-    image : array of float64, (..., disp, cross)
-    window : tuple of int
-        Row start, row stop, column start, column stop; it may reach beyond the image.
-    shape : (int, int)
-        Rows and columns of the image.
-    dispaxis : int
-        1 along x, 2 along y.
+    The window may reach beyond the image.
     """
-    y0, y1, x0, x1 = window
+    y0, y1, x0, x1 = plan.window
     full = np.zeros((*image.shape[:-2], max(y1, shape[0]), max(x1, shape[1])))
-    full[..., y0:y1, x0:x1] = np.swapaxes(image, -1, -2) if dispaxis == 1 else image
+    full[..., y0:y1, x0:x1] = np.swapaxes(image, -1, -2) if plan.dispaxis == 1 else image
     return full[..., : shape[0], : shape[1]]
 
 
-def _image(ds: xr.Dataset, data: np.ndarray, dims: tuple[Any, ...], units: str) -> xr.Dataset:
+def _image(ds: xr.Dataset, data: HostArray, dims: tuple[Hashable, ...], units: str) -> xr.Dataset:
     import xarray as xr
 
     kind = "CubeModel" if len(dims) == 3 else "ImageModel"

@@ -1,140 +1,56 @@
-"""Extract a one-dimensional spectrum from a spectral image."""
+"""Extract a one-dimensional spectrum from a spectral image or a cube."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import numpy as np
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Literal, TypeGuard
 
 from spec2fn.engine.step import PLANNED, Skip, step
-from spec2fn.kernels.namespace import is_traced
 from spec2fn.modes import mode_of
-from spec2fn.parameters import Range
-from spec2fn.plans.extraction.aperture import ApertureOptions
-from spec2fn.plans.extraction.extract_1d import (
-    ExtractionPlan,
-    NothingToExtract,
-    make_extraction_plan,
-)
-from spec2fn.plans.extraction.extract_cube import CubeOptions, CubePlan, make_cube_plan
-from spec2fn.plans.extraction.extract_slits import ExtractionOptions, SlitsPlan, make_slits_plan
-from spec2fn.schema import NOT_EXTRACTED, meta_of, with_warnings
-from spec2fn.slits import Slits
+from spec2fn.parameters import Parameters, Range
+from spec2fn.pieces import Exposure, Pieces, pieces_of
+from spec2fn.plans.extraction.extract_cube import CubeExtractionPlan, plan_cube
+from spec2fn.plans.extraction.extract_images import ImagesPlan, plan_images
+from spec2fn.plans.slits.slit_frame import strings
 from spec2fn.spectra.cube_spectra import extract_cube
-from spec2fn.spectra.datasets import (
-    image_spectrum,
-    join_spectra,
-    slit_images,
-    slit_spectra,
-    with_images,
-)
-from spec2fn.spectra.image_spectra import bad_pixels, extract_image
-from spec2fn.wcs.spectrum import SpectralWcs
+from spec2fn.spectra.image_spectra import extract_images
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["extract_1d"]
 
+_UNCORRECTED = {"apcorr": "light outside the apertures of point sources is not corrected for"}
+
 
 def _plan(
-    ds: xr.Dataset | Slits,
+    ds: Exposure,
     extract1d: xr.Dataset | None,
     apcorr: xr.Dataset | None,
     psf: xr.Dataset | None,
     *,
-    subtract_background: bool | None,
-    apply_apcorr: bool,
-    extraction_type: str | None,
-    use_source_posn: bool | None,
-    position_offset: float,
-    model_nod_pair: bool,
-    optimize_psf_location: bool,
-    smoothing_length: int | None,
-    bkg_fit: str | None,
-    bkg_order: int | None,
-    save_scene_model: bool,
-    save_residual_image: bool,
-    center_xy: tuple[float, float] | None,
-    ifu_autocen: bool,
-    bkg_sigma_clip: float,
-    ifu_rfcorr: bool,
-    ifu_set_srctype: str | None,
-    ifu_rscale: float | None,
-    ifu_covar_scale: float,
-) -> ExtractionPlan | SlitsPlan | CubePlan | Skip:
-    if not isinstance(ds, Slits) and "wave" in ds["sci"].dims:
-        cube_options = CubeOptions(
-            subtract_background=subtract_background,
-            apply_apcorr=apply_apcorr,
-            center_xy=center_xy,
-            ifu_autocen=ifu_autocen,
-            bkg_sigma_clip=bkg_sigma_clip,
-            ifu_rfcorr=ifu_rfcorr,
-            ifu_set_srctype=ifu_set_srctype,
-            ifu_rscale=ifu_rscale,
-            ifu_covar_scale=ifu_covar_scale,
-        )
-        return make_cube_plan(ds, extract1d, apcorr, cube_options)
+    params: Parameters,
+) -> ImagesPlan | CubeExtractionPlan | Skip:
+    if _is_cube(ds):
+        return plan_cube(ds, extract1d, apcorr, params)
     if mode_of(ds).sliced:
         return Skip("no cube was built, and spectra are only extracted from cubes")
-    options = ApertureOptions(
-        subtract_background=subtract_background,
-        use_source_posn=use_source_posn,
-        position_offset=position_offset,
-        smoothing_length=smoothing_length,
-        bkg_fit=bkg_fit,
-        bkg_order=bkg_order,
-        extraction_type=extraction_type,
-        has_psf=psf is not None,
-    )
-    full_window = save_scene_model or save_residual_image
-    plan: ExtractionPlan | SlitsPlan | NothingToExtract
-    buckets = _buckets(ds)
-    if buckets is not None:
-        plan = make_slits_plan(
-            buckets,
-            extract1d,
-            apcorr,
-            psf,
-            options=ExtractionOptions(
-                options, apply_apcorr, model_nod_pair, optimize_psf_location, full_window
-            ),
-            images=lambda bucket, i: _first_integration(
-                bucket.isel(
-                    slit=i, y=slice(int(bucket["ysize"][i])), x=slice(int(bucket["xsize"][i]))
-                )
-            ),
-        )
-        return Skip(plan.reason) if isinstance(plan, NothingToExtract) else plan
-    assert not isinstance(ds, Slits)
-    image = ds
-    plan = make_extraction_plan(
-        image,
-        extract1d,
-        apcorr,
-        psf,
-        options=options,
-        images=lambda: _first_integration(image),
-        apply_apcorr=apply_apcorr,
-        model_nod_pair=model_nod_pair,
-        optimize_psf_location=optimize_psf_location,
-        full_window=full_window,
-    )
-    return Skip(plan.reason) if isinstance(plan, NothingToExtract) else plan
+    plan = plan_images(ds, extract1d, apcorr, psf, params)
+    return Skip(plan) if isinstance(plan, str) else plan
 
 
-def _without(ds: Any, parameters: Mapping[str, Any]) -> Mapping[str, str]:
-    buckets = _buckets(ds) if isinstance(ds, Slits) or "slit" in ds.dims else None
-    if buckets is None:
-        types = [ds.attrs.get("source_type")]
-        if "wave" in ds.dims:
-            return _UNCORRECTED if parameters["apply_apcorr"] and "POINT" in types else {}
-    else:
-        types = [t for b in buckets if "source_type" in b for t in b["source_type"].values]
-    corrected = parameters["apply_apcorr"] and "POINT" in types
-    return {"extract1d": "the whole image is summed"} | (_UNCORRECTED if corrected else {})
+def _is_cube(ds: Exposure) -> TypeGuard[xr.Dataset]:
+    return not isinstance(ds, Pieces) and "wave" in ds["sci"].dims
+
+
+def _without(ds: Exposure, params: Parameters) -> Mapping[str, str]:
+    types: list[str] = []
+    for part in pieces_of(ds):
+        several = "slit" in part.dims
+        types += strings(part, "source_type") if several else [part.attrs.get("source_type", "")]
+    effects = {} if _is_cube(ds) else {"extract1d": "the whole image is summed"}
+    return effects | (_UNCORRECTED if params.apply_apcorr and "POINT" in types else {})
 
 
 @step(
@@ -148,12 +64,12 @@ def _without(ds: Any, parameters: Mapping[str, Any]) -> Mapping[str, str]:
     scope="slits",
 )
 def extract_1d(
-    ds: xr.Dataset | Slits,
+    ds: Exposure,
     extract1d: xr.Dataset | None = None,
     apcorr: xr.Dataset | None = None,
     psf: xr.Dataset | None = None,
     *,
-    plan: ExtractionPlan | SlitsPlan | CubePlan = PLANNED,
+    plan: ImagesPlan | CubeExtractionPlan = PLANNED,
     subtract_background: bool | None = None,
     apply_apcorr: bool = True,
     extraction_type: Literal["box", "optimal"] | None = "box",
@@ -194,8 +110,8 @@ def extract_1d(
         ``bunit`` if units differ (``"MJy"`` for point sources, ``"MJy/sr"`` for others).
     extract1d, apcorr, psf : xarray.Dataset, optional
         Apertures; aperture correction; PSF profile (needed for optimal extraction).
-    plan : ExtractionPlan, SlitsPlan or CubePlan
-        Aperture, wavelengths and corrections as arrays.
+    plan : ImagesPlan or CubeExtractionPlan
+        Apertures, wavelengths and corrections as arrays.
     subtract_background : bool, optional
         Subtract a background; by default if the reference defines background regions.
     apply_apcorr : bool
@@ -257,60 +173,8 @@ def extract_1d(
         If a reference has no (or no usable) entry for this slit or subarray.
     """
     saved = (save_profile, save_scene_model, save_residual_image)
-    if isinstance(plan, SlitsPlan):
-        return _extract_slits(_buckets(ds) or (), plan, saved)
-    assert not isinstance(ds, Slits)
-    if isinstance(plan, CubePlan):
-        out = extract_cube(ds, plan)
-        return out if is_traced(ds["sci"].data) else with_warnings(out, *plan.warnings)
-    spectrum, columns = extract_image(ds, plan, saved)
-    out = image_spectrum(ds, plan, columns)
-    if not is_traced(ds["sci"].data):
-        out = with_images(ds, out, plan, spectrum, saved)
-    return out
-
-
-_UNCORRECTED = {"apcorr": "light outside the apertures of point sources is not corrected for"}
-
-
-def _buckets(ds: Any) -> tuple[xr.Dataset, ...] | None:
-    """Buckets of slits, or None for an exposure that is a single image."""
-    if isinstance(ds, Slits):
-        return ds.buckets
-    return (ds,) if "slit" in ds["sci"].dims else None
-
-
-def _extract_slits(
-    buckets: tuple[xr.Dataset, ...], plan: SlitsPlan, saved: tuple[bool, bool, bool]
-) -> xr.Dataset:
-    """Extract group by group, and join the spectra."""
-    parts = []
-    images: dict[str, Any] = {}
-    for group in plan.groups:
-        bucket = buckets[group.bucket]
-        if group.members != tuple(range(bucket.sizes["slit"])):
-            bucket = bucket.isel(slit=list(group.members))
-        spectrum, columns = extract_image(bucket, group, saved)
-        parts.append(slit_spectra(bucket, group, columns, plan.angle))
-        if any(saved) and not is_traced(bucket["sci"].data):
-            images |= slit_images(bucket, group, spectrum, saved)
-    out = join_spectra(parts)
-    if is_traced(out["flux"].data):
-        return out
-    position = np.stack([out["slit_ra"].values, out["slit_dec"].values], axis=1)
-    wcs = SpectralWcs(out["sltname"].values, position, np.asarray(out["wavelength"].data))
-    records = dict(images)
-    if plan.problems:
-        records[NOT_EXTRACTED] = dict(plan.problems)
-    return out.assign_attrs(meta=meta_of(buckets[0]).replace(wcs=wcs, records=records))
-
-
-def _first_integration(ds: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Data and read-noise variance (y, x) of the first integration, NaN at bad pixels."""
-    first = ds.isel(integration=0) if "integration" in ds["sci"].dims else ds
-    bad = np.asarray(bad_pixels(first))
-    sci = np.where(bad, np.nan, np.asarray(first["sci"].values, dtype=float))
-    noise = np.zeros_like(sci)
-    if "var_rnoise" in first:
-        noise = np.asarray(first["var_rnoise"].values, dtype=float)
-    return sci, np.where(bad, np.nan, noise)
+    extract: Mapping[str, Callable[..., xr.Dataset]] = {
+        "images": functools.partial(extract_images, saved=saved),
+        "cube": extract_cube,
+    }
+    return extract[plan.layout](ds, plan)

@@ -221,8 +221,9 @@ def test_correction_is_bilinear_and_constant_beyond():
     waves = np.linspace(5.0, 12.0, SHAPE[1])
     table = RNG.random((SHAPE[1], 4)) + 1.0
     npixels = RNG.uniform(0.0, 11.0, SHAPE[:2])
+    all_sizes = np.broadcast_to(sizes, table.shape)
     spline = RectBivariateSpline(sizes, waves, table.T, kx=1, ky=1)
     expected = spline(npixels, np.broadcast_to(waves, npixels.shape), grid=False)
-    np.testing.assert_allclose(interpolate_correction(npixels, sizes, table), expected)
-    single = interpolate_correction(npixels, sizes[:1], table[:, :1])
+    np.testing.assert_allclose(interpolate_correction(npixels, all_sizes, table), expected)
+    single = interpolate_correction(npixels, all_sizes[:, :1], table[:, :1])
     np.testing.assert_array_equal(single, np.broadcast_to(table[:, 0], SHAPE[:2]))

@@ -225,7 +225,7 @@ def test_every_reference_file_is_read_or_refused_in_one_line():
 def test_old_aperture_corrections_are_interpreted_or_refused_in_one_line(name, tmp_path):
     import gzip
 
-    from spec2fn.plans.extraction.apcorr import correction_table, match_row, phase_correction_table
+    from spec2fn.plans.extraction.apcorr import correction_table, match_row
     from spec2fn.plans.extraction.extract_cube import _correction
 
     (path,) = Path(REALDATA, "round2/apcorr").glob(f"jwst_{name}_dummy*")
@@ -243,9 +243,9 @@ def test_old_aperture_corrections_are_interpreted_or_refused_in_one_line(name, t
             match_row(ref, {"filter": "F290LP", "grating": "G395H"})
         return
     row = match_row(ref, {"filter": "F290LP", "grating": "G395H"})
-    for table in (correction_table, phase_correction_table):
+    for phased in (False, True):
         with pytest.raises(ReferenceError, match=f"{path.name}.*has shape"):
-            table(ref, row, wave, lambda: 0.1)
+            correction_table(ref, row, wave, lambda: 0.1, phased=phased)
     with pytest.raises(ReferenceError, match=f"{path.name}.*no 'apcorr.slit'"):
         match_row(ref, {"slit": "S200A1"})
 
@@ -253,7 +253,9 @@ def test_old_aperture_corrections_are_interpreted_or_refused_in_one_line(name, t
 @real
 def test_numbers_of_a_real_extract1d_reference_must_be_numbers(tmp_path):
     from spec2fn.modes import mode_named
-    from spec2fn.plans.extraction.aperture import ApertureOptions, aperture_entries, select_aperture
+    from spec2fn.parameters import Parameters
+    from spec2fn.plans.extraction.aperture import select_aperture
+    from spec2fn.steps.extract_1d import extract_1d
 
     (path,) = Path(REALDATA, "crds/references/miri").glob("*extract1d_0005.json")
     content = json.loads(path.read_text())
@@ -263,16 +265,16 @@ def test_numbers_of_a_real_extract1d_reference_must_be_numbers(tmp_path):
             aperture.update(changes)
         file = tmp_path / f"{len(list(tmp_path.iterdir()))}.json"
         file.write_text(json.dumps(content))
-        tree, label = aperture_entries(open_reference(file, "extract1d"))
         return select_aperture(
-            tree,
+            open_reference(file, "extract1d"),
             (416, 72),
             2,
+            Parameters("extract_1d", extract_1d.defaults()),
             slit_name="MIR_LRS-SLITLESS",
             spectral_order=1,
             mode=mode_named("MIR_LRS-SLITLESS"),
-            options=ApertureOptions(),
-            label=label,
+            point=True,
+            has_psf=False,
         )
 
     good = selected()

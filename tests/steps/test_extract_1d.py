@@ -379,18 +379,19 @@ def test_smoothing_lowers_the_noise_of_the_background_and_its_error():
 
 @pytest.mark.parametrize(("asked", "used"), [(2, 0), (4, 3), (0, 0), (7, 7)])
 def test_smoothing_length_is_odd(asked, used):
-    plan = extract_1d.plan(exposure(), box(**BKG), smoothing_length=asked)
-    assert plan.smoothing_length == used
+    (group,) = extract_1d.plan(exposure(), box(**BKG), smoothing_length=asked).groups
+    assert group.smoothing_length == used
 
 
 def test_reference_defaults_give_way_to_parameters():
     entry = {"bkg_fit": "median", "bkg_order": 2, "smoothing_length": 9}
-    plan = extract_1d.plan(exposure(), box(**BKG, **entry))
-    assert plan.basis is None
-    assert plan.smoothing_length == 9
-    plan = extract_1d.plan(exposure(), box(**BKG, **entry), bkg_fit="poly", smoothing_length=0)
-    assert plan.basis.shape[1] == 3
-    assert plan.smoothing_length == 0
+    (group,) = extract_1d.plan(exposure(), box(**BKG, **entry)).groups
+    assert group.basis is None
+    assert group.smoothing_length == 9
+    options = {"bkg_fit": "poly", "smoothing_length": 0}
+    (group,) = extract_1d.plan(exposure(), box(**BKG, **entry), **options).groups
+    assert group.basis.shape[1] == 3
+    assert group.smoothing_length == 0
 
 
 # -------------------------------------------------------------------- aperture correction
@@ -460,9 +461,14 @@ def test_optimal_extraction_finds_the_source():
 
 def test_type_is_chosen_by_source_position():
     ds, psf = psf_exposure(), psf_reference()
-    assert extract_1d.plan(ds, box(use_source_posn=True), None, psf, extraction_type=None).optimal
-    assert not extract_1d.plan(ds, box(), None, psf, extraction_type=None).optimal
-    assert not extract_1d.plan(ds, box(), None, None, extraction_type="optimal").optimal
+
+    def optimal(reference, psf, extraction_type):
+        plan = extract_1d.plan(ds, reference, None, psf, extraction_type=extraction_type)
+        return plan.groups[0].optimal
+
+    assert optimal(box(use_source_posn=True), psf, None)
+    assert not optimal(box(), psf, None)
+    assert not optimal(box(), None, "optimal")
 
 
 def test_psf_for_another_slit():

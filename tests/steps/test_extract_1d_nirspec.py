@@ -13,7 +13,7 @@ from scipy.interpolate import RectBivariateSpline
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.kernels.extraction import interpolate_correction
 from spec2fn.kernels.namespace import array_namespace
-from spec2fn.plans.extraction.apcorr import phase_correction_table
+from spec2fn.plans.extraction.apcorr import correction_table
 from spec2fn.schema import EXTRACTED, Meta, meta_of
 from spec2fn.slits import Slits, bucketize
 from spec2fn.spectra.datasets import join_spectra
@@ -285,7 +285,7 @@ def test_aperture_correction_by_size_wavelength_and_phase():
 def test_tables_of_apertures():
     table = correction(slits=("S200A1",))
     waves = np.array([1.0, 1.2, 1.9, 2.6, 2.7])
-    sizes, values = phase_correction_table(table, 0, waves, None)
+    sizes, values = correction_table(table, 0, waves, None, phased=True)
     assert (values[[0, -1]] == 1).all()
     npixels = np.array([1.0, 2.0, 5.0, 7.7, 99.0])
     ours = interpolate_correction(np.stack([npixels, npixels[::-1]]), sizes, values)
@@ -293,16 +293,16 @@ def test_tables_of_apertures():
         for row, n in ((0, npixels[k]), (1, npixels[4 - k])):
             assert ours[row, k] == pytest.approx(np.interp(n, sizes[k], values[k]), rel=1e-14)
     arcsec = table.assign_attrs(meta=Meta(primary=fits.Header({"SIZEUNIT": "arcsec"})))
-    in_pixels, _ = phase_correction_table(arcsec, 0, waves, lambda: 0.1)
+    in_pixels, _ = correction_table(arcsec, 0, waves, lambda: 0.1, phased=True)
     np.testing.assert_allclose(in_pixels, sizes / 0.1)
     table["apcorr.nelem_size"][:] = 1
-    sizes, values = phase_correction_table(table, 0, waves, None)
+    sizes, values = correction_table(table, 0, waves, None, phased=True)
     assert sizes.shape == (5, 1)
     np.testing.assert_array_equal(interpolate_correction(npixels, sizes, values), values[:, 0])
     table["apcorr.size"][0, 1] = table["apcorr.size"][0, 0]
     table["apcorr.nelem_size"][:] = 4
     with pytest.raises(ReferenceError, match="increasing aperture sizes"):
-        phase_correction_table(table, 0, waves, None)
+        correction_table(table, 0, waves, None, phased=True)
 
 
 def test_a_failing_slit_does_not_stop_the_others():

@@ -8,19 +8,21 @@ pixels that are good in each integration, is left to the kernel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spec2fn.contents import need, number, numbers
 from spec2fn.errors import ReferenceError
 from spec2fn.schema import described, meta_of
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
+    from gwcs import WCS
 
-__all__ = ["correction_table", "cross_dispersion_scale", "match_row", "phase_correction_table"]
+__all__ = ["correction_table", "cross_dispersion_scale", "match_row"]
 
 # Where in a pixel the source is assumed to be: its middle.
 PIXEL_PHASE = 0.5
@@ -55,9 +57,11 @@ def match_row(apcorr: xr.Dataset, criteria: Mapping[str, str]) -> int:
 def correction_table(
     apcorr: xr.Dataset,
     row: int,
-    wavelength: np.ndarray,
-    pixel_scale: Any,
-) -> tuple[np.ndarray, np.ndarray]:
+    wavelength: HostArray,
+    pixel_scale: Callable[[], float],
+    *,
+    phased: bool = False,
+) -> tuple[HostArray, HostArray]:
     """Correction at every wavelength for the tabulated aperture sizes.
 
     Parameters
@@ -70,26 +74,48 @@ def correction_table(
         Wavelengths to interpolate to [um].
     pixel_scale : callable
         Returns the size of a pixel across the trace [arcsec]; called if sizes are in arcsec.
+    phased : bool
+        Of NIRSpec: the correction depends on the phase of the pixel besides, and sizes on
+        wavelength: ``apcorr.size`` (size, wavelength), ``apcorr.pixphase``, ``apcorr.apcorr``
+        (size, wavelength, phase).
 
     Returns
     -------
-    sizes : array of float64, (n,)
+    sizes : array of float64, (wave, n)
         Aperture sizes [pixel], increasing.
     table : array of float64, (wave, n)
+        If `phased`, 1 outside the wavelengths of the reference.
 
     Raises
     ------
     ReferenceError
         If wavelengths or sizes of the table are not distinct, increasing numbers.
     """
-    waves, sizes, values = _row(apcorr, row, pixel_scale, ("wave", "size"))
-    table = np.stack([np.interp(wavelength, waves, v) for v in values.T], axis=1)
-    return sizes, table
+    if not phased:
+        waves, sizes, values = _row(apcorr, row, pixel_scale, ("wave", "size"))
+        table = np.stack([np.interp(wavelength, waves, v) for v in values.T], axis=1)
+        return np.broadcast_to(sizes, table.shape), table
+    waves, sizes, values = _row(apcorr, row, pixel_scale, ("size", "wave", "phase"))
+    phases = numbers(
+        apcorr["apcorr.pixphase"].values[row], f"extract_1d: {described(apcorr)}: 'pixphase'"
+    )
+    values = values @ _weights_at(PIXEL_PHASE, phases)
+    n_wave = len(waves)
+    cell = np.clip(np.searchsorted(waves, wavelength, side="right") - 1, 0, max(n_wave - 2, 0))
+    after = np.minimum(cell + 1, n_wave - 1)
+    span = np.where(after > cell, waves[after] - waves[cell], 1.0)
+    fraction = np.clip((wavelength - waves[cell]) / span, 0.0, 1.0)
+
+    def at(image: HostArray) -> HostArray:
+        return (image[:, cell] * (1.0 - fraction) + image[:, after] * fraction).T
+
+    covered = (wavelength >= waves[0]) & (wavelength <= waves[-1])
+    return at(sizes), np.where(covered[:, None], at(values), 1.0)
 
 
 def _row(
-    apcorr: xr.Dataset, row: int, pixel_scale: Any, axes: tuple[str, ...]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    apcorr: xr.Dataset, row: int, pixel_scale: Callable[[], float], axes: tuple[str, ...]
+) -> tuple[HostArray, HostArray, HostArray]:
     """Wavelengths, in order, sizes [pixel] and corrections (on `axes`) of a row, without padding.
 
     Sizes may depend on wavelength: (size, wave).
@@ -118,7 +144,7 @@ def _row(
             )
             raise ReferenceError(msg)
 
-    def column(name: str, *axes: str) -> np.ndarray:
+    def column(name: str, *axes: str) -> HostArray:
         part = tuple(slice(count.get(axis)) for axis in axes)
         values = apcorr[f"apcorr.{name}"].values[row][part]
         return numbers(values, f"{label}: {name!r} of row {row}")
@@ -146,61 +172,14 @@ def _row(
     return waves, sizes, values
 
 
-def phase_correction_table(
-    apcorr: xr.Dataset, row: int, wavelength: np.ndarray, pixel_scale: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    """Correction at every wavelength for sizes that depend on wavelength, and a pixel phase.
-
-    Parameters
-    ----------
-    apcorr : xarray.Dataset
-        ``apcorr`` reference of NIRSpec: ``apcorr.wavelength`` [um], ``apcorr.size`` (size,
-        wavelength), ``apcorr.pixphase``, ``apcorr.apcorr`` (size, wavelength, phase) and the
-        number of valid elements.
-    row : int
-    wavelength : array of float64, (wave,)
-        Wavelengths to interpolate to [um].
-    pixel_scale : callable
-        Returns the size of a pixel across the trace [arcsec]; called if sizes are in arcsec.
-
-    Returns
-    -------
-    sizes : array of float64, (wave, n)
-        Aperture sizes [pixel], increasing.
-    table : array of float64, (wave, n)
-        1 outside the wavelengths of the reference.
-
-    Raises
-    ------
-    ReferenceError
-        If wavelengths or sizes of the table are not distinct, increasing numbers.
-    """
-    waves, sizes, values = _row(apcorr, row, pixel_scale, ("size", "wave", "phase"))
-    phases = numbers(
-        apcorr["apcorr.pixphase"].values[row], f"extract_1d: {described(apcorr)}: 'pixphase'"
-    )
-    values = values @ _weights_at(PIXEL_PHASE, phases)
-    n_wave = len(waves)
-    cell = np.clip(np.searchsorted(waves, wavelength, side="right") - 1, 0, max(n_wave - 2, 0))
-    after = np.minimum(cell + 1, n_wave - 1)
-    span = np.where(after > cell, waves[after] - waves[cell], 1.0)
-    fraction = np.clip((wavelength - waves[cell]) / span, 0.0, 1.0)
-
-    def at(image: np.ndarray) -> np.ndarray:
-        return (image[:, cell] * (1.0 - fraction) + image[:, after] * fraction).T
-
-    covered = (wavelength >= waves[0]) & (wavelength <= waves[-1])
-    return at(sizes), np.where(covered[:, None], at(values), 1.0)
-
-
-def _weights_at(x: float, points: np.ndarray) -> np.ndarray:
+def _weights_at(x: float, points: HostArray) -> HostArray:
     """Weights of the points in a linear interpolation to `x`, constant beyond the ends."""
     order = np.argsort(points)
     unit = np.eye(len(points))
     return np.array([np.interp(x, points[order], column[order]) for column in unit])
 
 
-def cross_dispersion_scale(wcs: Any, world: tuple[float, float, float], dispaxis: int) -> float:
+def cross_dispersion_scale(wcs: WCS, world: tuple[float, float, float], dispaxis: int) -> float:
     """Angular size of a pixel across the trace [arcsec] at a sky position and wavelength.
 
     Parameters

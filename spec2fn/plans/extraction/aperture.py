@@ -18,35 +18,21 @@ import numpy as np
 from spec2fn.contents import number, truth
 from spec2fn.errors import ReferenceError
 from spec2fn.modes import Mode
+from spec2fn.parameters import Parameters
 from spec2fn.schema import described
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
     "Aperture",
-    "ApertureOptions",
-    "aperture_entries",
     "aperture_weights",
     "select_aperture",
     "weighted_center",
 ]
 
 Coefficients = tuple[tuple[float, ...], ...]
-
-
-@dataclass(frozen=True)
-class ApertureOptions:
-    """What the user asked for; None leaves the choice to the reference."""
-
-    subtract_background: bool | None = None
-    use_source_posn: bool | None = None
-    position_offset: float = 0.0
-    smoothing_length: int | None = None
-    bkg_fit: str | None = None
-    bkg_order: int | None = None
-    extraction_type: str | None = "box"
-    has_psf: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +71,7 @@ class Aperture:
     use_source_posn: bool = False
     position_offset: float = 0.0
     extraction_type: str = "box"
-    trace: np.ndarray | None = None
+    trace: HostArray | None = None
 
     def shifted(self, offset: float, *, trace: bool = True) -> Aperture:
         """Return the aperture moved by `offset` pixels across the trace."""
@@ -106,54 +92,37 @@ class Aperture:
         return _replace(self, **changes)
 
 
-def aperture_entries(extract1d: xr.Dataset | None) -> tuple[Mapping[str, Any] | None, str]:
-    """Return the content of an ``extract1d`` reference for slits (or None), and what to call it.
-
-    Raises
-    ------
-    ReferenceError
-        If it holds no apertures.
-    """
-    if extract1d is None:
-        return None, ""
-    tree: Any = extract1d.attrs.get("tree", {})
-    label, entries = described(extract1d), tree.get("apertures")
-    if not isinstance(entries, (list, tuple)) or not all(hasattr(e, "get") for e in entries):
-        msg = (
-            f"extract_1d: {label} has no list of 'apertures'; use the JSON reference of this"
-            " exposure type, or none at all"
-        )
-        raise ReferenceError(msg)
-    return tree, label
-
-
 def select_aperture(
-    tree: Mapping[str, Any] | None,
+    extract1d: xr.Dataset | None,
     shape: tuple[int, int],
     dispaxis: int,
+    params: Parameters,
     *,
     slit_name: str,
     spectral_order: int,
     mode: Mode,
-    options: ApertureOptions,
-    label: str = "the extract1d reference",
+    point: bool,
+    has_psf: bool,
 ) -> Aperture | str:
-    """Merge the matching entry of an ``extract1d`` reference with the user's options.
+    """Merge the matching entry of an ``extract1d`` reference with the user's parameters.
 
     Parameters
     ----------
-    tree : mapping or None
-        Content of the reference; without one, the whole image is summed.
+    extract1d : xarray.Dataset or None
+        Without it, the whole image is summed.
     shape : (int, int)
         Rows and columns of the image.
     dispaxis : int
+    params : Parameters
+        Of ``extract_1d``; None leaves the choice to the reference.
     slit_name : str
         Matched with the ``id`` of the entries; ``"ANY"`` matches all.
     spectral_order : int
     mode : Mode
-    options : ApertureOptions
-    label : str
-        What messages call the reference.
+    point : bool
+        Whether the source is a point source; apertures are not centred on others by default.
+    has_psf : bool
+        Whether there is a profile for an optimal extraction.
 
     Returns
     -------
@@ -163,12 +132,19 @@ def select_aperture(
     Raises
     ------
     ReferenceError
-        If the reference has no entry for the slit, or one that cannot be used.
+        If the reference holds no apertures, no entry for the slit, or one that cannot be used.
     """
     full: dict[str, Any] = {"xstart": 0, "xstop": shape[1] - 1, "ystart": 0, "ystop": shape[0] - 1}
-    if tree is None:
+    if extract1d is None:
         return Aperture(**full, dispaxis=dispaxis)
-    entries = tree.get("apertures", ())
+    label = described(extract1d)
+    entries = extract1d.attrs.get("tree", {}).get("apertures")
+    if not isinstance(entries, (list, tuple)) or not all(hasattr(e, "get") for e in entries):
+        msg = (
+            f"extract_1d: {label} has no list of 'apertures'; use the JSON reference of this"
+            " exposure type, or none at all"
+        )
+        raise ReferenceError(msg)
     named = [
         a
         for a in entries
@@ -183,9 +159,15 @@ def select_aperture(
             f" (it has: {listed}); use a reference with this id or none at all"
         )
         raise ReferenceError(msg)
-    for entry in named:
-        if entry.get("spectral_order", spectral_order) in (spectral_order, "ANY"):
-            return _merge(_Entry(entry, label), full, dispaxis, mode, options)
+    for values in named:
+        if values.get("spectral_order", spectral_order) in (spectral_order, "ANY"):
+            entry = _Entry(values, label)
+            aperture = _merge(entry, full, dispaxis, params)
+            centred = _centred(entry, params.use_source_posn, mode, point=point)
+            kind = params.extraction_type if has_psf else "box"
+            if kind is None:
+                kind = "optimal" if centred else "box"
+            return _replace(aperture, use_source_posn=centred, extraction_type=kind)
     return f"the extract1d reference has no aperture for spectral order {spectral_order}"
 
 
@@ -229,13 +211,7 @@ class _Entry:
         return tuple(tuple(number(c, where) for c in row) for row in lists)
 
 
-def _merge(
-    entry: _Entry,
-    full: Mapping[str, Any],
-    dispaxis: int,
-    mode: Mode,
-    options: ApertureOptions,
-) -> Aperture:
+def _merge(entry: _Entry, full: Mapping[str, float], dispaxis: int, params: Parameters) -> Aperture:
     limits = {name: entry.number(name, default) for name, default in full.items()}
     for start, stop in (("xstart", "xstop"), ("ystart", "ystop")):
         if limits[start] > limits[stop]:
@@ -245,23 +221,13 @@ def _merge(
             )
             raise ReferenceError(msg)
     bkg_coeff = entry.coefficients("bkg_coeff")
-    subtract = options.subtract_background
+    subtract = params.subtract_background
     if subtract is None:
         subtract = bkg_coeff is not None
-    use_position = options.use_source_posn
-    if use_position is None and entry.values.get("use_source_posn") is not None:
-        use_position = truth(entry.values["use_source_posn"], entry.where("use_source_posn"))
-    if use_position is None:
-        use_position = mode.source_position
-    length = options.smoothing_length
+    length = params.smoothing_length
     if length is None:
         length = entry.number("smoothing_length", 0, low=0)
-    kind = options.extraction_type
-    if not options.has_psf:
-        kind = "box"
-    elif kind is None:
-        kind = "optimal" if use_position else "box"
-    bkg_fit, bkg_order = _background(entry, options, bool(subtract))
+    bkg_fit, bkg_order = _background(entry, params, subtract=subtract)
     return Aperture(
         **limits,
         dispaxis=dispaxis,
@@ -269,22 +235,29 @@ def _merge(
         src_coeff=entry.coefficients("src_coeff"),
         bkg_coeff=bkg_coeff,
         independent_var=entry.choice("independent_var", "pixel", ("pixel", "wavelength")),
-        subtract_background=bool(subtract),
+        subtract_background=subtract,
         bkg_fit=bkg_fit,
         bkg_order=bkg_order,
         smoothing_length=odd_length(length),
-        use_source_posn=bool(use_position),
-        position_offset=options.position_offset,
-        extraction_type=kind,
+        position_offset=params.position_offset,
     )
 
 
-def _background(entry: _Entry, options: ApertureOptions, subtract: bool) -> tuple[str | None, int]:
+def _centred(entry: _Entry, asked: bool | None, mode: Mode, *, point: bool) -> bool:
+    """Whether the aperture is put on the source."""
+    if asked is None and not point:
+        return False
+    if asked is None and entry.values.get("use_source_posn") is not None:
+        asked = truth(entry.values["use_source_posn"], entry.where("use_source_posn"))
+    return mode.source_position if asked is None else asked
+
+
+def _background(entry: _Entry, params: Parameters, *, subtract: bool) -> tuple[str | None, int]:
     """How the background is fitted, and the order of its polynomial."""
-    order = options.bkg_order
+    order = params.bkg_order
     if order is None:
         order = entry.number("bkg_order", 0, low=0, whole=True)
-    fit = options.bkg_fit if subtract else None
+    fit = params.bkg_fit if subtract else None
     if subtract and fit is None:
         fit = entry.choice("bkg_fit", "poly", ("poly", "mean", "median"))
     return ("poly", 0) if fit == "mean" else (fit, int(order))
@@ -301,10 +274,10 @@ def odd_length(length: float) -> int:
 def aperture_weights(
     shape: tuple[int, int],
     aperture: Aperture,
-    wavelength: np.ndarray,
+    wavelength: HostArray,
     *,
     background: bool = False,
-) -> tuple[np.ndarray, float, float]:
+) -> tuple[HostArray, float, float]:
     """Fraction of every pixel inside the aperture (or inside the background regions).
 
     In order of preference the limits come from polynomial coefficients, the width around the
@@ -366,8 +339,8 @@ def _mean(limits: Any) -> float:
 
 
 def _independent_variable(
-    shape: tuple[int, int], aperture: Aperture, wavelength: np.ndarray
-) -> np.ndarray:
+    shape: tuple[int, int], aperture: Aperture, wavelength: HostArray
+) -> HostArray:
     if aperture.independent_var.startswith("wavelength"):
         return np.asarray(wavelength, dtype=float)
     y, x = np.indices(shape, dtype=float)
@@ -389,7 +362,7 @@ def _simple_limits(aperture: Aperture) -> tuple[Any, Any]:
     return lower, lower + width - 1.0
 
 
-def _include(weights: np.ndarray, index: np.ndarray, lower: Any, upper: Any, partial: bool) -> None:
+def _include(weights: HostArray, index: HostArray, lower: Any, upper: Any, partial: bool) -> None:
     """Add a region with inclusive limits to `weights` (in place); the larger weight wins."""
     full = weights.shape
     finite = np.isfinite(lower) & np.isfinite(upper)
@@ -414,7 +387,7 @@ def _include(weights: np.ndarray, index: np.ndarray, lower: Any, upper: Any, par
         weights[edge] = covered[edge]
 
 
-def weighted_center(weights: np.ndarray) -> tuple[float, float]:
+def weighted_center(weights: HostArray) -> tuple[float, float]:
     """Centre (row, column) of the positive weights of an image; of the image if there are none."""
     w = np.where(weights > 0, weights, 0.0)
     if not w.any():
@@ -426,13 +399,13 @@ def weighted_center(weights: np.ndarray) -> tuple[float, float]:
     )
 
 
-def center_at(weights: np.ndarray, dispaxis: int, element: int) -> float:
+def center_at(weights: HostArray, dispaxis: int, element: int) -> float:
     """Centre across the trace of the weights at one dispersion element."""
     line = weights[:, element] if dispaxis == 1 else weights[element, :]
     return weighted_center(np.asarray(line)[None, :])[1]
 
 
-def mean_wavelength(weights: np.ndarray, wavelength: np.ndarray, dispaxis: int) -> np.ndarray:
+def mean_wavelength(weights: HostArray, wavelength: HostArray, dispaxis: int) -> HostArray:
     """Wavelength at every dispersion element, averaged with the weights of the aperture.
 
     Returns
@@ -453,12 +426,12 @@ def mean_wavelength(weights: np.ndarray, wavelength: np.ndarray, dispaxis: int) 
     return np.divide(mean, total, out=np.full(total.shape, np.nan), where=total > 0)
 
 
-def polynomial_basis(n: int, order: int) -> np.ndarray:
+def polynomial_basis(n: int, order: int) -> HostArray:
     """Powers 0 … `order` of a coordinate that runs from -1 to 1 over `n` pixels."""
     return np.vander(np.linspace(-1.0, 1.0, n), order + 1, increasing=True)
 
 
-def bounding_slices(masks: Sequence[np.ndarray]) -> tuple[int, int, int, int]:
+def bounding_slices(masks: Sequence[HostArray]) -> tuple[int, int, int, int]:
     """Smallest window (row start, stop, column start, stop) that holds every True of `masks`."""
     used = np.logical_or.reduce(list(masks))
     rows = np.flatnonzero(used.any(axis=1))

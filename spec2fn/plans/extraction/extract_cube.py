@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
@@ -20,16 +19,17 @@ from spec2fn.contents import number, numbers, truth
 from spec2fn.errors import DatasetError, ParameterError, ReferenceError
 from spec2fn.host.star_finder import brightest_source
 from spec2fn.modes import mode_of
+from spec2fn.parameters import Parameters
 from spec2fn.plan_base import Plan, array
-from spec2fn.plans.extraction.extract_1d import is_calibrated
-from spec2fn.schema import described, meta_of
-from spec2fn.typing import Array
+from spec2fn.plans.extraction.source_location import aperture_angle
+from spec2fn.schema import described, is_calibrated, meta_of
+from spec2fn.typing import Array, HostArray
 from spec2fn.wcs.assign.pointing import number as keyword_number
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["CubeOptions", "CubePlan", "make_cube_plan"]
+__all__ = ["CubeExtractionPlan", "plan_cube"]
 
 _LOG = logging.getLogger("spec2fn.extract_1d")
 _CHANNELS = ("1", "2", "3", "4")
@@ -38,22 +38,7 @@ _DIM_BEYOND = 26.0  # [um]; hardly any light arrives at the MRS, so a source is 
 _CLIP = 3.0  # sigma clipping of the image a source is sought in
 
 
-@dataclass(frozen=True)
-class CubeOptions:
-    """Parameters of the extraction from a cube; see :func:`spec2fn.steps.extract_1d`."""
-
-    subtract_background: bool | None = None
-    apply_apcorr: bool = True
-    center_xy: tuple[float, float] | None = None
-    ifu_autocen: bool = False
-    bkg_sigma_clip: float = 3.0
-    ifu_rfcorr: bool = True
-    ifu_set_srctype: str | None = None
-    ifu_rscale: float | None = None
-    ifu_covar_scale: float = 1.0
-
-
-class CubePlan(Plan):
+class CubeExtractionPlan(Plan):
     """Apertures of every plane of a cube.
 
     Attributes
@@ -89,6 +74,7 @@ class CubePlan(Plan):
     warnings : tuple of str
     """
 
+    layout: ClassVar[str] = "cube"
     centre: Array = array("2")
     radius: Array | None = array("wave")
     inner: Array | None = array("wave")
@@ -107,12 +93,12 @@ class CubePlan(Plan):
     warnings: tuple[str, ...] = ()
 
 
-def make_cube_plan(
+def plan_cube(
     ds: xr.Dataset,
     extract1d: xr.Dataset | None,
     apcorr: xr.Dataset | None,
-    options: CubeOptions,
-) -> CubePlan:
+    params: Parameters,
+) -> CubeExtractionPlan:
     """Place the apertures in a cube.
 
     Parameters
@@ -122,7 +108,8 @@ def make_cube_plan(
         ``meta.wcs`` from x, y, plane to right ascension, declination, wavelength.
     extract1d, apcorr : xarray.Dataset, optional
         References; point sources need the first.
-    options : CubeOptions
+    params : Parameters
+        Of ``extract_1d``.
 
     Raises
     ------
@@ -138,7 +125,7 @@ def make_cube_plan(
     if not np.isfinite(wavelength).all():
         msg = "extract_1d: some wavelengths of the cube are not finite; build it on another grid"
         raise DatasetError(msg)
-    source_type = _source_type(ds, options)
+    source_type = _source_type(ds, params)
     if is_calibrated(ds) and "pixar_sr" not in ds:
         msg = (
             "extract_1d: the cube does not say which solid angle a spaxel covers; set the"
@@ -160,8 +147,8 @@ def make_cube_plan(
         _tree(extract1d, "data")
         subpixels = _subpixels(extract1d)
         scale = _spaxel_size(ds)
-        radius, inner, outer = _radii(ds, extract1d, wavelength, scale, options)
-        wanted = options.subtract_background
+        radius, inner, outer = _radii(ds, extract1d, wavelength, scale, params)
+        wanted = params.subtract_background
         if wanted is None:
             meta = extract1d.attrs["tree"].get("meta", {})
             wanted = truth(
@@ -170,13 +157,12 @@ def make_cube_plan(
             )
         if not wanted:
             inner = outer = None
-        if options.apply_apcorr and apcorr is not None:
+        if params.apply_apcorr and apcorr is not None:
             correction = _correction(apcorr, wavelength, radius, scale)
-        centre, warnings = _centre(ds, options)
+        centre, warnings = _centre(ds, params)
     else:
         centre = (nx / 2.0 - 0.5, ny / 2.0 - 0.5)
-    angle = meta_of(ds).get("PA_APER")
-    return CubePlan(
+    return CubeExtractionPlan(
         centre=np.array(centre, dtype=np.float64),
         radius=radius,
         inner=inner,
@@ -184,22 +170,22 @@ def make_cube_plan(
         correction=correction,
         wavelength=wavelength,
         position=position,
-        angle=None if angle is None else np.array([float(angle)]),
+        angle=aperture_angle(ds),
         source_type=source_type,
         name=str(ds.attrs.get("exp_type", "")),
         subpixels=subpixels,
-        sigma_clip=options.bkg_sigma_clip,
-        covar_scale=options.ifu_covar_scale,
-        fringes=_fringe_channel(ds, options),
+        sigma_clip=params.bkg_sigma_clip,
+        covar_scale=params.ifu_covar_scale,
+        fringes=_fringe_channel(ds, params),
         calibrated=is_calibrated(ds),
         warnings=warnings,
     )
 
 
-def _source_type(ds: xr.Dataset, options: CubeOptions) -> str:
+def _source_type(ds: xr.Dataset, params: Parameters) -> str:
     found = str(ds.attrs.get("source_type") or "").upper()
-    if options.ifu_set_srctype is not None and mode_of(ds).etalon:
-        found = options.ifu_set_srctype
+    if params.ifu_set_srctype is not None and mode_of(ds).etalon:
+        found = params.ifu_set_srctype
     if found not in _SOURCE_TYPES:
         _LOG.warning(
             "extract_1d: the source type is %s, not POINT or EXTENDED; taken as EXTENDED",
@@ -209,9 +195,9 @@ def _source_type(ds: xr.Dataset, options: CubeOptions) -> str:
     return found
 
 
-def _fringe_channel(ds: xr.Dataset, options: CubeOptions) -> int:
+def _fringe_channel(ds: xr.Dataset, params: Parameters) -> int:
     """Channel of the MRS if the cube holds a single band, in which fringes are regular."""
-    if not options.ifu_rfcorr or not mode_of(ds).etalon:
+    if not params.ifu_rfcorr or not mode_of(ds).etalon:
         return 0
     channel, band = (str(ds.attrs.get(a, "")).strip().lower() for a in ("channel", "band"))
     single = channel in _CHANNELS and band in ("short", "medium", "long")
@@ -245,7 +231,7 @@ def _subpixels(extract1d: xr.Dataset) -> int:
     return sampled[method]
 
 
-def _column(reference: xr.Dataset, key: str, name: str) -> np.ndarray:
+def _column(reference: xr.Dataset, key: str, name: str) -> HostArray:
     where = f"extract_1d: {described(reference)}: {f'{key}.{name}'!r}"
     value = _tree(reference, key).get(name)
     if value is None:
@@ -254,9 +240,7 @@ def _column(reference: xr.Dataset, key: str, name: str) -> np.ndarray:
     return numbers(value, where)
 
 
-def _line(
-    x: np.ndarray, knots: np.ndarray, values: np.ndarray, reference: xr.Dataset
-) -> np.ndarray:
+def _line(x: HostArray, knots: HostArray, values: HostArray, reference: xr.Dataset) -> HostArray:
     """Interpolate linearly along the last axis, and go on straight beyond the ends.
 
     `x` has shape (n,) or, like `values` and `knots`, leading axes.
@@ -273,7 +257,7 @@ def _line(
     last = knots.shape[-1] - 2
     cell = np.clip(np.sum(knots[..., None, :] <= x[..., None], axis=-1) - 1, 0, last)
 
-    def pick(array: np.ndarray, index: np.ndarray) -> np.ndarray:
+    def pick(array: HostArray, index: HostArray) -> HostArray:
         return np.take_along_axis(
             np.broadcast_to(array, (*index.shape[:-1], array.shape[-1])), index, axis=-1
         )
@@ -286,10 +270,10 @@ def _line(
 def _radii(
     ds: xr.Dataset,
     extract1d: xr.Dataset,
-    wavelength: np.ndarray,
+    wavelength: HostArray,
     scale: float,
-    options: CubeOptions,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    params: Parameters,
+) -> tuple[HostArray, HostArray, HostArray]:
     """Radii of aperture and annulus in every plane [pixel]."""
     waves, *columns = (
         _column(extract1d, "data", name).ravel()
@@ -305,9 +289,9 @@ def _radii(
             " at the wavelengths of the cube, needs positive ones; use another reference"
         )
         raise ReferenceError(msg)
-    if options.ifu_rscale is not None and ds.attrs.get("instrument") == "MIRI":
+    if params.ifu_rscale is not None and ds.attrs.get("instrument") == "MIRI":
         # the reference has twice the width of the point spread function
-        radius = radius * (options.ifu_rscale / 2.0)
+        radius = radius * (params.ifu_rscale / 2.0)
     usable = (inner > 0) & (outer > inner)
     if not usable.all():
         _LOG.info(
@@ -318,8 +302,8 @@ def _radii(
 
 
 def _correction(
-    apcorr: xr.Dataset, wavelength: np.ndarray, radius: np.ndarray, scale: float
-) -> np.ndarray:
+    apcorr: xr.Dataset, wavelength: HostArray, radius: HostArray, scale: float
+) -> HostArray:
     """Correction for light beyond the radius in every plane."""
     key = "apcorr_table"
     waves = _column(apcorr, key, "wavelength").ravel()
@@ -340,7 +324,7 @@ def _correction(
     return _line(radius[:, None], sizes.T, values.T, apcorr)[:, 0]
 
 
-def _same_length(reference: xr.Dataset, *columns: np.ndarray) -> None:
+def _same_length(reference: xr.Dataset, *columns: HostArray) -> None:
     lengths = [len(c) for c in columns]
     if len(set(lengths)) > 1:
         msg = (
@@ -350,7 +334,7 @@ def _same_length(reference: xr.Dataset, *columns: np.ndarray) -> None:
         raise ReferenceError(msg)
 
 
-def _sky(ds: xr.Dataset, x: Any, y: Any) -> np.ndarray:
+def _sky(ds: xr.Dataset, x: Any, y: Any) -> HostArray:
     """Right ascension and declination of positions in the cube [deg]; NaN without a WCS."""
     wcs = meta_of(ds).wcs
     x, y = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
@@ -361,7 +345,7 @@ def _sky(ds: xr.Dataset, x: Any, y: Any) -> np.ndarray:
     return np.array([np.asarray(v, dtype=np.float64) for v in found[:2]])
 
 
-def _vectors(lon: Any, lat: Any) -> np.ndarray:
+def _vectors(lon: Any, lat: Any) -> HostArray:
     lon, lat = np.deg2rad(lon), np.deg2rad(lat)
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
 
@@ -384,19 +368,19 @@ def _spaxel_size(ds: xr.Dataset) -> float:
     raise DatasetError(msg)
 
 
-def _centre(ds: xr.Dataset, options: CubeOptions) -> tuple[tuple[float, float], tuple[str, ...]]:
+def _centre(ds: xr.Dataset, params: Parameters) -> tuple[tuple[float, float], tuple[str, ...]]:
     """Where the point source is, x and y [pixel], and warnings."""
-    if options.center_xy is not None:
+    if params.center_xy is not None:
         size = ds.sizes["x"], ds.sizes["y"]
-        if not all(-0.5 <= c <= n - 0.5 for c, n in zip(options.center_xy, size, strict=True)):
+        if not all(-0.5 <= c <= n - 0.5 for c, n in zip(params.center_xy, size, strict=True)):
             msg = (
-                f"extract_1d.center_xy={options.center_xy} is off the cube of {size[0]} x {size[1]}"
+                f"extract_1d.center_xy={params.center_xy} is off the cube of {size[0]} x {size[1]}"
                 " spaxels; give a position in spaxels, counted from 0"
             )
             raise ParameterError(msg)
-        return options.center_xy, ()
+        return params.center_xy, ()
     told: tuple[str, ...] = ()
-    if options.ifu_autocen:
+    if params.ifu_autocen:
         found = _automatic_centre(ds)
         if found is not None:
             return found, ()
@@ -425,7 +409,7 @@ def _automatic_centre(ds: xr.Dataset) -> tuple[float, float] | None:
     return brightest_source(image, 3.0 * float(rest.std()))
 
 
-def _clipped(values: np.ndarray) -> np.ndarray:
+def _clipped(values: HostArray) -> HostArray:
     """Values within three standard deviations of the median, found in five iterations."""
     for _ in range(5):
         middle, reach = np.median(values), _CLIP * values.std()

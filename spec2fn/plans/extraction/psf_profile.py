@@ -12,7 +12,7 @@ chunk of integrations holds for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +20,11 @@ import numpy as np
 
 from spec2fn.errors import ReferenceError
 from spec2fn.kernels.extraction import optimal_extract
-from spec2fn.modes import Mode
-from spec2fn.plans.extraction.source_location import (
-    BoundingBox,
-    Middle,
-    flat_trace,
-    middle_of,
-    nod_location,
-    sky_trace,
-)
-from spec2fn.plans.slits.slit_geometry import SlitGeometry
+from spec2fn.parameters import Parameters
+from spec2fn.plans.extraction.slit_geometry import Geometry
+from spec2fn.plans.extraction.source_location import middle_of
 from spec2fn.schema import meta_of, status_of
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -58,7 +52,7 @@ class PsfProfiles:
         Distance from the negative source to the source [pixel].
     """
 
-    profiles: tuple[np.ndarray, ...]
+    profiles: tuple[HostArray, ...]
     lower: int
     upper: int
     location: float
@@ -69,12 +63,12 @@ class PsfProfiles:
 class _Grid:
     """Coordinates in the PSF image of every pixel of the cutout, (disp, cross)."""
 
-    psf: np.ndarray
+    psf: HostArray
     subpixels: float
-    across: np.ndarray
-    along: np.ndarray
+    across: HostArray
+    along: HostArray
 
-    def profiles(self, shift: float, nod_offset: float | None) -> list[np.ndarray]:
+    def profiles(self, shift: float, nod_offset: float | None) -> list[HostArray]:
         """Profiles that sum to 1 (the negative one to -1) at every dispersion element."""
         from scipy.ndimage import map_coordinates
 
@@ -86,7 +80,7 @@ class _Grid:
         return out
 
 
-def _normalised(profile: np.ndarray) -> np.ndarray:
+def _normalised(profile: HostArray) -> HostArray:
     total = np.nansum(profile, axis=1, keepdims=True)
     out = np.divide(profile, total, out=np.zeros_like(profile), where=total != 0)
     return np.where(np.isfinite(out), out, 0.0)
@@ -95,17 +89,14 @@ def _normalised(profile: np.ndarray) -> np.ndarray:
 def psf_profiles(
     ds: xr.Dataset,
     psf: xr.Dataset,
+    geometry: Geometry,
+    params: Parameters,
     *,
-    wcs: Any,
-    box: BoundingBox,
-    trace: np.ndarray | None,
-    wavelength: np.ndarray,
-    images: Callable[[], tuple[np.ndarray, np.ndarray]],
+    trace: HostArray | None,
+    wavelength: HostArray,
+    images: Callable[[], tuple[HostArray, HostArray]],
     slit_name: str,
-    mode: Mode,
     dispaxis: int,
-    model_nod_pair: bool,
-    optimize: bool,
 ) -> PsfProfiles:
     """Profiles of the source (and its negative nod) on the pixels of an exposure.
 
@@ -115,8 +106,10 @@ def psf_profiles(
         For the dither keywords and the status of the background subtraction.
     psf : xarray.Dataset
         ``psf`` reference: ``psf`` image, ``wave`` [um]; keywords SUBPIX, CENTCOL, CENTROW.
-    wcs : gwcs.WCS or SlitGeometry
-    box : ((x0, x1), (y0, y1))
+    geometry : ImageGeometry or SlitGeometry
+    params : Parameters
+        Of ``extract_1d``: whether to look for a negative nod if the exposure had one subtracted
+        (`model_nod_pair`), and to refine the positions on the data (`optimize_psf_location`).
     trace : array of float64, (disp,) or None
         Position of the source; the middle of the slit without.
     wavelength : array of float64, (y, x)
@@ -125,29 +118,24 @@ def psf_profiles(
         Returns data and read-noise variance (y, x) of the first integration, NaN at bad pixels;
         called only to refine the position.
     slit_name : str
-    mode : Mode
     dispaxis : int
-    model_nod_pair : bool
-        Look for a negative nod if the exposure had one subtracted.
-    optimize : bool
-        Refine the positions on the data.
 
     Raises
     ------
     ReferenceError
         If the reference has no PSF for this slit or lacks a keyword.
     """
-    shape = (wavelength.shape[0], wavelength.shape[1])
-    middle = middle_of(wcs, box, dispaxis)
+    shape, box = wavelength.shape, geometry.box
+    middle = middle_of(geometry, box, dispaxis)
     known = trace is not None
     if trace is None:
-        trace = _middle_trace(wcs, box, shape, middle=middle, mode=mode, dispaxis=dispaxis)
+        trace = geometry.middle_trace(middle)
         location = middle.across
     else:
         location = float(trace[int(np.round(middle.along))])
     nod_offset = None
-    if model_nod_pair and known and _nod_subtracted(ds):
-        nod = _nod(ds, wcs, middle.wavelength, mode, dispaxis)
+    if params.model_nod_pair and known and _nod_subtracted(ds):
+        nod = geometry.nod(middle.wavelength)
         if np.isfinite(nod) and abs(location - nod) >= NEAREST_NOD:
             nod_offset = location - nod
     (x0, x1), (y0, y1) = ((int(np.ceil(a)), int(np.ceil(b))) for a, b in box)
@@ -157,7 +145,7 @@ def psf_profiles(
     lower = (box[1] if dispaxis == 1 else box[0])[0]
     grid = _grid(psf, flip(wavelength[cut]), trace[along] - lower, slit_name, dispaxis)
     shift = 0.0
-    if optimize:
+    if params.optimize_psf_location:
         data, variance = (flip(np.asarray(a, dtype=float)[cut]) for a in images())
         shift, nod_offset = _refine(grid, data, variance, nod_offset)
     full = []
@@ -167,37 +155,6 @@ def psf_profiles(
         full.append(image)
     lower_limit, upper_limit = (y0, y1) if dispaxis == 1 else (x0, x1)
     return PsfProfiles(tuple(full), lower_limit, upper_limit, location - shift, nod_offset)
-
-
-def _middle_trace(
-    wcs: Any,
-    box: BoundingBox,
-    shape: tuple[int, int],
-    *,
-    middle: Middle,
-    mode: Mode,
-    dispaxis: int,
-) -> np.ndarray:
-    if isinstance(wcs, SlitGeometry):
-        if wcs.slit is None:
-            return flat_trace(box, shape, middle.across, dispaxis)
-        position = wcs.slit(middle.along, middle.across)
-        return wcs.trace(shape, (float(position[0]), float(position[1])))
-    if not mode.slit:
-        return flat_trace(box, shape, middle.across, dispaxis)
-    x, y = middle.across, middle.along
-    if dispaxis == 1:
-        x, y = y, x
-    ra, dec = (float(v) for v in wcs(x, y)[:2])
-    return sky_trace(wcs, box, shape, (ra, dec), dispaxis)
-
-
-def _nod(ds: xr.Dataset, wcs: Any, wavelength: float, mode: Mode, dispaxis: int) -> float:
-    """Position across the trace of the negative source; NaN if unknown."""
-    if isinstance(wcs, SlitGeometry):
-        x, y = wcs.source
-        return wcs.across((x, -y), wavelength)
-    return nod_location(ds, wcs, wavelength, mode, dispaxis)
 
 
 def _nod_subtracted(ds: xr.Dataset) -> bool:
@@ -213,11 +170,11 @@ def _nod_subtracted(ds: xr.Dataset) -> bool:
 
 
 def _grid(
-    psf: xr.Dataset, wavelength: np.ndarray, trace: np.ndarray, slit_name: str, dispaxis: int
+    psf: xr.Dataset, wavelength: HostArray, trace: HostArray, slit_name: str, dispaxis: int
 ) -> _Grid:
     suffix, header = _matching_psf(psf, slit_name)
     center_key = "CENTROW" if dispaxis == 1 else "CENTCOL"
-    numbers = [header.get(k) for k in ("SUBPIX", center_key)]
+    numbers: list[Any] = [header.get(k) for k in ("SUBPIX", center_key)]
     if any(v is None for v in numbers):
         msg = f"extract_1d: the psf reference needs keywords SUBPIX and {center_key}"
         raise ReferenceError(msg)
@@ -232,7 +189,7 @@ def _grid(
     return _Grid(image.T if dispaxis == 1 else image, subpixels, across, along)
 
 
-def _matching_psf(psf: xr.Dataset, slit_name: str) -> tuple[str, Any]:
+def _matching_psf(psf: xr.Dataset, slit_name: str) -> tuple[str, Mapping[str, Any]]:
     """Suffix of the variables of the first PSF for a slit, and its keywords."""
     meta = meta_of(psf)
     headers = meta.records.get("headers", {})
@@ -254,7 +211,7 @@ def _matching_psf(psf: xr.Dataset, slit_name: str) -> tuple[str, Any]:
 
 
 def _refine(
-    grid: _Grid, data: np.ndarray, variance: np.ndarray, nod_offset: float | None
+    grid: _Grid, data: HostArray, variance: HostArray, nod_offset: float | None
 ) -> tuple[float, float | None]:
     """Shift of the source, and offset of the negative one, that fit the data best."""
     from scipy.optimize import minimize
@@ -263,7 +220,7 @@ def _refine(
     filled = np.where(good, data, 0.0)
     basis = np.ones((data.shape[1], 1))
 
-    def residual(values: np.ndarray) -> float:
+    def residual(values: HostArray) -> float:
         nod = float(values[1]) if len(values) > 1 else None
         profiles = grid.profiles(float(values[0]), nod)
         scene = optimal_extract(filled, good, profiles, basis).scene

@@ -6,26 +6,32 @@ on the target-acquisition image) is projected through the WCS at every wavelengt
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spec2fn.modes import Mode
+from spec2fn.modes import mode_of
 from spec2fn.schema import meta_of
+from spec2fn.typing import HostArray
 from spec2fn.wcs.assign.pointing import number
 
 if TYPE_CHECKING:
     import xarray as xr
+    from gwcs import WCS
 
 __all__ = [
+    "BoundingBox",
+    "ImageGeometry",
     "Location",
     "Middle",
+    "aperture_angle",
     "bounding_box",
-    "locate_source",
+    "flat_trace",
     "middle_of",
-    "nod_location",
     "placed_trace",
+    "sky_trace",
 ]
 
 BoundingBox = tuple[tuple[float, float], tuple[float, float]]
@@ -56,10 +62,16 @@ class Location:
 
     element: int
     across: float
-    trace: np.ndarray
+    trace: HostArray
 
 
-def bounding_box(wcs: Any, shape: tuple[int, int]) -> BoundingBox:
+def aperture_angle(ds: xr.Dataset) -> HostArray | None:
+    """Position angle of the instrument's aperture [deg], (1,), if the header says."""
+    angle = meta_of(ds).get("PA_APER")
+    return None if angle is None else np.array([float(angle)])
+
+
+def bounding_box(wcs: WCS, shape: tuple[int, int]) -> BoundingBox:
     """Return ``((x0, x1), (y0, y1))`` of a WCS, or the whole image if it has none."""
     box = wcs.bounding_box
     if box is None:
@@ -68,7 +80,9 @@ def bounding_box(wcs: Any, shape: tuple[int, int]) -> BoundingBox:
     return (float(x0), float(x1)), (float(y0), float(y1))
 
 
-def middle_of(wcs: Any, box: BoundingBox, dispaxis: int) -> Middle:
+def middle_of(
+    wcs: Callable[[HostArray, HostArray], tuple[HostArray, ...]], box: BoundingBox, dispaxis: int
+) -> Middle:
     """Find the middle of a bounding box, along and across the dispersion.
 
     The wavelength is the mean along the middle dispersion element; `across` is where the
@@ -91,54 +105,16 @@ def middle_of(wcs: Any, box: BoundingBox, dispaxis: int) -> Middle:
     return Middle(along, float(np.interp(mean, waves[order], across[order])), mean)
 
 
-def locate_source(
-    ds: xr.Dataset, wcs: Any, shape: tuple[int, int], mode: Mode, dispaxis: int
-) -> Location | None:
-    """Project the source onto the detector.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        With ``dithered_ra`` and ``dithered_dec`` [deg], as variables or keywords.
-    wcs : gwcs.WCS
-    shape : (int, int)
-        Rows and columns of the image.
-    mode : Mode
-    dispaxis : int
-
-    Returns
-    -------
-    Location or None
-        None if the position is unknown, cannot be projected, or is outside the slit.
-    """
-    if not mode.slit or wcs is None:
-        return None
-    ra, dec = _sky(ds, "dithered_ra", "DITH_RA"), _sky(ds, "dithered_dec", "DITH_DEC")
-    if ra is None or dec is None:
-        return None
-    box = bounding_box(wcs, shape)
-    middle = middle_of(wcs, box, dispaxis)
-    x, y = _backward(wcs, ra, dec, middle.wavelength)
-    across = float(y if dispaxis == 1 else x)
-    low, high = box[1] if dispaxis == 1 else box[0]
-    if not low <= across <= high:
-        return None
-    trace = sky_trace(wcs, box, shape, (ra, dec), dispaxis)
-    return Location(int(np.round(middle.along)), across, trace)
-
-
-def _sky(ds: xr.Dataset, name: str, keyword: str) -> float | None:
-    value = ds[name].values.item() if name in ds else meta_of(ds).get(keyword)
-    return None if value is None or not np.isfinite(value) else float(value)
-
-
-def _backward(wcs: Any, ra: Any, dec: Any, wavelength: Any) -> Any:
-    return wcs.backward_transform(ra, dec, wavelength)[:2]
+def _backward(
+    wcs: WCS, ra: HostArray | float, dec: HostArray | float, wavelength: HostArray | float
+) -> tuple[HostArray, HostArray]:
+    x, y = wcs.backward_transform(ra, dec, wavelength)[:2]
+    return x, y
 
 
 def sky_trace(
-    wcs: Any, box: BoundingBox, shape: tuple[int, int], sky: tuple[float, float], dispaxis: int
-) -> np.ndarray:
+    wcs: WCS, box: BoundingBox, shape: tuple[int, int], sky: tuple[float, float], dispaxis: int
+) -> HostArray:
     """Position across the trace of a sky position, at every dispersion element.
 
     Returns
@@ -159,8 +135,8 @@ def sky_trace(
 
 
 def placed_trace(
-    along: np.ndarray, across: np.ndarray, limits: tuple[float, float], length: int
-) -> np.ndarray:
+    along: HostArray, across: HostArray, limits: tuple[float, float], length: int
+) -> HostArray:
     """Interpolate points of a trace to the dispersion elements of an image.
 
     Parameters
@@ -191,9 +167,7 @@ def placed_trace(
     return trace
 
 
-def flat_trace(
-    box: BoundingBox, shape: tuple[int, int], across: float, dispaxis: int
-) -> np.ndarray:
+def flat_trace(box: BoundingBox, shape: tuple[int, int], across: float, dispaxis: int) -> HostArray:
     """Trace at a constant position inside the bounding box, NaN outside."""
     limits = box[0] if dispaxis == 1 else box[1]
     start = int(np.ceil(limits[0]))
@@ -202,31 +176,104 @@ def flat_trace(
     return trace
 
 
-def nod_location(ds: xr.Dataset, wcs: Any, wavelength: float, mode: Mode, dispaxis: int) -> float:
-    """Position across the trace of the negative source of a two-point nod.
+@dataclass(frozen=True, eq=False)
+class ImageGeometry:
+    """Where the only spectrum of an image and its source are, by its gwcs and its keywords.
 
-    The nod mirrors the dither offset; it is projected from the ideal frame of the aperture
-    through V2, V3 (JWST-STScI-001550) to the sky and back to the detector.
-
-    Returns
-    -------
-    float
-        NaN if the WCS has no ``v2v3`` frame (resampled data).
-
-    Raises
-    ------
-    InputError
-        If a keyword is missing.
+    Attributes
+    ----------
+    ds : xarray.Dataset
+        With ``dithered_ra`` and ``dithered_dec`` [deg], as variables or keywords.
+    dispaxis : int
+        1 along x, 2 along y.
     """
-    meta = meta_of(ds)
-    if not mode.slit or "v2v3" not in wcs.available_frames:
-        return float("nan")
-    keys = ("XOFFSET", "YOFFSET", "V3I_YANG", "V2_REF", "V3_REF", "VPARITY")
-    dx, dy, angle, v2_ref, v3_ref, parity = (number(meta, k, "extract_1d") for k in keys)
-    dx, dy = (dx, -dy) if dispaxis == 1 else (-dx, dy)
-    cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
-    v2 = v2_ref + parity * dx * cos + dy * sin
-    v3 = v3_ref - parity * dx * sin + dy * cos
-    ra, dec = wcs.get_transform("v2v3", "world")(v2, v3, 0.0)[:2]
-    x, y = _backward(wcs, ra, dec, wavelength)
-    return float(y if dispaxis == 1 else x)
+
+    ds: xr.Dataset
+    dispaxis: int
+
+    @property
+    def wcs(self) -> WCS | None:
+        """From x, y to right ascension, declination, wavelength."""
+        return meta_of(self.ds).wcs
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.ds.sizes["y"], self.ds.sizes["x"]
+
+    @property
+    def box(self) -> BoundingBox:
+        """Bounding box [pixel]."""
+        return bounding_box(self.wcs, self.shape)
+
+    def __call__(self, x: HostArray | float, y: HostArray | float) -> tuple[HostArray, ...]:
+        """World coordinates of pixels."""
+        found: tuple[HostArray, ...] = self.wcs(x, y)  # type: ignore[misc]
+        return found
+
+    def _dithered(self, axis: str) -> float | None:
+        """Right ascension or declination of the dithered pointing."""
+        name, keyword = f"dithered_{axis}", f"DITH_{axis.upper()}"
+        ds = self.ds
+        value = ds[name].values.item() if name in ds else meta_of(ds).get(keyword)
+        return None if value is None or not np.isfinite(value) else float(value)
+
+    def locate(self) -> Location | None:
+        """Project the source onto the detector.
+
+        Returns
+        -------
+        Location or None
+            None if the position is unknown, cannot be projected, or is outside the slit.
+        """
+        ra, dec = self._dithered("ra"), self._dithered("dec")
+        if not mode_of(self.ds).slit or self.wcs is None or ra is None or dec is None:
+            return None
+        box = self.box
+        middle = middle_of(self, box, self.dispaxis)
+        x, y = _backward(self.wcs, ra, dec, middle.wavelength)
+        across = float(y if self.dispaxis == 1 else x)
+        low, high = box[1] if self.dispaxis == 1 else box[0]
+        if not low <= across <= high:
+            return None
+        trace = sky_trace(self.wcs, box, self.shape, (ra, dec), self.dispaxis)
+        return Location(int(np.round(middle.along)), across, trace)
+
+    def middle_trace(self, middle: Middle) -> HostArray:
+        """Trace of a source in the middle of the slit."""
+        if not mode_of(self.ds).slit:
+            return flat_trace(self.box, self.shape, middle.across, self.dispaxis)
+        x, y = middle.across, middle.along
+        if self.dispaxis == 1:
+            x, y = y, x
+        ra, dec = (float(v) for v in self(x, y)[:2])
+        return sky_trace(self.wcs, self.box, self.shape, (ra, dec), self.dispaxis)
+
+    def nod(self, wavelength: float) -> float:
+        """Position across the trace of the negative source of a two-point nod.
+
+        The nod mirrors the dither offset; it is projected from the ideal frame of the aperture
+        through V2, V3 (JWST-STScI-001550) to the sky and back to the detector.
+
+        Returns
+        -------
+        float
+            NaN if the WCS has no ``v2v3`` frame (resampled data).
+
+        Raises
+        ------
+        InputError
+            If a keyword is missing.
+        """
+        meta = meta_of(self.ds)
+        if not mode_of(self.ds).slit or "v2v3" not in meta.wcs.available_frames:
+            return float("nan")
+        keys = ("XOFFSET", "YOFFSET", "V3I_YANG", "V2_REF", "V3_REF", "VPARITY")
+        dx, dy, angle, v2_ref, v3_ref, parity = (number(meta, k, "extract_1d") for k in keys)
+        dx, dy = (dx, -dy) if self.dispaxis == 1 else (-dx, dy)
+        cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+        v2 = v2_ref + parity * dx * cos + dy * sin
+        v3 = v3_ref - parity * dx * sin + dy * cos
+        ra, dec = meta.wcs.get_transform("v2v3", "world")(v2, v3, 0.0)[:2]
+        x, y = _backward(meta.wcs, ra, dec, wavelength)
+        return float(y if self.dispaxis == 1 else x)

@@ -9,14 +9,30 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from spec2fn.plans.extraction.source_location import BoundingBox, Location, middle_of, placed_trace
-from spec2fn.wcs.slit_grid import SlitGrid
+from spec2fn.deferred import as_deferred
+from spec2fn.plans.extraction.source_location import (
+    BoundingBox,
+    ImageGeometry,
+    Location,
+    Middle,
+    flat_trace,
+    middle_of,
+    placed_trace,
+)
+from spec2fn.schema import meta_of
+from spec2fn.typing import HostArray
 
-__all__ = ["GridGeometry", "SlitGeometry", "grid_geometry", "locate_in_slit", "slit_geometry"]
+if TYPE_CHECKING:
+    import xarray as xr
+    from gwcs import WCS
+
+    from spec2fn.wcs.slit_grid import SlitGrid
+
+__all__ = ["Geometry", "GridGeometry", "SlitGeometry", "slit_geometry"]
 
 METRES = 1.0e-6
 SLIT = "slit_frame"
@@ -33,12 +49,15 @@ class SlitGeometry:
     wcs : gwcs.WCS
     box : ((x0, x1), (y0, y1))
         Bounding box [pixel].
+    shape : (int, int)
+        Rows and columns of the image.
     source : (float, float)
         Position of the source in the slit, NaN if unknown.
     """
 
-    wcs: Any
+    wcs: WCS
     box: BoundingBox
+    shape: tuple[int, int]
     source: tuple[float, float]
 
     @functools.cached_property
@@ -65,7 +84,7 @@ class SlitGeometry:
         # what comes from the grating equation is in metres
         return METRES if "gwa" in self.wcs.available_frames else 1.0
 
-    def __call__(self, x: Any, y: Any) -> tuple[np.ndarray, ...]:
+    def __call__(self, x: HostArray | float, y: HostArray | float) -> tuple[HostArray, ...]:
         """World coordinates of pixels, NaN outside the bounding box."""
         x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
         (x0, x1), (y0, y1) = self.box
@@ -81,14 +100,14 @@ class SlitGeometry:
         with np.errstate(invalid="ignore", divide="ignore"):
             return float(self.detector(*position, wavelength * self.unit)[1])
 
-    def trace(self, shape: tuple[int, int], position: tuple[float, float]) -> np.ndarray:
+    def trace(self, position: tuple[float, float]) -> HostArray:
         """Row at which a position in the slit is seen, at every column of an image.
 
         NaN outside the bounding box. Dispersion along x, as all of NIRSpec.
         """
         limits = self.box[0]
         count = int(limits[1] - limits[0])
-        empty = np.full(shape[1], np.nan)
+        empty = np.full(self.shape[1], np.nan)
         if self.slit is None or self.detector is None or count < 2:
             return empty
         x, y = (np.arange(np.floor(a + 0.5), np.ceil(b - 0.5) + 1.0) for a, b in self.box)
@@ -100,7 +119,34 @@ class SlitGeometry:
             samples = np.linspace(finite.min(), finite.max(), count)
             full = (np.full(count, p) for p in position)
             along, across = (np.asarray(v) for v in self.detector(*full, samples))
-        return placed_trace(along, across, limits, shape[1])
+        return placed_trace(along, across, limits, self.shape[1])
+
+    def locate(self) -> Location | None:
+        """Project the source onto the image.
+
+        Returns
+        -------
+        Location or None
+            None if the position is unknown, cannot be projected, or is outside the image.
+        """
+        middle = middle_of(self, self.box, 1)
+        row = self.across(self.source, middle.wavelength)
+        low, high = self.box[1]
+        if not low <= row <= high:
+            return None
+        return Location(int(np.round(middle.along)), row, self.trace(self.source))
+
+    def middle_trace(self, middle: Middle) -> HostArray:
+        """Trace of a source in the middle of the slit."""
+        if self.slit is None:
+            return flat_trace(self.box, self.shape, middle.across, 1)
+        x, y = self.slit(middle.along, middle.across)[:2]
+        return self.trace((float(x), float(y)))
+
+    def nod(self, wavelength: float) -> float:
+        """Row of the negative source of a two-point nod; NaN if unknown."""
+        x, y = self.source
+        return self.across((x, -y), wavelength)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,39 +181,37 @@ class GridGeometry(SlitGeometry):
         return 1.0
 
 
-def grid_geometry(wcs: Any, grid: SlitGrid, source: tuple[float, float]) -> SlitGeometry:
-    """Prepare the transforms of a resampled slit.
+Geometry: TypeAlias = ImageGeometry | SlitGeometry
+"""Where a spectrum and its source are, in an image or in that of a slit."""
+
+
+def slit_geometry(bucket: xr.Dataset, i: int) -> SlitGeometry:
+    """Prepare the transforms of a slit; the gwcs of one that is resampled need not be made.
 
     Parameters
     ----------
-    wcs : gwcs.WCS or DeferredWcs
-    grid : SlitGrid
-        What `wcs` is made of.
-    source : (float, float)
-        Position of the source in the slit.
-    """
-    ny, nx = grid.shape
-    return GridGeometry(wcs, ((-0.5, nx - 0.5), (-0.5, ny - 0.5)), source, grid)
-
-
-def slit_geometry(wcs: Any, shape: tuple[int, int], source: tuple[float, float]) -> SlitGeometry:
-    """Prepare the transforms of a slit.
-
-    Parameters
-    ----------
-    wcs : gwcs.WCS
-    shape : (int, int)
-        Rows and columns of the image.
-    source : (float, float)
-        Position of the source in the slit.
+    bucket : xarray.Dataset
+        Slits with ``xsize``, ``ysize``, and ``meta.wcs``, a gwcs by slit id.
+    i : int
+        Position of the slit in the bucket.
     """
     from spec2fn.wcs.lower import box_of
 
-    box = box_of(wcs) or ((-0.5, shape[1] - 0.5), (-0.5, shape[0] - 0.5))
-    return SlitGeometry(wcs, box, source)
+    def value(name: str) -> float:
+        return float(bucket.variables[name].values[i]) if name in bucket else float("nan")
+
+    shape = int(bucket.variables["ysize"].values[i]), int(bucket.variables["xsize"].values[i])
+    source = value("source_xpos"), value("source_ypos")
+    whole = (-0.5, shape[1] - 0.5), (-0.5, shape[0] - 0.5)
+    slit, known = int(bucket.variables["slit"].values[i]), meta_of(bucket).wcs
+    grid = known.grid(slit) if hasattr(known, "grid") else None
+    if grid is not None and grid.invertible and grid.shape == shape:
+        return GridGeometry(as_deferred(known, slit), whole, shape, source, grid)
+    wcs = known[slit]
+    return SlitGeometry(wcs, box_of(wcs) or whole, shape, source)
 
 
-def _between(wcs: Any, start: str, stop: str) -> Transform:
+def _between(wcs: WCS, start: str, stop: str) -> Transform:
     from spec2fn.errors import UnsupportedModelError
     from spec2fn.wcs.lower import evaluate_host, lower
 
@@ -175,20 +219,3 @@ def _between(wcs: Any, start: str, stop: str) -> Transform:
         return lower(wcs, start, stop)
     except UnsupportedModelError:
         return functools.partial(evaluate_host, wcs.get_transform(start, stop))
-
-
-def locate_in_slit(geometry: SlitGeometry, shape: tuple[int, int]) -> Location | None:
-    """Project the source of a slit onto its image.
-
-    Returns
-    -------
-    Location or None
-        None if the position is unknown, cannot be projected, or is outside the image of the slit.
-    """
-    middle = middle_of(geometry, geometry.box, 1)
-    row = geometry.across(geometry.source, middle.wavelength)
-    low, high = geometry.box[1]
-    if not low <= row <= high:
-        return None
-    trace = geometry.trace(shape, geometry.source)
-    return Location(int(np.round(middle.along)), row, trace)

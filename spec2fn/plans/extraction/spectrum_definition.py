@@ -1,0 +1,155 @@
+"""Which pixels become a spectrum, at which wavelengths: an aperture put on an image."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from dataclasses import replace as _replace
+
+import numpy as np
+
+from spec2fn.plans.extraction.aperture import (
+    Aperture,
+    aperture_weights,
+    bounding_slices,
+    center_at,
+    mean_wavelength,
+    weighted_center,
+)
+from spec2fn.plans.extraction.psf_profile import PsfProfiles
+from spec2fn.plans.extraction.slit_geometry import Geometry
+from spec2fn.typing import HostArray
+
+__all__ = ["SpectrumDefinition", "define_spectrum"]
+
+
+@dataclass(frozen=True, eq=False)
+class SpectrumDefinition:
+    """A spectrum that can be extracted: pixels, wavelengths, and where it is.
+
+    Attributes
+    ----------
+    aperture : Aperture
+        Centred on the source.
+    profiles : tuple of array of float64, (y, x)
+        Weights of the aperture, or profiles of the source and of its negative companion.
+    region : array of bool, (y, x) or None
+        Background pixels.
+    mean : array of float64, (disp,)
+        Wavelength of every dispersion element [um], NaN where there is none.
+    limits : tuple of float
+        Inclusive limits across and along the trace, counted from 0.
+    position : array of float64, (2,)
+        Right ascension and declination of the centre [deg]; NaN if unknown.
+    """
+
+    aperture: Aperture
+    profiles: tuple[HostArray, ...]
+    region: HostArray | None
+    mean: HostArray
+    limits: tuple[float, float, float, float]
+    position: HostArray
+
+    def header_limits(self) -> HostArray:
+        """Limits in x and y (start, stop, start, stop), pixels counted from 1."""
+        lower, upper, first, last = (value + 1.0 for value in self.limits)
+        if self.aperture.dispaxis == 1:
+            return np.array((first, last, lower, upper))
+        return np.array((lower, upper, first, last))
+
+    @functools.cached_property
+    def elements(self) -> HostArray:
+        """Dispersion elements that have a wavelength."""
+        return np.flatnonzero(np.isfinite(self.mean))
+
+    def window(self) -> tuple[int, int, int, int]:
+        """Row start, row stop, column start, column stop of the part that holds all that counts."""
+        masks = [p != 0 for p in self.profiles] + ([] if self.region is None else [self.region])
+        y0, y1, x0, x1 = bounding_slices(masks)
+        # smoothing looks at the neighbours of the elements that are extracted
+        halo = self.aperture.smoothing_length // 2
+        n = len(self.mean)
+        start = max(int(self.elements[0]) - halo, 0)
+        stop = min(int(self.elements[-1]) + halo + 1, n)
+        return (y0, y1, start, stop) if self.aperture.dispaxis == 1 else (start, stop, x0, x1)
+
+
+def define_spectrum(
+    aperture: Aperture,
+    wavelength: HostArray,
+    geometry: Geometry,
+    model: Callable[[Aperture], PsfProfiles],
+) -> SpectrumDefinition | str:
+    """Turn an aperture into the weights of pixels and the wavelengths of a spectrum.
+
+    Parameters
+    ----------
+    aperture : Aperture
+        As the reference and the user define it.
+    wavelength : array of float64, (y, x)
+        [um], NaN where there is none.
+    geometry : ImageGeometry or SlitGeometry
+        From x, y to right ascension, declination, wavelength, and where the source is.
+    model : callable
+        Returns the profiles of an optimal extraction.
+
+    Returns
+    -------
+    SpectrumDefinition or str
+        Why there is no spectrum.
+    """
+    shape = (wavelength.shape[0], wavelength.shape[1])
+    dispaxis = aperture.dispaxis
+    aperture = _centred(aperture, wavelength, geometry)
+    profiles: tuple[HostArray, ...]
+    if aperture.extraction_type == "optimal":
+        found = model(aperture)
+        profiles, lower, upper = found.profiles, float(found.lower), float(found.upper)
+    else:
+        weights, lower, upper = aperture_weights(shape, aperture, wavelength)
+        profiles = (weights,)
+    profiles = tuple(np.where(np.isfinite(wavelength), p, 0.0) for p in profiles)
+    region = None
+    if aperture.subtract_background and aperture.bkg_coeff is not None:
+        region = aperture_weights(shape, aperture, wavelength, background=True)[0] != 0
+    mean = mean_wavelength(profiles[0], wavelength, dispaxis)
+    if not np.isfinite(mean).any():
+        axis, n = ("y", shape[0]) if dispaxis == 1 else ("x", shape[1])
+        return (
+            f"no pixel of the extraction aperture has a wavelength: it spans {axis} = {lower:.1f}"
+            f" to {upper:.1f} of an image with {axis} = 0 to {n - 1}; correct the extract1d"
+            " reference or extract_1d.position_offset, or set extract_1d.use_source_posn=true"
+        )
+    along = np.flatnonzero(profiles[0].sum(axis=dispaxis - 1) > 0)
+    edges = (float(along[0]), float(along[-1])) if len(along) else (float("nan"),) * 2
+    return SpectrumDefinition(
+        aperture,
+        profiles,
+        region,
+        mean,
+        limits=(lower, upper, *edges),
+        position=_sky_center(geometry, profiles[0]),
+    )
+
+
+def _centred(aperture: Aperture, wavelength: HostArray, geometry: Geometry) -> Aperture:
+    """Move the aperture to the source and by the user's offset."""
+    shape = (wavelength.shape[0], wavelength.shape[1])
+    found = geometry.locate() if aperture.use_source_posn else None
+    if found is not None:
+        nominal, _, _ = aperture_weights(shape, aperture, wavelength)
+        offset = found.across - center_at(nominal, aperture.dispaxis, found.element)
+        aperture = _replace(aperture.shifted(offset), trace=found.trace)
+    if aperture.position_offset:
+        aperture = aperture.shifted(aperture.position_offset)
+    return aperture
+
+
+def _sky_center(geometry: Geometry, weights: HostArray) -> HostArray:
+    """Sky position of the centre of the aperture [deg]."""
+    y, x = weighted_center(weights)
+    if geometry.wcs is None:
+        return np.full(2, np.nan)
+    position = np.array([float(v) for v in geometry(x, y)])
+    return position[:2] if np.isfinite(position).all() else np.full(2, np.nan)
