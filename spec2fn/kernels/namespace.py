@@ -14,7 +14,7 @@ import numpy as np
 
 from spec2fn.typing import Array
 
-__all__ = ["array_namespace", "is_jax", "is_traced", "positive_root", "safe_divide"]
+__all__ = ["array_namespace", "is_jax", "is_traced", "positive_root", "safe_divide", "safe_sqrt"]
 
 
 def is_jax(array: Any) -> bool:
@@ -55,3 +55,11 @@ def positive_root(a: Array) -> Array:
     xp = array_namespace(a)
     positive = a > 0
     return xp.where(positive, xp.sqrt(xp.where(positive, a, xp.ones_like(a))), xp.zeros_like(a))
+
+
+def safe_sqrt(a: Array) -> Array:
+    """Square root with a finite gradient (zero) at zero; NaN for negative values and NaN."""
+    xp = array_namespace(a)
+    zero, one, nan = (np.asarray(v, a.dtype) for v in (0.0, 1.0, np.nan))
+    root = xp.sqrt(xp.where(a > 0, a, one))
+    return xp.where(a > 0, root, xp.where(a == 0, zero, nan))

@@ -24,7 +24,6 @@ from spec2fn.plan_base import Plan, array
 from spec2fn.plans.extraction.source_location import aperture_angle
 from spec2fn.schema import described, is_calibrated, meta_of
 from spec2fn.typing import Array, HostArray
-from spec2fn.wcs.assign.pointing import number as keyword_number
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -429,7 +428,7 @@ def _target(ds: xr.Dataset) -> tuple[tuple[float, float], tuple[str, ...]]:
     if meta.wcs is None:
         return middle, (f"extract_1d: the cube has no WCS to find the target in: {remedy}",)
     who = "extract_1d (without center_xy or ifu_autocen)"
-    target = keyword_number(meta, "TARG_RA", who), keyword_number(meta, "TARG_DEC", who)
+    target = meta.number("TARG_RA", who), meta.number("TARG_DEC", who)
     y, x = np.indices((ny, nx))
     sky = _vectors(*_sky(ds, x, y))
     distance = np.sum((sky - _vectors(*target)) ** 2, axis=-1)

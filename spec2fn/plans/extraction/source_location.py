@@ -15,7 +15,6 @@ import numpy as np
 from spec2fn.modes import mode_of
 from spec2fn.schema import meta_of
 from spec2fn.typing import HostArray
-from spec2fn.wcs.assign.pointing import number
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -269,7 +268,7 @@ class ImageGeometry:
         if not mode_of(self.ds).slit or "v2v3" not in meta.wcs.available_frames:
             return float("nan")
         keys = ("XOFFSET", "YOFFSET", "V3I_YANG", "V2_REF", "V3_REF", "VPARITY")
-        dx, dy, angle, v2_ref, v3_ref, parity = (number(meta, k, "extract_1d") for k in keys)
+        dx, dy, angle, v2_ref, v3_ref, parity = (meta.number(k, "extract_1d") for k in keys)
         dx, dy = (dx, -dy) if self.dispaxis == 1 else (-dx, dy)
         cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
         v2 = v2_ref + parity * dx * cos + dy * sin

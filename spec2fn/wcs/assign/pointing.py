@@ -7,7 +7,6 @@ JWST-STScI-001550, "Description and Use of the JWST Science Instrument Aperture 
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,13 +36,7 @@ _WHO = "assign_wcs"
 
 def number(meta: Meta, keyword: str, who: str = _WHO) -> float:
     """Return a keyword as a float; :class:`InputError` if it is missing or no finite number."""
-    value = meta.require(keyword, who)
-    good = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if good and math.isfinite(value):
-        return float(value)
-    file = meta.filename or "the exposure"
-    msg = f"{who}: keyword {keyword} of {file} is {value!r}, needs a number"
-    raise InputError(msg)
+    return meta.number(keyword, who)
 
 
 def subarray_origin(ds: xr.Dataset, who: str = _WHO) -> tuple[int, int]:
