@@ -239,52 +239,33 @@ def _smoothed_variance(
     return centre + operator_variance(share, boxed, boxed_lags)
 
 
-def _median_background(
-    data: Array, good: Array, region: Array, *, aperture: Array, nominal: Array, length: int
-) -> Background:
-    xp = array_namespace(data, good)
-    smooth, defined, count = data, good, None
-    if length > 1:
-        smooth, defined, count = boxcar(data, good, length)
-    image, known = masked_median(smooth, defined & region)
-    mask = (good & region).astype(data.dtype)
-    n = xp.sum(mask, axis=-1, keepdims=True)
-    mean = safe_divide(mask, n, n > 0, 0.0)
-    return Background(
-        image,
-        known,
-        mean * xp.sum(aperture, axis=-1, keepdims=True),
-        mean * xp.sum(nominal, axis=-1, keepdims=True),
-        noise=MEDIAN_NOISE,
-        smoothing=length if length > 1 else 0,
-        box_pixels=count,
-    )
-
-
-def _polynomial_background(
+def _fit_background(
     data: Array,
     good: Array,
     region: Array,
-    basis: Array,
+    basis: Array | None,
     *,
-    aperture: Array,
-    nominal: Array,
+    apertures: tuple[Array, Array],
     length: int,
 ) -> Background:
+    """Background by a polynomial or (without a basis) a median, smoothed before."""
     xp = array_namespace(data, good)
-    smooth, count = data, None
-    if length > 1:
-        smooth, _, count = boxcar(data, good, length)
+    smoothed = length > 1
+    smooth, seen, box_pixels = boxcar(data, good, length) if smoothed else (data, good, None)
     used = good & region
-    image, (weights, weights_nominal) = fit_polynomial(smooth, used, basis, (aperture, nominal))
-    return Background(
-        image,
-        xp.ones_like(good),
-        weights,
-        weights_nominal,
-        smoothing=length if length > 1 else 0,
-        box_pixels=count,
-    )
+    noise = 1.0
+    if basis is None:
+        image, defined = masked_median(smooth, seen & region)
+        mask = used.astype(data.dtype)
+        n = xp.sum(mask, axis=-1, keepdims=True)
+        mean = safe_divide(mask, n, n > 0, 0.0)
+        weights, nominal = (mean * xp.sum(a, axis=-1, keepdims=True) for a in apertures)
+        noise = MEDIAN_NOISE
+    else:
+        image, (weights, nominal) = fit_polynomial(smooth, used, basis, apertures)
+        defined = xp.ones_like(good)
+    smoothing = length if smoothed else 0
+    return Background(image, defined, weights, nominal, noise, smoothing, box_pixels)
 
 
 def box_extract(
@@ -324,11 +305,10 @@ def box_extract(
     background, below = None, None
     signal = data
     if region is not None:
-        sums = {"aperture": aperture, "nominal": weights, "length": smoothing_length}
-        if basis is None:
-            background = _median_background(data, good, region, **sums)
-        else:
-            background = _polynomial_background(data, good, region, basis, **sums)
+        apertures = aperture, weights
+        background = _fit_background(
+            data, good, region, basis, apertures=apertures, length=smoothing_length
+        )
         aperture = xp.where(background.defined, aperture, xp.zeros_like(aperture))
         signal = data - background.image
         below = xp.sum(aperture * background.image, axis=-1)

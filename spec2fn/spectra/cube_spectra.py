@@ -23,7 +23,7 @@ from spec2fn.plans.extraction.extract_cube import CubeExtractionPlan
 from spec2fn.plans.extraction.extract_images import VARIANCES
 from spec2fn.schema import RESIDUAL_FRINGES, with_warnings
 from spec2fn.spectra.datasets import spectra_dataset, with_wcs
-from spec2fn.typing import Arrays
+from spec2fn.typing import Array, Arrays, HostArray, Number
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -61,7 +61,7 @@ def extract_cube(ds: xr.Dataset, plan: CubeExtractionPlan) -> xr.Dataset:
     return out if is_traced(columns["flux"]) else with_warnings(out, *plan.warnings)
 
 
-def _planes(ds: xr.Dataset) -> tuple[Any, tuple[Any, ...], Any]:
+def _planes(ds: xr.Dataset) -> tuple[Array, tuple[Array, ...], Array]:
     """Data, components of the variance (or the square of the error alone) and coverage."""
     dims = ds["sci"].dims
     data = ds["sci"].data
@@ -85,18 +85,18 @@ def _sums(ds: xr.Dataset, plan: CubeExtractionPlan) -> CubeSums:
     ]
     if len(parts) == 1:
         return parts[0]
-    joined = [_join(xp, column) for column in zip(*parts, strict=True)]
+
+    def join(column: tuple[Any, ...]) -> object:
+        if isinstance(column[0], tuple):
+            return tuple(join(c) for c in zip(*column, strict=True))
+        return xp.concatenate(column, axis=-1)
+
+    joined: list[Any] = [join(column) for column in zip(*parts, strict=True)]
     return CubeSums(*joined)
 
 
-def _join(xp: Any, column: tuple[Any, ...]) -> Any:
-    if isinstance(column[0], tuple):
-        return tuple(_join(xp, c) for c in zip(*column, strict=True))
-    return xp.concatenate(column, axis=-1)
-
-
 def _block(
-    plan: CubeExtractionPlan, planes: slice, data: Any, errors: tuple[Any, ...], cover: Any
+    plan: CubeExtractionPlan, planes: slice, data: Array, errors: tuple[Array, ...], cover: Array
 ) -> CubeSums:
     """Sums of some planes."""
     at = (..., planes, slice(None), slice(None))
@@ -117,7 +117,7 @@ def _block(
     data, cover, valid = data[(..., *box)], cover[(..., *box)], valid[(..., *box)]
     errors = tuple(e[(..., *box)] for e in errors)
 
-    def disc(r: Any) -> Any:
+    def disc(r: Array) -> Array:
         return circle_weights(
             plan.centre,
             r,
@@ -142,12 +142,12 @@ def _block(
 
 
 def _masked(
-    data: Any, errors: tuple[Any, ...], cover: Any, valid: Any
-) -> tuple[Any, tuple[Any, ...], Any]:
+    data: Array, errors: tuple[Array, ...], cover: Array, valid: Array
+) -> tuple[Array, tuple[Array, ...], Array]:
     """Data and variances in float64, zero where there are none, before anything is computed."""
     xp = array_namespace(data)
 
-    def plane(array: Any) -> Any:
+    def plane(array: Array) -> Array:
         return xp.where(valid, array, xp.zeros_like(array)).astype(np.float64)
 
     # a single array is the error, three are the components of the variance
@@ -158,7 +158,7 @@ def _masked(
     return plane(data), variances, cover.astype(np.float64)
 
 
-def _kept(data: Any, valid: Any, cover: Any, sigma: float) -> Any:
+def _kept(data: Array, valid: Array, cover: Array, sigma: float) -> Array:
     """Valid spaxels that are no outliers of their plane, the whole field of view considered."""
     xp = array_namespace(data, valid)
     full = valid & (cover == 1)
@@ -173,7 +173,7 @@ def _kept(data: Any, valid: Any, cover: Any, sigma: float) -> Any:
     return valid & (value >= low[..., None, None]) & (value <= high[..., None, None])
 
 
-def _box(centre: Any, reach: Any, shape: tuple[int, ...]) -> Box:
+def _box(centre: Array, reach: Array, shape: tuple[int, ...]) -> Box:
     """Rows and columns that the apertures touch; all of them where positions are traced."""
     xp = array_namespace(centre, reach)
     ny, nx = shape[-2:]
@@ -187,13 +187,13 @@ def _box(centre: Any, reach: Any, shape: tuple[int, ...]) -> Box:
     return edges[0], edges[1]
 
 
-def _columns(ds: xr.Dataset, plan: CubeExtractionPlan, sums: CubeSums) -> dict[str, Any]:
+def _columns(ds: xr.Dataset, plan: CubeExtractionPlan, sums: CubeSums) -> dict[str, Array]:
     """Columns in their final units."""
     xp = array_namespace(sums.flux)
-    gain: Any = 1.0
+    gain: Number = 1.0
     if plan.calibrated:
         gain = ds["pixar_sr"].data * MEGA
-    correction: Any = 1.0 if plan.correction is None else plan.correction
+    correction: Number = 1.0 if plan.correction is None else plan.correction
     errors = plan.covar_scale**2
     pixels = _divisor(sums.npixels)
     below = _divisor(sums.npixels_background)
@@ -223,7 +223,7 @@ def _columns(ds: xr.Dataset, plan: CubeExtractionPlan, sums: CubeSums) -> dict[s
     return out
 
 
-def _inflation(ds: xr.Dataset, plan: CubeExtractionPlan) -> Any:
+def _inflation(ds: xr.Dataset, plan: CubeExtractionPlan) -> Number:
     """How much larger the variance of a sum is than that of independent spaxels."""
     if "variance_inflation" not in ds:
         return plan.covar_scale**2
@@ -233,18 +233,18 @@ def _inflation(ds: xr.Dataset, plan: CubeExtractionPlan) -> Any:
     return known.astype(np.float64)
 
 
-def _divisor(area: Any) -> Any:
+def _divisor(area: Array) -> Array:
     xp = array_namespace(area)
     return xp.where(area > 0, area, xp.ones_like(area))
 
 
-def _fringe_columns(ds: xr.Dataset, plan: CubeExtractionPlan, sums: CubeSums) -> dict[str, Any]:
+def _fringe_columns(ds: xr.Dataset, plan: CubeExtractionPlan, sums: CubeSums) -> dict[str, Array]:
     """Columns without residual fringes; NaN where none were sought (always inside a trace)."""
     xp = array_namespace(sums.flux)
     if not plan.fringes or is_traced(sums.flux):
         return {name: xp.full_like(sums.flux, np.nan) for name in RESIDUAL_FRINGES}
-    gain: Any = ds["pixar_sr"].data * MEGA if plan.calibrated else 1.0
-    correction: Any = 1.0 if plan.correction is None else plan.correction
+    gain: Number = ds["pixar_sr"].data * MEGA if plan.calibrated else 1.0
+    correction: Number = 1.0 if plan.correction is None else plan.correction
     raw = {
         "rf_flux": (sums.flux, gain * correction),
         "rf_surf_bright": (sums.flux / _divisor(sums.npixels), correction),
@@ -258,7 +258,7 @@ def _fringe_columns(ds: xr.Dataset, plan: CubeExtractionPlan, sums: CubeSums) ->
     return out
 
 
-def _without_fringes(spectrum: np.ndarray, plan: CubeExtractionPlan, name: str) -> np.ndarray:
+def _without_fringes(spectrum: HostArray, plan: CubeExtractionPlan, name: str) -> HostArray:
     found = correct_fringes_1d(plan.wavelength, spectrum, plan.fringes)
     if found.skipped and found.skipped != NO_FRINGES:
         _LOG.warning("extract_1d: %s is not known: %s", name, found.skipped)

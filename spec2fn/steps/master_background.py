@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from spec2fn.steps.flat_field import flat_field
 from spec2fn.steps.pathloss import pathloss
 from spec2fn.steps.photom import photom
 from spec2fn.steps.resample_spec import resample_spec
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -192,7 +193,13 @@ def _with_records(
     return slits.map(lambda b: with_meta(b, records=records))
 
 
-def _paired(one: Slits, other: Slits, function: Any, *args: Any, **parameters: Any) -> Slits:
+def _paired(
+    one: Slits,
+    other: Slits,
+    function: Callable[..., xr.Dataset],
+    *args: object,
+    **parameters: object,
+) -> Slits:
     """Apply a function to the buckets of two collections of the same slits."""
     pairs = zip(one.buckets, other.buckets, strict=True)
     return Slits(tuple(function(a, b, *args, **parameters) for a, b in pairs))
@@ -204,13 +211,13 @@ def _subtracted(slits: Slits) -> bool:
     return any(status_of(first, name).startswith("COMPLETE") for name in names)
 
 
-def _is_fixed(bucket: xr.Dataset) -> Any:
+def _is_fixed(bucket: xr.Dataset) -> HostArray:
     if "quadrant" not in bucket:
         return np.zeros(bucket.sizes["slit"], dtype=bool)
     return bucket["quadrant"].values == FIXED_SLITS
 
 
-def _is_background(bucket: xr.Dataset) -> Any:
+def _is_background(bucket: xr.Dataset) -> HostArray:
     names = [n.upper() for n in strings(bucket, "source_name")]
     return np.array(["BKG" in n or "BACKGROUND" in n for n in names], dtype=bool)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from spec2fn.dq import PIXEL
 from spec2fn.errors import InputError
 from spec2fn.plan_base import Plan, array
-from spec2fn.typing import Array
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -47,9 +47,9 @@ class Spectrum(Plan):
         ``dq``, ``weight``, ``n_input``; whichever are known.
     """
 
-    wavelength: Array = array("wave")
-    surf_bright: Array = array("wave")
-    columns: dict[str, Array] = array("wave")
+    wavelength: HostArray = array("wave")
+    surf_bright: HostArray = array("wave")
+    columns: dict[str, HostArray] = array("wave")
 
 
 def combine_spectra(
@@ -121,7 +121,7 @@ def combine_spectra(
     return Spectrum(wavelength[kept], columns.pop("surf_bright"), columns)
 
 
-def _usable(spectra: xr.Dataset) -> list[dict[str, np.ndarray[Any, Any]]]:
+def _usable(spectra: xr.Dataset) -> list[dict[str, HostArray]]:
     """Spectra that can be combined, without their padding."""
     names = [
         n
@@ -148,7 +148,7 @@ def _usable(spectra: xr.Dataset) -> list[dict[str, np.ndarray[Any, Any]]]:
     return found
 
 
-def _outliers(values: Any, used: Any, threshold: float) -> Any:
+def _outliers(values: HostArray, used: HostArray, threshold: float) -> HostArray:
     """Which values are far from the median of their column."""
     from warnings import catch_warnings, simplefilter
 
@@ -161,7 +161,7 @@ def _outliers(values: Any, used: Any, threshold: float) -> Any:
         return np.abs(values - median) > threshold * deviation
 
 
-def common_wavelengths(grids: Sequence[Any]) -> Any:
+def common_wavelengths(grids: Sequence[HostArray]) -> HostArray:
     """Find wavelengths that suit several spectra.
 
     Where the spectra agree, their wavelengths stand in groups, and the mean of each group is
@@ -206,7 +206,7 @@ def common_wavelengths(grids: Sequence[Any]) -> Any:
     return np.unique(chosen[chosen > 0])
 
 
-def _moving_statistics(values: Any, counts: Any) -> tuple[Any, Any]:
+def _moving_statistics(values: HostArray, counts: HostArray) -> tuple[HostArray, HostArray]:
     """Mean and standard deviation of as many neighbours as `counts` says."""
     mean, spread = np.full(values.size, -1.0), np.full(values.size, 9999.0)
     for count in np.unique(counts):
@@ -290,12 +290,14 @@ class ExpandedSpectrum(Plan):
         [(MJy/sr)^2], 0 outside or if unknown.
     """
 
-    covered: Array = array("...")
-    surf_bright: Array = array("...")
-    variance: Array = array("...")
+    covered: HostArray = array("...")
+    surf_bright: HostArray = array("...")
+    variance: HostArray = array("...")
 
 
-def expand(spectrum: Spectrum, wavelength: Any, *, variances: bool = True) -> ExpandedSpectrum:
+def expand(
+    spectrum: Spectrum, wavelength: HostArray, *, variances: bool = True
+) -> ExpandedSpectrum:
     """Interpolate a spectrum linearly at the wavelengths of pixels.
 
     Parameters
@@ -318,7 +320,7 @@ def expand(spectrum: Spectrum, wavelength: Any, *, variances: bool = True) -> Ex
     share = place - below
     lower, upper = 1 - share, share
 
-    def on_pixels(column: Any, power: int) -> Any:
+    def on_pixels(column: HostArray, power: int) -> HostArray:
         out = np.zeros(np.shape(wavelength))
         out[known] = lower**power * column[below] + upper**power * column[above]
         return out
@@ -334,7 +336,7 @@ def expand(spectrum: Spectrum, wavelength: Any, *, variances: bool = True) -> Ex
     return ExpandedSpectrum(known, on_pixels(spectrum.surf_bright, 1), variance)
 
 
-def _resampled(columns: dict[str, Any]) -> Any:
+def _resampled(columns: Mapping[str, HostArray]) -> HostArray | float:
     """By what the covariance of resampling changes the variance of a spectrum."""
     if not {"flux_error", "flux_error_cov"} <= columns.keys():
         return 1.0

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as _replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,9 @@ __all__ = [
 ]
 
 Coefficients = tuple[tuple[float, ...], ...]
+Limit: TypeAlias = float | HostArray
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -181,11 +184,13 @@ class _Entry:
     def where(self, name: str) -> str:
         return f"extract_1d: {self.label}: aperture {self.values.get('id')!r}: {name!r}"
 
-    def number(self, name: str, default: Any = None, **limits: Any) -> Any:
-        found = self.values.get(name)
+    def number(
+        self, name: str, default: T, *, low: float = -np.inf, whole: bool = False
+    ) -> float | T:
+        found: float | None = self.values.get(name)
         if found is None:
             return default
-        number(found, self.where(name), **limits)
+        number(found, self.where(name), low=low, whole=whole)
         return found
 
     def choice(self, name: str, default: str, known: tuple[str, ...]) -> str:
@@ -212,7 +217,7 @@ class _Entry:
 
 
 def _merge(entry: _Entry, full: Mapping[str, float], dispaxis: int, params: Parameters) -> Aperture:
-    limits = {name: entry.number(name, default) for name, default in full.items()}
+    limits: dict[str, Any] = {name: entry.number(name, default) for name, default in full.items()}
     for start, stop in (("xstart", "xstop"), ("ystart", "ystop")):
         if limits[start] > limits[stop]:
             msg = (
@@ -231,7 +236,7 @@ def _merge(entry: _Entry, full: Mapping[str, float], dispaxis: int, params: Para
     return Aperture(
         **limits,
         dispaxis=dispaxis,
-        extract_width=entry.number("extract_width", low=0),
+        extract_width=entry.number("extract_width", None, low=0),
         src_coeff=entry.coefficients("src_coeff"),
         bkg_coeff=bkg_coeff,
         independent_var=entry.choice("independent_var", "pixel", ("pixel", "wavelength")),
@@ -303,66 +308,57 @@ def aperture_weights(
     across = np.arange(shape[0 if aperture.dispaxis == 1 else 1], dtype=float)
     index = across[:, None] if aperture.dispaxis == 1 else across[None, :]
     partial = not (background and aperture.bkg_fit == "median")
-    coefficients = aperture.bkg_coeff if background else aperture.src_coeff
     weights = np.zeros(shape)
-    lower: Any
-    upper: Any
-    if coefficients is not None:
-        lowers, uppers = [], []
-        variable = _independent_variable(shape, aperture, wavelength)
-        for low, high in zip(coefficients[::2], coefficients[1::2], strict=True):
-            lower = np.polynomial.polynomial.polyval(variable, low) + 0.5
-            upper = np.polynomial.polynomial.polyval(variable, high) - 0.5
-            _include(weights, index, lower, upper, partial)
-            lowers.append(_mean(lower))
-            uppers.append(_mean(upper))
-        limits = min(lowers), max(uppers)
-    else:
-        lower, upper = _simple_limits(aperture)
+    lowers, uppers = [], []
+    for lower, upper in _limits(aperture, wavelength, background=background):
         _include(weights, index, lower, upper, partial)
-        limits = _mean(lower), _mean(upper)
-    along = slice(None), slice(0, int(np.ceil(aperture.xstart)))
-    beyond = slice(None), slice(int(np.floor(aperture.xstop)) + 1, None)
-    if aperture.dispaxis != 1:
-        along = slice(0, int(np.ceil(aperture.ystart))), slice(None)
-        beyond = slice(int(np.floor(aperture.ystop)) + 1, None), slice(None)
-    weights[along] = 0.0
-    weights[beyond] = 0.0
-    return weights, *limits
+        lowers.append(_mean(lower))
+        uppers.append(_mean(upper))
+    # along the dispersion, limits are whole pixels
+    start, stop, along = aperture.ystart, aperture.ystop, weights.T
+    if aperture.dispaxis == 1:
+        start, stop, along = aperture.xstart, aperture.xstop, weights
+    along[:, : int(np.ceil(start))] = 0.0
+    along[:, int(np.floor(stop)) + 1 :] = 0.0
+    return weights, min(lowers), max(uppers)
 
 
-def _mean(limits: Any) -> float:
+def _mean(limits: Limit) -> float:
     # pixels without a wavelength (or elements without a trace) have no limit
     values = np.asarray(limits, dtype=float)
     values = values[np.isfinite(values)]
     return float(values.mean()) if values.size else float("nan")
 
 
-def _independent_variable(
-    shape: tuple[int, int], aperture: Aperture, wavelength: HostArray
-) -> HostArray:
-    if aperture.independent_var.startswith("wavelength"):
-        return np.asarray(wavelength, dtype=float)
-    y, x = np.indices(shape, dtype=float)
-    return x if aperture.dispaxis == 1 else y
-
-
-def _simple_limits(aperture: Aperture) -> tuple[Any, Any]:
-    if aperture.dispaxis == 1:
+def _limits(
+    aperture: Aperture, wavelength: HostArray, *, background: bool
+) -> list[tuple[Limit, Limit]]:
+    """Inclusive limits across the trace of every region."""
+    along_x = aperture.dispaxis == 1
+    coefficients = aperture.bkg_coeff if background else aperture.src_coeff
+    if coefficients is not None:
+        variable = np.asarray(wavelength, dtype=float)
+        if not aperture.independent_var.startswith("wavelength"):
+            variable = np.indices(wavelength.shape, dtype=float)[1 if along_x else 0]
+        polyval = np.polynomial.polynomial.polyval
+        pairs = zip(coefficients[::2], coefficients[1::2], strict=True)
+        return [(polyval(variable, a) + 0.5, polyval(variable, b) - 0.5) for a, b in pairs]
+    start, stop = aperture.xstart, aperture.xstop
+    if along_x:
         start, stop = aperture.ystart, aperture.ystop
-    else:
-        start, stop = aperture.xstart, aperture.xstop
     width = aperture.extract_width
     if width is None:
-        return start, stop
-    middle: Any = (start + stop) / 2.0
+        return [(start, stop)]
+    middle: Limit = (start + stop) / 2.0
     if aperture.trace is not None:
-        middle = aperture.trace[None, :] if aperture.dispaxis == 1 else aperture.trace[:, None]
+        middle = aperture.trace[None, :] if along_x else aperture.trace[:, None]
     lower = middle - (width - 1.0) / 2.0
-    return lower, lower + width - 1.0
+    return [(lower, lower + width - 1.0)]
 
 
-def _include(weights: HostArray, index: HostArray, lower: Any, upper: Any, partial: bool) -> None:
+def _include(
+    weights: HostArray, index: HostArray, lower: Limit, upper: Limit, partial: bool
+) -> None:
     """Add a region with inclusive limits to `weights` (in place); the larger weight wins."""
     full = weights.shape
     finite = np.isfinite(lower) & np.isfinite(upper)

@@ -23,10 +23,11 @@ from spec2fn.parameters import Parameters
 from spec2fn.plan_base import Plan, array
 from spec2fn.plans.extraction.source_location import aperture_angle
 from spec2fn.schema import described, is_calibrated, meta_of
-from spec2fn.typing import Array, HostArray
+from spec2fn.typing import Array, HostArray, Number
 
 if TYPE_CHECKING:
     import xarray as xr
+    from numpy.typing import ArrayLike
 
 __all__ = ["CubeExtractionPlan", "plan_cube"]
 
@@ -333,7 +334,7 @@ def _same_length(reference: xr.Dataset, *columns: HostArray) -> None:
         raise ReferenceError(msg)
 
 
-def _sky(ds: xr.Dataset, x: Any, y: Any) -> HostArray:
+def _sky(ds: xr.Dataset, x: ArrayLike, y: ArrayLike) -> HostArray:
     """Right ascension and declination of positions in the cube [deg]; NaN without a WCS."""
     wcs = meta_of(ds).wcs
     x, y = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
@@ -344,7 +345,7 @@ def _sky(ds: xr.Dataset, x: Any, y: Any) -> HostArray:
     return np.array([np.asarray(v, dtype=np.float64) for v in found[:2]])
 
 
-def _vectors(lon: Any, lat: Any) -> HostArray:
+def _vectors(lon: Number, lat: Number) -> HostArray:
     lon, lat = np.deg2rad(lon), np.deg2rad(lat)
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
 

@@ -46,17 +46,11 @@ class PsfProfiles:
         Source, and negative source if there is one (values <= 0).
     lower, upper : int
         Limits across the trace.
-    location : float
-        Position of the source across the trace at the middle wavelength [pixel].
-    nod_offset : float or None
-        Distance from the negative source to the source [pixel].
     """
 
     profiles: tuple[HostArray, ...]
     lower: int
     upper: int
-    location: float
-    nod_offset: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,17 +121,12 @@ def psf_profiles(
     """
     shape, box = wavelength.shape, geometry.box
     middle = middle_of(geometry, box, dispaxis)
-    known = trace is not None
+    nod_offset = None
     if trace is None:
         trace = geometry.middle_trace(middle)
-        location = middle.across
-    else:
-        location = float(trace[int(np.round(middle.along))])
-    nod_offset = None
-    if params.model_nod_pair and known and _nod_subtracted(ds):
-        nod = geometry.nod(middle.wavelength)
-        if np.isfinite(nod) and abs(location - nod) >= NEAREST_NOD:
-            nod_offset = location - nod
+    elif params.model_nod_pair and _nod_subtracted(ds):
+        offset = float(trace[int(np.round(middle.along))]) - geometry.nod(middle.wavelength)
+        nod_offset = offset if np.isfinite(offset) and abs(offset) >= NEAREST_NOD else None
     (x0, x1), (y0, y1) = ((int(np.ceil(a)), int(np.ceil(b))) for a, b in box)
     cut = slice(y0, y1), slice(x0, x1)
     flip = (lambda a: a.T) if dispaxis == 1 else (lambda a: a)
@@ -153,8 +142,8 @@ def psf_profiles(
         image = np.zeros(shape)
         image[cut] = flip(profile)
         full.append(image)
-    lower_limit, upper_limit = (y0, y1) if dispaxis == 1 else (x0, x1)
-    return PsfProfiles(tuple(full), lower_limit, upper_limit, location - shift, nod_offset)
+    limits = (y0, y1) if dispaxis == 1 else (x0, x1)
+    return PsfProfiles(tuple(full), *limits)
 
 
 def _nod_subtracted(ds: xr.Dataset) -> bool:
