@@ -191,11 +191,11 @@ def _correct(
             ratio = np.where(continuum != 0.0, corrected / continuum, 1e-8)
         residual = np.where(ratio != 0.0, ratio - 1.0, 0.0)
         residual *= np.where(flux_weights > 1e-7, 1.0, 1e-8)
-        found = find_fringes(np.nan_to_num(residual), weights, weights, wavenumber, search)
-        number.append(int(found.number[0]))
-        if not found.number[0]:
+        sines = find_fringes(np.nan_to_num(residual), weights, weights, wavenumber, search)
+        number.append(int(sines.number[0]))
+        if not sines.number[0]:
             continue
-        fringes = np.where(reject_runaways(found.model, limit), 0.0, found.model)
+        fringes = np.where(reject_runaways(sines.model, limit), 0.0, sines.model)
         with np.errstate(invalid="ignore", divide="ignore"):
             corrected = corrected / (1.0 + np.where(flux_weights > USABLE_WEIGHT, fringes, 0.0))
         corrected = np.where(np.isfinite(corrected), corrected, 0.0)

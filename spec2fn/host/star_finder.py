@@ -78,8 +78,8 @@ def _maxima(smooth: np.ndarray, threshold: float, separation: float) -> list[tup
     offset = np.arange(-reach, reach + 1)
     disc = offset[:, None] ** 2 + offset**2 <= separation**2
     largest = maximum_filter(smooth, footprint=disc, mode="constant", cval=0.0)
-    found = np.nonzero((smooth == largest) & (smooth > threshold))
-    return [(int(y), int(x)) for y, x in zip(*found, strict=True)]
+    peaks = np.nonzero((smooth == largest) & (smooth > threshold))
+    return [(int(y), int(x)) for y, x in zip(*peaks, strict=True)]
 
 
 def _cut(image: np.ndarray, y: int, x: int, half: int) -> np.ndarray:

@@ -82,9 +82,9 @@ def clipping_limits(
     ordered = xp.sort(xp.where(valid, values, infinity), axis=-1)
     last = xp.sum(valid, axis=-1)
     first = xp.zeros_like(last)
-    found = last > 0
+    occupied = last > 0
     shift = _pick(ordered, xp.maximum(last - 1, 0) // 2)[..., None]
-    shift = xp.where(found[..., None], shift, xp.zeros_like(shift))
+    shift = xp.where(occupied[..., None], shift, xp.zeros_like(shift))
     within = np.arange(n) < last[..., None]
     x = xp.where(within, ordered, shift).astype(np.float64)
     shift = shift.astype(np.float64)
@@ -116,8 +116,8 @@ def clipping_limits(
     middle = mean + shift[..., 0]
     endless = xp.full_like(middle, np.inf)
     return (
-        xp.where(found, middle - sigma * deviation, -endless),
-        xp.where(found, middle + sigma * deviation, endless),
+        xp.where(occupied, middle - sigma * deviation, -endless),
+        xp.where(occupied, middle + sigma * deviation, endless),
     )
 
 

@@ -20,7 +20,7 @@ from spec2fn.kernels.background_fit import (
     boxcar_variance,
     fit_polynomial,
     invert_normal_matrix,
-    masked_median,
+    median_across,
 )
 from spec2fn.kernels.namespace import array_namespace, safe_divide
 from spec2fn.typing import Array
@@ -255,7 +255,7 @@ def _fit_background(
     used = good & region
     noise = 1.0
     if basis is None:
-        image, defined = masked_median(smooth, seen & region)
+        image, defined = median_across(smooth, seen & region)
         mask = used.astype(data.dtype)
         n = xp.sum(mask, axis=-1, keepdims=True)
         mean = safe_divide(mask, n, n > 0, 0.0)

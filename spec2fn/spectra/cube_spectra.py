@@ -259,11 +259,11 @@ def _fringe_columns(ds: xr.Dataset, plan: CubeExtractionPlan, sums: CubeSums) ->
 
 
 def _without_fringes(spectrum: HostArray, plan: CubeExtractionPlan, name: str) -> HostArray:
-    found = correct_fringes_1d(plan.wavelength, spectrum, plan.fringes)
-    if found.skipped and found.skipped != NO_FRINGES:
-        _LOG.warning("extract_1d: %s is not known: %s", name, found.skipped)
+    correction = correct_fringes_1d(plan.wavelength, spectrum, plan.fringes)
+    if correction.skipped and correction.skipped != NO_FRINGES:
+        _LOG.warning("extract_1d: %s is not known: %s", name, correction.skipped)
         return np.full_like(spectrum, np.nan)
-    return found.flux
+    return correction.flux
 
 
 def _as_dataset(ds: xr.Dataset, plan: CubeExtractionPlan, columns: Arrays) -> xr.Dataset:

@@ -108,17 +108,17 @@ def join_spectra(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
     first = datasets[0]
     joined: dict[str, Any] = {}
     for name in _names(datasets):
-        found = next(d for d in datasets if name in d).variables[name]
-        if "spectrum" not in found.dims:
-            joined[name] = found
+        like = next(d for d in datasets if name in d).variables[name]
+        if "spectrum" not in like.dims:
+            joined[name] = like
             continue
-        axis = found.dims.index("spectrum")
-        parts = [_padded(d, name, found, n_wave) for d in datasets]
+        axis = like.dims.index("spectrum")
+        parts = [_padded(d, name, like, n_wave) for d in datasets]
         xp = array_namespace(*parts)
         data = parts[0] if len(parts) == 1 else xp.concatenate(parts, axis=axis)
         if np.any(np.diff(order) != 1):
             data = xp.take(data, order, axis=axis)
-        joined[name] = (found.dims, data, dict(found.attrs))
+        joined[name] = (like.dims, data, dict(like.attrs))
     out = xr.Dataset(
         {n: v for n, v in joined.items() if n not in first.coords},
         coords={n: v for n, v in joined.items() if n in first.coords},

@@ -169,10 +169,10 @@ def master_background(  # noqa: PLR0917 - one for each reference
     units = _calibrated(slitlets.map(_of_ones), references, steps)
     extracted = None
     if user_background is None:
-        found, extracted = _measure(backgrounds, units, references, sigma_clip)
-        if isinstance(found, str):
-            return Skip(found)
-        spectrum = smooth(found, median_kernel)
+        combined, extracted = _measure(backgrounds, units, references, sigma_clip)
+        if isinstance(combined, str):
+            return Skip(combined)
+        spectrum = smooth(combined, median_kernel)
     else:
         spectrum = user_spectrum(as_reference(user_background, "user_background"))
 
@@ -275,18 +275,20 @@ def _on_pixels(
     # at the wavelengths that products hold: next to a cosmic ray the spectrum is so steep that
     # the digits they drop would be seen
     wavelength = bucket["wavelength"].values.astype(np.float32).astype(np.float64)
-    found = expand(spectrum, wavelength, variances=variances)
+    expanded = expand(spectrum, wavelength, variances=variances)
     insert = (slice(None), None) if "integration" in bucket["sci"].dims else slice(None)
     gain = unit["sci"].values
     bit = np.uint32(PIXEL["DO_NOT_USE"])
     # what the corrections could not calibrate is NaN and flagged already
-    covered = found.covered[insert] & np.isfinite(gain) & (gain != 0)
+    covered = expanded.covered[insert] & np.isfinite(gain) & (gain != 0)
     dq = np.where(covered, unit["dq"].values, unit["dq"].values | bit)
     usable = (dq & bit) == 0
     safe = np.where(usable, gain, np.ones((), dtype))
-    level = found.surf_bright.astype(dtype)[insert] / safe
+    level = expanded.surf_bright.astype(dtype)[insert] / safe
     planes = {"sci": np.where(usable, level, np.asarray(np.nan, dtype)), "dq": dq}
-    variance = (found.variance[insert] if found.variance.ndim else found.variance).astype(dtype)
+    variance = (expanded.variance[insert] if expanded.variance.ndim else expanded.variance).astype(
+        dtype
+    )
     planes["var_poisson"] = np.where(usable, variance / (safe * safe), np.asarray(np.nan, dtype))
     planes["var_rnoise"] = np.where(usable, np.zeros((), dtype), np.asarray(np.nan, dtype))
     planes["err"] = np.sqrt(planes["var_poisson"])

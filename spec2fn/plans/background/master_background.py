@@ -137,15 +137,15 @@ def _usable(spectra: xr.Dataset) -> list[dict[str, HostArray]]:
     # images hold wavelengths in single precision, and so must the spectra: next to a cosmic ray
     # the background is so steep that the difference would be seen
     columns["wavelength"] = columns["wavelength"].astype(np.float32).astype(np.float64)
-    found = []
+    usable = []
     for i in range(columns["flux"].shape[0]):
         valid = np.isfinite(columns["wavelength"][i])
         one = {n: c[i, valid] for n, c in columns.items()}
         steps = np.diff(one["wavelength"])
         in_order = steps.size > 0 and (np.all(steps > 0) or np.all(steps < 0))
         if in_order and np.isfinite(one["flux"]).any():
-            found.append(one)
-    return found
+            usable.append(one)
+    return usable
 
 
 def _outliers(values: HostArray, used: HostArray, threshold: float) -> HostArray:

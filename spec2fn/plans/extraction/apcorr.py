@@ -134,11 +134,11 @@ def _row(
         )
         count[axis] = int(value)
     for name, on in {"wavelength": ("wave",), "size": of_size, "apcorr": axes}.items():
-        found = apcorr[f"apcorr.{name}"].shape[1:]
+        shape = apcorr[f"apcorr.{name}"].shape[1:]
         wanted = tuple(count.get(axis, 1) for axis in on)
-        if len(found) != len(wanted) or any(n < m for n, m in zip(found, wanted, strict=True)):
+        if len(shape) != len(wanted) or any(n < m for n, m in zip(shape, wanted, strict=True)):
             msg = (
-                f"{label}: {name!r} has shape {found} in each row, needs ({', '.join(on)}) with"
+                f"{label}: {name!r} has shape {shape} in each row, needs ({', '.join(on)}) with"
                 f" {' and '.join(f'{n} {axis}s' for axis, n in count.items())}; use a reference of"
                 " another version, or apply_apcorr=false"
             )

@@ -187,17 +187,17 @@ class _Entry:
     def number(
         self, name: str, default: T, *, low: float = -np.inf, whole: bool = False
     ) -> float | T:
-        found: float | None = self.values.get(name)
-        if found is None:
+        value: float | None = self.values.get(name)
+        if value is None:
             return default
-        number(found, self.where(name), low=low, whole=whole)
-        return found
+        number(value, self.where(name), low=low, whole=whole)
+        return value
 
     def choice(self, name: str, default: str, known: tuple[str, ...]) -> str:
-        found = self.values.get(name, default)
-        meant = [k for k in known if str(found).lower().startswith(k)]
+        value = self.values.get(name, default)
+        meant = [k for k in known if str(value).lower().startswith(k)]
         if not meant:
-            msg = f"{self.where(name)} is {found!r}, needs {' or '.join(map(repr, known))}"
+            msg = f"{self.where(name)} is {value!r}, needs {' or '.join(map(repr, known))}"
             raise ReferenceError(msg)
         return meant[0]
 

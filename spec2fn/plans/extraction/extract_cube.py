@@ -183,16 +183,16 @@ def plan_cube(
 
 
 def _source_type(ds: xr.Dataset, params: Parameters) -> str:
-    found = str(ds.attrs.get("source_type") or "").upper()
+    kind = str(ds.attrs.get("source_type") or "").upper()
     if params.ifu_set_srctype is not None and mode_of(ds).etalon:
-        found = params.ifu_set_srctype
-    if found not in _SOURCE_TYPES:
+        kind = params.ifu_set_srctype
+    if kind not in _SOURCE_TYPES:
         _LOG.warning(
             "extract_1d: the source type is %s, not POINT or EXTENDED; taken as EXTENDED",
-            found or "not known",
+            kind or "not known",
         )
-        found = "EXTENDED"
-    return found
+        kind = "EXTENDED"
+    return kind
 
 
 def _fringe_channel(ds: xr.Dataset, params: Parameters) -> int:
@@ -207,14 +207,14 @@ def _fringe_channel(ds: xr.Dataset, params: Parameters) -> int:
 
 
 def _tree(reference: xr.Dataset, key: str) -> Mapping[str, Any]:
-    found = reference.attrs.get("tree", {}).get(key)
-    if not hasattr(found, "get"):
+    branch = reference.attrs.get("tree", {}).get(key)
+    if not hasattr(branch, "get"):
         msg = (
             f"extract_1d: {described(reference)} is not one for cubes: its tree has no {key!r};"
             " use the ASDF reference of this instrument mode"
         )
         raise ReferenceError(msg)
-    return cast("Mapping[str, Any]", found)
+    return cast("Mapping[str, Any]", branch)
 
 
 def _subpixels(extract1d: xr.Dataset) -> int:
@@ -341,8 +341,8 @@ def _sky(ds: xr.Dataset, x: ArrayLike, y: ArrayLike) -> HostArray:
     if wcs is None:
         return np.full((2, *x.shape), np.nan)
     plane = np.full(x.shape, float(ds.sizes["wave"] // 2))
-    found = wcs(x, y, plane, with_bounding_box=False)
-    return np.array([np.asarray(v, dtype=np.float64) for v in found[:2]])
+    world = wcs(x, y, plane, with_bounding_box=False)
+    return np.array([np.asarray(v, dtype=np.float64) for v in world[:2]])
 
 
 def _vectors(lon: Number, lat: Number) -> HostArray:
@@ -381,9 +381,9 @@ def _centre(ds: xr.Dataset, params: Parameters) -> tuple[tuple[float, float], tu
         return params.center_xy, ()
     told: tuple[str, ...] = ()
     if params.ifu_autocen:
-        found = _automatic_centre(ds)
-        if found is not None:
-            return found, ()
+        place = _automatic_centre(ds)
+        if place is not None:
+            return place, ()
         told = ("extract_1d: no point source was found; the target's coordinates are used",)
     place, warnings = _target(ds)
     return place, (*told, *warnings)

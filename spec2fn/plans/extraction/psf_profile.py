@@ -182,7 +182,7 @@ def _matching_psf(psf: xr.Dataset, slit_name: str) -> tuple[str, Mapping[str, An
     """Suffix of the variables of the first PSF for a slit, and its keywords."""
     meta = meta_of(psf)
     headers = meta.records.get("headers", {})
-    found = []
+    apertures = []
     for name in psf.data_vars:
         if not str(name).startswith("psf"):
             continue
@@ -191,10 +191,10 @@ def _matching_psf(psf: xr.Dataset, slit_name: str) -> tuple[str, Mapping[str, An
         if aperture in ("ANY", "NONE", slit_name.upper()):
             keywords = {k: header.get(k, meta.get(k)) for k in ("SUBPIX", "CENTCOL", "CENTROW")}
             return str(name).removeprefix("psf"), keywords
-        found.append(aperture)
+        apertures.append(aperture)
     msg = (
         f"extract_1d: the psf reference has no PSF for slit {slit_name!r} (it has:"
-        f" {', '.join(found) or 'none'}); use another reference or extraction_type=box"
+        f" {', '.join(apertures) or 'none'}); use another reference or extraction_type=box"
     )
     raise ReferenceError(msg)
 

@@ -207,8 +207,8 @@ class ImageGeometry:
 
     def __call__(self, x: HostArray | float, y: HostArray | float) -> tuple[HostArray, ...]:
         """World coordinates of pixels."""
-        found: tuple[HostArray, ...] = self.wcs(x, y)  # type: ignore[misc]
-        return found
+        world: tuple[HostArray, ...] = self.wcs(x, y)  # type: ignore[misc]
+        return world
 
     def _dithered(self, axis: str) -> float | None:
         """Right ascension or declination of the dithered pointing."""

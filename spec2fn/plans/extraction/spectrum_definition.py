@@ -104,8 +104,8 @@ def define_spectrum(
     aperture = _centred(aperture, wavelength, geometry)
     profiles: tuple[HostArray, ...]
     if aperture.extraction_type == "optimal":
-        found = model(aperture)
-        profiles, lower, upper = found.profiles, float(found.lower), float(found.upper)
+        psf = model(aperture)
+        profiles, lower, upper = psf.profiles, float(psf.lower), float(psf.upper)
     else:
         weights, lower, upper = aperture_weights(shape, aperture, wavelength)
         profiles = (weights,)
@@ -136,11 +136,11 @@ def define_spectrum(
 def _centred(aperture: Aperture, wavelength: HostArray, geometry: Geometry) -> Aperture:
     """Move the aperture to the source and by the user's offset."""
     shape = (wavelength.shape[0], wavelength.shape[1])
-    found = geometry.locate() if aperture.use_source_posn else None
-    if found is not None:
+    source = geometry.locate() if aperture.use_source_posn else None
+    if source is not None:
         nominal, _, _ = aperture_weights(shape, aperture, wavelength)
-        offset = found.across - center_at(nominal, aperture.dispaxis, found.element)
-        aperture = _replace(aperture.shifted(offset), trace=found.trace)
+        offset = source.across - center_at(nominal, aperture.dispaxis, source.element)
+        aperture = _replace(aperture.shifted(offset), trace=source.trace)
     if aperture.position_offset:
         aperture = aperture.shifted(aperture.position_offset)
     return aperture
