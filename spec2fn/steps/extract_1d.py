@@ -177,4 +177,4 @@ def extract_1d(
         "images": functools.partial(extract_images, saved=saved),
         "cube": extract_cube,
     }
-    return extract[plan.layout](ds, plan)
+    return extract[plan.extracts_from](ds, plan)

@@ -76,7 +76,7 @@ class Aperture:
     extraction_type: str = "box"
     trace: HostArray | None = None
 
-    def shifted(self, offset: float, *, trace: bool = True) -> Aperture:
+    def shifted(self, offset: float) -> Aperture:
         """Return the aperture moved by `offset` pixels across the trace."""
 
         def move(coefficients: Coefficients | None) -> Coefficients | None:
@@ -90,7 +90,7 @@ class Aperture:
         }
         names = ("ystart", "ystop") if self.dispaxis == 1 else ("xstart", "xstop")
         changes |= {name: getattr(self, name) + offset for name in names}
-        if trace and self.trace is not None:
+        if self.trace is not None:
             changes["trace"] = self.trace + offset
         return _replace(self, **changes)
 

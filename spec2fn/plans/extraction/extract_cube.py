@@ -74,7 +74,7 @@ class CubeExtractionPlan(Plan):
     warnings : tuple of str
     """
 
-    layout: ClassVar[str] = "cube"
+    extracts_from: ClassVar[str] = "cube"
     centre: Array = array("2")
     radius: Array | None = array("wave")
     inner: Array | None = array("wave")

@@ -121,7 +121,7 @@ class ImagesPlan(Plan):
         Position angle of the instrument's aperture [deg], if the header says.
     """
 
-    layout: ClassVar[str] = "images"
+    extracts_from: ClassVar[str] = "images"
     groups: tuple[GroupPlan, ...]
     problems: tuple[tuple[str, str], ...]
     angle: Array | None = array("1")
@@ -286,7 +286,7 @@ def _open_slit(bucket: xr.Dataset, i: int, name: str, source_type: str) -> _Slit
     plane = None
     if "wavelength" in bucket:
         plane = bucket.variables["wavelength"].values[i, :height, :width]
-    unit = strings(bucket, "bunit")[i]
+    unit = str(bucket.variables["bunit"].values[i]).strip() if "bunit" in bucket else ""
     integrated = unit == "MJy" if unit else _holds_flux(bucket, source_type)
     return _Slit(i, name, source_type, integrated, _wavelengths(plane, geometry), geometry)
 

@@ -84,7 +84,7 @@ def test_shift_moves_everything_and_leaves_the_original():
     assert after.src_coeff == ((3.0, 0.5), (6.0,))
     assert (after.xstart, after.xstop, after.ystart) == (2.0, 15.0, 0)
     np.testing.assert_array_equal(after.trace, 5.0)
-    np.testing.assert_array_equal(before.shifted(2.0, trace=False).trace, 3.0)
+    np.testing.assert_array_equal(before.trace, 3.0)
     assert before.src_coeff == ((1.0, 0.5), (4.0,))
     turned = Aperture(**FULL, dispaxis=1).shifted(1.0)
     assert (turned.ystart, turned.xstart) == (1.0, 0)
