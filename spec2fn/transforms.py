@@ -162,11 +162,18 @@ def _pack_plan(plan: Plan) -> Packed:
     for f in dataclasses.fields(plan):
         value = getattr(plan, f.name)
         packed = pack(value)
-        if isinstance(packed, _Static) or value is None:
+        plain = f.name not in plan.declared and _plain_numbers(value)
+        if isinstance(packed, _Static) or value is None or plain:
             static[f.name] = value
         else:
             arrays[f.name] = packed
     return Packed(arrays, _Static(("plan", type(plan), static)))
+
+
+def _plain_numbers(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_plain_numbers, value))
+    return isinstance(value, (int, float))
 
 
 def _unpack_plan(packed: Packed) -> Plan:
