@@ -8,7 +8,7 @@ In NumPy, where array indices may depend on data, only the pixels that need it a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +35,16 @@ class Planes(NamedTuple):
     dq: Any
     errors: Mapping[str, Any]
     variances: Mapping[str, Any]
+
+    def map(self, function: Callable[..., Any], *others: Planes) -> Planes:
+        """Apply a function to every plane, together with those of the same name of others."""
+        every = (self, *others)
+        return Planes(
+            function(*(p.sci for p in every)),
+            function(*(p.dq for p in every)),
+            {k: function(*(p.errors[k] for p in every)) for k in self.errors},
+            {k: function(*(p.variances[k] for p in every)) for k in self.variances},
+        )
 
 
 def _bit(dq: Any, bit: int) -> Any:
@@ -109,15 +119,8 @@ def minimum_gradient(planes: Planes, size: tuple[Any, Any] | None = None) -> Pla
     along_y, usable = _choose(*pairs(sci))
     old = planes.dq[*lead, y, x]
     clear = usable & ~_bit(old, _NON_SCIENCE)
-    return Planes(
-        change(sci, _mean(along_y, *pairs(sci))),
-        change(planes.dq, _replaced_flags(old, usable, clear)),
-        {k: change(a, _mean(along_y, *pairs(a))) for k, a in planes.errors.items()},
-        {
-            k: change(a, _square(_mean(along_y, *(safe_sqrt(p) for p in pairs(a)))))
-            for k, a in planes.variances.items()
-        },
-    )
+    flags = change(planes.dq, _replaced_flags(old, usable, clear))
+    return _averaged(planes, flags, along_y, pairs, change)
 
 
 def _between_finite(finite: Any, y: slice, x: slice) -> Any:
@@ -176,14 +179,24 @@ def _gradient_dense(planes: Planes, xp: Any, size: tuple[Any, Any] | None) -> Pl
     def change(a: Any, values: Any) -> Any:
         return xp.where(replaced, xp.pad(values, inner), a)
 
+    flags = _replaced_flags(planes.dq, replaced, replaced & ~_bit(planes.dq, _NON_SCIENCE))
+    return _averaged(planes, flags, along_y, pairs, change)
+
+
+def _averaged(planes: Planes, dq: Any, along_y: Any, pairs: Any, change: Any) -> Planes:
+    """Planes of which `change` replaces pixels by the means of their `pairs` of neighbours."""
+
+    def mean(a: Any) -> Any:
+        return change(a, _mean(along_y, *pairs(a)))
+
+    def variance(a: Any) -> Any:
+        return change(a, _square(_mean(along_y, *(safe_sqrt(p) for p in pairs(a)))))
+
     return Planes(
-        change(planes.sci, _mean(along_y, *pairs(planes.sci))),
-        _replaced_flags(planes.dq, replaced, replaced & ~_bit(planes.dq, _NON_SCIENCE)),
-        {k: change(a, _mean(along_y, *pairs(a))) for k, a in planes.errors.items()},
-        {
-            k: change(a, _square(_mean(along_y, *(safe_sqrt(p) for p in pairs(a)))))
-            for k, a in planes.variances.items()
-        },
+        mean(planes.sci),
+        dq,
+        {k: mean(a) for k, a in planes.errors.items()},
+        {k: variance(a) for k, a in planes.variances.items()},
     )
 
 
@@ -216,38 +229,21 @@ def fit_profile(planes: Planes, dispaxis: int, n_adjacent: int) -> Planes:
         box = _crop(~_bit(planes.dq, _DO_NOT_USE))
         if box is None:
             return planes
-        inner = _map(planes, lambda a: a[(..., *box)])
+        inner = planes.map(lambda a: a[(..., *box)])
         fitted = _across(_fit(_across(inner, dispaxis), n_adjacent), dispaxis)
-        return _paste(planes, fitted, box)
+
+        def put(old: Any, new: Any) -> Any:
+            out = old.copy()
+            out[(..., *box)] = new
+            return out
+
+        return planes.map(put, fitted)
     return _across(_fit(_across(planes, dispaxis), n_adjacent), dispaxis)
-
-
-def _map(planes: Planes, function: Any) -> Planes:
-    return Planes(
-        function(planes.sci),
-        function(planes.dq),
-        {k: function(a) for k, a in planes.errors.items()},
-        {k: function(a) for k, a in planes.variances.items()},
-    )
 
 
 def _across(planes: Planes, dispaxis: int) -> Planes:
     # the last axis is the dispersion from here on
-    return _map(planes, lambda a: a.swapaxes(-1, -2)) if dispaxis == 2 else planes
-
-
-def _paste(planes: Planes, inner: Planes, box: tuple[slice, slice]) -> Planes:
-    def put(old: Any, new: Any) -> Any:
-        out = old.copy()
-        out[(..., *box)] = new
-        return out
-
-    return Planes(
-        put(planes.sci, inner.sci),
-        put(planes.dq, inner.dq),
-        {k: put(a, inner.errors[k]) for k, a in planes.errors.items()},
-        {k: put(a, inner.variances[k]) for k, a in planes.variances.items()},
-    )
+    return planes.map(lambda a: a.swapaxes(-1, -2)) if dispaxis == 2 else planes
 
 
 class _Neighbours(NamedTuple):

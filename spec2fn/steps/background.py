@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels.background import add_in_quadrature, per_plane
 from spec2fn.kernels.namespace import is_traced
-from spec2fn.parameters import Range
+from spec2fn.parameters import Parameters, Range
 from spec2fn.plans.background.background import (
     BackgroundPlan,
     combine_backgrounds,
@@ -29,18 +29,16 @@ def plan_background(
     wavelengthrange: xr.Dataset | None = None,
     *,
     background: tuple[xr.Dataset, ...] = (),
-    bkg_list: tuple[str, ...] | None = None,
-    sigma: float = 3.0,
-    maxiters: int | None = None,
+    params: Parameters,
 ) -> BackgroundPlan | Skip:
     """Combine the background exposures; see :func:`background`."""
-    require_opened(background, bkg_list)
+    require_opened(background, params.bkg_list)
     if not background:
         return Skip("no background exposures")
     turned = grating_wheel_differs(ds, background)
     if turned:
         return Skip(turned)
-    plan = combine_backgrounds(ds, background, sigma, maxiters)
+    plan = combine_backgrounds(ds, background, params.sigma, params.maxiters)
     return Skip("no background exposure overlaps the subarray") if plan is None else plan
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.modes import mode_of
+from spec2fn.parameters import Parameters
 from spec2fn.plans.slits.extract_2d import Extract2dPlan, bucket, chosen, cut_outs, cut_wcs
 from spec2fn.schema import meta_of
 from spec2fn.slits import PADDING, Slits, group_shapes
@@ -20,16 +21,12 @@ _ANY_WAVELENGTH = 2.0  # um; the position in the slit hardly depends on it
 
 
 def _plan(
-    ds: xr.Dataset,
-    wavelengthrange: xr.Dataset | None,
-    *,
-    slit_names: tuple[str, ...] | None,
-    source_ids: tuple[int, ...] | None,
+    ds: xr.Dataset, wavelengthrange: xr.Dataset | None, *, params: Parameters
 ) -> Extract2dPlan | Skip:
     mode = mode_of(ds)
     if mode.layout != "slits":
         return Skip(f"EXP_TYPE {mode.exp_type} has no slits to cut out")
-    cuts, left_out = cut_outs(ds, chosen(ds, slit_names, source_ids))
+    cuts, left_out = cut_outs(ds, chosen(ds, params.slit_names, params.source_ids))
     wcs = cut_wcs(ds, cuts)
     positions = _measured_positions(ds, wcs)
     groups = group_shapes([(int(y), int(x)) for x, y in cuts.size])

@@ -17,7 +17,7 @@ from spec2fn.kernels.straylight import (
     within_percentiles,
 )
 from spec2fn.modes import mode_of
-from spec2fn.parameters import Range
+from spec2fn.parameters import Parameters, Range
 from spec2fn.plans.background.straylight import COLUMNS, StraylightPlan, plan_straylight
 from spec2fn.schema import replace_data, with_meta
 
@@ -37,17 +37,15 @@ def _plan(
     mrsxartcorr: xr.Dataset | None,
     regions: xr.Dataset | None = None,
     *,
-    clean_showers: bool = False,
-    shower_plane: int = 3,
+    params: Parameters,
 ) -> StraylightPlan | Skip:
     mode = mode_of(ds)
     if not mode.etalon:
         return Skip(f"stray light is corrected in MIR_MRS exposures, not in {mode.exp_type}")
     if mrsxartcorr is None:
         return Skip("no mrsxartcorr reference for this exposure")
-    return plan_straylight(
-        ds, mrsxartcorr, regions, clean_showers=clean_showers, shower_plane=shower_plane
-    )
+    plane = params.shower_plane if params.clean_showers else None
+    return plan_straylight(ds, mrsxartcorr, regions, plane)
 
 
 @step(

@@ -11,6 +11,7 @@ from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.errors import ReferenceError
 from spec2fn.host.centroid import cut_around, gaussian_centroid
 from spec2fn.modes import ACQUISITION_IMAGE, mode_of
+from spec2fn.parameters import Parameters
 from spec2fn.plans.slits.target_position import TargetPosition, dither_on_detector
 from spec2fn.schema import meta_of, set_scalars, with_warnings
 from spec2fn.wcs.assign.pointing import subarray_origin, uncorrected
@@ -30,7 +31,7 @@ def plan_targ_centroid(
     distortion: xr.Dataset | None,
     *,
     target_acquisition: tuple[xr.Dataset, ...] = (),
-    ta_file: str | None = None,
+    params: Parameters,
 ) -> TargetPosition | Skip:
     """Fit the target in the verification image and carry its position to the science exposure.
 
@@ -39,8 +40,9 @@ def plan_targ_centroid(
 
     Parameters
     ----------
-    ds, filteroffset, distortion, target_acquisition, ta_file
+    ds, filteroffset, distortion, target_acquisition
         See :func:`targ_centroid`.
+    params : Parameters
 
     Returns
     -------
@@ -50,7 +52,7 @@ def plan_targ_centroid(
     if not mode.acquisition:
         return Skip(f"{mode.exp_type} has no target acquisition verification image")
     if not target_acquisition:
-        named = f" (ta_file {ta_file!r} has not been opened)" if ta_file else ""
+        named = f" (ta_file {params.ta_file!r} has not been opened)" if params.ta_file else ""
         return Skip(f"no target acquisition image{named}")
     if ds.attrs.get("source_type", "POINT") != "POINT":
         source = ds.attrs["source_type"]

@@ -49,11 +49,12 @@ def plan_straylight(
     ds: xr.Dataset,
     mrsxartcorr: xr.Dataset,
     regions: xr.Dataset | None = None,
-    *,
-    clean_showers: bool = False,
-    shower_plane: int = 3,
+    shower_plane: int | None = None,
 ) -> StraylightPlan:
     """Choose tables and pixels for :func:`spec2fn.steps.straylight.straylight`.
+
+    With a `shower_plane`, the map of `regions` that says what lies between slices, the plan
+    serves to correct for cosmic-ray showers.
 
     Raises
     ------
@@ -79,7 +80,7 @@ def plan_straylight(
             table = f"ch{number}{letter}"
             if _has_table(mrsxartcorr, table, shape[0]):
                 halves.append((table, first, stop))
-    between = _between(regions, shower_plane, shape) if clean_showers else None
+    between = None if shower_plane is None else _between(regions, shower_plane, shape)
     margin = _MARGIN if shape[0] > 4 * _MARGIN else 0
     gap = ((margin, shape[0] - margin), _GAPS[channel])
     return StraylightPlan(tuple(halves), gap, between)
