@@ -29,7 +29,7 @@ GROUND = {
     "units",
 }
 ALLOWED = {
-    "kernels": {"kernels", "threads"},
+    "kernels": {"kernels", "threads", "typing"},
     "host": GROUND | {"kernels", "host"},
     "wcs": GROUND | {"kernels", "host", "wcs"},
     "plans": GROUND | {"kernels", "host", "wcs", "plans"},
@@ -40,7 +40,18 @@ ALLOWED = {
     "refs": GROUND | {"engine", "refs"},
     "io": GROUND | {"engine", "io", "refs"},
 }
-HEAVY = {"jax", "gwcs", "asdf", "crds", "matplotlib", "astropy", "stdatamodels", "xarray", "scipy"}
+HEAVY = {
+    "jax",
+    "gwcs",
+    "asdf",
+    "crds",
+    "matplotlib",
+    "astropy",
+    "photutils",
+    "stdatamodels",
+    "xarray",
+    "scipy",
+}
 
 
 def modules(room):
