@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def badpix_selfcal(
     kernel_size: Annotated[int, Range(1, 4095)] = 15,
     force_single: bool = False,
     save_flagged_bkg: bool = False,
-) -> Any:
+) -> xr.Dataset:
     """Flag pixels that stand out in the minimum image of all exposures.
 
     The plan is one image of bad pixels for the science exposure and its backgrounds alike: a

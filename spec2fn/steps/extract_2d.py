@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +14,12 @@ from spec2fn.parameters import Parameters
 from spec2fn.plans.slits.extract_2d import Extract2dPlan, bucket, chosen, cut_outs, cut_wcs
 from spec2fn.schema import meta_of
 from spec2fn.slits import PADDING, Slits, group_shapes
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from spec2fn.wcs.assign.nirspec import SlitWcs
 
 _ANY_WAVELENGTH = 2.0  # um; the position in the slit hardly depends on it
 
@@ -103,7 +107,9 @@ def extract_2d(
     return Slits(tuple(out))
 
 
-def _cut(var: Any, bucket: xr.Dataset) -> tuple[tuple[str, ...], Any, dict[str, Any]]:
+def _cut(
+    var: xr.DataArray, bucket: xr.Dataset
+) -> tuple[tuple[Hashable, ...], Array, dict[str, Any]]:
     # only the rows and columns that any slit of the bucket needs are read
     size = np.stack([bucket["xsize"].values, bucket["ysize"].values], axis=1)
     start = np.stack([bucket["xstart"].values, bucket["ystart"].values], axis=1) - 1
@@ -123,7 +129,7 @@ def _cut(var: Any, bucket: xr.Dataset) -> tuple[tuple[str, ...], Any, dict[str, 
     return dims, xp.moveaxis(taken, -3, 0), dict(var.attrs)
 
 
-def _measured_positions(ds: xr.Dataset, wcs: Any) -> dict[int, tuple[float, float]]:
+def _measured_positions(ds: xr.Dataset, wcs: SlitWcs) -> dict[int, tuple[float, float]]:
     # where the dither offsets put the target, in the fixed slit that it was aimed at
     from spec2fn.wcs.assign.pointing import dithered_v2v3
     from spec2fn.wcs.lower import lower

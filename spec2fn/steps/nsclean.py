@@ -130,14 +130,14 @@ def nsclean(
     n_sigma: Annotated[float, Range(0.0)] = 5.0,
     fit_histogram: bool = False,
     single_mask: bool = False,
-    user_mask: Any = None,
+    user_mask: object = None,
     save_mask: bool = False,
     save_background: bool = False,
     save_noise: bool = False,
     apply_flat_field: bool = False,
     autoparam: bool = False,
     centred_kernels: bool = False,
-) -> Any:
+) -> xr.Dataset:
     """Fit the 1/f noise of the detector to pixels without light, and subtract it everywhere.
 
     Inside a JAX transformation the noise is fitted on the host and taken as constant: the

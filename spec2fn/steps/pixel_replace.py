@@ -51,7 +51,7 @@ def pixel_replace(
     plan: SlicesPlan = PLANNED,
     algorithm: Literal["fit_profile", "mingrad"] = "mingrad",
     n_adjacent_cols: Annotated[int, Range(1, 4095)] = 3,
-) -> Any:
+) -> xr.Dataset:
     """Replace flagged pixels by estimates from their neighbours.
 
     Each integration, each slit and (by ``fit_profile``) each slice of an integral-field unit is

@@ -14,6 +14,7 @@ from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters
 from spec2fn.plans.fringes.residual_fringe import ResidualFringePlan, plan_columns
 from spec2fn.schema import meta_of, replace_data, require, status_of, with_meta
+from spec2fn.typing import Array, HostArray
 from spec2fn.wcs.coordinates import with_coordinates
 
 if TYPE_CHECKING:
@@ -60,11 +61,11 @@ def residual_fringe(
     ds: xr.Dataset,
     fringefreq: xr.Dataset | None = None,
     *,
-    plan: Any = PLANNED,
+    plan: ResidualFringePlan = PLANNED,
     ignore_region_min: tuple[float, ...] | None = None,
     ignore_region_max: tuple[float, ...] | None = None,
     save_intermediate_results: bool = False,
-) -> Any:
+) -> xr.Dataset:
     """Divide the spectra of the slices by the fringes found in them.
 
     Every detector column of every slice is searched for fringes of the detector (about 2.9 cm-1)
@@ -135,7 +136,7 @@ def residual_fringe(
     return with_meta(out, records=records)
 
 
-def _factors(sci: Any, plan: Any) -> Any:
+def _factors(sci: Array, plan: ResidualFringePlan) -> Array:
     values, good = gather_columns(sci, plan.columns, plan.use)
     xp = array_namespace(sci, plan.columns)
     one = xp.ones((), dtype=sci.dtype)
@@ -153,7 +154,7 @@ def _factors(sci: Any, plan: Any) -> Any:
     return total
 
 
-def _as_image(ds: xr.Dataset, data: np.ndarray[Any, Any]) -> xr.Dataset:
+def _as_image(ds: xr.Dataset, data: HostArray) -> xr.Dataset:
     import xarray as xr
 
     dims = ds["sci"].dims[-data.ndim :]
