@@ -134,54 +134,38 @@ class ResidualFringePlan(Plan):
 
 
 @dataclass(frozen=True, eq=False)
-class _Reference:
-    """Rows of the table of fringe periods, by slice."""
+class _FringeTable:
+    """The table of fringe periods, its rows by slice; and the highest amplitude by wavelength."""
 
+    values: dict[str, Array]
     rows: dict[int, int]
-    periods: Array
-    ranges: Array
-    most: Array
-    least_snr: Array
-    steps: Array
     amplitude: tuple[Array, Array]
 
     @classmethod
-    def of(cls, reference: xr.Dataset, band: str) -> _Reference:
-        table = "rfc_freq_" + (band.lower() if band.lower() in ("short", "medium") else "long")
+    def of(cls, reference: xr.Dataset, band: str) -> _FringeTable:
+        prefix = "rfc_freq_" + (band.lower() if band.lower() in ("short", "medium") else "long")
         names = ("slice", "ffreq", "dffreq", "max_nfringes", "min_snr", "pgram_res")
-        lacking = [
-            n
-            for n in (*(f"{table}.{n}" for n in names), "max_amp.wavelength", "max_amp.amplitude")
-            if n not in reference
-        ]
+        limits = ("max_amp.wavelength", "max_amp.amplitude")
+        lacking = [n for n in (*(f"{prefix}.{n}" for n in names), *limits) if n not in reference]
         if lacking:
             msg = (
                 f"residual_fringe needs the columns {', '.join(lacking)} in the fringefreq"
                 " reference, which has none; select another reference"
             )
             raise ReferenceError(msg)
-        slices, periods, ranges, most, least_snr, steps = (
-            np.asarray(reference[f"{table}.{n}"].values) for n in names
-        )
-        return cls(
-            {int(s): k for k, s in reversed(list(enumerate(slices)))},
-            periods,
-            ranges,
-            most,
-            least_snr,
-            steps,
-            (reference["max_amp.wavelength"].values, reference["max_amp.amplitude"].values),
-        )
+        values = {n: np.asarray(reference[f"{prefix}.{n}"].values) for n in names}
+        rows = {int(s): k for k, s in reversed(list(enumerate(values["slice"])))}
+        wavelength, amplitude = (reference[n].values for n in limits)
+        return cls(values, rows, (wavelength, amplitude))
 
     def search(self, row: int, kind: int) -> FringeSearch:
-        period = float(self.periods[row, kind])
+        period, half_range, most, step = (
+            self.values[n][row, kind].item()
+            for n in ("ffreq", "dffreq", "max_nfringes", "pgram_res")
+        )
+        robust = period > ROBUST_PERIOD
         return FringeSearch(
-            period,
-            float(self.ranges[row, kind]),
-            int(self.most[row, kind]),
-            float(self.steps[row, kind]),
-            period > ROBUST_PERIOD,
-            EVIDENCE,
+            float(period), float(half_range), int(most), float(step), robust, EVIDENCE
         )
 
 
@@ -282,7 +266,7 @@ def plan_columns(
             " found none; set the attribute 'band'"
         )
         raise DatasetError(msg)
-    table = _Reference.of(reference, band)
+    table = _FringeTable.of(reference, band)
     exposure = _Exposure.of(ds, ignored)
     channels = sorted(set(np.unique(exposure.slices[exposure.slices > 0]) // 100))
     parts, stages = [], []
@@ -294,7 +278,7 @@ def plan_columns(
     return _assemble(exposure, parts, stages, images=images)
 
 
-def _select(exposure: _Exposure, table: _Reference, channel: int) -> _Columns:
+def _select(exposure: _Exposure, table: _FringeTable, channel: int) -> _Columns:
     """Columns of a channel, in which wavenumbers off the slice are extrapolated."""
     slices, x = [], []
     for number in np.unique(exposure.slices[exposure.slices // 100 == channel]):
@@ -321,7 +305,7 @@ def _select(exposure: _Exposure, table: _Reference, channel: int) -> _Columns:
         outcome.append(CORRECTED if valid[k].sum() > FEWEST_PIXELS else SHORT)
         if outcome[k] == CORRECTED:
             snr[k] = _der_snr(data[k, valid[k]])
-            if snr[k] < table.least_snr[rows[k], 0]:
+            if snr[k] < table.values["min_snr"][rows[k], 0]:
                 outcome[k] = FAINT
     weight = inside * exposure.weights.T[at]
     weight[weight <= 0] = 1e-8
@@ -402,17 +386,17 @@ class _Found:
     keep: Array
 
 
-def _search(columns: _Columns, table: _Reference) -> list[list[_Found]]:
+def _search(columns: _Columns, table: _FringeTable) -> list[list[_Found]]:
     """Search every kind of fringes; columns without drop out."""
-    kinds = table.periods.shape[1]
+    periods, least_snr = table.values["ffreq"], table.values["min_snr"]
     current = np.where(columns.data > 0, columns.data, 1e-8)
     found: list[list[_Found]] = []
     searched = np.zeros(len(columns.x), dtype=bool)
-    for kind in range(kinds):
+    for kind in range(periods.shape[1]):
         found.append([])
         alive = columns.alive()
-        wanted = table.periods[columns.rows[alive], kind] > 1e-3
-        wanted &= ~(columns.snr[alive] <= table.least_snr[columns.rows[alive], kind])
+        wanted = periods[columns.rows[alive], kind] > 1e-3
+        wanted &= ~(columns.snr[alive] <= least_snr[columns.rows[alive], kind])
         alive = alive[wanted]
         searched[alive] = True
         searches = [table.search(row, kind) for row in columns.rows[alive]]
