@@ -91,7 +91,7 @@ class Slits(Pieces):
         return self._texts("slit_warning")
 
     def _texts(self, variable: str) -> dict[str, str]:
-        found = {
+        by_id = {
             int(i): (str(name), str(text))
             for b in self.buckets
             if variable in b
@@ -99,7 +99,7 @@ class Slits(Pieces):
                 *(b[n].values for n in ("slit", "slit_name", variable)), strict=True
             )
         }
-        return {name: text for _, (name, text) in sorted(found.items()) if text}
+        return {name: text for _, (name, text) in sorted(by_id.items()) if text}
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -116,9 +116,9 @@ class Slits(Pieces):
         """
         for bucket in self.buckets:
             labels = bucket["slit"].values if isinstance(key, int) else bucket["slit_name"].values
-            (found,) = np.nonzero(labels == key)
-            if found.size:
-                one = bucket.isel(slit=int(found[0]))
+            (places,) = np.nonzero(labels == key)
+            if places.size:
+                one = bucket.isel(slit=int(places[0]))
                 return one.isel(y=slice(int(one["ysize"])), x=slice(int(one["xsize"])))
         known = self.ids if isinstance(key, int) else self.names
         msg = f"no slit {key!r}{nearest(str(key), known)}; there are {', '.join(map(str, known))}"

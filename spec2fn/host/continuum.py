@@ -176,8 +176,8 @@ def find_knots(flux: HostArray, weights: HostArray, number: int) -> HostArray:
     edge &= ~(np.isin(position - 1, whole) | np.isin(position + 1, whole))
     knots = np.zeros(flux.shape, dtype=bool)
     knots[:, regular.astype(int)] = True
-    rows, where = np.nonzero(edge)
-    knots[rows, position[rows, where]] = True
+    rows, pixel = np.nonzero(edge)
+    knots[rows, position[rows, pixel]] = True
     knots[:, 0] = knots[:, -1] = False
     return knots
 
@@ -208,10 +208,10 @@ class Spline:
         """Make the basis for increasing abscissae `x`; `degree` is 1 or 2."""
         index = np.cumsum(knots, axis=1)
         size = int(index[:, -1].max()) + 1 + degree
-        rows, where = np.nonzero(knots)
+        rows, pixel = np.nonzero(knots)
         t = np.repeat(x[:, -1:], size + degree + 1, axis=1)
         t[:, : degree + 1] = x[:, :1]
-        t[rows, index[rows, where] + degree] = x[rows, where]
+        t[rows, index[rows, pixel] + degree] = x[rows, pixel]
 
         def knot(k: int) -> HostArray:
             return np.take_along_axis(t, index + k, axis=1)
@@ -358,11 +358,11 @@ def fit_baseline(
     """
     turn = slice(None, None, -1) if wavenumber[0, 0] > wavenumber[0, -1] else slice(None)
     x, y, w, at = (a[:, turn] for a in (wavenumber, flux, weights, knots))
-    rows, where = np.nonzero(at)
-    place = np.cumsum(at, axis=1)[rows, where]
+    rows, pixel = np.nonzero(at)
+    place = np.cumsum(at, axis=1)[rows, pixel]
     t = np.repeat(x[:, -1:], int(at.sum(axis=1).max(initial=0)) + 2, axis=1)
     t[:, 0] = x[:, 0]
-    t[rows, place] = x[rows, where]
+    t[rows, place] = x[rows, pixel]
     present = np.arange(t.shape[1] - 1) <= at.sum(axis=1)[:, None]
     possible = np.all(np.diff(x, axis=1) >= 0, axis=1)
     possible &= np.all((np.diff(t, axis=1) > 0) | ~present, axis=1)

@@ -219,17 +219,17 @@ def _sections(count: HostArray) -> list[tuple[int, int]]:
         return []
     end = int(used[-1]) + 1
     before = np.concatenate([[0], np.cumsum(count)])
-    first, found = int(used[0]), []
+    first, sections = int(used[0]), []
     while first < end:
         last = end
         if before[-1] - before[first] > 1.5 * _SECTION:
             last = min(end, int(np.searchsorted(before, before[first] + _SECTION, side="right")))
         length = last - first
-        found.append((first, length))
+        sections.append((first, length))
         if last == end:
             break
         first += max(int(np.round(length / 2)), 1)
-    return found
+    return sections
 
 
 def _fit_sections(

@@ -101,9 +101,9 @@ def extract_2d(
     out = []
     for planned in plan.buckets:
         cut = {name: _cut(ds[name], planned) for name in imaged}
-        made = planned.assign(cut).assign(rest.variables)
-        made.attrs = dict(attrs)
-        out.append(made)
+        cut_out = planned.assign(cut).assign(rest.variables)
+        cut_out.attrs = dict(attrs)
+        out.append(cut_out)
     return Slits(tuple(out))
 
 
@@ -139,9 +139,9 @@ def _measured_positions(ds: xr.Dataset, wcs: SlitWcs) -> dict[int, tuple[float, 
         return {}
     if mode_of(ds).one_slit:
         primary = "S1600A1"
-    found = [i for i in wcs if wcs.batch.slits[i].name == primary]
-    if not found:
+    target = next((i for i in wcs if wcs.batch.slits[i].name == primary), None)
+    if target is None:
         return {}
     v2, v3 = dithered_v2v3(meta_of(ds), "extract_2d")
-    x, y, _ = lower(wcs[found[0]], "v2v3", "slit_frame")(v2, v3, _ANY_WAVELENGTH)
-    return {found[0]: (float(x), float(y))}
+    x, y, _ = lower(wcs[target], "v2v3", "slit_frame")(v2, v3, _ANY_WAVELENGTH)
+    return {target: (float(x), float(y))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -68,12 +68,12 @@ def plan_targ_centroid(
     if wcs is None:
         return Skip("the exposure has no WCS; run assign_wcs first")
     try:
-        found = _position_in_image(image, filteroffset, distortion)
+        position = _position_in_image(image, filteroffset, distortion)
     except ReferenceError as error:
         return Skip(str(error))
-    if isinstance(found, Skip):
-        return found
-    measured, full_frame = found
+    if isinstance(position, Skip):
+        return position
+    measured, full_frame = position
     _, offset = dither_on_detector(ds, wcs, _WHO)
     if not np.all(np.isfinite(offset)):
         return Skip("the WCS of the exposure has no wavelength at the middle of the spectrum")
@@ -85,7 +85,7 @@ def plan_targ_centroid(
 
 def _position_in_image(
     image: xr.Dataset, filteroffset: xr.Dataset | None, distortion: xr.Dataset | None
-) -> tuple[Any, Any] | Skip:
+) -> tuple[list[float], list[float]] | Skip:
     # position in the image, and in the full frame of the dispersed filter without dither
     from spec2fn.wcs.assign.miri import filter_offset, imaging
 

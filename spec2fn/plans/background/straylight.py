@@ -88,10 +88,10 @@ def plan_straylight(
 
 def _has_table(ref: xr.Dataset, table: str, rows: int) -> bool:
     names = [f"{table}.{c}" for c in COLUMNS]
-    found = [n for n in names if n in ref]
-    if not found:
+    present = [n for n in names if n in ref]
+    if not present:
         return False
-    if len(found) < len(names) or any(ref[n].shape != (rows,) for n in names):
+    if len(present) < len(names) or any(ref[n].shape != (rows,) for n in names):
         msg = (
             f"straylight: table {table!r} of reference 'mrsxartcorr' needs the columns"
             f" {', '.join(COLUMNS)} and {rows} rows, as many as 'sci'; fetch the file again"

@@ -107,9 +107,11 @@ def chosen(
             listed = ", ".join(map(str, sorted(set(sources))))
             msg = f"extract_2d: no open slit holds source {source}; there are {listed}"
             raise InputError(msg)
-    wanted = {str(n) for n in slit_names or ()}
-    held = {int(i) for i in source_ids or ()}
-    return tuple(i for i, s in enumerate(slits) if s.name in wanted or s.source_id in held)
+    names_wanted = {str(n) for n in slit_names or ()}
+    sources_wanted = {int(i) for i in source_ids or ()}
+    return tuple(
+        i for i, s in enumerate(slits) if s.name in names_wanted or s.source_id in sources_wanted
+    )
 
 
 def cut_outs(ds: xr.Dataset, ids: Sequence[int]) -> tuple[CutOuts, tuple[str, ...]]:

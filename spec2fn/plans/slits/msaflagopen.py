@@ -63,7 +63,7 @@ def failed_open_shutters(msaoper: xr.Dataset) -> tuple[Slit, ...]:
             " give the JSON file of that type"
         )
         raise ReferenceError(msg)
-    found: list[Slit] = []
+    failed: list[Slit] = []
     for entry in tree["msaoper"]:
         try:
             quadrant, x, y = (int(entry[key]) for key in ("Q", "x", "y"))
@@ -79,9 +79,9 @@ def failed_open_shutters(msaoper: xr.Dataset) -> tuple[Slit, ...]:
             )
             raise ReferenceError(msg)
         if "open" in states:
-            found.append(
+            failed.append(
                 Slit(
-                    name=str(len(found) + 1),
+                    name=str(len(failed) + 1),
                     shutter_id=x + (y - 1) * SHUTTERS_PER_ROW,
                     ymin=-0.5,
                     ymax=0.5,
@@ -89,10 +89,10 @@ def failed_open_shutters(msaoper: xr.Dataset) -> tuple[Slit, ...]:
                     xcen=x,
                     ycen=y,
                     shutter_state="x",
-                    slitlet_id=len(found) + 1,
+                    slitlet_id=len(failed) + 1,
                 )
             )
-    return tuple(found)
+    return tuple(failed)
 
 
 def shutter_batch(ds: xr.Dataset, shutters: Sequence[Slit], refs: Mapping[str, Any]) -> SlitBatch:
