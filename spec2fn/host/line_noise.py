@@ -118,7 +118,7 @@ def fit_full_frame(image: HostArray, mask: HostArray, *, centred: bool = False) 
     real, imaginary = fit_harmonics(values.astype(np.float64), power, harmonics)
     coefficients = np.zeros((lines, gain.size), dtype=complex)
     coefficients[inner] = (real + 1j * imaginary) * gain
-    smooth = _smoothing(lines, shift)
+    smooth = _gaussian_transform(lines, _SMOOTHING_SIGMA, shift, half=False)
     coefficients = np.fft.ifft(np.fft.fft(coefficients, axis=0) * smooth[:, None], axis=0)
     coefficients *= np.exp(-2j * np.pi * harmonics * shift / n)
     return synthesize(coefficients.real, coefficients.imag, harmonics, n).astype(np.float32)
@@ -138,10 +138,6 @@ def _gaussian_transform(n: int, sigma: float, shift: int, *, half: bool) -> Host
     kernel = np.exp(-0.5 * (distance / sigma) ** 2) / (sigma * np.sqrt(2.0 * np.pi))
     kernel = np.roll(kernel, shift - n // 2)
     return np.fft.rfft(kernel) if half else np.fft.fft(kernel)
-
-
-def _smoothing(lines: int, shift: int) -> HostArray:
-    return _gaussian_transform(lines, _SMOOTHING_SIGMA, shift, half=False)
 
 
 def _density(mask: HostArray, shift: int) -> HostArray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.plan_base import Plan, array
-from spec2fn.typing import Array
+from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -100,7 +100,7 @@ def _has_table(ref: xr.Dataset, table: str, rows: int) -> bool:
     return True
 
 
-def _between(regions: xr.Dataset | None, plane: int, shape: tuple[int, ...]) -> np.ndarray:
+def _between(regions: xr.Dataset | None, plane: int, shape: tuple[int, ...]) -> HostArray:
     if regions is None:
         msg = (
             "straylight: clean_showers needs the reference 'regions', the map of the slices; pass"
@@ -114,5 +114,5 @@ def _between(regions: xr.Dataset | None, plane: int, shape: tuple[int, ...]) -> 
             f" needs ({plane + 1} or more, {shape[0]}, {shape[1]})"
         )
         raise ReferenceError(msg)
-    between: np.ndarray = maps[plane] == 0
+    between: HostArray = maps[plane] == 0
     return between

@@ -10,7 +10,7 @@ import numpy as np
 from spec2fn.errors import ReferenceError
 from spec2fn.plan_base import Plan, array
 from spec2fn.schema import meta_of
-from spec2fn.typing import Array
+from spec2fn.typing import Array, HostArray
 from spec2fn.wcs.open_slits import Slit
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def shutter_batch(ds: xr.Dataset, shutters: Sequence[Slit], refs: Mapping[str, A
     return SlitBatch(optics(ds, refs) if known is None else known, tuple(shutters))
 
 
-def illuminated_pixels(batch: SlitBatch, shape: tuple[int, int]) -> np.ndarray[Any, Any]:
+def illuminated_pixels(batch: SlitBatch, shape: tuple[int, int]) -> HostArray:
     """Return the pixels that see light of the wavelengths of interest through any of some slits.
 
     Parameters
