@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from spec2fn.typing import Array, HostArray, Number
+
+if TYPE_CHECKING:
+    from gwcs import WCS
 
 __all__ = ["DeferredWcs", "as_deferred"]
 
@@ -51,13 +56,13 @@ class DeferredWcs:
         marks = tuple(_marked(n, k + 1) for k, n in enumerate(self._numbers))
         return self._make(*marks), marks
 
-    def load(self) -> Any:
+    def load(self) -> WCS:
         """Return the gwcs itself."""
         if self._wcs is None:
             self._wcs = self._make(*self._numbers)
         return self._wcs
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Number, **kwargs: bool) -> Array | tuple[Array, ...]:
         """Evaluate the gwcs."""
         return self.load()(*args, **kwargs)
 
@@ -70,7 +75,7 @@ class DeferredWcs:
         return "<gwcs, not put together yet>" if self._wcs is None else repr(self._wcs)
 
 
-def as_deferred(wcs: Mapping[Any, Any], key: Any) -> Any:
+def as_deferred(wcs: Mapping[Any, Any], key: Hashable) -> DeferredWcs | WCS | None:
     """Return an element of a mapping of gwcs, unmade if the mapping can tell what it would be.
 
     Parameters
@@ -89,7 +94,7 @@ def as_deferred(wcs: Mapping[Any, Any], key: Any) -> Any:
     return wcs.get(key)
 
 
-def _marked(number: Any, k: int) -> Any:
+def _marked(number: HostArray | float, k: int) -> HostArray | float:
     # in the order and of the size of the number itself, lest what is made of it be refused
     if isinstance(number, np.ndarray):
         return number + number.dtype.type(100_003 * k if number.dtype.kind == "i" else k * 1.37e-5)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spec2fn.errors import InputError
+from spec2fn.pieces import Exposure
 from spec2fn.schema import MODE_ATTRS, Meta, meta_of
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["check_members"]
 
@@ -35,7 +39,9 @@ _NOTED: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def check_members(science: Any, members: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
+def check_members(
+    science: Exposure, members: Mapping[str, Sequence[xr.Dataset]]
+) -> tuple[str, ...]:
     """Compare the headers of associated exposures with that of the exposure they serve.
 
     What the exposure itself does not say cannot be compared and passes.
@@ -97,12 +103,12 @@ def check_members(science: Any, members: Mapping[str, Sequence[Any]]) -> tuple[s
     return tuple(dict.fromkeys(warnings))
 
 
-def _file(ds: Any) -> str:
+def _file(ds: Exposure) -> str:
     return meta_of(ds).filename or "in memory"
 
 
 def _differences(
-    science: Any, member: Any, keywords: Sequence[str]
+    science: Exposure, member: xr.Dataset, keywords: Sequence[str]
 ) -> Iterator[tuple[str, Any, Any]]:
     """Yield keyword and values where they differ; None where only the member lacks it."""
     for keyword in keywords:
@@ -113,7 +119,7 @@ def _differences(
             yield keyword, ours, theirs
 
 
-def _value(ds: Any, keyword: str) -> Any:
+def _value(ds: Exposure, keyword: str) -> str | float | None:
     value = ds.attrs.get(_ATTRS.get(keyword, ""))
     value = meta_of(ds).get(keyword) if value is None else value
     if isinstance(value, str):
@@ -122,7 +128,7 @@ def _value(ds: Any, keyword: str) -> Any:
     return value if isinstance(value, (int, float)) else None
 
 
-def _same_exposure(one: Any, other: Any) -> bool:
+def _same_exposure(one: Exposure, other: Exposure) -> bool:
     if one is other:
         return True
     first, second = (_identity(meta_of(ds)) for ds in (one, other))

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from astropy.io.fits import Header
 
+    from spec2fn.pieces import Exposure
+
 __all__ = [
     "ALLOWED",
     "EXTRACTED",
@@ -470,8 +472,8 @@ class Meta:
         return _replace(self, **changes)
 
 
-def meta_of(ds: xr.Dataset) -> Meta:
-    """Return the :class:`Meta` of a Dataset (an empty one inside a trace)."""
+def meta_of(ds: Exposure) -> Meta:
+    """Return the :class:`Meta` of an exposure (an empty one inside a trace)."""
     meta = ds.attrs.get("meta")
     return meta if isinstance(meta, Meta) else Meta()
 

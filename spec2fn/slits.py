@@ -19,6 +19,7 @@ import numpy as np
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, InputError, Spec2fnError, nearest
 from spec2fn.pieces import Pieces
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -73,7 +74,7 @@ class Slits(Pieces):
         """Names of the slits, in the order of the product."""
         return tuple(str(n) for n in self.variable("slit_name"))
 
-    def variable(self, name: str) -> np.ndarray[Any, Any]:
+    def variable(self, name: str) -> HostArray:
         """Values of a variable on ``slit`` alone, in the order of the product."""
         ids = np.concatenate([b["slit"].values for b in self.buckets])
         values = np.concatenate([np.asarray(b[name].data) for b in self.buckets])
@@ -90,7 +91,7 @@ class Slits(Pieces):
         return self._texts("slit_warning")
 
     def _texts(self, variable: str) -> dict[str, str]:
-        found = {
+        by_id = {
             int(i): (str(name), str(text))
             for b in self.buckets
             if variable in b
@@ -98,7 +99,7 @@ class Slits(Pieces):
                 *(b[n].values for n in ("slit", "slit_name", variable)), strict=True
             )
         }
-        return {name: text for _, (name, text) in sorted(found.items()) if text}
+        return {name: text for _, (name, text) in sorted(by_id.items()) if text}
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -115,9 +116,9 @@ class Slits(Pieces):
         """
         for bucket in self.buckets:
             labels = bucket["slit"].values if isinstance(key, int) else bucket["slit_name"].values
-            (found,) = np.nonzero(labels == key)
-            if found.size:
-                one = bucket.isel(slit=int(found[0]))
+            (places,) = np.nonzero(labels == key)
+            if places.size:
+                one = bucket.isel(slit=int(places[0]))
                 return one.isel(y=slice(int(one["ysize"])), x=slice(int(one["xsize"])))
         known = self.ids if isinstance(key, int) else self.names
         msg = f"no slit {key!r}{nearest(str(key), known)}; there are {', '.join(map(str, known))}"
@@ -155,7 +156,7 @@ class Slits(Pieces):
                 msg = f"no slit holds source {number}; there are {sorted({int(k) for k in known})}"
                 raise InputError(msg)
 
-        def keep(bucket: xr.Dataset) -> Any:
+        def keep(bucket: xr.Dataset) -> HostArray:
             mask = np.isin(bucket["slit_name"].values.astype(str), wanted)
             return mask | np.isin(bucket["source_id"].values, numbers) if numbers else mask
 
@@ -168,7 +169,7 @@ class Slits(Pieces):
             raise DatasetError(msg)
         return Slits((*self.buckets, *other.buckets))
 
-    def tree(self) -> Any:
+    def tree(self) -> xr.DataTree:
         """Return an :class:`xarray.DataTree` with one node per slit, for looking around."""
         import xarray as xr
 
@@ -343,7 +344,7 @@ def with_problems(bucket: xr.Dataset, problems: Sequence[str], *, lost: bool = T
     return bucket.assign({name: ("slit", np.array(both, dtype=str))})
 
 
-def _padded(var: Any, height: int, width: int) -> np.ndarray[Any, Any]:
+def _padded(var: xr.DataArray, height: int, width: int) -> HostArray:
     data = np.asarray(var.data)
     if var.dims[-2:] != ("y", "x"):
         return data

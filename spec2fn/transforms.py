@@ -22,6 +22,7 @@ import numpy as np
 
 from spec2fn.errors import ContractError, PlanError
 from spec2fn.kernels.namespace import array_namespace, is_traced
+from spec2fn.pieces import Pieces, pieces_of
 from spec2fn.plan_base import Dims, Plan
 from spec2fn.schema import Meta
 
@@ -162,11 +163,18 @@ def _pack_plan(plan: Plan) -> Packed:
     for f in dataclasses.fields(plan):
         value = getattr(plan, f.name)
         packed = pack(value)
-        if isinstance(packed, _Static) or value is None:
+        plain = f.name not in plan.declared and _plain_numbers(value)
+        if isinstance(packed, _Static) or value is None or plain:
             static[f.name] = value
         else:
             arrays[f.name] = packed
     return Packed(arrays, _Static(("plan", type(plan), static)))
+
+
+def _plain_numbers(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_plain_numbers, value))
+    return isinstance(value, (int, float))
 
 
 def _unpack_plan(packed: Packed) -> Plan:
@@ -181,9 +189,7 @@ def _provenance(args: Any) -> Any:
     stack = list(args)
     while stack:
         value = stack.pop(0)
-        if hasattr(value, "data_vars") or getattr(value, "buckets", None):
-            return value
-        if getattr(value, "cubes", None):
+        if pieces_of(value):
             return value
         if isinstance(value, Mapping):
             stack.extend(value.values())
@@ -195,27 +201,17 @@ def _provenance(args: Any) -> Any:
 def _attach(value: Any, source: Any) -> Any:
     if source is None:
         return value
-    if hasattr(value, "buckets"):
-        sources = getattr(source, "buckets", (source,))
-        if len(sources) != len(value.buckets):
-            sources = sources[:1] * len(value.buckets)
-        pairs = zip(value.buckets, sources, strict=True)
-        return type(value)(tuple(_attach(b, s) for b, s in pairs))
-    if hasattr(value, "cubes"):
-        sources = getattr(source, "cubes", (source,))
-        if len(sources) != len(value.cubes):
-            sources = sources[:1] * len(value.cubes)
-        pairs = zip(value.cubes, sources, strict=True)
-        return type(value)(value.names, tuple(_attach(c, s) for c, s in pairs))
-    if hasattr(source, "buckets"):
-        source = source.buckets[0]
-    if hasattr(source, "cubes"):
-        source = source.cubes[0]
+    sources = pieces_of(source)
+    if isinstance(value, Pieces):
+        if len(sources) != len(value.pieces):
+            sources = sources[:1] * len(value.pieces)
+        pairs = zip(value.pieces, sources, strict=True)
+        return value.with_pieces(tuple(_attach(p, s) for p, s in pairs))
     if hasattr(value, "data_vars"):
-        meta = source.attrs.get("meta")
+        meta = sources[0].attrs.get("meta")
         if not isinstance(meta, Meta):
             return value
-        if any(value.sizes.get(d) != source.sizes.get(d) for d in ("y", "x")):
+        if any(value.sizes.get(d) != sources[0].sizes.get(d) for d in ("y", "x")):
             # on another grid; what describes it does not come out of a trace
             meta = meta.replace(wcs=None)
         return value.assign_attrs(meta=meta)

@@ -40,7 +40,18 @@ ALLOWED = {
     "refs": GROUND | {"engine", "refs"},
     "io": GROUND | {"engine", "io", "refs"},
 }
-HEAVY = {"jax", "gwcs", "asdf", "crds", "matplotlib", "astropy", "stdatamodels", "xarray", "scipy"}
+HEAVY = {
+    "jax",
+    "gwcs",
+    "asdf",
+    "crds",
+    "matplotlib",
+    "astropy",
+    "photutils",
+    "stdatamodels",
+    "xarray",
+    "scipy",
+}
 
 
 def modules(room):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+
+from spec2fn.typing import HostArray
 
 __all__ = ["cut_around", "gaussian_centroid"]
 
@@ -14,8 +14,8 @@ _PEAK = 5.0  # in standard deviations of the residuals
 
 
 def cut_around(
-    image: np.ndarray, centre: tuple[float, float], size: int
-) -> tuple[np.ndarray, tuple[int, int]]:
+    image: HostArray, centre: tuple[float, float], size: int
+) -> tuple[HostArray, tuple[int, int]]:
     """Cut a square out of an image, as far as it lies on the image.
 
     Parameters
@@ -41,7 +41,7 @@ def cut_around(
     return image[y0:y1, x0:x1], (x0, y0)
 
 
-def gaussian_centroid(image: np.ndarray) -> tuple[float, float] | str:
+def gaussian_centroid(image: HostArray) -> tuple[float, float] | str:
     """Fit an elliptical Gaussian without background and return its centre.
 
     All finite pixels have the same weight. The starting values are the moments of the image
@@ -69,10 +69,10 @@ def gaussian_centroid(image: np.ndarray) -> tuple[float, float] | str:
         return "the image is flat"
     scale = start[0]
 
-    def residuals(p: np.ndarray) -> np.ndarray:
+    def residuals(p: HostArray) -> HostArray:
         return (_gaussian(p, x, y)[0] - data) / scale
 
-    def slopes(p: np.ndarray) -> np.ndarray:
+    def slopes(p: HostArray) -> HostArray:
         model, profile = _gaussian(p, x, y)
         dx, dy = x - p[1], y - p[2]
         columns = (
@@ -98,7 +98,7 @@ def gaussian_centroid(image: np.ndarray) -> tuple[float, float] | str:
     return _implausible(fit.x, x, y, data) or (float(x0), float(y0))
 
 
-def _implausible(p: np.ndarray, x: np.ndarray, y: np.ndarray, data: np.ndarray) -> str:
+def _implausible(p: HostArray, x: HostArray, y: HostArray, data: HostArray) -> str:
     """Why a fitted Gaussian is no image of a star, or nothing."""
     model = _gaussian(p, x, y)[0]
     curvature = np.linalg.eigvalsh([[p[3], p[4] / 2], [p[4] / 2, p[5]]])
@@ -118,13 +118,13 @@ def _implausible(p: np.ndarray, x: np.ndarray, y: np.ndarray, data: np.ndarray) 
     return ""
 
 
-def _gaussian(p: np.ndarray, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+def _gaussian(p: HostArray, x: HostArray, y: HostArray) -> tuple[HostArray, HostArray]:
     dx, dy = x - p[1], y - p[2]
     profile = np.exp(-(p[3] * dx * dx + p[4] * dx * dy + p[5] * dy * dy))
     return p[0] * profile, profile
 
 
-def _moments(x: np.ndarray, y: np.ndarray, data: np.ndarray) -> np.ndarray | None:
+def _moments(x: HostArray, y: HostArray, data: HostArray) -> HostArray | None:
     if data.size == 0:
         return None
     light = data - data.min()

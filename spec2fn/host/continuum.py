@@ -11,9 +11,10 @@ period, fitted by least squares with iterated biweights.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from spec2fn.typing import HostArray
 
 __all__ = [
     "Spline",
@@ -27,15 +28,13 @@ __all__ = [
     "unclipped",
 ]
 
-Array = np.ndarray[Any, Any]
-
 DOMAIN = 10.0  # of the biweight [standard deviations]
 TOLERANCE = 1e-4
 USABLE_WEIGHT = 1e-5
 FEWEST_PERIODS = 5
 
 
-def extrema(signal: Array, reach: int = 1) -> tuple[Array, Array]:
+def extrema(signal: HostArray, reach: int = 1) -> tuple[HostArray, HostArray]:
     """Local minima and maxima: pixels strictly below or above their `reach` neighbours.
 
     Returns
@@ -57,7 +56,7 @@ def extrema(signal: Array, reach: int = 1) -> tuple[Array, Array]:
     return minima, maxima
 
 
-def envelope(signal: Array, nodes: Array) -> Array:
+def envelope(signal: HostArray, nodes: HostArray) -> HostArray:
     """Monotone cubic interpolation of `signal` between `nodes` and the ends.
 
     Parameters
@@ -103,12 +102,12 @@ def envelope(signal: Array, nodes: Array) -> Array:
     j = interval + first[:, None]
     t = (np.arange(n) - x[j]) / h[j]
     bend = h[j] * t * (1.0 - t)
-    out: Array = y[j] + (y[j + 1] - y[j]) * t * t * (3.0 - 2.0 * t)
+    out: HostArray = y[j] + (y[j + 1] - y[j]) * t * t * (3.0 - 2.0 * t)
     out += bend * (d[j] * (1.0 - t) - d[j + 1] * t)
     return out
 
 
-def flag_lines(excess: Array, limit: Array) -> Array:
+def flag_lines(excess: HostArray, limit: HostArray) -> HostArray:
     """Weights 0 at spectral lines and 1 elsewhere.
 
     A peak higher than `limit` is a line, from the trough before it to that after it; so is every
@@ -141,7 +140,7 @@ def flag_lines(excess: Array, limit: Array) -> Array:
     return weights
 
 
-def unclipped(excess: Array, sigma: float) -> Array:
+def unclipped(excess: HostArray, sigma: float) -> HostArray:
     """Whether values of one spectrum survive one-sided sigma clipping about their median."""
     kept = excess[np.isfinite(excess)]
     for _ in range(5):
@@ -151,11 +150,11 @@ def unclipped(excess: Array, sigma: float) -> Array:
         kept = inside
     if not kept.size:
         return np.zeros(excess.shape, dtype=bool)
-    out: Array = excess < np.median(kept) + sigma * np.std(kept)
+    out: HostArray = excess < np.median(kept) + sigma * np.std(kept)
     return out
 
 
-def find_knots(flux: Array, weights: Array, number: int) -> Array:
+def find_knots(flux: HostArray, weights: HostArray, number: int) -> HostArray:
     """Pixels with a knot: `number` regular ones, and one at every edge of unusable pixels.
 
     Returns
@@ -177,8 +176,8 @@ def find_knots(flux: Array, weights: Array, number: int) -> Array:
     edge &= ~(np.isin(position - 1, whole) | np.isin(position + 1, whole))
     knots = np.zeros(flux.shape, dtype=bool)
     knots[:, regular.astype(int)] = True
-    rows, where = np.nonzero(edge)
-    knots[rows, position[rows, where]] = True
+    rows, pixel = np.nonzero(edge)
+    knots[rows, position[rows, pixel]] = True
     knots[:, 0] = knots[:, -1] = False
     return knots
 
@@ -199,22 +198,22 @@ class Spline:
         Abscissae.
     """
 
-    basis: Array
-    index: Array
+    basis: HostArray
+    index: HostArray
     size: int
-    x: Array
+    x: HostArray
 
     @classmethod
-    def of(cls, x: Array, knots: Array, degree: int) -> Spline:
+    def of(cls, x: HostArray, knots: HostArray, degree: int) -> Spline:
         """Make the basis for increasing abscissae `x`; `degree` is 1 or 2."""
         index = np.cumsum(knots, axis=1)
         size = int(index[:, -1].max()) + 1 + degree
-        rows, where = np.nonzero(knots)
+        rows, pixel = np.nonzero(knots)
         t = np.repeat(x[:, -1:], size + degree + 1, axis=1)
         t[:, : degree + 1] = x[:, :1]
-        t[rows, index[rows, where] + degree] = x[rows, where]
+        t[rows, index[rows, pixel] + degree] = x[rows, pixel]
 
-        def knot(k: int) -> Array:
+        def knot(k: int) -> HostArray:
             return np.take_along_axis(t, index + k, axis=1)
 
         lower, upper = knot(degree), knot(degree + 1)
@@ -226,11 +225,11 @@ class Spline:
         third = left * (x - lower) / (knot(4) - lower)
         return cls(np.stack([first, 1.0 - first - third, third]), index, size, x)
 
-    def take(self, rows: Array) -> Spline:
+    def take(self, rows: HostArray) -> Spline:
         """Keep spectra `rows`."""
         return Spline(self.basis[:, rows], self.index[rows], self.size, self.x[rows])
 
-    def fit(self, y: Array, power: Array) -> Array:
+    def fit(self, y: HostArray, power: HostArray) -> HostArray:
         """Least-squares splines at every pixel, with squared weights `power`.
 
         A coefficient that no pixel determines, and all below it, are NaN.
@@ -257,7 +256,7 @@ class Spline:
             out[k] = self._reduced(int(k), y[k], power[k])
         return out
 
-    def _reduced(self, k: int, y: Array, power: Array) -> Array:
+    def _reduced(self, k: int, y: HostArray, power: HostArray) -> HostArray:
         # by orthogonal reduction, which does not square the condition
         from scipy.interpolate import LSQUnivariateSpline
 
@@ -267,16 +266,18 @@ class Spline:
             spline = LSQUnivariateSpline(x, y, x[inner], w=np.sqrt(power), k=degree)
         except ValueError:  # knots without data between them
             return np.full(y.shape, np.nan)
-        out: Array = spline(x)
+        out: HostArray = spline(x)
         return np.where(np.isfinite(out), out, np.nan)
 
 
-def _at_or_below(flags: Array) -> Array:
-    out: Array = np.cumsum(flags[::-1], axis=0)[::-1] > 0
+def _at_or_below(flags: HostArray) -> HostArray:
+    out: HostArray = np.cumsum(flags[::-1], axis=0)[::-1] > 0
     return out
 
 
-def _solve_banded(bands: Array, vector: Array, sizes: Array) -> tuple[Array, Array]:
+def _solve_banded(
+    bands: HostArray, vector: HostArray, sizes: HostArray
+) -> tuple[HostArray, HostArray]:
     """Solve symmetric systems, (coefficient, spectrum), of given sizes, from their diagonals.
 
     Returns also in which systems a pivot lost half of its digits to rounding.
@@ -308,7 +309,7 @@ def _solve_banded(bands: Array, vector: Array, sizes: Array) -> tuple[Array, Arr
     return z, lost
 
 
-def bridge(values: Array, weights: Array) -> Array:
+def bridge(values: HostArray, weights: HostArray) -> HostArray:
     """Replace `values` where there is no weight by linear interpolation between pixels."""
     good = ~(weights < USABLE_WEIGHT)
     n = values.shape[1]
@@ -325,8 +326,14 @@ def bridge(values: Array, weights: Array) -> Array:
 
 
 def fit_baseline(
-    flux: Array, weights: Array, wavenumber: Array, knots: Array, degree: int, *, robust: bool
-) -> tuple[Array, Array, Array]:
+    flux: HostArray,
+    weights: HostArray,
+    wavenumber: HostArray,
+    knots: HostArray,
+    degree: int,
+    *,
+    robust: bool,
+) -> tuple[HostArray, HostArray, HostArray]:
     """Fit the continuum.
 
     Parameters
@@ -351,11 +358,11 @@ def fit_baseline(
     """
     turn = slice(None, None, -1) if wavenumber[0, 0] > wavenumber[0, -1] else slice(None)
     x, y, w, at = (a[:, turn] for a in (wavenumber, flux, weights, knots))
-    rows, where = np.nonzero(at)
-    place = np.cumsum(at, axis=1)[rows, where]
+    rows, pixel = np.nonzero(at)
+    place = np.cumsum(at, axis=1)[rows, pixel]
     t = np.repeat(x[:, -1:], int(at.sum(axis=1).max(initial=0)) + 2, axis=1)
     t[:, 0] = x[:, 0]
-    t[rows, place] = x[rows, where]
+    t[rows, place] = x[rows, pixel]
     present = np.arange(t.shape[1] - 1) <= at.sum(axis=1)[:, None]
     possible = np.all(np.diff(x, axis=1) >= 0, axis=1)
     possible &= np.all((np.diff(t, axis=1) > 0) | ~present, axis=1)
@@ -372,7 +379,9 @@ def fit_baseline(
     return bridge(continuum, w)[:, turn], power[:, turn], possible
 
 
-def _iterate(spline: Spline, y: Array, w: Array, parameters: Array) -> tuple[Array, Array]:
+def _iterate(
+    spline: Spline, y: HostArray, w: HostArray, parameters: HostArray
+) -> tuple[HostArray, HostArray]:
     fitted = spline.fit(y, w * w)
     power = w * w
     chi = np.nansum((y - fitted) ** 2 * w, axis=1)
@@ -397,7 +406,7 @@ def _iterate(spline: Spline, y: Array, w: Array, parameters: Array) -> tuple[Arr
     return fitted, power
 
 
-def reject_runaways(fringes: Array, limit: Array) -> Array:
+def reject_runaways(fringes: HostArray, limit: HostArray) -> HostArray:
     """Pixels of beats in which the fringes are higher than `limit`.
 
     A beat reaches from one minimum of the upper envelope to the next.
@@ -416,6 +425,6 @@ def reject_runaways(fringes: Array, limit: Array) -> Array:
     bad = np.zeros((len(fringes), int(beat.max()) + 1), dtype=bool)
     rows, pixel = np.nonzero(runaway[:, 1:])
     bad[rows, beat[rows, pixel]] = True  # a node belongs to the beat before it
-    out: Array = np.take_along_axis(bad, beat, axis=1)
+    out: HostArray = np.take_along_axis(bad, beat, axis=1)
     out[:, -1] = False
     return out

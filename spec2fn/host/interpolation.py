@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from spec2fn.kernels.bands import by_rows
+from spec2fn.typing import HostArray
 
 __all__ = ["locate"]
 
 
 @by_rows
-def locate(wavelength: Any, table: Any, *, include_first: bool = True) -> tuple[Any, Any, Any]:
+def locate(
+    wavelength: HostArray, table: HostArray, *, include_first: bool = True
+) -> tuple[HostArray, HostArray, HostArray]:
     """Find every pixel's cell in an increasing table, for linear interpolation.
 
     Parameters

@@ -8,15 +8,13 @@ columns of a NIRSpec image (reversed in order for NRS2). See B. J. Rauscher 2024
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
 
 from spec2fn.kernels.nsclean import cosine_gain, fit_harmonics, lowpass_gain, synthesize
+from spec2fn.typing import HostArray
 
 __all__ = ["fit_full_frame", "fit_subarray", "line_medians", "median_stripes", "transposed"]
-
-Array = np.ndarray[Any, Any]
 
 _BLOCK = 32  # rows that are turned into columns at once
 
@@ -36,7 +34,7 @@ _SECTION_REJECTION = 4.0
 _MINIMUM_USED = 0.05
 
 
-def transposed(image: Array) -> Array:
+def transposed(image: HostArray) -> HostArray:
     """Return a copy of an image (y, x) with its axes exchanged, in C order.
 
     Block by block: in one go, neighbours in the copy would come from as many pages of memory.
@@ -47,7 +45,7 @@ def transposed(image: Array) -> Array:
     return out
 
 
-def line_medians(values: Array, mask: Array) -> Array:
+def line_medians(values: HostArray, mask: HostArray) -> HostArray:
     """Median of the masked-in values of every line, zero for a line without any.
 
     Parameters
@@ -68,7 +66,7 @@ def line_medians(values: Array, mask: Array) -> Array:
     return middle.astype(np.float32)
 
 
-def median_stripes(image: Array, mask: Array, channels: int = 1) -> Array:
+def median_stripes(image: HostArray, mask: HostArray, channels: int = 1) -> HostArray:
     """Noise as the median of each line, or of each part of it that an amplifier reads.
 
     Parameters
@@ -88,7 +86,7 @@ def median_stripes(image: Array, mask: Array, channels: int = 1) -> Array:
     return np.broadcast_to(medians, parts).reshape(lines, n)
 
 
-def fit_full_frame(image: Array, mask: Array, *, centred: bool = False) -> Array:
+def fit_full_frame(image: HostArray, mask: HostArray, *, centred: bool = False) -> HostArray:
     """Noise of a full frame: the lowest harmonics of every line, smoothed across lines.
 
     Pixels are weighted with the inverse density of usable pixels around them, outliers of a line
@@ -120,13 +118,13 @@ def fit_full_frame(image: Array, mask: Array, *, centred: bool = False) -> Array
     real, imaginary = fit_harmonics(values.astype(np.float64), power, harmonics)
     coefficients = np.zeros((lines, gain.size), dtype=complex)
     coefficients[inner] = (real + 1j * imaginary) * gain
-    smooth = _smoothing(lines, shift)
+    smooth = _gaussian_transform(lines, _SMOOTHING_SIGMA, shift, half=False)
     coefficients = np.fft.ifft(np.fft.fft(coefficients, axis=0) * smooth[:, None], axis=0)
     coefficients *= np.exp(-2j * np.pi * harmonics * shift / n)
     return synthesize(coefficients.real, coefficients.imag, harmonics, n).astype(np.float32)
 
 
-def _without_outliers(values: Array, mask: Array) -> Array:
+def _without_outliers(values: HostArray, mask: HostArray) -> HostArray:
     centre = line_medians(values, mask)
     spread = np.float32(1.4826) * line_medians(np.abs(values - centre), mask)
     reach = np.float32(_LINE_REJECTION) * spread
@@ -135,18 +133,14 @@ def _without_outliers(values: Array, mask: Array) -> Array:
 
 
 @functools.lru_cache(maxsize=8)
-def _gaussian_transform(n: int, sigma: float, shift: int, *, half: bool) -> Array:
+def _gaussian_transform(n: int, sigma: float, shift: int, *, half: bool) -> HostArray:
     distance = np.arange(n) - n // 2
     kernel = np.exp(-0.5 * (distance / sigma) ** 2) / (sigma * np.sqrt(2.0 * np.pi))
     kernel = np.roll(kernel, shift - n // 2)
     return np.fft.rfft(kernel) if half else np.fft.fft(kernel)
 
 
-def _smoothing(lines: int, shift: int) -> Array:
-    return _gaussian_transform(lines, _SMOOTHING_SIGMA, shift, half=False)
-
-
-def _density(mask: Array, shift: int) -> Array:
+def _density(mask: HostArray, shift: int) -> HostArray:
     # fraction of usable pixels around each pixel of a line
     from scipy import fft
 
@@ -163,8 +157,8 @@ def _density(mask: Array, shift: int) -> Array:
 
 
 def fit_subarray(
-    image: Array, mask: Array, cutoffs: tuple[float, float, float, float]
-) -> Array | None:
+    image: HostArray, mask: HostArray, cutoffs: tuple[float, float, float, float]
+) -> HostArray | None:
     """Noise of a subarray: low and highest harmonics in time, over overlapping groups of lines.
 
     A group has about 512 usable pixels; neighbouring groups overlap by half and are averaged with
@@ -202,7 +196,7 @@ def fit_subarray(
     return np.divide(model, weight, out=np.zeros_like(model), where=weight > 0)
 
 
-def _mask_outliers(image: Array, mask: Array) -> Array:
+def _mask_outliers(image: HostArray, mask: HostArray) -> HostArray:
     centre = np.median(image[mask])
     spread = np.float32(1.4825) * np.median(np.abs(image[mask] - centre))
     outlier = mask & (np.abs(image - centre) > np.float32(_SECTION_REJECTION) * spread)
@@ -214,27 +208,29 @@ def _mask_outliers(image: Array, mask: Array) -> Array:
     return mask & ~bad
 
 
-def _sections(count: Array) -> list[tuple[int, int]]:
+def _sections(count: HostArray) -> list[tuple[int, int]]:
     # (first line, number of lines)
     used = np.flatnonzero(count)
     if not used.size:
         return []
     end = int(used[-1]) + 1
     before = np.concatenate([[0], np.cumsum(count)])
-    first, found = int(used[0]), []
+    first, sections = int(used[0]), []
     while first < end:
         last = end
         if before[-1] - before[first] > 1.5 * _SECTION:
             last = min(end, int(np.searchsorted(before, before[first] + _SECTION, side="right")))
         length = last - first
-        found.append((first, length))
+        sections.append((first, length))
         if last == end:
             break
         first += max(int(np.round(length / 2)), 1)
-    return found
+    return sections
 
 
-def _fit_sections(values: Array, mask: Array, cutoffs: tuple[float, float, float, float]) -> Array:
+def _fit_sections(
+    values: HostArray, mask: HostArray, cutoffs: tuple[float, float, float, float]
+) -> HostArray:
     # (section, line, n), all of one length, with the pause between lines as masked samples
     count, lines, n = values.shape
     enough = mask.mean(axis=(1, 2)) > _MINIMUM_USED

@@ -6,13 +6,11 @@ is sorted once however often it is clipped.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-__all__ = ["SortedPixels"]
+from spec2fn.typing import HostArray
 
-Array = np.ndarray[Any, Any]
+__all__ = ["SortedPixels"]
 
 _CLIP = 3.0
 _MAXITERS = 5
@@ -33,7 +31,7 @@ class SortedPixels:
         Values in ``[low, high]`` have survived so far.
     """
 
-    def __init__(self, values: Array) -> None:
+    def __init__(self, values: HostArray) -> None:
         self._sorted = np.sort(values)
         self._first, self._last = 0, self._sorted.size
         self.low, self.high = -np.inf, np.inf
@@ -96,18 +94,18 @@ class SortedPixels:
         self.low = max(self.low, low + self._origin)
         self.high = min(self.high, high + self._origin)
 
-    def keep(self, image: Array, mask: Array) -> Array:
+    def keep(self, image: HostArray, mask: HostArray) -> HostArray:
         """Return `mask` without the pixels of `image` (float32) that were discarded."""
         low, high = np.float32(self.low), np.float32(self.high)
         # limits in the type of the pixels, rounded inwards: the same pixels without a copy
         low = np.nextafter(low, np.float32(np.inf)) if float(low) < self.low else low
         high = np.nextafter(high, np.float32(-np.inf)) if float(high) > self.high else high
-        kept: Array = mask & (image >= low)
+        kept: HostArray = mask & (image >= low)
         kept &= image <= high
         return kept
 
 
-def _bulk(values: Array) -> tuple[int, int, float]:
+def _bulk(values: HostArray) -> tuple[int, int, float]:
     # run of the sorted values within three standard deviations of their median, and its width
     first, last = 0, values.size
     total, square = float(values.sum()), float(np.dot(values, values))
@@ -137,7 +135,7 @@ def _width(total: float, square: float, n: int) -> float:
     return float(np.sqrt(max(square / n - mean * mean, 0.0)))
 
 
-def _mirrored_width(below: Array) -> float:
+def _mirrored_width(below: HostArray) -> float:
     # the same for values and their mirror image: about a centre that stays where it is
     n = below.size
     sigma = float(np.sqrt(np.dot(below, below) / n))
@@ -151,7 +149,7 @@ def _mirrored_width(below: Array) -> float:
     return sigma
 
 
-def _gaussian(values: Array, centre: float, sigma: float) -> tuple[float, float]:
+def _gaussian(values: HostArray, centre: float, sigma: float) -> tuple[float, float]:
     from scipy.optimize import curve_fit
 
     if not sigma > 0:
@@ -160,7 +158,7 @@ def _gaussian(values: Array, centre: float, sigma: float) -> tuple[float, float]
     counts, edges = np.histogram(values, bins=_BINS, range=limits)
     x = 0.5 * (edges[1:] + edges[:-1])
 
-    def profile(x: Array, height: float, mean: float, width: float) -> Array:
+    def profile(x: HostArray, height: float, mean: float, width: float) -> HostArray:
         return height * np.exp(-0.5 * ((x - mean) / width) ** 2)
 
     top = int(np.argmax(counts))

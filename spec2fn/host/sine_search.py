@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
 
 import numpy as np
 
-__all__ = ["Evidence", "FringeSearch", "Sines", "find_fringes", "log10_evidence", "sincos_turns"]
+from spec2fn.typing import HostArray
 
-Array = np.ndarray[Any, Any]
+__all__ = ["Evidence", "FringeSearch", "Sines", "find_fringes", "log10_evidence", "sincos_turns"]
 
 TOLERANCE = 1e-4
 DOMAIN = 10.0  # of the biweight [standard deviations]
@@ -76,7 +75,7 @@ class FringeSearch:
     evidence: Evidence
 
     @property
-    def periods(self) -> Array:
+    def periods(self) -> HostArray:
         """Periods tried [1/cm]."""
         n = int(np.around(2.0 * self.half_range / self.step))
         return np.linspace(self.period - self.half_range, self.period + self.half_range, n)
@@ -101,24 +100,18 @@ class Sines:
         Sum of the fringes.
     """
 
-    number: Array
-    periods: Array
-    parameters: Array
-    weights: Array
-    model: Array
+    number: HostArray
+    periods: HostArray
+    parameters: HostArray
+    weights: HostArray
+    model: HostArray
 
-    def take(self, rows: Array) -> Sines:
+    def take(self, rows: HostArray) -> Sines:
         """Keep spectra `rows`."""
-        return Sines(
-            self.number[rows],
-            self.periods[rows],
-            self.parameters[rows],
-            self.weights[rows],
-            self.model[rows],
-        )
+        return Sines(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
-def _near_minimax(function: Callable[[Array], Array]) -> list[float]:
+def _near_minimax(function: Callable[[HostArray], HostArray]) -> list[float]:
     """Coefficients of a polynomial in the square of the argument, which is at most 1/2."""
     nodes = 0.125 * (1.0 + np.cos(math.pi * (np.arange(_TERMS) + 0.5) / _TERMS))
     powers = nodes[:, None] ** np.arange(_TERMS)
@@ -130,7 +123,7 @@ _SIN = _near_minimax(lambda x: np.sin(math.pi * x) / x)
 _COS = _near_minimax(lambda x: np.cos(math.pi * x))
 
 
-def _horner(coefficients: list[float], x: Array) -> Array:
+def _horner(coefficients: list[float], x: HostArray) -> HostArray:
     out = x * coefficients[-1]
     for c in coefficients[-2:0:-1]:
         out += c
@@ -139,7 +132,7 @@ def _horner(coefficients: list[float], x: Array) -> Array:
     return out
 
 
-def sincos_turns(turns: Array) -> tuple[Array, Array]:
+def sincos_turns(turns: HostArray) -> tuple[HostArray, HostArray]:
     """Return sine and cosine of angles in turns, to 2e-12.
 
     Several times faster than ``numpy.sin`` of float64: polynomials of the half angle, whose
@@ -170,7 +163,7 @@ class _Grid:
     REACH = 10
     SHAPE = 15.7
 
-    def __init__(self, frequencies: Array, half_range: float) -> None:
+    def __init__(self, frequencies: HostArray, half_range: float) -> None:
         from scipy.sparse import csr_array
 
         reach = self.REACH
@@ -188,12 +181,14 @@ class _Grid:
         shape = (len(frequencies), self.coarse * self.fine)
         self.interpolation = csr_array((weight.ravel(), near.ravel(), starts), shape=shape)
 
-    def waves(self, x: Array) -> tuple[Array, Array]:
+    def waves(self, x: HostArray) -> tuple[HostArray, HostArray]:
         """Waves, (spectrum, k, pixel), whose products are those of the grid."""
         coarse = _powers(x * self.first, x * (self.fine * self.step), self.coarse)
         return coarse, _powers(np.zeros_like(x), x * self.step, self.fine)
 
-    def sums(self, values: Array, coarse: Array, fine: Array) -> tuple[Array, Array]:
+    def sums(
+        self, values: HostArray, coarse: HostArray, fine: HostArray
+    ) -> tuple[HostArray, HostArray]:
         """Sums of `values` times sines and cosines, (spectrum, frequency)."""
         sums = (coarse * values[:, None]) @ fine.swapaxes(1, 2)
         sums = sums.reshape(len(values), -1).T
@@ -203,14 +198,14 @@ class _Grid:
 class _Periodogram:
     """Lomb-Scargle periodograms with floating mean at periods common to many spectra."""
 
-    def __init__(self, wavenumber: Array, periods: Array) -> None:
+    def __init__(self, wavenumber: HostArray, periods: HostArray) -> None:
         middle = 0.5 * (wavenumber.max(axis=1) + wavenumber.min(axis=1))
         self.x = wavenumber - middle[:, None]
         half_range = float(np.abs(self.x).max())
         self.once = _Grid(1.0 / periods, half_range)
         self.twice = _Grid(2.0 / periods, half_range)
 
-    def of(self, rows: Array, good: Array) -> Callable[[Array, Array], Array]:
+    def of(self, rows: HostArray, good: HostArray) -> Callable[[HostArray, HostArray], HostArray]:
         """Return a function that finds the index of the highest period.
 
         Its arguments are which of `rows`, and their values; where no power is positive it is 0.
@@ -223,7 +218,7 @@ class _Periodogram:
         cc, ss, cs = 0.5 * (1.0 + c2) - c * c, 0.5 * (1.0 - c2) - s * s, 0.5 * s2 - c * s
         determinant = cc * ss - cs**2
 
-        def highest(k: Array, values: Array) -> Array:
+        def highest(k: HostArray, values: HostArray) -> HostArray:
             mean = (window[k] * values).sum(axis=1, keepdims=True)
             kept = window[k] * (values - mean)
             s, c = self.once.sums(kept, waves[0][k], waves[1][k])
@@ -236,7 +231,7 @@ class _Periodogram:
         return highest
 
 
-def _powers(start: Array, step: Array, n: int) -> Array:
+def _powers(start: HostArray, step: HostArray, n: int) -> HostArray:
     # exp(2 pi i (start + k step)), k = 0 … n - 1
     out = np.empty((len(start), n, start.shape[1]), dtype=complex)
     for first, turns in ((0, start), (1, step)):
@@ -250,8 +245,8 @@ def _powers(start: Array, step: Array, n: int) -> Array:
 
 
 def log10_evidence(
-    chisq: Array, sum_weights: Array, parameters: int, logdet: Array, prior: Evidence
-) -> Array:
+    chisq: HostArray, sum_weights: HostArray, parameters: int, logdet: HostArray, prior: Evidence
+) -> HostArray:
     """Evidence of a fit with unknown noise, in the Gaussian approximation.
 
     Parameters
@@ -283,7 +278,7 @@ def log10_evidence(
     return np.where(np.isnan(log_z) | (dof <= 0), -1e9, log_z / math.log(10.0))
 
 
-def _solve(matrix: Array, vector: Array) -> Array:
+def _solve(matrix: HostArray, vector: HostArray) -> HostArray:
     # singular ones give NaN
     try:
         return np.linalg.solve(matrix, vector[..., None])[..., 0]
@@ -297,158 +292,168 @@ def _solve(matrix: Array, vector: Array) -> Array:
         return out
 
 
-def _amplitudes(parameters: Array) -> Array:
+def _amplitudes(parameters: HostArray) -> HostArray:
     # of the cosines, then of the sines, as a row
     return parameters[:, 1:].reshape(len(parameters), 1, 2 * parameters.shape[2])
 
 
-def _sum_of_sines(parameters: Array, sine: Array, cosine: Array) -> Array:
+def _sum_of_sines(parameters: HostArray, sine: HostArray, cosine: HostArray) -> HostArray:
     out = np.matmul(parameters[:, 1:2], cosine)
     out += np.matmul(parameters[:, 2:3], sine)
     return out[:, 0]
 
 
+_ChiSquared = tuple[HostArray, tuple[HostArray, ...]]
+
+
+def _levenberg_marquardt(
+    start: HostArray,
+    data: tuple[HostArray, ...],
+    chisq: Callable[..., _ChiSquared],
+    normal: Callable[..., tuple[HostArray, HostArray]],
+) -> tuple[HostArray, HostArray, HostArray]:
+    """Fit many spectra at once, each until it settles.
+
+    Parameters
+    ----------
+    start : array, (spectrum, parameter)
+    data : tuple of array, (spectrum, ...)
+    chisq : callable
+        ``chisq(parameters, *data)`` gives chi squared, and arrays (spectrum, ...) for `normal`.
+    normal : callable
+        ``normal(parameters, data, arrays)`` gives Hessian and gradient.
+
+    Returns
+    -------
+    parameters, chisq, hessian : array
+        Chi squared is NaN where the fit fails; the last Hessian with its damping.
+    """
+    n, fitted = start.shape
+    best, final = start.copy(), np.full(n, np.nan)
+    last = np.full((n, fitted, fitted), np.nan)
+    q = start.copy()
+    chi, waves = chisq(q, *data)
+    chi = chi + 1.0
+    lam = np.full(n, 1e-3)
+    hessian, vector = np.empty_like(last), np.empty_like(start)
+    fresh = np.ones(n, dtype=bool)
+    at = np.arange(n)
+    diagonal = np.arange(fitted)
+    for _ in range(1000 * fitted):
+        if fresh.all():
+            hessian, vector = normal(q, data, waves)
+        elif fresh.any():
+            some = (tuple(a[fresh] for a in arrays) for arrays in (data, waves))
+            hessian[fresh], vector[fresh] = normal(q[fresh], *some)
+        hessian[:, diagonal, diagonal] *= (1.0 + lam)[:, None]
+        trial = q + 0.5 * _solve(hessian, vector)
+        new, moved = chisq(trial, *data)
+        alive = new > 0.0
+        better = alive & (new <= chi)
+        with np.errstate(invalid="ignore"):
+            done = better & (np.abs(chi - new) < np.where(chi < 1.0, TOLERANCE, TOLERANCE * chi))
+        if done.any():
+            best[at[done]], final[at[done]], last[at[done]] = trial[done], new[done], hessian[done]
+        stay = alive & ~done
+        if not stay.any():
+            break
+        if better.all():
+            q, chi, waves = trial, new, moved
+        else:
+            for old, got in ((q, trial), (chi, new), *zip(waves, moved, strict=True)):
+                old[better] = got[better]
+        factor = np.where(better, 0.1, np.where(lam < 1e20, 10.0, 1.0))
+        lam = lam * np.where(better & (lam <= 1e-100), 1.0, factor)
+        fresh = better
+        if not stay.all():
+            data, waves = (tuple(a[stay] for a in arrays) for arrays in (data, waves))
+            q, chi, lam, fresh, at = (a[stay] for a in (q, chi, lam, fresh, at))
+            hessian, vector = hessian[stay], vector[stay]
+    return best, final, last
+
+
 class _FixedFrequencies:
     """Amplitudes of cosines and sines of given frequencies."""
 
-    def __init__(self, x: Array, y: Array, frequencies: Array) -> None:
+    def __init__(self, x: HostArray, y: HostArray, frequencies: HostArray) -> None:
         sine, cosine = sincos_turns(frequencies[:, :, None] * x[:, None, :])
         self.waves = np.concatenate([cosine, sine], axis=1)
         self.y = y
         self.fitted = self.waves.shape[1]
 
-    def fit(self, rows: Array, weights: Array, start: Array) -> tuple[Array, Array]:
+    def fit(
+        self, rows: HostArray, weights: HostArray, start: HostArray
+    ) -> tuple[HostArray, HostArray]:
         """Return parameters (spectrum, 3, n) and chi squared, NaN where the fit fails."""
         waves, y = self.waves[rows], self.y[rows]
         weighted = waves * weights[:, None]
         hessian = weighted @ waves.swapaxes(1, 2)
-        gradient = np.matmul(weighted, y[:, :, None])[..., 0]
+        projected = np.matmul(weighted, y[:, :, None])[..., 0]
         constant = np.einsum("ij,ij->i", weights * y, y)
-        n = len(rows)
-        p = _amplitudes(start)[:, 0]
 
-        def chisq(q: Array, k: Array) -> Array:
-            curved = np.einsum("ij,ijk,ik->i", q, hessian[k], q)
-            return constant[k] - 2.0 * np.einsum("ij,ij->i", q, gradient[k]) + curved
+        # a quadratic form, minimised as by the iteration for curved ones
+        def chisq(q: HostArray, h: HostArray, b: HostArray, c: HostArray) -> _ChiSquared:
+            curved = np.einsum("ij,ijk,ik->i", q, h, q)
+            return c - 2.0 * np.einsum("ij,ij->i", q, b) + curved, ()
 
-        def step(k: Array, q: Array, damped: Array) -> Array:
-            vector = gradient[k] - np.einsum("ijk,ik->ij", hessian[k], q)
-            return q + 0.5 * _solve(damped, vector)
+        def normal(
+            q: HostArray, data: tuple[HostArray, ...], _: tuple[()]
+        ) -> tuple[HostArray, HostArray]:
+            h, b, _c = data
+            return h.copy(), b - np.einsum("ijk,ik->ij", h, q)
 
-        p, chi, _ = _levenberg_marquardt(p, hessian, step, chisq, 1500 * self.fitted)
+        amplitudes = _amplitudes(start)[:, 0]
+        p, chi, _ = _levenberg_marquardt(amplitudes, (hessian, projected, constant), chisq, normal)
         out = start.copy()
-        out[:, 1:] = p.reshape(n, 2, self.fitted // 2)
+        out[:, 1:] = p.reshape(out[:, 1:].shape)
         return out, chi
 
-    def model(self, rows: Array, parameters: Array) -> Array:
-        out: Array = np.matmul(_amplitudes(parameters), self.waves[rows])[:, 0]
+    def model(self, rows: HostArray, parameters: HostArray) -> HostArray:
+        out: HostArray = np.matmul(_amplitudes(parameters), self.waves[rows])[:, 0]
         return out
 
 
-def _levenberg_marquardt(
-    p: Array, hessian: Array, step: Any, chisq: Any, most: int
-) -> tuple[Array, Array, Array]:
-    """Minimise a quadratic form per spectrum as the iteration for curved ones would."""
-    n = len(p)
-    p = p.copy()
-    chi = chisq(p, np.arange(n)) + 1.0
-    lam = np.full(n, 1e-3)
-    damped = hessian.copy()
-    diagonal = np.arange(p.shape[1])
-    active = np.arange(n)
-    iteration = 0
-    while active.size and iteration < most:
-        iteration += 1
-        damped[active[:, None], diagonal, diagonal] *= (1.0 + lam[active])[:, None]
-        trial = step(active, p[active], damped[active])
-        new = chisq(trial, active)
-        better = new <= chi[active]
-        lost = ~(new > 0.0)
-        chi[active[lost]] = np.nan
-        won = active[better & ~lost]
-        p[won], gain = trial[better & ~lost], chi[won] - new[better & ~lost]
-        chi[won] = new[better & ~lost]
-        done = np.abs(gain) < np.where(
-            chi[won] + gain < 1.0, TOLERANCE, TOLERANCE * (chi[won] + gain)
-        )
-        damped[won] = hessian[won]
-        worse = active[~better & ~lost]
-        lam[worse] *= np.where(lam[worse] < 1e20, 10.0, 1.0)
-        going = won[~done]
-        lam[going] *= 0.1
-        active = np.sort(np.concatenate([going, worse]))
-    chi[active] = np.nan
-    return p, chi, damped
-
-
 class _FreeFrequencies:
-    """Frequencies and amplitudes."""
+    """Frequencies and amplitudes; `hessian` is that of the last fit, with its damping."""
 
-    def __init__(self, x: Array, y: Array, n: int) -> None:
+    def __init__(self, x: HostArray, y: HostArray, n: int) -> None:
         self.x, self.y = x, y
         self.fitted = 3 * n
-        self.n = n
         self.hessian = np.full((len(x), 3 * n, 3 * n), np.nan)
 
-    def fit(self, rows: Array, weights: Array, start: Array) -> tuple[Array, Array]:
+    def fit(
+        self, rows: HostArray, weights: HostArray, start: HostArray
+    ) -> tuple[HostArray, HostArray]:
         """Return parameters (spectrum, 3, n) and chi squared, NaN where the fit fails."""
-        m = len(rows)
-        p = start.copy()
-        final = np.full(m, np.nan)
-        local = np.arange(m)
-        x, y, w = self.x[rows], self.y[rows], weights
-        sine, cosine = sincos_turns(p[:, 0, :, None] * x[:, None])
-        residual = y - _sum_of_sines(p, sine, cosine)
-        chi = np.einsum("ij,ij->i", w * residual, residual) + 1.0
-        lam = np.full(m, 1e-3)
-        hessian = np.empty((m, self.fitted, self.fitted))
-        vector = np.empty((m, self.fitted))
-        fresh = np.ones(m, dtype=bool)
-        diagonal = np.arange(self.fitted)
-        q = p.copy()
-        for _ in range(1000 * self.fitted):
-            if fresh.all():
-                hessian, vector = self._normal(x, w, q, (sine, cosine), residual)
-            elif fresh.any():
-                waves = (sine[fresh], cosine[fresh])
-                hessian[fresh], vector[fresh] = self._normal(
-                    x[fresh], w[fresh], q[fresh], waves, residual[fresh]
-                )
-            hessian[:, diagonal, diagonal] *= (1.0 + lam)[:, None]
-            move = 0.5 * _solve(hessian, vector)
-            trial = q + move.reshape(q.shape)
-            s, c = sincos_turns(trial[:, 0, :, None] * x[:, None])
-            r = y - _sum_of_sines(trial, s, c)
-            new = np.einsum("ij,ij->i", w * r, r)
-            alive = new > 0.0
-            better = alive & (new <= chi)
-            with np.errstate(invalid="ignore"):
-                done = better & (
-                    np.abs(chi - new) < np.where(chi < 1.0, TOLERANCE, TOLERANCE * chi)
-                )
-            if done.any():
-                p[local[done]], final[local[done]] = trial[done], new[done]
-                self.hessian[rows[local[done]]] = hessian[done]
-            stay = alive & ~done
-            if not stay.any():
-                break
-            if better.all():
-                q, sine, cosine, residual, chi = trial, s, c, r, new
-            else:
-                for old, got in ((q, trial), (sine, s), (cosine, c), (residual, r), (chi, new)):
-                    old[better] = got[better]
-            factor = np.where(better, 0.1, np.where(lam < 1e20, 10.0, 1.0))
-            lam = lam * np.where(better & (lam <= 1e-100), 1.0, factor)
-            fresh = better
-            if not stay.all():
-                q, sine, cosine, residual, chi = (a[stay] for a in (q, sine, cosine, residual, chi))
-                lam, fresh, local = lam[stay], fresh[stay], local[stay]
-                hessian, vector = hessian[stay], vector[stay]
-                x, y, w = x[stay], y[stay], w[stay]
-        return p, final
+        data = (self.x[rows], self.y[rows], weights)
+        flat = start.reshape(len(rows), self.fitted)
+        p, chi, self.hessian = _levenberg_marquardt(flat, data, self._chisq, self._normal)
+        return p.reshape(start.shape), chi
 
-    def _design(self, x: Array, p: Array, sine: Array, cosine: Array) -> Array:
-        n = self.n
+    def _by_kind(self, p: HostArray) -> HostArray:
+        return p.reshape(len(p), 3, self.fitted // 3)
+
+    def _waves(self, p: HostArray, x: HostArray) -> tuple[HostArray, HostArray, HostArray]:
+        p = self._by_kind(p)
+        return p, *sincos_turns(p[:, 0, :, None] * x[:, None])
+
+    def _chisq(self, p: HostArray, x: HostArray, y: HostArray, w: HostArray) -> _ChiSquared:
+        p, sine, cosine = self._waves(p, x)
+        residual = y - _sum_of_sines(p, sine, cosine)
+        return np.einsum("ij,ij->i", w * residual, residual), (sine, cosine, residual)
+
+    def _normal(
+        self, p: HostArray, data: tuple[HostArray, ...], arrays: tuple[HostArray, ...]
+    ) -> tuple[HostArray, HostArray]:
+        x, _, w = data
+        *waves, residual = arrays
+        design = self._design(x, self._by_kind(p), *waves)
+        weighted = design * w[:, None]
+        vector = np.matmul(weighted, residual[:, :, None])[..., 0]
+        return weighted @ design.swapaxes(1, 2), vector
+
+    def _design(self, x: HostArray, p: HostArray, sine: HostArray, cosine: HostArray) -> HostArray:
+        n = p.shape[2]
         out = np.empty((len(x), 3 * n, x.shape[1]))
         out[:, n : 2 * n], out[:, 2 * n :] = cosine, sine
         slope = out[:, :n]
@@ -457,38 +462,32 @@ class _FreeFrequencies:
         slope *= (2.0 * math.pi) * x[:, None]
         return out
 
-    def _normal(
-        self, x: Array, w: Array, p: Array, waves: tuple[Array, Array], residual: Array
-    ) -> tuple[Array, Array]:
-        design = self._design(x, p, *waves)
-        weighted = design * w[:, None]
-        vector = np.matmul(weighted, residual[:, :, None])[..., 0]
-        return weighted @ design.swapaxes(1, 2), vector
-
-    def final_hessian(self, rows: Array, weights: Array, parameters: Array) -> Array:
-        """Without damping, at `parameters`."""
-        x = self.x[rows]
-        sine, cosine = sincos_turns(parameters[:, 0, :, None] * x[:, None])
-        design = self._design(x, parameters, sine, cosine)
-        out: Array = (design * weights[:, None]) @ design.swapaxes(1, 2)
+    def undamped_hessian(self, weights: HostArray, parameters: HostArray) -> HostArray:
+        """Of all spectra, at `parameters`."""
+        design = self._design(self.x, *self._waves(parameters, self.x))
+        out: HostArray = (design * weights[:, None]) @ design.swapaxes(1, 2)
         return out
 
-    def model(self, rows: Array, parameters: Array) -> Array:
-        x = self.x[rows]
-        return _sum_of_sines(parameters, *sincos_turns(parameters[:, 0, :, None] * x[:, None]))
+    def model(self, rows: HostArray, parameters: HostArray) -> HostArray:
+        return _sum_of_sines(*self._waves(parameters, self.x[rows]))
 
 
-def _biweighted(fitter: Any, weights: Array, start: Array) -> tuple[Array, Array, Array]:
+def _biweighted(
+    fitter: _FixedFrequencies | _FreeFrequencies,
+    weights: HostArray,
+    start: HostArray,
+    rounds: int,
+) -> tuple[HostArray, HostArray, HostArray]:
     """Fit with iterated biweights; parameters, chi squared (NaN: failed) and last weights.
 
     Between two sines of nearly the same frequency the fit of a spectrum may wander for ever. What
     it has after :data:`ROUNDS` is as good as any later one.
     """
-    rows = np.arange(len(weights))
-    p, chi = fitter.fit(rows, weights, start)
+    active = np.arange(len(weights))
+    p, chi = fitter.fit(active, weights, start)
     last = weights.copy()
-    active = rows[np.isfinite(chi)]
-    for _ in range(ROUNDS):
+    active = np.flatnonzero(np.isfinite(chi))
+    for _ in range(rounds):
         dof = last[active].sum(axis=1) - fitter.fitted
         chi[active[dof <= 0]] = np.nan
         active, dof = active[dof > 0], dof[dof > 0]
@@ -511,33 +510,18 @@ def _biweighted(fitter: Any, weights: Array, start: Array) -> tuple[Array, Array
 
 
 def _fit(
-    x: Array, y: Array, w: Array, frequencies: Array, *, robust: bool
-) -> tuple[Array, Array, Array, Array]:
+    x: HostArray, y: HostArray, w: HostArray, frequencies: HostArray, *, robust: bool
+) -> tuple[HostArray, HostArray, HostArray, HostArray]:
     """Fit from given frequencies; parameters, chi squared, weights, ln det of the Hessian."""
-    n = frequencies.shape[1]
-    start = np.ones((len(x), 3, n))
+    start = np.ones((len(x), 3, frequencies.shape[1]))
     start[:, 0] = frequencies
-    fixed = _FixedFrequencies(x, y, frequencies)
-    free = _FreeFrequencies(x, y, n)
-    if robust:
-        p, chi, _ = _biweighted(fixed, w, start)
-        ok = np.flatnonzero(np.isfinite(chi))
-        part = _FreeFrequencies(x[ok], y[ok], n)
-        q, chi_ok, last_ok = _biweighted(part, w[ok], p[ok])
-        hessian = part.final_hessian(np.arange(len(ok)), last_ok, q)
-    else:
-        rows = np.arange(len(x))
-        p, chi = fixed.fit(rows, w, start)
-        ok = np.flatnonzero(np.isfinite(chi))
-        last_ok = w[ok]
-        q, chi_ok = free.fit(ok, last_ok, p[ok])
-        hessian = free.hessian[ok]
-    p[ok] = q
-    chi = np.full(len(x), np.nan)
-    chi[ok] = chi_ok
-    last = w.copy()
-    last[ok] = last_ok
-    logdet = np.full(len(x), np.nan)
+    rounds = ROUNDS if robust else 0
+    p, fixed_chi, _ = _biweighted(_FixedFrequencies(x, y, frequencies), w, start, rounds)
+    ok = np.flatnonzero(np.isfinite(fixed_chi))
+    free = _FreeFrequencies(x[ok], y[ok], frequencies.shape[1])
+    chi, last, logdet = np.full(len(x), np.nan), w.copy(), np.full(len(x), np.nan)
+    p[ok], chi[ok], last[ok] = _biweighted(free, w[ok], p[ok], rounds)
+    hessian = free.undamped_hessian(last[ok], p[ok]) if robust else free.hessian
     sign, value = np.linalg.slogdet(np.where(np.isfinite(hessian), hessian, 0.0))
     # determinants too small or too large for a float64 count as none
     usable = (sign > 0) & (value > -744.0) & (value < 709.7)
@@ -546,10 +530,10 @@ def _fit(
 
 
 def find_fringes(
-    residual: Array,
-    weights: Array,
-    first_weights: Array,
-    wavenumber: Array,
+    residual: HostArray,
+    weights: HostArray,
+    first_weights: HostArray,
+    wavenumber: HostArray,
     search: FringeSearch,
 ) -> Sines:
     """Find the fringes of spectra that are divided by their continuum, minus one.
@@ -596,10 +580,10 @@ def find_fringes(
 
 
 def _find(
-    rows: Array,
-    data: tuple[Array, Array, Array],
-    factor: Array,
-    decide: tuple[Array, Callable[[Array, Array], Array], FringeSearch],
+    rows: HostArray,
+    data: tuple[HostArray, HostArray, HostArray],
+    factor: HostArray,
+    decide: tuple[HostArray, Callable[[HostArray, HostArray], HostArray], FringeSearch],
     out: Sines,
 ) -> None:
     """Find fringes one by one in some of the spectra; fills `out`."""

@@ -7,19 +7,17 @@ neighbour there is marked.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.plan_base import Plan, array
-from spec2fn.typing import Array
+from spec2fn.typing import Array, HostArray, Number
 
 __all__ = ["SlicesPlan", "make_slices_plan"]
 
 
 class SlicesPlan(Plan):
-    """Where the pixels of slices are.
+    """Where the pixels of slices are; without arrays, the whole image is one slice.
 
     Attributes
     ----------
@@ -31,27 +29,30 @@ class SlicesPlan(Plan):
         Position in the flattened cutouts of every pixel of the image; -1 outside of all slices.
     """
 
-    index: Array = array("slice h w")
-    inside: Array = array("slice h w")
-    place: Array = array("y x")
+    index: Array | None = array("slice h w", default=None)
+    inside: Array | None = array("slice h w", default=None)
+    place: Array | None = array("y x", default=None)
 
-    def cut(self, image: Any, fill: Any) -> Any:
+    def cut(self, image: Array, fill: Number) -> Array:
         """Return the cutouts of an image, (…, y, x) to (…, slice, h, w); `fill` beyond a slice."""
+        if self.index is None:
+            return image
         xp = array_namespace(image)
         flat = image.reshape(*image.shape[:-2], -1)
         return xp.where(self.inside, flat[..., self.index], xp.asarray(fill, dtype=image.dtype))
 
-    def paste(self, image: Any, cutouts: Any) -> Any:
+    def paste(self, image: Array, cutouts: Array) -> Array:
         """Return the image with the pixels of the slices replaced by those of the cutouts."""
+        if self.place is None:
+            return cutouts
         xp = array_namespace(image, cutouts)
-        if not self.index.size:
-            return image
         flat = cutouts.reshape(*cutouts.shape[:-3], -1)
-        place = self.place
-        return xp.where(place >= 0, flat[..., xp.maximum(place, 0)], image)
+        if not flat.size:
+            return image
+        return xp.where(self.place >= 0, flat[..., xp.maximum(self.place, 0)], image)
 
 
-def make_slices_plan(slices: np.ndarray) -> SlicesPlan:
+def make_slices_plan(slices: HostArray) -> SlicesPlan:
     """Find the slices in a map of their numbers.
 
     Parameters

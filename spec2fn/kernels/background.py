@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.statistics import safe_sqrt
+from spec2fn.typing import Array
 
 __all__ = ["add_in_quadrature", "per_plane"]
 
 
-def per_plane(image: Any, like: Any) -> Any:
+def per_plane(image: Array, like: Array) -> Array:
     """Return `image` with leading axes of length one, so that it broadcasts over `like`.
 
     Spelled out because implicit rank promotion hides mistakes (and is an error in our tests).
@@ -23,7 +22,7 @@ def per_plane(image: Any, like: Any) -> Any:
 
 @by_rows
 @np.errstate(over="ignore")
-def add_in_quadrature(err: Any, variance: Any) -> Any:
+def add_in_quadrature(err: Array, variance: Array) -> Array:
     """Return ``sqrt(err**2 + variance)`` with a finite gradient where both are zero.
 
     Parameters

@@ -9,16 +9,17 @@ basis matrix has to be built per series.
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
 from spec2fn.kernels.namespace import array_namespace
+from spec2fn.typing import Array, HostArray
 
 __all__ = ["cosine_gain", "fit_harmonics", "lowpass_gain", "synthesize"]
 
 
-def lowpass_gain(n: int, half_power: float, width: float) -> np.ndarray[Any, Any]:
+def lowpass_gain(n: int, half_power: float, width: float) -> HostArray:
     """Gain of a low-pass filter at the harmonics of `n` samples.
 
     Parameters
@@ -43,7 +44,7 @@ def lowpass_gain(n: int, half_power: float, width: float) -> np.ndarray[Any, Any
 
 def cosine_gain(
     n: int, cutoffs: tuple[float, float, float, float], step: float
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+) -> tuple[HostArray, HostArray]:
     """Gain of a filter that passes the lowest and the highest harmonics of `n` samples.
 
     Parameters
@@ -76,14 +77,14 @@ def cosine_gain(
     return harmonics, gain[harmonics]
 
 
-def _waves(xp: Any, harmonics: Any, n: int, dtype: Any) -> tuple[Any, Any]:
+def _waves(xp: ModuleType, harmonics: Array, n: int, dtype: Array) -> tuple[Array, Array]:
     # modulo n before the multiplication by 2 pi, which would lose digits of large phases
     turns = (np.arange(n)[:, None] * np.asarray(harmonics)) % n / n
     angle = 2.0 * np.pi * turns
     return xp.asarray(np.cos(angle), dtype=dtype), xp.asarray(np.sin(angle), dtype=dtype)
 
 
-def fit_harmonics(values: Any, power: Any, harmonics: Any) -> tuple[Any, Any]:
+def fit_harmonics(values: Array, power: Array, harmonics: Array) -> tuple[Array, Array]:
     """Fit complex harmonics to series of real numbers by weighted least squares.
 
     Minimises ``sum(power * abs(values - sum(c[k] * exp(2j pi h[k] m / n)))**2)`` for every
@@ -126,7 +127,7 @@ def fit_harmonics(values: Any, power: Any, harmonics: Any) -> tuple[Any, Any]:
     return solution[..., :k], solution[..., k:]
 
 
-def _solve(xp: Any, matrix: Any, rhs: Any) -> Any:
+def _solve(xp: ModuleType, matrix: Array, rhs: Array) -> Array:
     # series without any weight get a solvable system with the solution zero
     total = matrix[..., 0, 0]
     empty = total <= 0
@@ -141,7 +142,7 @@ def _solve(xp: Any, matrix: Any, rhs: Any) -> Any:
     return xp.linalg.solve(matrix, (rhs / scale[..., None])[..., None])[..., 0]
 
 
-def synthesize(real: Any, imaginary: Any, harmonics: Any, n: int) -> Any:
+def synthesize(real: Array, imaginary: Array, harmonics: Array, n: int) -> Array:
     """Evaluate harmonics as a real series: the inverse of a real Fourier transform.
 
     Parameters

@@ -8,13 +8,15 @@ In NumPy, where array indices may depend on data, only the pixels that need it a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from spec2fn.kernels.namespace import array_namespace, safe_divide
 from spec2fn.kernels.statistics import masked_median, safe_sqrt
+from spec2fn.typing import Array, Arrays, HostArray
 
 __all__ = ["Planes", "fit_profile", "minimum_gradient"]
 
@@ -31,25 +33,35 @@ class Planes(NamedTuple):
     ``errors`` holds standard errors and ``variances`` variances, by name.
     """
 
-    sci: Any
-    dq: Any
+    sci: Array
+    dq: Array
     errors: Mapping[str, Any]
     variances: Mapping[str, Any]
 
+    def map(self, function: Callable[..., Array], *others: Planes) -> Planes:
+        """Apply a function to every plane, together with those of the same name of others."""
+        every = (self, *others)
+        return Planes(
+            function(*(p.sci for p in every)),
+            function(*(p.dq for p in every)),
+            {k: function(*(p.errors[k] for p in every)) for k in self.errors},
+            {k: function(*(p.variances[k] for p in every)) for k in self.variances},
+        )
 
-def _bit(dq: Any, bit: int) -> Any:
+
+def _bit(dq: Array, bit: int) -> Array:
     return (dq & np.asarray(bit, dtype=dq.dtype)) != 0
 
 
-def _replaced_flags(dq: Any, replaced: Any, clear: Any) -> Any:
+def _replaced_flags(dq: Array, replaced: Array, clear: Array) -> Array:
     xp = array_namespace(dq, replaced)
     usable = xp.where(clear, dq & ~np.asarray(_DO_NOT_USE, dtype=dq.dtype), dq)
     return xp.where(replaced, usable | np.asarray(_FLUX_ESTIMATED, dtype=dq.dtype), usable)
 
 
-def _crop(mask: Any) -> tuple[slice, slice] | None:
+def _crop(mask: HostArray) -> tuple[slice, slice] | None:
     # the smallest rectangle that holds all true pixels of a NumPy mask
-    plane = mask.any(axis=tuple(range(mask.ndim - 2)))
+    plane = np.any(mask, axis=tuple(range(mask.ndim - 2)))
     rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
     if rows.size == 0:
         return None
@@ -57,7 +69,7 @@ def _crop(mask: Any) -> tuple[slice, slice] | None:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # overflowing errors become infinite
-def minimum_gradient(planes: Planes, size: tuple[Any, Any] | None = None) -> Planes:
+def minimum_gradient(planes: Planes, size: tuple[Array, Array] | None = None) -> Planes:
     """Replace pixels that are not finite by the mean of two neighbours.
 
     The two neighbours along x or along y are taken, whichever differ less; if one pair is not
@@ -98,10 +110,10 @@ def minimum_gradient(planes: Planes, size: tuple[Any, Any] | None = None) -> Pla
         kept = (y < height - 1) & (x < width - 1)
         lead, y, x = [i[kept] for i in lead], y[kept], x[kept]
 
-    def pairs(a: Any) -> tuple[Any, Any, Any, Any]:
+    def pairs(a: Array) -> tuple[Array, Array, Array, Array]:
         return a[*lead, y, x - 1], a[*lead, y, x + 1], a[*lead, y - 1, x], a[*lead, y + 1, x]
 
-    def change(a: Any, values: Any) -> Any:
+    def change(a: Array, values: Array) -> Array:
         out = a.copy()
         out[*lead, y, x] = np.where(usable, values, a[*lead, y, x])
         return out
@@ -109,21 +121,14 @@ def minimum_gradient(planes: Planes, size: tuple[Any, Any] | None = None) -> Pla
     along_y, usable = _choose(*pairs(sci))
     old = planes.dq[*lead, y, x]
     clear = usable & ~_bit(old, _NON_SCIENCE)
-    return Planes(
-        change(sci, _mean(along_y, *pairs(sci))),
-        change(planes.dq, _replaced_flags(old, usable, clear)),
-        {k: change(a, _mean(along_y, *pairs(a))) for k, a in planes.errors.items()},
-        {
-            k: change(a, _square(_mean(along_y, *(safe_sqrt(p) for p in pairs(a)))))
-            for k, a in planes.variances.items()
-        },
-    )
+    flags = change(planes.dq, _replaced_flags(old, usable, clear))
+    return _averaged(planes, flags, along_y, pairs, change)
 
 
-def _between_finite(finite: Any, y: slice, x: slice) -> Any:
+def _between_finite(finite: Array, y: slice, x: slice) -> Array:
     """Pixels of a window that are not finite, but both neighbours along x or y are."""
 
-    def moved(dy: int, dx: int) -> Any:
+    def moved(dy: int, dx: int) -> Array:
         return finite[..., y.start + dy : y.stop + dy, x.start + dx : x.stop + dx]
 
     pair = moved(0, -1) & moved(0, 1)
@@ -131,7 +136,7 @@ def _between_finite(finite: Any, y: slice, x: slice) -> Any:
     return pair & ~moved(0, 0)
 
 
-def _choose(left: Any, right: Any, down: Any, up: Any) -> tuple[Any, Any]:
+def _choose(left: Array, right: Array, down: Array, up: Array) -> tuple[Array, Array]:
     xp = array_namespace(left)
     infinity = xp.asarray(np.inf, left.dtype)
     along_x, along_y = xp.abs(left - right), xp.abs(down - up)
@@ -140,12 +145,12 @@ def _choose(left: Any, right: Any, down: Any, up: Any) -> tuple[Any, Any]:
     return along_y < along_x, xp.isfinite(along_x) | xp.isfinite(along_y)
 
 
-def _mean(along_y: Any, left: Any, right: Any, down: Any, up: Any) -> Any:
+def _mean(along_y: Array, left: Array, right: Array, down: Array, up: Array) -> Array:
     xp = array_namespace(along_y, left)
     return xp.where(along_y, (down + up) / 2, (left + right) / 2)
 
 
-def _square(a: Any) -> Any:
+def _square(a: Array) -> Array:
     # NaN squared has the derivative NaN, even where the result is not used
     xp = array_namespace(a)
     missing = xp.isnan(a)
@@ -153,11 +158,11 @@ def _square(a: Any) -> Any:
     return xp.where(missing, np.asarray(np.nan, a.dtype), known * known)
 
 
-def _gradient_dense(planes: Planes, xp: Any, size: tuple[Any, Any] | None) -> Planes:
+def _gradient_dense(planes: Planes, xp: ModuleType, size: tuple[Array, Array] | None) -> Planes:
     ny, nx = planes.sci.shape[-2:]
     inner = [(0, 0)] * (planes.sci.ndim - 2) + [(2, 1), (2, 1)]
 
-    def pairs(a: Any) -> tuple[Any, Any, Any, Any]:
+    def pairs(a: Array) -> tuple[Array, Array, Array, Array]:
         y, x = slice(2, ny - 1), slice(2, nx - 1)
         return (
             a[..., y, 1 : nx - 2],
@@ -173,17 +178,33 @@ def _gradient_dense(planes: Planes, xp: Any, size: tuple[Any, Any] | None) -> Pl
         inside = (np.arange(ny)[:, None] < height - 1) & (np.arange(nx) < width - 1)
         replaced = replaced & inside
 
-    def change(a: Any, values: Any) -> Any:
+    def change(a: Array, values: Array) -> Array:
         return xp.where(replaced, xp.pad(values, inner), a)
 
+    flags = _replaced_flags(planes.dq, replaced, replaced & ~_bit(planes.dq, _NON_SCIENCE))
+    return _averaged(planes, flags, along_y, pairs, change)
+
+
+def _averaged(
+    planes: Planes,
+    dq: Array,
+    along_y: Array,
+    pairs: Callable[[Array], Sequence[Array]],
+    change: Callable[[Array, Array], Array],
+) -> Planes:
+    """Planes of which `change` replaces pixels by the means of their `pairs` of neighbours."""
+
+    def mean(a: Array) -> Array:
+        return change(a, _mean(along_y, *pairs(a)))
+
+    def variance(a: Array) -> Array:
+        return change(a, _square(_mean(along_y, *(safe_sqrt(p) for p in pairs(a)))))
+
     return Planes(
-        change(planes.sci, _mean(along_y, *pairs(planes.sci))),
-        _replaced_flags(planes.dq, replaced, replaced & ~_bit(planes.dq, _NON_SCIENCE)),
-        {k: change(a, _mean(along_y, *pairs(a))) for k, a in planes.errors.items()},
-        {
-            k: change(a, _square(_mean(along_y, *(safe_sqrt(p) for p in pairs(a)))))
-            for k, a in planes.variances.items()
-        },
+        mean(planes.sci),
+        dq,
+        {k: mean(a) for k, a in planes.errors.items()},
+        {k: variance(a) for k, a in planes.variances.items()},
     )
 
 
@@ -216,49 +237,34 @@ def fit_profile(planes: Planes, dispaxis: int, n_adjacent: int) -> Planes:
         box = _crop(~_bit(planes.dq, _DO_NOT_USE))
         if box is None:
             return planes
-        inner = _map(planes, lambda a: a[(..., *box)])
+        inner = planes.map(lambda a: a[(..., *box)])
         fitted = _across(_fit(_across(inner, dispaxis), n_adjacent), dispaxis)
-        return _paste(planes, fitted, box)
+
+        def put(old: Array, new: Array) -> Array:
+            out = old.copy()
+            out[(..., *box)] = new
+            return out
+
+        return planes.map(put, fitted)
     return _across(_fit(_across(planes, dispaxis), n_adjacent), dispaxis)
-
-
-def _map(planes: Planes, function: Any) -> Planes:
-    return Planes(
-        function(planes.sci),
-        function(planes.dq),
-        {k: function(a) for k, a in planes.errors.items()},
-        {k: function(a) for k, a in planes.variances.items()},
-    )
 
 
 def _across(planes: Planes, dispaxis: int) -> Planes:
     # the last axis is the dispersion from here on
-    return _map(planes, lambda a: a.swapaxes(-1, -2)) if dispaxis == 2 else planes
-
-
-def _paste(planes: Planes, inner: Planes, box: tuple[slice, slice]) -> Planes:
-    def put(old: Any, new: Any) -> Any:
-        out = old.copy()
-        out[(..., *box)] = new
-        return out
-
-    return Planes(
-        put(planes.sci, inner.sci),
-        put(planes.dq, inner.dq),
-        {k: put(a, inner.errors[k]) for k, a in planes.errors.items()},
-        {k: put(a, inner.variances[k]) for k, a in planes.variances.items()},
-    )
+    return planes.map(lambda a: a.swapaxes(-1, -2)) if dispaxis == 2 else planes
 
 
 class _Neighbours(NamedTuple):
     """What the median over adjacent columns needs to know, padded along the dispersion."""
 
-    usable: Any  # (…, row, column + 2 n) pixel of a column that may lend its profile
-    peak: Any  # (…, 1, column + 2 n) largest absolute value of the column
-    faint: Any  # (…, 1, column) nothing significant among the neighbours: no normalisation
+    usable: Array  # (…, row, column + 2 n) pixel of a column that may lend its profile
+    peak: Array  # (…, 1, column + 2 n) largest absolute value of the column
+    faint: Array  # (…, 1, column) nothing significant among the neighbours: no normalisation
     n: int
 
-    def median(self, values: Any, mask: Any, at: Any = None) -> tuple[Any, Any]:
+    def median(
+        self, values: Array, mask: Array, at: tuple[HostArray, ...] | None = None
+    ) -> tuple[Array, Array]:
         """Median of `values` of the adjacent columns, everywhere or at NumPy indices `at`."""
         xp = array_namespace(values)
         padded, mask = _pad(values, self.n), self.usable & _pad(mask, self.n)
@@ -281,12 +287,12 @@ class _Neighbours(NamedTuple):
         return masked_median(stack, masks)
 
 
-def _pad(a: Any, n: int) -> Any:
+def _pad(a: Array, n: int) -> Array:
     xp = array_namespace(a)
     return xp.pad(a, [(0, 0)] * (a.ndim - 1) + [(n, n)])
 
 
-def _near(flags: Any, n: int) -> Any:
+def _near(flags: Array, n: int) -> Array:
     # whether any of the adjacent columns is flagged
     padded, width = _pad(flags, n), flags.shape[-1]
     out = padded[..., :width]
@@ -296,7 +302,7 @@ def _near(flags: Any, n: int) -> Any:
     return out
 
 
-def _neighbours(sci: Any, err: Any, good: Any, valid: Any, n: int) -> _Neighbours:
+def _neighbours(sci: Array, err: Array, good: Array, valid: Array, n: int) -> _Neighbours:
     xp = array_namespace(sci, err, good)
     usable = good & valid & xp.isfinite(sci)
     zero = np.zeros((), sci.dtype)
@@ -310,7 +316,7 @@ def _neighbours(sci: Any, err: Any, good: Any, valid: Any, n: int) -> _Neighbour
     return _Neighbours(_pad(good & valid, n), _pad(peak, n), faint, n)
 
 
-def _within(flags: Any) -> Any:
+def _within(flags: Array) -> Array:
     # true from the first to the last true row
     xp = array_namespace(flags)
     count = xp.cumsum(flags.astype(xp.int32), axis=-2)
@@ -347,7 +353,7 @@ def _fit(planes: Planes, n: int) -> Planes:
     nan = np.asarray(np.nan, sci.dtype)
     new_sci = xp.where(replaced, value, xp.where(blank, nan, sci))
 
-    def estimate(name: str, old: Any, power: int) -> Any:
+    def estimate(name: str, old: Array, power: int) -> Array:
         middle, has = widths[name]
         s = scale if at is None else scale[(*at[:-2], 0, at[-1])]
         new = (middle.astype(s.dtype) * s) ** power
@@ -366,13 +372,15 @@ def _fit(planes: Planes, n: int) -> Planes:
     )
 
 
-def _medians(near: _Neighbours, sci: Any, sigmas: Mapping[str, Any], changed: Any) -> Any:
+def _medians(
+    near: _Neighbours, sci: Array, sigmas: Arrays, changed: Array
+) -> tuple[tuple[Array, Array], dict[str, tuple[Array, Array]], tuple[HostArray, ...] | None]:
     # the median of values everywhere (it is fitted), of errors where they are needed; under JAX
     # in one mapped call, because compiling the network five times takes five times as long
     xp = array_namespace(sci, changed, *sigmas.values())
     zero = np.zeros((), sci.dtype)
 
-    def median(values: Any, at: Any = None) -> tuple[Any, Any]:
+    def median(values: Array, at: tuple[HostArray, ...] | None = None) -> tuple[Array, Array]:
         known = xp.isfinite(values)
         return near.median(xp.where(known, values, zero), known, at)
 
@@ -386,7 +394,7 @@ def _medians(near: _Neighbours, sci: Any, sigmas: Mapping[str, Any], changed: An
     return pairs[0], dict(zip(sigmas, pairs[1:], strict=True)), None
 
 
-def _scale(sci: Any, own: Any, median: Any, found: Any, faint: Any) -> Any:
+def _scale(sci: Array, own: Array, median: Array, found: Array, faint: Array) -> Array:
     # float64 (…, 1, column): brings the median profile to the column it is fitted to
     xp = array_namespace(sci, own, median)
     zero = np.zeros((), sci.dtype)

@@ -7,14 +7,13 @@ differentiated, and carries over to other integrations.
 
 from __future__ import annotations
 
-from typing import Any
-
 from spec2fn.kernels.namespace import array_namespace
+from spec2fn.typing import Array
 
 __all__ = ["fringe_model", "gather_columns", "scatter_columns"]
 
 
-def gather_columns(image: Any, columns: Any, use: Any) -> tuple[Any, Any]:
+def gather_columns(image: Array, columns: Array, use: Array) -> tuple[Array, Array]:
     """Take columns out of images.
 
     Parameters
@@ -36,7 +35,7 @@ def gather_columns(image: Any, columns: Any, use: Any) -> tuple[Any, Any]:
     return xp.where(good, values, xp.zeros((), dtype=values.dtype)), good
 
 
-def scatter_columns(values: Any, owner: Any) -> Any:
+def scatter_columns(values: Array, owner: Array) -> Array:
     """Put columns into an image.
 
     Parameters
@@ -56,8 +55,8 @@ def scatter_columns(values: Any, owner: Any) -> Any:
 
 
 def fringe_model(
-    values: Any, good: Any, continuum: Any, weight: Any, fit: tuple[Any, Any, Any]
-) -> Any:
+    values: Array, good: Array, continuum: Array, weight: Array, fit: tuple[Array, Array, Array]
+) -> Array:
     """Fringes as a fraction of the continuum.
 
     Parameters

@@ -10,11 +10,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from spec2fn.kernels.namespace import array_namespace, safe_sqrt
+from spec2fn.typing import Array, HostArray
 
 __all__ = ["clip_bounds", "masked_median", "running_median", "safe_sqrt", "sorting_network"]
 
@@ -40,7 +40,7 @@ def sorting_network(n: int) -> tuple[tuple[int, int], ...]:
     return tuple(pairs)
 
 
-def masked_median(planes: Sequence[Any], masks: Sequence[Any]) -> tuple[Any, Any]:
+def masked_median(planes: Sequence[Array], masks: Sequence[Array]) -> tuple[Array, Array]:
     """Return the elementwise median of several arrays over the entries that are masked in.
 
     Parameters
@@ -79,7 +79,7 @@ def masked_median(planes: Sequence[Any], masks: Sequence[Any]) -> tuple[Any, Any
     return xp.where(found, (low + high) / 2, zero), found
 
 
-def running_median(image: Any, size: tuple[int, int], block: int = 1 << 16) -> Any:
+def running_median(image: HostArray, size: tuple[int, int], block: int = 1 << 16) -> HostArray:
     """Median filter that ignores NaN and counts pixels beyond the edge as zero (host only).
 
     Parameters
@@ -111,7 +111,9 @@ def running_median(image: Any, size: tuple[int, int], block: int = 1 << 16) -> A
     return out
 
 
-def _window_median(padded: Any, valid: Any, at: list[Any]) -> tuple[Any, Any]:
+def _window_median(
+    padded: HostArray, valid: HostArray, at: list[tuple[slice, slice]]
+) -> tuple[Array, Array]:
     masks = [valid[k] for k in at]
     if not all(m.all() for m in masks):
         return masked_median([padded[k] for k in at], masks)
@@ -138,8 +140,8 @@ def _median_network(n: int) -> tuple[tuple[int, int], ...]:
 
 
 def clip_bounds(
-    values: Any, sigma: float, maxiters: int | None = None, block: int = 1 << 18
-) -> tuple[Any, Any]:
+    values: HostArray, sigma: float, maxiters: int | None = None, block: int = 1 << 18
+) -> tuple[HostArray, HostArray]:
     """Bounds of iterative sigma clipping about the median, along the first axis (host only).
 
     Values farther than `sigma` population standard deviations from the median of those that
@@ -175,7 +177,7 @@ def clip_bounds(
     return low.reshape(shape), high.reshape(shape)
 
 
-def _may_clip(values: Any, sigma: float) -> Any:
+def _may_clip(values: HostArray, sigma: float) -> HostArray:
     # a value within (sigma - 1) deviations of the mean is within sigma of the median; where that
     # holds for all there is nothing to sort
     finite = np.isfinite(values)
@@ -190,7 +192,9 @@ def _may_clip(values: Any, sigma: float) -> Any:
     return np.flatnonzero(farthest > reach * (1.0 - 1e-9))
 
 
-def _clip_block(values: Any, sigma: float, maxiters: int | None) -> tuple[Any, Any]:
+def _clip_block(
+    values: HostArray, sigma: float, maxiters: int | None
+) -> tuple[HostArray, HostArray]:
     # sorted along the last axis, what remains is always a contiguous run [first, last)
     ordered = np.ascontiguousarray(values.T, dtype=np.float64)
     ordered[~np.isfinite(ordered)] = np.nan

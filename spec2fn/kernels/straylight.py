@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from spec2fn.kernels.namespace import array_namespace, safe_divide
+from spec2fn.typing import Array, HostArray
 
 __all__ = [
     "clipped",
@@ -40,7 +40,7 @@ def _fast_length(n: int) -> int:
     return best
 
 
-def _middle(ordered: Any, kept: Any) -> Any:
+def _middle(ordered: Array, kept: Array) -> Array:
     """Median of the kept values, which follow each other in increasing order."""
     xp = array_namespace(ordered, kept)
     count = xp.sum(kept, axis=-1, keepdims=True)
@@ -51,7 +51,7 @@ def _middle(ordered: Any, kept: Any) -> Any:
     return ((below + above) * np.asarray(0.5, ordered.dtype))[..., 0]
 
 
-def _moments(values: Any, kept: Any) -> tuple[Any, Any]:
+def _moments(values: Array, kept: Array) -> tuple[Array, Array]:
     """Mean and population standard deviation of the kept values along the last axis."""
     xp = array_namespace(values, kept)
     zero = xp.zeros((), dtype=values.dtype)
@@ -64,7 +64,7 @@ def _moments(values: Any, kept: Any) -> tuple[Any, Any]:
     return mean[..., 0], xp.where(flat, zero, spread)[..., 0]
 
 
-def clipped(values: Any, sigma: float = 3.0, iterations: int = 5) -> tuple[Any, Any, Any]:
+def clipped(values: Array, sigma: float = 3.0, iterations: int = 5) -> tuple[Array, Array, Array]:
     """Mean, median and standard deviation after sigma clipping about the median.
 
     Parameters
@@ -98,14 +98,14 @@ def clipped(values: Any, sigma: float = 3.0, iterations: int = 5) -> tuple[Any, 
 
 def row_profiles(
     *,
-    lor_fwhm: Any,
-    lor_scale: Any,
-    gau_fwhm: Any,
-    gau_xoff: Any,
-    gau_scale1: Any,
-    gau_scale2: Any,
+    lor_fwhm: Array,
+    lor_scale: Array,
+    gau_fwhm: Array,
+    gau_xoff: Array,
+    gau_scale1: Array,
+    gau_scale2: Array,
     width: int,
-) -> Any:
+) -> Array:
     """Fourier transform of the profile of the cross artifact in every row.
 
     A source of unit flux leaves a Lorentzian, a pair of Gaussians on both sides of it, and a
@@ -148,7 +148,7 @@ def row_profiles(
     return xp.real(xp.fft.rfft(whole, axis=-1))
 
 
-def cross_artifact(light: Any, halves: Sequence[tuple[slice, Any]]) -> Any:
+def cross_artifact(light: Array, halves: Sequence[tuple[slice, Array]]) -> Array:
     """Light that the sources on the detector scatter along their rows.
 
     Parameters
@@ -167,7 +167,7 @@ def cross_artifact(light: Any, halves: Sequence[tuple[slice, Any]]) -> Any:
     width = light.shape[-1]
     size = _fast_length(2 * width - 1)
     column = np.arange(width)
-    total: Any = None
+    total: Array = None
     for columns, profile in halves:
         inside = (column >= columns.start) & (column < columns.stop)
         part = xp.where(inside, light, xp.zeros_like(light))
@@ -179,7 +179,7 @@ def cross_artifact(light: Any, halves: Sequence[tuple[slice, Any]]) -> Any:
     return xp.fft.irfft(total, n=size, axis=-1)[..., :width].astype(light.dtype)
 
 
-def within_percentiles(values: Any, kept: Any, low: float, high: float) -> Any:
+def within_percentiles(values: Array, kept: Array, low: float, high: float) -> Array:
     """Which of the kept pixels of an image lie within two percentiles of all kept ones.
 
     Parameters
@@ -214,17 +214,17 @@ def within_percentiles(values: Any, kept: Any, low: float, high: float) -> Any:
     return kept & (values >= limits[0]) & (values <= limits[1])
 
 
-def gaussian_taps(deviation: float, widest: float) -> np.ndarray:
+def gaussian_taps(deviation: float, widest: float) -> HostArray:
     """Weights of a sampled Gaussian of sum 1, cut at four times the `widest` deviation."""
     size = math.ceil(8.0 * widest)
     size += 1 - size % 2
     place = np.arange(size) - size // 2
     taps = np.exp(-0.5 * (place / deviation) ** 2)
-    normalised: np.ndarray = taps / taps.sum()
+    normalised: HostArray = taps / taps.sum()
     return normalised
 
 
-def _smoothed(image: Any, taps: np.ndarray, axis: int) -> Any:
+def _smoothed(image: Array, taps: HostArray, axis: int) -> Array:
     """Circular convolution along an axis."""
     xp = array_namespace(image)
     length = image.shape[axis]
@@ -237,12 +237,12 @@ def _smoothed(image: Any, taps: np.ndarray, axis: int) -> Any:
     spectrum = xp.fft.rfft(image, n=size, axis=axis)
     response = np.fft.rfft(centred).real.reshape(shape).astype(spectrum.dtype)
     smooth = xp.fft.irfft(spectrum * response, n=size, axis=axis)
-    index: list[Any] = [slice(None)] * image.ndim
+    index: list[Array] = [slice(None)] * image.ndim
     index[axis] = slice(0, length)
     return smooth[tuple(index)].astype(image.dtype)
 
 
-def shower_light(values: Any, kept: Any, x_deviation: float, y_deviation: float) -> Any:
+def shower_light(values: Array, kept: Array, x_deviation: float, y_deviation: float) -> Array:
     """Smooth image of the light between the slices, interpolated over everything else.
 
     A Gaussian average of the kept pixels around each pixel; beyond the edges of the detector it

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from spec2fn.engine.step import PLANNED, Skip, step
-from spec2fn.kernels.background import add_in_quadrature, per_plane
 from spec2fn.kernels.namespace import is_traced
-from spec2fn.parameters import Range
+from spec2fn.parameters import Parameters, Range
 from spec2fn.plans.background.background import (
     BackgroundPlan,
     combine_backgrounds,
@@ -29,18 +28,16 @@ def plan_background(
     wavelengthrange: xr.Dataset | None = None,
     *,
     background: tuple[xr.Dataset, ...] = (),
-    bkg_list: tuple[str, ...] | None = None,
-    sigma: float = 3.0,
-    maxiters: int | None = None,
+    params: Parameters,
 ) -> BackgroundPlan | Skip:
     """Combine the background exposures; see :func:`background`."""
-    require_opened(background, bkg_list)
+    require_opened(background, params.bkg_list)
     if not background:
         return Skip("no background exposures")
     turned = grating_wheel_differs(ds, background)
     if turned:
         return Skip(turned)
-    plan = combine_backgrounds(ds, background, sigma, maxiters)
+    plan = combine_backgrounds(ds, background, params.sigma, params.maxiters)
     return Skip("no background exposure overlaps the subarray") if plan is None else plan
 
 
@@ -66,7 +63,7 @@ def background(
     sigma: Annotated[float, Range(0.0, above=True)] = 3.0,
     maxiters: Annotated[int, Range(1)] | None = None,
     propagate_variance: bool = True,
-) -> Any:
+) -> xr.Dataset:
     """Subtract the sigma-clipped average of background exposures.
 
     Linear in ``sci``. Every integration has the same image subtracted, so that with
@@ -119,18 +116,8 @@ def background(
     Algorithm: background subtraction step of the JWST calibration pipeline
     (https://jwst-pipeline.readthedocs.io).
     """
-    sci = ds["sci"].data
-    new = {
-        "sci": sci - per_plane(plan.sci, sci),
-        "dq": ds["dq"].data | per_plane(plan.dq, ds["dq"].data),
-    }
-    if propagate_variance:
-        new["err"] = add_in_quadrature(ds["err"].data, plan.var)
-        for name in ("var_poisson", "var_rnoise"):
-            if name in ds:
-                old = ds[name].data
-                new[name] = old + per_plane(getattr(plan, name), old)
-    out = replace_data(ds, **new)
-    if save_combined_background and not (is_traced(sci) or is_traced(plan.sci)):
+    new = plan.subtract_from(ds, propagate_variance=propagate_variance)
+    out = replace_data(ds, None, **new)
+    if save_combined_background and not is_traced(new["sci"]):
         out = with_meta(out, records={"combined_background": describe(plan, ds)})
     return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from spec2fn.dq import PIXEL
 from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels.background import per_plane
 from spec2fn.kernels.namespace import array_namespace
-from spec2fn.parameters import Range
+from spec2fn.parameters import Parameters, Range
 from spec2fn.plans.background.selfcal import SelfcalPlan, find_bad_pixels, minimum_image
 from spec2fn.schema import replace_data
 
@@ -25,19 +25,15 @@ def plan_badpix_selfcal(
     *,
     selfcal: tuple[xr.Dataset, ...] = (),
     background: tuple[xr.Dataset, ...] = (),
-    flagfrac_lower: float = 0.001,
-    flagfrac_upper: float = 0.001,
-    kernel_size: int = 15,
-    force_single: bool = False,
+    params: Parameters,
 ) -> SelfcalPlan | Skip:
     """Find the pixels to flag; see :func:`badpix_selfcal`."""
     others = (*selfcal, *background)
-    if not others and not force_single:
+    if not others and not params.force_single:
         return Skip("no selfcal or background exposures (force_single=True uses the science alone)")
     image = minimum_image((ds, *others))
-    return find_bad_pixels(
-        image, ds.attrs.get("dispaxis"), kernel_size, flagfrac_lower, flagfrac_upper
-    )
+    fractions = (params.flagfrac_lower, params.flagfrac_upper)
+    return find_bad_pixels(image, ds.attrs.get("dispaxis"), params.kernel_size, *fractions)
 
 
 @step(
@@ -59,7 +55,7 @@ def badpix_selfcal(
     kernel_size: Annotated[int, Range(1, 4095)] = 15,
     force_single: bool = False,
     save_flagged_bkg: bool = False,
-) -> Any:
+) -> xr.Dataset:
     """Flag pixels that stand out in the minimum image of all exposures.
 
     The plan is one image of bad pixels for the science exposure and its backgrounds alike: a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,27 +10,27 @@ import numpy as np
 from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.modes import mode_of
+from spec2fn.parameters import Parameters
 from spec2fn.plans.slits.extract_2d import Extract2dPlan, bucket, chosen, cut_outs, cut_wcs
 from spec2fn.schema import meta_of
 from spec2fn.slits import PADDING, Slits, group_shapes
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from spec2fn.wcs.assign.nirspec import SlitWcs
 
 _ANY_WAVELENGTH = 2.0  # um; the position in the slit hardly depends on it
 
 
 def _plan(
-    ds: xr.Dataset,
-    wavelengthrange: xr.Dataset | None,
-    *,
-    slit_names: tuple[str, ...] | None,
-    source_ids: tuple[int, ...] | None,
+    ds: xr.Dataset, wavelengthrange: xr.Dataset | None, *, params: Parameters
 ) -> Extract2dPlan | Skip:
     mode = mode_of(ds)
     if mode.layout != "slits":
         return Skip(f"EXP_TYPE {mode.exp_type} has no slits to cut out")
-    cuts, left_out = cut_outs(ds, chosen(ds, slit_names, source_ids))
+    cuts, left_out = cut_outs(ds, chosen(ds, params.slit_names, params.source_ids))
     wcs = cut_wcs(ds, cuts)
     positions = _measured_positions(ds, wcs)
     groups = group_shapes([(int(y), int(x)) for x, y in cuts.size])
@@ -100,13 +101,15 @@ def extract_2d(
     out = []
     for planned in plan.buckets:
         cut = {name: _cut(ds[name], planned) for name in imaged}
-        made = planned.assign(cut).assign(rest.variables)
-        made.attrs = dict(attrs)
-        out.append(made)
+        cut_out = planned.assign(cut).assign(rest.variables)
+        cut_out.attrs = dict(attrs)
+        out.append(cut_out)
     return Slits(tuple(out))
 
 
-def _cut(var: Any, bucket: xr.Dataset) -> tuple[tuple[str, ...], Any, dict[str, Any]]:
+def _cut(
+    var: xr.DataArray, bucket: xr.Dataset
+) -> tuple[tuple[Hashable, ...], Array, dict[str, Any]]:
     # only the rows and columns that any slit of the bucket needs are read
     size = np.stack([bucket["xsize"].values, bucket["ysize"].values], axis=1)
     start = np.stack([bucket["xstart"].values, bucket["ystart"].values], axis=1) - 1
@@ -126,7 +129,7 @@ def _cut(var: Any, bucket: xr.Dataset) -> tuple[tuple[str, ...], Any, dict[str, 
     return dims, xp.moveaxis(taken, -3, 0), dict(var.attrs)
 
 
-def _measured_positions(ds: xr.Dataset, wcs: Any) -> dict[int, tuple[float, float]]:
+def _measured_positions(ds: xr.Dataset, wcs: SlitWcs) -> dict[int, tuple[float, float]]:
     # where the dither offsets put the target, in the fixed slit that it was aimed at
     from spec2fn.wcs.assign.pointing import dithered_v2v3
     from spec2fn.wcs.lower import lower
@@ -136,9 +139,9 @@ def _measured_positions(ds: xr.Dataset, wcs: Any) -> dict[int, tuple[float, floa
         return {}
     if mode_of(ds).one_slit:
         primary = "S1600A1"
-    found = [i for i in wcs if wcs.batch.slits[i].name == primary]
-    if not found:
+    target = next((i for i in wcs if wcs.batch.slits[i].name == primary), None)
+    if target is None:
         return {}
     v2, v3 = dithered_v2v3(meta_of(ds), "extract_2d")
-    x, y, _ = lower(wcs[found[0]], "v2v3", "slit_frame")(v2, v3, _ANY_WAVELENGTH)
-    return {found[0]: (float(x), float(y))}
+    x, y, _ = lower(wcs[target], "v2v3", "slit_frame")(v2, v3, _ANY_WAVELENGTH)
+    return {target: (float(x), float(y))}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spec2fn.engine.step import PLANNED, Skip, step
-from spec2fn.kernels.background import add_in_quadrature, per_plane
+from spec2fn.kernels.background import per_plane
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.modes import Mode, mode_of
 from spec2fn.plans.background.imprint import ImprintPlan, match_imprint, plan_subtraction
@@ -57,7 +57,7 @@ def imprint(
     plan: ImprintPlan = PLANNED,
     imprint: tuple[xr.Dataset, ...] = (),
     propagate_variance: bool = True,
-) -> Any:
+) -> xr.Dataset:
     """Subtract the imprint exposure that belongs to this exposure.
 
     Linear in ``sci``. A single imprint exposure serves for all. Of several, the one with the same
@@ -96,18 +96,9 @@ def imprint(
     Algorithm: imprint step of the JWST calibration pipeline
     (https://jwst-pipeline.readthedocs.io).
     """
-    sci = ds["sci"].data
-    xp = array_namespace(sci, plan.sci)
-    nan = np.asarray(np.nan, dtype=sci.dtype)
-    left = sci - per_plane(plan.sci, sci)
-    new = {
-        "sci": xp.where(per_plane(plan.lacking, sci), nan, left),
-        "dq": ds["dq"].data | per_plane(plan.dq, ds["dq"].data),
-    }
-    if propagate_variance:
-        new["err"] = add_in_quadrature(ds["err"].data, plan.var)
-        for name in ("var_poisson", "var_rnoise"):
-            if name in ds:
-                old = ds[name].data
-                new[name] = old + per_plane(getattr(plan, name), old)
-    return replace_data(ds, **new)
+    new = plan.subtract_from(ds, propagate_variance=propagate_variance)
+    left = new["sci"]
+    xp = array_namespace(left)
+    nan = np.asarray(np.nan, dtype=left.dtype)
+    new["sci"] = xp.where(per_plane(plan.lacking, left), nan, left)
+    return replace_data(ds, None, **new)

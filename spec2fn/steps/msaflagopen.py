@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spec2fn.dq import PIXEL
 from spec2fn.engine.step import PLANNED, Skip, step
@@ -53,7 +53,7 @@ def msaflagopen(
     msaoper: xr.Dataset | None = None,
     *optics: xr.Dataset | None,
     plan: FailedOpenPlan = PLANNED,
-) -> Any:
+) -> xr.Dataset:
     """Flag the pixels that see light through micro-shutters that are stuck open.
 
     Parameters

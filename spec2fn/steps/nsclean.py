@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -12,16 +13,17 @@ from spec2fn.kernels.namespace import is_jax
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, Range
 from spec2fn.plans.background.nsclean import (
-    NscleanOptions,
     NscleanPlan,
     dark_pixels,
     filled_flat,
     flicker_noise,
+    how_to_fit,
     mask_boxes,
     slit_boxes,
 )
 from spec2fn.schema import replace_data, with_meta
 from spec2fn.subarray import subarray_slices
+from spec2fn.typing import Array, Arrays, HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -33,40 +35,19 @@ def plan_nsclean(
     ds: xr.Dataset,
     flat: xr.Dataset | None = None,
     *,
-    fit_method: str = "fft",
-    fit_by_channel: bool = False,
-    background_method: str | None = None,
-    background_box_size: tuple[Annotated[int, Range(1)], Annotated[int, Range(1)]] | None = None,
-    mask_spectral_regions: bool = True,
-    mask_science_regions: bool | None = None,
-    n_sigma: float = 5.0,
-    fit_histogram: bool = False,
-    single_mask: bool = False,
-    user_mask: Any = None,
-    apply_flat_field: bool = False,
-    centred_kernels: bool = False,
+    params: Parameters,
 ) -> NscleanPlan | Skip:
     """Find the pixels without light from the sky; see :func:`nsclean`."""
     mode = mode_of(ds)
     if mode.instrument != "NIRSPEC" or mode.lamp:
         return Skip(f"1/f noise is not corrected in exposures of type {mode.exp_type}")
     integrations = 1 if ds["sci"].ndim == 2 else ds["sci"].shape[0]
-    if background_method == "median_image" and integrations < 2:
+    if params.background_method == "median_image" and integrations < 2:
         return Skip("background_method='median_image' needs more than one integration")
-    options = NscleanOptions.of(
-        ds,
-        fit_method=fit_method,
-        fit_by_channel=fit_by_channel,
-        background_method=background_method,
-        background_box_size=background_box_size,
-        n_sigma=n_sigma,
-        fit_histogram=fit_histogram,
-        single_mask=single_mask,
-        centred_kernels=centred_kernels,
-    )
     shape = (ds["sci"].shape[-2], ds["sci"].shape[-1])
-    given = None if user_mask is None else _given_mask(ds, user_mask)
-    regions = mask_spectral_regions if mask_science_regions is None else mask_science_regions
+    given = None if params.user_mask is None else _given_mask(ds, params.user_mask)
+    newer = params.mask_science_regions
+    regions = params.mask_spectral_regions if newer is None else newer
     boxes = slit_boxes(ds)
     dark = np.ones(shape, dtype=bool)
     if regions and given is None:
@@ -75,13 +56,13 @@ def plan_nsclean(
     return NscleanPlan(
         dark=dark,
         bright=mask_boxes(shape, (box for box, _ in boxes or ())),
-        options=options,
-        flat=_flat_image(ds, flat) if apply_flat_field else None,
+        flat=_flat_image(ds, flat) if params.apply_flat_field else None,
         given=given,
+        **how_to_fit(ds, params),
     )
 
 
-def _require_wcs(ds: xr.Dataset, boxes: Any) -> None:
+def _require_wcs(ds: xr.Dataset, boxes: object) -> None:
     if ("wavelength" not in ds) if mode_of(ds).sliced else (boxes is None):
         msg = (
             "nsclean: mask_spectral_regions needs to know where the slits are; run assign_wcs on"
@@ -90,7 +71,7 @@ def _require_wcs(ds: xr.Dataset, boxes: Any) -> None:
         raise DatasetError(msg)
 
 
-def _given_mask(ds: xr.Dataset, user_mask: Any) -> np.ndarray[Any, Any]:
+def _given_mask(ds: xr.Dataset, user_mask: object) -> HostArray:
     opened = as_reference(user_mask, "mask")
     if opened is None or "sci" not in opened:
         msg = f"nsclean: user_mask needs an image 'sci', which {user_mask!s:.200} does not hold"
@@ -103,7 +84,7 @@ def _given_mask(ds: xr.Dataset, user_mask: Any) -> np.ndarray[Any, Any]:
     return mask
 
 
-def _flat_image(ds: xr.Dataset, flat: xr.Dataset | None) -> np.ndarray[Any, Any]:
+def _flat_image(ds: xr.Dataset, flat: xr.Dataset | None) -> HostArray:
     if flat is None:
         msg = (
             "nsclean: apply_flat_field needs a two-dimensional flat, and CRDS has none for"
@@ -149,14 +130,14 @@ def nsclean(
     n_sigma: Annotated[float, Range(0.0)] = 5.0,
     fit_histogram: bool = False,
     single_mask: bool = False,
-    user_mask: Any = None,
+    user_mask: object = None,
     save_mask: bool = False,
     save_background: bool = False,
     save_noise: bool = False,
     apply_flat_field: bool = False,
     autoparam: bool = False,
     centred_kernels: bool = False,
-) -> Any:
+) -> xr.Dataset:
     """Fit the 1/f noise of the detector to pixels without light, and subtract it everywhere.
 
     Inside a JAX transformation the noise is fitted on the host and taken as constant: the
@@ -245,21 +226,21 @@ def nsclean(
     return with_meta(out, records=records) if records else out
 
 
-def _constant_noise(sci: Any, plan: NscleanPlan) -> Any:
+def _constant_noise(sci: Array, plan: NscleanPlan) -> Array:
     import jax
 
-    def fit(image: Any, dark: Any, bright: Any, flat: Any, given: Any) -> Any:
-        arrays = (np.asarray(dark), np.asarray(bright), plan.options)
-        extra = tuple(None if a is None else np.asarray(a) for a in (flat, given))
-        return flicker_noise(np.asarray(image), NscleanPlan(*arrays, *extra))[0]
+    def fit(image: Array, arrays: Arrays) -> Array:
+        host: dict[str, Any] = {name: np.asarray(a) for name, a in arrays.items()}
+        return flicker_noise(np.asarray(image), replace(plan, **host))[0]
 
     shape = jax.ShapeDtypeStruct(sci.shape, sci.dtype)
     constant = jax.lax.stop_gradient(jax.numpy.asarray(sci))
-    arrays = (plan.dark, plan.bright, plan.flat, plan.given)
-    return jax.pure_callback(fit, shape, constant, *arrays, vmap_method="sequential")
+    given = {name: getattr(plan, name) for name in plan.declared}
+    arrays = {name: value for name, value in given.items() if value is not None}
+    return jax.pure_callback(fit, shape, constant, arrays, vmap_method="sequential")
 
 
-def _as_image(ds: xr.Dataset, data: np.ndarray[Any, Any]) -> xr.Dataset:
+def _as_image(ds: xr.Dataset, data: HostArray) -> xr.Dataset:
     import xarray as xr
 
     dims = ds["sci"].dims[-data.ndim :]

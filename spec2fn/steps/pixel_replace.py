@@ -13,8 +13,8 @@ from spec2fn.host.slice_stacks import SlicesPlan, make_slices_plan
 from spec2fn.kernels.pixel_replace import Planes, fit_profile, minimum_gradient
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, Range
-from spec2fn.plan_base import Plan
 from spec2fn.schema import meta_of, replace_data
+from spec2fn.typing import Array
 from spec2fn.wcs.coordinates import slice_map
 
 if TYPE_CHECKING:
@@ -26,13 +26,9 @@ __all__ = ["pixel_replace"]
 _ELSEWHERE = PIXEL["DO_NOT_USE"] | PIXEL["NON_SCIENCE"]
 
 
-class WholeImage(Plan):
-    """All pixels are neighbours of each other; there is nothing to plan."""
-
-
-def _plan(ds: xr.Dataset, *, params: Parameters) -> SlicesPlan | WholeImage:
+def _plan(ds: xr.Dataset, *, params: Parameters) -> SlicesPlan:
     if params.algorithm != "fit_profile" or not (mode_of(ds).sliced or "slice_id" in ds):
-        return WholeImage()
+        return SlicesPlan()
     if meta_of(ds).wcs is None and not {"regions", "slice_id"} & set(ds.variables):
         msg = (
             "pixel_replace: algorithm 'fit_profile' needs to know the slices of the"
@@ -52,10 +48,10 @@ def _plan(ds: xr.Dataset, *, params: Parameters) -> SlicesPlan | WholeImage:
 def pixel_replace(
     ds: xr.Dataset,
     *,
-    plan: SlicesPlan | WholeImage = PLANNED,
+    plan: SlicesPlan = PLANNED,
     algorithm: Literal["fit_profile", "mingrad"] = "mingrad",
     n_adjacent_cols: Annotated[int, Range(1, 4095)] = 3,
-) -> Any:
+) -> xr.Dataset:
     """Replace flagged pixels by estimates from their neighbours.
 
     Each integration, each slit and (by ``fit_profile``) each slice of an integral-field unit is
@@ -68,7 +64,7 @@ def pixel_replace(
     ds : xarray.Dataset
         Calibrated spectrum, (y, x) or (integration, y, x), with ``sci``, ``err``, ``dq`` and any
         variances; bad pixels are NaN. Or a bucket of slits, (slit, [integration,] y, x).
-    plan : SlicesPlan or WholeImage
+    plan : SlicesPlan
         Where the slices of an integral-field unit are; ``fit_profile`` needs them.
     algorithm : {"mingrad", "fit_profile"}
         Mean of the two neighbours, along x or y, that differ less; or the median profile across
@@ -110,28 +106,13 @@ def pixel_replace(
                 " assign_wcs first"
             )
             raise DatasetError(msg)
-        if isinstance(plan, WholeImage):
-            out = fit_profile(planes, dispaxis, n_adjacent_cols)
-        else:
-            out = _by_slice(planes, plan, dispaxis, n_adjacent_cols)
+
+        def cut(image: Array) -> Array:
+            # pixels of other slices are no part of the image of a slice
+            return plan.cut(image, np.nan if image.dtype.kind == "f" else _ELSEWHERE)
+
+        out = planes.map(plan.paste, fit_profile(planes.map(cut), dispaxis, n_adjacent_cols))
     return replace_data(ds, sci=out.sci, dq=out.dq, **out.errors, **out.variances)
-
-
-def _by_slice(planes: Planes, plan: SlicesPlan, dispaxis: int, n_adjacent: int) -> Planes:
-    """Fit the profiles of every slice alone: pixels of others are no part of its image."""
-    cut = Planes(
-        plan.cut(planes.sci, np.nan),
-        plan.cut(planes.dq, _ELSEWHERE),
-        {k: plan.cut(a, np.nan) for k, a in planes.errors.items()},
-        {k: plan.cut(a, np.nan) for k, a in planes.variances.items()},
-    )
-    new = fit_profile(cut, dispaxis, n_adjacent)
-    return Planes(
-        plan.paste(planes.sci, new.sci),
-        plan.paste(planes.dq, new.dq),
-        {k: plan.paste(a, new.errors[k]) for k, a in planes.errors.items()},
-        {k: plan.paste(a, new.variances[k]) for k, a in planes.variances.items()},
-    )
 
 
 def _true_size(ds: xr.Dataset) -> tuple[Any, Any] | None:

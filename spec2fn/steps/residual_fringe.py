@@ -11,8 +11,10 @@ from spec2fn.errors import DatasetError
 from spec2fn.kernels.namespace import array_namespace, is_jax
 from spec2fn.kernels.residual_fringe import fringe_model, gather_columns, scatter_columns
 from spec2fn.modes import mode_of
+from spec2fn.parameters import Parameters
 from spec2fn.plans.fringes.residual_fringe import ResidualFringePlan, plan_columns
 from spec2fn.schema import meta_of, replace_data, require, status_of, with_meta
+from spec2fn.typing import Array, HostArray
 from spec2fn.wcs.coordinates import with_coordinates
 
 if TYPE_CHECKING:
@@ -22,18 +24,12 @@ __all__ = ["plan_residual_fringe", "residual_fringe"]
 
 
 def plan_residual_fringe(
-    ds: xr.Dataset,
-    fringefreq: xr.Dataset | None = None,
-    *,
-    ignore_region_min: tuple[float, ...] | None = None,
-    ignore_region_max: tuple[float, ...] | None = None,
-    save_intermediate_results: bool = False,
+    ds: xr.Dataset, fringefreq: xr.Dataset | None = None, *, params: Parameters
 ) -> ResidualFringePlan | Skip:
     """Find the fringes of every column of every slice; see :func:`residual_fringe`."""
     mode = mode_of(ds)
     if not mode.etalon:
         return Skip(f"residual fringes are only corrected for MIR_MRS, not {mode.exp_type}")
-    low, high = tuple(ignore_region_min or ()), tuple(ignore_region_max or ())
     if fringefreq is None:
         return Skip("no fringefreq reference")
     done = status_of(ds, "fringe")
@@ -47,8 +43,9 @@ def plan_residual_fringe(
     if meta_of(ds).wcs is not None and any(name not in ds for name in needed):
         ds = with_coordinates(ds, "residual_fringe")
     require(ds, needed, "residual_fringe")
-    regions = tuple(zip(low, high, strict=True))
-    return plan_columns(ds, fringefreq, regions, images=save_intermediate_results)
+    ends = (params.ignore_region_min or (), params.ignore_region_max or ())
+    ignored = tuple(zip(*ends, strict=True))
+    return plan_columns(ds, fringefreq, ignored, images=params.save_intermediate_results)
 
 
 @step(
@@ -64,11 +61,11 @@ def residual_fringe(
     ds: xr.Dataset,
     fringefreq: xr.Dataset | None = None,
     *,
-    plan: Any = PLANNED,
+    plan: ResidualFringePlan = PLANNED,
     ignore_region_min: tuple[float, ...] | None = None,
     ignore_region_max: tuple[float, ...] | None = None,
     save_intermediate_results: bool = False,
-) -> Any:
+) -> xr.Dataset:
     """Divide the spectra of the slices by the fringes found in them.
 
     Every detector column of every slice is searched for fringes of the detector (about 2.9 cm-1)
@@ -139,7 +136,7 @@ def residual_fringe(
     return with_meta(out, records=records)
 
 
-def _factors(sci: Any, plan: Any) -> Any:
+def _factors(sci: Array, plan: ResidualFringePlan) -> Array:
     values, good = gather_columns(sci, plan.columns, plan.use)
     xp = array_namespace(sci, plan.columns)
     one = xp.ones((), dtype=sci.dtype)
@@ -157,7 +154,7 @@ def _factors(sci: Any, plan: Any) -> Any:
     return total
 
 
-def _as_image(ds: xr.Dataset, data: np.ndarray[Any, Any]) -> xr.Dataset:
+def _as_image(ds: xr.Dataset, data: HostArray) -> xr.Dataset:
     import xarray as xr
 
     dims = ds["sci"].dims[-data.ndim :]

@@ -32,23 +32,12 @@ def _plan(ds: xr.Dataset, *, params: Parameters) -> SourceTypePlan | Skip:
         return SourceTypePlan("", ds.attrs.get("source_type_apt"), types)
     if mode.shutters or (mode.layout == "traces" and not mode.one_source):
         return Skip(f"sources of {mode.exp_type} have their types slit by slit")
-    recorded = meta_of(ds).get("NINTS")
-    count = int(recorded) if recorded is not None else int(ds.sizes.get("integration", 1))
-    tso = is_time_series(mode, bool(ds.attrs.get("tso")), count)
     if not mode.one_source:
-        return SourceTypePlan("POINT" if tso else "UNKNOWN", ds.attrs.get("source_type_apt"))
+        decided = "POINT" if is_time_series(ds, mode) else "UNKNOWN"
+        return SourceTypePlan(decided, ds.attrs.get("source_type_apt"))
     requested = ds.attrs.get("source_type_apt", ds.attrs.get("source_type"))
-    pattern = "dither_optimized_for" if mode.etalon else "dither_type"
-    decided = decide_source_type(
-        mode,
-        user=params.source_type,
-        background=bool(ds.attrs.get("background_target")),
-        tso=tso,
-        requested=requested,
-        pattern=ds.attrs.get(pattern),
-    )
-    told = params.source_type or requested or ds.attrs.get("background_target") or tso
-    warnings = () if told or ds.attrs.get(pattern) is not None else (_warning(ds, decided),)
+    decided, known = decide_source_type(ds, mode, params.source_type, requested)
+    warnings = () if known else (_warning(ds, decided),)
     if "slit_name" not in ds:
         return SourceTypePlan(decided, requested, warnings=warnings)
     names = [str(n) for n in ds["slit_name"].values]

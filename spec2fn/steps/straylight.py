@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
@@ -17,9 +17,10 @@ from spec2fn.kernels.straylight import (
     within_percentiles,
 )
 from spec2fn.modes import mode_of
-from spec2fn.parameters import Range
+from spec2fn.parameters import Parameters, Range
 from spec2fn.plans.background.straylight import COLUMNS, StraylightPlan, plan_straylight
 from spec2fn.schema import replace_data, with_meta
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -37,17 +38,15 @@ def _plan(
     mrsxartcorr: xr.Dataset | None,
     regions: xr.Dataset | None = None,
     *,
-    clean_showers: bool = False,
-    shower_plane: int = 3,
+    params: Parameters,
 ) -> StraylightPlan | Skip:
     mode = mode_of(ds)
     if not mode.etalon:
         return Skip(f"stray light is corrected in MIR_MRS exposures, not in {mode.exp_type}")
     if mrsxartcorr is None:
         return Skip("no mrsxartcorr reference for this exposure")
-    return plan_straylight(
-        ds, mrsxartcorr, regions, clean_showers=clean_showers, shower_plane=shower_plane
-    )
+    plane = params.shower_plane if params.clean_showers else None
+    return plan_straylight(ds, mrsxartcorr, regions, plane)
 
 
 @step(
@@ -169,14 +168,14 @@ def straylight(
     return done
 
 
-def _gap(sci: Any, plan: StraylightPlan) -> Any:
+def _gap(sci: Array, plan: StraylightPlan) -> Array:
     """Pixels between the channels, along one axis."""
     rows, columns = plan.gap
     part = sci[..., slice(*rows), slice(*columns)]
     return part.reshape((*part.shape[:-2], -1))
 
 
-def _record(ds: xr.Dataset, shower: Any) -> xr.Dataset:
+def _record(ds: xr.Dataset, shower: Array) -> xr.Dataset:
     import xarray as xr
 
     return xr.Dataset({"sci": (ds["sci"].dims, shower, dict(ds["sci"].attrs))})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.errors import ReferenceError
 from spec2fn.host.centroid import cut_around, gaussian_centroid
 from spec2fn.modes import ACQUISITION_IMAGE, mode_of
+from spec2fn.parameters import Parameters
 from spec2fn.plans.slits.target_position import TargetPosition, dither_on_detector
 from spec2fn.schema import meta_of, set_scalars, with_warnings
 from spec2fn.wcs.assign.pointing import subarray_origin, uncorrected
@@ -30,7 +31,7 @@ def plan_targ_centroid(
     distortion: xr.Dataset | None,
     *,
     target_acquisition: tuple[xr.Dataset, ...] = (),
-    ta_file: str | None = None,
+    params: Parameters,
 ) -> TargetPosition | Skip:
     """Fit the target in the verification image and carry its position to the science exposure.
 
@@ -39,8 +40,9 @@ def plan_targ_centroid(
 
     Parameters
     ----------
-    ds, filteroffset, distortion, target_acquisition, ta_file
+    ds, filteroffset, distortion, target_acquisition
         See :func:`targ_centroid`.
+    params : Parameters
 
     Returns
     -------
@@ -50,7 +52,7 @@ def plan_targ_centroid(
     if not mode.acquisition:
         return Skip(f"{mode.exp_type} has no target acquisition verification image")
     if not target_acquisition:
-        named = f" (ta_file {ta_file!r} has not been opened)" if ta_file else ""
+        named = f" (ta_file {params.ta_file!r} has not been opened)" if params.ta_file else ""
         return Skip(f"no target acquisition image{named}")
     if ds.attrs.get("source_type", "POINT") != "POINT":
         source = ds.attrs["source_type"]
@@ -66,12 +68,12 @@ def plan_targ_centroid(
     if wcs is None:
         return Skip("the exposure has no WCS; run assign_wcs first")
     try:
-        found = _position_in_image(image, filteroffset, distortion)
+        position = _position_in_image(image, filteroffset, distortion)
     except ReferenceError as error:
         return Skip(str(error))
-    if isinstance(found, Skip):
-        return found
-    measured, full_frame = found
+    if isinstance(position, Skip):
+        return position
+    measured, full_frame = position
     _, offset = dither_on_detector(ds, wcs, _WHO)
     if not np.all(np.isfinite(offset)):
         return Skip("the WCS of the exposure has no wavelength at the middle of the spectrum")
@@ -83,7 +85,7 @@ def plan_targ_centroid(
 
 def _position_in_image(
     image: xr.Dataset, filteroffset: xr.Dataset | None, distortion: xr.Dataset | None
-) -> tuple[Any, Any] | Skip:
+) -> tuple[list[float], list[float]] | Skip:
     # position in the image, and in the full frame of the dispersed filter without dither
     from spec2fn.wcs.assign.miri import filter_offset, imaging
 

@@ -18,6 +18,7 @@ class Weights(Plan):
     w: Any
     power: int = 1
     nothing: Any = None
+    limits: tuple[float, ...] = (0.5, 1.5)
 
 
 @pytest.fixture
@@ -123,6 +124,7 @@ def test_plans_are_arguments(ds):
     def apply(d, p):
         assert isinstance(p, Weights)
         assert p.nothing is None
+        assert p.limits[0] < p.limits[1]  # what is not declared is static
         return d.assign(sci=d["sci"] * (p.w**p.power))
 
     np.testing.assert_allclose(transforms.jit(apply)(ds, plan)["sci"], ds["sci"] * 4, rtol=1e-6)

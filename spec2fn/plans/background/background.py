@@ -9,20 +9,22 @@ the JWST pipeline documentation; the propagation of the variance is ours.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, ParameterError
+from spec2fn.kernels.background import add_in_quadrature, per_plane
 from spec2fn.kernels.statistics import clip_bounds
 from spec2fn.plan_base import Plan, array
 from spec2fn.schema import meta_of, require
-from spec2fn.typing import Array
+from spec2fn.typing import Array, HostArray
 from spec2fn.wcs.assign.pointing import subarray_origin
 
 if TYPE_CHECKING:
     import xarray as xr
+    from numpy.typing import DTypeLike
 
 __all__ = ["BackgroundPlan", "combine_backgrounds", "describe", "require_opened"]
 
@@ -49,6 +51,18 @@ class BackgroundPlan(Plan):
     var: Array = array("y x")
     var_poisson: Array = array("y x")
     var_rnoise: Array = array("y x")
+
+    def subtract_from(self, ds: xr.Dataset, *, propagate_variance: bool) -> dict[str, Array]:
+        """Return the planes of an exposure less this image, with its flags (and variance) added."""
+        sci, dq = ds["sci"].data, ds["dq"].data
+        new = {"sci": sci - per_plane(self.sci, sci), "dq": dq | per_plane(self.dq, dq)}
+        if propagate_variance:
+            new["err"] = add_in_quadrature(ds["err"].data, self.var)
+            for name in _VARIANCES:
+                if name in ds:
+                    old = ds[name].data
+                    new[name] = old + per_plane(getattr(self, name), old)
+        return new
 
 
 def combine_backgrounds(
@@ -81,7 +95,7 @@ def combine_backgrounds(
         If the position of a subarray is unknown, or units or sizes contradict each other.
     """
     frame = _corners(science, "the science exposure")
-    stack: list[Mapping[str, np.ndarray]] = []
+    stack: list[Mapping[str, HostArray]] = []
     flags = np.zeros(science["sci"].shape[-2:], dtype=np.uint32)
     for number, exposure in enumerate(exposures, 1):
         who = f"background exposure {number} ({meta_of(exposure).filename or 'in memory'})"
@@ -161,7 +175,7 @@ def _check_units(science: xr.Dataset, exposure: xr.Dataset, who: str) -> None:
 
 def _average_integrations(
     exposure: xr.Dataset, cut: tuple[slice, slice], sigma: float, maxiters: int | None
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+) -> tuple[dict[str, HostArray], HostArray]:
     dq = np.asarray(exposure["dq"].values)[(..., *cut)]
     planes = {
         name: np.asarray(exposure[source].values)[(..., *cut)]
@@ -176,8 +190,8 @@ def _average_integrations(
 
 
 def _combine(
-    stack: Sequence[Mapping[str, np.ndarray]], sigma: float, maxiters: int | None
-) -> dict[str, np.ndarray]:
+    stack: Sequence[Mapping[str, HostArray]], sigma: float, maxiters: int | None
+) -> dict[str, HostArray]:
     if len(stack) == 1:
         return dict(stack[0])
     return _clipped_mean(
@@ -186,12 +200,12 @@ def _combine(
 
 
 def _clipped_mean(
-    planes: Mapping[str, np.ndarray],
+    planes: Mapping[str, HostArray],
     sigma: float,
     maxiters: int | None,
     errors: tuple[str, ...] = (),
-    dtype: Any = np.float64,
-) -> dict[str, np.ndarray]:
+    dtype: DTypeLike = np.float64,
+) -> dict[str, HostArray]:
     # `errors` are standard errors to be squared, all other planes but `sci` (summed in `dtype`)
     # are variances; layers go one by one, so that only one is held in float64
     data = planes["sci"]
@@ -213,7 +227,7 @@ def _clipped_mean(
     return out
 
 
-def _place(plane: np.ndarray, here: tuple[slice, slice], shape: tuple[int, ...]) -> np.ndarray:
+def _place(plane: HostArray, here: tuple[slice, slice], shape: tuple[int, ...]) -> HostArray:
     if plane.shape == shape:
         return plane
     out = np.full(shape, np.nan, dtype=plane.dtype)
@@ -231,7 +245,7 @@ def require_opened(exposures: Sequence[xr.Dataset], paths: tuple[str, ...] | Non
         raise ParameterError(msg)
 
 
-def describe(plan: BackgroundPlan, science: xr.Dataset) -> Any:
+def describe(plan: BackgroundPlan, science: xr.Dataset) -> xr.Dataset:
     """Return the combined background as a Dataset with the headers of the science exposure."""
     import xarray as xr
 

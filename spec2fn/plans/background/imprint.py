@@ -14,39 +14,31 @@ import numpy as np
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError
 from spec2fn.kernels.bands import by_rows
-from spec2fn.plan_base import Plan, array
+from spec2fn.plan_base import array
+from spec2fn.plans.background.background import BackgroundPlan
 from spec2fn.schema import meta_of, require
-from spec2fn.typing import Array
+from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["ImprintPlan", "match_imprint", "plan_subtraction"]
 
-Planes = dict[str, np.ndarray[Any, Any]]
+Planes = dict[str, HostArray]
 
 # observation, dither position
 _KEYWORDS = ("OBSERVTN", "PATT_NUM")
 
 
-class ImprintPlan(Plan):
-    """The imprint on the pixels of the exposure.
+class ImprintPlan(BackgroundPlan):
+    """The imprint on the pixels of the exposure, averaged over its integrations.
 
     Attributes
     ----------
-    sci, var, var_poisson, var_rnoise : ndarray, (y, x), float32
-        Zero where the imprint has no valid value.
-    dq : ndarray, (y, x), uint32
-        Its flags, and ``DO_NOT_USE`` where it has no valid value.
     lacking : bool ndarray, (y, x)
         Where the imprint has no valid value.
     """
 
-    sci: Array = array("y x")
-    var: Array = array("y x")
-    var_poisson: Array = array("y x")
-    var_rnoise: Array = array("y x")
-    dq: Array = array("y x")
     lacking: Array = array("y x")
 
 
@@ -134,7 +126,7 @@ def plan_subtraction(science: xr.Dataset, imprint: xr.Dataset) -> ImprintPlan:
 
 
 @by_rows
-def _averaged(planes: Planes, dq: Any) -> tuple[Planes, Any, Any]:
+def _averaged(planes: Planes, dq: HostArray) -> tuple[Planes, HostArray, HostArray]:
     """Mean over integrations, zero where it is not known; flags; and where there is no rate."""
     planes = {**planes, "var": np.square(planes["var"], dtype=np.float64)}
     if dq.ndim == 3:

@@ -8,7 +8,6 @@ therefore host-only.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from spec2fn.host.line_noise import (
 )
 from spec2fn.host.pixel_clipping import SortedPixels
 from spec2fn.modes import mode_of
+from spec2fn.parameters import Parameters
 from spec2fn.plan_base import Plan, array
 from spec2fn.schema import meta_of
 from spec2fn.typing import Array
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
-    "NscleanOptions",
     "NscleanPlan",
     "dark_pixels",
     "filled_flat",
     "flicker_noise",
+    "how_to_fit",
     "mask_boxes",
     "scene_masks",
     "slit_boxes",
@@ -55,48 +55,6 @@ _CHANNELS = 4
 _CLIP = 3.0
 
 
-@dataclass(frozen=True)
-class NscleanOptions:
-    """Parameters of the fit, as the step takes them, and what it needs to know of the detector.
-
-    Attributes
-    ----------
-    reversed_lines : bool
-        Whether the detector reads its lines from high to low columns (NRS2).
-    slow_axis : int
-        FITS axis of the slow readout direction, 1 (x) or 2 (y).
-    cutoffs : tuple of four float
-        Filter of the subarray fit [Hz].
-    """
-
-    fit_method: str = "fft"
-    fit_by_channel: bool = False
-    background_method: str | None = None
-    background_box_size: tuple[int, int] | None = None
-    n_sigma: float = 5.0
-    fit_histogram: bool = False
-    single_mask: bool = False
-    centred_kernels: bool = False
-    reversed_lines: bool = False
-    slow_axis: int = 1
-    cutoffs: tuple[float, float, float, float] = _CUTOFFS
-
-    @classmethod
-    def of(cls, ds: xr.Dataset, **parameters: Any) -> NscleanOptions:
-        """Return the options for an exposure."""
-        subarray = str(ds.attrs.get("subarray", "")).upper()
-        if subarray and subarray != "FULL":
-            parameters["fit_by_channel"] = False
-        if parameters.get("background_method") == "median_image":
-            parameters["single_mask"] = False
-        return cls(
-            **parameters,
-            reversed_lines=str(ds.attrs.get("detector", "")).upper() != "NRS1",
-            slow_axis=abs(int(meta_of(ds).get("SLOWAXIS", 1))),
-            cutoffs=_CUTOFFS_ALLSLITS if subarray == "ALLSLITS" else _CUTOFFS,
-        )
-
-
 class NscleanPlan(Plan):
     """What the correction of one exposure needs besides its pixel values.
 
@@ -106,7 +64,15 @@ class NscleanPlan(Plan):
         False where a slit, a failed-open shutter or the fixed-slit region may show light.
     bright : bool ndarray, (y, x)
         True where a slit shows its spectrum, for the brightness of each integration.
-    options : NscleanOptions
+    reversed_lines : bool
+        Whether the detector reads its lines from high to low columns (NRS2).
+    slow_axis : int
+        FITS axis of the slow readout direction, 1 (x) or 2 (y).
+    cutoffs : tuple of four float
+        Filter of the subarray fit [Hz].
+    fit_method, fit_by_channel, background_method, background_box_size, n_sigma, fit_histogram, \
+    single_mask, centred_kernels
+        Parameters of the step.
     flat : ndarray, (y, x), float32, optional
         By which the image is divided before the fit; without zeros or NaN.
     given : bool ndarray, ([integration,] y, x), optional
@@ -115,9 +81,33 @@ class NscleanPlan(Plan):
 
     dark: Array = array("y x")
     bright: Array = array("y x")
-    options: NscleanOptions
+    reversed_lines: bool
+    slow_axis: int
+    cutoffs: tuple[float, float, float, float]
+    fit_method: str
+    fit_by_channel: bool
+    background_method: str | None
+    background_box_size: tuple[int, int] | None
+    n_sigma: float
+    fit_histogram: bool
+    single_mask: bool
+    centred_kernels: bool
     flat: Array | None = array("y x", default=None)
     given: Array | None = array("[integration] y x", default=None)
+
+
+def how_to_fit(ds: xr.Dataset, params: Parameters) -> dict[str, Any]:
+    """Return the fields of :class:`NscleanPlan` that are parameters or traits of the detector."""
+    subarray = str(ds.attrs.get("subarray", "")).upper()
+    names = ("fit_method", "background_method", "background_box_size", "n_sigma", "fit_histogram")
+    return {
+        **{name: params[name] for name in (*names, "centred_kernels")},
+        "fit_by_channel": params.fit_by_channel and subarray in ("", "FULL"),
+        "single_mask": params.single_mask and params.background_method != "median_image",
+        "reversed_lines": str(ds.attrs.get("detector", "")).upper() != "NRS1",
+        "slow_axis": abs(int(meta_of(ds).get("SLOWAXIS", 1))),
+        "cutoffs": _CUTOFFS_ALLSLITS if subarray == "ALLSLITS" else _CUTOFFS,
+    }
 
 
 def slit_boxes(ds: xr.Dataset) -> tuple[tuple[Box, int], ...] | None:
@@ -238,17 +228,16 @@ def scene_masks(sci: Array, plan: NscleanPlan) -> Array:
     """
     if plan.given is not None:
         return plan.given
-    options = plan.options
     cube = sci.reshape(-1, *sci.shape[-2:])
     masks = np.empty(cube.shape, dtype=bool)
     for image, mask in zip(cube, masks, strict=True):
         values = image if plan.flat is None else image / plan.flat
         mask[:] = plan.dark & np.isfinite(values) & (values != 0)
-        if options.n_sigma > 0 and mask.any():
+        if plan.n_sigma > 0 and mask.any():
             pixels = SortedPixels(values[mask])
-            pixels.clip(_CLIP, options.n_sigma, fit_histogram=options.fit_histogram)
+            pixels.clip(_CLIP, plan.n_sigma, fit_histogram=plan.fit_histogram)
             mask[:] = pixels.keep(values, mask)
-    if sci.ndim == 3 and options.single_mask:
+    if sci.ndim == 3 and plan.single_mask:
         common: Array = np.logical_and.reduce(masks, axis=0)
         return common
     return masks.reshape(sci.shape)
@@ -274,7 +263,7 @@ def flicker_noise(sci: Array, plan: NscleanPlan) -> tuple[Array, Array, Array]:
     masks = scene_masks(sci, plan)
     cube = sci.reshape(-1, *sci.shape[-2:])
     median = None
-    if plan.options.background_method == "median_image":
+    if plan.background_method == "median_image":
         median = _median_images(cube, plan)
     noise, background = np.empty_like(cube), np.empty_like(cube)
     for i, image in enumerate(cube):
@@ -285,7 +274,6 @@ def flicker_noise(sci: Array, plan: NscleanPlan) -> tuple[Array, Array, Array]:
 
 
 def _clean(image: Array, mask: Array, plan: NscleanPlan, below: Array | None) -> tuple[Any, Any]:
-    options = plan.options
     values = image if below is None else image - below
     if plan.flat is not None:
         values = values / plan.flat
@@ -295,39 +283,39 @@ def _clean(image: Array, mask: Array, plan: NscleanPlan, below: Array | None) ->
     if not mask.any():
         return 0.0, 0.0
     level: Any = np.float32(0.0)
-    if below is None and options.background_method is not None:
-        method = options.background_method
-        level, pixels = _background(values, mask, method, options.background_box_size)
+    if below is None and plan.background_method is not None:
+        box = plan.background_box_size
+        level, pixels = _background(values, mask, plan.background_method, box)
         mask = pixels.keep(values, mask)
         raw, values = values, values - level
-        if options.n_sigma > 0:
+        if plan.n_sigma > 0:
             if np.ndim(level):
                 raw, pixels = values, SortedPixels(values[mask])
             # a constant level changes neither the order of the pixels nor their distances
-            pixels.clip(options.n_sigma, options.n_sigma, lower_half=True)
+            pixels.clip(plan.n_sigma, plan.n_sigma, lower_half=True)
             mask = pixels.keep(raw, mask)
-    fitted = _fit(values, mask, options)
+    fitted = _fit(values, mask, plan)
     if plan.flat is not None:
         fitted = fitted * plan.flat
     return fitted, level if below is None else below
 
 
-def _fit(values: Array, mask: Array, options: NscleanOptions) -> Array:
+def _fit(values: Array, mask: Array, plan: NscleanPlan) -> Array:
     if not mask.any():
         return np.zeros_like(values)
-    if options.fit_method == "median":
-        across = options.slow_axis == 1
+    if plan.fit_method == "median":
+        across = plan.slow_axis == 1
         lines, used = (transposed(values), transposed(mask)) if across else (values, mask)
         full = lines.shape[1] == _FULL_FRAME[0]
-        channels = _CHANNELS if options.fit_by_channel and full else 1
+        channels = _CHANNELS if plan.fit_by_channel and full else 1
         noise = median_stripes(lines, used, channels)
         return noise.T if across else noise
-    turn = -1 if options.reversed_lines else 1
+    turn = -1 if plan.reversed_lines else 1
     lines, used = transposed(values[:, ::turn]), transposed(mask[:, ::turn])
     if values.shape == _FULL_FRAME:
-        model: Any = fit_full_frame(lines, used, centred=options.centred_kernels)
+        model: Any = fit_full_frame(lines, used, centred=plan.centred_kernels)
     else:
-        model = fit_subarray(lines, used, options.cutoffs)
+        model = fit_subarray(lines, used, plan.cutoffs)
         if model is None:
             return np.zeros_like(values)
     return np.asarray(model[::turn].T, dtype=np.float32)

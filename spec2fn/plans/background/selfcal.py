@@ -12,7 +12,7 @@ from spec2fn.errors import DatasetError
 from spec2fn.kernels.statistics import masked_median, running_median
 from spec2fn.plan_base import Plan, array
 from spec2fn.schema import meta_of, require
-from spec2fn.typing import Array
+from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -38,7 +38,7 @@ class SelfcalPlan(Plan):
     bad: Array = array("y x")
 
 
-def minimum_image(exposures: Sequence[xr.Dataset]) -> np.ndarray:
+def minimum_image(exposures: Sequence[xr.Dataset]) -> HostArray:
     """Return the smallest value of each pixel over exposures, ignoring NaN.
 
     A source that moves between exposures disappears; a pixel that is hot in all of them stays.
@@ -86,7 +86,7 @@ def minimum_image(exposures: Sequence[xr.Dataset]) -> np.ndarray:
     return out
 
 
-def _median_integration(cube: np.ndarray) -> np.ndarray:
+def _median_integration(cube: HostArray) -> HostArray:
     n, ny, nx = cube.shape
     out = np.empty((ny, nx), dtype=cube.dtype)
     rows = max(1, (1 << 20) // max(1, n * nx))
@@ -96,12 +96,12 @@ def _median_integration(cube: np.ndarray) -> np.ndarray:
     return out
 
 
-def _median_few(part: np.ndarray) -> np.ndarray:
+def _median_few(part: HostArray) -> HostArray:
     median, found = masked_median(list(part), list(~np.isnan(part)))
     return np.where(found, median, np.asarray(np.nan, part.dtype))
 
 
-def _median_many(part: np.ndarray) -> np.ndarray:
+def _median_many(part: HostArray) -> HostArray:
     # NaN sorts to the end, so that the middle of what is left is found by counting
     values = np.array(np.moveaxis(part, 0, -1), order="C")
     values.sort(axis=-1)
@@ -114,7 +114,7 @@ def _median_many(part: np.ndarray) -> np.ndarray:
 
 
 def find_bad_pixels(
-    image: np.ndarray,
+    image: HostArray,
     dispaxis: int | None,
     kernel_size: int = 15,
     flagfrac_lower: float = 0.001,

@@ -8,7 +8,7 @@ import numpy as np
 
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.plan_base import Plan, array
-from spec2fn.typing import Array
+from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -49,11 +49,12 @@ def plan_straylight(
     ds: xr.Dataset,
     mrsxartcorr: xr.Dataset,
     regions: xr.Dataset | None = None,
-    *,
-    clean_showers: bool = False,
-    shower_plane: int = 3,
+    shower_plane: int | None = None,
 ) -> StraylightPlan:
     """Choose tables and pixels for :func:`spec2fn.steps.straylight.straylight`.
+
+    With a `shower_plane`, the map of `regions` that says what lies between slices, the plan
+    serves to correct for cosmic-ray showers.
 
     Raises
     ------
@@ -79,7 +80,7 @@ def plan_straylight(
             table = f"ch{number}{letter}"
             if _has_table(mrsxartcorr, table, shape[0]):
                 halves.append((table, first, stop))
-    between = _between(regions, shower_plane, shape) if clean_showers else None
+    between = None if shower_plane is None else _between(regions, shower_plane, shape)
     margin = _MARGIN if shape[0] > 4 * _MARGIN else 0
     gap = ((margin, shape[0] - margin), _GAPS[channel])
     return StraylightPlan(tuple(halves), gap, between)
@@ -87,10 +88,10 @@ def plan_straylight(
 
 def _has_table(ref: xr.Dataset, table: str, rows: int) -> bool:
     names = [f"{table}.{c}" for c in COLUMNS]
-    found = [n for n in names if n in ref]
-    if not found:
+    present = [n for n in names if n in ref]
+    if not present:
         return False
-    if len(found) < len(names) or any(ref[n].shape != (rows,) for n in names):
+    if len(present) < len(names) or any(ref[n].shape != (rows,) for n in names):
         msg = (
             f"straylight: table {table!r} of reference 'mrsxartcorr' needs the columns"
             f" {', '.join(COLUMNS)} and {rows} rows, as many as 'sci'; fetch the file again"
@@ -99,7 +100,7 @@ def _has_table(ref: xr.Dataset, table: str, rows: int) -> bool:
     return True
 
 
-def _between(regions: xr.Dataset | None, plane: int, shape: tuple[int, ...]) -> np.ndarray:
+def _between(regions: xr.Dataset | None, plane: int, shape: tuple[int, ...]) -> HostArray:
     if regions is None:
         msg = (
             "straylight: clean_showers needs the reference 'regions', the map of the slices; pass"
@@ -113,5 +114,5 @@ def _between(regions: xr.Dataset | None, plane: int, shape: tuple[int, ...]) -> 
             f" needs ({plane + 1} or more, {shape[0]}, {shape[1]})"
         )
         raise ReferenceError(msg)
-    between: np.ndarray = maps[plane] == 0
+    between: HostArray = maps[plane] == 0
     return between

@@ -134,54 +134,38 @@ class ResidualFringePlan(Plan):
 
 
 @dataclass(frozen=True, eq=False)
-class _Reference:
-    """Rows of the table of fringe periods, by slice."""
+class _FringeTable:
+    """The table of fringe periods, its rows by slice; and the highest amplitude by wavelength."""
 
+    values: dict[str, Array]
     rows: dict[int, int]
-    periods: Array
-    ranges: Array
-    most: Array
-    least_snr: Array
-    steps: Array
     amplitude: tuple[Array, Array]
 
     @classmethod
-    def of(cls, reference: xr.Dataset, band: str) -> _Reference:
-        table = "rfc_freq_" + (band.lower() if band.lower() in ("short", "medium") else "long")
+    def of(cls, reference: xr.Dataset, band: str) -> _FringeTable:
+        prefix = "rfc_freq_" + (band.lower() if band.lower() in ("short", "medium") else "long")
         names = ("slice", "ffreq", "dffreq", "max_nfringes", "min_snr", "pgram_res")
-        lacking = [
-            n
-            for n in (*(f"{table}.{n}" for n in names), "max_amp.wavelength", "max_amp.amplitude")
-            if n not in reference
-        ]
+        limits = ("max_amp.wavelength", "max_amp.amplitude")
+        lacking = [n for n in (*(f"{prefix}.{n}" for n in names), *limits) if n not in reference]
         if lacking:
             msg = (
                 f"residual_fringe needs the columns {', '.join(lacking)} in the fringefreq"
                 " reference, which has none; select another reference"
             )
             raise ReferenceError(msg)
-        slices, periods, ranges, most, least_snr, steps = (
-            np.asarray(reference[f"{table}.{n}"].values) for n in names
-        )
-        return cls(
-            {int(s): k for k, s in reversed(list(enumerate(slices)))},
-            periods,
-            ranges,
-            most,
-            least_snr,
-            steps,
-            (reference["max_amp.wavelength"].values, reference["max_amp.amplitude"].values),
-        )
+        values = {n: np.asarray(reference[f"{prefix}.{n}"].values) for n in names}
+        rows = {int(s): k for k, s in reversed(list(enumerate(values["slice"])))}
+        wavelength, amplitude = (reference[n].values for n in limits)
+        return cls(values, rows, (wavelength, amplitude))
 
     def search(self, row: int, kind: int) -> FringeSearch:
-        period = float(self.periods[row, kind])
+        period, half_range, most, step = (
+            self.values[n][row, kind].item()
+            for n in ("ffreq", "dffreq", "max_nfringes", "pgram_res")
+        )
+        robust = period > ROBUST_PERIOD
         return FringeSearch(
-            period,
-            float(self.ranges[row, kind]),
-            int(self.most[row, kind]),
-            float(self.steps[row, kind]),
-            period > ROBUST_PERIOD,
-            EVIDENCE,
+            float(period), float(half_range), int(most), float(step), robust, EVIDENCE
         )
 
 
@@ -282,7 +266,7 @@ def plan_columns(
             " found none; set the attribute 'band'"
         )
         raise DatasetError(msg)
-    table = _Reference.of(reference, band)
+    table = _FringeTable.of(reference, band)
     exposure = _Exposure.of(ds, ignored)
     channels = sorted(set(np.unique(exposure.slices[exposure.slices > 0]) // 100))
     parts, stages = [], []
@@ -294,7 +278,7 @@ def plan_columns(
     return _assemble(exposure, parts, stages, images=images)
 
 
-def _select(exposure: _Exposure, table: _Reference, channel: int) -> _Columns:
+def _select(exposure: _Exposure, table: _FringeTable, channel: int) -> _Columns:
     """Columns of a channel, in which wavenumbers off the slice are extrapolated."""
     slices, x = [], []
     for number in np.unique(exposure.slices[exposure.slices // 100 == channel]):
@@ -321,7 +305,7 @@ def _select(exposure: _Exposure, table: _Reference, channel: int) -> _Columns:
         outcome.append(CORRECTED if valid[k].sum() > FEWEST_PIXELS else SHORT)
         if outcome[k] == CORRECTED:
             snr[k] = _der_snr(data[k, valid[k]])
-            if snr[k] < table.least_snr[rows[k], 0]:
+            if snr[k] < table.values["min_snr"][rows[k], 0]:
                 outcome[k] = FAINT
     weight = inside * exposure.weights.T[at]
     weight[weight <= 0] = 1e-8
@@ -390,7 +374,7 @@ def _leave_out_lines(columns: _Columns) -> None:
 
 
 @dataclass(eq=False)
-class _Found:
+class _Fringes:
     """Fringes of one kind in the columns `at` of a channel."""
 
     at: Array
@@ -402,17 +386,17 @@ class _Found:
     keep: Array
 
 
-def _search(columns: _Columns, table: _Reference) -> list[list[_Found]]:
+def _search(columns: _Columns, table: _FringeTable) -> list[list[_Fringes]]:
     """Search every kind of fringes; columns without drop out."""
-    kinds = table.periods.shape[1]
+    periods, least_snr = table.values["ffreq"], table.values["min_snr"]
     current = np.where(columns.data > 0, columns.data, 1e-8)
-    found: list[list[_Found]] = []
+    fringes: list[list[_Fringes]] = []
     searched = np.zeros(len(columns.x), dtype=bool)
-    for kind in range(kinds):
-        found.append([])
+    for kind in range(periods.shape[1]):
+        fringes.append([])
         alive = columns.alive()
-        wanted = table.periods[columns.rows[alive], kind] > 1e-3
-        wanted &= ~(columns.snr[alive] <= table.least_snr[columns.rows[alive], kind])
+        wanted = periods[columns.rows[alive], kind] > 1e-3
+        wanted &= ~(columns.snr[alive] <= least_snr[columns.rows[alive], kind])
         alive = alive[wanted]
         searched[alive] = True
         searches = [table.search(row, kind) for row in columns.rows[alive]]
@@ -420,17 +404,19 @@ def _search(columns: _Columns, table: _Reference) -> list[list[_Found]]:
             at = alive[[s == search for s in searches]]
             part = _fit_kind(columns, current, at, search)
             if part is not None:
-                found[kind].append(part)
+                fringes[kind].append(part)
                 model = np.where(part.keep, part.sines.model, 0.0)
                 new = current[part.at] / (1.0 + model)
                 new = np.nan_to_num(new, nan=0.0, posinf=1e-8, neginf=1e-8)
                 current[part.at] = np.where(new < 0, 1e-8, new)
     alive = columns.alive()
     columns.drop(alive[~searched[alive]], NOT_SEARCHED)
-    return found
+    return fringes
 
 
-def _fit_kind(columns: _Columns, current: Array, at: Array, search: FringeSearch) -> _Found | None:
+def _fit_kind(
+    columns: _Columns, current: Array, at: Array, search: FringeSearch
+) -> _Fringes | None:
     wavenumber = columns.wavenumber[at]
     extent = wavenumber.max(axis=1, initial=-np.inf) - wavenumber.min(axis=1, initial=np.inf)
     long = extent // search.period >= FEWEST_PERIODS
@@ -470,11 +456,11 @@ def _fit_kind(columns: _Columns, current: Array, at: Array, search: FringeSearch
         return None
     rejected = reject_runaways(sines.model, columns.limit[at[go]])
     keep = ~rejected & (columns.weight[at[go]] > USABLE_WEIGHT)
-    return _Found(at[go], scaled[go], relative[go], continuum[go], knots[go], sines, keep)
+    return _Fringes(at[go], scaled[go], relative[go], continuum[go], knots[go], sines, keep)
 
 
 def _assemble(
-    exposure: _Exposure, parts: list[_Columns], found: list[list[list[_Found]]], *, images: bool
+    exposure: _Exposure, parts: list[_Columns], fringes: list[list[list[_Fringes]]], *, images: bool
 ) -> ResidualFringePlan:
     height, width = exposure.data.shape
     outcome = np.array([o for p in parts for o in p.outcome], dtype=str)
@@ -488,14 +474,14 @@ def _assemble(
     owner = np.full((height, width), -1, dtype=np.int32)
     number, row = np.nonzero(use)
     owner[row, x[done][number]] = number
-    kinds = max((len(f) for f in found), default=0)
+    kinds = max((len(f) for f in fringes), default=0)
     period = np.full((outcome.size, kinds), np.nan)
     numbers = np.zeros((outcome.size, kinds), dtype=np.int32)
     pictures = {n: np.full((height, width), np.nan) for n in ("continuum", "weights", "knots")}
     stages = []
     for kind in range(kinds):
         blocks: list[FringeBlock] = []
-        for start, by_kind in zip(starts[:-1], found, strict=True):
+        for start, by_kind in zip(starts[:-1], fringes, strict=True):
             for part in by_kind[kind]:
                 at = start + part.at
                 numbers[at, kind] = part.sines.number
@@ -529,7 +515,7 @@ def _assemble(
 
 
 def _paint(
-    pictures: dict[str, Array], part: _Found, kept: Array, x: Array, use: Array, *, middle: float
+    pictures: dict[str, Array], part: _Fringes, kept: Array, x: Array, use: Array, *, middle: float
 ) -> None:
     # of the last kind, as the official intermediate results
     columns = {
@@ -543,15 +529,15 @@ def _paint(
 
 
 def _blocks(
-    found: _Found, kept: Array, place: Array, use: Array, middle: float
+    fringes: _Fringes, kept: Array, place: Array, use: Array, middle: float
 ) -> list[FringeBlock]:
     """Columns sorted by their number of fringes, which sizes the arrays."""
     blocks = []
-    number = found.sines.number[kept]
+    number = fringes.sines.number[kept]
     for n in np.unique(number):
         rows = np.flatnonzero(number == n)
         pieces = [
-            _block(found, kept[k], use[place[k]], middle, int(n))
+            _block(fringes, kept[k], use[place[k]], middle, int(n))
             for k in np.split(rows, range(BATCH, rows.size, BATCH))
         ]
         arrays = [np.concatenate(a) for a in zip(*pieces, strict=True)]
@@ -559,13 +545,13 @@ def _blocks(
     return blocks
 
 
-def _block(found: _Found, k: Array, use: Array, middle: float, n: int) -> tuple[Array, ...]:
-    frequency = found.sines.parameters[k, 0, :n]
-    continuum = found.continuum[k]
-    fitted = use & (continuum > 0) & (found.sines.weights[k] > 1e-7)
+def _block(fringes: _Fringes, k: Array, use: Array, middle: float, n: int) -> tuple[Array, ...]:
+    frequency = fringes.sines.parameters[k, 0, :n]
+    continuum = fringes.continuum[k]
+    fitted = use & (continuum > 0) & (fringes.sines.weights[k] > 1e-7)
     continuum = np.where(fitted, continuum, 0.0)
-    weight = np.where(fitted, found.sines.weights[k], 0.0)
-    sine, cosine = sincos_turns(frequency[:, :, None] * found.wavenumber[k][:, None])
+    weight = np.where(fitted, fringes.sines.weights[k], 0.0)
+    sine, cosine = sincos_turns(frequency[:, :, None] * fringes.wavenumber[k][:, None])
     waves = np.concatenate([cosine, sine], axis=1)
     # orthonormal combinations; frequencies that hardly differ have fewer than two each
     normal = (waves * weight[:, None]) @ waves.swapaxes(1, 2)
@@ -573,12 +559,12 @@ def _block(found: _Found, k: Array, use: Array, middle: float, n: int) -> tuple[
     significant = (value > 1e-9 * value[:, -1:]) & (value > 0)
     scale = np.where(significant, 1.0 / np.sqrt(np.where(significant, value, 1.0)), 0.0)
     waves = ((vector * scale[:, None]).swapaxes(1, 2) @ waves).swapaxes(1, 2)
-    relative = np.where(fitted, found.relative[k], 0.0)
+    relative = np.where(fitted, fringes.relative[k], 0.0)
     amplitude = np.einsum("jn,jnk->jk", weight * relative, waves)
-    offset = found.sines.model[k] - np.einsum("jk,jnk->jn", amplitude, waves)
+    offset = fringes.sines.model[k] - np.einsum("jk,jnk->jn", amplitude, waves)
     power = weight * continuum**2
     total = power.sum(axis=1)
     own = (power * (1.0 + relative)).sum(axis=1)
     level = np.where(total > 0, own / np.where(total > 0, total, 1.0), 1.0)
     arrays = (continuum * middle, weight, offset, waves, level)
-    return found.keep[k], *(a.astype(np.float32) for a in arrays)
+    return fringes.keep[k], *(a.astype(np.float32) for a in arrays)

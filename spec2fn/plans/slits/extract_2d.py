@@ -11,12 +11,14 @@ import numpy as np
 from spec2fn.errors import DatasetError, InputError, nearest
 from spec2fn.plan_base import Plan
 from spec2fn.schema import meta_of
+from spec2fn.typing import HostArray
 from spec2fn.wcs.open_slits import Slit
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from spec2fn.wcs.assign.nirspec import SlitWcs
+    from spec2fn.wcs.assign.nirspec_batch import SlitBatch
 
 __all__ = ["CutOuts", "Extract2dPlan", "bucket", "chosen", "cut_outs", "cut_wcs"]
 
@@ -59,11 +61,11 @@ class CutOuts:
         Number of pixels (x, y), inside the image.
     """
 
-    ids: np.ndarray
-    start: np.ndarray
-    size: np.ndarray
+    ids: HostArray
+    start: HostArray
+    size: HostArray
 
-    def take(self, which: Sequence[int] | np.ndarray) -> CutOuts:
+    def take(self, which: Sequence[int] | HostArray) -> CutOuts:
         """Return some of the cut-outs."""
         return CutOuts(self.ids[which], self.start[which], self.size[which])
 
@@ -105,9 +107,11 @@ def chosen(
             listed = ", ".join(map(str, sorted(set(sources))))
             msg = f"extract_2d: no open slit holds source {source}; there are {listed}"
             raise InputError(msg)
-    wanted = {str(n) for n in slit_names or ()}
-    held = {int(i) for i in source_ids or ()}
-    return tuple(i for i, s in enumerate(slits) if s.name in wanted or s.source_id in held)
+    names_wanted = {str(n) for n in slit_names or ()}
+    sources_wanted = {int(i) for i in source_ids or ()}
+    return tuple(
+        i for i, s in enumerate(slits) if s.name in names_wanted or s.source_id in sources_wanted
+    )
 
 
 def cut_outs(ds: xr.Dataset, ids: Sequence[int]) -> tuple[CutOuts, tuple[str, ...]]:
@@ -206,7 +210,7 @@ def bucket(ds: xr.Dataset, cuts: CutOuts, positions: dict[int, tuple[float, floa
 _PLANES = {"ra": "deg", "dec": "deg", "wavelength": "um"}
 
 
-def _attributes(slits: Sequence[Slit]) -> dict[str, np.ndarray]:
+def _attributes(slits: Sequence[Slit]) -> dict[str, HostArray]:
     out = {"slit_name": np.array([s.name for s in slits])}
     out |= {name: np.array([getattr(s, name) for s in slits], dtype=str) for name in _TEXT}
     out |= {name: np.array([getattr(s, name) for s in slits], dtype=int) for name in _INTEGERS}
@@ -218,7 +222,7 @@ def _attributes(slits: Sequence[Slit]) -> dict[str, np.ndarray]:
     return out
 
 
-def _footprints(batch: Any, ids: np.ndarray) -> np.ndarray:
+def _footprints(batch: SlitBatch, ids: HostArray) -> HostArray:
     from spec2fn.wcs.assign.pointing import polygon
 
     low, high = (batch.edges[ids, k, None] for k in (0, 1))

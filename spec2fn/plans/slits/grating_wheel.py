@@ -45,11 +45,11 @@ def grating_wheel_differs(science: xr.Dataset, others: Sequence[xr.Dataset]) -> 
     for sensor in _SENSORS:
         own = number(meta_of(science), sensor, "background")
         for other in others:
-            found = number(meta_of(other), sensor, "background")
-            if not abs(found - own) <= _TOLERANCE:
+            theirs = number(meta_of(other), sensor, "background")
+            if not abs(theirs - own) <= _TOLERANCE:
                 name = meta_of(other).filename or "a background exposure"
                 return (
                     f"the grating wheel moved: {sensor} is {own} in the science exposure and"
-                    f" {found} in {name}"
+                    f" {theirs} in {name}"
                 )
     return ""

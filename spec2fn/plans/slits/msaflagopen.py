@@ -10,7 +10,7 @@ import numpy as np
 from spec2fn.errors import ReferenceError
 from spec2fn.plan_base import Plan, array
 from spec2fn.schema import meta_of
-from spec2fn.typing import Array
+from spec2fn.typing import Array, HostArray
 from spec2fn.wcs.open_slits import Slit
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def failed_open_shutters(msaoper: xr.Dataset) -> tuple[Slit, ...]:
             " give the JSON file of that type"
         )
         raise ReferenceError(msg)
-    found: list[Slit] = []
+    failed: list[Slit] = []
     for entry in tree["msaoper"]:
         try:
             quadrant, x, y = (int(entry[key]) for key in ("Q", "x", "y"))
@@ -79,9 +79,9 @@ def failed_open_shutters(msaoper: xr.Dataset) -> tuple[Slit, ...]:
             )
             raise ReferenceError(msg)
         if "open" in states:
-            found.append(
+            failed.append(
                 Slit(
-                    name=str(len(found) + 1),
+                    name=str(len(failed) + 1),
                     shutter_id=x + (y - 1) * SHUTTERS_PER_ROW,
                     ymin=-0.5,
                     ymax=0.5,
@@ -89,10 +89,10 @@ def failed_open_shutters(msaoper: xr.Dataset) -> tuple[Slit, ...]:
                     xcen=x,
                     ycen=y,
                     shutter_state="x",
-                    slitlet_id=len(found) + 1,
+                    slitlet_id=len(failed) + 1,
                 )
             )
-    return tuple(found)
+    return tuple(failed)
 
 
 def shutter_batch(ds: xr.Dataset, shutters: Sequence[Slit], refs: Mapping[str, Any]) -> SlitBatch:
@@ -117,7 +117,7 @@ def shutter_batch(ds: xr.Dataset, shutters: Sequence[Slit], refs: Mapping[str, A
     return SlitBatch(optics(ds, refs) if known is None else known, tuple(shutters))
 
 
-def illuminated_pixels(batch: SlitBatch, shape: tuple[int, int]) -> np.ndarray[Any, Any]:
+def illuminated_pixels(batch: SlitBatch, shape: tuple[int, int]) -> HostArray:
     """Return the pixels that see light of the wavelengths of interest through any of some slits.
 
     Parameters

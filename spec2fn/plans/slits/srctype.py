@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from spec2fn.modes import Mode
 from spec2fn.plan_base import Plan, labels
+from spec2fn.schema import meta_of
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = [
     "SourceTypePlan",
@@ -38,56 +44,47 @@ class SourceTypePlan(Plan):
     warnings: tuple[str, ...] = ()
 
 
-def is_time_series(mode: Mode, flagged: bool, integrations: int) -> bool:
-    """Whether an exposure is a time series of more than one integration.
-
-    Parameters
-    ----------
-    mode : Mode
-    flagged : bool
-        Whether the visit is marked as a time series (TSOVISIT).
-    integrations : int
-        Of the whole exposure (NINTS).
-    """
-    return (flagged or mode.time_series) and integrations >= 2
+def is_time_series(ds: xr.Dataset, mode: Mode) -> bool:
+    """Whether an exposure is a time series (TSOVISIT, or by its mode) of several integrations."""
+    recorded = meta_of(ds).get("NINTS")
+    count = ds.sizes.get("integration", 1) if recorded is None else recorded
+    return bool(ds.attrs.get("tso") or mode.time_series) and int(count) >= 2
 
 
 def decide_source_type(
-    mode: Mode,
-    *,
-    user: str | None,
-    background: bool,
-    tso: bool,
-    requested: str | None,
-    pattern: str | None,
-) -> str:
+    ds: xr.Dataset, mode: Mode, user: str | None, requested: str | None
+) -> tuple[str, bool]:
     """Return POINT or EXTENDED for an exposure of a single source.
 
     Parameters
     ----------
+    ds : xarray.Dataset
     mode : Mode
     user : str or None
         Source type given as a parameter.
-    background : bool
-        Whether the target is a background target.
-    tso : bool
-        Whether the exposure is a time series.
     requested : str or None
         Source type of the observing program.
-    pattern : str or None
-        Dither pattern, or what it is optimized for.
+
+    Returns
+    -------
+    source_type : str
+    known : bool
+        Whether anything tells, or the default of the mode was taken.
     """
+    pattern = ds.attrs.get("dither_optimized_for" if mode.etalon else "dither_type")
+    background, tso = ds.attrs.get("background_target"), is_time_series(ds, mode)
+    known = bool(user or requested or background or tso) or pattern is not None
     if user is not None:
-        return user
+        return user, known
     if background:
-        return "EXTENDED"
+        return "EXTENDED", known
     if tso:
-        return "POINT"
+        return "POINT", known
     if requested in ("POINT", "EXTENDED"):
-        return requested
+        return requested, known
     if pattern is not None and ("NOD" in pattern or "POINT-SOURCE" in pattern):
-        return "POINT"
-    return mode.source_type
+        return "POINT", known
+    return mode.source_type, known
 
 
 _POINTLIKE = 0.75  # stellarity above which a source counts as a point

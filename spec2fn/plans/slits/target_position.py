@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from spec2fn.wcs.assign.pointing import dithered_position, number
 
 if TYPE_CHECKING:
     import xarray as xr
+    from gwcs import WCS
 
 __all__ = ["TargetPosition", "dither_on_detector"]
 
@@ -36,7 +37,7 @@ class TargetPosition(Plan):
     source_ypos: Number = array("")
 
 
-def dither_on_detector(ds: xr.Dataset, wcs: Any, who: str) -> tuple[Point, Point]:
+def dither_on_detector(ds: xr.Dataset, wcs: WCS, who: str) -> tuple[Point, Point]:
     """Position on the detector at which the dither places the target, and its offset.
 
     Parameters
@@ -75,7 +76,7 @@ def dither_on_detector(ds: xr.Dataset, wcs: Any, who: str) -> tuple[Point, Point
     return (float(x[0]), float(y[0])), (float(x[0] - x[1]), float(y[0] - y[1]))
 
 
-def _middle_wavelength(wcs: Any) -> float:
+def _middle_wavelength(wcs: WCS) -> float:
     # MIRI LRS disperses along y; its wavelength hardly depends on x
     from spec2fn.wcs.lower import box_of, lower
 
