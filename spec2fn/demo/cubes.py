@@ -14,7 +14,7 @@ from spec2fn.dq import Pixel
 if TYPE_CHECKING:
     import xarray as xr
 
-    from spec2fn.forward.lrs.render import Rendered
+    from spec2fn.forward.rendered import Rendered
 
 __all__ = ["bands", "compare_cubes"]
 

@@ -23,7 +23,7 @@ from spec2fn.errors import InputError, nearest
 if TYPE_CHECKING:
     import xarray as xr
 
-    from spec2fn.forward.lrs.render import Rendered
+    from spec2fn.forward.rendered import Rendered
 
 __all__ = ["DEMOS", "Comparison", "Demo", "compare", "run_demo"]
 
@@ -253,26 +253,15 @@ class _Clock:
 
 
 def _render(mode: str, folder: Path, seed: int, integrations: int) -> tuple[Rendered, Path, Path]:
-    """Write exposures, association, references and cache; return the last three's truth."""
-    from spec2fn.forward import ifu_render as ifu
-    from spec2fn.forward.lrs import render as miri
-    from spec2fn.forward.nirspec import render as nirspec
+    """Write exposures, association, references and cache; return the truth and the last three."""
+    from spec2fn.forward.renderers import render
     from spec2fn.refs import CacheEntry, write_cache
 
-    renderers: dict[str, Callable[[Path], Rendered]] = {
-        "miri-lrs-slit": lambda f: miri.render_miri_lrs_slit(seed, folder=f),
-        "miri-lrs-slitless": lambda f: miri.render_miri_lrs_slitless(seed, integrations, folder=f),
-        "miri-mrs": lambda f: ifu.render_miri_mrs(seed, folder=f),
-        "nirspec-fs": lambda f: nirspec.render_nirspec_fs(seed, folder=f),
-        "nirspec-bots": lambda f: nirspec.render_nirspec_bots(seed, integrations, folder=f),
-        "nirspec-mos": lambda f: nirspec.render_nirspec_mos(seed, folder=f),
-        "nirspec-ifu": lambda f: ifu.render_nirspec_ifu(seed, folder=f),
-    }
     instrument = mode.split("-", maxsplit=1)[0]
     cache = folder / "crds_cache"
     references = cache / "references" / "jwst" / instrument
     references.mkdir(parents=True, exist_ok=True)
-    rendered = renderers[mode](references)
+    rendered = render(DEMOS[mode], seed, integrations, folder=references)
     entries = [
         CacheEntry(f.path, instrument, f.reftype, {k.upper(): v for k, v in f.match.items()})
         for f in rendered.reference_files

@@ -13,7 +13,7 @@ from spec2fn.dq import Pixel
 if TYPE_CHECKING:
     import xarray as xr
 
-    from spec2fn.forward.lrs.render import Rendered, Source
+    from spec2fn.forward.rendered import Rendered, Source
 
 __all__ = ["compare_slits"]
 

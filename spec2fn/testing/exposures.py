@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from spec2fn.engine.pipeline import Observation, Pipeline
     from spec2fn.engine.step import Step
-    from spec2fn.forward.lrs.render import Rendered
+    from spec2fn.forward.rendered import Rendered
 
 __all__ = [
     "EXP_TYPES",
@@ -60,7 +60,7 @@ def rendered(exp_type: str, seed: int = 0, integrations: int = 2) -> Rendered:
 
     Returns
     -------
-    spec2fn.forward.lrs.render.Rendered
+    spec2fn.forward.rendered.Rendered
         With truth, forward operator, references.
 
     Raises
@@ -68,16 +68,10 @@ def rendered(exp_type: str, seed: int = 0, integrations: int = 2) -> Rendered:
     InputError
         For another exposure type.
     """
-    from spec2fn.forward.lrs.render import render_miri_lrs_slit, render_miri_lrs_slitless
+    from spec2fn.forward.renderers import render
 
-    if exp_type == MRS:
-        from spec2fn.forward.ifu_render import render_miri_mrs
-
-        return render_miri_mrs(seed)
-    if exp_type == "MIR_LRS-FIXEDSLIT":
-        return render_miri_lrs_slit(seed)
-    if exp_type == "MIR_LRS-SLITLESS":
-        return render_miri_lrs_slitless(seed, integrations)
+    if exp_type in (*RENDERED, MRS):
+        return render(exp_type, seed, integrations)
     msg = f"no exposures of {exp_type!r}{nearest(exp_type, RENDERED)}; there are {(*RENDERED, MRS)}"
     raise InputError(msg)
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from spec2fn.typing import HostArray
+
 __all__ = [
     "APERTURE",
     "BAND",
@@ -31,8 +33,6 @@ __all__ = [
     "time_dependence",
     "wavelengths",
 ]
-
-Array = np.ndarray[Any, Any]
 
 EXP_TYPE, BAND = "MIR_MRS", "SHORT"
 SHAPE = (1024, 1032)
@@ -98,7 +98,7 @@ class Channel:
         return range(100 * self.number + 1, 100 * self.number + self.slices + 1)
 
     @property
-    def betas(self) -> Array:
+    def betas(self) -> HostArray:
         """Position of the slices [arcsec]."""
         return (np.arange(self.slices) - (self.slices - 1) / 2) * self.width
 
@@ -124,17 +124,17 @@ CHANNELS: tuple[Channel, ...] = (
 )
 
 
-def sigma(wave: Any) -> Any:
+def sigma(wave: HostArray) -> HostArray:
     """Standard deviation [arcsec] of the Gaussian image of a star."""
     return (0.033 * wave + 0.106) / np.sqrt(8 * np.log(2))
 
 
-def relative_response(wave: Any) -> Any:
+def relative_response(wave: HostArray) -> HostArray:
     """Relative response: conversion to surface brightness relative to PHOTMJSR."""
     return 1.0 + 0.2 * np.sin(1.7 * wave) + 0.05 * (wave - 6.0)
 
 
-def fringes(wave: Any) -> Any:
+def fringes(wave: HostArray) -> HostArray:
     """Throughput of the layers of the detector relative to its mean."""
     number = 1e4 / wave  # [1/cm]; layers with an optical path of 2.9 and 3.6 mm
     return (
@@ -144,7 +144,7 @@ def fringes(wave: Any) -> Any:
     )
 
 
-def time_dependence(wave: Any) -> dict[str, Any]:
+def time_dependence(wave: HostArray) -> dict[str, HostArray]:
     """Coefficients of the loss of throughput with time."""
     one = np.ones_like(wave)
     return {
@@ -155,7 +155,7 @@ def time_dependence(wave: Any) -> dict[str, Any]:
     }
 
 
-def background(wave: Any) -> Any:
+def background(wave: HostArray) -> HostArray:
     """Surface brightness [MJy/sr] of zodiacal and thermal light."""
     return 6.0 * (wave / 6.0) ** 2
 
@@ -169,11 +169,11 @@ def _slices(channel: Channel) -> list[tuple[int, float, float, float]]:
     ]
 
 
-def _alpha(channel: Channel, middle: float, row: Any, column: Any) -> Any:
+def _alpha(channel: Channel, middle: float, row: HostArray, column: HostArray) -> HostArray:
     return channel.scale * (column - middle - _BEND * (row - _MIDDLE_ROW))
 
 
-def regions() -> Array:
+def regions() -> HostArray:
     """Return the maps of slices at nine levels of throughput, uint16 (9, y, x)."""
     row, column = np.arange(SHAPE[0])[:, None], np.arange(SHAPE[1])
     out = np.zeros((_PLANES, *SHAPE), np.uint16)
@@ -185,7 +185,7 @@ def regions() -> Array:
     return out
 
 
-def wavelengths() -> Array:
+def wavelengths() -> HostArray:
     """Return the wavelength [um] of every pixel, (y, x), as in the nearest slice."""
     row, column = np.arange(SHAPE[0])[:, None], np.arange(SHAPE[1])
     out = np.full(SHAPE, np.inf)
