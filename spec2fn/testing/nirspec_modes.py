@@ -50,7 +50,9 @@ def roles(exp_type: str) -> tuple[str, ...]:
     return _ROLES[exp_type]
 
 
-def _empty(exp_type: str, integrations: int = 0, **keywords: Any) -> xr.Dataset:
+def _empty(
+    exp_type: str, integrations: int = 0, keywords: Mapping[str, Any] | None = None
+) -> xr.Dataset:
     return toy.exposure(
         exp_type,
         _GRATING,
@@ -61,7 +63,7 @@ def _empty(exp_type: str, integrations: int = 0, **keywords: Any) -> xr.Dataset:
         SLOWAXIS=2,
         SPORDER=-1,
         OBSERVTN="001",
-        **keywords,
+        **(keywords or {}),
     )
 
 
@@ -104,7 +106,7 @@ def exposure(
         Arrays are read-only.
     """
     series = exp_type == "NRS_BRIGHTOBJ"
-    ds = _empty(exp_type, integrations if series else 0, **_pointing(exp_type))
+    ds = _empty(exp_type, integrations if series else 0, _pointing(exp_type))
     rng = np.random.default_rng([seed, zlib.crc32(role.encode())])
     shape, dims = ds["sci"].shape, ds["sci"].dims
     rows = np.arange(shape[-2])[:, None] % 3 == 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.schema import Meta
+from spec2fn.typing import HostArray
 from spec2fn.wcs.open_slits import FIXED_SLITS
 
 if TYPE_CHECKING:
@@ -300,7 +301,7 @@ def _apcorr(grating: str, filter_name: str, *, mos: bool) -> xr.Dataset:
     phases = np.array([0.0, 0.5, 1.0])
     table = 1 + np.exp(-sizes / 3)[:, :, None] * (0.5 + 0.2 * phases) * waves[None, :, None] / 5
 
-    def rows(values: Any) -> Any:
+    def rows(values: HostArray) -> HostArray:
         return np.broadcast_to(values, (n, *np.shape(values))).copy()
 
     columns: dict[str, Any] = {
