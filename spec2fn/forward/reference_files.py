@@ -25,6 +25,8 @@ __all__ = [
     "fits_reference",
     "image_hdu",
     "open_references",
+    "photom_tables",
+    "planes",
     "table_hdu",
     "write_references",
 ]
@@ -147,6 +149,63 @@ def image_hdu(name: str, data: HostArray, **keywords: str | float) -> ImageHDU:
     hdu = fits.ImageHDU(data, name=name)
     hdu.header.update(keywords)
     return hdu
+
+
+def planes(
+    data: HostArray,
+    error: HostArray | None = None,
+    dq: HostArray | None = None,
+    version: int | None = None,
+) -> list[ExtensionHDU]:
+    """Return the extensions SCI, ERR and DQ; without error and flags they are zero."""
+    keywords = {} if version is None else {"EXTVER": version}
+    return [
+        image_hdu("SCI", data, **keywords),
+        image_hdu("ERR", np.zeros_like(data) if error is None else error, **keywords),
+        image_hdu("DQ", np.zeros(data.shape, np.uint32) if dq is None else dq, **keywords),
+    ]
+
+
+def photom_tables(
+    who: Mapping[str, HostArray],
+    conversion: Mapping[str, float],
+    wave: HostArray,
+    response: HostArray,
+    *,
+    day: float,
+    loss: float,
+    exponential: tuple[float, float, float] = (0.0, 100.0, 1.0),
+) -> list[ExtensionHDU]:
+    """Return the tables of a conversion to flux and of the loss of throughput with time.
+
+    Parameters
+    ----------
+    who : mapping of str to array
+        Columns that name the rows, which all hold the same.
+    conversion : mapping of str to float
+        Its column at unit relative response.
+    wave, response : array, shape (n,)
+        Relative response by wavelength [um].
+    day, loss : float
+        Reference day [MJD], and share of the throughput lost in a year.
+    exponential : (float, float, float)
+        Amplitude, e-folding time [d] and asymptote of a second loss.
+    """
+    rows = len(next(iter(who.values())))
+
+    def each(**values: HostArray | float) -> dict[str, HostArray]:
+        return {k: np.array([v] * rows, np.float32) for k, v in values.items()}
+
+    amplitude, tau, const = exponential
+    columns = each(**conversion, uncertainty=0.0) | {"nelem": np.full(rows, len(wave), np.int16)}
+    columns |= each(wavelength=wave, relresponse=response, reluncertainty=np.zeros(len(wave)))
+    losses = {
+        "LINEAR": each(t0=day, lossperyear=loss),
+        "EXPONENTIAL": each(t0=day, amplitude=amplitude, tau=tau, const=const),
+        "POWERLAW": each(t0=day, year1value=1.0, tsoft=1.0, alpha=0.0),
+    }
+    tables = {"PHOTOM": columns, **{f"TIMECOEFF_{k}": v for k, v in losses.items()}}
+    return [table_hdu(name, {**who, **own}) for name, own in tables.items()]
 
 
 def _write_fits(path: Path, reference: Reference, hdus: Sequence[ExtensionHDU]) -> None:

@@ -20,6 +20,8 @@ from spec2fn.forward.reference_files import (
     Reference,
     fits_reference,
     image_hdu,
+    photom_tables,
+    planes,
     table_hdu,
 )
 from spec2fn.typing import HostArray
@@ -175,11 +177,7 @@ def measured_flat(exp_type: str, seed: int) -> Content:
         "FASTAXIS": 1,
         "SLOWAXIS": 2,
     }
-    return (
-        "FlatModel",
-        keywords,
-        [image_hdu("SCI", data), image_hdu("ERR", error), image_hdu("DQ", dq), table],
-    )
+    return "FlatModel", keywords, [*planes(data, error, dq), table]
 
 
 def _photom(exp_type: str) -> Content:
@@ -188,31 +186,15 @@ def _photom(exp_type: str) -> Content:
         "filter": np.array(["P750L"], "S12"),
         "subarray": np.array([SUBARRAYS[exp_type]], "S17"),
     }
-
-    def floats(**values: HostArray | float) -> dict[str, HostArray]:
-        return {k: np.asarray([v], np.float32) for k, v in values.items()}
-
-    amplitude, tau, const = lrs.EXPONENTIAL
-    day = lrs.REFERENCE_DAY
-    hdus = [
-        table_hdu(
-            "PHOTOM",
-            who
-            | floats(photmjsr=lrs.PHOTMJSR, uncertainty=0.0)
-            | {"nelem": np.array([len(wave)], np.int16)}
-            | floats(
-                wavelength=wave,
-                relresponse=lrs.relative_response(wave),
-                reluncertainty=np.zeros(len(wave)),
-            ),
-        ),
-        table_hdu("TIMECOEFF_LINEAR", who | floats(t0=day, lossperyear=lrs.LOSS_PER_YEAR)),
-        table_hdu(
-            "TIMECOEFF_EXPONENTIAL",
-            who | floats(t0=day, amplitude=amplitude, tau=tau, const=const),
-        ),
-        table_hdu("TIMECOEFF_POWERLAW", who | floats(t0=day, year1value=1.0, tsoft=1.0, alpha=0.0)),
-    ]
+    hdus = photom_tables(
+        who,
+        {"photmjsr": lrs.PHOTMJSR},
+        wave,
+        lrs.relative_response(wave),
+        day=lrs.REFERENCE_DAY,
+        loss=lrs.LOSS_PER_YEAR,
+        exponential=lrs.EXPONENTIAL,
+    )
     area = {"PIXAR_SR": float(lrs.PIXEL_AREA_SR), "PIXAR_A2": float(lrs.PIXEL_AREA_ARCSEC2)}
     return "MirLrsPhotomModel", area, hdus
 

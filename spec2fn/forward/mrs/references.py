@@ -28,6 +28,7 @@ from spec2fn.forward.reference_files import (
     Reference,
     fits_reference,
     image_hdu,
+    planes,
     table_hdu,
 )
 from spec2fn.typing import HostArray
@@ -97,23 +98,14 @@ def _meta(reftype: str) -> Mapping[str, Any]:
 def _fringe() -> Content:
     wave = mrs.wavelengths()
     flat = mrs.fringes(wave).astype(np.float32)
-    hdus = [
-        image_hdu("SCI", flat),
-        image_hdu("ERR", np.zeros_like(flat)),
-        image_hdu("DQ", np.zeros(flat.shape, np.uint32)),
-    ]
-    return "FringeModel", {}, hdus
+    return "FringeModel", {}, planes(flat)
 
 
 def _photom() -> Content:
     factor = (mrs.PHOTMJSR * mrs.relative_response(mrs.wavelengths())).astype(np.float32)
     area = mrs.CHANNELS[0].scale * mrs.CHANNELS[0].width
-    hdus = [
-        image_hdu("SCI", factor),
-        image_hdu("ERR", np.zeros_like(factor)),
-        image_hdu("DQ", np.zeros(factor.shape, np.uint32)),
-        image_hdu("PIXSIZ", np.full(factor.shape, area * ARCSEC2, np.float32)),
-    ]
+    sizes = np.full(factor.shape, area * ARCSEC2, np.float32)
+    hdus = [*planes(factor), image_hdu("PIXSIZ", sizes)]
     wave = np.linspace(4.5, 29.0, 50)
     for number in range(1, 5):
         columns = {"binwave": wave, **mrs.time_dependence(wave)}

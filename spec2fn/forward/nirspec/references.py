@@ -22,6 +22,8 @@ from spec2fn.forward.reference_files import (
     Reference,
     fits_reference,
     image_hdu,
+    photom_tables,
+    planes,
     table_hdu,
 )
 from spec2fn.typing import HostArray
@@ -195,9 +197,7 @@ def detector_flat(seed: int) -> Content:
     dq[rng.random(_FRAME, dtype=np.float32) < 2e-4] = 1 | (1 << 18)
     wave = table_waves(300)
     hdus = [
-        image_hdu("SCI", cube),
-        image_hdu("ERR", np.float32(FLAT_ERROR) * measured),
-        image_hdu("DQ", dq),
+        *planes(cube, np.float32(FLAT_ERROR) * measured, dq),
         _image_waves(_FLAT_WAVES),
         fast_table({"ANY": nrs.detector_response(wave)}, wave),
         _flags(),
@@ -210,15 +210,9 @@ def spectrograph_flat() -> Content:
     y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in _FRAME)
     image = 1 + np.float32(0.01) * x + np.float32(0.02) * y[:, None] ** 2
     wave = table_waves(300)
-    return (
-        "NirspecFlatModel",
-        {},
-        [
-            image_hdu("SCI", image),
-            image_hdu("ERR", np.zeros_like(image)),
-            fast_table({"ANY": nrs.spectrograph_response(wave)}, wave),
-        ],
-    )
+    curve = fast_table({"ANY": nrs.spectrograph_response(wave)}, wave)
+    images = [image_hdu("SCI", image), image_hdu("ERR", np.zeros_like(image))]
+    return "NirspecFlatModel", {}, [*images, curve]
 
 
 def _fore_flat() -> Content:
@@ -235,9 +229,7 @@ def _quadrant_flats() -> Content:
         image = 1 + np.float32(0.02) * (x * y[:, None] + np.float32(0.1 * quadrant))
         version = {"EXTVER": quadrant}
         hdus += [
-            image_hdu("SCI", np.stack([image, image * np.float32(1.01)]), **version),
-            image_hdu("ERR", np.zeros((2, *_SHUTTERS), np.float32), **version),
-            image_hdu("DQ", np.zeros((2, *_SHUTTERS), np.uint32), **version),
+            *planes(np.stack([image, image * np.float32(1.01)]), version=quadrant),
             _image_waves(_FLAT_WAVES, **version),
             fast_table({"ANY": nrs.fore_response(wave, quadrant)}, wave, **version),
         ]
@@ -302,46 +294,28 @@ def _barshadow() -> Content:
 
 def photom_content(grating: str, *, mos: bool) -> Content:
     """Return the content of the conversion to flux density."""
-    slits = ("",) if mos else _SLITS
-    rows, wave = len(slits), table_waves(1200)
-    who = {
-        "filter": _text([CONFIGURATIONS[grating][0]] * rows, 12),
-        "grating": _text([grating] * rows, 15),
-    }
-    if not mos:
-        who["slit"] = _text(slits, 15)
-
-    def each(**values: HostArray | float) -> dict[str, HostArray]:
-        return {k: np.array([v] * rows, np.float32) for k, v in values.items()}
-
-    response = {
-        "wavelength": wave,
-        "relresponse": nrs.relative_response(wave),
-        "reluncertainty": np.zeros(len(wave)),
-    }
-    hdus = [
-        table_hdu(
-            "PHOTOM",
-            who
-            | each(photmj=nrs.PHOTMJ, uncertainty=0.0)
-            | {"nelem": np.full(rows, len(wave), np.int16)}
-            | each(**response),
-        ),
-        table_hdu(
-            "TIMECOEFF_LINEAR", who | each(t0=nrs.REFERENCE_DAY, lossperyear=nrs.LOSS_PER_YEAR)
-        ),
-        table_hdu(
-            "TIMECOEFF_EXPONENTIAL",
-            who | each(t0=nrs.REFERENCE_DAY, amplitude=0.0, tau=100.0, const=1.0),
-        ),
-        table_hdu(
-            "TIMECOEFF_POWERLAW",
-            who | each(t0=nrs.REFERENCE_DAY, year1value=1.0, tsoft=1.0, alpha=0.0),
-        ),
-    ]
+    wave = table_waves(1200)
+    hdus = photom_tables(
+        _who(grating, mos=mos),
+        {"photmj": nrs.PHOTMJ},
+        wave,
+        nrs.relative_response(wave),
+        day=nrs.REFERENCE_DAY,
+        loss=nrs.LOSS_PER_YEAR,
+    )
     area = nrs.pixel_area("MOS")
     keywords = {"PIXAR_A2": area, "PIXAR_SR": area * ARCSEC2}
     return ("NrsMosPhotomModel" if mos else "NrsFsPhotomModel"), keywords, hdus
+
+
+def _who(grating: str, *, mos: bool) -> dict[str, HostArray]:
+    """Columns that name the rows of a table, one for each slit."""
+    slits = ("",) if mos else _SLITS
+    who = {
+        "filter": _text([CONFIGURATIONS[grating][0]] * len(slits), 12),
+        "grating": _text([grating] * len(slits), 15),
+    }
+    return who if mos else who | {"slit": _text(slits, 15)}
 
 
 def _slit_areas() -> Content:
@@ -365,18 +339,12 @@ def _shutter_areas() -> Content:
 
 def _apcorr(exp_type: str, grating: str) -> Content:
     mos = exp_type == "NRS_MSASPEC"
-    slits = ("",) if mos else _SLITS
-    rows, wave, size = len(slits), table_waves(60), np.arange(2.0, 16.0)
+    who = _who(grating, mos=mos)
+    rows, wave, size = len(who["filter"]), table_waves(60), np.arange(2.0, 16.0)
     width = np.sqrt(nrs.sigma(wave) ** 2 + _RESAMPLING_VARIANCE[exp_type])
     half = size[:, None] / 2
     factor = 1 / enclosed(-half, half, width)
     phase = np.array([0.0, 0.5, 1.0], np.float32)
-    who = {
-        "filter": _text([CONFIGURATIONS[grating][0]] * rows, 12),
-        "grating": _text([grating] * rows, 15),
-    }
-    if not mos:
-        who["slit"] = _text(slits, 15)
 
     def each(value: HostArray) -> HostArray:
         return np.tile(value.astype(np.float32), (rows, *(1,) * value.ndim))
