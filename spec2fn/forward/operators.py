@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -46,6 +46,7 @@ __all__ = [
 
 Window: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 """First and last (exclusive) row, and column."""
+E = TypeVar("E", bound="Exposure")
 
 
 def gaussian_fractions(lower: Array, upper: Array, center: Array, sigma: Array) -> Array:
@@ -271,7 +272,7 @@ def ones_like(ds: xr.Dataset) -> xr.Dataset:
     return replace_data(ds, None, **planes, dq=np.zeros(shape, np.uint32))
 
 
-def through(exposure: Exposure, steps: Sequence[Step], references: Mapping[str, xr.Dataset]) -> Any:
+def through(exposure: E, steps: Sequence[Step], references: Mapping[str, xr.Dataset]) -> E:
     """Apply steps with the references they take."""
     for step in steps:
         exposure = step(exposure, *(references.get(r) for r in step.refs))

@@ -103,10 +103,10 @@ def members(exp_type: str, seed: int = 0) -> dict[str, tuple[xr.Dataset, ...]]:
     """Return the associated exposures, and MSA metadata, by role."""
     if exp_type in nirspec_modes.EXP_TYPES:
         roles = [r for r in nirspec_modes.roles(exp_type) if r != "science"]
-        found = {role: (exposure(exp_type, role, seed),) for role in roles}
-        return {**found, **nirspec_modes.metadata(exp_type)}
-    roles = [r for r in rendered(exp_type, seed).setups if r != "science"]
-    return {role: (exposure(exp_type, role, seed),) for role in roles}
+        more = nirspec_modes.metadata(exp_type)
+    else:
+        roles, more = [r for r in rendered(exp_type, seed).setups if r != "science"], {}
+    return {**{role: (exposure(exp_type, role, seed),) for role in roles}, **more}
 
 
 def observation(exp_type: str, seed: int = 0, integrations: int = 2) -> Observation:
@@ -134,13 +134,13 @@ def pipeline(exp_type: str) -> Pipeline:
     from spec2fn.steps.cube_build import cube_build
     from spec2fn.steps.extract_1d import extract_1d
 
-    made = MODES[exp_type][1]
+    _, steps = MODES[exp_type]
     if exp_type != MRS:
-        return made
+        return steps
     # one Dataset instead of one for each channel, and few planes: the detector is large enough
     one = cube_build.with_(channel="1", wavemin=5.3, wavemax=5.36)
     # fringes of a spectrum are removed outside of a trace only
-    return edit.replace(made, cube_build=one, extract_1d=extract_1d.with_(ifu_rfcorr=False))
+    return edit.replace(steps, cube_build=one, extract_1d=extract_1d.with_(ifu_rfcorr=False))
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def references(exp_type: str) -> Mapping[str, Any]:
     x, y, nx, ny = _WINDOWS[exp_type]
     frame = (y + ny - 1, x + nx - 1)
     name = toy.CONFIGURATIONS[_GRATING][0]
-    made = {
+    refs = {
         **toy.references(_GRATING),
         **(nirspec_ifu_optics.optics(_GRATING) if exp_type == "NRS_IFU" else {}),
         **calibration_references(exp_type, _GRATING, name, frame),
@@ -145,8 +145,8 @@ def references(exp_type: str) -> Mapping[str, Any]:
     if exp_type == "NRS_MSASPEC":
         # of the fixed slit among the slitlets
         fixed = calibration_references("NRS_FIXEDSLIT", _GRATING, name, frame)
-        made |= {f"fs:{k}": v for k, v in fixed.items()}
-    return made
+        refs |= {f"fs:{k}": v for k, v in fixed.items()}
+    return refs
 
 
 def metadata(exp_type: str) -> Mapping[str, tuple[Any, ...]]:

@@ -49,8 +49,8 @@ def calibration_references(
     mos = exp_type == "NRS_MSASPEC"
     if exp_type == "NRS_IFU":
         return _named(_of_slices(grating, filter_name, frame))
-    made = dict(zip(("fflat", "sflat", "dflat"), _flats(frame, mos=mos), strict=True))
-    made |= {
+    refs = dict(zip(("fflat", "sflat", "dflat"), _flats(frame, mos=mos), strict=True))
+    refs |= {
         "pathloss": _pathloss(mos=mos),
         "photom": _photom(grating, filter_name, mos=mos),
         "area": _areas(mos=mos),
@@ -61,22 +61,22 @@ def calibration_references(
         "apcorr": _apcorr(grating, filter_name, mos=mos),
     }
     if mos:
-        made |= {"barshadow": _barshadow(), "msaoper": _msaoper()}
-    return _named(made)
+        refs |= {"barshadow": _barshadow(), "msaoper": _msaoper()}
+    return _named(refs)
 
 
-def _named(made: Mapping[str, xr.Dataset]) -> Mapping[str, xr.Dataset]:
+def _named(refs: Mapping[str, xr.Dataset]) -> Mapping[str, xr.Dataset]:
     return {
         name: ds.assign_attrs(reftype=name, filename=f"jwst_nirspec_{name}_9999")
-        for name, ds in made.items()
+        for name, ds in refs.items()
     }
 
 
 def _of_slices(grating: str, filter_name: str, frame: tuple[int, int]) -> dict[str, xr.Dataset]:
-    made = dict(zip(("fflat", "sflat", "dflat"), _flats(frame, mos=False), strict=True))
+    refs = dict(zip(("fflat", "sflat", "dflat"), _flats(frame, mos=False), strict=True))
     number = np.arange(_SLICES, dtype=np.int16)
     areas = (0.01 * (1 + 0.01 * np.arange(_SLICES))).astype(np.float32)
-    return made | {
+    return refs | {
         "pathloss": _pathloss(mos=False),
         "photom": _photom(grating, filter_name, mos=True),
         "area": xr.Dataset(_table("area", slice_id=number, pixarea=areas)),

@@ -40,11 +40,11 @@ class StrayLight:
 
     def __call__(self, image: Array) -> Array:
         """Add the scattered light, image (..., y, x) [DN/s]."""
-        return self._series(self._once, image)
+        return self._series(self._scattered, image)
 
     def T(self, image: Array) -> Array:  # noqa: N802 - the name arrays use for it
         """Apply the adjoint: image → image."""
-        return self._series(self._back, image)
+        return self._series(self._scattered_adjoint, image)
 
     def _series(self, scatter: Callable[[Array], Array], image: Array) -> Array:
         total = image
@@ -52,10 +52,10 @@ class StrayLight:
             total = image + scatter(total)
         return total
 
-    def _once(self, image: Array) -> Array:
+    def _scattered(self, image: Array) -> Array:
         return self._inner(image) * cross_artifact(image, self.halves)
 
-    def _back(self, image: Array) -> Array:
+    def _scattered_adjoint(self, image: Array) -> Array:
         # profiles are even, so that only the order of the masks changes
         seen = self._inner(image) * image
         whole = slice(0, image.shape[-1])

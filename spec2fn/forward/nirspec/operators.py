@@ -127,7 +127,7 @@ def slit_operators(
     steps: list[Step[Any]] = [wavecorr, pathloss, barshadow, photom]
     if slits.attrs["exp_type"] == "NRS_BRIGHTOBJ":
         steps.remove(pathloss)
-    made: dict[int, SlitOperators] = {}
+    operators: dict[int, SlitOperators] = {}
     for part, prefix in _modes(slits):
         refs = {**references, **_prefixed(references, prefix)}
         own = part.map(ones_like)
@@ -139,8 +139,8 @@ def slit_operators(
             flat = through(start, [flat_field], refs)
             kinds[name] = (through(start, steps[1:], refs), flat)
         for number in part.ids:
-            made[number] = _operators(part, kinds, number, grid)
-    return tuple(made[i] for i in slits.ids)
+            operators[number] = _operators(part, kinds, number, grid)
+    return tuple(operators[i] for i in slits.ids)
 
 
 def _modes(slits: Slits) -> list[tuple[Slits, str]]:
