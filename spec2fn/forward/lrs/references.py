@@ -14,16 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.forward import reference_files as files
 from spec2fn.forward.lrs import instrument as lrs
-from spec2fn.forward.reference_files import (
-    Content,
-    Reference,
-    fits_reference,
-    image_hdu,
-    photom_tables,
-    planes,
-    table_hdu,
-)
 from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
@@ -64,7 +56,7 @@ _OPTICS: Mapping[str, Any] = {
 }
 
 
-def references(exp_type: str, seed: int = 0) -> Iterator[Reference]:
+def references(exp_type: str, seed: int = 0) -> Iterator[files.Reference]:
     """Make every reference of a mode.
 
     Parameters
@@ -76,7 +68,7 @@ def references(exp_type: str, seed: int = 0) -> Iterator[Reference]:
     """
     own = {"exp_type": exp_type}
     mode = {"INSTRUME": "MIRI", "DETECTOR": "MIRIMAGE", "FILTER": "P750L", "EXP_TYPE": exp_type}
-    fits = partial(fits_reference, match=own, mode=mode)
+    fits = partial(files.fits_reference, match=own, mode=mode)
     yield _distortion()
     yield _filteroffset()
     yield fits("specwcs", _specwcs())
@@ -84,7 +76,7 @@ def references(exp_type: str, seed: int = 0) -> Iterator[Reference]:
     yield fits("photom", _photom(exp_type))
     yield fits("apcorr", _apcorr(exp_type))
     apertures = {"apertures": [_aperture(exp_type)]}
-    yield Reference("extract1d", own, apertures, {"instrument": "MIRI", **own})
+    yield files.Reference("extract1d", own, apertures, {"instrument": "MIRI", **own})
     if exp_type == "MIR_LRS-FIXEDSLIT":
         yield fits("pathloss", _pathloss())
         yield fits("psf", _psf())
@@ -99,7 +91,7 @@ def true_flat(exp_type: str, seed: int = 0) -> HostArray:
     return np.asarray(smooth * (1 + 0.005 * rng.standard_normal(shape)))
 
 
-def _distortion() -> Reference:
+def _distortion() -> files.Reference:
     from astropy.modeling.models import Mapping as Axes
     from astropy.modeling.models import Polynomial2D
 
@@ -115,18 +107,20 @@ def _distortion() -> Reference:
     inverse = np.linalg.inv(matrix)
     model.inverse = linear(inverse, -inverse @ offset)
     meta = {**_OPTICS, "output_units": "arcsec"}
-    return Reference("distortion", _DETECTOR, {"model": model}, meta, "DistortionModel")
+    return files.Reference("distortion", _DETECTOR, {"model": model}, meta, "DistortionModel")
 
 
-def _filteroffset() -> Reference:
+def _filteroffset() -> files.Reference:
     rows = [
         {"filter": name, "pupil": "N/A", "column_offset": x, "row_offset": y}
         for name, (x, y) in lrs.FILTER_OFFSET.items()
     ]
-    return Reference("filteroffset", _DETECTOR, {"filters": rows}, _OPTICS, "FilteroffsetModel")
+    return files.Reference(
+        "filteroffset", _DETECTOR, {"filters": rows}, _OPTICS, "FilteroffsetModel"
+    )
 
 
-def _specwcs() -> Content:
+def _specwcs() -> files.Content:
     first, last = lrs.ROWS
     rows = np.arange(first, last - 1, -1, dtype=np.float64)
     x = lrs.trace(rows)
@@ -145,10 +139,10 @@ def _specwcs() -> Content:
     for i, (sx, sy) in enumerate(((-1, -1), (1, -1), (1, 1), (-1, 1)), start=1):
         v2, v3 = lrs.to_v2v3(x0 + sx * lrs.SLIT_COLUMNS / 2, y0 + sy * lrs.SLIT_ROWS / 2)
         keywords[f"V2VERT{i}"], keywords[f"V3VERT{i}"] = float(v2), float(v3)
-    return "MiriLRSSpecwcsModel", keywords, [table_hdu("WAVETABLE", columns)]
+    return "MiriLRSSpecwcsModel", keywords, [files.table_hdu("WAVETABLE", columns)]
 
 
-def measured_flat(exp_type: str, seed: int) -> Content:
+def measured_flat(exp_type: str, seed: int) -> files.Content:
     """Return the content of a flat: :func:`true_flat` with the error its ERR plane states."""
     flat = true_flat(exp_type, seed)
     rng = np.random.default_rng([seed, 2])
@@ -158,7 +152,7 @@ def measured_flat(exp_type: str, seed: int) -> Content:
     bad = rng.random(flat.shape) < 2e-4
     dq[bad] = 3
     data[bad] = np.nan
-    table = table_hdu(
+    table = files.table_hdu(
         "DQ_DEF",
         {
             "BIT": np.array([0, 1], np.int32),
@@ -177,16 +171,16 @@ def measured_flat(exp_type: str, seed: int) -> Content:
         "FASTAXIS": 1,
         "SLOWAXIS": 2,
     }
-    return "FlatModel", keywords, [*planes(data, error, dq), table]
+    return "FlatModel", keywords, [*files.planes(data, error, dq), table]
 
 
-def _photom(exp_type: str) -> Content:
+def _photom(exp_type: str) -> files.Content:
     wave = np.linspace(3.0, 15.0, 1201)
     who = {
         "filter": np.array(["P750L"], "S12"),
         "subarray": np.array([SUBARRAYS[exp_type]], "S17"),
     }
-    hdus = photom_tables(
+    hdus = files.photom_tables(
         who,
         {"photmjsr": lrs.PHOTMJSR},
         wave,
@@ -199,7 +193,7 @@ def _photom(exp_type: str) -> Content:
     return "MirLrsPhotomModel", area, hdus
 
 
-def _apcorr(exp_type: str) -> Content:
+def _apcorr(exp_type: str) -> files.Content:
     wave = np.linspace(4.0, 14.3, 300)
     size = np.arange(1, 25)
     width = lrs.sigma(wave)
@@ -213,7 +207,7 @@ def _apcorr(exp_type: str) -> Content:
         offset = sum(BOX[exp_type]) / 2 - column
     half = size / 2
     factor = 1 / lrs.enclosed(offset[:, None] - half, offset[:, None] + half, width[:, None])
-    table = table_hdu(
+    table = files.table_hdu(
         "APCORR",
         {
             "subarray": np.array([SUBARRAYS[exp_type]], "S17"),
@@ -245,13 +239,13 @@ def _aperture(exp_type: str) -> dict[str, Any]:
     return box | {"use_source_posn": False, "bkg_coeff": regions, "bkg_order": 0}
 
 
-def _pathloss() -> Content:
+def _pathloss() -> files.Content:
     wave = np.linspace(15.0, 3.5, 231)
     columns, rows, step = 65, 41, 0.1
     offset = (np.arange(rows) - rows // 2) * step
     factor = 1 / lrs.slit_transmission(wave[:, None], offset[None, :])
     cube = np.repeat(factor[:, :, None], columns, axis=2).astype(np.float32)
-    table = table_hdu(
+    table = files.table_hdu(
         "PATHLOSS",
         {
             "wavelength": wave.astype(np.float32),
@@ -268,7 +262,7 @@ def _pathloss() -> Content:
     return "MirLrsPathlossModel", {}, [table]
 
 
-def _psf() -> Content:
+def _psf() -> files.Content:
     first, last = lrs.ROWS
     wave = lrs.wavelength(np.arange(last, first + 1, dtype=np.float64))
     oversampling, pixels = 4, 81
@@ -277,7 +271,7 @@ def _psf() -> Content:
     step = 0.5 / oversampling
     profile = lrs.enclosed(u - step, u + step, lrs.sigma(wave)[:, None])
     hdus = [
-        image_hdu(
+        files.image_hdu(
             "PSF",
             profile,
             APERTURE="ANY",
@@ -285,6 +279,6 @@ def _psf() -> Content:
             CENTCOL=center,
             CENTROW=float(-last),
         ),
-        image_hdu("WAVE", wave),
+        files.image_hdu("WAVE", wave),
     ]
     return "SpecPsfModel", {}, hdus

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.typing import HostArray
+
+if TYPE_CHECKING:
+    from astropy.modeling import Model
 
 __all__ = [
     "APERTURE",
@@ -203,37 +206,26 @@ def optics_trees() -> Mapping[str, Mapping[str, Any]]:
     """Return the content of what assign_wcs needs, by reference type."""
     from astropy.modeling.models import AffineTransformation2D, Const1D, Polynomial2D
 
+    def plane(origin: float, first: float, second: float) -> Model:
+        return Polynomial2D(1, c0_0=origin, c1_0=first, c0_1=second)
+
     angle = np.deg2rad(V3_ANGLE)
     cosine, sine = np.cos(angle), np.sin(angle)
-    models: dict[str, list[Any]] = {n: [] for n in ("alpha", "beta", "wavelength", "x", "y")}
+    models: dict[str, list[Model]] = {n: [] for n in ("alpha", "beta", "wavelength", "x", "y")}
     for c in CHANNELS:
         for _, middle, beta, stairs in _slices(c):
             # of row and column, and back of wavelength and alpha
             origin = -middle + _BEND * _MIDDLE_ROW
-            models["alpha"].append(
-                Polynomial2D(1, c0_0=c.scale * origin, c1_0=-c.scale * _BEND, c0_1=c.scale)
-            )
+            models["alpha"].append(plane(c.scale * origin, -c.scale * _BEND, c.scale))
             models["beta"].append(Const1D(beta))
             start = c.blue + c.step * (stairs - _TILT * middle)
-            models["wavelength"].append(
-                Polynomial2D(1, c0_0=start, c1_0=c.step, c0_1=c.step * _TILT)
-            )
+            models["wavelength"].append(plane(start, c.step, c.step * _TILT))
             norm = 1 + _TILT * _BEND
             zero = (-c.blue / c.step - stairs + _TILT * _BEND * _MIDDLE_ROW) / norm
-            y = {
-                "c0_0": zero,
-                "c1_0": 1 / (c.step * norm),
-                "c0_1": -_TILT / (c.scale * norm),
-            }
-            models["y"].append(Polynomial2D(1, **y))
-            models["x"].append(
-                Polynomial2D(
-                    1,
-                    c0_0=middle + _BEND * (zero - _MIDDLE_ROW),
-                    c1_0=_BEND * y["c1_0"],
-                    c0_1=1 / c.scale + _BEND * y["c0_1"],
-                )
-            )
+            first, second = 1 / (c.step * norm), -_TILT / (c.scale * norm)
+            models["y"].append(plane(zero, first, second))
+            column = middle + _BEND * (zero - _MIDDLE_ROW)
+            models["x"].append(plane(column, _BEND * first, 1 / c.scale + _BEND * second))
     names = [c.name for c in CHANNELS]
     v2v3 = [
         AffineTransformation2D(

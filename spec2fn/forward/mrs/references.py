@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from spec2fn.forward import reference_files as files
 from spec2fn.forward.ifu_references import (
     EXTRACTION,
     CubeImage,
@@ -22,15 +23,6 @@ from spec2fn.forward.ifu_references import (
 )
 from spec2fn.forward.lrs.references import measured_flat
 from spec2fn.forward.mrs import instrument as mrs
-from spec2fn.forward.reference_files import (
-    ARCSEC2,
-    Content,
-    Reference,
-    fits_reference,
-    image_hdu,
-    planes,
-    table_hdu,
-)
 from spec2fn.typing import HostArray
 
 __all__ = ["references"]
@@ -47,7 +39,7 @@ _MODELS = {
 _FRINGES = {"ffreq": (2.9, 0.4), "dffreq": (1.5, 0.15)}  # [cm], main and beat component
 
 
-def references(exp_type: str = mrs.EXP_TYPE, seed: int = 0) -> Iterator[Reference]:
+def references(exp_type: str = mrs.EXP_TYPE, seed: int = 0) -> Iterator[files.Reference]:
     """Make every reference of the mode; `seed` is that of the flat."""
     match = {"exp_type": exp_type}
     wave, images = _images()
@@ -61,9 +53,9 @@ def references(exp_type: str = mrs.EXP_TYPE, seed: int = 0) -> Iterator[Referenc
         },
     }
     for reftype, tree in trees.items():
-        yield Reference(reftype, match, tree, _meta(reftype), _MODELS[reftype])
+        yield files.Reference(reftype, match, tree, _meta(reftype), _MODELS[reftype])
     mode = {"INSTRUME": "MIRI", "DETECTOR": _DETECTOR, "CHANNEL": "12", "BAND": mrs.BAND}
-    fits = partial(fits_reference, match=match, mode={**mode, "EXP_TYPE": exp_type})
+    fits = partial(files.fits_reference, match=match, mode={**mode, "EXP_TYPE": exp_type})
     yield fits("flat", measured_flat(exp_type, seed))
     yield fits("fringe", _fringe())
     yield fits("photom", _photom())
@@ -95,27 +87,27 @@ def _meta(reftype: str) -> Mapping[str, Any]:
     return {"instrument": names, "exposure": {"type": mrs.EXP_TYPE}, **own.get(reftype, {})}
 
 
-def _fringe() -> Content:
+def _fringe() -> files.Content:
     wave = mrs.wavelengths()
     flat = mrs.fringes(wave).astype(np.float32)
-    return "FringeModel", {}, planes(flat)
+    return "FringeModel", {}, files.planes(flat)
 
 
-def _photom() -> Content:
+def _photom() -> files.Content:
     factor = (mrs.PHOTMJSR * mrs.relative_response(mrs.wavelengths())).astype(np.float32)
     area = mrs.CHANNELS[0].scale * mrs.CHANNELS[0].width
-    sizes = np.full(factor.shape, area * ARCSEC2, np.float32)
-    hdus = [*planes(factor), image_hdu("PIXSIZ", sizes)]
+    sizes = np.full(factor.shape, area * files.ARCSEC2, np.float32)
+    hdus = [*files.planes(factor), files.image_hdu("PIXSIZ", sizes)]
     wave = np.linspace(4.5, 29.0, 50)
     for number in range(1, 5):
         columns = {"binwave": wave, **mrs.time_dependence(wave)}
         columns = {k: v.astype(np.float32) for k, v in columns.items()}
-        hdus.append(table_hdu(f"TIMECOEFF_POWERLAW_CH{number}", columns))
-    keywords = {"PIXAR_A2": area, "PIXAR_SR": area * ARCSEC2, "PHOTMJSR": mrs.PHOTMJSR}
+        hdus.append(files.table_hdu(f"TIMECOEFF_POWERLAW_CH{number}", columns))
+    keywords = {"PIXAR_A2": area, "PIXAR_SR": area * files.ARCSEC2, "PHOTMJSR": mrs.PHOTMJSR}
     return "MirMrsPhotomModel", keywords, hdus
 
 
-def _cross_artifact() -> Content:
+def _cross_artifact() -> files.Content:
     rows = np.arange(mrs.SHAPE[0])
     profile = {
         "lor_fwhm": 80.0 + 0.005 * rows,
@@ -127,11 +119,11 @@ def _cross_artifact() -> Content:
     }
     columns = {"yrow": rows.astype(np.int16)}
     columns |= {k: v.astype(np.float32) for k, v in profile.items()}
-    hdus = [table_hdu(f"CH{c}{b}", columns) for c in "1234" for b in "ABC"]
+    hdus = [files.table_hdu(f"CH{c}{b}", columns) for c in "1234" for b in "ABC"]
     return "MirMrsXArtCorrModel", {}, hdus
 
 
-def _fringe_frequencies() -> Content:
+def _fringe_frequencies() -> files.Content:
     labels = np.array([label for c in mrs.CHANNELS for label in c.labels], np.float64)
 
     def both(values: tuple[float, float], kind: type) -> HostArray:
@@ -146,12 +138,12 @@ def _fringe_frequencies() -> Content:
         "pgram_res": both((0.001, 0.001), np.float64),
     }
     wave = np.linspace(4.5, 29.0, 50)
-    hdus = [table_hdu(f"RFC_FREQ_{b}", columns) for b in ("SHORT", "MEDIUM", "LONG")]
-    hdus.append(table_hdu("MAX_AMP", {"wavelength": wave, "amplitude": np.full(50, 0.12)}))
+    hdus = [files.table_hdu(f"RFC_FREQ_{b}", columns) for b in ("SHORT", "MEDIUM", "LONG")]
+    hdus.append(files.table_hdu("MAX_AMP", {"wavelength": wave, "amplitude": np.full(50, 0.12)}))
     return "FringeFreqModel", {}, hdus
 
 
-def _cubes() -> Content:
+def _cubes() -> files.Content:
     who = {
         "channel": np.array([str(c.number) for c in mrs.CHANNELS], "S3"),
         "band": np.array([mrs.BAND] * len(mrs.CHANNELS), "S12"),

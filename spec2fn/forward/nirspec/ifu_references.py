@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 
+from spec2fn.forward import reference_files as files
 from spec2fn.forward.ifu_references import (
     EXTRACTION,
     CubeImage,
@@ -32,13 +33,6 @@ from spec2fn.forward.nirspec.references import (
     spectrograph_flat,
     table_waves,
 )
-from spec2fn.forward.reference_files import (
-    ARCSEC2,
-    Content,
-    Reference,
-    fits_reference,
-    table_hdu,
-)
 from spec2fn.typing import HostArray
 
 __all__ = ["EXP_TYPE", "references", "sigma"]
@@ -58,12 +52,12 @@ def sigma(wave: HostArray) -> HostArray:
     return nrs.PIXEL_SCALE * nrs.sigma(wave)
 
 
-def references(exp_type: str = EXP_TYPE, seed: int = 0) -> Iterator[Reference]:
+def references(exp_type: str = EXP_TYPE, seed: int = 0) -> Iterator[files.Reference]:
     """Make every reference of the mode; `seed` is that of the flat."""
     match = {"detector": "NRS1"}
     yield from optics_references(optics_trees(GRATING), match)
     mode = {**instrument_keywords(GRATING), "EXP_TYPE": exp_type}
-    fits = partial(fits_reference, match=match, mode=mode)
+    fits = partial(files.fits_reference, match=match, mode=mode)
     yield fits("dflat", detector_flat(seed))
     yield fits("sflat", spectrograph_flat())
     yield fits("fflat", _fore_flat())
@@ -80,33 +74,33 @@ def references(exp_type: str = EXP_TYPE, seed: int = 0) -> Iterator[Reference]:
         "exposure": {"type": exp_type},
     }
     radii = {"data": apertures(wave, image.sigma(sigma(wave)))}
-    yield Reference("extract1d", match, radii, {**meta, **EXTRACTION}, "Extract1dIFUModel")
+    yield files.Reference("extract1d", match, radii, {**meta, **EXTRACTION}, "Extract1dIFUModel")
     correction = apcorr_table(wave, sigma(wave), images, grating=GRATING, filter=name)
-    yield Reference("apcorr", match, {"apcorr_table": correction}, meta, "NrsIfuApcorrModel")
+    yield files.Reference("apcorr", match, {"apcorr_table": correction}, meta, "NrsIfuApcorrModel")
     yield msaoper(match)
 
 
-def _fore_flat() -> Content:
+def _fore_flat() -> files.Content:
     wave = table_waves(300)
     return "NirspecFlatModel", {}, [fast_table({"ANY": nrs.fore_response(wave)}, wave)]
 
 
-def _photom(grating: str) -> Content:
+def _photom(grating: str) -> files.Content:
     model, keywords, hdus = photom_content(grating, mos=True)
     area = nrs.PIXEL_SCALE * SLICE_WIDTH
-    own = {"PIXAR_A2": area, "PIXAR_SR": area * ARCSEC2}
+    own = {"PIXAR_A2": area, "PIXAR_SR": area * files.ARCSEC2}
     return model, {**keywords, **own}, hdus
 
 
-def _areas() -> Content:
+def _areas() -> files.Content:
     number = np.arange(_SLICES)
     # slices are not quite equally wide
     area = nrs.PIXEL_SCALE * SLICE_WIDTH * (1 + 0.002 * np.cos(number))
     columns = {"slice_id": number.astype(np.int16), "pixarea": area.astype(np.float32)}
-    return "NirspecIfuAreaModel", {}, [table_hdu("AREA", columns)]
+    return "NirspecIfuAreaModel", {}, [files.table_hdu("AREA", columns)]
 
 
-def _cubes(grating: str, name: str) -> Content:
+def _cubes(grating: str, name: str) -> files.Content:
     who = {"disperser": np.array([grating], "S5"), "filter": np.array([name], "S6")}
     low, high, _ = planes = _PLANES[grating]
     tables = {f"MULTICHAN_{k}": np.arange(low, high, step) for k, step in _STEPS.items()}

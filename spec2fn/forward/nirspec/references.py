@@ -13,19 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.forward import reference_files as files
 from spec2fn.forward.lrs.instrument import enclosed
 from spec2fn.forward.nirspec import instrument as nrs
 from spec2fn.forward.nirspec.optics import CONFIGURATIONS, optics_trees
-from spec2fn.forward.reference_files import (
-    ARCSEC2,
-    Content,
-    Reference,
-    fits_reference,
-    image_hdu,
-    photom_tables,
-    planes,
-    table_hdu,
-)
 from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
@@ -66,7 +57,7 @@ _RESAMPLING_VARIANCE = {"NRS_MSASPEC": 1 / 3, "NRS_FIXEDSLIT": 1 / 3, "NRS_BRIGH
 _SLITS = tuple(nrs.APERTURES)
 
 
-def references(exp_type: str, seed: int = 0) -> Iterator[Reference]:
+def references(exp_type: str, seed: int = 0) -> Iterator[files.Reference]:
     """Make every reference of a mode.
 
     Parameters
@@ -82,12 +73,12 @@ def references(exp_type: str, seed: int = 0) -> Iterator[Reference]:
     keywords = instrument_keywords(GRATING)
     # both are the same for slitlets and fixed slits
     both = {**keywords, "P_EXP_TY": "".join(f"{m}|" for m in modes), "EXP_TYPE": exp_type}
-    yield fits_reference("dflat", detector_flat(seed), {"detector": "NRS1"}, both)
-    yield fits_reference("sflat", spectrograph_flat(), {"detector": "NRS1"}, both)
+    yield files.fits_reference("dflat", detector_flat(seed), {"detector": "NRS1"}, both)
+    yield files.fits_reference("sflat", spectrograph_flat(), {"detector": "NRS1"}, both)
     for which in modes:
         own = {"exp_type": which}
         mos = which == "NRS_MSASPEC"
-        fits = partial(fits_reference, match=own, mode={**keywords, "EXP_TYPE": which})
+        fits = partial(files.fits_reference, match=own, mode={**keywords, "EXP_TYPE": which})
         yield fits("fflat", _quadrant_flats() if mos else _fore_flat())
         if which != "NRS_BRIGHTOBJ":
             yield fits("pathloss", _pathloss(mos=mos))
@@ -96,11 +87,11 @@ def references(exp_type: str, seed: int = 0) -> Iterator[Reference]:
         yield fits("apcorr", _apcorr(which, GRATING))
         yield _wavecorr(which)
         apertures = _apertures(which, local_background=exp_type == "NRS_MSASPEC")
-        yield Reference(
+        yield files.Reference(
             "extract1d", own, {"apertures": apertures}, {"instrument": "NIRSPEC", **own}
         )
     if exp_type == "NRS_MSASPEC":
-        yield fits_reference(
+        yield files.fits_reference(
             "barshadow", _barshadow(), {"exp_type": exp_type}, {**keywords, "EXP_TYPE": exp_type}
         )
         yield msaoper({})
@@ -114,7 +105,7 @@ def instrument_keywords(grating: str) -> dict[str, str]:
 
 def optics_references(
     trees: Mapping[str, tuple[Mapping[str, Any], Mapping[str, str]]], match: Mapping[str, str]
-) -> Iterator[Reference]:
+) -> Iterator[files.Reference]:
     """Return the references of the optics, from their content and mode by type."""
     names = {"fpa": "FPA", "msa": "MSA", "ote": "OTE", "fore": "FORE"}
     for reftype, (tree, mode) in trees.items():
@@ -127,7 +118,7 @@ def optics_references(
         elif "model" in tree:
             meta |= {"input_units": "m", "output_units": "m"}
         model = f"{names.get(reftype, reftype.capitalize())}Model"
-        yield Reference(reftype, match, tree, meta, model)
+        yield files.Reference(reftype, match, tree, meta, model)
 
 
 def true_detector_flat(seed: int = 0) -> HostArray:
@@ -169,7 +160,7 @@ def fast_table(
         "data": np.array(list(curves.values()), np.float32),
         "error": np.zeros((rows, n), np.float32),
     }
-    return table_hdu("FAST_VARIATION", columns, **keywords)
+    return files.table_hdu("FAST_VARIATION", columns, **keywords)
 
 
 def _flags() -> BinTableHDU:
@@ -180,14 +171,14 @@ def _flags() -> BinTableHDU:
         "NAME": _text(names.values(), 40),
         "DESCRIPTION": _text([""] * 3, 80),
     }
-    return table_hdu("DQ_DEF", columns)
+    return files.table_hdu("DQ_DEF", columns)
 
 
 def _image_waves(waves: Iterable[float], **keywords: str | float) -> BinTableHDU:
-    return table_hdu("WAVELENGTH", {"wavelength": np.array(waves, np.float32)}, **keywords)
+    return files.table_hdu("WAVELENGTH", {"wavelength": np.array(waves, np.float32)}, **keywords)
 
 
-def detector_flat(seed: int) -> Content:
+def detector_flat(seed: int) -> files.Content:
     """Return the content of a measured D-flat."""
     rng = np.random.default_rng([seed, 2])
     noise = rng.standard_normal(_FRAME, dtype=np.float32)
@@ -197,7 +188,7 @@ def detector_flat(seed: int) -> Content:
     dq[rng.random(_FRAME, dtype=np.float32) < 2e-4] = 1 | (1 << 18)
     wave = table_waves(300)
     hdus = [
-        *planes(cube, np.float32(FLAT_ERROR) * measured, dq),
+        *files.planes(cube, np.float32(FLAT_ERROR) * measured, dq),
         _image_waves(_FLAT_WAVES),
         fast_table({"ANY": nrs.detector_response(wave)}, wave),
         _flags(),
@@ -205,23 +196,23 @@ def detector_flat(seed: int) -> Content:
     return "NirspecFlatModel", {}, hdus
 
 
-def spectrograph_flat() -> Content:
+def spectrograph_flat() -> files.Content:
     """Return the content of an S-flat."""
     y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in _FRAME)
     image = 1 + np.float32(0.01) * x + np.float32(0.02) * y[:, None] ** 2
     wave = table_waves(300)
     curve = fast_table({"ANY": nrs.spectrograph_response(wave)}, wave)
-    images = [image_hdu("SCI", image), image_hdu("ERR", np.zeros_like(image))]
+    images = [files.image_hdu("SCI", image), files.image_hdu("ERR", np.zeros_like(image))]
     return "NirspecFlatModel", {}, [*images, curve]
 
 
-def _fore_flat() -> Content:
+def _fore_flat() -> files.Content:
     wave = table_waves(300)
     curves = {name: nrs.fore_response(wave, k) for k, name in enumerate(_SLITS)}
     return "NirspecFlatModel", {}, [fast_table(curves, wave)]
 
 
-def _quadrant_flats() -> Content:
+def _quadrant_flats() -> files.Content:
     wave = table_waves(300)
     y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in _SHUTTERS)
     hdus = []
@@ -229,14 +220,14 @@ def _quadrant_flats() -> Content:
         image = 1 + np.float32(0.02) * (x * y[:, None] + np.float32(0.1 * quadrant))
         version = {"EXTVER": quadrant}
         hdus += [
-            *planes(np.stack([image, image * np.float32(1.01)]), version=quadrant),
+            *files.planes(np.stack([image, image * np.float32(1.01)]), version=quadrant),
             _image_waves(_FLAT_WAVES, **version),
             fast_table({"ANY": nrs.fore_response(wave, quadrant)}, wave, **version),
         ]
     return "NirspecQuadFlatModel", {}, [*hdus, _flags()]
 
 
-def _pathloss(*, mos: bool) -> Content:
+def _pathloss(*, mos: bool) -> files.Content:
     apertures = {name: (0, size) for name, size in nrs.APERTURES.items()}
     if mos:
         apertures = {f"MOS1x{n}": (n, nrs.slitlet(n)) for n in (1, 3)}
@@ -245,7 +236,7 @@ def _pathloss(*, mos: bool) -> Content:
 
 def pathloss_content(
     apertures: Mapping[str, tuple[int, tuple[float, float]]], *, mos: bool = False
-) -> Content:
+) -> files.Content:
     """Return the pathloss of apertures: number of shutters, and width and height [arcsec]."""
     wave = table_waves(52)
     spectral = (1.0, wave[0] * 1e-6, (wave[1] - wave[0]) * 1e-6)
@@ -260,10 +251,10 @@ def pathloss_content(
         place = [(1.0, axis[0], axis[1] - axis[0]) for axis in (x, y)]
         keys: dict[str, str | float] = {"EXTVER": version, "APERTURE": name, "SHUTTERS": shutters}
         hdus += [
-            image_hdu("PS", cube, **keys, **_grid([*place, spectral])),
-            image_hdu("PSVAR", np.zeros_like(cube), EXTVER=version),
-            image_hdu("UNI", uniform, EXTVER=version, **_grid([spectral])),
-            image_hdu("UNIVAR", np.zeros_like(uniform), EXTVER=version),
+            files.image_hdu("PS", cube, **keys, **_grid([*place, spectral])),
+            files.image_hdu("PSVAR", np.zeros_like(cube), EXTVER=version),
+            files.image_hdu("UNI", uniform, EXTVER=version, **_grid([spectral])),
+            files.image_hdu("UNIVAR", np.zeros_like(uniform), EXTVER=version),
         ]
     return "PathlossModel", {}, hdus
 
@@ -276,7 +267,7 @@ def _grid(axes: list[tuple[float, float, float]]) -> dict[str, float]:
     }
 
 
-def _barshadow() -> Content:
+def _barshadow() -> files.Content:
     y = np.linspace(-1, 1, 401)
     columns = 11
     step = (nrs.WAVES[1] - nrs.WAVES[0]) / (columns - 1)
@@ -286,16 +277,16 @@ def _barshadow() -> Content:
     for shutters in (1, 3):
         shadow = np.repeat(nrs.bar_shadow(y, shutters)[:, None], columns, axis=1)
         hdus += [
-            image_hdu(f"DATA1X{shutters}", shadow.astype(np.float32), **place),
-            image_hdu(f"VAR1X{shutters}", np.zeros(shadow.shape, np.float32)),
+            files.image_hdu(f"DATA1X{shutters}", shadow.astype(np.float32), **place),
+            files.image_hdu(f"VAR1X{shutters}", np.zeros(shadow.shape, np.float32)),
         ]
     return "BarshadowModel", {}, hdus
 
 
-def photom_content(grating: str, *, mos: bool) -> Content:
+def photom_content(grating: str, *, mos: bool) -> files.Content:
     """Return the content of the conversion to flux density."""
     wave = table_waves(1200)
-    hdus = photom_tables(
+    hdus = files.photom_tables(
         _who(grating, mos=mos),
         {"photmj": nrs.PHOTMJ},
         wave,
@@ -304,7 +295,7 @@ def photom_content(grating: str, *, mos: bool) -> Content:
         loss=nrs.LOSS_PER_YEAR,
     )
     area = nrs.pixel_area("MOS")
-    keywords = {"PIXAR_A2": area, "PIXAR_SR": area * ARCSEC2}
+    keywords = {"PIXAR_A2": area, "PIXAR_SR": area * files.ARCSEC2}
     return ("NrsMosPhotomModel" if mos else "NrsFsPhotomModel"), keywords, hdus
 
 
@@ -318,15 +309,15 @@ def _who(grating: str, *, mos: bool) -> dict[str, HostArray]:
     return who if mos else who | {"slit": _text(slits, 15)}
 
 
-def _slit_areas() -> Content:
+def _slit_areas() -> files.Content:
     columns = {
         "slit_id": _text(_SLITS, 15),
         "pixarea": np.array([nrs.pixel_area(n) for n in _SLITS], np.float32),
     }
-    return "NirspecSlitAreaModel", {}, [table_hdu("AREA", columns)]
+    return "NirspecSlitAreaModel", {}, [files.table_hdu("AREA", columns)]
 
 
-def _shutter_areas() -> Content:
+def _shutter_areas() -> files.Content:
     y, x = (a.ravel() + 1 for a in np.indices(_SHUTTERS))
     columns = {
         "quadrant": np.repeat(np.arange(1, 5, dtype=np.int16), x.size),
@@ -334,10 +325,10 @@ def _shutter_areas() -> Content:
         "shutter_y": np.tile(y.astype(np.int16), 4),
         "pixarea": np.full(4 * x.size, nrs.pixel_area("MOS"), np.float32),
     }
-    return "NirspecMosAreaModel", {}, [table_hdu("AREA", columns)]
+    return "NirspecMosAreaModel", {}, [files.table_hdu("AREA", columns)]
 
 
-def _apcorr(exp_type: str, grating: str) -> Content:
+def _apcorr(exp_type: str, grating: str) -> files.Content:
     mos = exp_type == "NRS_MSASPEC"
     who = _who(grating, mos=mos)
     rows, wave, size = len(who["filter"]), table_waves(60), np.arange(2.0, 16.0)
@@ -359,11 +350,11 @@ def _apcorr(exp_type: str, grating: str) -> Content:
         "apcorr": each(table),
         "apcorr_err": each(np.zeros_like(table)),
     }
-    hdu = table_hdu("APCORR", columns, SIZEUNIT="pixels")
+    hdu = files.table_hdu("APCORR", columns, SIZEUNIT="pixels")
     return ("NrsMosApcorrModel" if mos else "NrsFsApcorrModel"), {}, [hdu]
 
 
-def _wavecorr(exp_type: str) -> Reference:
+def _wavecorr(exp_type: str) -> files.Reference:
     from astropy.modeling.models import Tabular2D
 
     wave, x = table_waves(21), np.linspace(-0.5, 0.5, 11)
@@ -377,7 +368,7 @@ def _wavecorr(exp_type: str) -> Reference:
         apertures.append({**one, "variance": np.zeros_like(shift)})
     meta = {"instrument": {"name": "NIRSPEC"}, "exposure": {"type": exp_type}}
     own = {"exp_type": exp_type}
-    return Reference("wavecorr", own, {"apertures": apertures}, meta, "WaveCorrModel")
+    return files.Reference("wavecorr", own, {"apertures": apertures}, meta, "WaveCorrModel")
 
 
 def _apertures(exp_type: str, *, local_background: bool) -> list[dict[str, Any]]:
@@ -397,7 +388,7 @@ def _apertures(exp_type: str, *, local_background: bool) -> list[dict[str, Any]]
     return apertures
 
 
-def msaoper(match: Mapping[str, str]) -> Reference:
+def msaoper(match: Mapping[str, str]) -> files.Reference:
     """Return which shutters are stuck."""
     states = {"state": "closed", "TA state": "closed", "Internal state": "normal"}
     stuck = states | {"state": "open", "TA state": "open"}
@@ -406,4 +397,4 @@ def msaoper(match: Mapping[str, str]) -> Reference:
         {"Q": 3, "x": 330, "y": 60, **stuck, "Vignetted": "no"},
     ]
     tree = {"title": "MSA operability", "msaoper": shutters}
-    return Reference("msaoper", match, tree, {"instrument": "NIRSPEC", "exp_type": "N/A"})
+    return files.Reference("msaoper", match, tree, {"instrument": "NIRSPEC", "exp_type": "N/A"})
