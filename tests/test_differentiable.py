@@ -6,7 +6,7 @@ import pytest
 from spec2fn import pipelines, transforms
 from spec2fn.engine.pipeline import after, with_parameters
 from spec2fn.engine.run import run
-from spec2fn.forward import render_miri_lrs_slit, render_miri_lrs_slitless
+from spec2fn.forward import render
 
 SLIT = {"pixel_replace": {"skip": False}, "badpix_selfcal": {"skip": False}}
 SLITLESS = {"pixel_replace": {"skip": False}}
@@ -15,14 +15,14 @@ SLITLESS = {"pixel_replace": {"skip": False}}
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param((render_miri_lrs_slit, {}, SLIT), id="slit"),
-        pytest.param((render_miri_lrs_slitless, {"integrations": 2}, SLITLESS), id="slitless"),
+        pytest.param(("MIR_LRS-FIXEDSLIT", SLIT), id="slit"),
+        pytest.param(("MIR_LRS-SLITLESS", SLITLESS), id="slitless"),
     ],
 )
 def case(request):
     """A run up to the end, and the function that repeats everything after assign_wcs."""
-    render, arguments, params = request.param
-    rendered = render(3, **arguments)
+    exp_type, params = request.param
+    rendered = render(exp_type, 3, integrations=2)
     _, pipeline = pipelines.for_exposure(rendered.science)
     pipeline = with_parameters(pipeline, params)
     first = run(

@@ -1,15 +1,32 @@
-"""An extracted spectrum against the truth."""
+"""Extracted spectra against the truth: of one source, of slits, of cubes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-__all__ = ["Comparison"]
+from spec2fn.cubes import Cubes
+from spec2fn.dq import Pixel
+from spec2fn.pieces import pieces_of
+from spec2fn.schema import meta_of
+from spec2fn.typing import HostArray
 
-Array = np.ndarray[Any, Any]
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from spec2fn.forward.rendered import Rendered, Source
+
+__all__ = ["Comparison", "compare"]
+
+_REACH = 8.0  # pixels on either side of a source in an image whose flags matter
+_MARGIN = 1.0  # pixels beside the box of a slit
+_RADIUS = 2.5  # distance from the source in a cube, in widths of its image
+_CLOSE = 1.2  # planes and pixels on either side of a flagged pixel that share its light
+_COMPLETE = 0.999
+_JY = 1e6  # in a MJy
 
 
 @dataclass(frozen=True)
@@ -30,17 +47,17 @@ class Comparison:
         Of flux, error and truth.
     """
 
-    wavelength: Array
-    flux: Array
-    error: Array
-    truth: Array
-    clean: Array
+    wavelength: HostArray
+    flux: HostArray
+    error: HostArray
+    truth: HostArray
+    clean: HostArray
     name: str = "target"
     slit: str = ""
     unit: str = "Jy"
 
     @property
-    def pull(self) -> Array:
+    def pull(self) -> HostArray:
         """Residual in standard errors."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray((self.flux - self.truth) / self.error)
@@ -59,3 +76,164 @@ class Comparison:
     def signal_to_noise(self) -> float:
         """Median signal-to-noise ratio of the clean points, not negative."""
         return max(float(np.median((self.flux / self.error)[self.clean])), 0.0)
+
+
+def compare(products: Mapping[str, Any], rendered: Rendered) -> tuple[Comparison, ...]:
+    """Compare extracted spectra with what was rendered.
+
+    Parameters
+    ----------
+    products : mapping of str to Dataset, Slits or Cubes
+        ``cal``, which tells where pixels are flagged, and ``x1d``; ``s2d`` of slits, if there is.
+    rendered : Rendered
+
+    Returns
+    -------
+    tuple of Comparison
+        One for each source, the target first, or for each cube.
+    """
+    if "s3d" in products:
+        x1d = products["x1d"]
+        names = x1d.names if isinstance(x1d, Cubes) else ("",)
+        return tuple(
+            _of_cube(name, one, products["cal"], rendered)
+            for name, one in zip(names, pieces_of(x1d), strict=True)
+        )
+    if rendered.sources:
+        # the slitlet that the background is measured in is no source
+        mos = rendered.setups["science"].exp_type == "NRS_MSASPEC"
+        sources = [s for s in rendered.sources if not (mos and s.kind == "empty")]
+        return tuple(_of_slit(products, source) for source in sources)
+    return (_of_image(products["x1d"], products["cal"], rendered),)
+
+
+def _columns(spectrum: xr.Dataset) -> tuple[HostArray, HostArray, HostArray]:
+    """Wavelength, flux and its error, which counts the covariance of resampling if it is known."""
+    names = (
+        "wavelength",
+        "flux",
+        "flux_error_cov" if "flux_error_cov" in spectrum else "flux_error",
+    )
+    wave, flux, error = (np.asarray(spectrum[n].values, dtype=np.float64) for n in names)
+    return (wave[0] if wave.ndim == 2 else wave), flux, error
+
+
+def _usable(wave: HostArray, flux: HostArray, error: HostArray) -> HostArray:
+    return np.isfinite(wave) & np.isfinite(flux) & np.isfinite(error) & (error > 0)
+
+
+def _flagged(ds: xr.Dataset, *more: Pixel) -> HostArray:
+    """Pixels that are not to be used, or have another flag."""
+    flags = np.bitwise_or.reduce([np.uint32(f) for f in (Pixel.DO_NOT_USE, *more)])
+    return (np.asarray(ds["dq"].values) & flags) != 0
+
+
+def _in_order(flags: HostArray, lines: HostArray, wave: HostArray) -> HostArray:
+    """Flags of rows or columns, whose wavelengths are `lines`, at the nearest of other ones."""
+    order = np.argsort(lines)
+    ends = (lines[order][1:] + lines[order][:-1]) / 2
+    nearest = np.searchsorted(ends, np.where(np.isfinite(wave), wave, ends[0]))
+    return np.asarray(flags[..., order][..., nearest])
+
+
+def _of_image(extracted: xr.Dataset, cal: xr.Dataset, rendered: Rendered) -> Comparison:
+    """Compare the one spectrum of an image, or of each image of a time series."""
+    wave, flux, error = _columns(extracted.isel(spectrum=0))
+    truth = rendered.truth.at(np.where(np.isfinite(wave), wave, rendered.truth.wavelength[0]))
+    op = rendered.operators["science"]
+    rows, columns = (slice(*w) for w in op.window)
+    near = (op.lower < op.position + _REACH) & (op.upper > op.position - _REACH) & (op.gain > 0)
+    bad = (_flagged(cal, Pixel.JUMP_DET)[..., rows, columns] & near).any(-1)
+    of_pixel = np.where(op.gain > 0, np.asarray(cal["wavelength"].data)[rows, columns], np.nan)
+    seen = np.isfinite(of_pixel).any(1)
+    touched = _in_order(bad[..., seen], np.nanmedian(of_pixel[seen], axis=1), wave)
+    return Comparison(wave, flux, error, truth, _usable(wave, flux, error) & ~touched)
+
+
+def _of_cube(band: str, extracted: xr.Dataset, cal: xr.Dataset, rendered: Rendered) -> Comparison:
+    """Compare the spectrum of the target in a cube."""
+    wave, flux, error = _columns(extracted.isel(spectrum=0))
+    clean = _usable(wave, flux, error) & ~_planes_touched(cal, rendered, wave)
+    name = f"target in {band}" if band else "target"
+    return Comparison(wave, flux, error, rendered.truth.at(wave), clean, name)
+
+
+def _planes_touched(cal: xr.Dataset, rendered: Rendered, wave: HostArray) -> HostArray:
+    """Whether a flagged pixel lies under the source, by plane."""
+    _, point = rendered.operators["science"].parts
+    window = tuple(slice(*w) for w in point.window)
+    reach = _RADIUS * point.sigma
+    near = (point.gain > 0) & (point.lower < reach) & (point.upper > -reach)
+    near &= (point.near < reach) & (point.far > -reach)
+    bad = _flagged(cal)[window] & near
+    of_pixel = np.asarray(cal["wavelength"].data)[window]
+    step = np.abs(np.gradient(of_pixel, axis=0 if cal.attrs["dispaxis"] == 2 else 1))
+    bad &= np.isfinite(of_pixel) & np.isfinite(step)
+    planes = np.abs(np.gradient(wave))
+    out = np.zeros(wave.shape, bool)
+    for center, width in zip(of_pixel[bad], step[bad], strict=True):
+        out |= np.abs(wave - center) < _CLOSE * (width + planes) / 2
+    return out
+
+
+def _of_slit(products: Mapping[str, Any], source: Source) -> Comparison:
+    """Compare flux density, or the surface brightness within the box of a source of some extent."""
+    spectra = products["x1d"]
+    (row,) = np.flatnonzero(spectra["sltname"].values == source.slit)
+    one = spectra.isel(spectrum=int(row))
+    wave, flux, error = _columns(one)
+    pixels = np.asarray(one["npixels"].values)
+    truth = source.truth.at(np.where(np.isfinite(wave), wave, source.truth.wavelength[0]))
+    slit = products["cal"].slit(source.slit)
+    along, unit = _along(slit)
+    width = float(one["extrystp"]) - float(one["extrystr"]) + 1.0
+    centre = float(slit["source_ypos"])
+    if source.kind != "point":
+        rectified = products["s2d"].slit(source.slit)
+        place, weight = _box_rows(rectified, one)
+        centre = float(np.average(place, weights=weight))
+        if source.profile is not None:
+            truth = truth * np.average(source.profile(place), weights=weight)
+        area = pixels * float(rectified["pixar_sr"]) * _JY
+        with np.errstate(divide="ignore", invalid="ignore"):
+            flux, error = flux / area, error / area
+    near = np.abs(along - centre) < (width / 2 + _MARGIN) * unit
+    # at the ends of a spectrum that is tilted a part of the box is not lit
+    clean = _usable(wave, flux, error) & (pixels > _COMPLETE * np.nanmax(pixels))
+    clean &= ~_columns_touched(slit, near, wave)
+    brightness = "Jy" if source.kind == "point" else "MJy/sr"
+    return Comparison(wave, flux, error, truth, clean, source.name, source.slit, brightness)
+
+
+def _along(slit: xr.Dataset) -> tuple[HostArray, float]:
+    """Position of pixels along the slit, and its mean step from row to row."""
+    from spec2fn.wcs.lower import lower
+
+    wcs: Any = meta_of(slit).wcs
+    y, x = np.indices(slit["sci"].shape[-2:], dtype=np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        to_slit = lower(wcs[int(slit["slit"])], "detector", "slit_frame")
+        along = np.asarray(to_slit(x, y)[1])
+    return along, float(np.nanmedian(np.abs(np.diff(along, axis=0))))
+
+
+def _box_rows(rectified: xr.Dataset, spectrum: xr.Dataset) -> tuple[HostArray, HostArray]:
+    """Position along the slit of the rows of a rectified slit, and their share in the box."""
+    along, _ = _along(rectified)
+    middle = along[:, along.shape[1] // 2]
+    rows = np.arange(len(middle))
+    low, high = (float(spectrum[n]) - 1.0 for n in ("extrystr", "extrystp"))
+    weight = np.clip(np.minimum(rows - low, high - rows) + 1.0, 0.0, 1.0)
+    return middle, weight
+
+
+def _columns_touched(slit: xr.Dataset, near: HostArray, wave: HostArray) -> HostArray:
+    """Whether a flagged pixel lies in or beside the box, by wavelength."""
+    of_pixel = np.where(near, np.asarray(slit["wavelength"].values), np.nan)
+    seen = np.isfinite(of_pixel).any(axis=0)
+    columns = (_flagged(slit) & near).any(axis=-2)
+    # resampling mixes neighbours, and has none at the ends
+    ends = [(0, 0)] * (columns.ndim - 1) + [(1, 1)]
+    wide = np.pad(columns, ends, constant_values=True)
+    columns = wide[..., :-2] | wide[..., 1:-1] | wide[..., 2:]
+    return _in_order(columns[..., seen], np.nanmedian(of_pixel[:, seen], axis=0), wave)

@@ -1,26 +1,33 @@
-"""Figures of the embedded example: truth, extracted spectra, residuals."""
+"""Figures of the embedded examples: images, extracted spectra against truth, residuals."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.demo.comparison import Comparison
+from spec2fn.pieces import pieces_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from spec2fn.slits import Slits
 
 __all__ = ["plot"]
 
-Array = np.ndarray[Any, Any]
-
 _COLUMNS = 4  # of slits on a page
+_METADATA = {"Software": None}  # equal figures are equal files
 
 
 def plot(
     path: Path, mode: str, comparisons: Sequence[Comparison], products: Mapping[str, Any]
 ) -> Path:
-    """Plot spectra against truth: one of its own large, those of many slits on a page.
+    """Plot spectra against truth: of cubes, one of its own large, or those of many slits on a page.
 
     Parameters
     ----------
@@ -29,24 +36,96 @@ def plot(
         Of the demo, for the title.
     comparisons : sequence of Comparison
     products : mapping
-        ``s2d`` has the rectified images of slits.
+        ``s3d`` and ``x1d`` of cubes, which are collapsed; ``s2d``, the rectified images of slits.
     """
-    if len(comparisons) == 1:
-        return _plot_target(path, mode, comparisons[0])
-    return _plot_slits(path, mode, comparisons, products["s2d"])
+    if "s3d" in products:
+        _plot_cubes(path, mode, comparisons, products)
+    elif len(comparisons) == 1:
+        _plot_target(path, mode, comparisons[0])
+    else:
+        _plot_slits(path, mode, comparisons, products["s2d"])
+    return path
 
 
-def _plot_slits(path: Path, mode: str, comparisons: Sequence[Comparison], rectified: Any) -> Path:
+def _figure(size: tuple[float, float], *, constrained: bool = True) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    figure = Figure(figsize=size, layout="constrained" if constrained else None)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _plot_pulls(
+    axis: Axes,
+    c: Comparison,
+    *,
+    size: float = 3,
+    width: float = 0.6,
+    label: tuple[str, float | None] = ("residual / error", None),
+) -> None:
+    wave = np.broadcast_to(c.wavelength, c.flux.shape)
+    axis.plot(wave[c.clean], c.pull[c.clean], ".", ms=size, color="C0")
+    axis.axhline(0.0, color="k", lw=0.8)
+    for level in (-1, 1):
+        axis.axhline(level, color="k", lw=width, ls=":")
+    axis.set_ylim(-5, 5)
+    text, font = label
+    axis.set_xlabel("wavelength [µm]", fontsize=font)
+    axis.set_ylabel(text, fontsize=font)
+
+
+def _plot_spectrum(axis: Axes, c: Comparison, scale: float, extracted: str, flagged: str) -> None:
+    """Plot a spectrum, the first of a time series, with error bars, and the truth."""
+    flux, error, truth, clean = (np.atleast_2d(v)[0] for v in (c.flux, c.error, c.truth, c.clean))
+    wave = c.wavelength
+    errors = scale * error[clean]
+    axis.errorbar(wave[clean], scale * flux[clean], errors, fmt=".", ms=3, lw=0.8, label=extracted)
+    bad = ~clean & np.isfinite(flux) & (flux != 0)
+    axis.plot(wave[bad], scale * flux[bad], "x", ms=4, color="0.6", label=flagged)
+    order = np.argsort(wave)
+    axis.plot(wave[order], scale * truth[order], "k-", lw=1, label="truth", zorder=3)
+    axis.legend(frameon=False)
+
+
+def _plot_target(path: Path, mode: str, c: Comparison) -> None:
+    series = c.flux.ndim == 2
+    figure = _figure((9, 9 if series else 6.5))
+    ratios = [3, 1.4, 1.6] if series else [3, 1.4]
+    axes = figure.subplots(len(ratios), 1, height_ratios=ratios)
+    axes[1].sharex(axes[0])
+    extracted = "extracted (first integration)" if series else "extracted"
+    _plot_spectrum(axes[0], c, 1e3, extracted, "flagged pixels in box")
+    axes[0].set_ylabel("flux density [mJy]")
+    axes[0].set_title(
+        f"{mode}: residual / error has mean {c.mean:+.3f}, standard deviation {c.scatter:.3f}"
+    )
+    _plot_pulls(axes[1], c, size=1.5 if series else 3)
+    if series:
+        _plot_light_curve(axes[2], c)
+    figure.savefig(path, dpi=110, metadata=_METADATA)
+
+
+def _plot_light_curve(axis: Axes, comparison: Comparison) -> None:
+    always = comparison.clean.all(0)
+    number = np.arange(1, len(comparison.flux) + 1)
+    scale = comparison.truth[:, always].sum(1).max()
+    flux = comparison.flux[:, always].sum(1) / scale
+    error = np.sqrt((comparison.error[:, always] ** 2).sum(1)) / scale
+    axis.plot(number, comparison.truth[:, always].sum(1) / scale, "k-", lw=1, label="truth")
+    axis.errorbar(number, flux, error, fmt="o", ms=4, label="extracted, all wavelengths")
+    axis.set_xlabel("integration")
+    axis.set_ylabel("relative flux")
+    axis.legend(frameon=False)
+
+
+def _plot_slits(path: Path, mode: str, comparisons: Sequence[Comparison], rectified: Slits) -> None:
     by_slit = {c.slit: c for c in comparisons}
     names = [*by_slit, *(n for n in rectified.names if n not in by_slit)]
     columns = _COLUMNS if len(names) > _COLUMNS else 2
     rows = -(-len(names) // columns)
     width, height = 5.0 * columns, 3.6 * rows + 0.7
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
+    figure = _figure((width, height), constrained=False)
     figure.suptitle(
         f"{mode}: rectified image, spectrum (points) against truth (line), and residual / error"
         " of every slit",
@@ -67,24 +146,24 @@ def _plot_slits(path: Path, mode: str, comparisons: Sequence[Comparison], rectif
             3, 1, height_ratios=[1.1, 2.4, 1.0], hspace=0.08
         )
         image = figure.add_subplot(parts[0])
-        one = rectified.slit(name)
-        _show(image, one)
+        slit = rectified.slit(name)
+        _show(image, slit)
         image.tick_params(labelsize=7)
         if name not in by_slit:
-            image.set_title(f"slit {name}: {one['source_name'].item()}, background", fontsize=9)
+            image.set_title(f"slit {name}: {slit['source_name'].item()}, background", fontsize=9)
             image.set_xlabel("wavelength [µm]", fontsize=8)
             continue
         image.set_title(_title(by_slit[name]), fontsize=9)
-        spectrum = figure.add_subplot(parts[1], sharex=image)
+        axis = figure.add_subplot(parts[1], sharex=image)
         pulls = figure.add_subplot(parts[2], sharex=image)
-        _plot_one(spectrum, pulls, by_slit[name])
-        for axis in (spectrum, pulls):
-            axis.tick_params(labelsize=7)
-        for axis in (image, spectrum):
-            axis.tick_params(labelbottom=False)
+        _plot_small(axis, by_slit[name])
+        _plot_pulls(pulls, by_slit[name], size=2, width=0.5, label=("pull", 8))
+        for one in (axis, pulls):
+            one.tick_params(labelsize=7)
+        for one in (image, axis):
+            one.tick_params(labelbottom=False)
     # tight: a last row of backgrounds only leaves room below
-    figure.savefig(path, dpi=90, bbox_inches="tight", metadata={"Software": None})
-    return path
+    figure.savefig(path, dpi=90, bbox_inches="tight", metadata=_METADATA)
 
 
 def _title(c: Comparison) -> str:
@@ -94,7 +173,7 @@ def _title(c: Comparison) -> str:
     )
 
 
-def _show(axis: Any, slit: Any) -> None:
+def _show(axis: Axes, slit: xr.Dataset) -> None:
     image = np.asarray(slit["sci"].values, dtype=np.float64)
     wave = np.asarray(slit["wavelength"].values)[0]
     low, high = np.nanpercentile(image, (2.0, 99.0))
@@ -110,7 +189,7 @@ def _show(axis: Any, slit: Any) -> None:
     axis.set_ylabel("row", fontsize=8)
 
 
-def _plot_one(axis: Any, pulls: Any, c: Comparison) -> None:
+def _plot_small(axis: Axes, c: Comparison) -> None:
     scale, unit = (1e6, "µJy") if c.unit == "Jy" else (1.0, "MJy sr$^{-1}$")
     wave, clean = c.wavelength, c.clean
     axis.plot(wave[clean], scale * c.flux[clean], ".", ms=2.5, color="C0")
@@ -122,80 +201,68 @@ def _plot_one(axis: Any, pulls: Any, c: Comparison) -> None:
     values = scale * np.concatenate([c.flux[clean], c.truth[clean]])
     margin = 0.08 * np.ptp(values)
     axis.set_ylim(values.min() - margin, values.max() + margin)
-    pulls.plot(wave[clean], c.pull[clean], ".", ms=2, color="C0")
-    pulls.axhline(0.0, color="k", lw=0.8)
-    for level in (-1, 1):
-        pulls.axhline(level, color="k", lw=0.5, ls=":")
-    pulls.set_ylim(-5, 5)
-    pulls.set_ylabel("pull", fontsize=8)
-    pulls.set_xlabel("wavelength [µm]", fontsize=8)
 
 
-def _plot_target(path: Path, mode: str, comparison: Comparison) -> Path:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    series = comparison.flux.ndim == 2
-    figure = Figure(figsize=(9, 9 if series else 6.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    ratios = [3, 1.4, 1.6] if series else [3, 1.4]
-    axes = figure.subplots(len(ratios), 1, height_ratios=ratios)
-    axes[1].sharex(axes[0])
-    _plot_spectrum(axes[0], comparison)
-    axes[0].set_title(
-        f"{mode}: residual / error has mean {comparison.mean:+.3f},"
-        f" standard deviation {comparison.scatter:.3f}"
-    )
-    _plot_pulls(axes[1], comparison)
-    if series:
-        _plot_light_curve(axes[2], comparison)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    return path
-
-
-def _first(values: Array) -> Array:
-    return values[0] if values.ndim == 2 else values
-
-
-def _plot_spectrum(axis: Any, comparison: Comparison) -> None:
-    wave = comparison.wavelength
-    flux, error, truth, clean = (
-        _first(v) for v in (comparison.flux, comparison.error, comparison.truth, comparison.clean)
-    )
-    label = "extracted (first integration)" if comparison.flux.ndim == 2 else "extracted"
-    axis.errorbar(
-        wave[clean], 1e3 * flux[clean], 1e3 * error[clean], fmt=".", ms=3, lw=0.8, label=label
-    )
-    flagged = ~clean & np.isfinite(flux)
-    axis.plot(
-        wave[flagged], 1e3 * flux[flagged], "x", ms=4, color="0.6", label="flagged pixels in box"
-    )
-    order = np.argsort(wave)
-    axis.plot(wave[order], 1e3 * truth[order], "k-", lw=1, label="truth", zorder=3)
-    axis.set_ylabel("flux density [mJy]")
-    axis.legend(frameon=False)
+def _plot_cubes(
+    path: Path, mode: str, comparisons: Sequence[Comparison], products: Mapping[str, Any]
+) -> None:
+    """Plot the collapsed cube of each band beside its spectrum and the truth."""
+    rows = len(comparisons)
+    figure = _figure((14, 0.6 + 4.6 * rows))
+    figure.suptitle(f"{mode}: cube, extracted spectrum against truth, and residual / error")
+    grid = figure.add_gridspec(2 * rows, 2, height_ratios=[2.6, 1.0] * rows, width_ratios=[1, 2])
+    cubes, spectra = (pieces_of(products[n]) for n in ("s3d", "x1d"))
+    for k, (c, cube, x1d) in enumerate(zip(comparisons, cubes, spectra, strict=True)):
+        image = figure.add_subplot(grid[2 * k : 2 * k + 2, 0])
+        _plot_image(figure, image, cube, x1d.isel(spectrum=0))
+        axis = figure.add_subplot(grid[2 * k, 1])
+        pulls = figure.add_subplot(grid[2 * k + 1, 1], sharex=axis)
+        scale, unit = (1e3, "mJy") if np.nanmax(c.truth) > 3e-4 else (1e6, "µJy")
+        _plot_spectrum(axis, c, scale, "extracted", "flagged pixels")
+        bias = 100 * (c.flux[c.clean].sum() / c.truth[c.clean].sum() - 1)
+        axis.set_title(
+            f"{c.name}: flux {bias:+.2f} %, S/N {c.signal_to_noise:.0f}, residual / error: mean"
+            f" {c.mean:+.3f}, std. dev. {c.scatter:.3f}",
+            fontsize=10,
+        )
+        axis.set_ylabel(f"flux density [{unit}]")
+        axis.tick_params(labelbottom=False)
+        _plot_pulls(pulls, c)
+    figure.savefig(path, dpi=100, metadata=_METADATA)
 
 
-def _plot_pulls(axis: Any, comparison: Comparison) -> None:
-    wave = np.broadcast_to(comparison.wavelength, comparison.flux.shape)
-    clean = comparison.clean
-    axis.plot(wave[clean], comparison.pull[clean], ".", ms=3 if clean.ndim == 1 else 1.5)
-    axis.axhline(0.0, color="k", lw=0.8)
-    for level in (-1, 1):
-        axis.axhline(level, color="k", lw=0.6, ls=":")
-    axis.set_ylim(-5, 5)
-    axis.set_xlabel("wavelength [µm]")
-    axis.set_ylabel("residual / error")
+def _plot_image(figure: Figure, axis: Axes, cube: xr.Dataset, spectrum: xr.Dataset) -> None:
+    from matplotlib.colors import AsinhNorm
+    from matplotlib.patches import Circle
+
+    planes = np.asarray(cube["sci"].values, np.float64)
+    good = np.isfinite(planes)
+    count = good.sum(0)
+    image = np.where(good, planes, 0.0).sum(0) / np.maximum(count, 1)
+    # spaxels at the rim of the field of view have no data at most wavelengths
+    image[count < 0.5 * count.max()] = np.nan
+    size = float(np.sqrt(cube["pixar_a2"]))
+    ny, nx = image.shape
+    extent = (-nx / 2 * size, nx / 2 * size, -ny / 2 * size, ny / 2 * size)
+    sky = float(np.nanmedian(image))
+    deviation = 1.48 * float(np.nanmedian(np.abs(image - sky)))
+    low, high = sky - 3 * deviation, float(np.nanmax(image))
+    norm = AsinhNorm(linear_width=5 * deviation, vmin=low, vmax=high)
+    shown = axis.imshow(image, origin="lower", extent=extent, cmap="viridis", norm=norm)
+    axis.set_facecolor("0.85")
+    bar = figure.colorbar(shown, ax=axis, shrink=0.7, label="mean surface brightness [MJy/sr]")
+    ticks = [t for t in _ticks(sky, high) if low <= t <= high]
+    bar.set_ticks(ticks, labels=[f"{t:g}" for t in ticks])
+    x, y = (float(spectrum[n]) for n in ("extr_x", "extr_y"))
+    centre = ((x + 0.5 - nx / 2) * size, (y + 0.5 - ny / 2) * size)
+    radius = size * np.sqrt(np.nanmedian(spectrum["npixels"].values) / np.pi)
+    axis.add_patch(Circle(centre, radius, fill=False, color="w", lw=1.5))
+    axis.set_title("mean over wavelength, aperture", fontsize=10)
+    axis.set_xlabel("west [arcsec]")
+    axis.set_ylabel("north [arcsec]")
 
 
-def _plot_light_curve(axis: Any, comparison: Comparison) -> None:
-    always = comparison.clean.all(0)
-    number = np.arange(1, len(comparison.flux) + 1)
-    scale = comparison.truth[:, always].sum(1).max()
-    flux = comparison.flux[:, always].sum(1) / scale
-    error = np.sqrt((comparison.error[:, always] ** 2).sum(1)) / scale
-    axis.plot(number, comparison.truth[:, always].sum(1) / scale, "k-", lw=1, label="truth")
-    axis.errorbar(number, flux, error, fmt="o", ms=4, label="extracted, all wavelengths")
-    axis.set_xlabel("integration")
-    axis.set_ylabel("relative flux")
-    axis.legend(frameon=False)
+def _ticks(low: float, high: float) -> list[float]:
+    """1, 2, 5, 10, … around these values."""
+    decades = np.arange(np.floor(np.log10(max(low, 1e-3))), np.ceil(np.log10(high)) + 1)
+    return [float(m * 10**d) for d in decades for m in (1, 2, 5)]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 __all__ = ["DEMOS"]
 
-DEMOS = (
-    "miri-lrs-slit",
-    "miri-lrs-slitless",
-    "miri-mrs",
-    "nirspec-fs",
-    "nirspec-bots",
-    "nirspec-mos",
-    "nirspec-ifu",
-)
+DEMOS: Mapping[str, str] = {
+    "miri-lrs-slit": "MIR_LRS-FIXEDSLIT",
+    "miri-lrs-slitless": "MIR_LRS-SLITLESS",
+    "miri-mrs": "MIR_MRS",
+    "nirspec-fs": "NRS_FIXEDSLIT",
+    "nirspec-bots": "NRS_BRIGHTOBJ",
+    "nirspec-mos": "NRS_MSASPEC",
+    "nirspec-ifu": "NRS_IFU",
+}
+"""Exposure type of each."""

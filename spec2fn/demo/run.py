@@ -15,23 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.demo.comparison import Comparison
+from spec2fn.demo.comparison import Comparison, compare
+from spec2fn.demo.figures import plot
 from spec2fn.demo.modes import DEMOS
-from spec2fn.dq import Pixel
 from spec2fn.errors import InputError, nearest
 
 if TYPE_CHECKING:
-    import xarray as xr
+    from spec2fn.forward.rendered import Rendered
 
-    from spec2fn.forward.lrs.render import Rendered
-
-__all__ = ["DEMOS", "Comparison", "Demo", "compare", "run_demo"]
-
-Array = np.ndarray[Any, Any]
+__all__ = ["DEMOS", "Comparison", "Demo", "run_demo"]
 
 CONTEXT = "jwst_0001.pmap"
-_REACH = 8.0  # pixels on either side of the source whose flags matter
-_FLAGS = np.uint32(Pixel.DO_NOT_USE | Pixel.JUMP_DET)
 
 
 @dataclass(frozen=True)
@@ -165,80 +159,16 @@ def run_demo(
         result = calibrate(association, folder / "products", params=params, progress=progress)
     clock.lap("calibrate")
     tell("compare")
-    if "s3d" in result.products:
-        from spec2fn.demo.cubes import compare_cubes
-
-        comparisons = compare_cubes(result.products, rendered)
-    elif rendered.sources:
-        from spec2fn.demo.slits import compare_slits
-
-        comparisons = compare_slits(result.products, rendered)
-    else:
-        comparisons = (compare(result.products["x1d"], result.products["cal"], rendered),)
+    comparisons = compare(result.products, rendered)
     files = {
         "input": association,
         "cache": cache,
         **dict(result.files),
         "truth": _write_truth(folder / "truth.fits", rendered),
-        "figure": _figure(folder / f"{mode}.png", mode, comparisons, result.products),
+        "figure": plot(folder / f"{mode}.png", mode, comparisons, result.products),
     }
     clock.lap("compare")
     return Demo(mode, folder, files, comparisons, clock.laps)
-
-
-def compare(extracted: xr.Dataset, calibrated: xr.Dataset, rendered: Rendered) -> Comparison:
-    """Compare an extracted spectrum with what was rendered.
-
-    Parameters
-    ----------
-    extracted : xarray.Dataset
-        The ``x1d`` product: dims ([integration,] spectrum, wave).
-    calibrated : xarray.Dataset
-        The ``cal`` product, which tells where pixels are flagged.
-    rendered : Rendered
-
-    Returns
-    -------
-    Comparison
-    """
-    one = extracted.isel(spectrum=0)
-    wave = np.asarray(one["wavelength"].data, dtype=np.float64)
-    if wave.ndim == 2:
-        wave = wave[0]
-    known = np.isfinite(wave)
-    column = "flux_error_cov" if "flux_error_cov" in one else "flux_error"
-    flux, error = (np.asarray(one[n].data, dtype=np.float64) for n in ("flux", column))
-    truth = rendered.truth.at(np.where(known, wave, rendered.truth.wavelength[0]))
-    clean = np.isfinite(flux) & np.isfinite(error) & (error > 0) & known
-    clean &= ~_touched(calibrated, rendered, wave)
-    return Comparison(wave, flux, error, truth, clean)
-
-
-def _touched(calibrated: xr.Dataset, rendered: Rendered, wave: Array) -> Array:
-    """Whether a flagged pixel lies under the source, by wavelength."""
-    op = rendered.operators["science"]
-    (y0, y1), (x0, x1) = op.window
-    cut = (..., slice(y0, y1), slice(x0, x1))
-    bad = (np.asarray(calibrated["dq"].data)[cut] & _FLAGS) != 0
-    near = (op.lower < op.position + _REACH) & (op.upper > op.position - _REACH) & (op.gain > 0)
-    rows = (bad & near).any(-1)
-    of_row = np.asarray(calibrated["wavelength"].data)[cut]
-    of_row = np.where(op.gain > 0, of_row, np.nan)
-    seen = np.isfinite(of_row).any(1)
-    of_row = np.array([np.nanmedian(w) for w in of_row[seen]])
-    order = np.argsort(of_row)
-    nearest_row = np.searchsorted((of_row[order][1:] + of_row[order][:-1]) / 2, wave)
-    return np.asarray(rows[..., seen][..., order][..., nearest_row])
-
-
-def _figure(path: Path, mode: str, comparisons: Any, products: Mapping[str, Any]) -> Path:
-    if "s3d" in products:
-        from spec2fn.demo.figures_cubes import plot_cubes
-
-        return plot_cubes(path, mode, comparisons, products)
-    from spec2fn.demo.figures import plot
-
-    return plot(path, mode, comparisons, products)
 
 
 class _Clock:
@@ -253,26 +183,15 @@ class _Clock:
 
 
 def _render(mode: str, folder: Path, seed: int, integrations: int) -> tuple[Rendered, Path, Path]:
-    """Write exposures, association, references and cache; return the last three's truth."""
-    from spec2fn.forward import ifu_render as ifu
-    from spec2fn.forward.lrs import render as miri
-    from spec2fn.forward.nirspec import render as nirspec
+    """Write exposures, association, references and cache; return the truth and the last three."""
+    from spec2fn.forward.renderers import render
     from spec2fn.refs import CacheEntry, write_cache
 
-    renderers: dict[str, Callable[[Path], Rendered]] = {
-        "miri-lrs-slit": lambda f: miri.render_miri_lrs_slit(seed, folder=f),
-        "miri-lrs-slitless": lambda f: miri.render_miri_lrs_slitless(seed, integrations, folder=f),
-        "miri-mrs": lambda f: ifu.render_miri_mrs(seed, folder=f),
-        "nirspec-fs": lambda f: nirspec.render_nirspec_fs(seed, folder=f),
-        "nirspec-bots": lambda f: nirspec.render_nirspec_bots(seed, integrations, folder=f),
-        "nirspec-mos": lambda f: nirspec.render_nirspec_mos(seed, folder=f),
-        "nirspec-ifu": lambda f: ifu.render_nirspec_ifu(seed, folder=f),
-    }
     instrument = mode.split("-", maxsplit=1)[0]
     cache = folder / "crds_cache"
     references = cache / "references" / "jwst" / instrument
     references.mkdir(parents=True, exist_ok=True)
-    rendered = renderers[mode](references)
+    rendered = render(DEMOS[mode], seed, integrations, folder=references)
     entries = [
         CacheEntry(f.path, instrument, f.reftype, {k.upper(): v for k, v in f.match.items()})
         for f in rendered.reference_files

@@ -16,16 +16,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from spec2fn.dq import Pixel
-from spec2fn.forward.lrs import instrument as lrs
 from spec2fn.schema import INT_TIMES, PLANES, SCALARS, Meta
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
     from astropy.io.fits import Header
 
 __all__ = ["START", "Setup", "bad_pixels", "int_times", "observe", "to_dataset", "write_exposure"]
-
-Array = np.ndarray[Any, Any]
 
 START = 60370.5
 """Start of every exposure [MJD]."""
@@ -41,22 +39,22 @@ _HIT_VARIANCE = 1.5
 
 @dataclass(frozen=True)
 class Setup:
-    """How an exposure is taken: with the low-resolution spectrometer of MIRI.
+    """How an exposure is taken. Instruments add their keywords, aperture and dither.
 
     Attributes
     ----------
     name : str
         File name.
-    exp_type, filter, subarray : str
+    exp_type, filter : str
         As in the headers.
-    corner : (int, int)
-        First column and row of the subarray, from 1.
     shape : tuple of int
         ([integrations,] rows, columns).
     integration_time : float
         Seconds per integration.
-    offset : float
-        Dither along the slit [arcsec].
+    subarray : str
+        As in the headers.
+    corner : (int, int)
+        First column and row of the subarray, from 1.
     number : int
         Of the exposure, and of its dither position.
     extra : mapping
@@ -68,16 +66,15 @@ class Setup:
     name: str
     exp_type: str
     filter: str
-    subarray: str
-    corner: tuple[int, int]
     shape: tuple[int, ...]
     integration_time: float
-    offset: float = 0.0
+    subarray: str = "FULL"
+    corner: tuple[int, int] = (1, 1)
     number: int = 1
     extra: Mapping[str, Any] = field(default_factory=dict)
 
-    gain: ClassVar[float] = lrs.GAIN
-    read_noise: ClassVar[float] = lrs.READ_NOISE
+    gain: ClassVar[float]
+    read_noise: ClassVar[float]
 
     @property
     def integrations(self) -> int:
@@ -157,24 +154,15 @@ class Setup:
 
     def _configuration(self) -> dict[str, Any]:
         """Keywords of the instrument and the dither."""
-        return {
-            "INSTRUME": "MIRI",
-            "DETECTOR": "MIRIMAGE",
-            "READPATT": "FASTR1",
-            "FASTAXIS": 1,
-            "SLOWAXIS": 2,
-            "PATTTYPE": "ALONG-SLIT-NOD" if self.offset else "NONE",
-            "NUMDTHPT": 2 if self.offset else 1,
-            "XOFFSET": self.offset,
-            "YOFFSET": 0.0,
-            "APERNAME": "MIRIM_SLIT" if self.subarray == "FULL" else "MIRIM_SLITLESSPRISM",
-        }
+        raise NotImplementedError
 
     def _aperture(self) -> tuple[float, float, float, int, float]:
         """V2, V3 [arcsec] of the aperture, its angle [deg], DISPAXIS, size of a pixel [arcsec]."""
-        mode = "MIR_LRS-SLITLESS" if self.subarray == "SLITLESSPRISM" else "MIR_LRS-FIXEDSLIT"
-        v2, v3 = lrs.to_v2v3(*lrs.aperture(mode))
-        return float(v2), float(v3), lrs.V3_ANGLE, 2, lrs.PIXEL_SCALE
+        raise NotImplementedError
+
+    def _offset(self) -> tuple[float, float]:
+        """Position of the source relative to the aperture in V2, V3 [arcsec]."""
+        raise NotImplementedError
 
     def _science(self) -> dict[str, Any]:
         v2, v3, angle, dispaxis, scale = self._aperture()
@@ -215,11 +203,6 @@ class Setup:
             "VELOSYS": 12345.6,
         }
 
-    def _offset(self) -> tuple[float, float]:
-        """Position of the source relative to the aperture in V2, V3 [arcsec]."""
-        angle = np.deg2rad(lrs.V3_ANGLE)
-        return -self.offset * np.cos(angle), self.offset * np.sin(angle)
-
     def _pointing(self) -> tuple[float, float]:
         """Sky position of the aperture when the source stands at its offset from it."""
         (v2, v3), roll = self._offset(), np.deg2rad(ROLL)
@@ -228,7 +211,7 @@ class Setup:
         return float(TARGET[0] - east / 3600 / np.cos(np.deg2rad(dec))), float(dec)
 
 
-def bad_pixels(shape: tuple[int, ...], seed: int) -> Array:
+def bad_pixels(shape: tuple[int, ...], seed: int) -> HostArray:
     """Flags (uint32) of pixels that never work: dead ones, and the reference columns."""
     rng = np.random.default_rng([seed, 3])
     dq = np.zeros(shape, np.uint32)
@@ -242,14 +225,14 @@ def bad_pixels(shape: tuple[int, ...], seed: int) -> Array:
 
 
 def observe(
-    rate: Array,
-    bad: Array,
+    rate: HostArray,
+    bad: HostArray,
     seconds: float,
     seed: tuple[int, ...],
     *,
-    gain: float = Setup.gain,
-    read_noise: float = Setup.read_noise,
-) -> dict[str, Array]:
+    gain: float,
+    read_noise: float,
+) -> dict[str, HostArray]:
     """Take an image of a true count rate.
 
     Parameters
@@ -281,18 +264,20 @@ def observe(
     sci = rate + total * rng.standard_normal(rate.shape)
     dead = (bad & np.uint32(Pixel.DO_NOT_USE)) != 0
     planes = {"sci": sci, "err": total, "var_poisson": poisson, "var_rnoise": rnoise}
-    out: dict[str, Array] = {
+    out: dict[str, HostArray] = {
         k: np.where(dead, np.nan, v).astype(np.float32) for k, v in planes.items()
     }
     out["dq"] = bad | np.where(hit, np.uint32(Pixel.JUMP_DET), np.uint32(0))
     return out
 
 
-def int_times(integrations: int, seconds: float) -> dict[str, Array]:
+def int_times(integrations: int, seconds: float) -> dict[str, HostArray]:
     """Columns of the INT_TIMES table, by the names of :data:`spec2fn.schema.INT_TIMES`."""
     edges = START + np.arange(integrations + 1) * seconds / 86400
     times = {"start": edges[:-1], "mid": (edges[:-1] + edges[1:]) / 2, "end": edges[1:]}
-    out: dict[str, Array] = {"integration_number": np.arange(1, integrations + 1, dtype=np.int32)}
+    out: dict[str, HostArray] = {
+        "integration_number": np.arange(1, integrations + 1, dtype=np.int32)
+    }
     # barycentric times differ by the light-travel time, here 90 s
     for scale, shift in (("mjd_utc", 0.0), ("bjd_tdb", 90.0 / 86400)):
         for which, value in times.items():
@@ -300,7 +285,7 @@ def int_times(integrations: int, seconds: float) -> dict[str, Array]:
     return {name: out[name] for name in INT_TIMES}
 
 
-def to_dataset(setup: Setup, planes: Mapping[str, Array]) -> xr.Dataset:
+def to_dataset(setup: Setup, planes: Mapping[str, HostArray]) -> xr.Dataset:
     """Return an exposure as :func:`spec2fn.io.open_exposure` would."""
     import xarray as xr
 
@@ -325,7 +310,7 @@ def to_dataset(setup: Setup, planes: Mapping[str, Array]) -> xr.Dataset:
 
 
 def write_exposure(
-    path: str | os.PathLike[str], setup: Setup, pieces: Iterable[Mapping[str, Array]]
+    path: str | os.PathLike[str], setup: Setup, pieces: Iterable[Mapping[str, HostArray]]
 ) -> None:
     """Write a ``_rate`` or ``_rateints`` file.
 
@@ -365,7 +350,7 @@ def write_exposure(
                 file.write(stored.tobytes())
 
 
-def _stored(data: Array) -> Array:
+def _stored(data: HostArray) -> HostArray:
     # FITS is big-endian and knows unsigned integers as signed ones with an offset
     if data.dtype == np.uint32:
         return (data ^ np.uint32(1 << 31)).astype(">u4")
@@ -392,7 +377,7 @@ def _asdf_hdu() -> bytes:
     return _table_bytes(table, "ASDF")
 
 
-def _table_bytes(table: Array, name: str) -> bytes:
+def _table_bytes(table: HostArray, name: str) -> bytes:
     from astropy.io import fits
 
     buffer = io.BytesIO()

@@ -11,16 +11,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.forward.reference_files import table_hdu
+from spec2fn.typing import HostArray
 
-__all__ = ["CubeImage", "apcorr_table", "apertures", "cube_tables"]
+if TYPE_CHECKING:
+    from astropy.io.fits.hdu.base import ExtensionHDU
 
-Array = np.ndarray[Any, Any]
+__all__ = ["EXTRACTION", "CubeImage", "apcorr_table", "apertures", "cube_tables"]
 
+EXTRACTION: Mapping[str, Any] = {
+    "region_type": "target",
+    "subtract_background": True,
+    "method": "exact",
+    "subpixels": 10,
+}
+"""Metadata of an extract1d reference."""
 _RADIUS = 3.5  # of the aperture, in units of the standard deviation of the image
 _ANNULUS = (4.6, 6.6)
 _SIZES = np.linspace(1.0, 4.4, 35)
@@ -41,12 +50,12 @@ class CubeImage:
     slice_width: float
     spaxel: float
 
-    def sigma(self, sigma: Array) -> Array:
+    def sigma(self, sigma: HostArray) -> HostArray:
         """Standard deviation [arcsec], mean of both directions, given that on the sky."""
         sampling = (self.pixel**2 + self.slice_width**2 + 3 * self.spaxel**2) / 12
         return np.asarray(np.sqrt(sigma**2 + sampling))
 
-    def enclosed(self, sigma: float, radii: Array) -> Array:
+    def enclosed(self, sigma: float, radii: HostArray) -> HostArray:
         """Share of the light within `radii` [arcsec], for a Gaussian on the sky."""
         width = float(self.sigma(np.array(sigma)))
         step = _EXTENT * width / _GRID
@@ -63,11 +72,11 @@ class CubeImage:
         return np.asarray(np.einsum("kij,i,j->k", inside, *profiles, optimize=True))
 
 
-def apertures(wave: Array, sigma: Array) -> dict[str, Any]:
+def apertures(wave: HostArray, sigma: HostArray) -> dict[str, Any]:
     """Return radii by wavelength [um], given the standard deviation of the image [arcsec]."""
     one = np.ones((1, len(wave)), np.float32)
 
-    def row(values: Array) -> Array:
+    def row(values: HostArray) -> HostArray:
         return np.asarray(values[None] * one, np.float32)
 
     return {
@@ -86,7 +95,7 @@ def apertures(wave: Array, sigma: Array) -> dict[str, Any]:
 
 
 def apcorr_table(
-    wave: Array, sigma: Array, images: Sequence[CubeImage], **mode: str
+    wave: HostArray, sigma: HostArray, images: Sequence[CubeImage], **mode: str
 ) -> dict[str, Any]:
     """Return aperture corrections by radius and wavelength.
 
@@ -115,12 +124,12 @@ def apcorr_table(
 
 def cube_tables(
     who: Mapping[str, Any],
-    planes: Array,
-    spaxels: Array,
-    tables: Mapping[str, Array],
+    planes: HostArray,
+    spaxels: HostArray,
+    tables: Mapping[str, HostArray],
     *,
     drizzle: str,
-) -> list[Any]:
+) -> list[ExtensionHDU]:
     """Return the tables of a CUBEPAR reference.
 
     Parameters
@@ -137,7 +146,7 @@ def cube_tables(
         What the extensions for drizzle end with.
     """
 
-    def columns(**values: Any) -> dict[str, Array]:
+    def columns(**values: HostArray) -> dict[str, HostArray]:
         return {k: np.asarray(v, np.float32) for k, v in values.items()}
 
     low, high, step = np.asarray(planes).T

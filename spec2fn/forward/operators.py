@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -19,20 +19,34 @@ from spec2fn.forward.lrs.instrument import sigma as lrs_sigma
 from spec2fn.kernels.namespace import array_namespace, is_jax
 from spec2fn.plan_base import Plan, array
 from spec2fn.schema import meta_of, replace_data, require, set_scalars
-from spec2fn.typing import Array
+from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
+    import gwcs
     import xarray as xr
+    from astropy.modeling import Model
+
+    from spec2fn.engine.step import Step
+    from spec2fn.forward.mrs.stray_light import StrayLight
+    from spec2fn.pieces import Exposure
 
 __all__ = [
     "Sampled",
     "SceneOperator",
     "SpectralOperator",
     "SurfaceOperator",
+    "cut",
     "gaussian_fractions",
+    "illuminated",
+    "ones_like",
     "operator",
+    "through",
     "wavelength_cells",
 ]
+
+Window: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
+"""First and last (exclusive) row, and column."""
+E = TypeVar("E", bound="Exposure")
 
 
 def gaussian_fractions(lower: Array, upper: Array, center: Array, sigma: Array) -> Array:
@@ -64,7 +78,22 @@ def gaussian_fractions(lower: Array, upper: Array, center: Array, sigma: Array) 
 class Sampled(Plan):
     """Spectrum on a wavelength grid → count rate of the pixels of a window of the detector.
 
-    What kinds of sources differ in is :meth:`weights`.
+    Linear in the spectrum and in the flat. Kinds of sources differ in :meth:`image`.
+
+    Attributes
+    ----------
+    grid : array, shape (n,)
+        Wavelengths [um], ascending.
+    index : integer array, shape (y, x)
+        Grid point below the wavelength of each pixel.
+    fraction : array, shape (y, x)
+        Distance to it, in units of the grid spacing.
+    gain : array, shape (y, x)
+        Count rate per unit of the spectrum; zero where the detector is not illuminated.
+    flat : array, shape (y, x)
+        Response of the pixel.
+    window : tuple of (int, int)
+        First and last (exclusive) row and column on the detector.
     """
 
     grid: Array = array("wave")
@@ -72,41 +101,53 @@ class Sampled(Plan):
     fraction: Array = array("y x")
     gain: Array = array("y x")
     flat: Array = array("y x")
-    window: tuple[tuple[int, int], tuple[int, int]]
+    window: Window
 
-    def __call__(self, flux: Array, /) -> Array:
-        """Count rate [DN/s], shape (..., y, x), of spectra (..., n) on the grid."""
-        return self._apply(flux, None, None)
+    def __call__(
+        self, spectrum: Array, place: Array | None = None, flat: Array | None = None
+    ) -> Array:
+        """Count rate [DN/s].
+
+        Parameters
+        ----------
+        spectrum : array, shape (..., n)
+            On the grid, linear in between: flux density [Jy] of a point source, surface
+            brightness [MJy/sr] of an extended one.
+        place : optional
+            Of the source, in place of that of the operator; see :meth:`image`.
+        flat : optional
+            In place of that of the operator.
+
+        Returns
+        -------
+        array, shape (..., y, x)
+        """
+        spectrum = spectrum if is_jax(spectrum) else np.asarray(spectrum)
+        below = spectrum[..., self.index]
+        above = spectrum[..., self.index + 1]
+        return self.weights(place, flat) * (below + self.fraction * (above - below))
 
     @property
     def shape(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of the result and of the argument."""
         return tuple(self.gain.shape), tuple(self.grid.shape)
 
-    def weights(self, place: Array | None = None, flat: Array | None = None, /) -> Array:
-        """Count rate per unit of the spectrum at each pixel's wavelength, shape (y, x)."""
+    def image(self, place: Array | None = None) -> Array:
+        """Light of the source that each pixel gets, shape (y, x)."""
         raise NotImplementedError
 
-    def _apply(self, flux: Array, place: Array | None, flat: Array | None) -> Array:
-        flux = flux if is_jax(flux) else np.asarray(flux)
-        below = flux[..., self.index]
-        above = flux[..., self.index + 1]
-        return self.weights(place, flat) * (below + self.fraction * (above - below))
+    def weights(self, place: Array | None = None, flat: Array | None = None) -> Array:
+        """Count rate per unit of the spectrum at each pixel's wavelength, shape (y, x)."""
+        return (self.flat if flat is None else flat) * self.gain * self.image(place)
 
-    @property
-    def T(self) -> Callable[..., Array]:  # noqa: N802 - the name arrays use for it
-        """The adjoint: ``T(image, ...)``, image (y, x) → grid (n,); otherwise as the operator."""
-        return self._adjoint
-
-    def _adjoint(
-        self, image: Array, place: Array | None = None, flat: Array | None = None
-    ) -> Array:
+    def T(self, image: Array, place: Array | None = None, flat: Array | None = None) -> Array:  # noqa: N802 - the name arrays use for it
+        """Apply the adjoint: image (y, x) → grid (n,); otherwise as the operator."""
         weighted = self.weights(place, flat) * image
         if array_namespace(weighted) is not np:
             import jax
 
             zero = jax.ShapeDtypeStruct(self.grid.shape, weighted.dtype)
-            return jax.linear_transpose(lambda f: self._apply(f, place, flat), zero)(
+            return jax.linear_transpose(lambda f: self(f, place, flat), zero)(
                 jax.numpy.asarray(image, dtype=weighted.dtype)
             )[0]
         n = len(self.grid)
@@ -134,31 +175,19 @@ class Sampled(Plan):
 
 
 class SpectralOperator(Sampled):
-    """Flux density on a wavelength grid → count rate of the pixels of a window of the detector.
-
-    Linear in the flux (and in the flat); differentiable in flux, source position and flat.
+    """A point source in a slit; differentiable in flux, source position and flat.
 
     Attributes
     ----------
-    grid : array, shape (n,)
-        Wavelengths [um], ascending.
-    index : integer array, shape (y, x)
-        Grid point below the wavelength of each pixel.
-    fraction : array, shape (y, x)
-        Distance to it, in units of the grid spacing.
-    gain : array, shape (y, x)
-        Count rate per flux density [DN/s per Jy] if all the light of a row (or column, across
-        the dispersion) fell in the pixel; zero where the detector is not illuminated.
-    flat : array, shape (y, x)
-        Response of the pixel.
-    window : tuple of (int, int)
-        First and last (exclusive) row and column on the detector.
     lower, upper : array, shape (y, x)
         Ends of the pixel along the slit [pixel], in the units of `position`.
     sigma : array, shape (y, x)
         Standard deviation of the image of a point source [pixel].
     position : float
         Position of the source along the slit [pixel].
+    grid, index, fraction, gain, flat, window
+        See :class:`Sampled`; `gain` [DN/s per Jy] is the count rate if all the light of a row (or
+        column, across the dispersion) fell in the pixel.
     """
 
     lower: Array = array("y x")
@@ -166,70 +195,28 @@ class SpectralOperator(Sampled):
     sigma: Array = array("y x")
     position: float
 
-    def __call__(
-        self, flux: Array, position: Array | None = None, flat: Array | None = None
-    ) -> Array:
-        """Count rate [DN/s] of a point source.
-
-        Parameters
-        ----------
-        flux : array, shape (..., n)
-            Flux density [Jy] on the grid, linear in between.
-        position, flat : optional
-            Replace those of the operator.
-
-        Returns
-        -------
-        array, shape (..., y, x)
-        """
-        return self._apply(flux, position, flat)
-
-    def weights(self, position: Array | None = None, flat: Array | None = None) -> Array:
-        """Count rate per flux density at each pixel's wavelength [DN/s per Jy], shape (y, x)."""
-        image = gaussian_fractions(
-            self.lower, self.upper, self.position if position is None else position, self.sigma
-        )
-        return (self.flat if flat is None else flat) * self.gain * image
+    def image(self, place: Array | None = None) -> Array:
+        """Share of the light that each pixel gets; `place` is a position along the slit."""
+        position = self.position if place is None else place
+        return gaussian_fractions(self.lower, self.upper, position, self.sigma)
 
 
 class SurfaceOperator(Sampled):
-    """Surface brightness on a wavelength grid → count rate of the pixels of a window.
+    """An extended source.
 
     Attributes
     ----------
-    grid, index, fraction, flat, window
-        As of :class:`SpectralOperator`.
-    gain : array, shape (y, x)
-        Count rate per surface brightness [DN/s per MJy/sr]; zero where the detector is not
-        illuminated.
     profile : array, shape (y, x)
         Surface brightness of the source at the pixel relative to the spectrum.
+    grid, index, fraction, gain, flat, window
+        See :class:`Sampled`; `gain` in DN/s per MJy/sr.
     """
 
     profile: Array = array("y x")
 
-    def __call__(
-        self, brightness: Array, profile: Array | None = None, flat: Array | None = None
-    ) -> Array:
-        """Count rate [DN/s] of an extended source.
-
-        Parameters
-        ----------
-        brightness : array, shape (..., n)
-            Surface brightness [MJy/sr] on the grid, linear in between.
-        profile, flat : optional
-            Replace those of the operator.
-
-        Returns
-        -------
-        array, shape (..., y, x)
-        """
-        return self._apply(brightness, profile, flat)
-
-    def weights(self, profile: Array | None = None, flat: Array | None = None) -> Array:
-        """Count rate per surface brightness at each pixel's wavelength, shape (y, x)."""
-        shape = self.profile if profile is None else profile
-        return (self.flat if flat is None else flat) * self.gain * shape
+    def image(self, place: Array | None = None) -> Array:
+        """Relative surface brightness at each pixel; `place` is another profile."""
+        return self.profile if place is None else place
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,10 +229,13 @@ class SceneOperator:
         Their windows may overlap.
     detector : tuple of int
         Rows and columns of the exposure.
+    stray : StrayLight, optional
+        Light that the detector scatters.
     """
 
     parts: tuple[Sampled, ...]
     detector: tuple[int, int]
+    stray: StrayLight | None = None
 
     def __call__(self, spectra: Sequence[Array]) -> Array:
         """Count rate [DN/s], shape (..., y, x).
@@ -265,18 +255,44 @@ class SceneOperator:
                 out[..., y0:y1, x0:x1] += rate
             else:
                 out = out.at[..., y0:y1, x0:x1].add(rate)
-        return out
+        return out if self.stray is None else self.stray(out)
 
-    @property
-    def T(self) -> Callable[[Array], list[Array]]:  # noqa: N802 - the name arrays use for it
-        """The adjoint: image of the exposure (y, x) → spectra of the parts."""
-        return self._adjoint
-
-    def _adjoint(self, image: Array) -> list[Array]:
-        return [op.T(image[slice(*op.window[0]), slice(*op.window[1])]) for op in self.parts]
+    def T(self, image: Array) -> list[Array]:  # noqa: N802 - the name arrays use for it
+        """Apply the adjoint: image of the exposure (y, x) → spectra of the parts."""
+        if self.stray is not None:
+            image = self.stray.T(image)
+        return [op.T(image[cut(op.window)]) for op in self.parts]
 
 
-def wavelength_cells(grid: Array, wave: Array, lit: Array) -> tuple[Array, Array, Array]:
+def ones_like(ds: xr.Dataset) -> xr.Dataset:
+    """Return an exposure, or a bucket of slits, of ones, to read the gain of steps from."""
+    shape = ds["sci"].shape
+    names = [n for n in ("sci", "err", "var_poisson", "var_rnoise") if n in ds]
+    planes = dict.fromkeys(names, np.ones(shape, np.float32))
+    return replace_data(ds, None, **planes, dq=np.zeros(shape, np.uint32))
+
+
+def through(exposure: E, steps: Sequence[Step], references: Mapping[str, xr.Dataset]) -> E:
+    """Apply steps with the references they take."""
+    for step in steps:
+        exposure = step(exposure, *(references.get(r) for r in step.refs))
+    return exposure
+
+
+def illuminated(lit: HostArray) -> Window:
+    """Return the smallest window that holds all illuminated pixels."""
+    rows, columns = np.nonzero(lit.any(1))[0], np.nonzero(lit.any(0))[0]
+    return ((int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1))
+
+
+def cut(window: Window) -> tuple[slice, slice]:
+    """Return the slices of a window."""
+    return slice(*window[0]), slice(*window[1])
+
+
+def wavelength_cells(
+    grid: HostArray, wave: HostArray, lit: HostArray
+) -> tuple[HostArray, dict[str, HostArray]]:
     """Place the wavelengths of illuminated pixels on a grid.
 
     Parameters
@@ -289,14 +305,17 @@ def wavelength_cells(grid: Array, wave: Array, lit: Array) -> tuple[Array, Array
 
     Returns
     -------
-    wave, index, fraction : array, shape (y, x)
-        `wave` with the shortest wavelength where a pixel is not illuminated.
+    wave : array, shape (y, x)
+        With the shortest wavelength where a pixel is not illuminated.
+    cells : dict of str to array
+        ``grid``, ``index`` and ``fraction`` of :class:`Sampled`.
 
     Raises
     ------
     DatasetError
         If the grid does not cover the wavelengths.
     """
+    grid = np.asarray(grid, dtype=np.float64)
     low, high = wave[lit].min(), wave[lit].max()
     if low < grid[0] or high > grid[-1]:
         msg = (
@@ -306,17 +325,18 @@ def wavelength_cells(grid: Array, wave: Array, lit: Array) -> tuple[Array, Array
         raise DatasetError(msg)
     wave = np.where(lit, wave, low)
     index = np.clip(np.searchsorted(grid, wave, side="right") - 1, 0, len(grid) - 2)
-    return wave, index, (wave - grid[index]) / (grid[index + 1] - grid[index])
+    fraction = (wave - grid[index]) / (grid[index + 1] - grid[index])
+    return wave, {"grid": grid, "index": index, "fraction": fraction}
 
 
 def operator(
     ds: xr.Dataset,
-    references: Mapping[str, Any],
-    grid: Array,
+    references: Mapping[str, xr.Dataset],
+    grid: HostArray,
     *,
     position: tuple[float, float],
-    sigma: Callable[[Array], Array] = lrs_sigma,
-    flat: Array | None = None,
+    sigma: Callable[[HostArray], HostArray] = lrs_sigma,
+    flat: HostArray | None = None,
 ) -> SpectralOperator:
     """Build the operator of a point source in a long-slit or slitless exposure.
 
@@ -359,21 +379,17 @@ def operator(
     if not lit.any():
         msg = "forward.operator: no pixel has a wavelength and a flux conversion"
         raise DatasetError(msg)
-    rows, columns = np.nonzero(lit.any(1))[0], np.nonzero(lit.any(0))[0]
-    window = ((int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1))
-    cut = np.s_[window[0][0] : window[0][1], window[1][0] : window[1][1]]
-    lit, wave, gain = lit[cut], wave[cut], np.where(lit, gain_all, 0.0)[cut]
-    grid = np.asarray(grid, dtype=np.float64)
-    wave, index, fraction = wavelength_cells(grid, wave, lit)
+    window = illuminated(lit)
+    seen = cut(window)
+    lit, wave, gain = lit[seen], wave[seen], np.where(lit, gain_all, 0.0)[seen]
+    wave, cells = wavelength_cells(grid, wave, lit)
     lower, upper = _pixel_ends(wcs, window)
     if flat is None:
         reference = references.get("flat")
         flat = np.ones(ds["sci"].shape) if reference is None else reference["sci"].data
-    response = np.asarray(flat, dtype=np.float64)[cut]
+    response = np.asarray(flat, dtype=np.float64)[seen]
     return SpectralOperator(
-        grid=grid,
-        index=index,
-        fraction=fraction,
+        **cells,
         gain=gain,
         lower=np.where(lit, lower, 0.0),
         upper=np.where(lit, upper, 0.0),
@@ -384,21 +400,16 @@ def operator(
     )
 
 
-def _gain(ds: xr.Dataset, references: Mapping[str, Any], position: tuple[float, float]) -> Array:
+def _gain(
+    ds: xr.Dataset, references: Mapping[str, xr.Dataset], position: tuple[float, float]
+) -> HostArray:
     """Count rate per flux density [DN/s per Jy], NaN where there is none, shape (y, x)."""
     from spec2fn.steps.pathloss import pathloss
     from spec2fn.steps.photom import photom
 
-    shape = ds["sci"].shape
-    one = np.ones(shape, np.float32)
-    planes: dict[str, Any] = {
-        n: one for n in ("sci", "err", "var_poisson", "var_rnoise") if n in ds
-    }
-    unit = replace_data(ds, None, **planes, dq=np.zeros(shape, np.uint32))
-    unit = set_scalars(unit, source_xpos=position[0], source_ypos=position[1])
-    if references.get("pathloss") is not None:
-        unit = pathloss(unit, references["pathloss"])
-    unit = photom(unit, references["photom"])
+    unit = set_scalars(ones_like(ds), source_xpos=position[0], source_ypos=position[1])
+    steps = (photom,) if references.get("pathloss") is None else (pathloss, photom)
+    unit = through(unit, steps, references)
     per_pixel = np.asarray(unit["sci"].data, dtype=np.float64)
     area = float(unit["pixar_sr"])
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -406,7 +417,7 @@ def _gain(ds: xr.Dataset, references: Mapping[str, Any], position: tuple[float, 
     return np.where(np.isfinite(gain), gain, np.nan)
 
 
-def _pixel_ends(wcs: Any, window: tuple[tuple[int, int], tuple[int, int]]) -> tuple[Array, Array]:
+def _pixel_ends(wcs: gwcs.WCS, window: Window) -> tuple[HostArray, HostArray]:
     """Coordinates along the slit [pixel] of the left and right ends of every pixel."""
     (y0, y1), (x0, x1) = window
     to_slit = wcs.get_transform("detector", "alpha_beta")
@@ -419,7 +430,7 @@ def _pixel_ends(wcs: Any, window: tuple[tuple[int, int], tuple[int, int]]) -> tu
     return column[:, :-1], column[:, 1:]
 
 
-def _first_shift(model: Any) -> float:
+def _first_shift(model: Model) -> float:
     from astropy.modeling.models import Shift
 
     for part in model.traverse_postorder():

@@ -1,55 +1,134 @@
-"""Writing reference files: FITS and ASDF with the keywords every JWST reference file has."""
+"""Reference files: what they hold, and how they are written, named and opened."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["DESCRIPTION", "USEAFTER", "image_hdu", "table_hdu", "write_asdf", "write_fits"]
+from spec2fn.typing import HostArray
 
-Array = np.ndarray[Any, Any]
+if TYPE_CHECKING:
+    import xarray as xr
+    from astropy.io.fits import BinTableHDU, ImageHDU
+    from astropy.io.fits.hdu.base import ExtensionHDU
 
-DESCRIPTION = "synthetic instrument of spec2fn.forward"
-USEAFTER = "2020-01-01T00:00:00"
+__all__ = [
+    "ARCSEC2",
+    "Content",
+    "Reference",
+    "ReferenceFile",
+    "fits_reference",
+    "image_hdu",
+    "open_references",
+    "photom_tables",
+    "planes",
+    "table_hdu",
+    "write_references",
+]
+
+Content: TypeAlias = "tuple[str, Mapping[str, Any], list[ExtensionHDU]]"
+"""What a FITS reference holds: its data model, keywords of its own, extensions."""
+
+ARCSEC2 = (np.pi / (180 * 3600)) ** 2
+"""Solid angle of a square arcsecond [sr]."""
+_DESCRIPTION = "synthetic instrument of spec2fn.forward"
+_USEAFTER = "2020-01-01T00:00:00"
 
 
-LRS = {"INSTRUME": "MIRI", "DETECTOR": "MIRIMAGE", "FILTER": "P750L"}
+@dataclass(frozen=True)
+class Reference:
+    """What a reference file holds.
+
+    Attributes
+    ----------
+    reftype : str
+        CRDS type.
+    match : mapping
+        What it applies to: ``exp_type`` for what differs between modes, ``detector`` otherwise.
+    content : sequence of HDU, or mapping
+        Extensions of a FITS file; tree of an ASDF file, or of a JSON file.
+    meta : mapping
+        Keywords, or metadata, besides those every reference has: of the instrument and the mode.
+    model : str
+        Its data model; that of a JSON file has no name.
+    """
+
+    reftype: str
+    match: Mapping[str, str]
+    content: Sequence[ExtensionHDU] | Mapping[str, Any]
+    meta: Mapping[str, Any]
+    model: str = ""
+
+    @property
+    def suffix(self) -> str:
+        """Of the file."""
+        if not isinstance(self.content, Mapping):
+            return "fits"
+        return "asdf" if self.model else "json"
+
+    def write(self, path: Path) -> None:
+        """Write the file."""
+        if not isinstance(self.content, Mapping):
+            _write_fits(path, self, self.content)
+        elif self.model:
+            _write_asdf(path, self, self.content)
+        else:
+            _write_json(path, self, self.content)
 
 
-def write_fits(
-    path: Path,
-    reftype: str,
-    exp_type: str,
-    content: tuple[str, dict[str, Any], list[Any]],
-    instrument: Mapping[str, str] = LRS,
-) -> None:
-    """Write a FITS reference; `content` is the data model, more keywords, and the extensions."""
-    from astropy.io import fits
-
+def fits_reference(
+    reftype: str, content: Content, match: Mapping[str, str], mode: Mapping[str, str]
+) -> Reference:
+    """Return a FITS reference; `mode` has keywords of the instrument and the mode."""
     model, keywords, hdus = content
-    primary = fits.PrimaryHDU()
-    header = {
-        "FILENAME": path.name,
-        "DATAMODL": model,
-        "TELESCOP": "JWST",
-        "REFTYPE": reftype.upper(),
-        "PEDIGREE": "DUMMY",
-        "DESCRIP": DESCRIPTION,
-        "AUTHOR": "spec2fn",
-        "USEAFTER": USEAFTER,
-        **instrument,
-        "EXP_TYPE": exp_type,
-        **keywords,
-    }
-    for keyword, value in header.items():
-        primary.header[keyword] = value
-    fits.HDUList([primary, *hdus]).writeto(path, overwrite=True)
+    return Reference(reftype, match, hdus, {**mode, **keywords}, model)
 
 
-def table_hdu(name: str, columns: Mapping[str, Any], **keywords: Any) -> Any:
+@dataclass(frozen=True)
+class ReferenceFile:
+    """A reference file, its CRDS type, and what it applies to: see :class:`Reference`."""
+
+    reftype: str
+    path: Path
+    match: Mapping[str, str]
+
+
+def write_references(
+    folder: Path, instrument: str, references: Iterable[Reference]
+) -> list[ReferenceFile]:
+    """Write references of an instrument (INSTRUME) to an existing folder."""
+    out: list[ReferenceFile] = []
+    for one in references:
+        number = 1 + sum(f.reftype == one.reftype for f in out)
+        path = folder / f"jwst_{instrument.lower()}_{one.reftype}_{number:04d}.{one.suffix}"
+        one.write(path)
+        out.append(ReferenceFile(one.reftype, path, one.match))
+    return out
+
+
+def open_references(
+    files: Iterable[ReferenceFile], exp_type: str, *, load: bool = False
+) -> dict[str, xr.Dataset]:
+    """Open references by type; with `load`, so that their files are needed no more.
+
+    Those of the fixed slits in an exposure of slitlets have keys ``fs:<type>``.
+    """
+    from spec2fn.refs import open_reference
+
+    out = {}
+    for file in files:
+        prefix = "fs:" if file.match.get("exp_type", exp_type) != exp_type else ""
+        reference = open_reference(file.path, file.reftype)
+        out[prefix + file.reftype] = reference.load() if load else reference
+    return out
+
+
+def table_hdu(name: str, columns: Mapping[str, Any], **keywords: str | float) -> BinTableHDU:
     """Return a table extension; each column is an array with the rows first."""
     from astropy.io import fits
 
@@ -59,40 +138,128 @@ def table_hdu(name: str, columns: Mapping[str, Any], **keywords: Any) -> Any:
     for k, v in parts.items():
         data[k] = v
     hdu = fits.BinTableHDU(data, name=name)
-    for keyword, value in keywords.items():
-        hdu.header[keyword] = value
+    hdu.header.update(keywords)
     return hdu
 
 
-def image_hdu(name: str, data: Array, **keywords: Any) -> Any:
+def image_hdu(name: str, data: HostArray, **keywords: str | float) -> ImageHDU:
     """Return an image extension."""
     from astropy.io import fits
 
     hdu = fits.ImageHDU(data, name=name)
-    for keyword, value in keywords.items():
-        hdu.header[keyword] = value
+    hdu.header.update(keywords)
     return hdu
 
 
-def write_asdf(
-    path: Path, reftype: str, model: str, content: Mapping[str, Any], **meta: Any
-) -> None:
-    """Write an ASDF reference with more `meta` and `content` beside it."""
+def planes(
+    data: HostArray,
+    error: HostArray | None = None,
+    dq: HostArray | None = None,
+    version: int | None = None,
+) -> list[ExtensionHDU]:
+    """Return the extensions SCI, ERR and DQ; without error and flags they are zero."""
+    keywords = {} if version is None else {"EXTVER": version}
+    return [
+        image_hdu("SCI", data, **keywords),
+        image_hdu("ERR", np.zeros_like(data) if error is None else error, **keywords),
+        image_hdu("DQ", np.zeros(data.shape, np.uint32) if dq is None else dq, **keywords),
+    ]
+
+
+def photom_tables(
+    who: Mapping[str, HostArray],
+    conversion: Mapping[str, float],
+    wave: HostArray,
+    response: HostArray,
+    *,
+    day: float,
+    loss: float,
+    exponential: tuple[float, float, float] = (0.0, 100.0, 1.0),
+) -> list[ExtensionHDU]:
+    """Return the tables of a conversion to flux and of the loss of throughput with time.
+
+    Parameters
+    ----------
+    who : mapping of str to array
+        Columns that name the rows, which all hold the same.
+    conversion : mapping of str to float
+        Its column at unit relative response.
+    wave, response : array, shape (n,)
+        Relative response by wavelength [um].
+    day, loss : float
+        Reference day [MJD], and share of the throughput lost in a year.
+    exponential : (float, float, float)
+        Amplitude, e-folding time [d] and asymptote of a second loss.
+    """
+    rows = len(next(iter(who.values())))
+
+    def each(**values: HostArray | float) -> dict[str, HostArray]:
+        return {k: np.array([v] * rows, np.float32) for k, v in values.items()}
+
+    amplitude, tau, const = exponential
+    columns = each(**conversion, uncertainty=0.0) | {"nelem": np.full(rows, len(wave), np.int16)}
+    columns |= each(wavelength=wave, relresponse=response, reluncertainty=np.zeros(len(wave)))
+    losses = {
+        "LINEAR": each(t0=day, lossperyear=loss),
+        "EXPONENTIAL": each(t0=day, amplitude=amplitude, tau=tau, const=const),
+        "POWERLAW": each(t0=day, year1value=1.0, tsoft=1.0, alpha=0.0),
+    }
+    tables = {"PHOTOM": columns, **{f"TIMECOEFF_{k}": v for k, v in losses.items()}}
+    return [table_hdu(name, {**who, **own}) for name, own in tables.items()]
+
+
+def _write_fits(path: Path, reference: Reference, hdus: Sequence[ExtensionHDU]) -> None:
+    from astropy.io import fits
+
+    primary = fits.PrimaryHDU()
+    primary.header.update(
+        {
+            "FILENAME": path.name,
+            "DATAMODL": reference.model,
+            "TELESCOP": "JWST",
+            "REFTYPE": reference.reftype.upper(),
+            "PEDIGREE": "DUMMY",
+            "DESCRIP": _DESCRIPTION,
+            "AUTHOR": "spec2fn",
+            "USEAFTER": _USEAFTER,
+            **reference.meta,
+        }
+    )
+    fits.HDUList([primary, *hdus]).writeto(path, overwrite=True)
+
+
+def _write_asdf(path: Path, reference: Reference, tree: Mapping[str, Any]) -> None:
     import asdf
 
     from spec2fn.refs.plugins import light_asdf
 
-    common = {
+    meta = {
         "author": "spec2fn",
-        "description": DESCRIPTION,
+        "description": _DESCRIPTION,
         "pedigree": "DUMMY",
-        "useafter": USEAFTER,
+        "useafter": _USEAFTER,
         "telescope": "JWST",
-        "reftype": reftype,
-        "model_type": model,
+        "reftype": reference.reftype,
+        "model_type": reference.model,
         "filename": path.name,
         "date": "2024-01-01T00:00:00.000",
-        "instrument": {"name": "MIRI", "detector": "MIRIMAGE"},
+        **reference.meta,
     }
     with light_asdf():
-        asdf.AsdfFile({"meta": {**common, **meta}, **content}).write_to(path)
+        asdf.AsdfFile({"meta": meta, **tree}).write_to(path)
+
+
+def _write_json(path: Path, reference: Reference, tree: Mapping[str, Any]) -> None:
+    # files of NIRSpec describe themselves twice
+    described = ("description", "descrip")[: 1 + (reference.meta["instrument"] == "NIRSPEC")]
+    meta = {
+        "reftype": reference.reftype.upper(),
+        "instrument": reference.meta["instrument"],
+        "telescope": "JWST",
+        "exp_type": reference.meta["exp_type"],
+        "pedigree": "DUMMY",
+        **dict.fromkeys(described, _DESCRIPTION),
+        "author": "spec2fn",
+        "useafter": _USEAFTER,
+    }
+    path.write_text(json.dumps({**meta, **tree}, indent=1) + "\n", encoding="utf-8")

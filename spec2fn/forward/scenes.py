@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+
+from spec2fn.typing import HostArray
 
 __all__ = [
     "GRID",
@@ -18,12 +18,12 @@ __all__ = [
     "planet_host",
     "quasar",
     "star",
+    "transit",
     "transit_depth",
 ]
 
 GRID = np.linspace(3.5, 14.6, 2221)
 """Wavelengths [um] at which true spectra are tabulated (linear in between)."""
-
 
 NEAR_GRID = np.linspace(0.5, 5.6, 5101)
 """The same for the near infrared."""
@@ -32,11 +32,11 @@ MID_GRID = np.linspace(4.6, 9.2, 9201)
 """The same for channels 1 and 2 of the medium-resolution spectrometer."""
 
 
-def _bell(wave: Any, center: float, width: float) -> Any:
+def _bell(wave: HostArray, center: float, width: float) -> HostArray:
     return np.exp(-0.5 * ((wave - center) / width) ** 2)
 
 
-def dusty_star(wave: Any, flux: float = 1.2e-4) -> Any:
+def dusty_star(wave: HostArray, flux: float = 1.2e-4) -> HostArray:
     """Flux density [Jy] of a star with silicate absorption and emission lines.
 
     Parameters
@@ -56,7 +56,7 @@ def dusty_star(wave: Any, flux: float = 1.2e-4) -> Any:
     return continuum * (silicate + lines)
 
 
-def embedded_star(wave: Any, flux: float = 1.0e-4) -> Any:
+def embedded_star(wave: HostArray, flux: float = 1.0e-4) -> HostArray:
     """Flux density [Jy] of a young star with lines of ionized and molecular gas, and ices.
 
     Parameters
@@ -74,17 +74,17 @@ def embedded_star(wave: Any, flux: float = 1.0e-4) -> Any:
     return continuum * (1.0 - 0.25 * _bell(wave, 7.67, 0.04) + lines)
 
 
-def planet_host(wave: Any, flux: float = 4.0e-3) -> Any:
+def planet_host(wave: HostArray, flux: float = 4.0e-3) -> HostArray:
     """Flux density [Jy] of a star of constant brightness; `flux` as in :func:`dusty_star`."""
     return flux * (wave / 8.0) ** -1.9
 
 
-def transit_depth(wave: Any) -> Any:
+def transit_depth(wave: HostArray) -> HostArray:
     """Fraction of the star's light a transiting planet covers."""
     return 0.02 + 0.004 * _bell(wave, 7.7, 0.5) - 0.002 * _bell(wave, 11.0, 1.0)
 
 
-def light_curve(phase: Any, duration: float = 0.4, ingress: float = 0.08) -> Any:
+def light_curve(phase: HostArray, duration: float = 0.4, ingress: float = 0.08) -> HostArray:
     """Depth of a transit relative to its maximum: a trapezoid centred on phase 0.
 
     Parameters
@@ -99,13 +99,19 @@ def light_curve(phase: Any, duration: float = 0.4, ingress: float = 0.08) -> Any
     return np.clip((duration / 2 - np.abs(phase)) / ingress + 0.5, 0.0, 1.0)
 
 
-def near_transit_depth(wave: Any) -> Any:
+def transit(star: HostArray, depth: HostArray, integrations: int) -> HostArray:
+    """Spectra (integration, n) of a star of which a planet covers `depth` in the middle."""
+    phase = (np.arange(integrations) + 0.5) / integrations - 0.5
+    return star * (1.0 - light_curve(phase)[:, None] * depth)
+
+
+def near_transit_depth(wave: HostArray) -> HostArray:
     """Fraction of the star's light a transiting planet covers in the near infrared."""
     water = _bell(wave, 1.4, 0.12) + _bell(wave, 1.9, 0.14) + _bell(wave, 2.7, 0.25)
     return 0.02 + 0.0015 * water + 0.003 * _bell(wave, 4.4, 0.2)
 
 
-def star(wave: Any, flux: float, depth: float = 0.35) -> Any:
+def star(wave: HostArray, flux: float, depth: float = 0.35) -> HostArray:
     """Spectrum of a cool star.
 
     Parameters
@@ -123,7 +129,7 @@ def star(wave: Any, flux: float, depth: float = 0.35) -> Any:
     return flux * wave / 2.0 * peak / peak_at_2 * (1.0 - depth * water)
 
 
-def galaxy(wave: Any, flux: float, redshift: float = 2.0, width: float = 0.1) -> Any:
+def galaxy(wave: HostArray, flux: float, redshift: float = 2.0, width: float = 0.1) -> HostArray:
     """Spectrum of a galaxy with emission lines; `flux` is the continuum at 2 um.
 
     Parameters
@@ -144,7 +150,7 @@ def galaxy(wave: Any, flux: float, redshift: float = 2.0, width: float = 0.1) ->
     return flux * (wave / 2.0) ** 0.3 * (balmer_break + lines)
 
 
-def quasar(wave: Any, flux: float, redshift: float = 4.0) -> Any:
+def quasar(wave: HostArray, flux: float, redshift: float = 4.0) -> HostArray:
     """Spectrum of a quasar, a power law with broad lines; as :func:`galaxy`."""
     lines = sum(
         strength * _bell(wave, line * (1.0 + redshift), 0.06 * line * (1.0 + redshift))

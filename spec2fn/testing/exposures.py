@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from spec2fn.errors import InputError, nearest
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from spec2fn.engine.pipeline import Observation, Pipeline
     from spec2fn.engine.step import Step
-    from spec2fn.forward.lrs.render import Rendered
+    from spec2fn.forward.rendered import Rendered
+    from spec2fn.pieces import Exposure
 
 __all__ = [
     "EXP_TYPES",
@@ -60,7 +61,7 @@ def rendered(exp_type: str, seed: int = 0, integrations: int = 2) -> Rendered:
 
     Returns
     -------
-    spec2fn.forward.lrs.render.Rendered
+    spec2fn.forward.rendered.Rendered
         With truth, forward operator, references.
 
     Raises
@@ -68,16 +69,10 @@ def rendered(exp_type: str, seed: int = 0, integrations: int = 2) -> Rendered:
     InputError
         For another exposure type.
     """
-    from spec2fn.forward.lrs.render import render_miri_lrs_slit, render_miri_lrs_slitless
+    from spec2fn.forward.renderers import render
 
-    if exp_type == MRS:
-        from spec2fn.forward.ifu_render import render_miri_mrs
-
-        return render_miri_mrs(seed)
-    if exp_type == "MIR_LRS-FIXEDSLIT":
-        return render_miri_lrs_slit(seed)
-    if exp_type == "MIR_LRS-SLITLESS":
-        return render_miri_lrs_slitless(seed, integrations)
+    if exp_type in (*RENDERED, MRS):
+        return render(exp_type, seed, integrations)
     msg = f"no exposures of {exp_type!r}{nearest(exp_type, RENDERED)}; there are {(*RENDERED, MRS)}"
     raise InputError(msg)
 
@@ -108,10 +103,10 @@ def members(exp_type: str, seed: int = 0) -> dict[str, tuple[xr.Dataset, ...]]:
     """Return the associated exposures, and MSA metadata, by role."""
     if exp_type in nirspec_modes.EXP_TYPES:
         roles = [r for r in nirspec_modes.roles(exp_type) if r != "science"]
-        found = {role: (exposure(exp_type, role, seed),) for role in roles}
-        return {**found, **nirspec_modes.metadata(exp_type)}
-    roles = [r for r in rendered(exp_type, seed).setups if r != "science"]
-    return {role: (exposure(exp_type, role, seed),) for role in roles}
+        more = nirspec_modes.metadata(exp_type)
+    else:
+        roles, more = [r for r in rendered(exp_type, seed).setups if r != "science"], {}
+    return {**{role: (exposure(exp_type, role, seed),) for role in roles}, **more}
 
 
 def observation(exp_type: str, seed: int = 0, integrations: int = 2) -> Observation:
@@ -134,18 +129,18 @@ def references(exp_type: str, seed: int = 0) -> Mapping[str, Any]:
 
 def pipeline(exp_type: str) -> Pipeline:
     """Return the pipeline of a mode; that of the MRS makes a short cube of channel 1 alone."""
-    from spec2fn.engine.pipeline import replace
+    from spec2fn.engine import pipeline as edit
     from spec2fn.pipelines import MODES
     from spec2fn.steps.cube_build import cube_build
     from spec2fn.steps.extract_1d import extract_1d
 
-    made = MODES[exp_type][1]
+    _, steps = MODES[exp_type]
     if exp_type != MRS:
-        return made
+        return steps
     # one Dataset instead of one for each channel, and few planes: the detector is large enough
     one = cube_build.with_(channel="1", wavemin=5.3, wavemax=5.36)
     # fringes of a spectrum are removed outside of a trace only
-    return replace(made, cube_build=one, extract_1d=extract_1d.with_(ifu_rfcorr=False))
+    return edit.replace(steps, cube_build=one, extract_1d=extract_1d.with_(ifu_rfcorr=False))
 
 
 @dataclass(frozen=True)
@@ -165,16 +160,18 @@ class StepInput:
     """
 
     step: Step
-    dataset: Any
+    dataset: Exposure
     references: Mapping[str, Any]
     members: Mapping[str, tuple[Any, ...]]
 
-    def plan(self, dataset: Any = None) -> Any:
+    def plan(self, dataset: Exposure | None = None) -> object:
         """Make the plan of the step for `dataset` (default: the one held)."""
         ds = self.dataset if dataset is None else dataset
         return self.step.plan(ds, **self.references, **self.members)
 
-    def __call__(self, dataset: Any = None, plan: Any = None, **parameters: Any) -> Any:
+    def __call__(
+        self, dataset: Exposure | None = None, plan: object = None, **parameters: object
+    ) -> Exposure:
         """Apply the step to `dataset` (default: the one held)."""
         ds = self.dataset if dataset is None else dataset
         return self.step(ds, plan=plan, **self.references, **self.members, **parameters)
@@ -204,50 +201,30 @@ def step_input(key: str, exp_type: str) -> StepInput | None:
     from spec2fn.engine.run import run
     from spec2fn.errors import ParameterError
 
+    on = _switched_on(pipeline(exp_type))
     try:
-        wanted = find_steps(pipeline(exp_type), key)[0]
+        wanted = find_steps(on, key)[0]
     except ParameterError:
         return None
+    at = next(i for i, element in enumerate(on) if wanted in steps_of((element,)))
     refs = references(exp_type)
-    before: list[Any] = []
-    for element in pipeline(exp_type):
-        if wanted not in steps_of((element,)):
-            before.append(_switched_on(element))
-            continue
-        result = run(tuple(before), observation(exp_type), refs)
-        dataset = result.dataset
-        if isinstance(element, Split):
-            (one,) = (b for b in element.branches if wanted in b.steps)
-            dataset = dataset.where(one.keep)
-            if one.exp_type:
-                dataset = dataset.assign_attrs(exp_type=one.exp_type)
-            earlier = one.steps[: one.steps.index(wanted)]
-            dataset = run(tuple(map(_switched_on, earlier)), dataset, refs).dataset
-        return _input_of(wanted.with_(skip=False), dataset, refs, result.members)
-    return None
-
-
-def _switched_on(element: Any) -> Any:
-    from dataclasses import replace
-
-    from spec2fn.engine.pipeline import AlsoOn, Split
-    from spec2fn.engine.step import Step
-
-    if isinstance(element, Step):
-        return element.with_(skip=False)
-    if isinstance(element, AlsoOn):
-        # unconditionally: the step of the condition is switched on, and may come later
-        return replace(element, step=element.step.with_(skip=False), when="")
+    result = run(on[:at], observation(exp_type), refs)
+    dataset, element = result.dataset, on[at]
     if isinstance(element, Split):
-        branches = (replace(b, steps=tuple(map(_switched_on, b.steps))) for b in element.branches)
-        return replace(element, branches=tuple(branches))
-    return element
-
-
-def _input_of(
-    step: Step, dataset: Any, refs: Mapping[str, Any], held: Mapping[str, Any]
-) -> StepInput:
+        (one,) = (b for b in element.branches if wanted in b.steps)
+        dataset = dataset.where(one.keep)
+        if one.exp_type:
+            dataset = dataset.assign_attrs(exp_type=one.exp_type)
+        dataset = run(one.steps[: one.steps.index(wanted)], dataset, refs).dataset
     taken = {
-        r: refs.get(key, refs.get(r)) for r, key in zip(step.refs, step.reference_keys, strict=True)
+        r: refs.get(k, refs.get(r)) for r, k in zip(wanted.refs, wanted.reference_keys, strict=True)
     }
-    return StepInput(step, dataset, taken, {r: held.get(r, ()) for r in step.members})
+    return StepInput(wanted, dataset, taken, {r: result.members.get(r, ()) for r in wanted.members})
+
+
+def _switched_on(steps: Pipeline) -> Pipeline:
+    from spec2fn.engine.pipeline import AlsoOn, steps_of, with_parameters
+
+    on = with_parameters(steps, {s.key: {"skip": False} for s in steps_of(steps)})
+    # unconditionally: the step of a condition may come later
+    return tuple(replace(e, when="") if isinstance(e, AlsoOn) else e for e in on)

@@ -38,7 +38,7 @@ def exposure(
     subarray: str = "FULL",
     window: tuple[int, int, int, int] = (1, 1, 2048, 2048),
     integrations: int = 0,
-    **keywords: Any,
+    **keywords: str | float | None,
 ) -> xr.Dataset:
     """Return an exposure whose pixels hold their own position.
 
@@ -59,6 +59,8 @@ def exposure(
     """
     import xarray as xr
     from astropy.io.fits import Header
+
+    from spec2fn.io.fits.exposures import mode_attrs
 
     x, y, nx, ny = window
     header = {
@@ -96,25 +98,15 @@ def exposure(
     if integrations:
         number = np.arange(integrations, dtype=np.float32)[:, None, None]
         image, dims = image + np.float32(10000) * number, ("integration", *dims)
-    names = {
-        "exp_type": "EXP_TYPE",
-        "instrument": "INSTRUME",
-        "detector": "DETECTOR",
-        "grating": "GRATING",
-        "filter": "FILTER",
-        "subarray": "SUBARRAY",
-        "fixed_slit": "FXD_SLIT",
-    }
-    attrs: dict[str, Any] = {n: header[k] for n, k in names.items() if k in header}
-    attrs |= {"xstart": x, "ystart": y, "xsize": nx, "ysize": ny}
-    attrs["meta"] = Meta(Header(header), None, "jw01234_nrs_rate.fits")
+    meta = Meta(Header(header), None, "jw01234_nrs_rate.fits")
+    place = {"xstart": x, "ystart": y, "xsize": nx, "ysize": ny}
     return xr.Dataset(
         {
             "sci": (dims, image, {"units": "DN/s"}),
             "err": (dims, np.ones_like(image)),
             "dq": (dims, np.zeros(image.shape, dtype=np.uint32)),
         },
-        attrs=attrs,
+        attrs={**mode_attrs(meta), **place, "meta": meta},
     )
 
 

@@ -50,7 +50,9 @@ def roles(exp_type: str) -> tuple[str, ...]:
     return _ROLES[exp_type]
 
 
-def _empty(exp_type: str, integrations: int = 0, **keywords: Any) -> xr.Dataset:
+def _empty(
+    exp_type: str, integrations: int = 0, keywords: Mapping[str, Any] | None = None
+) -> xr.Dataset:
     return toy.exposure(
         exp_type,
         _GRATING,
@@ -61,7 +63,7 @@ def _empty(exp_type: str, integrations: int = 0, **keywords: Any) -> xr.Dataset:
         SLOWAXIS=2,
         SPORDER=-1,
         OBSERVTN="001",
-        **keywords,
+        **(keywords or {}),
     )
 
 
@@ -104,7 +106,7 @@ def exposure(
         Arrays are read-only.
     """
     series = exp_type == "NRS_BRIGHTOBJ"
-    ds = _empty(exp_type, integrations if series else 0, **_pointing(exp_type))
+    ds = _empty(exp_type, integrations if series else 0, _pointing(exp_type))
     rng = np.random.default_rng([seed, zlib.crc32(role.encode())])
     shape, dims = ds["sci"].shape, ds["sci"].dims
     rows = np.arange(shape[-2])[:, None] % 3 == 0
@@ -135,7 +137,7 @@ def references(exp_type: str) -> Mapping[str, Any]:
     x, y, nx, ny = _WINDOWS[exp_type]
     frame = (y + ny - 1, x + nx - 1)
     name = toy.CONFIGURATIONS[_GRATING][0]
-    made = {
+    refs = {
         **toy.references(_GRATING),
         **(nirspec_ifu_optics.optics(_GRATING) if exp_type == "NRS_IFU" else {}),
         **calibration_references(exp_type, _GRATING, name, frame),
@@ -143,8 +145,8 @@ def references(exp_type: str) -> Mapping[str, Any]:
     if exp_type == "NRS_MSASPEC":
         # of the fixed slit among the slitlets
         fixed = calibration_references("NRS_FIXEDSLIT", _GRATING, name, frame)
-        made |= {f"fs:{k}": v for k, v in fixed.items()}
-    return made
+        refs |= {f"fs:{k}": v for k, v in fixed.items()}
+    return refs
 
 
 def metadata(exp_type: str) -> Mapping[str, tuple[Any, ...]]:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import xarray as xr
+from astropy.io.fits import Header
 
 from spec2fn.schema import Meta
+from spec2fn.typing import HostArray
 from spec2fn.wcs.open_slits import FIXED_SLITS
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 __all__ = ["calibration_references"]
 
@@ -46,13 +46,11 @@ def calibration_references(
         Flats in three parts, ``pathloss``, ``barshadow``, ``photom``, ``area``, ``wavecorr``,
         ``extract1d``, ``apcorr``, ``msaoper``, as far as the mode needs them.
     """
-    import xarray as xr
-
     mos = exp_type == "NRS_MSASPEC"
     if exp_type == "NRS_IFU":
         return _named(_of_slices(grating, filter_name, frame))
-    made = dict(zip(("fflat", "sflat", "dflat"), _flats(frame, mos=mos), strict=True))
-    made |= {
+    refs = dict(zip(("fflat", "sflat", "dflat"), _flats(frame, mos=mos), strict=True))
+    refs |= {
         "pathloss": _pathloss(mos=mos),
         "photom": _photom(grating, filter_name, mos=mos),
         "area": _areas(mos=mos),
@@ -63,30 +61,25 @@ def calibration_references(
         "apcorr": _apcorr(grating, filter_name, mos=mos),
     }
     if mos:
-        made |= {"barshadow": _barshadow(), "msaoper": _msaoper()}
-    return _named(made)
+        refs |= {"barshadow": _barshadow(), "msaoper": _msaoper()}
+    return _named(refs)
 
 
-def _named(made: Mapping[str, xr.Dataset]) -> Mapping[str, xr.Dataset]:
+def _named(refs: Mapping[str, xr.Dataset]) -> Mapping[str, xr.Dataset]:
     return {
         name: ds.assign_attrs(reftype=name, filename=f"jwst_nirspec_{name}_9999")
-        for name, ds in made.items()
+        for name, ds in refs.items()
     }
 
 
 def _of_slices(grating: str, filter_name: str, frame: tuple[int, int]) -> dict[str, xr.Dataset]:
-    import xarray as xr
-
-    made = dict(zip(("fflat", "sflat", "dflat"), _flats(frame, mos=False), strict=True))
+    refs = dict(zip(("fflat", "sflat", "dflat"), _flats(frame, mos=False), strict=True))
+    number = np.arange(_SLICES, dtype=np.int16)
     areas = (0.01 * (1 + 0.01 * np.arange(_SLICES))).astype(np.float32)
-    area = {
-        "area.slice_id": ("area_row", np.arange(_SLICES, dtype=np.int16)),
-        "area.pixarea": ("area_row", areas),
-    }
-    return made | {
+    return refs | {
         "pathloss": _pathloss(mos=False),
         "photom": _photom(grating, filter_name, mos=True),
-        "area": xr.Dataset(area),
+        "area": xr.Dataset(_table("area", slice_id=number, pixarea=areas)),
         "msaoper": _msaoper(),
         **_of_cubes(grating, filter_name),
     }
@@ -94,33 +87,22 @@ def _of_slices(grating: str, filter_name: str, frame: tuple[int, int]) -> dict[s
 
 def _of_cubes(grating: str, filter_name: str) -> dict[str, xr.Dataset]:
     """References of cube_build and of spectra of cubes."""
-    import xarray as xr
-
     wave = np.arange(0.5, 5.5, 0.02, dtype=np.float32)
     shepard = {"roispatial": 0.3, "roispectral": 0.05}
-    tables: dict[str, dict[str, Any]] = {
+    tables: dict[str, dict[str, float]] = {
         "cubepar": {"spaxelsize": 0.1, "spectralstep": 0.02, "wavemin": 0.6, "wavemax": 5.3},
         "cubepar_msm": {**shepard, "power": 2.0, "softrad": 0.01},
         "cubepar_emsm": {**shepard, "scalerad": 0.1},
     }
     variables: dict[str, Any] = {}
-    for table, columns in tables.items():
-        row = f"{table}_row"
-        variables[f"{table}.disperser"] = (row, np.array([grating]))
-        variables[f"{table}.filter"] = (row, np.array([filter_name]))
-        for column, value in columns.items():
-            variables[f"{table}.{column}"] = (row, np.array([value], np.float32))
-    extra = {
-        "driz": {},
-        "msm": {**shepard, "power": 2.0, "softrad": 0.01},
-        "emsm": {**shepard, "scalerad": 0.1},
-    }
-    for kind, columns in extra.items():
-        table = f"multichan_prism_{kind}"
-        row = f"{table}_row"
-        variables[f"{table}.wavelength"] = (row, wave)
-        for column, value in columns.items():
-            variables[f"{table}.{column}"] = (row, np.full(wave.size, value, np.float32))
+    who = {"disperser": np.array([grating]), "filter": np.array([filter_name])}
+    for name, values in tables.items():
+        columns = {k: np.array([v], np.float32) for k, v in values.items()}
+        variables |= _table(name, **who, **columns)
+    for kind in ("driz", "msm", "emsm"):
+        shape = {} if kind == "driz" else tables[f"cubepar_{kind}"]
+        columns = {k: np.full(wave.size, v, np.float32) for k, v in shape.items()}
+        variables |= _table(f"multichan_prism_{kind}", wavelength=wave, **columns)
     radii = {"wavelength": np.array([[0.5, 3.0, 5.5]])}
     for name, radius in (("radius", 0.3), ("inner_bkg", 0.8), ("outer_bkg", 1.1)):
         radii[name] = radius + 0.02 * radii["wavelength"]
@@ -141,18 +123,25 @@ def _of_cubes(grating: str, filter_name: str) -> dict[str, xr.Dataset]:
     }
 
 
+def _table(name: str, **columns: HostArray) -> dict[str, Any]:
+    """Variables of a table, as they are read from a file."""
+    return {
+        f"{name}.{k}": ((f"{name}_row", *(f"{name}.{k}_d{i}" for i in range(1, v.ndim))), v)
+        for k, v in columns.items()
+    }
+
+
 def _fast(suffix: str = "", rows: tuple[str, ...] = ("ANY",), phase: float = 0.0) -> dict[str, Any]:
     n = len(rows)
-    name = f"fast_variation{suffix}"
-    row = (f"{name}_row", f"{name}_e")
     ripple = 1 + 0.1 * np.sin(3 * WAVES + phase + np.arange(n)[:, None])
-    return {
-        f"{name}.slit_name": (row[:1], np.array(rows)),
-        f"{name}.nelem": (row[:1], np.full(n, len(WAVES), np.int32)),
-        f"{name}.wavelength": (row, np.tile(WAVES.astype(np.float32), (n, 1))),
-        f"{name}.data": (row, ripple.astype(np.float32)),
-        f"{name}.error": (row, np.full((n, len(WAVES)), 0.01, np.float32)),
-    }
+    return _table(
+        f"fast_variation{suffix}",
+        slit_name=np.array(rows),
+        nelem=np.full(n, len(WAVES), np.int32),
+        wavelength=np.tile(WAVES.astype(np.float32), (n, 1)),
+        data=ripple.astype(np.float32),
+        error=np.full((n, len(WAVES)), 0.01, np.float32),
+    )
 
 
 def _images(
@@ -175,8 +164,6 @@ def _images(
 
 
 def _flats(frame: tuple[int, int], *, mos: bool) -> tuple[xr.Dataset, ...]:
-    import xarray as xr
-
     dflat = xr.Dataset(_images((0.5, 2.0, 5.2), frame) | _fast(phase=1.0))
     if not mos:
         single = {k: v for k, v in _images((1.0,), frame).items() if k != "wavelength.wavelength"}
@@ -192,9 +179,6 @@ def _flats(frame: tuple[int, int], *, mos: bool) -> tuple[xr.Dataset, ...]:
 
 
 def _pathloss(*, mos: bool) -> xr.Dataset:
-    import xarray as xr
-    from astropy.io.fits import Header
-
     apertures = [(name, 0, 0.5) for name in _SLITS]
     if mos:
         apertures = [("MOS1x1", 1, 0.5), ("MOS1x3", 3, 1.5)]
@@ -220,9 +204,6 @@ def _pathloss(*, mos: bool) -> xr.Dataset:
 
 
 def _barshadow() -> xr.Dataset:
-    import xarray as xr
-    from astropy.io.fits import Header
-
     y = np.linspace(-1, 1, 21)[:, None]
     w = 0.9 + 0.02 * np.linspace(0, 1, 30)
     header = {"CRVAL1": 0.5e-6, "CDELT1": 0.17e-6, "CRVAL2": -1.0, "CDELT2": 0.1}
@@ -238,47 +219,40 @@ def _barshadow() -> xr.Dataset:
 
 
 def _photom(grating: str, filter_name: str, *, mos: bool) -> xr.Dataset:
-    import xarray as xr
-
     names = ("ANY",) if mos else _SLITS
-    n, row = len(names), "photom_row"
+    n = len(names)
     response = 1 + 0.2 * np.cos(WAVES + np.arange(n)[:, None])
-    table = {
-        "photom.filter": (row, np.array([filter_name] * n)),
-        "photom.grating": (row, np.array([grating] * n)),
-        "photom.photmj": (row, (1e-12 * (1 + 0.1 * np.arange(n))).astype(np.float32)),
-        "photom.nelem": (row, np.full(n, len(WAVES), np.int16)),
-        "photom.wavelength": ((row, "e"), np.tile(WAVES.astype(np.float32), (n, 1))),
-        "photom.relresponse": ((row, "e"), response.astype(np.float32)),
-        "timecoeff_linear.t0": ("t", np.full(n, 59635.0)),
-        "timecoeff_linear.lossperyear": ("t", np.full(n, 0.01)),
-        "pixar_a2": ((), np.float64(0.0105)),
-        "pixar_sr": ((), np.float64(2.5e-13)),
-    }
-    if not mos:
-        table["photom.slit"] = (row, np.array(names))
-    return xr.Dataset(table)
+    table = _table(
+        "photom",
+        filter=np.array([filter_name] * n),
+        grating=np.array([grating] * n),
+        photmj=(1e-12 * (1 + 0.1 * np.arange(n))).astype(np.float32),
+        nelem=np.full(n, len(WAVES), np.int16),
+        wavelength=np.tile(WAVES.astype(np.float32), (n, 1)),
+        relresponse=response.astype(np.float32),
+        **({} if mos else {"slit": np.array(names)}),
+    )
+    table |= _table("timecoeff_linear", t0=np.full(n, 59635.0), lossperyear=np.full(n, 0.01))
+    area = {"pixar_a2": ((), np.float64(0.0105)), "pixar_sr": ((), np.float64(2.5e-13))}
+    return xr.Dataset(table | area)
 
 
 def _areas(*, mos: bool) -> xr.Dataset:
-    import xarray as xr
-
     if not mos:
-        values = (0.01 * (1 + 0.1 * np.arange(len(_SLITS)))).astype(np.float32)
-        names = ("area_row", np.array(_SLITS))
-        return xr.Dataset({"area.slit_id": names, "area.pixarea": ("area_row", values)})
+        areas = (0.01 * (1 + 0.1 * np.arange(len(_SLITS)))).astype(np.float32)
+        return xr.Dataset(_table("area", slit_id=np.array(_SLITS), pixarea=areas))
     y, x = (a.ravel() + 1 for a in np.indices((171, 365)))
-    columns = {
-        "quadrant": np.repeat(np.arange(1, 5, dtype=np.int16), x.size),
-        "shutter_x": np.tile(x.astype(np.int16), 4),
-        "shutter_y": np.tile(y.astype(np.int16), 4),
-        "pixarea": np.tile((0.01 + 1e-5 * (x + y)).astype(np.float32), 4),
-    }
-    return xr.Dataset({f"area.{k}": ("area_row", v) for k, v in columns.items()})
+    table = _table(
+        "area",
+        quadrant=np.repeat(np.arange(1, 5, dtype=np.int16), x.size),
+        shutter_x=np.tile(x.astype(np.int16), 4),
+        shutter_y=np.tile(y.astype(np.int16), 4),
+        pixarea=np.tile((0.01 + 1e-5 * (x + y)).astype(np.float32), 4),
+    )
+    return xr.Dataset(table)
 
 
 def _wavecorr(*, mos: bool) -> xr.Dataset:
-    import xarray as xr
     from astropy.modeling.models import Tabular2D
 
     waves, positions = np.linspace(0.4e-6, 5.6e-6, 9), np.linspace(-0.5, 0.5, 5)
@@ -290,9 +264,6 @@ def _wavecorr(*, mos: bool) -> xr.Dataset:
 
 
 def _apcorr(grating: str, filter_name: str, *, mos: bool) -> xr.Dataset:
-    import xarray as xr
-    from astropy.io.fits import Header
-
     names = ("MOS",) if mos else _SLITS
     n = len(names)
     waves = np.linspace(0.5, 5.5, 6)
@@ -300,27 +271,25 @@ def _apcorr(grating: str, filter_name: str, *, mos: bool) -> xr.Dataset:
     phases = np.array([0.0, 0.5, 1.0])
     table = 1 + np.exp(-sizes / 3)[:, :, None] * (0.5 + 0.2 * phases) * waves[None, :, None] / 5
 
-    def rows(values: Any) -> Any:
+    def rows(values: HostArray) -> HostArray:
         return np.broadcast_to(values, (n, *np.shape(values))).copy()
 
-    columns: dict[str, Any] = {
-        "filter": ("apcorr_row", np.array([filter_name] * n)),
-        "grating": ("apcorr_row", np.array([grating] * n)),
-        "slit": ("apcorr_row", np.array(names)),
-        "wavelength": (("apcorr_row", "w"), rows(waves)),
-        "nelem_wl": ("apcorr_row", np.full(n, 6)),
-        "size": (("apcorr_row", "s", "w"), rows(sizes)),
-        "nelem_size": ("apcorr_row", np.full(n, 4)),
-        "pixphase": (("apcorr_row", "p"), rows(phases)),
-        "apcorr": (("apcorr_row", "s", "w", "p"), rows(table)),
-    }
-    meta = Meta(primary=Header({"SIZEUNIT": "pixels"}))
-    return xr.Dataset({f"apcorr.{k}": v for k, v in columns.items()}, attrs={"meta": meta})
+    columns = _table(
+        "apcorr",
+        filter=np.array([filter_name] * n),
+        grating=np.array([grating] * n),
+        slit=np.array(names),
+        wavelength=rows(waves),
+        nelem_wl=np.full(n, 6),
+        size=rows(sizes),
+        nelem_size=np.full(n, 4),
+        pixphase=rows(phases),
+        apcorr=rows(table),
+    )
+    return xr.Dataset(columns, attrs={"meta": Meta(primary=Header({"SIZEUNIT": "pixels"}))})
 
 
 def _msaoper() -> xr.Dataset:
-    import xarray as xr
-
     states = {"state": "open", "TA state": "open", "Internal state": "normal"}
     shutters = [{"Q": 3, "x": 180, "y": y, **states} for y in (150, 162)]
     return xr.Dataset(attrs={"tree": {"msaoper": shutters}})

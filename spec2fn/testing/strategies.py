@@ -14,11 +14,15 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 
 from spec2fn.dq import Pixel
+from spec2fn.pieces import Pieces
 from spec2fn.testing import exposures as _made
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
     from hypothesis.strategies import DrawFn, SearchStrategy
+
+    from spec2fn.pieces import Exposure
 
 __all__ = [
     "SHAPES",
@@ -31,8 +35,6 @@ __all__ = [
     "shapes",
     "share",
 ]
-
-Array = np.ndarray[Any, Any]
 
 SHAPES: tuple[tuple[int, ...], ...] = ((1, 1), (4, 3), (9, 6), (2, 9, 6))
 """The pool of shapes, ([integration,] y, x)."""
@@ -58,7 +60,7 @@ def scales() -> SearchStrategy[float]:
 @st.composite
 def planes(
     draw: DrawFn, shape: tuple[int, ...], *, positive: bool = False, finite: bool = False
-) -> Array:
+) -> HostArray:
     """Images, float32, of the given shape.
 
     Parameters
@@ -86,7 +88,7 @@ def planes(
 
 
 @st.composite
-def flags(draw: DrawFn, shape: tuple[int, ...]) -> Array:
+def flags(draw: DrawFn, shape: tuple[int, ...]) -> HostArray:
     """Data-quality planes, uint32: single pixels, and often a row without a good pixel."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     bits = np.array([0, 0, 0, Pixel.JUMP_DET, Pixel.DO_NOT_USE, Pixel.DO_NOT_USE | Pixel.DEAD])
@@ -96,7 +98,7 @@ def flags(draw: DrawFn, shape: tuple[int, ...]) -> Array:
     return out
 
 
-def disturb(ds: Any, seed: int, rows: int = 2, pixels: int = 20) -> Any:
+def disturb(ds: Exposure, seed: int, rows: int = 2, pixels: int = 20) -> Exposure:
     """Return an exposure, or its slits, with what goes wrong in exposures.
 
     Parameters
@@ -115,10 +117,14 @@ def disturb(ds: Any, seed: int, rows: int = 2, pixels: int = 20) -> Any:
         A pixel that is NaN is flagged DO_NOT_USE, and the reverse, as in countrate files. The
         padding of slits stays as it is.
     """
-    from spec2fn.schema import PLANES, replace_data
+    if isinstance(ds, Pieces):
+        pieces = (_disturbed(p, seed + i, rows, pixels) for i, p in enumerate(ds.pieces))
+        return ds.with_pieces(tuple(pieces))
+    return _disturbed(ds, seed, rows, pixels)
 
-    if hasattr(ds, "buckets"):
-        return type(ds)(tuple(disturb(b, seed + i, rows, pixels) for i, b in enumerate(ds.buckets)))
+
+def _disturbed(ds: xr.Dataset, seed: int, rows: int, pixels: int) -> xr.Dataset:
+    from spec2fn.schema import PLANES, replace_data
 
     rng = np.random.default_rng(seed)
     shape = ds["sci"].shape
@@ -130,7 +136,7 @@ def disturb(ds: Any, seed: int, rows: int = 2, pixels: int = 20) -> Any:
     bottom, top = _lit_rows(ds)
     lines = rng.integers(bottom, top, rows)
 
-    def some() -> tuple[Array, ...]:
+    def some() -> tuple[HostArray, ...]:
         where = [rng.integers(0, n, pixels) for n in shape]
         where[-2] = rng.integers(bottom, top, pixels)
         return tuple(where)
@@ -180,7 +186,7 @@ def exposures(draw: DrawFn, mode: str | xr.Dataset) -> xr.Dataset:
     """
     ds = _made.exposure(mode) if isinstance(mode, str) else mode
     rows = draw(st.integers(1, 4))
-    return disturb(ds, draw(st.integers(0, 2**32 - 1)), rows)
+    return _disturbed(ds, draw(st.integers(0, 2**32 - 1)), rows, 20)
 
 
 @st.composite

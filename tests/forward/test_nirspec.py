@@ -6,19 +6,12 @@ import pytest
 from astropy.io import fits
 
 from spec2fn.errors import DatasetError
-from spec2fn.forward.lrs.render import empty_exposure
 from spec2fn.forward.nirspec import instrument as nrs
 from spec2fn.forward.nirspec.operators import open_slits, slit_operators
-from spec2fn.forward.nirspec.references import write_references
-from spec2fn.forward.nirspec.render import (
-    GRID,
-    SLITLETS,
-    Slitlet,
-    render_nirspec_bots,
-    render_nirspec_fs,
-    render_nirspec_mos,
-)
+from spec2fn.forward.nirspec.render import GRID, SLITLETS, Slitlet
 from spec2fn.forward.operators import SpectralOperator, SurfaceOperator
+from spec2fn.forward.rendered import empty_exposure
+from spec2fn.forward.renderers import render, write_references
 from spec2fn.schema import validate
 
 A2_TO_SR = (np.pi / (180 * 3600)) ** 2
@@ -26,13 +19,13 @@ A2_TO_SR = (np.pi / (180 * 3600)) ** 2
 
 @pytest.fixture(scope="module")
 def fixed_slits(tmp_path_factory):
-    return render_nirspec_fs(folder=tmp_path_factory.mktemp("fs"))
+    return render("NRS_FIXEDSLIT", folder=tmp_path_factory.mktemp("fs"))
 
 
 @pytest.fixture(scope="module")
 def slitlets(tmp_path_factory):
     chosen = (SLITLETS[0], SLITLETS[2], SLITLETS[5])
-    return render_nirspec_mos(slitlets=chosen, folder=tmp_path_factory.mktemp("mos"))
+    return render("NRS_MSASPEC", slitlets=chosen, folder=tmp_path_factory.mktemp("mos"))
 
 
 @pytest.fixture(params=["fixed_slits", "slitlets"])
@@ -174,11 +167,11 @@ def test_nods_see_the_same_sky(fixed_slits):
 
 
 def test_time_series_have_their_integrations():
-    made = render_nirspec_bots(1, 3)
+    made = render("NRS_BRIGHTOBJ", 1, 3)
     assert made.science["sci"].dims == ("integration", "y", "x")
     assert made.science.sizes["integration"] == 3
     assert made.science.attrs["tso"]
-    again = render_nirspec_bots(1, 3).science["sci"].values
+    again = render("NRS_BRIGHTOBJ", 1, 3).science["sci"].values
     np.testing.assert_array_equal(made.science["sci"].values, again)
 
 
@@ -207,7 +200,7 @@ def test_references_are_what_their_schemas_say(exp_type, tmp_path):
         "msa": "MSAModel",
         "ote": "OTEModel",
     }
-    for file in write_references(tmp_path, exp_type, "PRISM"):
+    for file in write_references(tmp_path, exp_type):
         if file.path.suffix == ".json":
             continue
         if file.path.suffix == ".fits":

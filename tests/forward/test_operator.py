@@ -111,9 +111,9 @@ def test_embed_puts_the_window_into_the_detector(op):
 
 
 def test_errors_say_what_to_do(slit):
-    from spec2fn.forward.lrs.render import _with_wcs
+    from spec2fn.forward.rendered import with_wcs
 
-    exposure = _with_wcs(slit.setups["science"], slit.references)
+    exposure = with_wcs(slit.setups["science"], slit.references)
     with pytest.raises(DatasetError, match="extend the grid"):
         operator(exposure, slit.references, scenes.GRID[500:], position=(335.0, 300.0))
     without = exposure.assign_attrs(meta=exposure.attrs["meta"].replace(wcs=None))

@@ -5,10 +5,13 @@ import pytest
 from astropy.io import fits
 
 from spec2fn.dq import Pixel
-from spec2fn.forward import render_miri_lrs_slitless, scenes
+from spec2fn.errors import InputError
+from spec2fn.forward import scenes
 from spec2fn.forward.exposures import observe, write_exposure
 from spec2fn.forward.lrs import instrument as lrs
 from spec2fn.forward.lrs import references
+from spec2fn.forward.renderers import RENDERERS, render, write_references
+from spec2fn.modes import MODES
 from spec2fn.schema import validate
 from spec2fn.testing import exposures
 
@@ -29,7 +32,8 @@ def test_exposures_are_valid_and_flagged_consistently(exp_type):
 
 def test_noise_has_the_variance_that_is_stated():
     rate = np.full((300, 300), 20.0)
-    planes = observe(rate, np.zeros(rate.shape, np.uint32), 100.0, (1,))
+    bad = np.zeros(rate.shape, np.uint32)
+    planes = observe(rate, bad, 100.0, (1,), gain=lrs.GAIN, read_noise=lrs.READ_NOISE)
     variance = planes["var_poisson"] + planes["var_rnoise"]
     np.testing.assert_allclose(planes["err"] ** 2, variance, rtol=1e-5)
     pull = (planes["sci"] - rate) / planes["err"]
@@ -40,9 +44,9 @@ def test_noise_has_the_variance_that_is_stated():
 
 
 def test_rendering_is_reproducible_and_seeds_differ():
-    first = render_miri_lrs_slitless(3, 2).science["sci"].data
-    np.testing.assert_array_equal(first, render_miri_lrs_slitless(3, 2).science["sci"].data)
-    assert not np.array_equal(first, render_miri_lrs_slitless(4, 2).science["sci"].data)
+    first = render(SLITLESS, 3, 2).science["sci"].data
+    np.testing.assert_array_equal(first, render(SLITLESS, 3, 2).science["sci"].data)
+    assert not np.array_equal(first, render(SLITLESS, 4, 2).science["sci"].data)
 
 
 @pytest.mark.parametrize("exp_type", exposures.RENDERED)
@@ -93,7 +97,7 @@ def test_references_are_what_their_schemas_say(exp_type, tmp_path):
         "pathloss": datamodels.MirLrsPathlossModel,
         "psf": datamodels.SpecPsfModel,
     }
-    files = references.write_references(tmp_path, exp_type)
+    files = write_references(tmp_path, exp_type)
     for file in files:
         if file.reftype == "extract1d":
             continue
@@ -121,6 +125,14 @@ def test_the_aperture_correction_undoes_the_box(tmp_path):
         table["apcorr.apcorr"].data[0][:, size - 1],
     )
     np.testing.assert_allclose(share * factor, 1.0, atol=2e-5)
+
+
+def test_modes_without_a_renderer_are_named():
+    assert set(RENDERERS) <= set(MODES)
+    with pytest.raises(
+        InputError, match="no exposures of 'NRS_FIXEDSLITS'; did you mean 'NRS_FIXEDSLIT'"
+    ):
+        render("NRS_FIXEDSLITS")
 
 
 def test_scenes_are_what_they_claim():

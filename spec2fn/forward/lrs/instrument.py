@@ -8,9 +8,9 @@ distortion is a simplification.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+
+from spec2fn.typing import HostArray
 
 __all__ = [
     "FILTER_OFFSET",
@@ -77,7 +77,7 @@ def aperture(exp_type: str) -> tuple[float, float]:
     return x - 1.0, y - 1.0
 
 
-def to_v2v3(x: Any, y: Any) -> tuple[Any, Any]:
+def to_v2v3(x: float, y: float) -> tuple[float, float]:
     """Telescope coordinates [arcsec] of detector pixels counted from 0 (linear distortion)."""
     (v2, v3), matrix = _SLIT_V2V3, v2v3_matrix()
     dx, dy = x - aperture("MIR_LRS-FIXEDSLIT")[0], y - aperture("MIR_LRS-FIXEDSLIT")[1]
@@ -87,54 +87,54 @@ def to_v2v3(x: Any, y: Any) -> tuple[Any, Any]:
     )
 
 
-def v2v3_matrix() -> np.ndarray[Any, Any]:
+def v2v3_matrix() -> HostArray:
     """Derivative of (V2, V3) [arcsec] with respect to (x, y) [pixel]."""
     c, s = np.cos(np.deg2rad(V3_ANGLE)), np.sin(np.deg2rad(V3_ANGLE))
     return PIXEL_SCALE * np.array([[-c, s], [s, c]])
 
 
-def wavelength(row: Any) -> Any:
+def wavelength(row: HostArray) -> HostArray:
     """Wavelength [um] at a detector row counted from the reference pixel; λ² is linear in it."""
     first, last = _WAVELENGTHS
     t = (ROWS[0] - row) / (ROWS[0] - ROWS[1])
     return np.sqrt(first**2 + t * (last**2 - first**2))
 
 
-def trace(row: Any) -> Any:
+def trace(row: HostArray) -> HostArray:
     """Column offset [pixel] of the spectrum at a row counted from the reference pixel."""
     t = row / 293.0
     return 0.45 * t - 0.12 * t**2
 
 
-def fwhm(wave: Any) -> Any:
+def fwhm(wave: HostArray) -> HostArray:
     """Full width at half maximum [pixel] of the Gaussian image of a star."""
     return 0.5 + 0.26 * wave
 
 
-def sigma(wave: Any) -> Any:
+def sigma(wave: HostArray) -> HostArray:
     """Standard deviation [pixel] of the Gaussian image of a star."""
     return fwhm(wave) / np.sqrt(8 * np.log(2))
 
 
-def relative_response(wave: Any) -> Any:
+def relative_response(wave: HostArray) -> HostArray:
     """Relative response: conversion to surface brightness relative to PHOTMJSR."""
     return 1.0 + 0.05 * (wave - 8.0) + 0.8 * np.exp(-(wave - 3.5) / 1.2) + 0.02 * np.sin(3.0 * wave)
 
 
-def throughput(mjd: Any) -> Any:
+def throughput(mjd: float) -> float:
     """Fraction of the throughput of the reference day that is left at a time [MJD]."""
     linear = 1.0 - LOSS_PER_YEAR * (mjd - REFERENCE_DAY) / 365.0
     amplitude, tau, const = EXPONENTIAL
     return linear * (amplitude * np.exp(-(mjd - REFERENCE_DAY) / tau) + const)
 
 
-def slit_transmission(wave: Any, offset: Any) -> Any:
+def slit_transmission(wave: HostArray, offset: HostArray) -> HostArray:
     """Fraction of a star's light that passes the slit, `offset` pixels from its centre line."""
     half = SLIT_ROWS / 2
     return enclosed(offset - half, offset + half, sigma(wave))
 
 
-def enclosed(lower: Any, upper: Any, width: Any) -> Any:
+def enclosed(lower: HostArray, upper: HostArray, width: HostArray | float) -> HostArray:
     """Integral of a unit Gaussian of standard deviation `width` from `lower` to `upper`."""
     from scipy.special import erf
 
@@ -142,6 +142,6 @@ def enclosed(lower: Any, upper: Any, width: Any) -> Any:
     return 0.5 * (erf(upper * scale) - erf(lower * scale))
 
 
-def background(wave: Any) -> Any:
+def background(wave: HostArray) -> HostArray:
     """Surface brightness [MJy/sr] of the thermal background."""
     return 15.0 * (wave / 8.0) ** 3

@@ -8,35 +8,20 @@ real life: it is measured, with the error its ERR plane states.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.forward import reference_files as files
 from spec2fn.forward.lrs import instrument as lrs
-from spec2fn.forward.reference_files import (
-    DESCRIPTION,
-    USEAFTER,
-    image_hdu,
-    table_hdu,
-    write_asdf,
-    write_fits,
-)
+from spec2fn.typing import HostArray
 
-__all__ = [
-    "BOX",
-    "SHAPES",
-    "SUBARRAYS",
-    "ReferenceFile",
-    "measured_flat",
-    "true_flat",
-    "write_references",
-]
+if TYPE_CHECKING:
+    from astropy.modeling import Model
 
-Array = np.ndarray[Any, Any]
+__all__ = ["BOX", "SHAPES", "SUBARRAYS", "measured_flat", "references", "true_flat"]
 
 SHAPES: Mapping[str, tuple[int, int]] = {
     "MIR_LRS-FIXEDSLIT": (1024, 1032),
@@ -63,69 +48,41 @@ FLAT_ERROR = 0.001
 _RESAMPLING_VARIANCE = 1 / 6 + 1 / 6
 
 
-@dataclass(frozen=True)
-class ReferenceFile:
-    """A reference file and what it applies to.
-
-    Attributes
-    ----------
-    reftype : str
-        CRDS type.
-    path : pathlib.Path
-    match : mapping
-        Selection: ``exp_type`` for what differs between modes, ``detector`` otherwise.
-    """
-
-    reftype: str
-    path: Path
-    match: Mapping[str, str]
+_DETECTOR = {"detector": "MIRIMAGE"}
+_OPTICS: Mapping[str, Any] = {
+    "instrument": {"name": "MIRI", **_DETECTOR},
+    "exposure": {"type": "MIR_IMAGE"},
+    "input_units": "pixel",
+}
 
 
-def write_references(folder: Path, exp_type: str, seed: int = 0) -> list[ReferenceFile]:
-    """Write every reference file of a mode.
+def references(exp_type: str, seed: int = 0) -> Iterator[files.Reference]:
+    """Make every reference of a mode.
 
     Parameters
     ----------
-    folder : Path
-        Existing folder for the files.
     exp_type : str
         ``MIR_LRS-FIXEDSLIT`` or ``MIR_LRS-SLITLESS``.
     seed : int
         Of the flat.
-
-    Returns
-    -------
-    list of ReferenceFile
     """
     own = {"exp_type": exp_type}
-    made: list[tuple[str, str, Callable[[Path], None], dict[str, str]]] = [
-        ("distortion", "asdf", _distortion, {"detector": "MIRIMAGE"}),
-        ("filteroffset", "asdf", _filteroffset, {"detector": "MIRIMAGE"}),
-        ("specwcs", "fits", lambda p: write_fits(p, "specwcs", exp_type, _specwcs()), own),
-        (
-            "flat",
-            "fits",
-            lambda p: write_fits(p, "flat", exp_type, measured_flat(exp_type, seed)),
-            own,
-        ),
-        ("photom", "fits", lambda p: write_fits(p, "photom", exp_type, _photom(exp_type)), own),
-        ("apcorr", "fits", lambda p: write_fits(p, "apcorr", exp_type, _apcorr(exp_type)), own),
-        ("extract1d", "json", lambda p: _extract1d(p, exp_type), own),
-    ]
+    mode = {"INSTRUME": "MIRI", "DETECTOR": "MIRIMAGE", "FILTER": "P750L", "EXP_TYPE": exp_type}
+    fits = partial(files.fits_reference, match=own, mode=mode)
+    yield _distortion()
+    yield _filteroffset()
+    yield fits("specwcs", _specwcs())
+    yield fits("flat", measured_flat(exp_type, seed))
+    yield fits("photom", _photom(exp_type))
+    yield fits("apcorr", _apcorr(exp_type))
+    apertures = {"apertures": [_aperture(exp_type)]}
+    yield files.Reference("extract1d", own, apertures, {"instrument": "MIRI", **own})
     if exp_type == "MIR_LRS-FIXEDSLIT":
-        made += [
-            ("pathloss", "fits", lambda p: write_fits(p, "pathloss", exp_type, _pathloss()), own),
-            ("psf", "fits", lambda p: write_fits(p, "psf", exp_type, _psf()), own),
-        ]
-    out = []
-    for reftype, suffix, write, match in made:
-        path = folder / f"jwst_miri_{reftype}_0001.{suffix}"
-        write(path)
-        out.append(ReferenceFile(reftype, path, match))
-    return out
+        yield fits("pathloss", _pathloss())
+        yield fits("psf", _psf())
 
 
-def true_flat(exp_type: str, seed: int = 0) -> Array:
+def true_flat(exp_type: str, seed: int = 0) -> HostArray:
     """Response of each pixel relative to the mean, float64, shape of the subarray."""
     shape = SHAPES[exp_type]
     y, x = np.mgrid[: shape[0], : shape[1]]
@@ -134,11 +91,11 @@ def true_flat(exp_type: str, seed: int = 0) -> Array:
     return np.asarray(smooth * (1 + 0.005 * rng.standard_normal(shape)))
 
 
-def _distortion(path: Path) -> None:
+def _distortion() -> files.Reference:
     from astropy.modeling.models import Mapping as Axes
     from astropy.modeling.models import Polynomial2D
 
-    def linear(matrix: Array, offset: Array) -> Any:
+    def linear(matrix: HostArray, offset: HostArray) -> Model:
         first, second = (
             Polynomial2D(1, c0_0=offset[i], c1_0=matrix[i, 0], c0_1=matrix[i, 1]) for i in (0, 1)
         )
@@ -149,33 +106,21 @@ def _distortion(path: Path) -> None:
     model = linear(matrix, offset)
     inverse = np.linalg.inv(matrix)
     model.inverse = linear(inverse, -inverse @ offset)
-    write_asdf(
-        path,
-        "distortion",
-        "DistortionModel",
-        {"model": model},
-        exposure={"type": "MIR_IMAGE"},
-        input_units="pixel",
-        output_units="arcsec",
-    )
+    meta = {**_OPTICS, "output_units": "arcsec"}
+    return files.Reference("distortion", _DETECTOR, {"model": model}, meta, "DistortionModel")
 
 
-def _filteroffset(path: Path) -> None:
+def _filteroffset() -> files.Reference:
     rows = [
         {"filter": name, "pupil": "N/A", "column_offset": x, "row_offset": y}
         for name, (x, y) in lrs.FILTER_OFFSET.items()
     ]
-    write_asdf(
-        path,
-        "filteroffset",
-        "FilteroffsetModel",
-        {"filters": rows},
-        exposure={"type": "MIR_IMAGE"},
-        input_units="pixel",
+    return files.Reference(
+        "filteroffset", _DETECTOR, {"filters": rows}, _OPTICS, "FilteroffsetModel"
     )
 
 
-def _specwcs() -> tuple[str, dict[str, Any], list[Any]]:
+def _specwcs() -> files.Content:
     first, last = lrs.ROWS
     rows = np.arange(first, last - 1, -1, dtype=np.float64)
     x = lrs.trace(rows)
@@ -194,10 +139,10 @@ def _specwcs() -> tuple[str, dict[str, Any], list[Any]]:
     for i, (sx, sy) in enumerate(((-1, -1), (1, -1), (1, 1), (-1, 1)), start=1):
         v2, v3 = lrs.to_v2v3(x0 + sx * lrs.SLIT_COLUMNS / 2, y0 + sy * lrs.SLIT_ROWS / 2)
         keywords[f"V2VERT{i}"], keywords[f"V3VERT{i}"] = float(v2), float(v3)
-    return "MiriLRSSpecwcsModel", keywords, [table_hdu("WAVETABLE", columns)]
+    return "MiriLRSSpecwcsModel", keywords, [files.table_hdu("WAVETABLE", columns)]
 
 
-def measured_flat(exp_type: str, seed: int) -> tuple[str, dict[str, Any], list[Any]]:
+def measured_flat(exp_type: str, seed: int) -> files.Content:
     """Return the content of a flat: :func:`true_flat` with the error its ERR plane states."""
     flat = true_flat(exp_type, seed)
     rng = np.random.default_rng([seed, 2])
@@ -207,7 +152,7 @@ def measured_flat(exp_type: str, seed: int) -> tuple[str, dict[str, Any], list[A
     bad = rng.random(flat.shape) < 2e-4
     dq[bad] = 3
     data[bad] = np.nan
-    table = table_hdu(
+    table = files.table_hdu(
         "DQ_DEF",
         {
             "BIT": np.array([0, 1], np.int32),
@@ -226,49 +171,29 @@ def measured_flat(exp_type: str, seed: int) -> tuple[str, dict[str, Any], list[A
         "FASTAXIS": 1,
         "SLOWAXIS": 2,
     }
-    return (
-        "FlatModel",
-        keywords,
-        [image_hdu("SCI", data), image_hdu("ERR", error), image_hdu("DQ", dq), table],
-    )
+    return "FlatModel", keywords, [*files.planes(data, error, dq), table]
 
 
-def _photom(exp_type: str) -> tuple[str, dict[str, Any], list[Any]]:
+def _photom(exp_type: str) -> files.Content:
     wave = np.linspace(3.0, 15.0, 1201)
     who = {
         "filter": np.array(["P750L"], "S12"),
         "subarray": np.array([SUBARRAYS[exp_type]], "S17"),
     }
-
-    def floats(**values: Any) -> dict[str, Array]:
-        return {k: np.asarray([v], np.float32) for k, v in values.items()}
-
-    amplitude, tau, const = lrs.EXPONENTIAL
-    day = lrs.REFERENCE_DAY
-    hdus = [
-        table_hdu(
-            "PHOTOM",
-            who
-            | floats(photmjsr=lrs.PHOTMJSR, uncertainty=0.0)
-            | {"nelem": np.array([len(wave)], np.int16)}
-            | floats(
-                wavelength=wave,
-                relresponse=lrs.relative_response(wave),
-                reluncertainty=np.zeros(len(wave)),
-            ),
-        ),
-        table_hdu("TIMECOEFF_LINEAR", who | floats(t0=day, lossperyear=lrs.LOSS_PER_YEAR)),
-        table_hdu(
-            "TIMECOEFF_EXPONENTIAL",
-            who | floats(t0=day, amplitude=amplitude, tau=tau, const=const),
-        ),
-        table_hdu("TIMECOEFF_POWERLAW", who | floats(t0=day, year1value=1.0, tsoft=1.0, alpha=0.0)),
-    ]
+    hdus = files.photom_tables(
+        who,
+        {"photmjsr": lrs.PHOTMJSR},
+        wave,
+        lrs.relative_response(wave),
+        day=lrs.REFERENCE_DAY,
+        loss=lrs.LOSS_PER_YEAR,
+        exponential=lrs.EXPONENTIAL,
+    )
     area = {"PIXAR_SR": float(lrs.PIXEL_AREA_SR), "PIXAR_A2": float(lrs.PIXEL_AREA_ARCSEC2)}
     return "MirLrsPhotomModel", area, hdus
 
 
-def _apcorr(exp_type: str) -> tuple[str, dict[str, Any], list[Any]]:
+def _apcorr(exp_type: str) -> files.Content:
     wave = np.linspace(4.0, 14.3, 300)
     size = np.arange(1, 25)
     width = lrs.sigma(wave)
@@ -282,7 +207,7 @@ def _apcorr(exp_type: str) -> tuple[str, dict[str, Any], list[Any]]:
         offset = sum(BOX[exp_type]) / 2 - column
     half = size / 2
     factor = 1 / lrs.enclosed(offset[:, None] - half, offset[:, None] + half, width[:, None])
-    table = table_hdu(
+    table = files.table_hdu(
         "APCORR",
         {
             "subarray": np.array([SUBARRAYS[exp_type]], "S17"),
@@ -298,9 +223,9 @@ def _apcorr(exp_type: str) -> tuple[str, dict[str, Any], list[Any]]:
     return "MirLrsApcorrModel", {}, [table]
 
 
-def _extract1d(path: Path, exp_type: str) -> None:
+def _aperture(exp_type: str) -> dict[str, Any]:
     start, stop = BOX[exp_type]
-    target: dict[str, Any] = {
+    box = {
         "id": exp_type,
         "region_type": "target",
         "dispaxis": 2,
@@ -309,31 +234,18 @@ def _extract1d(path: Path, exp_type: str) -> None:
         "independent_var": "pixel",
     }
     if exp_type == "MIR_LRS-FIXEDSLIT":
-        target |= {"extract_width": stop - start + 1, "use_source_posn": True}
-    else:
-        regions = [[7.5], [21.5], [53.5], [67.5]]
-        target |= {"use_source_posn": False, "bkg_coeff": regions, "bkg_order": 0}
-    content = {
-        "reftype": "EXTRACT1D",
-        "instrument": "MIRI",
-        "telescope": "JWST",
-        "exp_type": exp_type,
-        "pedigree": "DUMMY",
-        "description": DESCRIPTION,
-        "author": "spec2fn",
-        "useafter": USEAFTER,
-        "apertures": [target],
-    }
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        return box | {"extract_width": stop - start + 1, "use_source_posn": True}
+    regions = [[7.5], [21.5], [53.5], [67.5]]
+    return box | {"use_source_posn": False, "bkg_coeff": regions, "bkg_order": 0}
 
 
-def _pathloss() -> tuple[str, dict[str, Any], list[Any]]:
+def _pathloss() -> files.Content:
     wave = np.linspace(15.0, 3.5, 231)
     columns, rows, step = 65, 41, 0.1
     offset = (np.arange(rows) - rows // 2) * step
     factor = 1 / lrs.slit_transmission(wave[:, None], offset[None, :])
     cube = np.repeat(factor[:, :, None], columns, axis=2).astype(np.float32)
-    table = table_hdu(
+    table = files.table_hdu(
         "PATHLOSS",
         {
             "wavelength": wave.astype(np.float32),
@@ -350,7 +262,7 @@ def _pathloss() -> tuple[str, dict[str, Any], list[Any]]:
     return "MirLrsPathlossModel", {}, [table]
 
 
-def _psf() -> tuple[str, dict[str, Any], list[Any]]:
+def _psf() -> files.Content:
     first, last = lrs.ROWS
     wave = lrs.wavelength(np.arange(last, first + 1, dtype=np.float64))
     oversampling, pixels = 4, 81
@@ -359,7 +271,7 @@ def _psf() -> tuple[str, dict[str, Any], list[Any]]:
     step = 0.5 / oversampling
     profile = lrs.enclosed(u - step, u + step, lrs.sigma(wave)[:, None])
     hdus = [
-        image_hdu(
+        files.image_hdu(
             "PSF",
             profile,
             APERTURE="ANY",
@@ -367,6 +279,6 @@ def _psf() -> tuple[str, dict[str, Any], list[Any]]:
             CENTCOL=center,
             CENTROW=float(-last),
         ),
-        image_hdu("WAVE", wave),
+        files.image_hdu("WAVE", wave),
     ]
     return "SpecPsfModel", {}, hdus

@@ -10,9 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from spec2fn.typing import HostArray
+
+if TYPE_CHECKING:
+    from astropy.modeling import Model
 
 __all__ = [
     "APERTURE",
@@ -31,8 +36,6 @@ __all__ = [
     "time_dependence",
     "wavelengths",
 ]
-
-Array = np.ndarray[Any, Any]
 
 EXP_TYPE, BAND = "MIR_MRS", "SHORT"
 SHAPE = (1024, 1032)
@@ -98,7 +101,7 @@ class Channel:
         return range(100 * self.number + 1, 100 * self.number + self.slices + 1)
 
     @property
-    def betas(self) -> Array:
+    def betas(self) -> HostArray:
         """Position of the slices [arcsec]."""
         return (np.arange(self.slices) - (self.slices - 1) / 2) * self.width
 
@@ -124,17 +127,17 @@ CHANNELS: tuple[Channel, ...] = (
 )
 
 
-def sigma(wave: Any) -> Any:
+def sigma(wave: HostArray) -> HostArray:
     """Standard deviation [arcsec] of the Gaussian image of a star."""
     return (0.033 * wave + 0.106) / np.sqrt(8 * np.log(2))
 
 
-def relative_response(wave: Any) -> Any:
+def relative_response(wave: HostArray) -> HostArray:
     """Relative response: conversion to surface brightness relative to PHOTMJSR."""
     return 1.0 + 0.2 * np.sin(1.7 * wave) + 0.05 * (wave - 6.0)
 
 
-def fringes(wave: Any) -> Any:
+def fringes(wave: HostArray) -> HostArray:
     """Throughput of the layers of the detector relative to its mean."""
     number = 1e4 / wave  # [1/cm]; layers with an optical path of 2.9 and 3.6 mm
     return (
@@ -144,7 +147,7 @@ def fringes(wave: Any) -> Any:
     )
 
 
-def time_dependence(wave: Any) -> dict[str, Any]:
+def time_dependence(wave: HostArray) -> dict[str, HostArray]:
     """Coefficients of the loss of throughput with time."""
     one = np.ones_like(wave)
     return {
@@ -155,7 +158,7 @@ def time_dependence(wave: Any) -> dict[str, Any]:
     }
 
 
-def background(wave: Any) -> Any:
+def background(wave: HostArray) -> HostArray:
     """Surface brightness [MJy/sr] of zodiacal and thermal light."""
     return 6.0 * (wave / 6.0) ** 2
 
@@ -169,11 +172,11 @@ def _slices(channel: Channel) -> list[tuple[int, float, float, float]]:
     ]
 
 
-def _alpha(channel: Channel, middle: float, row: Any, column: Any) -> Any:
+def _alpha(channel: Channel, middle: float, row: HostArray, column: HostArray) -> HostArray:
     return channel.scale * (column - middle - _BEND * (row - _MIDDLE_ROW))
 
 
-def regions() -> Array:
+def regions() -> HostArray:
     """Return the maps of slices at nine levels of throughput, uint16 (9, y, x)."""
     row, column = np.arange(SHAPE[0])[:, None], np.arange(SHAPE[1])
     out = np.zeros((_PLANES, *SHAPE), np.uint16)
@@ -185,7 +188,7 @@ def regions() -> Array:
     return out
 
 
-def wavelengths() -> Array:
+def wavelengths() -> HostArray:
     """Return the wavelength [um] of every pixel, (y, x), as in the nearest slice."""
     row, column = np.arange(SHAPE[0])[:, None], np.arange(SHAPE[1])
     out = np.full(SHAPE, np.inf)
@@ -203,37 +206,26 @@ def optics_trees() -> Mapping[str, Mapping[str, Any]]:
     """Return the content of what assign_wcs needs, by reference type."""
     from astropy.modeling.models import AffineTransformation2D, Const1D, Polynomial2D
 
+    def plane(origin: float, first: float, second: float) -> Model:
+        return Polynomial2D(1, c0_0=origin, c1_0=first, c0_1=second)
+
     angle = np.deg2rad(V3_ANGLE)
     cosine, sine = np.cos(angle), np.sin(angle)
-    models: dict[str, list[Any]] = {n: [] for n in ("alpha", "beta", "wavelength", "x", "y")}
+    models: dict[str, list[Model]] = {n: [] for n in ("alpha", "beta", "wavelength", "x", "y")}
     for c in CHANNELS:
         for _, middle, beta, stairs in _slices(c):
             # of row and column, and back of wavelength and alpha
             origin = -middle + _BEND * _MIDDLE_ROW
-            models["alpha"].append(
-                Polynomial2D(1, c0_0=c.scale * origin, c1_0=-c.scale * _BEND, c0_1=c.scale)
-            )
+            models["alpha"].append(plane(c.scale * origin, -c.scale * _BEND, c.scale))
             models["beta"].append(Const1D(beta))
             start = c.blue + c.step * (stairs - _TILT * middle)
-            models["wavelength"].append(
-                Polynomial2D(1, c0_0=start, c1_0=c.step, c0_1=c.step * _TILT)
-            )
+            models["wavelength"].append(plane(start, c.step, c.step * _TILT))
             norm = 1 + _TILT * _BEND
             zero = (-c.blue / c.step - stairs + _TILT * _BEND * _MIDDLE_ROW) / norm
-            y = {
-                "c0_0": zero,
-                "c1_0": 1 / (c.step * norm),
-                "c0_1": -_TILT / (c.scale * norm),
-            }
-            models["y"].append(Polynomial2D(1, **y))
-            models["x"].append(
-                Polynomial2D(
-                    1,
-                    c0_0=middle + _BEND * (zero - _MIDDLE_ROW),
-                    c1_0=_BEND * y["c1_0"],
-                    c0_1=1 / c.scale + _BEND * y["c0_1"],
-                )
-            )
+            first, second = 1 / (c.step * norm), -_TILT / (c.scale * norm)
+            models["y"].append(plane(zero, first, second))
+            column = middle + _BEND * (zero - _MIDDLE_ROW)
+            models["x"].append(plane(column, _BEND * first, 1 / c.scale + _BEND * second))
     names = [c.name for c in CHANNELS]
     v2v3 = [
         AffineTransformation2D(

@@ -7,25 +7,27 @@ flat is measured, with the error its ERR plane states.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from spec2fn.forward.ifu_references import CubeImage, apcorr_table, apertures, cube_tables
-from spec2fn.forward.lrs.references import ReferenceFile, measured_flat
+from spec2fn.forward import reference_files as files
+from spec2fn.forward.ifu_references import (
+    EXTRACTION,
+    CubeImage,
+    apcorr_table,
+    apertures,
+    cube_tables,
+)
+from spec2fn.forward.lrs.references import measured_flat
 from spec2fn.forward.mrs import instrument as mrs
-from spec2fn.forward.reference_files import image_hdu, table_hdu, write_asdf, write_fits
+from spec2fn.typing import HostArray
 
-__all__ = ["write_references"]
+__all__ = ["references"]
 
-Array = np.ndarray[Any, Any]
-Content = tuple[str, dict[str, Any], list[Any]]
-
-_MODE = {"INSTRUME": "MIRI", "DETECTOR": "MIRIFUSHORT", "CHANNEL": "12", "BAND": mrs.BAND}
-_MATCH = {"exp_type": mrs.EXP_TYPE}
-_ARCSEC2 = (np.pi / (180 * 3600)) ** 2  # [sr]
+_DETECTOR = "MIRIFUSHORT"
 _MODELS = {
     "distortion": "DistortionMRSModel",
     "specwcs": "SpecwcsModel",
@@ -37,30 +39,9 @@ _MODELS = {
 _FRINGES = {"ffreq": (2.9, 0.4), "dffreq": (1.5, 0.15)}  # [cm], main and beat component
 
 
-def write_references(folder: Path, seed: int = 0) -> list[ReferenceFile]:
-    """Write every reference file of the mode.
-
-    Parameters
-    ----------
-    folder : Path
-        Existing folder for the files.
-    seed : int
-        Of the flat.
-
-    Returns
-    -------
-    list of ReferenceFile
-    """
-    out: list[ReferenceFile] = []
-
-    def add(reftype: str, suffix: str, write: Callable[[Path], None]) -> None:
-        path = folder / f"jwst_miri_{reftype}_0001.{suffix}"
-        write(path)
-        out.append(ReferenceFile(reftype, path, _MATCH))
-
-    def fits(reftype: str, content: Content) -> None:
-        add(reftype, "fits", lambda p: write_fits(p, reftype, mrs.EXP_TYPE, content, _MODE))
-
+def references(exp_type: str = mrs.EXP_TYPE, seed: int = 0) -> Iterator[files.Reference]:
+    """Make every reference of the mode; `seed` is that of the flat."""
+    match = {"exp_type": exp_type}
     wave, images = _images()
     sigma = mrs.sigma(wave)
     in_cube = np.array([i.sigma(s) for i, s in zip(images, sigma, strict=True)])
@@ -72,17 +53,18 @@ def write_references(folder: Path, seed: int = 0) -> list[ReferenceFile]:
         },
     }
     for reftype, tree in trees.items():
-        add(reftype, "asdf", _asdf_writer(reftype, tree))
-    fits("flat", measured_flat(mrs.EXP_TYPE, seed))
-    fits("fringe", _fringe())
-    fits("photom", _photom())
-    fits("mrsxartcorr", _cross_artifact())
-    fits("fringefreq", _fringe_frequencies())
-    fits("cubepar", _cubes())
-    return out
+        yield files.Reference(reftype, match, tree, _meta(reftype), _MODELS[reftype])
+    mode = {"INSTRUME": "MIRI", "DETECTOR": _DETECTOR, "CHANNEL": "12", "BAND": mrs.BAND}
+    fits = partial(files.fits_reference, match=match, mode={**mode, "EXP_TYPE": exp_type})
+    yield fits("flat", measured_flat(exp_type, seed))
+    yield fits("fringe", _fringe())
+    yield fits("photom", _photom())
+    yield fits("mrsxartcorr", _cross_artifact())
+    yield fits("fringefreq", _fringe_frequencies())
+    yield fits("cubepar", _cubes())
 
 
-def _images() -> tuple[Array, list[CubeImage]]:
+def _images() -> tuple[HostArray, list[CubeImage]]:
     """Wavelengths of both channels, and what blurs the image of a star in their cubes."""
     waves, images = [], []
     for c in mrs.CHANNELS:
@@ -91,60 +73,41 @@ def _images() -> tuple[Array, list[CubeImage]]:
     return np.concatenate(waves), images
 
 
-def _asdf_writer(reftype: str, tree: Any) -> Callable[[Path], None]:
-    names = {"name": "MIRI", "detector": _MODE["DETECTOR"], "channel": "12", "band": mrs.BAND}
-    meta: dict[str, Any] = {"instrument": names, "exposure": {"type": mrs.EXP_TYPE}}
-    if reftype == "extract1d":
-        meta |= {
-            "region_type": "target",
-            "subtract_background": True,
-            "method": "exact",
-            "subpixels": 10,
-        }
-    elif reftype in ("distortion", "specwcs"):
-        from astropy import units
+def _meta(reftype: str) -> Mapping[str, Any]:
+    """Metadata of an ASDF reference."""
+    from astropy import units
 
-        meta |= {
-            "input_units": units.pix,
-            "output_units": units.arcsec if reftype == "distortion" else units.micron,
-        }
-    elif reftype == "wavelengthrange":
-        from astropy import units
-
-        meta["wavelength_units"] = units.micron
-    return lambda path: write_asdf(path, reftype, _MODELS[reftype], tree, **meta)
+    names = {"name": "MIRI", "detector": _DETECTOR, "channel": "12", "band": mrs.BAND}
+    own: dict[str, Mapping[str, Any]] = {
+        "extract1d": EXTRACTION,
+        "distortion": {"input_units": units.pix, "output_units": units.arcsec},
+        "specwcs": {"input_units": units.pix, "output_units": units.micron},
+        "wavelengthrange": {"wavelength_units": units.micron},
+    }
+    return {"instrument": names, "exposure": {"type": mrs.EXP_TYPE}, **own.get(reftype, {})}
 
 
-def _fringe() -> Content:
+def _fringe() -> files.Content:
     wave = mrs.wavelengths()
     flat = mrs.fringes(wave).astype(np.float32)
-    hdus = [
-        image_hdu("SCI", flat),
-        image_hdu("ERR", np.zeros_like(flat)),
-        image_hdu("DQ", np.zeros(flat.shape, np.uint32)),
-    ]
-    return "FringeModel", {}, hdus
+    return "FringeModel", {}, files.planes(flat)
 
 
-def _photom() -> Content:
+def _photom() -> files.Content:
     factor = (mrs.PHOTMJSR * mrs.relative_response(mrs.wavelengths())).astype(np.float32)
     area = mrs.CHANNELS[0].scale * mrs.CHANNELS[0].width
-    hdus = [
-        image_hdu("SCI", factor),
-        image_hdu("ERR", np.zeros_like(factor)),
-        image_hdu("DQ", np.zeros(factor.shape, np.uint32)),
-        image_hdu("PIXSIZ", np.full(factor.shape, area * _ARCSEC2, np.float32)),
-    ]
+    sizes = np.full(factor.shape, area * files.ARCSEC2, np.float32)
+    hdus = [*files.planes(factor), files.image_hdu("PIXSIZ", sizes)]
     wave = np.linspace(4.5, 29.0, 50)
     for number in range(1, 5):
         columns = {"binwave": wave, **mrs.time_dependence(wave)}
         columns = {k: v.astype(np.float32) for k, v in columns.items()}
-        hdus.append(table_hdu(f"TIMECOEFF_POWERLAW_CH{number}", columns))
-    keywords = {"PIXAR_A2": area, "PIXAR_SR": area * _ARCSEC2, "PHOTMJSR": mrs.PHOTMJSR}
+        hdus.append(files.table_hdu(f"TIMECOEFF_POWERLAW_CH{number}", columns))
+    keywords = {"PIXAR_A2": area, "PIXAR_SR": area * files.ARCSEC2, "PHOTMJSR": mrs.PHOTMJSR}
     return "MirMrsPhotomModel", keywords, hdus
 
 
-def _cross_artifact() -> Content:
+def _cross_artifact() -> files.Content:
     rows = np.arange(mrs.SHAPE[0])
     profile = {
         "lor_fwhm": 80.0 + 0.005 * rows,
@@ -156,14 +119,14 @@ def _cross_artifact() -> Content:
     }
     columns = {"yrow": rows.astype(np.int16)}
     columns |= {k: v.astype(np.float32) for k, v in profile.items()}
-    hdus = [table_hdu(f"CH{c}{b}", columns) for c in "1234" for b in "ABC"]
+    hdus = [files.table_hdu(f"CH{c}{b}", columns) for c in "1234" for b in "ABC"]
     return "MirMrsXArtCorrModel", {}, hdus
 
 
-def _fringe_frequencies() -> Content:
+def _fringe_frequencies() -> files.Content:
     labels = np.array([label for c in mrs.CHANNELS for label in c.labels], np.float64)
 
-    def both(values: tuple[float, float], kind: type) -> Array:
+    def both(values: tuple[float, float], kind: type) -> HostArray:
         return np.tile(np.array(values, kind), (labels.size, 1))
 
     columns = {
@@ -175,12 +138,12 @@ def _fringe_frequencies() -> Content:
         "pgram_res": both((0.001, 0.001), np.float64),
     }
     wave = np.linspace(4.5, 29.0, 50)
-    hdus = [table_hdu(f"RFC_FREQ_{b}", columns) for b in ("SHORT", "MEDIUM", "LONG")]
-    hdus.append(table_hdu("MAX_AMP", {"wavelength": wave, "amplitude": np.full(50, 0.12)}))
+    hdus = [files.table_hdu(f"RFC_FREQ_{b}", columns) for b in ("SHORT", "MEDIUM", "LONG")]
+    hdus.append(files.table_hdu("MAX_AMP", {"wavelength": wave, "amplitude": np.full(50, 0.12)}))
     return "FringeFreqModel", {}, hdus
 
 
-def _cubes() -> Content:
+def _cubes() -> files.Content:
     who = {
         "channel": np.array([str(c.number) for c in mrs.CHANNELS], "S3"),
         "band": np.array([mrs.BAND] * len(mrs.CHANNELS), "S12"),

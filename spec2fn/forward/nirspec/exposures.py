@@ -10,6 +10,7 @@ import numpy as np
 from spec2fn.forward.exposures import Setup
 from spec2fn.forward.nirspec import instrument as nrs
 from spec2fn.forward.nirspec.optics import GWA_TILT
+from spec2fn.typing import HostArray
 
 __all__ = ["MSA_APERTURE", "NirspecSetup", "to_ideal"]
 
@@ -23,7 +24,7 @@ _APERTURE_NAMES = {
 }
 
 
-def _rotation() -> np.ndarray[Any, Any]:
+def _rotation() -> HostArray:
     """Derivative of (V2, V3) with respect to the ideal frame of the apertures."""
     c, s = np.cos(np.deg2rad(nrs.V3_ANGLE)), np.sin(np.deg2rad(nrs.V3_ANGLE))
     return np.array([[_PARITY * c, s], [-_PARITY * s, c]])

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.forward.nirspec import optics as nirspec_optics
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
+    from astropy.modeling import Model
 
 __all__ = ["CHROMATIC", "optics", "optics_trees"]
 
@@ -29,7 +31,7 @@ CHROMATIC = (4.0e-6, -2.0e-6)
 """Shift of the image with wavelength [deg/um]."""
 
 
-def _centres() -> np.ndarray:
+def _centres() -> HostArray:
     # 0, 2, 4, ... on one side of the middle, 1, 3, 5, ... on the other
     number = np.arange(_SLICES)
     side = np.where(number % 2, -1, 1)
@@ -89,7 +91,7 @@ def _post(i: int) -> Mapping[str, Any]:
     }
 
 
-def _fore() -> Any:
+def _fore() -> Model:
     from astropy.modeling.models import Mapping as Map
     from astropy.modeling.models import Scale, Shift
 
@@ -100,11 +102,11 @@ def _fore() -> Any:
     return model
 
 
-def _chromatic(shift: tuple[float, float]) -> Any:
+def _chromatic(shift: tuple[float, float]) -> Model:
     from astropy.modeling.models import Identity, Polynomial2D
     from astropy.modeling.models import Mapping as Map
 
-    def shifted(sign: float) -> Any:
+    def shifted(sign: float) -> Model:
         x, y = (Polynomial2D(1, c1_0=1.0, c0_1=sign * 1e6 * v) for v in shift)
         return Map((0, 2, 1, 2, 2)) | x & y & Identity(1)
 

@@ -7,11 +7,10 @@ a slit in units of its width and height (of the open area of a shutter), from it
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from spec2fn.forward.lrs.instrument import enclosed
+from spec2fn.typing import HostArray
 
 __all__ = [
     "APERTURES",
@@ -71,32 +70,32 @@ _OPEN = 178.0 / 203.54 / 2  # half of the open height of a shutter, in units of 
 _BLUR = 0.12  # of the edges of a shutter, in units of the pitch
 
 
-def sigma(wave: Any) -> Any:
+def sigma(wave: HostArray) -> HostArray:
     """Standard deviation [pixel] of the Gaussian image of a star."""
     return 0.55 + 0.09 * wave
 
 
-def relative_response(wave: Any) -> Any:
+def relative_response(wave: HostArray) -> HostArray:
     """Relative response: conversion to flux density relative to PHOTMJ."""
     return 0.7 + 0.5 * np.exp(-(wave - 0.5) / 0.6) + 0.02 * (wave - 3.0) ** 2
 
 
-def throughput(mjd: Any) -> Any:
+def throughput(mjd: float) -> float:
     """Fraction of the throughput of the reference day that is left at a time [MJD]."""
     return 1.0 - LOSS_PER_YEAR * (mjd - REFERENCE_DAY) / 365.0
 
 
-def fore_response(wave: Any, part: int = 0) -> Any:
+def fore_response(wave: HostArray, part: int = 0) -> HostArray:
     """Response of the fore optics at a fixed slit, or in a quadrant of the MSA."""
     return 0.92 + 0.04 * np.cos(1.3 * wave + 0.4 * part)
 
 
-def spectrograph_response(wave: Any) -> Any:
+def spectrograph_response(wave: HostArray) -> HostArray:
     """Response of the spectrograph."""
     return 1.0 + 0.03 * np.sin(2.1 * wave)
 
 
-def detector_response(wave: Any) -> Any:
+def detector_response(wave: HostArray) -> HostArray:
     """Response of the detectors relative to that of single pixels."""
     return 1.0 + 0.01 * np.cos(3.7 * wave)
 
@@ -106,7 +105,9 @@ def pixel_area(name: str) -> float:
     return PIXEL_SCALE * (SHUTTER if name == "MOS" else APERTURES[name])[0]
 
 
-def point_transmission(wave: Any, x: Any, y: Any, aperture: tuple[float, float]) -> Any:
+def point_transmission(
+    wave: HostArray, x: HostArray, y: HostArray, aperture: tuple[float, float]
+) -> HostArray:
     """Fraction of a star's light that passes an aperture of a width and height [arcsec]."""
     width = PIXEL_SCALE * sigma(wave)
     across, along = (
@@ -116,17 +117,15 @@ def point_transmission(wave: Any, x: Any, y: Any, aperture: tuple[float, float])
     return across * along
 
 
-def uniform_transmission(wave: Any) -> Any:
+def uniform_transmission(wave: HostArray) -> HostArray:
     """Share of the light of a uniform source that is not lost by diffraction at the slit."""
     return 0.99 - 0.006 * wave
 
 
-def bar_shadow(y: Any, shutters: int) -> Any:
+def bar_shadow(y: HostArray, shutters: int) -> HostArray:
     """Transmission along the middle of open shutters, `y` in units of the pitch."""
-    total = sum(
-        enclosed(y - k - _OPEN, y - k + _OPEN, _BLUR)
-        for k in range(-(shutters // 2), shutters // 2 + 1)
-    )
+    number = np.arange(-(shutters // 2), shutters // 2 + 1)
+    total = np.sum([enclosed(y - k - _OPEN, y - k + _OPEN, _BLUR) for k in number], axis=0)
     return BARSHADOW_DARK + (1.0 - BARSHADOW_DARK) * total
 
 
@@ -136,11 +135,11 @@ def slitlet(shutters: int) -> tuple[float, float]:
     return width, height + (shutters - 1) * height / (2 * _OPEN)
 
 
-def zero_point_offset(wave: Any, x: Any) -> Any:
+def zero_point_offset(wave: HostArray, x: HostArray) -> HostArray:
     """Shift of the spectrum [pixel] of a star at `x` across a slit of the width of a shutter."""
     return 1.4 * x * (0.8 + 0.1 * wave)
 
 
-def background(wave: Any) -> Any:
+def background(wave: HostArray) -> HostArray:
     """Surface brightness [MJy/sr] of zodiacal and thermal light."""
     return 0.25 * (wave / 1.0) ** -0.6 + 0.6 * np.exp((wave - 5.3) / 0.7)

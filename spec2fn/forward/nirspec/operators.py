@@ -6,16 +6,23 @@ goes through the very steps that calibrate, and the reciprocal of the result is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.forward.nirspec.instrument import sigma
-from spec2fn.forward.operators import SpectralOperator, SurfaceOperator, wavelength_cells
-from spec2fn.schema import meta_of, replace_data
+from spec2fn.forward.operators import (
+    SpectralOperator,
+    SurfaceOperator,
+    ones_like,
+    through,
+    wavelength_cells,
+)
+from spec2fn.schema import meta_of
 from spec2fn.slits import Slits
+from spec2fn.typing import HostArray
 from spec2fn.wcs.open_slits import FIXED_SLIT_QUADRANT
 
 if TYPE_CHECKING:
@@ -25,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SlitOperators", "open_slits", "slit_operators"]
 
-Array = np.ndarray[Any, Any]
 _MEGA = 1e6
 
 
@@ -48,9 +54,9 @@ class SlitOperators:
     name: str
     sky: SurfaceOperator
     point: SpectralOperator | None
-    along: Array
+    along: HostArray
 
-    def extended(self, profile: Callable[[Array], Array]) -> SurfaceOperator:
+    def extended(self, profile: Callable[[HostArray], HostArray]) -> SurfaceOperator:
         """Operator of an extended source.
 
         Parameters
@@ -63,7 +69,9 @@ class SlitOperators:
 
 
 def open_slits(
-    exposure: xr.Dataset, references: Mapping[str, Any], msa_metadata: xr.Dataset | None = None
+    exposure: xr.Dataset,
+    references: Mapping[str, xr.Dataset],
+    msa_metadata: xr.Dataset | None = None,
 ) -> Slits:
     """Cut the slits out of an exposure, with their WCS and the types of their sources.
 
@@ -86,7 +94,7 @@ def open_slits(
 
 
 def slit_operators(
-    slits: Slits, references: Mapping[str, Any], grid: Array
+    slits: Slits, references: Mapping[str, xr.Dataset], grid: HostArray
 ) -> tuple[SlitOperators, ...]:
     """Build the operators of all slits of an exposure.
 
@@ -119,20 +127,20 @@ def slit_operators(
     steps: list[Step[Any]] = [wavecorr, pathloss, barshadow, photom]
     if slits.attrs["exp_type"] == "NRS_BRIGHTOBJ":
         steps.remove(pathloss)
-    made: dict[int, SlitOperators] = {}
+    operators: dict[int, SlitOperators] = {}
     for part, prefix in _modes(slits):
         refs = {**references, **_prefixed(references, prefix)}
-        own = part.map(_of_ones)
+        own = part.map(ones_like)
         sky = own.map(_extended)
         kinds = {}
         for name, some in (("own", own), ("sky", sky)):
             # a flat depends on the wavelength, and so on the place of the source
-            start = _through(some, [wavecorr], refs)
-            flat = _through(start, [flat_field], refs)
-            kinds[name] = (_through(start, steps[1:], refs), flat)
+            start = through(some, [wavecorr], refs)
+            flat = through(start, [flat_field], refs)
+            kinds[name] = (through(start, steps[1:], refs), flat)
         for number in part.ids:
-            made[number] = _operators(part, kinds, number, grid)
-    return tuple(made[i] for i in slits.ids)
+            operators[number] = _operators(part, kinds, number, grid)
+    return tuple(operators[i] for i in slits.ids)
 
 
 def _modes(slits: Slits) -> list[tuple[Slits, str]]:
@@ -145,17 +153,11 @@ def _modes(slits: Slits) -> list[tuple[Slits, str]]:
     return [(part, prefix) for part, prefix in parts if len(part)]
 
 
-def _prefixed(references: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def _prefixed(references: Mapping[str, xr.Dataset], prefix: str) -> dict[str, Any]:
     if not prefix:
         return {}
     own = {k.removeprefix(prefix): v for k, v in references.items() if k.startswith(prefix)}
     return {"barshadow": None, **own}  # fixed slits have no bars
-
-
-def _of_ones(bucket: xr.Dataset) -> xr.Dataset:
-    one = np.ones(bucket["sci"].shape, np.float32)
-    planes: dict[str, Any] = dict.fromkeys(("sci", "err", "var_poisson", "var_rnoise"), one)
-    return replace_data(bucket, **planes, dq=np.zeros(one.shape, np.uint32))
 
 
 def _extended(bucket: xr.Dataset) -> xr.Dataset:
@@ -163,14 +165,8 @@ def _extended(bucket: xr.Dataset) -> xr.Dataset:
     return bucket.assign(source_type=("slit", types))
 
 
-def _through(slits: Slits, steps: Sequence[Step], references: Mapping[str, Any]) -> Any:
-    for step in steps:
-        slits = step(slits, *(references.get(r) for r in step.refs))
-    return slits
-
-
 def _operators(
-    slits: Slits, kinds: Mapping[str, tuple[Slits, Slits]], number: int, grid: Array
+    slits: Slits, kinds: Mapping[str, tuple[Slits, Slits]], number: int, grid: HostArray
 ) -> SlitOperators:
     slit = slits.slit(number)
     name, position = str(slit["slit_name"].item()), float(slit["source_ypos"])
@@ -183,11 +179,9 @@ def _operators(
         wave = np.asarray(ones["wavelength"].data)
         value, divided = (np.asarray(d["sci"].data, np.float64) for d in (ones, response))
         lit = np.isfinite(value) & np.isfinite(divided) & np.isfinite(wave) & (value > 0)
-        wave, index, fraction = wavelength_cells(grid, wave, lit)
+        wave, cells = wavelength_cells(grid, wave, lit)
         parts[kind] = {
-            "grid": grid,
-            "index": index,
-            "fraction": fraction,
+            **cells,
             "gain": np.where(lit, 1.0 / np.where(lit, value, 1.0), 0.0),
             "flat": np.where(lit, 1.0 / np.where(lit, divided, 1.0), 1.0),
             "window": window,
@@ -208,7 +202,7 @@ def _operators(
     return SlitOperators(name, sky, point, along)
 
 
-def _positions(slit: xr.Dataset, number: int) -> tuple[Array, Array]:
+def _positions(slit: xr.Dataset, number: int) -> tuple[HostArray, HostArray]:
     """Position of pixels along the slit, and its step from row to row by column."""
     y, x = np.indices(slit["sci"].shape[-2:], dtype=np.float64)
     wcs: Any = meta_of(slit).wcs

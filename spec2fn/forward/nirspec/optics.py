@@ -14,6 +14,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import xarray as xr
+    from astropy.modeling import Model
 
 __all__ = ["CONFIGURATIONS", "GWA_TILT", "optics", "optics_trees", "reference_dataset"]
 
@@ -65,7 +66,7 @@ def optics_trees(grating: str) -> Mapping[str, tuple[Mapping[str, Any], Mapping[
 
     name, density, tilt, waverange = CONFIGURATIONS[grating]
 
-    def sensor(tilt_model: Any, zero: float) -> dict[str, Any]:
+    def sensor(tilt_model: Model, zero: float) -> dict[str, Any]:
         reading = {"temperatures": [37.5], "unit": "arcsec", "zeroreadings": [zero]}
         return {**reading, "tilt_model": tilt_model}
 
@@ -105,7 +106,7 @@ def optics_trees(grating: str) -> Mapping[str, tuple[Mapping[str, Any], Mapping[
     }
 
 
-def reference_dataset(name: str, tree: Mapping[str, Any], **attrs: Any) -> xr.Dataset:
+def reference_dataset(name: str, tree: Mapping[str, Any], **attrs: str) -> xr.Dataset:
     """Return a reference as it is when an ASDF file has been opened."""
     import xarray as xr
 
@@ -122,7 +123,7 @@ def optics(grating: str) -> Mapping[str, xr.Dataset]:
     }
 
 
-def _fore() -> Any:
+def _fore() -> Model:
     from astropy.modeling.models import Mapping as Map
     from astropy.modeling.models import Polynomial1D
 
@@ -135,7 +136,7 @@ def _fore() -> Any:
     return model
 
 
-def _ote() -> Any:
+def _ote() -> Model:
     from astropy.modeling.models import Rotation2D, Scale, Shift
 
     return Rotation2D(138.5) | Shift(0.10539) & Shift(-0.11913) | Scale(3600) & Scale(3600)

@@ -7,45 +7,43 @@ detector flat is measured, with the error its ERR plane states.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.forward import reference_files as files
 from spec2fn.forward.lrs.instrument import enclosed
-from spec2fn.forward.lrs.references import ReferenceFile
 from spec2fn.forward.nirspec import instrument as nrs
 from spec2fn.forward.nirspec.optics import CONFIGURATIONS, optics_trees
-from spec2fn.forward.reference_files import (
-    DESCRIPTION,
-    USEAFTER,
-    image_hdu,
-    table_hdu,
-    write_asdf,
-    write_fits,
-)
+from spec2fn.typing import HostArray
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from astropy.io.fits import BinTableHDU
 
 __all__ = [
     "BACKGROUND",
     "EXTRACT_WIDTH",
     "FLAT_ERROR",
+    "GRATING",
     "detector_flat",
     "fast_table",
-    "optics_writer",
+    "instrument_keywords",
+    "msaoper",
+    "optics_references",
     "pathloss_content",
     "photom_content",
+    "references",
     "spectrograph_flat",
     "table_waves",
     "true_detector_flat",
     "with_true_flat",
-    "write_msaoper",
-    "write_references",
 ]
 
-Array = np.ndarray[Any, Any]
-
+GRATING = "PRISM"
+"""That every exposure is taken with."""
 FLAT_ERROR = 0.001
 EXTRACT_WIDTH = {"NRS_MSASPEC": 7, "NRS_FIXEDSLIT": 9, "NRS_BRIGHTOBJ": 11}
 """Height of the extraction box of each mode [pixel]."""
@@ -57,76 +55,73 @@ _SHUTTERS = (171, 365)
 # see forward.references: linear interpolation when resampling, and at the ends of the box
 _RESAMPLING_VARIANCE = {"NRS_MSASPEC": 1 / 3, "NRS_FIXEDSLIT": 1 / 3, "NRS_BRIGHTOBJ": 1 / 6}
 _SLITS = tuple(nrs.APERTURES)
-_DAY = np.float32(nrs.REFERENCE_DAY)
-
-Content = tuple[str, dict[str, Any], list[Any]]
 
 
-def write_references(
-    folder: Path, exp_type: str, grating: str, seed: int = 0, *, local_background: bool = False
-) -> list[ReferenceFile]:
-    """Write every reference file of a mode.
+def references(exp_type: str, seed: int = 0) -> Iterator[files.Reference]:
+    """Make every reference of a mode.
 
     Parameters
     ----------
-    folder : Path
-        Existing folder for the files.
     exp_type : str
         ``NRS_FIXEDSLIT``, ``NRS_BRIGHTOBJ`` or ``NRS_MSASPEC``, which also gets those of the
-        fixed slits.
-    grating : str
-        One of :data:`spec2fn.forward.nirspec.optics.CONFIGURATIONS`.
+        fixed slits; the background of S200A1 is then fitted beside the source.
     seed : int
         Of the flat.
-    local_background : bool
-        Whether the background of the fixed slit S200A1 is to be fitted beside the source.
-
-    Returns
-    -------
-    list of ReferenceFile
     """
-    out: list[ReferenceFile] = []
-
-    def add(
-        reftype: str, suffix: str, match: Mapping[str, str], write: Callable[[Path], None]
-    ) -> None:
-        number = 1 + sum(f.reftype == reftype for f in out)
-        path = folder / f"jwst_nirspec_{reftype}_{number:04d}.{suffix}"
-        write(path)
-        out.append(ReferenceFile(reftype, path, match))
-
-    instrument = {"INSTRUME": "NIRSPEC", "DETECTOR": "NRS1", "GRATING": grating}
-    instrument["FILTER"] = CONFIGURATIONS[grating][0]
-    for reftype, (tree, mode) in optics_trees(grating).items():
-        add(reftype, "asdf", {}, optics_writer(reftype, tree, mode))
+    yield from optics_references(optics_trees(GRATING), {})
     modes = [exp_type, "NRS_FIXEDSLIT"] if exp_type == "NRS_MSASPEC" else [exp_type]
-
-    def fits(reftype: str, which: str, content: Content, match: Mapping[str, str]) -> None:
-        add(reftype, "fits", match, lambda p: write_fits(p, reftype, which, content, instrument))
-
+    keywords = instrument_keywords(GRATING)
     # both are the same for slitlets and fixed slits
-    instrument["P_EXP_TY"] = "".join(f"{m}|" for m in modes)
-    fits("dflat", exp_type, detector_flat(seed), {"detector": "NRS1"})
-    fits("sflat", exp_type, spectrograph_flat(), {"detector": "NRS1"})
-    del instrument["P_EXP_TY"]
+    both = {**keywords, "P_EXP_TY": "".join(f"{m}|" for m in modes), "EXP_TYPE": exp_type}
+    yield files.fits_reference("dflat", detector_flat(seed), {"detector": "NRS1"}, both)
+    yield files.fits_reference("sflat", spectrograph_flat(), {"detector": "NRS1"}, both)
     for which in modes:
         own = {"exp_type": which}
         mos = which == "NRS_MSASPEC"
-        fits("fflat", which, _quadrant_flats() if mos else _fore_flat(), own)
+        fits = partial(files.fits_reference, match=own, mode={**keywords, "EXP_TYPE": which})
+        yield fits("fflat", _quadrant_flats() if mos else _fore_flat())
         if which != "NRS_BRIGHTOBJ":
-            fits("pathloss", which, _pathloss(mos=mos), own)
-        fits("photom", which, photom_content(grating, mos=mos), own)
-        fits("area", which, _shutter_areas() if mos else _slit_areas(), own)
-        fits("apcorr", which, _apcorr(which, grating), own)
-        add("wavecorr", "asdf", own, _wavecorr_writer(which))
-        add("extract1d", "json", own, _extract1d_writer(which, local_background))
+            yield fits("pathloss", _pathloss(mos=mos))
+        yield fits("photom", photom_content(GRATING, mos=mos))
+        yield fits("area", _shutter_areas() if mos else _slit_areas())
+        yield fits("apcorr", _apcorr(which, GRATING))
+        yield _wavecorr(which)
+        apertures = _apertures(which, local_background=exp_type == "NRS_MSASPEC")
+        yield files.Reference(
+            "extract1d", own, {"apertures": apertures}, {"instrument": "NIRSPEC", **own}
+        )
     if exp_type == "NRS_MSASPEC":
-        fits("barshadow", exp_type, _barshadow(), {"exp_type": exp_type})
-        add("msaoper", "json", {}, write_msaoper)
-    return out
+        yield files.fits_reference(
+            "barshadow", _barshadow(), {"exp_type": exp_type}, {**keywords, "EXP_TYPE": exp_type}
+        )
+        yield msaoper({})
 
 
-def true_detector_flat(seed: int = 0) -> Array:
+def instrument_keywords(grating: str) -> dict[str, str]:
+    """Return the keywords of the instrument and its configuration."""
+    instrument = {"INSTRUME": "NIRSPEC", "DETECTOR": "NRS1", "GRATING": grating}
+    return instrument | {"FILTER": CONFIGURATIONS[grating][0]}
+
+
+def optics_references(
+    trees: Mapping[str, tuple[Mapping[str, Any], Mapping[str, str]]], match: Mapping[str, str]
+) -> Iterator[files.Reference]:
+    """Return the references of the optics, from their content and mode by type."""
+    names = {"fpa": "FPA", "msa": "MSA", "ote": "OTE", "fore": "FORE"}
+    for reftype, (tree, mode) in trees.items():
+        meta: dict[str, Any] = {
+            "instrument": {"name": "NIRSPEC", **mode},
+            "exposure": {"type": "N/A"},
+        }
+        if reftype == "wavelengthrange":
+            meta["wavelength_units"] = "m"
+        elif "model" in tree:
+            meta |= {"input_units": "m", "output_units": "m"}
+        model = f"{names.get(reftype, reftype.capitalize())}Model"
+        yield files.Reference(reftype, match, tree, meta, model)
+
+
+def true_detector_flat(seed: int = 0) -> HostArray:
     """Response of each pixel of NRS1 at the first wavelength, float32."""
     y, x = (np.linspace(0, 1, n, dtype=np.float32) for n in _FRAME)
     smooth = 1 + np.float32(0.02) * np.sin(6 * x) * np.cos(5 * y)[:, None]
@@ -135,7 +130,7 @@ def true_detector_flat(seed: int = 0) -> Array:
     return np.asarray(smooth * (1 + np.float32(0.006) * noise), np.float32)
 
 
-def with_true_flat(references: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def with_true_flat(references: Mapping[str, xr.Dataset], seed: int) -> dict[str, xr.Dataset]:
     """References with the flat that the detector has, instead of that which was measured."""
     flat = references["dflat"]
     image = true_detector_flat(seed)
@@ -144,30 +139,18 @@ def with_true_flat(references: Mapping[str, Any], seed: int) -> dict[str, Any]:
     return {**references, "dflat": true}
 
 
-def optics_writer(
-    reftype: str, tree: Mapping[str, Any], mode: Mapping[str, str]
-) -> Callable[[Path], None]:
-    """Return what writes a reference of the optics."""
-    names = {"fpa": "FPA", "msa": "MSA", "ote": "OTE", "fore": "FORE"}
-    model = f"{names.get(reftype, reftype.capitalize())}Model"
-    meta: dict[str, Any] = {"instrument": {"name": "NIRSPEC", **mode}, "exposure": {"type": "N/A"}}
-    if reftype == "wavelengthrange":
-        meta["wavelength_units"] = "m"
-    elif "model" in tree:
-        meta |= {"input_units": "m", "output_units": "m"}
-    return lambda path: write_asdf(path, reftype, model, tree, **meta)
-
-
-def table_waves(n: int) -> Array:
+def table_waves(n: int) -> HostArray:
     """Return wavelengths of a table [um]."""
     return np.linspace(*nrs.WAVES, n)
 
 
-def _text(values: Iterable[str], size: int) -> Array:
+def _text(values: Iterable[str], size: int) -> HostArray:
     return np.array(list(values), f"S{size}")
 
 
-def fast_table(curves: Mapping[str, Array], wave: Array, **keywords: Any) -> Any:
+def fast_table(
+    curves: Mapping[str, HostArray], wave: HostArray, **keywords: str | float
+) -> BinTableHDU:
     """Table of the variation with wavelength, a row for each slit."""
     n, rows = len(wave), len(curves)
     columns = {
@@ -177,10 +160,10 @@ def fast_table(curves: Mapping[str, Array], wave: Array, **keywords: Any) -> Any
         "data": np.array(list(curves.values()), np.float32),
         "error": np.zeros((rows, n), np.float32),
     }
-    return table_hdu("FAST_VARIATION", columns, **keywords)
+    return files.table_hdu("FAST_VARIATION", columns, **keywords)
 
 
-def _flags() -> Any:
+def _flags() -> BinTableHDU:
     names = {0: "DO_NOT_USE", 18: "NO_FLAT_FIELD", 25: "UNRELIABLE_FLAT"}
     columns = {
         "BIT": np.array(list(names), np.int32),
@@ -188,14 +171,14 @@ def _flags() -> Any:
         "NAME": _text(names.values(), 40),
         "DESCRIPTION": _text([""] * 3, 80),
     }
-    return table_hdu("DQ_DEF", columns)
+    return files.table_hdu("DQ_DEF", columns)
 
 
-def _image_waves(waves: Iterable[float], **keywords: Any) -> Any:
-    return table_hdu("WAVELENGTH", {"wavelength": np.array(waves, np.float32)}, **keywords)
+def _image_waves(waves: Iterable[float], **keywords: str | float) -> BinTableHDU:
+    return files.table_hdu("WAVELENGTH", {"wavelength": np.array(waves, np.float32)}, **keywords)
 
 
-def detector_flat(seed: int) -> Content:
+def detector_flat(seed: int) -> files.Content:
     """Return the content of a measured D-flat."""
     rng = np.random.default_rng([seed, 2])
     noise = rng.standard_normal(_FRAME, dtype=np.float32)
@@ -205,9 +188,7 @@ def detector_flat(seed: int) -> Content:
     dq[rng.random(_FRAME, dtype=np.float32) < 2e-4] = 1 | (1 << 18)
     wave = table_waves(300)
     hdus = [
-        image_hdu("SCI", cube),
-        image_hdu("ERR", np.float32(FLAT_ERROR) * measured),
-        image_hdu("DQ", dq),
+        *files.planes(cube, np.float32(FLAT_ERROR) * measured, dq),
         _image_waves(_FLAT_WAVES),
         fast_table({"ANY": nrs.detector_response(wave)}, wave),
         _flags(),
@@ -215,29 +196,23 @@ def detector_flat(seed: int) -> Content:
     return "NirspecFlatModel", {}, hdus
 
 
-def spectrograph_flat() -> Content:
+def spectrograph_flat() -> files.Content:
     """Return the content of an S-flat."""
     y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in _FRAME)
     image = 1 + np.float32(0.01) * x + np.float32(0.02) * y[:, None] ** 2
     wave = table_waves(300)
-    return (
-        "NirspecFlatModel",
-        {},
-        [
-            image_hdu("SCI", image),
-            image_hdu("ERR", np.zeros_like(image)),
-            fast_table({"ANY": nrs.spectrograph_response(wave)}, wave),
-        ],
-    )
+    curve = fast_table({"ANY": nrs.spectrograph_response(wave)}, wave)
+    images = [files.image_hdu("SCI", image), files.image_hdu("ERR", np.zeros_like(image))]
+    return "NirspecFlatModel", {}, [*images, curve]
 
 
-def _fore_flat() -> Content:
+def _fore_flat() -> files.Content:
     wave = table_waves(300)
     curves = {name: nrs.fore_response(wave, k) for k, name in enumerate(_SLITS)}
     return "NirspecFlatModel", {}, [fast_table(curves, wave)]
 
 
-def _quadrant_flats() -> Content:
+def _quadrant_flats() -> files.Content:
     wave = table_waves(300)
     y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in _SHUTTERS)
     hdus = []
@@ -245,16 +220,14 @@ def _quadrant_flats() -> Content:
         image = 1 + np.float32(0.02) * (x * y[:, None] + np.float32(0.1 * quadrant))
         version = {"EXTVER": quadrant}
         hdus += [
-            image_hdu("SCI", np.stack([image, image * np.float32(1.01)]), **version),
-            image_hdu("ERR", np.zeros((2, *_SHUTTERS), np.float32), **version),
-            image_hdu("DQ", np.zeros((2, *_SHUTTERS), np.uint32), **version),
+            *files.planes(np.stack([image, image * np.float32(1.01)]), version=quadrant),
             _image_waves(_FLAT_WAVES, **version),
             fast_table({"ANY": nrs.fore_response(wave, quadrant)}, wave, **version),
         ]
     return "NirspecQuadFlatModel", {}, [*hdus, _flags()]
 
 
-def _pathloss(*, mos: bool) -> Content:
+def _pathloss(*, mos: bool) -> files.Content:
     apertures = {name: (0, size) for name, size in nrs.APERTURES.items()}
     if mos:
         apertures = {f"MOS1x{n}": (n, nrs.slitlet(n)) for n in (1, 3)}
@@ -263,7 +236,7 @@ def _pathloss(*, mos: bool) -> Content:
 
 def pathloss_content(
     apertures: Mapping[str, tuple[int, tuple[float, float]]], *, mos: bool = False
-) -> Content:
+) -> files.Content:
     """Return the pathloss of apertures: number of shutters, and width and height [arcsec]."""
     wave = table_waves(52)
     spectral = (1.0, wave[0] * 1e-6, (wave[1] - wave[0]) * 1e-6)
@@ -276,12 +249,12 @@ def pathloss_content(
         cube = nrs.point_transmission(wave[:, None, None], *where, size).astype(np.float32)
         uniform = nrs.uniform_transmission(wave).astype(np.float32)
         place = [(1.0, axis[0], axis[1] - axis[0]) for axis in (x, y)]
-        keys = {"EXTVER": version, "APERTURE": name, "SHUTTERS": shutters}
+        keys: dict[str, str | float] = {"EXTVER": version, "APERTURE": name, "SHUTTERS": shutters}
         hdus += [
-            image_hdu("PS", cube, **keys, **_grid([*place, spectral])),
-            image_hdu("PSVAR", np.zeros_like(cube), EXTVER=version),
-            image_hdu("UNI", uniform, EXTVER=version, **_grid([spectral])),
-            image_hdu("UNIVAR", np.zeros_like(uniform), EXTVER=version),
+            files.image_hdu("PS", cube, **keys, **_grid([*place, spectral])),
+            files.image_hdu("PSVAR", np.zeros_like(cube), EXTVER=version),
+            files.image_hdu("UNI", uniform, EXTVER=version, **_grid([spectral])),
+            files.image_hdu("UNIVAR", np.zeros_like(uniform), EXTVER=version),
         ]
     return "PathlossModel", {}, hdus
 
@@ -294,7 +267,7 @@ def _grid(axes: list[tuple[float, float, float]]) -> dict[str, float]:
     }
 
 
-def _barshadow() -> Content:
+def _barshadow() -> files.Content:
     y = np.linspace(-1, 1, 401)
     columns = 11
     step = (nrs.WAVES[1] - nrs.WAVES[0]) / (columns - 1)
@@ -304,59 +277,47 @@ def _barshadow() -> Content:
     for shutters in (1, 3):
         shadow = np.repeat(nrs.bar_shadow(y, shutters)[:, None], columns, axis=1)
         hdus += [
-            image_hdu(f"DATA1X{shutters}", shadow.astype(np.float32), **place),
-            image_hdu(f"VAR1X{shutters}", np.zeros(shadow.shape, np.float32)),
+            files.image_hdu(f"DATA1X{shutters}", shadow.astype(np.float32), **place),
+            files.image_hdu(f"VAR1X{shutters}", np.zeros(shadow.shape, np.float32)),
         ]
     return "BarshadowModel", {}, hdus
 
 
-def photom_content(grating: str, *, mos: bool) -> Content:
+def photom_content(grating: str, *, mos: bool) -> files.Content:
     """Return the content of the conversion to flux density."""
-    slits = ("",) if mos else _SLITS
-    rows, wave = len(slits), table_waves(1200)
-    who = {
-        "filter": _text([CONFIGURATIONS[grating][0]] * rows, 12),
-        "grating": _text([grating] * rows, 15),
-    }
-    if not mos:
-        who["slit"] = _text(slits, 15)
-
-    def each(**values: Any) -> dict[str, Array]:
-        return {k: np.array([v] * rows, np.float32) for k, v in values.items()}
-
-    response = {
-        "wavelength": wave,
-        "relresponse": nrs.relative_response(wave),
-        "reluncertainty": np.zeros(len(wave)),
-    }
-    hdus = [
-        table_hdu(
-            "PHOTOM",
-            who
-            | each(photmj=nrs.PHOTMJ, uncertainty=0.0)
-            | {"nelem": np.full(rows, len(wave), np.int16)}
-            | each(**response),
-        ),
-        table_hdu("TIMECOEFF_LINEAR", who | each(t0=_DAY, lossperyear=nrs.LOSS_PER_YEAR)),
-        table_hdu(
-            "TIMECOEFF_EXPONENTIAL", who | each(t0=_DAY, amplitude=0.0, tau=100.0, const=1.0)
-        ),
-        table_hdu("TIMECOEFF_POWERLAW", who | each(t0=_DAY, year1value=1.0, tsoft=1.0, alpha=0.0)),
-    ]
+    wave = table_waves(1200)
+    hdus = files.photom_tables(
+        _who(grating, mos=mos),
+        {"photmj": nrs.PHOTMJ},
+        wave,
+        nrs.relative_response(wave),
+        day=nrs.REFERENCE_DAY,
+        loss=nrs.LOSS_PER_YEAR,
+    )
     area = nrs.pixel_area("MOS")
-    keywords = {"PIXAR_A2": area, "PIXAR_SR": area * (np.pi / (180 * 3600)) ** 2}
+    keywords = {"PIXAR_A2": area, "PIXAR_SR": area * files.ARCSEC2}
     return ("NrsMosPhotomModel" if mos else "NrsFsPhotomModel"), keywords, hdus
 
 
-def _slit_areas() -> Content:
+def _who(grating: str, *, mos: bool) -> dict[str, HostArray]:
+    """Columns that name the rows of a table, one for each slit."""
+    slits = ("",) if mos else _SLITS
+    who = {
+        "filter": _text([CONFIGURATIONS[grating][0]] * len(slits), 12),
+        "grating": _text([grating] * len(slits), 15),
+    }
+    return who if mos else who | {"slit": _text(slits, 15)}
+
+
+def _slit_areas() -> files.Content:
     columns = {
         "slit_id": _text(_SLITS, 15),
         "pixarea": np.array([nrs.pixel_area(n) for n in _SLITS], np.float32),
     }
-    return "NirspecSlitAreaModel", {}, [table_hdu("AREA", columns)]
+    return "NirspecSlitAreaModel", {}, [files.table_hdu("AREA", columns)]
 
 
-def _shutter_areas() -> Content:
+def _shutter_areas() -> files.Content:
     y, x = (a.ravel() + 1 for a in np.indices(_SHUTTERS))
     columns = {
         "quadrant": np.repeat(np.arange(1, 5, dtype=np.int16), x.size),
@@ -364,25 +325,19 @@ def _shutter_areas() -> Content:
         "shutter_y": np.tile(y.astype(np.int16), 4),
         "pixarea": np.full(4 * x.size, nrs.pixel_area("MOS"), np.float32),
     }
-    return "NirspecMosAreaModel", {}, [table_hdu("AREA", columns)]
+    return "NirspecMosAreaModel", {}, [files.table_hdu("AREA", columns)]
 
 
-def _apcorr(exp_type: str, grating: str) -> Content:
+def _apcorr(exp_type: str, grating: str) -> files.Content:
     mos = exp_type == "NRS_MSASPEC"
-    slits = ("",) if mos else _SLITS
-    rows, wave, size = len(slits), table_waves(60), np.arange(2.0, 16.0)
+    who = _who(grating, mos=mos)
+    rows, wave, size = len(who["filter"]), table_waves(60), np.arange(2.0, 16.0)
     width = np.sqrt(nrs.sigma(wave) ** 2 + _RESAMPLING_VARIANCE[exp_type])
     half = size[:, None] / 2
     factor = 1 / enclosed(-half, half, width)
     phase = np.array([0.0, 0.5, 1.0], np.float32)
-    who = {
-        "filter": _text([CONFIGURATIONS[grating][0]] * rows, 12),
-        "grating": _text([grating] * rows, 15),
-    }
-    if not mos:
-        who["slit"] = _text(slits, 15)
 
-    def each(value: Array) -> Array:
+    def each(value: HostArray) -> HostArray:
         return np.tile(value.astype(np.float32), (rows, *(1,) * value.ndim))
 
     table = np.repeat(factor[:, :, None], len(phase), axis=2)
@@ -395,11 +350,11 @@ def _apcorr(exp_type: str, grating: str) -> Content:
         "apcorr": each(table),
         "apcorr_err": each(np.zeros_like(table)),
     }
-    hdu = table_hdu("APCORR", columns, SIZEUNIT="pixels")
+    hdu = files.table_hdu("APCORR", columns, SIZEUNIT="pixels")
     return ("NrsMosApcorrModel" if mos else "NrsFsApcorrModel"), {}, [hdu]
 
 
-def _wavecorr_writer(exp_type: str) -> Callable[[Path], None]:
+def _wavecorr(exp_type: str) -> files.Reference:
     from astropy.modeling.models import Tabular2D
 
     wave, x = table_waves(21), np.linspace(-0.5, 0.5, 11)
@@ -411,12 +366,13 @@ def _wavecorr_writer(exp_type: str) -> Callable[[Path], None]:
         table = Tabular2D(points=(wave * 1e-6, x), lookup_table=shift)
         one = {"aperture_name": name, "zero_point_offset": table, "width": width}
         apertures.append({**one, "variance": np.zeros_like(shift)})
-    meta: dict[str, Any] = {"instrument": {"name": "NIRSPEC"}, "exposure": {"type": exp_type}}
-    content = {"apertures": apertures}
-    return lambda path: write_asdf(path, "wavecorr", "WaveCorrModel", content, **meta)
+    meta = {"instrument": {"name": "NIRSPEC"}, "exposure": {"type": exp_type}}
+    own = {"exp_type": exp_type}
+    return files.Reference("wavecorr", own, {"apertures": apertures}, meta, "WaveCorrModel")
 
 
-def _extract1d_writer(exp_type: str, local_background: bool) -> Callable[[Path], None]:
+def _apertures(exp_type: str, *, local_background: bool) -> list[dict[str, Any]]:
+    """Extraction boxes by slit."""
     apertures = []
     for name in ("ANY",) if exp_type == "NRS_MSASPEC" else _SLITS:
         one: dict[str, Any] = {
@@ -429,30 +385,16 @@ def _extract1d_writer(exp_type: str, local_background: bool) -> Callable[[Path],
         if local_background and name == "S200A1":
             one |= {"bkg_coeff": [list(c) for c in BACKGROUND], "bkg_order": 0}
         apertures.append(one)
-    return lambda path: _write_json(path, "EXTRACT1D", exp_type, {"apertures": apertures})
+    return apertures
 
 
-def write_msaoper(path: Path) -> None:
-    """Write which shutters are stuck."""
+def msaoper(match: Mapping[str, str]) -> files.Reference:
+    """Return which shutters are stuck."""
     states = {"state": "closed", "TA state": "closed", "Internal state": "normal"}
     stuck = states | {"state": "open", "TA state": "open"}
     shutters = [
         {"Q": 4, "x": 120, "y": 40, **states, "Vignetted": "no"},
         {"Q": 3, "x": 330, "y": 60, **stuck, "Vignetted": "no"},
     ]
-    _write_json(path, "MSAOPER", "N/A", {"title": "MSA operability", "msaoper": shutters})
-
-
-def _write_json(path: Path, reftype: str, exp_type: str, content: Mapping[str, Any]) -> None:
-    common = {
-        "reftype": reftype,
-        "instrument": "NIRSPEC",
-        "telescope": "JWST",
-        "exp_type": exp_type,
-        "pedigree": "DUMMY",
-        "description": DESCRIPTION,
-        "descrip": DESCRIPTION,
-        "author": "spec2fn",
-        "useafter": USEAFTER,
-    }
-    path.write_text(json.dumps({**common, **content}, indent=1) + "\n", encoding="utf-8")
+    tree = {"title": "MSA operability", "msaoper": shutters}
+    return files.Reference("msaoper", match, tree, {"instrument": "NIRSPEC", "exp_type": "N/A"})

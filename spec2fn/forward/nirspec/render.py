@@ -4,33 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.forward import scenes
-from spec2fn.forward.lrs.render import Rendered, Source, Truth, empty_exposure, reference_files
 from spec2fn.forward.nirspec import instrument as nrs
 from spec2fn.forward.nirspec.exposures import NirspecSetup, to_ideal
 from spec2fn.forward.nirspec.msa import fixed_slit, msa_metadata, shutter
 from spec2fn.forward.nirspec.operators import SlitOperators, open_slits, slit_operators
-from spec2fn.forward.nirspec.references import with_true_flat, write_references
+from spec2fn.forward.nirspec.references import with_true_flat
 from spec2fn.forward.operators import SceneOperator
+from spec2fn.forward.rendered import Exposed, Rendered, Source, Truth, empty_exposure, with_wcs
 from spec2fn.schema import meta_of
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from spec2fn.slits import Slits
 
-__all__ = ["SLITLETS", "Slitlet", "render_nirspec_bots", "render_nirspec_fs", "render_nirspec_mos"]
-
-Array = np.ndarray[Any, Any]
+__all__ = ["SLITLETS", "Slitlet", "nirspec_bots", "nirspec_fs", "nirspec_mos"]
 
 GRID = scenes.NEAR_GRID
 PROGRAM = 1234
-_FS, _BOTS, _MOS = "NRS_FIXEDSLIT", "NRS_BRIGHTOBJ", "NRS_MSASPEC"
 _NODS = ((0.12, 0.16), (0.12, -0.16))
 """Positions of the target in S200A1, in units of its width and height."""
 _BOTS_PLACE = (0.05, 0.03)
@@ -64,7 +61,7 @@ class Slitlet:
     shutter: tuple[int, int, int]
     columns: tuple[int, int]
     kind: str
-    spectrum: Callable[[Array], Array] | None = None
+    spectrum: Callable[[HostArray], HostArray] | None = None
     place: tuple[float, float] = (0.5, 0.5)
     size: float = 2.5
 
@@ -74,7 +71,9 @@ class Slitlet:
         return f"{PROGRAM}_{'BKG' if self.kind == 'empty' else ''}{self.number}"
 
 
-def _scaled(shape: Callable[..., Array], flux: float, *args: float) -> Callable[[Array], Array]:
+def _scaled(
+    shape: Callable[..., HostArray], flux: float, *args: float
+) -> Callable[[HostArray], HostArray]:
     return lambda wave: shape(wave, flux, *args)
 
 
@@ -95,181 +94,111 @@ SLITLETS: tuple[Slitlet, ...] = (
 """The slitlets of :func:`render_nirspec_mos`."""
 
 
-def render_nirspec_fs(seed: int = 0, *, folder: Path | None = None) -> Rendered:
-    """Render a nod pair of a star in a fixed slit of NIRSpec.
+def nirspec_fs(references: Mapping[str, xr.Dataset], seed: int) -> Rendered:
+    """Expose a nod pair of a galaxy in a fixed slit.
 
-    Parameters
-    ----------
-    seed : int
-        Of noise, flat and bad pixels.
-    folder : Path, optional
-        Where the reference files stay; without it they are deleted after reading.
-
-    Returns
-    -------
-    Rendered
-        Roles ``science`` and ``background`` (the other nod). The star stands in S200A1, the other
-        slits see the sky, which the nod takes away.
+    It stands in S200A1, the other slits see the sky, which the nod takes away. Roles are
+    ``science`` and ``background`` (the other nod).
     """
-    first = NirspecSetup(
-        name="jw01234001001_03101_00001_nrs1_rate.fits",
-        exp_type=_FS,
-        filter="CLEAR",
-        subarray="ALLSLITS",
-        corner=(1, 897),
-        shape=(256, 2048),
-        integration_time=200.0,
-        positions=len(_NODS),
-        fixed_slit="S200A1",
-    )
     target = Truth(GRID, scenes.galaxy(GRID, 6.0e-6, 1.7))
-    sources: tuple[Source, ...] = ()
-    setups, rates, operators = {}, {}, {}
-    with _references(folder, first, seed) as (files, references):
-        true = with_true_flat(references, seed)
-        for number, (role, place) in enumerate(
-            zip(("science", "background"), _NODS, strict=True), start=1
-        ):
-            setup = _aimed(replace(first, number=number), references, place)
-            setup = replace(setup, name=f"jw01234001001_03101_{number:05d}_nrs1_rate.fits")
-            slits = slit_operators(open_slits(empty_exposure(setup), references), true, GRID)
-            sources = tuple(
-                Source("target", s.name, "point", target)
-                if s.name == setup.fixed_slit
-                else Source(f"sky in {s.name}", s.name, "empty", Truth(GRID, np.zeros(len(GRID))))
-                for s in slits
-            )
-            setups[role] = setup
-            operators[role], rates[role] = _rate(slits, sources, setup)
-    return Rendered(setups, rates, operators, files, references, target, seed, sources)
+    nothing = Truth(GRID, np.zeros(len(GRID)))
+    true = with_true_flat(references, seed)
+    taken = {}
+    for number, (role, place) in enumerate(
+        zip(("science", "background"), _NODS, strict=True), start=1
+    ):
+        setup = NirspecSetup(
+            name=f"jw01234001001_03101_{number:05d}_nrs1_rate.fits",
+            exp_type="NRS_FIXEDSLIT",
+            filter="CLEAR",
+            shape=(256, 2048),
+            integration_time=200.0,
+            subarray="ALLSLITS",
+            corner=(1, 897),
+            number=number,
+            positions=len(_NODS),
+            fixed_slit="S200A1",
+        )
+        setup = _aimed(setup, references, place)
+        slits = slit_operators(open_slits(empty_exposure(setup), references), true, GRID)
+        sources = tuple(
+            Source("target", s.name, "point", target)
+            if s.name == setup.fixed_slit
+            else Source(f"sky in {s.name}", s.name, "empty", nothing)
+            for s in slits
+        )
+        taken[role] = _exposed(setup, slits, sources)
+    return Rendered(taken, target, sources)
 
 
-def render_nirspec_bots(
-    seed: int = 0, integrations: int = 10, *, folder: Path | None = None
+def nirspec_bots(
+    references: Mapping[str, xr.Dataset], seed: int, integrations: int = 10
 ) -> Rendered:
-    """Render a transit observed with the prism of NIRSpec.
+    """Expose a star during a transit with the prism, in integrations of 10 s each.
 
-    Parameters
-    ----------
-    seed : int
-        Of noise, flat and bad pixels.
-    integrations : int
-        Number of integrations, of 10 s each.
-    folder : Path, optional
-        Where the reference files stay; without it they are deleted after reading.
-
-    Returns
-    -------
-    Rendered
-        Role ``science`` only. The sky, far fainter than the star, is left out.
+    The sky, far fainter than the star, is left out.
     """
     setup = NirspecSetup(
         name="jw01234001001_04101_00001_nrs1_rateints.fits",
-        exp_type=_BOTS,
+        exp_type="NRS_BRIGHTOBJ",
         filter="CLEAR",
-        subarray="SUB512",
-        corner=(1137, 961),
         shape=(integrations, 32, 512),
         integration_time=10.0,
+        subarray="SUB512",
+        corner=(1137, 961),
         fixed_slit="S1600A1",
     )
-    phase = (np.arange(integrations) + 0.5) / integrations - 0.5
-    depth = scenes.light_curve(phase)[:, None] * scenes.near_transit_depth(GRID)
-    truth = Truth(GRID, scenes.star(GRID, 1.0e-3, 0.1) * (1.0 - depth))
-    with _references(folder, setup, seed) as (files, references):
-        setup = _aimed(setup, references, _BOTS_PLACE)
-        slits = open_slits(empty_exposure(setup), references)
-        (slit,) = slit_operators(_as_points(slits), with_true_flat(references, seed), GRID)
-    return Rendered(
-        {"science": setup},
-        {"science": np.zeros(setup.shape[-2:])},
-        {"science": slit.point},
-        files,
-        references,
-        truth,
-        seed,
-        (Source("target", slit.name, "point", truth),),
-    )
+    star, depth = scenes.star(GRID, 1.0e-3, 0.1), scenes.near_transit_depth(GRID)
+    truth = Truth(GRID, scenes.transit(star, depth, integrations))
+    setup = _aimed(setup, references, _BOTS_PLACE)
+    slits = open_slits(empty_exposure(setup), references)
+    (slit,) = slit_operators(_as_points(slits), with_true_flat(references, seed), GRID)
+    science = Exposed(setup, np.zeros(setup.shape[-2:]), slit.point)
+    return Rendered({"science": science}, truth, (Source("target", slit.name, "point", truth),))
 
 
-def render_nirspec_mos(
-    seed: int = 0,
-    slitlets: Sequence[Slitlet] = SLITLETS,
-    *,
-    folder: Path | None = None,
+def nirspec_mos(
+    references: Mapping[str, xr.Dataset], seed: int, slitlets: Sequence[Slitlet] = SLITLETS
 ) -> Rendered:
-    """Render an exposure of the micro-shutter array with the prism, and of a fixed slit.
+    """Expose the micro-shutter array with the prism, and a fixed slit. The sky is everywhere.
 
     Parameters
     ----------
+    references : mapping
     seed : int
-        Of noise, flat and bad pixels.
     slitlets : sequence of Slitlet
         One of kind "empty" measures the background.
-    folder : Path, optional
-        Where the reference files stay; without it they are deleted after reading.
-
-    Returns
-    -------
-    Rendered
-        Role ``science`` only, with MSA metadata. The sky is everywhere.
     """
     setup = NirspecSetup(
         name="jw01234001001_05101_00001_nrs1_rate.fits",
-        exp_type=_MOS,
+        exp_type="NRS_MSASPEC",
         filter="CLEAR",
-        subarray="FULL",
-        corner=(1, 1),
         shape=(2048, 2048),
         integration_time=200.0,
         extra={"MSAMETFL": _MSA_FILE, "MSAMETID": 1},
     )
     fixed = Truth(GRID, scenes.star(GRID, 8.0e-6, 0.2))
-    with _references(folder, setup, seed) as (files, references):
-        metadata = _metadata(slitlets)
-        slits = open_slits(empty_exposure(setup), references, metadata)
-        metadata = _metadata(slitlets, _source_positions(slits))
-        made = slit_operators(slits, with_true_flat(references, seed), GRID)
+    slits = open_slits(empty_exposure(setup), references, _metadata(slitlets))
+    operators = slit_operators(slits, with_true_flat(references, seed), GRID)
     by_name = {str(s.number): s for s in slitlets}
     sources = tuple(
         _source(by_name[s.name])
         if s.name in by_name
         else Source(f"{PROGRAM}_{_FIXED_SOURCE}", s.name, "point", fixed)
-        for s in made
+        for s in operators
     )
-    op, rate = _rate(made, sources, setup)
-    return Rendered(
-        {"science": setup},
-        {"science": rate},
-        {"science": op},
-        files,
-        references,
-        sources[0].truth,
-        seed,
-        sources,
-        metadata,
-    )
-
-
-def _references(folder: Path | None, setup: NirspecSetup, seed: int) -> Any:
-    return reference_files(
-        folder,
-        setup.exp_type,
-        lambda path: write_references(
-            path, setup.exp_type, setup.grating, seed, local_background=setup.exp_type == _MOS
-        ),
-    )
+    science = _exposed(setup, operators, sources)
+    metadata = _metadata(slitlets, _source_positions(slits))
+    return Rendered({"science": science}, sources[0].truth, sources, metadata)
 
 
 def _aimed(
-    setup: NirspecSetup, references: Mapping[str, Any], place: tuple[float, float]
+    setup: NirspecSetup, references: Mapping[str, xr.Dataset], place: tuple[float, float]
 ) -> NirspecSetup:
     """Point at a slit, so that the target stands at a place in it."""
-    from spec2fn.steps.assign_wcs import assign_wcs
     from spec2fn.wcs.lower import lower
 
-    ds = assign_wcs(empty_exposure(setup), *(references.get(r) for r in assign_wcs.refs))
-    wcs: Any = meta_of(ds).wcs
+    wcs: Any = meta_of(with_wcs(setup, references)).wcs
     (i,) = (i for i in wcs if wcs.batch.slits[i].name == setup.fixed_slit)
     to_v2v3 = lower(wcs[i], "slit_frame", "v2v3")
     centre, target = (
@@ -284,13 +213,13 @@ def _as_points(slits: Slits) -> Slits:
     return slits.map(lambda b: b.assign(source_type=("slit", np.full(b.sizes["slit"], "POINT"))))
 
 
-def _rate(
-    slits: Sequence[SlitOperators], sources: Sequence[Source], setup: NirspecSetup
-) -> tuple[SceneOperator, Array]:
-    """The operator of a scene, sky and source by slit, and its count rate."""
+def _exposed(
+    setup: NirspecSetup, slits: Sequence[SlitOperators], sources: Sequence[Source]
+) -> Exposed:
+    """Sky and source of every slit."""
     sky = nrs.background(GRID)
     parts: list[Any] = []
-    spectra: list[Array] = []
+    spectra: list[HostArray] = []
     for slit, source in zip(slits, sources, strict=True):
         parts.append(slit.sky)
         spectra.append(sky)
@@ -302,7 +231,7 @@ def _rate(
             continue
         spectra.append(source.truth.flux)
     op = SceneOperator(tuple(parts), (setup.shape[-2], setup.shape[-1]))
-    return op, op(spectra)
+    return Exposed(setup, op(spectra), op)
 
 
 def _source(slitlet: Slitlet) -> Source:
@@ -311,7 +240,7 @@ def _source(slitlet: Slitlet) -> Source:
     if slitlet.kind == "extended":
         centre = slitlet.place[1] - 0.5
 
-        def profile(along: Any) -> Any:
+        def profile(along: HostArray) -> HostArray:
             return np.exp(-0.5 * ((along - centre) / slitlet.size) ** 2)
 
     return Source(slitlet.name, str(slitlet.number), slitlet.kind, Truth(GRID, flux), profile)

@@ -1,0 +1,110 @@
+"""Whole exposures with known truth, of every mode there is a renderer of.
+
+A renderer is a row of :data:`RENDERERS`: the references of the mode, and a function that exposes
+its scene with them. Noise, headers, files and the association are the same for all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from spec2fn.errors import InputError, nearest
+from spec2fn.forward import ifu_render, reference_files
+from spec2fn.forward.lrs import references as lrs_references
+from spec2fn.forward.lrs import render as lrs
+from spec2fn.forward.mrs import references as mrs_references
+from spec2fn.forward.nirspec import ifu_references as nirspec_ifu_references
+from spec2fn.forward.nirspec import references as nirspec_references
+from spec2fn.forward.nirspec import render as nirspec
+from spec2fn.forward.reference_files import Reference, ReferenceFile
+from spec2fn.forward.rendered import Rendered
+from spec2fn.modes import MODES
+
+__all__ = ["RENDERERS", "Renderer", "render", "write_references"]
+
+
+class Renderer(NamedTuple):
+    """How exposures of a mode are made.
+
+    Attributes
+    ----------
+    references : callable
+        Exposure type and seed to references.
+    expose : callable
+        References, opened, and seed to what is :class:`Rendered` with them.
+    series : bool
+        `expose` takes a number of integrations.
+    """
+
+    references: Callable[[str, int], Iterator[Reference]]
+    expose: Callable[..., Rendered]
+    series: bool = False
+
+
+RENDERERS: Mapping[str, Renderer] = {
+    "MIR_LRS-FIXEDSLIT": Renderer(lrs_references.references, lrs.miri_lrs_slit),
+    "MIR_LRS-SLITLESS": Renderer(lrs_references.references, lrs.miri_lrs_slitless, series=True),
+    "MIR_MRS": Renderer(mrs_references.references, ifu_render.miri_mrs),
+    "NRS_FIXEDSLIT": Renderer(nirspec_references.references, nirspec.nirspec_fs),
+    "NRS_BRIGHTOBJ": Renderer(nirspec_references.references, nirspec.nirspec_bots, series=True),
+    "NRS_MSASPEC": Renderer(nirspec_references.references, nirspec.nirspec_mos),
+    "NRS_IFU": Renderer(nirspec_ifu_references.references, ifu_render.nirspec_ifu),
+}
+"""Renderers by exposure type."""
+
+
+def render(
+    exp_type: str,
+    seed: int = 0,
+    integrations: int = 10,
+    *,
+    folder: Path | None = None,
+    **scene: object,
+) -> Rendered:
+    """Render exposures of a mode.
+
+    Parameters
+    ----------
+    exp_type : str
+        One of :data:`RENDERERS`.
+    seed : int
+        Of noise, flat and bad pixels.
+    integrations : int
+        Of a time series, of 10 s each.
+    folder : Path, optional
+        Where the reference files stay; without it they are deleted after reading.
+    **scene
+        What the renderer of the mode takes besides: ``slitlets`` of the micro-shutter array.
+
+    Returns
+    -------
+    Rendered
+        With role ``science``, and those of the exposures that belong to it.
+
+    Raises
+    ------
+    InputError
+        For an exposure type without a renderer.
+    """
+    with contextlib.ExitStack() as stack:
+        place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        files = write_references(place, exp_type, seed)
+        references = reference_files.open_references(files, exp_type, load=folder is None)
+        if RENDERERS[exp_type].series:
+            scene["integrations"] = integrations
+        rendered = RENDERERS[exp_type].expose(references, seed, **scene)
+    return dataclasses.replace(rendered, seed=seed, reference_files=files, references=references)
+
+
+def write_references(folder: Path, exp_type: str, seed: int = 0) -> list[ReferenceFile]:
+    """Write every reference file of a mode to an existing folder; `seed` is that of the flat."""
+    if exp_type not in RENDERERS:
+        msg = f"no exposures of {exp_type!r}{nearest(exp_type, RENDERERS)}; there are"
+        raise InputError(f"{msg} {', '.join(RENDERERS)}")
+    references = RENDERERS[exp_type].references(exp_type, seed)
+    return reference_files.write_references(folder, MODES[exp_type].instrument, references)
