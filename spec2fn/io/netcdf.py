@@ -18,7 +18,7 @@ import numpy as np
 
 from spec2fn.errors import InputError
 from spec2fn.io.atomic import replacing
-from spec2fn.io.fits.asdf_wcs import LazyWcs, WcsList, asdf_bytes
+from spec2fn.io.fits.asdf_wcs import WcsList, asdf_bytes, deferred_wcs
 from spec2fn.io.fits.slit_layout import ordered_wcs
 from spec2fn.parameters import user_path
 from spec2fn.schema import Meta, meta_of
@@ -281,9 +281,11 @@ def _meta(texts: dict[str, bytes], where: Path) -> Meta:
         for name in ("primary", "science")
     }
     records = {k: decode(v) for k, v in json.loads(texts["records"]).items()}
-    wcs: Any = LazyWcs(texts["wcs"], str(where)) if "wcs" in texts else None
+    wcs: Any = None
     if "wcs_names" in texts:
         names = json.loads(texts["wcs_names"])
         wcs = WcsList(lambda: texts["wcs"], str(where), "spec").named(names)
+    elif "wcs" in texts:
+        wcs = deferred_wcs(lambda: texts["wcs"], str(where))
     name = os.fsdecode(texts["filename"])
     return Meta(headers["primary"], headers["science"], name, wcs, records, path=str(where))

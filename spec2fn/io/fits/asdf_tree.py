@@ -265,13 +265,7 @@ class TreeWriter:
                 template.lines.append(inner)
                 template.own[part] = _Own(len(template.lines) - 1)
                 out.append(template.own[part])
-        merged: list[Any] = []
-        for part in out:
-            if isinstance(part, str) and merged and isinstance(merged[-1], str):
-                merged[-1] += part
-            else:
-                merged.append(part)
-        return merged
+        return _merged(out)
 
     def _render(self, parts: Iterable[Any], shared: list[str], *, inside: bool = False) -> str:
         out = []
@@ -390,12 +384,7 @@ class TreeWriter:
 
     def _interned(self, node: _Node, parts: list[Any]) -> _Node:
         """Complete `node`, or return the one that is equal to it."""
-        merged: list[Any] = []
-        for part in parts:
-            if isinstance(part, str) and merged and isinstance(merged[-1], str):
-                merged[-1] += part
-            else:
-                merged.append(part)
+        merged = _merged(parts)
         own = node if node.cyclic else None
         key = tuple(p if isinstance(p, str) else 0 if p is own else id(p) for p in merged)
         known = self._nodes.setdefault(key, node)
@@ -405,6 +394,17 @@ class TreeWriter:
                 if isinstance(part, _Node):
                     part.uses += 1
         return known
+
+
+def _merged(parts: Iterable[Any]) -> list[Any]:
+    """Join pieces of text that follow each other."""
+    merged: list[Any] = []
+    for part in parts:
+        if isinstance(part, str) and merged and isinstance(merged[-1], str):
+            merged[-1] += part
+        else:
+            merged.append(part)
+    return merged
 
 
 def _raw(array: np.ndarray[Any, Any]) -> bytes:
