@@ -49,7 +49,9 @@ __all__ = [
 ]
 
 
-def open_exposure(path: str | os.PathLike[str], *, any_exp_type: bool = False) -> Any:
+def open_exposure(
+    path: str | os.PathLike[str], *, any_exp_type: bool = False
+) -> xr.Dataset | Slits:
     """Open a countrate exposure.
 
     Pixels are read when they are used; selecting integrations first
@@ -86,7 +88,7 @@ def open_exposure(path: str | os.PathLike[str], *, any_exp_type: bool = False) -
     return image_dataset(file, any_exp_type=any_exp_type)
 
 
-def open_product(path: str | os.PathLike[str]) -> Any:
+def open_product(path: str | os.PathLike[str]) -> xr.Dataset | Slits:
     """Open a product: ``_cal``, ``_calints``, ``_s2d``, ``_x1d`` and so on.
 
     Parameters

@@ -49,20 +49,9 @@ __all__ = [
 ]
 
 _STRUCTURE = {
-    "SIMPLE",
-    "XTENSION",
-    "BITPIX",
-    "NAXIS",
-    "EXTEND",
-    "PCOUNT",
-    "GCOUNT",
-    "GROUPS",
-    "BSCALE",
-    "BZERO",
-    "CHECKSUM",
-    "DATASUM",
-    "INHERIT",
-}
+    "SIMPLE", "XTENSION", "BITPIX", "NAXIS", "EXTEND", "PCOUNT", "GCOUNT", "GROUPS", "BSCALE",
+    "BZERO", "CHECKSUM", "DATASUM", "INHERIT",
+}  # fmt: skip
 _IN_SCIENCE = ("SRCTYPE", "DISPAXIS")
 _OF_ONE_SLIT = [
     (k, v) for k, v in SLIT_KEYWORDS.items() if k in SCIENCE_ORDER and not k.startswith("TA_")

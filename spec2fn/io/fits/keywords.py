@@ -140,21 +140,10 @@ STEP_KEYWORDS: Mapping[str, tuple[str, str]] = {
 }
 
 ALWAYS_RECORDED = (
-    "background",
-    "badpix_selfcal",
-    "barshadow",
-    "clean_flicker_noise",
-    "flat_field",
-    "fringe",
-    "imprint",
-    "msaflagopen",
-    "pathloss",
-    "photom",
-    "residual_fringe",
-    "srctype",
-    "straylight",
+    "background", "badpix_selfcal", "barshadow", "clean_flicker_noise", "flat_field", "fringe",
+    "imprint", "msaflagopen", "pathloss", "photom", "residual_fringe", "srctype", "straylight",
     "targ_centroid",
-)
+)  # fmt: skip
 """Steps whose keyword every calibrated product has, SKIPPED where the mode lacks the step."""
 
 ONLY_MIRI = ("fringe", "residual_fringe", "straylight", "targ_centroid")

@@ -52,17 +52,13 @@ __all__ = ["ordered_wcs", "single_slit", "slit_extents"]
 
 # planes of some slits only: they are NaN in the others
 _SOME = (
-    "flatfield_point",
-    "flatfield_uniform",
-    "pathloss_ps",
-    "pathloss_un",
-    "photom_point",
+    "flatfield_point", "flatfield_uniform", "pathloss_ps", "pathloss_un", "photom_point",
     "photom_uniform",
-)
+)  # fmt: skip
 _REPEATED = {k for keywords in SLIT_SECTIONS.values() for k in keywords}
 
 
-def single_slit(product: Any) -> Any:
+def single_slit(product: xr.Dataset | Slits) -> xr.Dataset | Slits:
     """Return the one slit of a time series as a Dataset without ``slit``; others as they are.
 
     Parameters

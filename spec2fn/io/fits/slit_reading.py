@@ -45,13 +45,9 @@ _UNKNOWN: dict[str, Any] = {
 }
 _SHUTTERS = 365  # in a row of the micro-shutter array
 _TEXT = (
-    "slit_name",
-    "source_name",
-    "source_alias",
-    "source_type",
-    "shutter_state",
+    "slit_name", "source_name", "source_alias", "source_type", "shutter_state",
     "pathloss_correction_type",
-)
+)  # fmt: skip
 _ALWAYS = ("source_id", "source_type", "quadrant", "shutter_state")
 
 
