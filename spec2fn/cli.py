@@ -325,7 +325,8 @@ def _pixel_table(args: argparse.Namespace) -> int:
     from spec2fn.plans.cubes.pixel_table import pixel_table
 
     spare_inputs([Path(args.output)], [Path(args.product)])
-    table = pixel_table(open_product(args.product))
+    product: Any = open_product(args.product)
+    table = pixel_table(product)
     path = save_pixel_table(table, args.output)
     print(f"{path}: {table.sizes['pixel']} pixels")
     return 0

@@ -48,7 +48,7 @@ def need(ref: xr.Dataset, names: Iterable[str], who: str) -> None:
 
 
 def number(
-    value: Any, where: str, *, low: float = -np.inf, high: float = np.inf, whole: bool = False
+    value: object, where: str, *, low: float = -np.inf, high: float = np.inf, whole: bool = False
 ) -> float:
     """Return a number of a reference.
 
@@ -67,21 +67,17 @@ def number(
     ReferenceError
         If it is no finite number within the limits; text is none.
     """
-    is_number = isinstance(value, (int, float, np.integer, np.floating))
-    if isinstance(value, bool) or not is_number or not np.isfinite(value):
-        fits = False
-    else:
-        fits = low <= value <= high and not (whole and value != int(value))
-    if not fits:
-        kind = "a whole number" if whole else "a finite number"
-        limits = f", {low:g} or more" if np.isfinite(low) else ""
-        limits += f", at most {high:g}" if np.isfinite(high) else ""
-        msg = f"{where} is {value!r}, needs {kind}{limits}; correct the file or use another"
-        raise ReferenceError(msg)
-    return float(value)
+    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+        if np.isfinite(value) and low <= value <= high and not (whole and value != int(value)):
+            return float(value)
+    kind = "a whole number" if whole else "a finite number"
+    limits = f", {low:g} or more" if np.isfinite(low) else ""
+    limits += f", at most {high:g}" if np.isfinite(high) else ""
+    msg = f"{where} is {value!r}, needs {kind}{limits}; correct the file or use another"
+    raise ReferenceError(msg)
 
 
-def numbers(value: Any, where: str, ndim: int | None = None) -> np.ndarray[Any, Any]:
+def numbers(value: object, where: str, ndim: int | None = None) -> np.ndarray[Any, Any]:
     """Return an array of finite numbers of a reference, as float64.
 
     Parameters
@@ -116,7 +112,7 @@ def numbers(value: Any, where: str, ndim: int | None = None) -> np.ndarray[Any, 
     return found.astype(np.float64)
 
 
-def truth(value: Any, where: str) -> bool:
+def truth(value: object, where: str) -> bool:
     """Return a truth value of a reference; None is False.
 
     Raises

@@ -1,9 +1,10 @@
-"""A gwcs that is put together when somebody needs it."""
+"""What is made when somebody needs it: a gwcs, and the array of a variable."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -11,8 +12,12 @@ from spec2fn.typing import Array, HostArray, Number
 
 if TYPE_CHECKING:
     from gwcs import WCS
+    from xarray import Variable
 
-__all__ = ["DeferredWcs", "as_deferred"]
+__all__ = ["DeferredWcs", "Key", "as_deferred", "deferred_array"]
+
+Key: TypeAlias = tuple[Any, ...]
+"""Integers and slices, one for each axis."""
 
 
 class DeferredWcs:
@@ -101,3 +106,56 @@ def _marked(number: HostArray | float, k: int) -> HostArray | float:
     if isinstance(number, int):
         return number + 100_003 * k
     return number + k * 1.3871234e-5
+
+
+@functools.cache
+def _backend() -> type:
+    """Make the array class; its base needs xarray, which is loaded on use only."""
+    from xarray.backends import BackendArray
+    from xarray.core import indexing
+
+    class DeferredArray(BackendArray):
+        def __init__(
+            self, shape: tuple[int, ...], dtype: np.dtype[Any], read: Callable[[Key], HostArray]
+        ) -> None:
+            self.shape = shape
+            self.dtype = dtype
+            self.read = read
+
+        def __getitem__(self, key: indexing.ExplicitIndexer) -> HostArray:
+            part: HostArray = indexing.explicit_indexing_adapter(
+                key, self.shape, indexing.IndexingSupport.BASIC, self.read
+            )
+            return part
+
+    return DeferredArray
+
+
+def deferred_array(
+    dims: tuple[str, ...],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    read: Callable[[Key], HostArray],
+    attrs: Mapping[str, Any] | None = None,
+    *,
+    writable: bool = True,
+) -> Variable:
+    """Return a variable whose elements are read when they are used; all of them are then kept.
+
+    Parameters
+    ----------
+    dims, shape, dtype
+        Of the variable.
+    read : callable
+        Returns the part that a key selects.
+    attrs : mapping, optional
+    writable : bool
+        Whether elements can be replaced, which makes a copy of the array.
+    """
+    from xarray import Variable
+    from xarray.core import indexing
+
+    array: Any = indexing.LazilyIndexedArray(_backend()(shape, dtype, read))
+    if writable:
+        array = indexing.CopyOnWriteArray(array)
+    return Variable(dims, indexing.MemoryCachedArray(array), attrs)

@@ -53,7 +53,7 @@ def _fit(names: str, ndim: int) -> tuple[str, ...] | None:
     return tuple(n.strip("[]") for n in found) if ndim == len(found) else None
 
 
-def array(dims: str, *, default: Any = dataclasses.MISSING) -> Any:
+def array(dims: str, *, default: object = dataclasses.MISSING) -> Any:
     """Declare a field of arrays, with the dims of their axes (see :mod:`spec2fn.plan_base`).
 
     Parameters
@@ -66,12 +66,12 @@ def array(dims: str, *, default: Any = dataclasses.MISSING) -> Any:
     return field(default=default, metadata={"dims": Dims("array", dims)})
 
 
-def labels(dim: str, *, default: Any = dataclasses.MISSING) -> Any:
+def labels(dim: str, *, default: object = dataclasses.MISSING) -> Any:
     """Declare a tuple that holds something else than an array for each position along `dim`."""
     return field(default=default, metadata={"dims": Dims("labels", dim)})
 
 
-def positions(dim: str, *, default: Any = dataclasses.MISSING) -> Any:
+def positions(dim: str, *, default: object = dataclasses.MISSING) -> Any:
     """Declare a tuple of positions along `dim`, such as the slits that a plan is for."""
     return field(default=default, metadata={"dims": Dims("positions", dim)})
 
@@ -104,7 +104,7 @@ class Plan:
         # a decorator besides, which would set them again, does no harm
         del cls.__setattr__, cls.__delattr__
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         msg = f"{type(self).__name__} is frozen: make another with dataclasses.replace"
         raise dataclasses.FrozenInstanceError(msg)
 
@@ -121,7 +121,7 @@ class Plan:
             elif dims.kind == "array":
                 self._measure(name, dims, value, sizes)
 
-    def _measure(self, name: str, dims: Dims, value: Any, sizes: dict[str, int]) -> None:
+    def _measure(self, name: str, dims: Dims, value: object, sizes: dict[str, int]) -> None:
         if isinstance(value, (tuple, list, Mapping)):
             for one in value.values() if isinstance(value, Mapping) else value:
                 self._measure(name, dims, one, sizes)

@@ -8,9 +8,12 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from spec2fn.errors import ParameterError
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 __all__ = ["in_threads", "one_blas_thread", "thread_count"]
 
@@ -93,7 +96,7 @@ def one_blas_thread() -> Iterator[None]:
 
 
 @functools.cache
-def _blas(scipy: bool) -> Any:  # noqa: ARG001 - SciPy brings a library of its own
+def _blas(scipy: bool) -> ThreadpoolController:  # noqa: ARG001 - SciPy brings a library of its own
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()

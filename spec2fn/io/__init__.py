@@ -6,7 +6,7 @@ Importing this package is light; the FITS, ASDF, netCDF and xarray machinery is 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from spec2fn.io.associations import Association as Association
@@ -50,7 +50,7 @@ _HOME = {
 __all__ = sorted(_HOME)  # noqa: PLE0605 - the names are those of _HOME, kept in one place
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _HOME:
         found = getattr(importlib.import_module(f"spec2fn.io.{_HOME[name]}"), name)
         # importing spec2fn.io.diff binds the module to the name of its function

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,22 +18,14 @@ from spec2fn.io.naming import base_name
 from spec2fn.parameters import user_path
 
 if TYPE_CHECKING:
-    import xarray as xr
-
     from spec2fn.engine.pipeline import Observation
 
 __all__ = ["ROLES", "Association", "open_association", "open_observation"]
 
 ROLES = (
-    "science",
-    "background",
-    "imprint",
-    "selfcal",
-    "target_acquisition",
-    "sourcecat",
-    "segmap",
+    "science", "background", "imprint", "selfcal", "target_acquisition", "sourcecat", "segmap",
     "direct_image",
-)
+)  # fmt: skip
 """Roles of members that stage 2 knows."""
 
 _OLD_NAMES = {"catalog": "sourcecat"}
@@ -167,7 +159,7 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _parse(raw: bytes, path: Path) -> Any:
+def _parse(raw: bytes, path: Path) -> object:
     try:
         # the encoding is told by a byte order mark, or by where the zeros are
         text = raw.decode(json.detect_encoding(raw))
@@ -327,7 +319,7 @@ def open_observation(
     from spec2fn.io.open import open_exposure, open_product
     from spec2fn.schema import with_meta, with_warnings
 
-    open_science = open_product if product else open_exposure
+    open_science: Callable[[Path], Any] = open_product if product else open_exposure
 
     if not isinstance(source, (Association, Mapping)):
         path = user_path(source)
@@ -342,7 +334,7 @@ def open_observation(
         records["asn_pool"] = asn.pool
     if asn.table:
         records["asn_table"] = asn.table
-    members: dict[str, tuple[xr.Dataset, ...]] = {
+    members: dict[str, tuple[Any, ...]] = {
         role: tuple(open_exposure(p, any_exp_type=True) for p in paths)
         for role, paths in asn.members.items()
         if role in _EXPOSURES

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from spec2fn.errors import InputError
 from spec2fn.io.fits.fitsfile import FitsFile, Hdu, scan
 from spec2fn.parameters import user_path
+from spec2fn.typing import HostArray
 
 __all__ = ["FileReport", "PlaneReport", "Report", "diff"]
 
@@ -160,12 +162,16 @@ class Report:
         return "\n".join(lines)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return "-" if value is None else repr(value)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> str | float | None:
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+_Plane: TypeAlias = tuple[Callable[[], HostArray], str]
+"""Function that reads a plane, and its unit."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +179,7 @@ class _Product:
     """A product as planes and keywords, whatever file it lies in."""
 
     model: str
-    planes: dict[str, tuple[Any, str]]  # name -> (function that reads it, unit)
+    planes: dict[str, _Plane]
     keywords: dict[str, Any]
 
 
@@ -252,14 +258,14 @@ def _diff_files(a: Path, b: Path, name: str, rtol: float, atol: float) -> FileRe
     return FileReport(name, planes, keywords, tuple(problems))
 
 
-def _alike(a: Any, b: Any) -> bool:
+def _alike(a: object, b: object) -> bool:
     """Whether keywords agree; the last digits of what was computed say nothing."""
     if isinstance(a, float) and isinstance(b, float):
         return a == b or math.isclose(a, b, rel_tol=1e-9)
     return bool(a == b)
 
 
-def _compare(name: str, a: Any, b: Any, rtol: float, atol: float) -> PlaneReport:
+def _compare(name: str, a: _Plane, b: _Plane, rtol: float, atol: float) -> PlaneReport:
     x, y = np.asarray(a[0]()), np.asarray(b[0]())
     unit = f"unit {a[1] or 'none'} | {b[1] or 'none'}" if a[1] != b[1] else ""
     if x.shape != y.shape:
@@ -275,7 +281,9 @@ def _compare(name: str, a: Any, b: Any, rtol: float, atol: float) -> PlaneReport
     return _numbers(name, x.astype(np.float64), y.astype(np.float64), unit, rtol=rtol, atol=atol)
 
 
-def _numbers(name: str, x: Any, y: Any, problem: str, *, rtol: float, atol: float) -> PlaneReport:
+def _numbers(
+    name: str, x: HostArray, y: HostArray, problem: str, *, rtol: float, atol: float
+) -> PlaneReport:
     here, there = np.isfinite(x), np.isfinite(y)
     both = here & there
     n = int((here | there).sum())
@@ -301,7 +309,7 @@ def _open(path: Path) -> _Product:
     if path.suffix.lower() in (".nc", ".nc4"):
         return _from_netcdf(path)
     file = scan(path)
-    planes: dict[str, tuple[Any, str]] = {}
+    planes: dict[str, _Plane] = {}
     keywords: dict[str, Any] = {}
     seen: dict[str, int] = {}
     counts = Counter(h.name for h in file.hdus)
@@ -321,23 +329,21 @@ def _open(path: Path) -> _Product:
     return _Product(str(file.hdus[0].header.get("DATAMODL", "")), planes, keywords)
 
 
-def _planes(file: FitsFile, hdu: Hdu, name: str) -> dict[str, tuple[Any, str]]:
+def _planes(file: FitsFile, hdu: Hdu, name: str) -> dict[str, _Plane]:
     if not hdu.is_table:
         if not hdu.shape:
             return {}
         return {name: (lambda: file.array(hdu), str(hdu.header.get("BUNIT", "")))}
-    held: dict[str, Any] = {}
+    table = functools.cache(lambda: file.table(hdu))
 
-    def column(which: str) -> Any:
-        if not held:
-            held["table"] = file.table(hdu)
-        return held["table"][which]
+    def column(name: str) -> HostArray:
+        return table()[name]
 
-    out: dict[str, tuple[Any, str]] = {}
+    out: dict[str, _Plane] = {}
     for i in range(1, int(hdu.header["TFIELDS"]) + 1):
         which = str(hdu.header[f"TTYPE{i}"]).strip()
         unit = str(hdu.header.get(f"TUNIT{i}", ""))
-        out[f"{name}.{which}"] = (lambda which=which: column(which), unit)
+        out[f"{name}.{which}"] = (functools.partial(column, which), unit)
     return out
 
 
@@ -364,5 +370,5 @@ def _from_netcdf(path: Path) -> _Product:
     return _Product(product.model, planes, product.keywords)
 
 
-def _kept(data: Any) -> Any:
+def _kept(data: HostArray) -> Callable[[], HostArray]:
     return lambda: data

@@ -13,6 +13,7 @@ from spec2fn.errors import InputError
 from spec2fn.io.fits.fitsfile import scan
 from spec2fn.parameters import user_path
 from spec2fn.schema import MSA_TABLES, Meta
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -83,9 +84,8 @@ def read_msa_metadata(path: str | os.PathLike[str]) -> xr.Dataset:
     for name, columns in MSA_TABLES.items():
         hdu = file.find(name.upper())
         if hdu is None or not hdu.is_table:
-            held = ", ".join(h.name for h in file.hdus[1:]) or "nothing besides PRIMARY"
             msg = (
-                f"{path}: has no table {name.upper()} (it holds {held});"
+                f"{path}: has no table {name.upper()} (it holds {file.listed});"
                 " give the MSA metadata file that MSAMETFL names (*_msa.fits)"
             )
             raise InputError(msg)
@@ -100,15 +100,13 @@ def read_msa_metadata(path: str | os.PathLike[str]) -> xr.Dataset:
             raise InputError(msg)
         for column in (*columns, *_OPTIONAL.get(name, ())):
             if column in held_columns:
-                values = _text(np.asarray(table[held_columns[column]]))
+                values = _stripped(table[held_columns[column]])
                 variables[f"{name}.{column}"] = ((f"{name}_row",), values)
     meta = Meta(file.hdus[0].header, None, file.path.name, path=str(file.path))
     return xr.Dataset(variables, attrs={"filename": file.path.name, "meta": meta})
 
 
-def _text(values: np.ndarray) -> np.ndarray:
-    if values.dtype.kind == "S":
-        values = np.char.decode(values, "ascii", "replace")
+def _stripped(values: HostArray) -> HostArray:
     if values.dtype.kind != "U":
         return values.reshape(len(values))
     return np.char.strip(np.char.rstrip(values, "\0"))

@@ -18,7 +18,7 @@ import numpy as np
 
 from spec2fn.errors import InputError
 from spec2fn.io.atomic import replacing
-from spec2fn.io.fits.asdf_wcs import LazyWcs, WcsList, asdf_bytes
+from spec2fn.io.fits.asdf_wcs import WcsList, asdf_bytes, deferred_wcs
 from spec2fn.io.fits.slit_layout import ordered_wcs
 from spec2fn.parameters import user_path
 from spec2fn.schema import Meta, meta_of
@@ -26,6 +26,8 @@ from spec2fn.slits import Slits
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from spec2fn.io.fits.asdf_wcs import Wcs
 
 __all__ = ["read_netcdf", "write_netcdf"]
 
@@ -110,11 +112,11 @@ def _byte_variables(texts: dict[str, bytes]) -> dict[str, Any]:
     }
 
 
-def _no_meta(attrs: Any) -> dict[str, Any]:
+def _no_meta(attrs: Mapping[Any, Any]) -> dict[str, Any]:
     return {str(k): v for k, v in attrs.items() if k != "meta"}
 
 
-def _plain(attrs: Any) -> dict[str, Any]:
+def _plain(attrs: Mapping[Any, Any]) -> dict[str, Any]:
     """Return the attributes netCDF can hold as they are."""
     kinds = (str, int, float, np.integer, np.floating)
     return {
@@ -124,7 +126,7 @@ def _plain(attrs: Any) -> dict[str, Any]:
     }
 
 
-def _meta_texts(ds: xr.Dataset, wcs: Any) -> dict[str, bytes]:
+def _meta_texts(ds: xr.Dataset, wcs: Wcs | Mapping[Any, Wcs]) -> dict[str, bytes]:
     meta = meta_of(ds)
     out = {"filename": os.fsencode(meta.filename)}
     for name, header in (("primary", meta.primary), ("science", meta.science)):
@@ -140,21 +142,21 @@ def _meta_texts(ds: xr.Dataset, wcs: Any) -> dict[str, bytes]:
     return out
 
 
-def _json(value: Any) -> bytes:
+def _json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
 _NOT_DATA = object()
 
 
-def _record(value: Any) -> Any:
+def _record(value: object) -> object:
     try:
         return encode(value)
     except TypeError:
         return _NOT_DATA
 
 
-def encode(value: Any) -> Any:
+def encode(value: object) -> object:
     """Turn a value into JSON-able data from which :func:`decode` makes it again.
 
     Raises
@@ -204,7 +206,7 @@ def decode(value: Any) -> Any:
     return out
 
 
-def read_netcdf(path: str | os.PathLike[str]) -> Any:
+def read_netcdf(path: str | os.PathLike[str]) -> xr.Dataset | Slits:
     """Read a Dataset, or slits, written by :func:`write_netcdf`.
 
     Parameters
@@ -281,9 +283,11 @@ def _meta(texts: dict[str, bytes], where: Path) -> Meta:
         for name in ("primary", "science")
     }
     records = {k: decode(v) for k, v in json.loads(texts["records"]).items()}
-    wcs: Any = LazyWcs(texts["wcs"], str(where)) if "wcs" in texts else None
+    wcs: Any = None
     if "wcs_names" in texts:
         names = json.loads(texts["wcs_names"])
         wcs = WcsList(lambda: texts["wcs"], str(where), "spec").named(names)
+    elif "wcs" in texts:
+        wcs = deferred_wcs(lambda: texts["wcs"], str(where))
     name = os.fsdecode(texts["filename"])
     return Meta(headers["primary"], headers["science"], name, wcs, records, path=str(where))

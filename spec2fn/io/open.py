@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.errors import InputError
-from spec2fn.io.fits.asdf_wcs import LazyWcs, WcsList
+from spec2fn.io.fits.asdf_wcs import WcsList, deferred_wcs
 from spec2fn.io.fits.cube_layout import cube_dataset, holds_cube
-from spec2fn.io.fits.exposures import image_dataset, mode_attrs, time_variables
+from spec2fn.io.fits.exposures import (
+    header_meta,
+    image_dataset,
+    mode_attrs,
+    scalar_variables,
+    time_variables,
+)
 from spec2fn.io.fits.extents import EXTRA_PLANES
 from spec2fn.io.fits.fitsfile import FitsFile, Hdu, Table, scan
 from spec2fn.io.fits.keywords import (
@@ -22,12 +29,14 @@ from spec2fn.io.fits.keywords import (
     STEP_KEYWORDS,
 )
 from spec2fn.io.fits.layout import RECORD_HDU, TIME_COLUMNS
+from spec2fn.io.fits.lazy import lazy_variable
 from spec2fn.io.fits.slit_reading import extra_dims, holds_slits, read_slits
 from spec2fn.schema import SCALARS, SPECTRUM_COLUMNS, Meta
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from spec2fn.deferred import DeferredWcs
     from spec2fn.slits import Slits
 
 __all__ = [
@@ -40,7 +49,9 @@ __all__ = [
 ]
 
 
-def open_exposure(path: str | os.PathLike[str], *, any_exp_type: bool = False) -> Any:
+def open_exposure(
+    path: str | os.PathLike[str], *, any_exp_type: bool = False
+) -> xr.Dataset | Slits:
     """Open a countrate exposure.
 
     Pixels are read when they are used; selecting integrations first
@@ -77,7 +88,7 @@ def open_exposure(path: str | os.PathLike[str], *, any_exp_type: bool = False) -
     return image_dataset(file, any_exp_type=any_exp_type)
 
 
-def open_product(path: str | os.PathLike[str]) -> Any:
+def open_product(path: str | os.PathLike[str]) -> xr.Dataset | Slits:
     """Open a product: ``_cal``, ``_calints``, ``_s2d``, ``_x1d`` and so on.
 
     Parameters
@@ -114,8 +125,10 @@ def open_product(path: str | os.PathLike[str]) -> Any:
     elif file.find("EXTRACT1D") is not None:
         ds = _extracted(file)
     else:
-        held = ", ".join(h.name for h in file.hdus[1:]) or "nothing besides PRIMARY"
-        msg = f"{file.path}: has neither SCI nor EXTRACT1D (it holds {held}); give a product file"
+        msg = (
+            f"{file.path}: has neither SCI nor EXTRACT1D (it holds {file.listed}); give a product"
+            " file"
+        )
         raise InputError(msg)
     meta: Meta = ds.attrs["meta"]
     records = {**meta.records, **_records(file, meta)}
@@ -125,10 +138,9 @@ def open_product(path: str | os.PathLike[str]) -> Any:
         wcs = _wcs(ds, lambda: bytes(file.raw(asdf.start, asdf.size)), meta.filename)
     attrs = {**ds.attrs, **_attrs(meta), "meta": meta.replace(records=records, wcs=wcs)}
     extra = {n: _extra_plane(file, hdu) for n, hdu in EXTRA_PLANES.items() if file.find(hdu)}
-    scalars = {n: _scalar(n, meta) for n in SCALARS if n not in ds and "sci" in ds}
-    return ds.assign({k: v for k, v in {**extra, **scalars}.items() if v is not None}).assign_attrs(
-        attrs
-    )
+    if "sci" in ds:
+        extra |= scalar_variables(meta, [n for n in SCALARS if n not in ds])
+    return ds.assign(extra).assign_attrs(attrs)
 
 
 read_product = open_product
@@ -174,29 +186,20 @@ def open_slits(file: FitsFile, *, any_exp_type: bool = False) -> Slits:
     return slits.assign_attrs({**attrs, "meta": meta.replace(records=records)})
 
 
-def _wcs(ds: xr.Dataset, content: Any, where: str) -> Any:
+def _wcs(
+    ds: xr.Dataset, content: Callable[[], bytes], where: str
+) -> DeferredWcs | dict[str, DeferredWcs]:
     """Return what ``meta.wcs`` is: one gwcs of an image, or one for each spectrum by its name."""
     if "sci" in ds:
-        return LazyWcs(content, where)
+        return deferred_wcs(content, where)
     count = int(ds.sizes["spectrum"])
     names = [str(n) for n in ds["sltname"].values] if "sltname" in ds else []
     if len(set(names)) != count:
         names = [f"{n}" for n in range(count)]
-    if count > 1:
-        return WcsList(content, where, "spec").named(names)
-    return {name: LazyWcs(content, where, k) for k, name in enumerate(names)}
+    return WcsList(content, where, "spec").named(names)
 
 
-def _scalar(name: str, meta: Meta) -> Any:
-    value = meta.get(SCALARS[name].keyword)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return ((), np.float64(value), {"units": SCALARS[name].unit})
-
-
-def _extra_plane(file: FitsFile, name: str) -> Any:
-    from spec2fn.io.fits.lazy import lazy_variable
-
+def _extra_plane(file: FitsFile, name: str) -> xr.Variable:
     hdu = file.find(name)
     assert hdu is not None
     dims = extra_dims(file, hdu)
@@ -256,7 +259,7 @@ def _extracted(file: FitsFile) -> xr.Dataset:
     if any(t.names != names for t in tables):
         msg = f"{file.path}: its EXTRACT1D tables have different columns; give one file of one kind"
         raise InputError(msg)
-    meta = Meta(file.hdus[0].header, None, file.path.name.removesuffix(".gz"), path=str(file.path))
+    meta = header_meta(file, None, {})
     many = "INT_NUM" in names and tables[0].width("WAVELENGTH") != ()
     groups = _integrations(file, hdus)
     hdus, first = [hdus[k] for k in groups[0]], [tables[k] for k in groups[0]]

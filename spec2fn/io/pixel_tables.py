@@ -10,17 +10,15 @@ import numpy as np
 
 from spec2fn.errors import InputError
 from spec2fn.io.atomic import replacing
-from spec2fn.io.fits.extents import big_endian
+from spec2fn.io.fits.extents import big_endian, table_type
 from spec2fn.io.fits.fitsfile import BLOCK
-from spec2fn.io.fits.headers import encode_header, primary_cards, table_cards
+from spec2fn.io.fits.headers import Field, encode_header, primary_cards, table_cards
 from spec2fn.parameters import user_path
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["save_pixel_table"]
-
-_TYPES = {"i4": ("J", ">i4"), "u4": ("U", ">u4"), "f4": ("E", ">f4"), "f8": ("D", ">f8")}
 
 
 def save_pixel_table(table: xr.Dataset, path: str | os.PathLike[str]) -> Path:
@@ -61,14 +59,13 @@ def save_pixel_table(table: xr.Dataset, path: str | os.PathLike[str]) -> Path:
 def _fits(table: xr.Dataset, target: Path) -> Path:
     rows = int(table.sizes["pixel"])
     names = [str(n) for n in table.data_vars if "pixel" in table[n].dims]
-    fields, columns = [], []
+    columns: list[Field] = []
     for name in names:
-        letter, code = _TYPES[table[name].dtype.str[1:]]
-        shape = table[name].shape[:-1]
-        fields.append((name, code, shape))
-        columns.append((name, letter, str(table[name].attrs.get("units", "")), shape))
-    content = np.empty(rows, np.dtype(fields))
-    for name, code, _ in fields:
+        var = table[name]
+        unit = str(var.attrs.get("units", ""))
+        columns.append((name, f">{var.dtype.str[1:]}", unit, var.shape[:-1]))
+    content = np.empty(rows, table_type(columns))
+    for name, code, _, _ in columns:
         content[name] = big_endian(np.moveaxis(np.asarray(table[name].values), -1, 0), code)
     head = encode_header(primary_cards(table, target.name))
     head += encode_header(table_cards("PIXELS", columns, rows))

@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from spec2fn.errors import InputError, nearest
 from spec2fn.parameters import user_path
@@ -188,7 +187,7 @@ def _place(top: Path, entry: CacheEntry, key: tuple[str, str], number: int) -> s
 
 def _reference_rules(
     name: str, instrument: str, reftype: str, group: list[tuple[str, CacheEntry]]
-) -> tuple[dict[str, Any], str]:
+) -> tuple[dict[str, object], str]:
     keys = tuple(dict.fromkeys(_crds_name(k) for _, e in group for k in e.match))
     keys = keys or ("META.EXPOSURE.TYPE",)
     table: dict[tuple[str, ...], dict[str, str]] = {}
@@ -223,7 +222,7 @@ def _crds_name(keyword: str) -> str:
     raise InputError(msg)
 
 
-def _header(name: str, kind: str, parkey: Any, **more: Any) -> dict[str, Any]:
+def _header(name: str, kind: str, parkey: tuple[object, ...], **more: object) -> dict[str, object]:
     return {
         "derived_from": "generated",
         "mapping": kind,
@@ -235,7 +234,7 @@ def _header(name: str, kind: str, parkey: Any, **more: Any) -> dict[str, Any]:
     }
 
 
-def _write_rules(path: Path, header: Mapping[str, Any], selector: str) -> None:
+def _write_rules(path: Path, header: Mapping[str, object], selector: str) -> None:
     from crds.core import rmap
 
     path.write_text(f"header = {pprint.pformat(dict(header))}\n\n{selector}", encoding="utf-8")

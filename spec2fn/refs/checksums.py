@@ -6,9 +6,12 @@ import functools
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from spec2fn.errors import ReferenceError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["data_sha256", "file_sha256"]
 
@@ -30,12 +33,12 @@ def _file_sha256(path: str, mtime: int, size: int) -> str:  # noqa: ARG001 - the
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def data_sha256(value: Any) -> str:
+def data_sha256(value: xr.Dataset) -> str:
     """SHA-256 of the variables of a Dataset as hex."""
     import numpy as np
 
     digest = hashlib.sha256()
-    for name, var in sorted(value.variables.items()):
+    for name, var in sorted(value.variables.items(), key=lambda item: str(item[0])):
         array = np.ascontiguousarray(var.values)
         digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
         digest.update(str(array.tolist()).encode() if array.dtype.kind in "OU" else array.tobytes())

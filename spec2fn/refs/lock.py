@@ -99,7 +99,9 @@ def read_lock(path: str | os.PathLike[str]) -> Lock:
         raise InputError(msg) from None
 
 
-def locked_paths(lock: Any, reftypes: Iterable[str]) -> tuple[dict[str, Path | None], str]:
+def locked_paths(
+    lock: str | os.PathLike[str] | Lock, reftypes: Iterable[str]
+) -> tuple[dict[str, Path | None], str]:
     """Return the verified files of a lock for `reftypes`, and the context it names.
 
     Parameters
@@ -154,7 +156,7 @@ def locked_paths(lock: Any, reftypes: Iterable[str]) -> tuple[dict[str, Path | N
     return paths, held.context
 
 
-def _parse(content: Any) -> Lock:
+def _parse(content: Mapping[str, Any]) -> Lock:
     if content["format"] != _FORMAT:
         raise ValueError(content["format"])
     files = {

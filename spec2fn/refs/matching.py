@@ -9,13 +9,16 @@ files of its type: others are often left from the exposure that a file was made 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.errors import ReferenceError
 from spec2fn.schema import MODE_ATTRS, described
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["check_contents", "check_exposure", "made_for"]
 
@@ -66,7 +69,9 @@ _NO_NUMBERS = frozenset({"meta", "history", "asdf_library"})
 _ANYTHING = frozenset({"", "N/A", "ANY", "GENERIC", "UNKNOWN", "UNDEFINED", "NONE"})
 
 
-def made_for(get: Callable[[str], Any], tree: Any = None) -> tuple[tuple[str, str], ...]:
+def made_for(
+    get: Callable[[str], object], tree: Mapping[str, Any] | None = None
+) -> tuple[tuple[str, str], ...]:
     """Return what exposures a reference file says it was made for.
 
     Parameters
@@ -82,7 +87,7 @@ def made_for(get: Callable[[str], Any], tree: Any = None) -> tuple[tuple[str, st
         Mode attribute, and values it may have, separated by ``|``. A property that is not
         restricted is left out.
     """
-    meta = tree.get("meta", {}) if hasattr(tree, "get") else {}
+    meta = {} if tree is None else tree.get("meta", {})
     out = []
     for name in ("instrument", *_PATTERNS):
         keyword, path = _PATTERNS.get(name, ("", ""))
@@ -99,7 +104,7 @@ def made_for(get: Callable[[str], Any], tree: Any = None) -> tuple[tuple[str, st
     return tuple(out)
 
 
-def check_exposure(ref: Any, attrs: Mapping[str, Any], reftype: str, who: str = "") -> None:
+def check_exposure(ref: xr.Dataset, attrs: Mapping[str, Any], reftype: str, who: str = "") -> None:
     """Raise unless an exposure is one of those that a reference says it was made for.
 
     Parameters
@@ -139,7 +144,7 @@ def check_exposure(ref: Any, attrs: Mapping[str, Any], reftype: str, who: str = 
         raise ReferenceError(msg)
 
 
-def check_contents(ref: Any, who: str = "") -> None:
+def check_contents(ref: xr.Dataset, who: str = "") -> None:
     """Raise if a part of a reference (an image, a table, an entry of a tree) holds only NaN.
 
     Errors and variances may: they are not known for every reference.
@@ -162,7 +167,7 @@ def check_contents(ref: Any, who: str = "") -> None:
         if variable.dtype.kind == "f" and variable.size and not _is_error(column or part):
             parts[part] = parts.get(part, False) or _finite_somewhere(variable)
     tree = ref.attrs.get("tree")
-    if hasattr(tree, "items"):
+    if isinstance(tree, Mapping):
         for name, value in tree.items():
             found = list(_numbers(value)) if name not in _NO_NUMBERS else ()
             if found:
@@ -180,7 +185,7 @@ def _is_error(name: str) -> bool:
     return any(word in name.lower() for word in ("err", "unc", "var"))
 
 
-def _finite_somewhere(variable: Any) -> bool:
+def _finite_somewhere(variable: xr.Variable) -> bool:
     plane = variable.encoding.get("plane")
     if plane is not None and not variable._in_memory:  # noqa: SLF001 - nothing else tells
         return bool(plane.has_numbers())
@@ -193,9 +198,9 @@ def _finite_somewhere(variable: Any) -> bool:
     return bool(np.isfinite(some).any()) or bool(np.isfinite(flat).any())
 
 
-def _numbers(value: Any) -> Iterable[bool]:
+def _numbers(value: object) -> Iterator[bool]:
     """Whether the numbers in an entry of a tree are finite, array by array."""
-    if hasattr(value, "items"):
+    if isinstance(value, Mapping):
         for one in value.values():
             yield from _numbers(one)
     elif isinstance(value, (list, tuple)):
@@ -204,7 +209,7 @@ def _numbers(value: Any) -> Iterable[bool]:
     elif isinstance(value, float):
         yield bool(np.isfinite(value))
     elif getattr(getattr(value, "dtype", None), "kind", "") == "f":
-        yield bool(np.isfinite(value).any())
+        yield bool(np.isfinite(np.asarray(value)).any())
     else:  # a model
         for name in ("parameters", "lookup_table"):
             held = getattr(value, name, None)
@@ -212,14 +217,14 @@ def _numbers(value: Any) -> Iterable[bool]:
                 yield from _numbers(np.asarray(held, dtype=float))
 
 
-def _values(text: Any) -> set[str]:
+def _values(text: object) -> set[str]:
     parts = text.split("|") if isinstance(text, str) else ()
     return {v.strip().upper() for v in parts if v.strip()}
 
 
-def _at(tree: Any, path: str) -> Any:
+def _at(tree: object, path: str) -> object:
     for part in path.split("."):
-        tree = tree.get(part) if hasattr(tree, "get") else None
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
     return tree
 
 

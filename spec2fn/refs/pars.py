@@ -20,31 +20,17 @@ __all__ = ["PARS_TYPES", "ParameterReferences", "parameter_references"]
 
 PIPELINE_TYPE = "pars-spec2pipeline"
 
+_STEPS = (
+    "adaptive_trace_model", "assign_wcs", "background", "badpix_selfcal", "barshadow", "cube_build",
+    "extract_1d", "extract_2d", "flat_field", "fringe", "imprint", "msaflagopen", "pathloss",
+    "photom", "pixel_replace", "resample_spec", "residual_fringe", "straylight", "targ_centroid",
+    "wavecorr", "wfss_contam",
+)  # fmt: skip
 PARS_TYPES: Mapping[str, str] = {
-    "adaptive_trace_model": "pars-adaptivetracemodelstep",
-    "assign_wcs": "pars-assignwcsstep",
-    "background": "pars-backgroundstep",
-    "badpix_selfcal": "pars-badpixselfcalstep",
-    "barshadow": "pars-barshadowstep",
-    "cube_build": "pars-cubebuildstep",
-    "extract_1d": "pars-extract1dstep",
-    "extract_2d": "pars-extract2dstep",
-    "flat_field": "pars-flatfieldstep",
-    "fringe": "pars-fringestep",
-    "imprint": "pars-imprintstep",
+    **{step: f"pars-{step.replace('_', '')}step" for step in _STEPS},
     "master_background": "pars-masterbackgroundmosstep",
-    "msaflagopen": "pars-msaflagopenstep",
     "nsclean": "pars-cleanflickernoisestep",
-    "pathloss": "pars-pathlossstep",
-    "photom": "pars-photomstep",
-    "pixel_replace": "pars-pixelreplacestep",
-    "resample_spec": "pars-resamplespecstep",
-    "residual_fringe": "pars-residualfringestep",
     "srctype": "pars-sourcetypestep",
-    "straylight": "pars-straylightstep",
-    "targ_centroid": "pars-targcentroidstep",
-    "wavecorr": "pars-wavecorrstep",
-    "wfss_contam": "pars-wfsscontamstep",
 }
 """CRDS type of the parameter reference of each step."""
 
@@ -173,7 +159,9 @@ def pars_type(step: str) -> str | None:
     return PARS_TYPES.get(step) or PARS_TYPES.get(_OTHER_NAMES.get(step, ""))
 
 
-def _listed(steps: Any) -> Mapping[str, Mapping[str, Any]]:
+def _listed(
+    steps: Mapping[str, Any] | Iterable[Mapping[str, Any]],
+) -> Mapping[str, Mapping[str, Any]]:
     # written as a mapping, or as a list of entries that name their step
     if isinstance(steps, Mapping):
         return {str(k): v for k, v in steps.items() if isinstance(v, Mapping)}

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asdf.config import AsdfConfig
 
 __all__ = ["light_asdf"]
 
@@ -41,17 +45,17 @@ def light_asdf() -> Iterator[None]:
         yield
 
 
-def _load(module: Any, config: Any) -> dict[str, Any]:
+def _load(module: ModuleType, config: AsdfConfig) -> dict[str, Any]:
     everything = module.entry_points
 
     def related(group: str) -> list[Any]:
         return [e for e in everything(group=group) if e.dist.name not in _UNRELATED]
 
-    module.entry_points = related
+    vars(module)["entry_points"] = related
     try:
         extensions, mappings = config.extensions, config.resource_mappings
     finally:
-        module.entry_points = everything
+        vars(module)["entry_points"] = everything
     return {
         "_extensions": extensions,
         "_resource_mappings": mappings,

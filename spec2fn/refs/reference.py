@@ -26,9 +26,11 @@ from spec2fn.refs.keywords import KEYWORDS
 from spec2fn.refs.matching import check_contents, check_exposure, made_for
 from spec2fn.refs.planes import plane_in_file
 from spec2fn.schema import MODE_ATTRS, Meta
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
+    from astropy.io import fits
 
 __all__ = [
     "LazyReference",
@@ -152,7 +154,7 @@ class LazyReference:
 
 
 def coerce_reference(
-    value: Any, reftype: str, exposure: Mapping[str, Any] | None = None, who: str = ""
+    value: object, reftype: str, exposure: Mapping[str, Any] | None = None, who: str = ""
 ) -> xr.Dataset | None:
     """Return what a user gave for a reference as a Dataset.
 
@@ -215,8 +217,8 @@ def _coerce(value: Any, reftype: str) -> xr.Dataset | None:
 
 
 def standard_dq(
-    dq: np.ndarray[Any, Any], values: np.ndarray[Any, Any], names: np.ndarray[Any, Any]
-) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
+    dq: HostArray, values: HostArray, names: HostArray
+) -> tuple[HostArray, tuple[str, ...]]:
     """Translate the bits of a reference file to the standard ones.
 
     Parameters
@@ -343,7 +345,7 @@ def _read_fits(path: Path) -> xr.Dataset:
     return xr.Dataset(variables, attrs=_attrs(meta))
 
 
-def _check_complete(path: Path, hdus: Any) -> None:
+def _check_complete(path: Path, hdus: fits.HDUList) -> None:
     # the last extension tells where the file ends; astropy drops an incomplete header after it
     info = hdus[len(hdus) - 1].fileinfo()
     needed = info["datLoc"] + info["datSpan"]
@@ -362,7 +364,7 @@ def _is_dq(name: str) -> bool:
     return name == "dq" or (name.startswith("dq_") and name[3:].isdigit())
 
 
-def _variable_name(hdu: Any) -> str:
+def _variable_name(hdu: fits.ImageHDU | fits.BinTableHDU) -> str:
     name = (hdu.name or "primary").lower()
     return name if getattr(hdu, "ver", 1) == 1 else f"{name}_{hdu.ver}"
 
@@ -374,7 +376,7 @@ def _image_dims(name: str, ndim: int, *, own: bool = False) -> tuple[str, ...]:
     return (*(f"{name}_d{i}" for i in range(ndim - 2)), *last)
 
 
-def _columns(name: str, hdu: Any) -> Iterator[tuple[str, Any]]:
+def _columns(name: str, hdu: fits.BinTableHDU) -> Iterator[tuple[str, Any]]:
     for column in hdu.columns.names:
         key = f"{name}.{column.lower()}"
         data = _native(_regular(hdu.data[column]))
@@ -382,7 +384,7 @@ def _columns(name: str, hdu: Any) -> Iterator[tuple[str, Any]]:
         yield key, (dims, data)
 
 
-def _regular(data: Any) -> Any:
+def _regular(data: HostArray) -> HostArray:
     # variable-length columns come as objects; short rows are padded
     if data.dtype.kind != "O":
         return data
@@ -395,7 +397,7 @@ def _regular(data: Any) -> Any:
     return out
 
 
-def _native(data: Any) -> np.ndarray[Any, Any]:
+def _native(data: HostArray) -> HostArray:
     array = np.asarray(data)
     if array.dtype.kind in "SU":
         return np.char.strip(array.astype(str))
@@ -423,7 +425,7 @@ def _map_dq(variables: dict[str, Any], filename: str) -> None:
             _LOG.warning("%s: flags %s are no JWST flags, ignored", filename, ", ".join(unknown))
 
 
-def _translated(dq: Any, values: Any, names: Any) -> Any:
+def _translated(dq: HostArray, values: HostArray, names: HostArray) -> HostArray:
     return standard_dq(dq, values, names)[0]
 
 
@@ -476,7 +478,7 @@ def _read_json(path: Path) -> xr.Dataset:
     return xr.Dataset(attrs=_attrs(meta) | {"tree": tree})
 
 
-def _attrs(meta: Meta, tree: Any = None) -> dict[str, Any]:
+def _attrs(meta: Meta, tree: Mapping[str, Any] | None = None) -> dict[str, Any]:
     attrs: dict[str, Any] = {}
     for name, (keyword, kind) in MODE_ATTRS.items():
         value = meta.raw(keyword)  # also N/A, ANY, …

@@ -15,11 +15,13 @@ from spec2fn.refs.reference import LazyReference, coerce_reference
 if TYPE_CHECKING:
     import xarray as xr
 
+    from spec2fn.refs.lock import Lock
+
 __all__ = ["References", "reference_types", "references"]
 
 
 @dataclass(frozen=True, eq=False)
-class References(Mapping[str, Any]):
+class References(Mapping[str, "LazyReference | xr.Dataset | None"]):
     """References by CRDS type; a value is None where there is none (N/A).
 
     Attributes
@@ -40,7 +42,7 @@ class References(Mapping[str, Any]):
     missing: tuple[str, ...] = ()
     overridden: frozenset[str] = frozenset()
 
-    def __getitem__(self, reftype: str) -> Any:
+    def __getitem__(self, reftype: str) -> LazyReference | xr.Dataset | None:
         return self.values_by_type[reftype]
 
     def __iter__(self) -> Iterator[str]:
@@ -80,7 +82,7 @@ def references(
     *,
     context: str | None = None,
     overrides: Mapping[str, Any] | None = None,
-    lock: Any = None,
+    lock: str | os.PathLike[str] | Lock | None = None,
     allow_missing: bool = False,
     role: str = "",
 ) -> References:
@@ -181,7 +183,9 @@ def _overrides(
     return out
 
 
-def _override(value: Any, reftype: str, exposure: Mapping[str, Any]) -> tuple[Any, str]:
+def _override(
+    value: object, reftype: str, exposure: Mapping[str, Any]
+) -> tuple[LazyReference | xr.Dataset | None, str]:
     if value is None or (isinstance(value, str) and value.strip().upper() == "N/A"):
         return None, "N/A"
     if isinstance(value, (str, os.PathLike)):

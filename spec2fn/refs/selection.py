@@ -25,6 +25,7 @@ from spec2fn.schema import MODE_ATTRS, meta_of
 
 if TYPE_CHECKING:
     import xarray as xr
+    from crds.core.rmap import PipelineContext
 
 __all__ = [
     "MissingReferencesError",
@@ -283,7 +284,7 @@ def _known_contexts() -> str:
     return f" (in the cache: {shown})" if shown else f" (there is none in {folder})"
 
 
-def _rules(context: str) -> Any:
+def _rules(context: str) -> PipelineContext:
     """Return the rules of a context, fetched if need be."""
     from crds.core import rmap
     from crds.core.exceptions import CrdsError

@@ -111,11 +111,19 @@ def test_vmap_over_a_named_dimension_equals_a_loop(ds):
         transforms.vmap(total, "slit")(ds)
 
 
-def test_lift_names_the_core_dimensions(ds):
-    cumulate = transforms.lift(lambda a: a.cumsum(0), ("sci",), ("sci",))
-    expected = np.cumsum(ds["sci"].values, axis=1)
-    np.testing.assert_allclose(cumulate(ds)["sci"], expected, rtol=1e-6)
-    np.testing.assert_allclose(transforms.jit(cumulate)(ds)["sci"], expected, rtol=1e-5)
+def test_a_variable_is_taken_and_returned_like_a_dataset(ds, flat):
+    def brightest(d, f):
+        return (d["sci"] / f["sci"]).max("x").rename("brightest")
+
+    value, derivative = transforms.jvp(brightest, (ds, flat), {0: {"sci": ds["sci"].data}})
+    expected = brightest(ds, flat)
+    for out in (value, derivative, transforms.jit(brightest)(ds, flat)):
+        assert out.name == "brightest"
+        xr.testing.assert_allclose(out, expected, rtol=1e-6)
+    doubled = transforms.jit(lambda sci: 2 * sci)(ds["sci"])
+    xr.testing.assert_allclose(doubled, 2 * ds["sci"])
+    mapped = transforms.vmap(lambda sci: sci.sum("x"))(ds["sci"])
+    xr.testing.assert_allclose(mapped, ds["sci"].sum("x"), rtol=1e-6)
 
 
 def test_plans_are_arguments(ds):

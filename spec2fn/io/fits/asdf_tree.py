@@ -21,11 +21,16 @@ import struct
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from spec2fn.deferred import DeferredWcs
+from spec2fn.typing import HostArray
+
+if TYPE_CHECKING:
+    import gwcs
+    from asdf.extension import Converter
 
 __all__ = ["SHARED", "TreeWriter", "cut_slit"]
 
@@ -108,6 +113,10 @@ class _Template:
         return found
 
 
+_Entry: TypeAlias = list[Any] | tuple[_Template, dict[_Slot, str]]
+"""Pieces of text and nodes, or a template and the texts of its slots."""
+
+
 class TreeWriter:
     """Collect objects, then write them as the entries of a list.
 
@@ -123,18 +132,18 @@ class TreeWriter:
         self._key = key
         self._file = asdf.AsdfFile()
         self._manager = self._file.extension_manager
-        self._converters: dict[type, Any] = {}
+        self._converters: dict[type, Converter] = {}
         self._extensions: dict[str, Any] = {}
         self._nodes: dict[tuple[Any, ...], _Node] = {}
         self._known: dict[int, tuple[Any, _Node]] = {}
         self._arrays: dict[bytes, int] = {}
-        self._entries: list[Any] = []
+        self._entries: list[_Entry] = []
         self._templates: dict[Any, _Template | None] = {}
         self._slots: dict[Any, _Slot] = {}
         self._strings: dict[str, str] = {}
         self._named = 0
 
-    def add(self, wcs: Any) -> None:
+    def add(self, wcs: gwcs.WCS | DeferredWcs | None) -> None:
         """Append an entry with this ``meta.wcs`` (None: with an empty ``meta``)."""
         if isinstance(wcs, DeferredWcs):
             template = self._template(wcs)
@@ -144,7 +153,7 @@ class TreeWriter:
             wcs = wcs.load()
         self._entries.append(self._entry(wcs))
 
-    def _entry(self, wcs: Any) -> list[Any]:
+    def _entry(self, wcs: gwcs.WCS | None) -> list[Any]:
         parts: list[Any] = ["{meta: {"]
         if wcs is not None:
             parts.append("wcs: ")
@@ -195,7 +204,7 @@ class TreeWriter:
         text.write(f"{self._key}:\n" + "\n".join(entries) if entries else f"{self._key}: []")
         return self._whole(text.getvalue())
 
-    def single(self, wcs: Any) -> bytes:
+    def single(self, wcs: gwcs.WCS) -> bytes:
         """Return the ASDF file that holds this ``meta.wcs`` and nothing else."""
         parts: list[Any] = []
         self._emit(wcs, parts)
@@ -225,7 +234,7 @@ class TreeWriter:
             out += f"  - !core/extension_metadata-1.0.0 {{{text}}}\n"
         return out
 
-    def _render_entry(self, entry: Any, shared: list[str]) -> str:
+    def _render_entry(self, entry: _Entry, shared: list[str]) -> str:
         if isinstance(entry, list):
             return self._render(entry, shared)
         template, texts = entry
@@ -265,13 +274,7 @@ class TreeWriter:
                 template.lines.append(inner)
                 template.own[part] = _Own(len(template.lines) - 1)
                 out.append(template.own[part])
-        merged: list[Any] = []
-        for part in out:
-            if isinstance(part, str) and merged and isinstance(merged[-1], str):
-                merged[-1] += part
-            else:
-                merged.append(part)
-        return merged
+        return _merged(out)
 
     def _render(self, parts: Iterable[Any], shared: list[str], *, inside: bool = False) -> str:
         out = []
@@ -339,7 +342,7 @@ class TreeWriter:
         else:
             out.append(self._object(value))
 
-    def _array(self, array: np.ndarray[Any, Any], out: list[Any]) -> None:
+    def _array(self, array: HostArray, out: list[Any]) -> None:
         slot = self._slots.get(_raw(array)) if self._slots else None
         if slot is not None:
             out.append(slot)
@@ -357,14 +360,14 @@ class TreeWriter:
         shape = ", ".join(map(str, array.shape))
         out.append(f", datatype: {name}, shape: [{shape}]}}")
 
-    def _converter(self, kind: type) -> Any:
+    def _converter(self, kind: type) -> Converter:
         found = self._converters.get(kind)
         if found is None:
             found = self._converters[kind] = self._manager.get_converter_for_type(kind)
             self._extensions.setdefault(str(found.extension.extension_uri), found.extension)
         return found
 
-    def _object(self, value: Any) -> _Node:
+    def _object(self, value: object) -> _Node:
         """Return the node of an object that asdf has a converter for."""
         known = self._known.get(id(value))
         if known is not None:
@@ -390,12 +393,7 @@ class TreeWriter:
 
     def _interned(self, node: _Node, parts: list[Any]) -> _Node:
         """Complete `node`, or return the one that is equal to it."""
-        merged: list[Any] = []
-        for part in parts:
-            if isinstance(part, str) and merged and isinstance(merged[-1], str):
-                merged[-1] += part
-            else:
-                merged.append(part)
+        merged = _merged(parts)
         own = node if node.cyclic else None
         key = tuple(p if isinstance(p, str) else 0 if p is own else id(p) for p in merged)
         known = self._nodes.setdefault(key, node)
@@ -407,7 +405,18 @@ class TreeWriter:
         return known
 
 
-def _raw(array: np.ndarray[Any, Any]) -> bytes:
+def _merged(parts: Iterable[Any]) -> list[Any]:
+    """Join pieces of text that follow each other."""
+    merged: list[Any] = []
+    for part in parts:
+        if isinstance(part, str) and merged and isinstance(merged[-1], str):
+            merged[-1] += part
+        else:
+            merged.append(part)
+    return merged
+
+
+def _raw(array: HostArray) -> bytes:
     return np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes()
 
 

@@ -7,11 +7,12 @@ as the gwcs object lives.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -19,59 +20,36 @@ from spec2fn.deferred import DeferredWcs, as_deferred
 from spec2fn.errors import InputError
 from spec2fn.io.fits.asdf_tree import SHARED, TreeWriter, cut_slit
 
-__all__ = ["LazyWcs", "WcsList", "asdf_bytes", "wcs_from_bytes", "wcs_of_cut"]
+if TYPE_CHECKING:
+    import asdf
+    import gwcs
+
+    Wcs: TypeAlias = gwcs.WCS | DeferredWcs | None
+
+__all__ = ["WcsList", "asdf_bytes", "deferred_wcs", "wcs_from_bytes", "wcs_of_cut"]
+
+_Name = TypeVar("_Name")
 
 _PLAIN = (
     "#ASDF 1.0.0\n#ASDF_STANDARD 1.6.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n"
     "--- !core/asdf-1.1.0\nmeta:\n  model_type: {}\n...\n"
 )
-_cache: dict[int, tuple[Any, bytes]] = {}
-_lists: dict[tuple[str, tuple[int, ...]], tuple[tuple[Any, ...], bytes]] = {}
+_cache: dict[int, tuple[weakref.ref[gwcs.WCS], bytes]] = {}
+_lists: dict[tuple[str, tuple[int, ...]], tuple[tuple[weakref.ref[Any], ...], bytes]] = {}
 _KEPT_LISTS = 4
 
 
-class LazyWcs:
-    """A gwcs that is read from a file's ASDF extension on first use.
-
-    Behaves like the gwcs: call it, or use any of its attributes.
+def deferred_wcs(content: Callable[[], bytes], where: str = "") -> DeferredWcs:
+    """Return the gwcs ``meta.wcs`` of an ASDF file, which is read on first use.
 
     Parameters
     ----------
-    content : bytes or callable
-        The ASDF file, or a function that reads it.
+    content : callable
+        Returns the ASDF file.
     where : str
         Name of the file, for messages.
-    spectrum : int, optional
-        Read ``spec[spectrum].meta.wcs`` instead of ``meta.wcs``.
     """
-
-    def __init__(self, content: Any, where: str = "", spectrum: int | None = None) -> None:
-        self._content = content
-        self._where = where
-        self._spectrum = spectrum
-        self._wcs: Any = None
-
-    def load(self) -> Any:
-        """Return the gwcs itself (or None if the file has none)."""
-        if self._wcs is None:
-            if isinstance(self._content, WcsList):
-                self._wcs = self._content.read(self._spectrum or 0)
-            else:
-                content = self._content() if callable(self._content) else self._content
-                self._wcs = wcs_from_bytes(content, self._where, self._spectrum)
-        return self._wcs
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate the gwcs."""
-        return self.load()(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name in ("_content", "_where", "_spectrum", "_wcs"):
-            raise AttributeError(name)
-        return getattr(self.load(), name)
-
-    def __repr__(self) -> str:
-        return f"<gwcs of {self._where}>" if self._wcs is None else repr(self._wcs)
+    return DeferredWcs(lambda: wcs_from_bytes(content(), where))
 
 
 class WcsList:
@@ -91,14 +69,14 @@ class WcsList:
         self._content = content
         self._where = where
         self._key = key
-        self._whole: Any = None
-        self._file: Any = None
+        self._whole: list[dict[str, Any]] | None = None
+        self._file: asdf.AsdfFile | None = None
 
-    def named(self, names: Iterable[Any]) -> dict[Any, LazyWcs]:
+    def named(self, names: Iterable[_Name]) -> dict[_Name, DeferredWcs]:
         """Return the gwcs, in the order of the file, by these names."""
-        return {name: LazyWcs(self, self._where, k) for k, name in enumerate(names)}
+        return {n: DeferredWcs(functools.partial(self.read, k)) for k, n in enumerate(names)}
 
-    def read(self, number: int) -> Any:
+    def read(self, number: int) -> gwcs.WCS | None:
         """Return the gwcs at a position of the list, or None.
 
         Raises
@@ -120,13 +98,13 @@ class WcsList:
                     config.validate_on_read = False
                     # the arrays need the file for as long as they are not read
                     self._file = asdf.open(io.BytesIO(content), memmap=False)
-                    self._whole = self._file.tree.get(self._key, [])
+                self._whole = self._file.tree.get(self._key, [])
             entries = self._whole
             wcs = entries[number].get("meta", {}).get("wcs") if number < len(entries) else None
             return _with_arrays(wcs)
 
 
-def _with_arrays(wcs: Any) -> Any:
+def _with_arrays(wcs: gwcs.WCS | None) -> gwcs.WCS | None:
     """Read the tables of a gwcs, which would be read from the file when they are used."""
     models = [] if wcs is None else [step.transform for step in wcs.pipeline if step.transform]
     seen: set[int] = set()
@@ -153,7 +131,7 @@ def _unreadable(where: str) -> Iterator[None]:
         raise InputError(msg) from err
 
 
-def wcs_from_bytes(content: bytes, where: str = "", spectrum: int | None = None) -> Any:
+def wcs_from_bytes(content: bytes, where: str = "") -> gwcs.WCS | None:
     """Read ``meta.wcs`` of an ASDF file.
 
     Parameters
@@ -161,12 +139,6 @@ def wcs_from_bytes(content: bytes, where: str = "", spectrum: int | None = None)
     content : bytes
     where : str
         Name of the file, for messages.
-    spectrum : int, optional
-        Read ``spec[spectrum].meta.wcs`` instead.
-
-    Returns
-    -------
-    gwcs.WCS or None
 
     Raises
     ------
@@ -175,25 +147,28 @@ def wcs_from_bytes(content: bytes, where: str = "", spectrum: int | None = None)
     """
     import asdf
 
-    short = _only_wcs(content) if spectrum is None else None
-    if short == b"":
-        return None
+    short = _only_wcs(content)
+    if short is not None:
+        return wcs_of_cut(short, where, validate=f"\n{SHARED}:\n".encode() not in short)
     with _unreadable(where):
-        if short is not None:
-            with asdf.config_context() as config:
-                # what our own writer has written needs no schemas, which would take longer
-                config.validate_on_read = f"\n{SHARED}:\n".encode() not in short
-                with asdf.open(io.BytesIO(short), lazy_load=False, memmap=False) as file:
-                    return file.tree["meta"]["wcs"]
         # the file stays open: it links to extensions of the FITS file, which are not to be read,
         # so its own arrays are read when they are used
         file = asdf.open(io.BytesIO(content), memmap=False)
-        tree = file.tree if spectrum is None else file.tree["spec"][spectrum]
-        return _with_arrays(tree.get("meta", {}).get("wcs"))
+        return _with_arrays(file.tree.get("meta", {}).get("wcs"))
 
 
-def wcs_of_cut(content: bytes, where: str = "") -> Any:
-    """Read ``meta.wcs`` of what :func:`~spec2fn.io.fits.asdf_tree.cut_slit` returned.
+def wcs_of_cut(content: bytes, where: str = "", *, validate: bool = False) -> gwcs.WCS | None:
+    """Read ``meta.wcs`` of an ASDF file that holds nothing else; None if it is empty.
+
+    Parameters
+    ----------
+    content : bytes
+        As :func:`~spec2fn.io.fits.asdf_tree.cut_slit` returns it.
+    where : str
+        Name of the file, for messages.
+    validate : bool
+        Check the schemas, which takes longer than the rest: of what our own writer has written a
+        node that is wrong fails in its converter.
 
     Raises
     ------
@@ -205,8 +180,7 @@ def wcs_of_cut(content: bytes, where: str = "") -> Any:
     if not content:
         return None
     with _unreadable(where), asdf.config_context() as config:
-        # schemas would take longer than the rest; a node that is wrong fails in its converter
-        config.validate_on_read = False
+        config.validate_on_read = validate
         with asdf.open(io.BytesIO(content), lazy_load=False, memmap=False) as file:
             return file.tree["meta"]["wcs"]
 
@@ -270,7 +244,7 @@ def _sorted_extensions(content: bytes) -> bytes:
     return head + mark + b"".join(first + e for e in sorted(entries)) + rest[end.start() :]
 
 
-def _wcs_dump(wcs: Any) -> bytes:
+def _wcs_dump(wcs: gwcs.WCS) -> bytes:
     key = id(wcs)
     hit = _cache.get(key)
     if hit is not None and hit[0]() is wcs:
@@ -285,7 +259,7 @@ def _wcs_dump(wcs: Any) -> bytes:
     return content
 
 
-def _list_dump(key: str, wcs: Sequence[Any]) -> bytes:
+def _list_dump(key: str, wcs: Sequence[Wcs]) -> bytes:
     """Return the ASDF file of many gwcs, kept for the next product that shares them."""
     name = (key, tuple(id(w) for w in wcs))
     hit = _lists.get(name)
@@ -305,14 +279,14 @@ def _list_dump(key: str, wcs: Sequence[Any]) -> bytes:
 _ANY_MODEL = "AnyModel"
 
 
-def asdf_bytes(model: str, wcs: Any = None) -> bytes:
+def asdf_bytes(model: str, wcs: Wcs | Mapping[Any, Wcs] | list[Wcs] = None) -> bytes:
     """Return the ASDF file that goes into a product.
 
     Parameters
     ----------
     model : str
         Name of the data model.
-    wcs : gwcs.WCS, LazyWcs, mapping of any key to them, or list of them, optional
+    wcs : gwcs.WCS, DeferredWcs, mapping of any key to them, or list of them, optional
         Becomes ``meta.wcs``; the values of a mapping become ``spec[i].meta.wcs``, the elements of
         a list ``slits[i].meta.wcs``.
 
@@ -324,8 +298,7 @@ def asdf_bytes(model: str, wcs: Any = None) -> bytes:
     if isinstance(wcs, list) or (isinstance(wcs, Mapping) and len(wcs) > 1):
         key = "slits" if isinstance(wcs, list) else "spec"
         values = wcs if isinstance(wcs, list) else [as_deferred(wcs, k) for k in wcs]
-        unmade = [w if isinstance(w, DeferredWcs) else _loaded(w) for w in values]
-        content = _list_dump(key, unmade)
+        content = _list_dump(key, values)
         line = "\n  model_type: {}\n"
         return content.replace(line.format(_ANY_MODEL).encode(), line.format(model).encode(), 1)
     if isinstance(wcs, Mapping):
@@ -338,6 +311,5 @@ def asdf_bytes(model: str, wcs: Any = None) -> bytes:
     return head + mark + f"  model_type: {model}\n".encode() + tail
 
 
-def _loaded(wcs: Any) -> Any:
-    # one that is read from a file, or put together, on first use
-    return wcs.load() if hasattr(type(wcs), "load") else wcs
+def _loaded(wcs: Wcs) -> gwcs.WCS | None:
+    return wcs.load() if isinstance(wcs, DeferredWcs) else wcs

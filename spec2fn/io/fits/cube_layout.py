@@ -8,14 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import InputError
+from spec2fn.io.fits.exposures import (
+    check_type,
+    data_unit,
+    header_meta,
+    mode_attrs,
+    scalar_variables,
+    time_variables,
+)
 from spec2fn.io.fits.extents import EXTRA_PLANES, Extent, image_extent, int_times
 from spec2fn.io.fits.fitsfile import FitsFile
 from spec2fn.io.fits.headers import encode_header, table_cards
-from spec2fn.schema import PLANES, SCALARS, Meta
+from spec2fn.io.fits.lazy import lazy_variable
+from spec2fn.schema import PLANES, Meta
 
 if TYPE_CHECKING:
     import xarray as xr
-
 
 __all__ = ["CUBE_PLANES", "cube_dataset", "cube_extents", "holds_cube"]
 
@@ -48,9 +56,8 @@ def cube_extents(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
 
 
 def _wavelengths(ds: xr.Dataset) -> Extent:
-
     planes = int(ds.sizes["wave"])
-    cards = table_cards(_TABLE, [("wavelength", "E", "", (planes, 1))], 1)
+    cards = table_cards(_TABLE, [("wavelength", ">f4", "", (planes, 1))], 1)
 
     def data(part: xr.Dataset, _rows: slice) -> np.ndarray[Any, Any]:
         return np.asarray(part["wavelength"].values).astype(">f4")
@@ -77,9 +84,6 @@ def cube_dataset(file: FitsFile) -> xr.Dataset:
     """
     import xarray as xr
 
-    from spec2fn.io.fits.exposures import check_type, data_unit, mode_attrs, time_variables
-    from spec2fn.io.fits.lazy import lazy_variable
-
     science = file.find("SCI")
     assert science is not None
     if len(science.shape) not in (3, 4):
@@ -89,8 +93,7 @@ def cube_dataset(file: FitsFile) -> xr.Dataset:
         raise InputError(msg)
     dims = ("integration", "wave", "y", "x")[4 - len(science.shape) :]
     records: dict[str, Any] = {}
-    name = file.path.name.removesuffix(".gz")
-    meta = Meta(file.hdus[0].header, science.header, name, records=records, path=str(file.path))
+    meta = header_meta(file, science, records)
     variables: dict[str, Any] = {}
     unit = data_unit(file.path, meta, science.get("BUNIT"), None, records)
     for variable in CUBE_PLANES:
@@ -108,10 +111,7 @@ def cube_dataset(file: FitsFile) -> xr.Dataset:
     variables["wavelength"] = (("wave",), _wavelength(file, meta, planes), {"units": "um"})
     if len(dims) == 4:
         variables.update(time_variables(file, science.shape[0], meta, records))
-    for scalar_name, scalar in SCALARS.items():
-        value = meta.get(scalar.keyword) if scalar.read else None
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            variables[scalar_name] = xr.Variable((), np.float64(value), {"units": scalar.unit})
+    variables.update(scalar_variables(meta))
     attrs = {**mode_attrs(meta), "model": str(meta.get("DATAMODL", "IFUCubeModel"))}
     return xr.Dataset(variables, attrs={**attrs, **_cube_attrs(meta), "meta": meta})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,9 @@ import numpy as np
 from spec2fn.dq import PIXEL
 from spec2fn.errors import InputError, nearest
 from spec2fn.io.fits.fitsfile import FitsFile, Hdu
+from spec2fn.io.fits.lazy import lazy_variable
 from spec2fn.modes import known_exp_types, mode_named
+from spec2fn.pieces import Exposure, Pieces
 from spec2fn.schema import (
     INT_TIMES,
     MODE_ATTRS,
@@ -31,8 +33,10 @@ __all__ = [
     "check_type",
     "check_values",
     "data_unit",
+    "header_meta",
     "image_dataset",
     "mode_attrs",
+    "scalar_variables",
     "time_variables",
 ]
 
@@ -62,16 +66,15 @@ def image_dataset(
     """
     import xarray as xr
 
-    from spec2fn.io.fits.lazy import lazy_variable
-
     science = file.find("SCI")
     if science is None or not science.shape:
-        held = ", ".join(h.name for h in file.hdus[1:]) or "nothing besides PRIMARY"
-        msg = f"{file.path}: has no SCI extension (it holds {held}); give a _rate or _rateints file"
+        msg = (
+            f"{file.path}: has no SCI extension (it holds {file.listed}); give a _rate or"
+            " _rateints file"
+        )
         raise InputError(msg)
     records: dict[str, Any] = {}
-    name = file.path.name.removesuffix(".gz")
-    meta = Meta(file.hdus[0].header, science.header, name, records=records, path=str(file.path))
+    meta = header_meta(file, science, records)
     check_exp_type(file.path, meta, any_exp_type=any_exp_type)
     if not product:
         _check_mode(file.path, meta)
@@ -97,10 +100,7 @@ def image_dataset(
         count = f"{integrations} integrations"
         warning = f"{file.path.name}: has {what}; products do not say when its {count} were taken"
         records["warnings"] = (warning,)
-    for name, scalar in SCALARS.items():
-        value = meta.get(scalar.keyword) if scalar.read else None
-        if value is not None:
-            variables[name] = xr.Variable((), np.float64(value), {"units": scalar.unit})
+    variables.update(scalar_variables(meta))
     attrs = mode_attrs(meta)
     model = ("IFU" if mode_named(attrs["exp_type"]).sliced else "") + "ImageModel"
     attrs["model"] = str(meta.get("DATAMODL", model if len(dims) == 2 else "CubeModel"))
@@ -130,7 +130,9 @@ def check_type(path: Path, hdu: Hdu, plane: Plane) -> None:
         raise InputError(msg)
 
 
-def data_unit(path: Path, meta: Meta, bunit: Any, source_type: Any, records: dict[str, Any]) -> str:
+def data_unit(
+    path: Path, meta: Meta, bunit: object, source_type: object, records: dict[str, Any]
+) -> str:
     """Return the unit of SCI: BUNIT, or that of calibrated data if ``S_PHOTOM`` says they are.
 
     Parameters
@@ -176,12 +178,12 @@ def data_unit(path: Path, meta: Meta, bunit: Any, source_type: Any, records: dic
     return known
 
 
-def check_values(ds: Any, needed: Container[str] = ()) -> None:
+def check_values(ds: Exposure, needed: Container[str] = ()) -> None:
     """Refuse an exposure without planes that are needed, or without a good pixel in them.
 
     Parameters
     ----------
-    ds : xarray.Dataset or Slits
+    ds : xarray.Dataset, Slits or Cubes
         Slits, and what is no image, are let pass. Integrations are read one after the other until
         nothing is missing, as a rule one.
     needed : container of str
@@ -192,7 +194,7 @@ def check_values(ds: Any, needed: Container[str] = ()) -> None:
     InputError
         Naming the file and the extensions.
     """
-    if not hasattr(ds, "data_vars") or "sci" not in ds or "wave" in ds["sci"].dims:
+    if isinstance(ds, Pieces) or "sci" not in ds or "wave" in ds["sci"].dims:
         return
     where = meta_of(ds).filename or "the exposure"
     absent = [PLANES[n].hdu for n in _STAGE_1 if n in needed and n not in ds]
@@ -311,6 +313,25 @@ def time_variables(
         name: xr.Variable(("integration",), table[column][chosen].astype(dtype))
         for name, (column, dtype) in INT_TIMES.items()
         if column in table.names
+    }
+
+
+def header_meta(file: FitsFile, science: Hdu | None, records: Mapping[str, Any]) -> Meta:
+    """Return the headers of a file, and of one of its extensions, with these records."""
+    name = file.path.name.removesuffix(".gz")
+    header = None if science is None else science.header
+    return Meta(file.hdus[0].header, header, name, records=records, path=str(file.path))
+
+
+def scalar_variables(meta: Meta, names: Iterable[str] | None = None) -> dict[str, Any]:
+    """Return numbers of the headers as variables; by default those that every exposure has."""
+    if names is None:
+        names = [n for n, scalar in SCALARS.items() if scalar.read]
+    found = {n: meta.get(SCALARS[n].keyword) for n in names}
+    return {
+        n: ((), np.float64(value), {"units": SCALARS[n].unit})
+        for n, value in found.items()
+        if value is not None
     }
 
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 import functools
 import gzip
 import io
+import math
 import os
 import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ import numpy as np
 
 from spec2fn.errors import InputError
 from spec2fn.parameters import user_path
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header
@@ -84,7 +87,7 @@ class Hdu:
                 found.setdefault(cards[at : at + 8], at)
         return found
 
-    def get(self, keyword: str) -> Any:
+    def get(self, keyword: str) -> str | bool | float | None:
         """Return the value of a keyword, or None; a header is not parsed for one value."""
         at = self._places.get(keyword.encode("ascii").ljust(8))
         if at is None:
@@ -156,6 +159,11 @@ class FitsFile:
                 return hdu
         return None
 
+    @property
+    def listed(self) -> str:
+        """Names of the extensions, for messages."""
+        return ", ".join(h.name for h in self.hdus[1:]) or "nothing besides PRIMARY"
+
     def raw(self, start: int, size: int) -> bytearray:
         """Return `size` bytes from offset `start` as a writable buffer.
 
@@ -184,7 +192,7 @@ class FitsFile:
             raise InputError(msg)
         return out
 
-    def array(self, hdu: Hdu, rows: slice = slice(None)) -> np.ndarray[Any, Any]:
+    def array(self, hdu: Hdu, rows: slice = slice(None)) -> HostArray:
         """Return the image of `hdu`, or the part `rows` of its first axis, in native byte order.
 
         Unsigned integers are restored; a plane with another BSCALE or BZERO becomes float64.
@@ -251,7 +259,7 @@ class Table:
         Columns of unsigned 32-bit integers, which are stored as signed ones.
     """
 
-    stored: np.ndarray[Any, Any]
+    stored: HostArray
     unsigned: frozenset[str]
 
     def __len__(self) -> int:
@@ -266,7 +274,7 @@ class Table:
         """Shape of one cell of a column; () for a single value."""
         return self.stored.dtype[name].shape
 
-    def __getitem__(self, name: str) -> np.ndarray[Any, Any]:
+    def __getitem__(self, name: str) -> HostArray:
         column = self.stored[name]
         if name in self.unsigned:
             return column.astype(np.uint32) ^ np.uint32(2**31)
@@ -274,14 +282,17 @@ class Table:
             return np.char.rstrip(np.char.decode(column, "ascii", "replace"))
         return column.astype(column.dtype.newbyteorder("="))
 
-    def structured(self) -> np.ndarray[Any, Any]:
+    def structured(self) -> HostArray:
         """Return the whole table as a native structured array."""
-        columns = {name: self[name] for name in self.names}
-        fields = [(name, c.dtype, c.shape[1:]) for name, c in columns.items()]
-        out = np.empty(len(self), dtype=np.dtype(fields))
-        for name, column in columns.items():
-            out[name] = column
-        return out
+        return _structured({name: self[name] for name in self.names}, len(self))
+
+
+def _structured(columns: Mapping[str, HostArray], rows: int) -> HostArray:
+    fields = [(name, c.dtype, c.shape[1:]) for name, c in columns.items()]
+    out = np.empty(rows, dtype=np.dtype(fields))
+    for name, column in columns.items():
+        out[name] = column
+    return out
 
 
 _CODES = {"B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
@@ -323,7 +334,7 @@ def _field(header: Header, i: int) -> tuple[str, str, tuple[int, ...], bool] | N
     return name, _CODES[code], shape, unsigned
 
 
-def _with_astropy(hdu: Hdu, raw: bytes) -> np.ndarray[Any, Any]:
+def _with_astropy(hdu: Hdu, raw: bytes) -> HostArray:
     from astropy.io import fits
 
     padded = raw.ljust(-(-hdu.size // BLOCK) * BLOCK, b"\0")
@@ -331,11 +342,7 @@ def _with_astropy(hdu: Hdu, raw: bytes) -> np.ndarray[Any, Any]:
     if made.columns.dtype.itemsize != int(hdu.structure["NAXIS1"]):
         raise ValueError("they do not fill its rows")
     columns = {name: np.asarray(made.data[name]) for name in made.columns.names}
-    fields = [(name, c.dtype, c.shape[1:]) for name, c in columns.items()]
-    out = np.empty(hdu.shape[0], dtype=np.dtype(fields))
-    for name, column in columns.items():
-        out[name] = column
-    return out
+    return _structured(columns, hdu.shape[0])
 
 
 def _unreadable(path: Path, err: OSError) -> str:
@@ -400,7 +407,7 @@ def _decompress(raw: bytes, where: Path) -> bytes:
         raise InputError(f"{where}: is truncated or damaged ({err}); fetch it again") from err
 
 
-def _untiled(source: Any, where: Path) -> bytes:
+def _untiled(source: Path | io.BytesIO, where: Path) -> bytes:
     """Return the file with its tile-compressed images as plain ones."""
     from astropy.io import fits
 
@@ -419,7 +426,7 @@ def _untiled(source: Any, where: Path) -> bytes:
     return out.getvalue()
 
 
-def _walk(read: Any, total: int, where: Path) -> Any:
+def _walk(read: Callable[[int, int], bytes], total: int, where: Path) -> Iterator[Hdu]:
     at = 0
     number = 0
     while at < total:
@@ -445,7 +452,9 @@ def _walk(read: Any, total: int, where: Path) -> Any:
         number += 1
 
 
-def _cards(read: Any, at: int, total: int, where: Path, number: int) -> tuple[bytes, int]:
+def _cards(
+    read: Callable[[int, int], bytes], at: int, total: int, where: Path, number: int
+) -> tuple[bytes, int]:
     cards = b""
     while True:
         block = read(at, BLOCK)
@@ -484,7 +493,7 @@ def _structure(cards: bytes) -> dict[str, Any]:
     return out
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> str | float:
     text = text.strip()
     if text.startswith("'"):
         return text[1:].partition("'")[0].rstrip()
@@ -498,11 +507,10 @@ def _value(text: str) -> Any:
 
 
 def _data_size(header: dict[str, Any]) -> int:
-    n = int(header["NAXIS"])
-    if n == 0:
+    axes = [int(header[f"NAXIS{i}"]) for i in range(1, int(header["NAXIS"]) + 1)]
+    if not axes:
         return 0
-    elements = 1
-    for i in range(1, n + 1):
-        elements *= int(header[f"NAXIS{i}"])
     groups = int(header.get("GCOUNT", 1))
-    return abs(int(header["BITPIX"])) // 8 * groups * (int(header.get("PCOUNT", 0)) + elements)
+    return (
+        abs(int(header["BITPIX"])) // 8 * groups * (int(header.get("PCOUNT", 0)) + math.prod(axes))
+    )

@@ -11,7 +11,7 @@ import functools
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -29,8 +29,10 @@ from spec2fn.schema import MODE_ATTRS, SCALARS, meta_of
 
 if TYPE_CHECKING:
     import xarray as xr
+    from astropy.io.fits import Card
 
 __all__ = [
+    "Field",
     "card",
     "cutting_comments",
     "encode_header",
@@ -40,25 +42,16 @@ __all__ = [
     "join_sections",
     "primary_cards",
     "science_cards",
+    "spectral_range",
     "split_sections",
     "table_cards",
+    "value_at",
 ]
 
 _STRUCTURE = {
-    "SIMPLE",
-    "XTENSION",
-    "BITPIX",
-    "NAXIS",
-    "EXTEND",
-    "PCOUNT",
-    "GCOUNT",
-    "GROUPS",
-    "BSCALE",
-    "BZERO",
-    "CHECKSUM",
-    "DATASUM",
-    "INHERIT",
-}
+    "SIMPLE", "XTENSION", "BITPIX", "NAXIS", "EXTEND", "PCOUNT", "GCOUNT", "GROUPS", "BSCALE",
+    "BZERO", "CHECKSUM", "DATASUM", "INHERIT",
+}  # fmt: skip
 _IN_SCIENCE = ("SRCTYPE", "DISPAXIS")
 _OF_ONE_SLIT = [
     (k, v) for k, v in SLIT_KEYWORDS.items() if k in SCIENCE_ORDER and not k.startswith("TA_")
@@ -67,11 +60,15 @@ _REFERENCES = "Reference file information"
 _STEPS = "Calibration step information"
 _ASSOCIATION = "Association information"
 _RESAMPLE = "Resample Parameters"
+# of a column, by the type of its numbers as they are stored
+_LETTERS = {">i4": "J", ">u4": "J", ">f4": "E", ">f8": "D", "u1": "B", "S1": "A"}
+_BITPIX = {">f4": -32, ">f8": -64, ">u4": 32, ">i4": 32}
 
-Card = Any
+Field: TypeAlias = tuple[str, str, str, tuple[int, ...]]
+"""Column of a table: name, type as in :data:`_LETTERS` (``>u4``: unsigned), unit, and shape."""
 
 
-def card(keyword: str, value: Any = "", comment: str = "") -> Card:
+def card(keyword: str, value: object = "", comment: str = "") -> Card:
     """Make a header card of a Python, NumPy or JAX scalar; letters FITS lacks become ``?``."""
     from astropy.io import fits
 
@@ -132,7 +129,9 @@ def join_sections(sections: Iterable[tuple[str, list[Card]]]) -> list[Card]:
     return out
 
 
-def _set(cards: list[Card], keyword: str, value: Any, comment: str, after: Sequence[str]) -> None:
+def _set(
+    cards: list[Card], keyword: str, value: object, comment: str, after: Sequence[str]
+) -> None:
     """Replace the value of a keyword, or insert it behind the last of `after` that is there."""
     names = [c.keyword for c in cards]
     if keyword in names:
@@ -168,10 +167,14 @@ def primary_cards(ds: xr.Dataset, filename: str) -> list[Card]:
     _put_mode_attrs(ds, sections)
     _put_scalars(ds, sections)
     sections = _replace_section(sections, _ASSOCIATION, _association(ds, sections), at=1)
-    references, steps = _references(ds, sections), _steps(ds, sections)
-    ours = {c.keyword for c in (*references, *steps)} | set(_resample_keywords())
+    given = {c.keyword: c for _, cards in sections for c in cards}
+    new = [
+        (_REFERENCES, _references(ds, given)),
+        (_STEPS, _steps(ds, given)),
+        (_RESAMPLE, _resample(ds, given)),
+    ]
+    ours = {c.keyword for _, cards in new for c in cards}
     rest = [(title, [c for c in cards if c.keyword not in ours]) for title, cards in sections]
-    new = [(_REFERENCES, references), (_STEPS, steps), (_RESAMPLE, _resample(ds, sections))]
     structure = [
         card("SIMPLE", True, "conforms to FITS standard"),
         card("BITPIX", 8, "array data type"),
@@ -238,10 +241,6 @@ def _replace_section(
     return [*rest[:at], (title, cards), *rest[at:]]
 
 
-def _held(sections: Sequence[tuple[str, list[Card]]]) -> dict[str, Card]:
-    return {c.keyword: c for _, cards in sections for c in cards}
-
-
 def _association(ds: xr.Dataset, sections: Sequence[tuple[str, list[Card]]]) -> list[Card]:
     cards = next((list(c) for title, c in sections if title == _ASSOCIATION), [])
     records = meta_of(ds).records
@@ -254,29 +253,34 @@ def _association(ds: xr.Dataset, sections: Sequence[tuple[str, list[Card]]]) -> 
     return cards
 
 
-def _references(ds: xr.Dataset, sections: Sequence[tuple[str, list[Card]]]) -> list[Card]:
-    held = _held(sections)
-    records = meta_of(ds).records
-    used: Mapping[str, Any] = records.get("references", {})
+def _section(given: Mapping[str, Card], entries: Iterable[tuple[str, object, str]]) -> list[Card]:
+    """Make cards of keyword, value and comment; the card of the input stands in for None."""
     out = []
-    for key, keyword, what in (
-        ("crds_version", "CRDS_VER", "Version of CRDS file selection software used"),
-        ("crds_context", "CRDS_CTX", "CRDS context (.pmap) used to select ref files"),
-    ):
-        if records.get(key):
-            out.append(card(keyword, str(records[key]), what))
-        elif keyword in held:
-            out.append(held[keyword])
-    for reftype, (keyword, what) in REFERENCE_KEYWORDS.items():
-        if reftype in used:
-            out.append(card(keyword, str(used[reftype] or "N/A"), what))
-        elif keyword in held:
-            out.append(held[keyword])
+    for keyword, value, comment in entries:
+        if value is not None:
+            out.append(card(keyword, value, comment))
+        elif keyword in given:
+            out.append(given[keyword])
     return out
 
 
-def _steps(ds: xr.Dataset, sections: Sequence[tuple[str, list[Card]]]) -> list[Card]:
-    held = _held(sections)
+def _references(ds: xr.Dataset, given: Mapping[str, Card]) -> list[Card]:
+    records = meta_of(ds).records
+    names: Mapping[str, Any] = records.get("references", {})
+    entries = [
+        (keyword, str(records[key]) if records.get(key) else None, what)
+        for key, keyword, what in (
+            ("crds_version", "CRDS_VER", "Version of CRDS file selection software used"),
+            ("crds_context", "CRDS_CTX", "CRDS context (.pmap) used to select ref files"),
+        )
+    ]
+    for reftype, (keyword, what) in REFERENCE_KEYWORDS.items():
+        name = str(names[reftype] or "N/A") if reftype in names else None
+        entries.append((keyword, name, what))
+    return _section(given, entries)
+
+
+def _steps(ds: xr.Dataset, given: Mapping[str, Card]) -> list[Card]:
     said = {
         name: str(ds.attrs[f"status_{name}"]).split(":")[0].split()[0]
         for name in STEP_KEYWORDS
@@ -285,57 +289,40 @@ def _steps(ds: xr.Dataset, sections: Sequence[tuple[str, list[Card]]]) -> list[C
     implied = {
         name
         for step, names in RECORDED_WITH.items()
-        if step in said or STEP_KEYWORDS[step][0] in held
+        if step in said or STEP_KEYWORDS[step][0] in given
         for name in names
+        if STEP_KEYWORDS[name][0] not in given
     }
     if ds.attrs.get("instrument") == "NIRSPEC":
         implied -= set(ONLY_MIRI)
-    out = []
-    for name, (keyword, what) in STEP_KEYWORDS.items():
-        if name in said:
-            out.append(card(keyword, said[name], what))
-        elif keyword in held:
-            out.append(held[keyword])
-        elif name in implied:
-            out.append(card(keyword, "SKIPPED", what))
-    return out
+    said = {**dict.fromkeys(implied, "SKIPPED"), **said}
+    return _section(
+        given, ((keyword, said.get(name), what) for name, (keyword, what) in STEP_KEYWORDS.items())
+    )
 
 
-def _resample_keywords() -> tuple[str, ...]:
-    return tuple(keyword for keyword, _ in RESAMPLE_KEYWORDS.values())
+def _resample(ds: xr.Dataset, given: Mapping[str, Card]) -> list[Card]:
+    entries = ((key, ds.attrs.get(name), what) for name, (key, what) in RESAMPLE_KEYWORDS.items())
+    return _section(given, entries)
 
 
-def _resample(ds: xr.Dataset, sections: Sequence[tuple[str, list[Card]]]) -> list[Card]:
-    held = _held(sections)
-    out = []
-    for name, (keyword, what) in RESAMPLE_KEYWORDS.items():
-        if ds.attrs.get(name) is not None:
-            out.append(card(keyword, ds.attrs[name], what))
-        elif keyword in held:
-            out.append(held[keyword])
-    return out
-
-
-def image_cards(
-    name: str, bitpix: int, shape: Sequence[int], *, unsigned: bool = False, unit: str = ""
-) -> list[Card]:
+def image_cards(name: str, stored: str, shape: Sequence[int], unit: str = "") -> list[Card]:
     """Cards of an image extension that carries no metadata of its own.
 
     Parameters
     ----------
     name : str
         EXTNAME.
-    bitpix : int
+    stored : str
+        Type of the numbers: ``>f4``, ``>f8``, ``>i4``, or ``>u4`` for unsigned integers.
     shape : sequence of int
         In numpy order.
-    unsigned : bool
-        Whether the numbers are 32-bit unsigned integers.
     unit : str
         BUNIT, if not empty.
     """
     out = [
         card("XTENSION", "IMAGE", "Image extension"),
-        card("BITPIX", bitpix, "array data type"),
+        card("BITPIX", _BITPIX[stored], "array data type"),
         card("NAXIS", len(shape), "number of array dimensions"),
     ]
     out += [card(f"NAXIS{i}", int(n)) for i, n in enumerate(reversed(shape), 1)]
@@ -343,7 +330,7 @@ def image_cards(
         card("PCOUNT", 0, "number of parameters"),
         card("GCOUNT", 1, "number of groups"),
     ]
-    if unsigned:
+    if stored == ">u4":
         out += [card("BSCALE", 1), card("BZERO", 2**31)]
     out.append(card("EXTNAME", name, "extension name"))
     if unit:
@@ -352,22 +339,23 @@ def image_cards(
     return out
 
 
-def science_cards(ds: xr.Dataset, bitpix: int, shape: Sequence[int]) -> list[Card]:
+def science_cards(ds: xr.Dataset, stored: str, shape: Sequence[int]) -> list[Card]:
     """Cards of the SCI header of the product `ds`.
 
     Parameters
     ----------
     ds : xarray.Dataset
         With ``meta.science``, mode attributes, scalars, and ``units`` on ``sci``.
-    bitpix : int
+    stored : str
     shape : sequence of int
+        As for :func:`image_cards`.
 
     Returns
     -------
     list of astropy.io.fits.Card
     """
     meta = meta_of(ds)
-    structure = image_cards("SCI", bitpix, shape)
+    structure = image_cards("SCI", stored, shape)
     held = {"EXTNAME", "EXTVER"}
     kept = [] if meta.science is None else list(meta.science.cards)
     kept = [c for c in kept if not is_structure(c.keyword) and c.keyword not in held]
@@ -401,7 +389,7 @@ def _science_values(ds: xr.Dataset, shape: Sequence[int]) -> dict[str, Any]:
     if "slit_name" in ds and not ds.variables["slit_name"].ndim:
         values |= _one_slit(ds)
     elif "spectral_order" in meta_of(ds).records:
-        values |= _spectral_range(ds)
+        values |= spectral_range(ds)
     for name, scalar in SCALARS.items():
         if scalar.hdu == "SCI" and name in ds and ds.variables[name].ndim == 0:
             value = float(ds.variables[name].values)
@@ -409,7 +397,7 @@ def _science_values(ds: xr.Dataset, shape: Sequence[int]) -> dict[str, Any]:
     return {k: v for k, v in values.items() if v is not None}
 
 
-def _spectral_range(ds: xr.Dataset) -> dict[str, Any]:
+def spectral_range(ds: xr.Dataset) -> dict[str, Any]:
     """Keywords of the range of wavelengths and the order."""
     records = meta_of(ds).records
     start, end = records.get("waverange", (None, None))
@@ -418,7 +406,7 @@ def _spectral_range(ds: xr.Dataset) -> dict[str, Any]:
 
 def _one_slit(ds: xr.Dataset) -> dict[str, Any]:
     """Keywords of the slit of a time series."""
-    values = _spectral_range(ds)
+    values = spectral_range(ds)
     for name, keyword in (("s_region", "S_REGION"), *((v, k) for k, (v, _) in _OF_ONE_SLIT)):
         if name in ds and not ds.variables[name].ndim:
             value = np.asarray(ds.variables[name].values).item()
@@ -427,7 +415,18 @@ def _one_slit(ds: xr.Dataset) -> dict[str, Any]:
     return {k: v for k, v in values.items() if v is not None}
 
 
-def _put_science(cards: list[Card], keyword: str, value: Any) -> None:
+def value_at(ds: xr.Dataset, name: str, k: int) -> str | bool | float | None:
+    """Return an element of a variable of one dim (or of none); None if it is unknown."""
+    if name not in ds:
+        return None
+    values = np.asarray(ds.variables[name].values)
+    value: str | bool | float = (values[k] if values.ndim else values).item()
+    if value == "" or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value
+
+
+def _put_science(cards: list[Card], keyword: str, value: object) -> None:
     comment, title = SCIENCE_ORDER[keyword]
     names = [c.keyword for c in cards]
     if keyword in names:
@@ -445,18 +444,18 @@ def _put_science(cards: list[Card], keyword: str, value: Any) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _column_images(columns: tuple[tuple[str, str, str, tuple[int, ...]], ...]) -> list[str]:
+def _column_images(columns: tuple[Field, ...]) -> list[str]:
     """Images of the cards of the columns, which the tables of many spectra share."""
     out = []
     for i, (column, code, unit, shape) in enumerate(columns, 1):
         count = math.prod(shape) if shape else ""
         out.append(card(f"TTYPE{i}", column))
-        out.append(card(f"TFORM{i}", f"{count}{'J' if code == 'U' else code}"))
+        out.append(card(f"TFORM{i}", f"{count}{_LETTERS[code]}"))
         if unit:
             out.append(card(f"TUNIT{i}", unit))
-        if code == "U":
+        if code == ">u4":
             out.append(card(f"TZERO{i}", 2**31))
-        if shape and code not in "AB":
+        if shape and code not in ("u1", "S1"):
             out.append(card(f"TDIM{i}", f"({','.join(str(n) for n in reversed(shape))})"))
     with cutting_comments():
         return [c.image for c in out]
@@ -464,7 +463,7 @@ def _column_images(columns: tuple[tuple[str, str, str, tuple[int, ...]], ...]) -
 
 def table_cards(
     name: str,
-    columns: Sequence[tuple[str, str, str, Sequence[int]]],
+    columns: Sequence[Field],
     rows: int,
     version: int = 1,
     extra: Sequence[Card] = (),
@@ -475,16 +474,14 @@ def table_cards(
     ----------
     name : str
         EXTNAME.
-    columns : sequence of (name, code, unit, shape)
-        `code` is J, D, A or B, or U for 32-bit unsigned integers.
+    columns : sequence of Field
     rows : int
     version : int
         EXTVER.
     extra : sequence of Card
         Cards behind EXTVER.
     """
-    width = {"J": 4, "U": 4, "E": 4, "D": 8, "B": 1, "A": 1}
-    length = sum(width[code] * math.prod(shape) for _, code, _, shape in columns)
+    length = sum(np.dtype(code).itemsize * math.prod(shape) for _, code, _, shape in columns)
     out = [
         card("XTENSION", "BINTABLE", "binary table extension"),
         card("BITPIX", 8, "array data type"),
@@ -495,7 +492,7 @@ def table_cards(
         card("GCOUNT", 1, "number of groups"),
         card("TFIELDS", len(columns), "number of table fields"),
     ]
-    out += _column_images(tuple((c, code, unit, tuple(shape)) for c, code, unit, shape in columns))
+    out += _column_images(tuple(columns))
     out += [
         card("EXTNAME", name, "extension name"),
         card("EXTVER", version, "extension value"),

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 __all__ = [
     "ALWAYS_RECORDED",
     "ONLY_MIRI",
+    "ONLY_MSA",
+    "PHOTOMETRY",
     "RECORDED_WITH",
     "REFERENCE_KEYWORDS",
     "RESAMPLE_KEYWORDS",
@@ -138,21 +140,10 @@ STEP_KEYWORDS: Mapping[str, tuple[str, str]] = {
 }
 
 ALWAYS_RECORDED = (
-    "background",
-    "badpix_selfcal",
-    "barshadow",
-    "clean_flicker_noise",
-    "flat_field",
-    "fringe",
-    "imprint",
-    "msaflagopen",
-    "pathloss",
-    "photom",
-    "residual_fringe",
-    "srctype",
-    "straylight",
+    "background", "badpix_selfcal", "barshadow", "clean_flicker_noise", "flat_field", "fringe",
+    "imprint", "msaflagopen", "pathloss", "photom", "residual_fringe", "srctype", "straylight",
     "targ_centroid",
-)
+)  # fmt: skip
 """Steps whose keyword every calibrated product has, SKIPPED where the mode lacks the step."""
 
 ONLY_MIRI = ("fringe", "residual_fringe", "straylight", "targ_centroid")
@@ -173,49 +164,6 @@ RESAMPLE_KEYWORDS: Mapping[str, tuple[str, str]] = {
         "PXSCLRT",
         "Pixel scale ratio relative to native detector scale",
     ),
-}
-
-# keyword -> (comment, title of its section): a keyword that the input lacks goes behind the one
-# before it in this list that is present
-SCIENCE_ORDER: Mapping[str, tuple[str, str]] = {
-    "EXTNAME": ("extension name", ""),
-    "SRCTYPE": ("Source type used for calibration", ""),
-    "MJD-BEG": ("[d] exposure start time in MJD", ""),
-    "XPOSURE": ("[s] Effective exposure time", ""),
-    "TELAPSE": ("[s] Total elapsed exposure time", ""),
-    "PA_APER": ("[deg] Position angle of aperture used", ""),
-    "VA_SCALE": ("Velocity aberration scale factor", ""),
-    "BUNIT": ("physical units of the array values", ""),
-    "PHOTMJSR": ("Flux density (MJy/steradian) producing 1 cps", "Photometry information"),
-    "PHOTUJA2": ("Flux density (uJy/arcsec2) producing 1 cps", "Photometry information"),
-    "PIXAR_SR": ("Nominal pixel area in steradians", "Photometry information"),
-    "PIXAR_A2": ("Nominal pixel area in arcsec^2", "Photometry information"),
-    "PA_V3": ("[deg] Position angle of telescope V3 axis", ""),
-    "CDELT3": ("Axis 3 coordinate increment at reference point", ""),
-    "PC2_2": ("Linear transformation matrix element", ""),
-    "PC3_2": ("Linear transformation matrix element", ""),
-    "S_REGION": ("Spatial footprint of the observation", "WCS parameters"),
-    "WAVSTART": ("Lower bound of the default wavelength range", "WCS parameters"),
-    "WAVEND": ("Upper bound of the default wavelength range", "WCS parameters"),
-    "DISPAXIS": ("Dispersion direction", "WCS parameters"),
-    "SPORDER": ("Spectral order number", "WCS parameters"),
-    "ROLL_REF": ("[deg] V3 roll angle at the ref point (N over E)", ""),
-    "VELOSYS": ("[m/s] Barycentric correction to radial velocity", ""),
-    "SPECSYS": ("Spectral reference frame", "WCS parameters"),
-    "EXTVER": ("extension value", ""),
-    "SLTNAME": ("Slit name", ""),
-    "SLTSTRT1": ("Slit starting pixel index along axis 1", ""),
-    "SLTSIZE1": ("Slit size along axis 1", ""),
-    "SLTSTRT2": ("Slit starting pixel index along axis 2", ""),
-    "SLTSIZE2": ("Slit size along axis 2", ""),
-    "SHUTTRID": ("Shutter ID", ""),
-    "SOURCEID": ("Source ID number", ""),
-    "TA_XPOS": ("Source x-position in TA verification image", ""),
-    "TA_YPOS": ("Source y-position in TA verification image", ""),
-    "SRCXPOS": ("Source position in slit (x-axis)", ""),
-    "SRCYPOS": ("Source position in slit (y-axis)", ""),
-    "WAVECOR": ("Wavelength corrected (T/F)", ""),
-    "PTHLOSS": ("Type of pathloss correction applied", ""),
 }
 
 # keyword of the SCI header of one of several slits -> (variable on ``slit``, comment)
@@ -247,6 +195,50 @@ SLIT_KEYWORDS: Mapping[str, tuple[str, str]] = {
     "BARSHDW": ("barshadow_corrected", "Barshadow corrected (T/F)"),
 }
 
+ONLY_MSA = (
+    "SLITID", "SRCNAME", "SRCALIAS", "STLARITY", "SHUTSTA", "MSAQUAD", "SRCRA", "SRCDEC",
+    "SLTXSCL", "SLTYSCL",
+)  # fmt: skip
+"""Keywords of slitlets, which the micro-shutter array has and fixed slits do not."""
+
+PHOTOMETRY = ("photmjsr", "photuja2", "pixar_sr", "pixar_a2")
+"""Variables that differ from slit to slit."""
+
+# keyword -> (comment, title of its section): a keyword that the input lacks goes behind the one
+# before it in this list that is present
+SCIENCE_ORDER: Mapping[str, tuple[str, str]] = {
+    "EXTNAME": ("extension name", ""),
+    "SRCTYPE": ("Source type used for calibration", ""),
+    "MJD-BEG": ("[d] exposure start time in MJD", ""),
+    "XPOSURE": ("[s] Effective exposure time", ""),
+    "TELAPSE": ("[s] Total elapsed exposure time", ""),
+    "PA_APER": ("[deg] Position angle of aperture used", ""),
+    "VA_SCALE": ("Velocity aberration scale factor", ""),
+    "BUNIT": ("physical units of the array values", ""),
+    "PHOTMJSR": ("Flux density (MJy/steradian) producing 1 cps", "Photometry information"),
+    "PHOTUJA2": ("Flux density (uJy/arcsec2) producing 1 cps", "Photometry information"),
+    "PIXAR_SR": ("Nominal pixel area in steradians", "Photometry information"),
+    "PIXAR_A2": ("Nominal pixel area in arcsec^2", "Photometry information"),
+    "PA_V3": ("[deg] Position angle of telescope V3 axis", ""),
+    "CDELT3": ("Axis 3 coordinate increment at reference point", ""),
+    "PC2_2": ("Linear transformation matrix element", ""),
+    "PC3_2": ("Linear transformation matrix element", ""),
+    "S_REGION": ("Spatial footprint of the observation", "WCS parameters"),
+    "WAVSTART": ("Lower bound of the default wavelength range", "WCS parameters"),
+    "WAVEND": ("Upper bound of the default wavelength range", "WCS parameters"),
+    "DISPAXIS": ("Dispersion direction", "WCS parameters"),
+    "SPORDER": ("Spectral order number", "WCS parameters"),
+    "ROLL_REF": ("[deg] V3 roll angle at the ref point (N over E)", ""),
+    "VELOSYS": ("[m/s] Barycentric correction to radial velocity", ""),
+    "SPECSYS": ("Spectral reference frame", "WCS parameters"),
+    "EXTVER": ("extension value", ""),
+    **{
+        keyword: (comment, "")
+        for keyword, (_, comment) in SLIT_KEYWORDS.items()
+        if keyword not in (*ONLY_MSA, "SRCTYPE", "BARSHDW")
+    },
+}
+
 # title -> keywords of an exposure that every slit repeats, in their order
 SLIT_SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Photometry information": ("PHOTMJSR", "PHOTUJA2", "PIXAR_SR", "PIXAR_A2"),
@@ -264,21 +256,17 @@ SLIT_SECTIONS: Mapping[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
+
+def _of_slit(*keywords: str) -> dict[str, str]:
+    return {k: SLIT_KEYWORDS[k][1] for k in keywords}
+
+
 # keyword of an EXTRACT1D header -> comment; the variable on ``spectrum`` has its lower case name
 SPECTRUM_KEYWORDS: Mapping[str, str] = {
-    "SLTNAME": "Slit name",
-    "SLITID": "Slitlet ID",
-    "SOURCEID": "Source ID number",
-    "SRCNAME": "Source name",
-    "SRCALIAS": "Source alias",
-    "STLARITY": "Source stellarity",
-    "SRCTYPE": "Source type used for calibration",
-    "TA_XPOS": "Source x-position in TA verification image",
-    "TA_YPOS": "Source y-position in TA verification image",
-    "SRCXPOS": "Source position in slit (x-axis)",
-    "SRCYPOS": "Source position in slit (y-axis)",
-    "SRCRA": "Right Ascension of the source",
-    "SRCDEC": "Declination of the source",
+    **_of_slit(
+        "SLTNAME", "SLITID", "SOURCEID", "SRCNAME", "SRCALIAS", "STLARITY", "SRCTYPE", "TA_XPOS",
+        "TA_YPOS", "SRCXPOS", "SRCYPOS", "SRCRA", "SRCDEC",
+    ),
     "EXTR_X": "X center of extraction region",
     "EXTR_Y": "Y center of extraction region",
     "EXTRXSTR": "X axis start of extraction region",
@@ -294,8 +282,6 @@ SPECTRUM_KEYWORDS: Mapping[str, str] = {
     "SPORDER": "Spectral order number",
     "DISPAXIS": "Dispersion direction",
     "DETECTOR": "Name of detector used to acquire the data",
-    "WAVECOR": "Wavelength corrected (T/F)",
-    "PTHLOSS": "Type of pathloss correction applied",
-    "BARSHDW": "Barshadow corrected (T/F)",
+    **_of_slit("WAVECOR", "PTHLOSS", "BARSHDW"),
     "PA_APER": "[deg] Position angle of aperture used",
-}
+}  # fmt: skip

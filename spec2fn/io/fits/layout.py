@@ -7,26 +7,30 @@ and metadata only, so that a product can be written chunk by chunk.
 from __future__ import annotations
 
 import json
-import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spec2fn.io.fits.cube_layout import cube_extents
-from spec2fn.io.fits.extents import EXTRA_PLANES, SIGN, Extent, big_endian, image_extent, int_times
-from spec2fn.io.fits.fitsfile import BLOCK
-from spec2fn.io.fits.headers import (
-    card,
-    encode_header,
-    primary_cards,
-    table_cards,
+from spec2fn.io.fits.extents import (
+    EXTRA_PLANES,
+    SIGN,
+    Extent,
+    big_endian,
+    image_extent,
+    int_times,
+    table_type,
 )
+from spec2fn.io.fits.fitsfile import BLOCK
+from spec2fn.io.fits.headers import Field, card, encode_header, table_cards, value_at
 from spec2fn.io.fits.keywords import SPECTRUM_KEYWORDS
 from spec2fn.modes import mode_of
 from spec2fn.schema import FIXED_SLITS, PLANES, SPECTRUM_COLUMNS, meta_of
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
+    from astropy.io.fits import Card
 
 __all__ = [
     "RECORD_HDU",
@@ -49,16 +53,17 @@ TIME_COLUMNS = {
 """Times of an integration: variable to column of a multi-integration table."""
 
 
-def extents(ds: xr.Dataset, integrations: int | None, filename: str) -> list[Extent]:
-    """Lay out the product `ds` with so many integrations (None: it has no such dimension)."""
-    primary = encode_header(primary_cards(ds, filename))
-    out = [Extent(primary, 0, 1, False, lambda _ds, _rows: np.empty(0, ">u1"))]
+def extents(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
+    """Lay out the product `ds` with so many integrations (None: it has no such dimension).
+
+    PRIMARY comes before, RECORD and ASDF (:func:`tail`) behind.
+    """
     if "flux" in ds and "spectrum" in ds.dims:
         times = int_times(ds, integrations)
-        return [*out, *([times] if times else []), *_spectra(ds, integrations)]
+        return [*([times] if times else []), *_spectra(ds, integrations)]
     if "sci" in ds and "wave" in ds["sci"].dims:
-        return [*out, *cube_extents(ds, integrations)]
-    return [*out, *_images(ds, integrations)]
+        return cube_extents(ds, integrations)
+    return _images(ds, integrations)
 
 
 def _images(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
@@ -100,17 +105,17 @@ def _lengths(ds: xr.Dataset) -> list[int]:
     return [int(ds.sizes["wave"])] * int(ds.sizes["spectrum"])
 
 
-def _columns(ds: xr.Dataset) -> list[tuple[str, str, str, str]]:
-    """The columns present: (variable, column, type, unit)."""
-    out = []
+def _columns(ds: xr.Dataset, shape: tuple[int, ...] = ()) -> dict[str, Field]:
+    """The columns present, by variable."""
+    out: dict[str, Field] = {}
     for name, (column, unit) in SPECTRUM_COLUMNS.items():
         if name in ds:
             said = ds.variables[name].attrs.get("units", unit)
-            out.append((name, column, ">u4" if name == "dq" else ">f8", str(said or "")))
+            out[name] = (column, ">u4" if name == "dq" else ">f8", str(said or ""), shape)
     return out
 
 
-def _values(ds: xr.Dataset, name: str, spectrum: int, length: int) -> Any:
+def _values(ds: xr.Dataset, name: str, spectrum: int, length: int) -> xr.Variable:
     var = ds.variables[name]
     if "spectrum" in var.dims:
         var = var.isel(spectrum=spectrum)
@@ -118,42 +123,35 @@ def _values(ds: xr.Dataset, name: str, spectrum: int, length: int) -> Any:
 
 
 def _table(ds: xr.Dataset, k: int, length: int, _integrations: int | None) -> Extent:
-    found = _columns(ds)
-    dtype = np.dtype([(column, code) for _, column, code, _ in found])
-    columns = [(c, "U" if code == ">u4" else "D", unit, ()) for _, c, code, unit in found]
+    columns = _columns(ds)
+    dtype = table_type(columns.values())
 
-    def data(part: xr.Dataset, _rows: slice) -> np.ndarray[Any, Any]:
+    def data(part: xr.Dataset, _rows: slice) -> HostArray:
         table = np.empty(length, dtype)
-        for name, column, code, _ in found:
+        for name, (column, code, _, _) in columns.items():
             table[column] = big_endian(_values(part, name, k, length).values, code)
         return table
 
-    cards = table_cards("EXTRACT1D", columns, length, k + 1, _spectrum_cards(ds, k))
+    fields = list(columns.values())
+    cards = table_cards("EXTRACT1D", fields, length, k + 1, _spectrum_cards(ds, k))
     return Extent(encode_header(cards), dtype.itemsize * length, 1, False, data)
 
 
 def _table_of_integrations(ds: xr.Dataset, k: int, length: int, integrations: int | None) -> Extent:
     assert integrations is not None
-    found = _columns(ds)
-    ours = [f for f in found if f[0] == "flux_error_cov"]
-    theirs = [f for f in found if f[0] != "flux_error_cov"]
-    single = [("INT_NUM", ">i4", "")]
-    after = [("N_ALONGDISP", ">u4", ""), ("SEGMENT", ">i4", "")]
-    after += [(column, ">f8", "d") for column in TIME_COLUMNS.values()]
-    vectors = [(column, code, unit, (length,)) for _, column, code, unit in theirs]
-    extra = [(column, code, unit, (length,)) for _, column, code, unit in ours]
-    fields: list[tuple[str, str, str, tuple[int, ...]]] = [
-        *((c, code, unit, ()) for c, code, unit in single),
-        *vectors,
-        *((c, code, unit, ()) for c, code, unit in after),
-        *extra,
+    columns = _columns(ds, (length,))
+    fields: list[Field] = [
+        ("INT_NUM", ">i4", "", ()),
+        *(field for name, field in columns.items() if name != "flux_error_cov"),
+        ("N_ALONGDISP", ">u4", "", ()),
+        ("SEGMENT", ">i4", "", ()),
+        *((column, ">f8", "d", ()) for column in TIME_COLUMNS.values()),
+        *(field for name, field in columns.items() if name == "flux_error_cov"),
     ]
-    dtype = np.dtype([(c, code, shape) for c, code, _, shape in fields])
-    letters = {">i4": "J", ">u4": "U", ">f8": "D"}
-    columns = [(c, letters[code], unit, shape) for c, code, unit, shape in fields]
+    dtype = table_type(fields)
     segment = int(meta_of(ds).get("EXSEGNUM", 1) or 1)
 
-    def data(part: xr.Dataset, rows: slice) -> np.ndarray[Any, Any]:
+    def data(part: xr.Dataset, rows: slice) -> HostArray:
         numbers = np.arange(part.sizes["integration"])[rows]
         table = np.zeros(len(numbers), dtype)
         first = int(part.attrs.get("_first_integration", 0))
@@ -163,21 +161,21 @@ def _table_of_integrations(ds: xr.Dataset, k: int, length: int, integrations: in
         table["SEGMENT"] = segment
         for name, column in TIME_COLUMNS.items():
             table[column] = part.variables[name][rows].values if name in part else np.nan
-        for name, column, code, _ in found:
+        for name, (column, code, _, _) in columns.items():
             values = _values(part, name, k, length)
             if "integration" in values.dims:
                 values = values[rows]
             table[column] = big_endian(values.values, code)
         return table
 
-    cards = table_cards("EXTRACT1D", columns, integrations, k + 1, _spectrum_cards(ds, k))
+    cards = table_cards("EXTRACT1D", fields, integrations, k + 1, _spectrum_cards(ds, k))
     return Extent(encode_header(cards), dtype.itemsize, integrations, True, data)
 
 
 _SAME = {"SRCXPOS": "source_xpos", "SRCYPOS": "source_ypos"}
 
 
-def _spectrum_cards(ds: xr.Dataset, k: int) -> list[Any]:
+def _spectrum_cards(ds: xr.Dataset, k: int) -> list[Card]:
     meta = meta_of(ds)
     whole = {"DETECTOR": ds.attrs.get("detector"), "PA_APER": meta.get("PA_APER")}
     whole |= {"DISPAXIS": ds.attrs.get("dispaxis"), "SRCTYPE": ds.attrs.get("source_type")}
@@ -190,24 +188,22 @@ def _spectrum_cards(ds: xr.Dataset, k: int) -> list[Any]:
         value = whole.get(keyword)
         for name in (keyword.lower(), _SAME.get(keyword, "")):
             if name in ds and not {"integration", "wave"} & set(ds.variables[name].dims):
-                found = np.asarray(ds.variables[name].values)
-                value = (found[k] if found.ndim else found).item()
+                value = value_at(ds, name, k)
                 break
         if keyword == "MSAQUAD" and value == 0:
             continue  # of a product that does not say which
-        if value is None or value == "" or (isinstance(value, float) and not math.isfinite(value)):
-            continue
-        out.append(card(keyword, value, comment))
+        if value is not None and value != "":
+            out.append(card(keyword, value, comment))
     return out
 
 
-def tail(record: Any, asdf: bytes) -> bytes:
+def tail(record: object, asdf: bytes) -> bytes:
     """Return the last extensions: the run record (if any) and the ASDF extension."""
     out = b""
     if record is not None:
         text = json.dumps(record, sort_keys=True, separators=(",", ":"), default=str)
-        out += _one_cell(RECORD_HDU, "RECORD", "A", text.encode("ascii"))
-    return out + _one_cell("ASDF", "ASDF_METADATA", "B", asdf)
+        out += _one_cell(RECORD_HDU, "RECORD", "S1", text.encode("ascii"))
+    return out + _one_cell("ASDF", "ASDF_METADATA", "u1", asdf)
 
 
 def _one_cell(hdu: str, column: str, code: str, content: bytes) -> bytes:

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from spec2fn.errors import DatasetError, InputError
 from spec2fn.io.atomic import PendingFile, unwritable
 from spec2fn.io.fits.asdf_wcs import asdf_bytes
 from spec2fn.io.fits.extents import Extent
+from spec2fn.io.fits.headers import encode_header, primary_cards
 from spec2fn.io.fits.layout import extents, tail
 from spec2fn.io.fits.slit_layout import ordered_wcs, single_slit, slit_extents
 from spec2fn.parameters import user_path
@@ -79,11 +80,15 @@ class ProductStream:
             n_integrations = int(template.sizes["integration"])
         self.integrations = n_integrations if self._many else None
         self._slits = whole if isinstance(whole, Slits) else None
-        self._extents: list[Extent] = (
-            extents(template, self.integrations, self.path.name)
-            if self._slits is None
-            else slit_extents(self._slits, self.integrations, self.path.name)
-        )
+        primary = encode_header(primary_cards(template, self.path.name))
+        self._extents = [
+            Extent(primary, 0, 1, False, lambda _ds, _rows: np.empty(0, ">u1")),
+            *(
+                extents(template, self.integrations)
+                if self._slits is None
+                else slit_extents(self._slits, self.integrations)
+            ),
+        ]
         self._template = template
         self._done = 0
         self._started = False
@@ -164,7 +169,7 @@ class ProductStream:
         in_threads(put, large)
         self._started = True
 
-    def close(self, record: Any = None) -> None:
+    def close(self, record: object = None) -> None:
         """Finish the file and give it its name.
 
         Parameters

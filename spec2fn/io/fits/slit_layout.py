@@ -8,52 +8,57 @@ observatory keeps by slit is repeated in each.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from spec2fn.deferred import as_deferred
 from spec2fn.errors import DatasetError
-from spec2fn.io.fits.extents import EXTRA_PLANES, Extent, big_endian, int_times, stored_type
+from spec2fn.io.fits.extents import (
+    EXTRA_PLANES,
+    Extent,
+    extra_cards,
+    int_times,
+    plane_extent,
+)
 from spec2fn.io.fits.headers import (
     card,
     cutting_comments,
-    encode_header,
     heading,
     image_cards,
     is_structure,
     join_sections,
-    primary_cards,
+    spectral_range,
     split_sections,
+    value_at,
 )
-from spec2fn.io.fits.keywords import SCIENCE_ORDER, SLIT_KEYWORDS, SLIT_SECTIONS
+from spec2fn.io.fits.keywords import (
+    ONLY_MSA,
+    PHOTOMETRY,
+    SCIENCE_ORDER,
+    SLIT_KEYWORDS,
+    SLIT_SECTIONS,
+)
 from spec2fn.modes import mode_of
 from spec2fn.schema import FIXED_SLITS, PLANES, SCALARS, meta_of
 from spec2fn.slits import Slits
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["ordered_wcs", "single_slit", "slit_extents"]
 
-_BITPIX = {">f4": -32, ">f8": -64, ">u4": 32, ">i4": 32}
-_ONLY_MSA = (
-    "SLITID", "SRCNAME", "SRCALIAS", "STLARITY", "SHUTSTA", "MSAQUAD", "SRCRA", "SRCDEC",
-    "SLTXSCL", "SLTYSCL",
-)  # fmt: skip
 # planes of some slits only: they are NaN in the others
 _SOME = (
-    "flatfield_point",
-    "flatfield_uniform",
-    "pathloss_ps",
-    "pathloss_un",
-    "photom_point",
+    "flatfield_point", "flatfield_uniform", "pathloss_ps", "pathloss_un", "photom_point",
     "photom_uniform",
-)
+)  # fmt: skip
 _REPEATED = {k for keywords in SLIT_SECTIONS.values() for k in keywords}
 
 
-def single_slit(product: Any) -> Any:
+def single_slit(product: xr.Dataset | Slits) -> xr.Dataset | Slits:
     """Return the one slit of a time series as a Dataset without ``slit``; others as they are.
 
     Parameters
@@ -102,15 +107,14 @@ def ordered_wcs(slits: Slits) -> list[Any]:
     return [found[i] for i in slits.ids]
 
 
-def slit_extents(slits: Slits, integrations: int | None, filename: str) -> list[Extent]:
+def slit_extents(slits: Slits, integrations: int | None) -> list[Extent]:
     """Lay out a product of many slits with so many integrations (None: no such dimension).
 
     Which planes a slit has depends on their content: a correction that is NaN all over a slit has
     not been applied to it.
     """
     first = slits.buckets[0]
-    primary = encode_header(primary_cards(first, filename))
-    out = [Extent(primary, 0, 1, False, lambda _part, _rows: np.empty(0, ">u1"))]
+    out: list[Extent] = []
     place = {int(i): (b, k) for b, ds in enumerate(slits.buckets) for k, i in _numbered(ds)}
     with cutting_comments():
         headers = _Headers(first)
@@ -119,16 +123,8 @@ def slit_extents(slits: Slits, integrations: int | None, filename: str) -> list[
             out += _slit(slits.buckets[b], _Place(b, k, version), integrations, headers)
     times = int_times(first, integrations)
     if times is not None:
-        rows = times.data
-        out.append(
-            Extent(
-                times.header,
-                times.row,
-                times.rows,
-                times.streamed,
-                lambda part, which: rows(part.buckets[0], which),
-            )
-        )
+        data = times.data
+        out.append(replace(times, data=lambda part, rows: data(part.buckets[0], rows)))
     return out
 
 
@@ -179,32 +175,20 @@ def _plane(
     var = ds.variables[name]
     dims = var.dims[1:]
     true = {d: int(ds.variables[f"{d}size"].values[k]) for d in ("y", "x")}
-    shape = tuple(true[str(d)] if d in true else int(ds.sizes[d]) for d in dims)
-    cut = tuple(slice(n) for n in shape)
-    streamed = "integration" in dims
-    if streamed:
-        assert integrations is not None
-        shape = (integrations, *shape[1:])
-    stored = stored_type(var.dtype, name)
-    full = (1, *shape) if name == "con" and len(shape) == 2 else shape
-    if name == "sci":
-        header = headers.science(ds, k, version, _BITPIX[stored], full)
-    else:
-        unit = _unit(ds, k) if name == "err" else ""
-        header = headers.plane(hdu, version, stored, full, unit)
-        if name in EXTRA_PLANES:
-            said = [card("DIMS", ",".join(map(str, dims)), "dimensions, slowest first")]
-            if var.attrs.get("units"):
-                said.append(card("BUNIT", str(var.attrs["units"])))
-            header = [*header, *(c.image for c in said)]
+    shape = tuple(true.get(str(d), ds.sizes[d]) for d in dims)
+    cut = tuple(slice(true.get(str(d))) for d in dims)
 
-    def data(part: Slits, rows: slice) -> np.ndarray[Any, Any]:
-        values = part.buckets[b].variables[name].values[k]
-        return big_endian(values[(rows, *cut[1:])] if streamed else values[cut], stored)
+    def header(stored: str, shape: tuple[int, ...]) -> list[str]:
+        if name == "sci":
+            return headers.science(ds, k, version, stored, shape)
+        texts = headers.plane(hdu, version, stored, shape, _unit(ds, k) if name == "err" else "")
+        extra = extra_cards(dims, var.attrs) if name in EXTRA_PLANES else []
+        return [*texts, *(c.image for c in extra)]
 
-    elements = int(np.prod(shape[1:] if streamed else shape, dtype=np.int64))
-    width = np.dtype(stored).itemsize * elements
-    return Extent(encode_header(header), width, shape[0] if streamed else 1, streamed, data)
+    def values(part: Slits, rows: slice) -> HostArray:
+        return np.asarray(part.buckets[b].variables[name].values[k])[cut][rows]
+
+    return plane_extent(name, dims, shape, var.dtype, integrations, header=header, values=values)
 
 
 def _unit(ds: xr.Dataset, k: int) -> str:
@@ -234,7 +218,7 @@ class _Headers:
         self._early = any(c.keyword == "SRCTYPE" for c in mine)
         self._exposure = [c.image for c in join_sections(split_sections(mine))]
 
-    def _card(self, keyword: str, value: Any, comment: str) -> str:
+    def _card(self, keyword: str, value: object, comment: str) -> str:
         if hasattr(value, "dtype"):
             value = np.asarray(value).item()
         key = (keyword, repr(value), comment)
@@ -249,7 +233,7 @@ class _Headers:
         """Cards of a plane that carries no metadata of its own."""
         structure = self._structures.get((hdu, stored))
         if structure is None:
-            cards = image_cards(hdu, _BITPIX[stored], (), unsigned=stored == ">u4")[:-1]
+            cards = image_cards(hdu, stored, ())[:-1]
             structure = self._structures[hdu, stored] = [c.image for c in cards]
         axes = [self._card("NAXIS", len(shape), "number of array dimensions")]
         axes += [self._card(f"NAXIS{i}", int(n), "") for i, n in enumerate(reversed(shape), 1)]
@@ -260,10 +244,9 @@ class _Headers:
         return out
 
     def science(
-        self, ds: xr.Dataset, k: int, version: int, bitpix: int, shape: tuple[int, ...]
+        self, ds: xr.Dataset, k: int, version: int, stored: str, shape: tuple[int, ...]
     ) -> list[str]:
         """Cards of the SCI header of slit `k` of a bucket."""
-        stored = next(code for code, bits in _BITPIX.items() if bits == bitpix)
         *out, last = self.plane("SCI", version, stored, shape, "")
         early = version == 1 and self._early
         if version == 1:
@@ -298,30 +281,19 @@ class _Headers:
         return self._card(keyword, value, comment)
 
 
-_BY_SLIT = ("PHOTMJSR", "PHOTUJA2", "PIXAR_SR", "PIXAR_A2", "S_REGION")
-
-
-def _at(ds: xr.Dataset, name: str, k: int) -> Any:
-    """Value of a variable on ``slit`` (or of none) at slit `k`; None if unknown."""
-    if name not in ds:
-        return None
-    values = np.asarray(ds.variables[name].values)
-    value = (values[k] if values.ndim else values).item()
-    if value == "" or (isinstance(value, float) and not np.isfinite(value)):
-        return None
-    return value
+_BY_SLIT = (*(SCALARS[name].keyword for name in PHOTOMETRY), "S_REGION")
 
 
 def _slit_values(ds: xr.Dataset, k: int) -> dict[str, Any]:
     """Keywords of a slit."""
-    msa = bool(_at(ds, "shutter_state", k))
-    fixed = _at(ds, "quadrant", k) in (None, FIXED_SLITS)
+    msa = bool(value_at(ds, "shutter_state", k))
+    fixed = value_at(ds, "quadrant", k) in (None, FIXED_SLITS)
     out = {}
     for keyword, (name, _) in SLIT_KEYWORDS.items():
-        if (keyword in _ONLY_MSA and not msa) or (keyword == "BARSHDW" and fixed):
+        if (keyword in ONLY_MSA and not msa) or (keyword == "BARSHDW" and fixed):
             continue
-        value = _at(ds, f"cutout_{name}", k) if keyword.startswith("SLTSIZE") else None
-        value = _at(ds, name, k) if value is None else value
+        value = value_at(ds, f"cutout_{name}", k) if keyword.startswith("SLTSIZE") else None
+        value = value_at(ds, name, k) if value is None else value
         unknown = (keyword, value) in {("SRCTYPE", "UNKNOWN"), ("MSAQUAD", 0)}
         if value is not None and not unknown:
             out[keyword] = value
@@ -329,16 +301,12 @@ def _slit_values(ds: xr.Dataset, k: int) -> dict[str, Any]:
 
 
 def _repeated_values(ds: xr.Dataset, k: int) -> dict[str, Any]:
-    meta = meta_of(ds)
-    start, end = meta.records.get("waverange", (None, None))
     out = {
-        "S_REGION": _at(ds, "s_region", k),
-        "WAVSTART": start,
-        "WAVEND": end,
+        "S_REGION": value_at(ds, "s_region", k),
         "DISPAXIS": ds.attrs.get("dispaxis"),
-        "SPORDER": meta.records.get("spectral_order"),
         "SPECSYS": ds.attrs.get("specsys"),
+        **spectral_range(ds),
     }
-    for name in ("photmjsr", "photuja2", "pixar_sr", "pixar_a2"):
-        out[SCALARS[name].keyword] = _at(ds, name, k)
+    for name in PHOTOMETRY:
+        out[SCALARS[name].keyword] = value_at(ds, name, k)
     return {n: None if v is None else np.asarray(v).item() for n, v in out.items()}

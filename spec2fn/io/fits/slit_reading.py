@@ -9,23 +9,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import InputError
-from spec2fn.io.fits.asdf_wcs import LazyWcs, WcsList
+from spec2fn.io.fits.asdf_wcs import WcsList, deferred_wcs
 from spec2fn.io.fits.exposures import (
     check_exp_type,
     check_type,
     data_unit,
+    header_meta,
     mode_attrs,
+    scalar_variables,
     time_variables,
 )
 from spec2fn.io.fits.extents import EXTRA_PLANES
 from spec2fn.io.fits.fitsfile import FitsFile, Hdu
-from spec2fn.io.fits.keywords import SLIT_KEYWORDS
+from spec2fn.io.fits.keywords import PHOTOMETRY, SLIT_KEYWORDS
 from spec2fn.io.fits.lazy import lazy_stack
 from spec2fn.schema import COMMON_ERROR, COMMON_SHARE, FIXED_SLITS, PLANES, SCALARS, Meta
 from spec2fn.slits import PADDING, Slits, group_shapes
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from spec2fn.deferred import DeferredWcs
 
 __all__ = ["extra_dims", "holds_slits", "read_slits"]
 
@@ -40,15 +45,10 @@ _UNKNOWN: dict[str, Any] = {
 }
 _SHUTTERS = 365  # in a row of the micro-shutter array
 _TEXT = (
-    "slit_name",
-    "source_name",
-    "source_alias",
-    "source_type",
-    "shutter_state",
+    "slit_name", "source_name", "source_alias", "source_type", "shutter_state",
     "pathloss_correction_type",
-)
+)  # fmt: skip
 _ALWAYS = ("source_id", "source_type", "quadrant", "shutter_state")
-_PHOTOMETRY = ("photmjsr", "photuja2", "pixar_sr", "pixar_a2")
 
 
 def holds_slits(file: FitsFile) -> bool:
@@ -89,8 +89,7 @@ def read_slits(file: FitsFile, *, any_exp_type: bool = False) -> Slits:
     slits = _by_version(file)
     science = [planes["SCI"] for planes in slits]
     records: dict[str, Any] = {}
-    name = file.path.name.removesuffix(".gz")
-    meta = Meta(file.hdus[0].header, science[0].header, name, records=records, path=str(file.path))
+    meta = header_meta(file, science[0], records)
     check_exp_type(file.path, meta, any_exp_type=any_exp_type)
     dims = _dims(file.path, slits)
     common = _common(file, meta, slits, dims, records)
@@ -172,12 +171,8 @@ def _common(
 ) -> dict[str, Any]:
     """Variables that every bucket has alike."""
     count = slits[0]["SCI"].shape[0] if len(dims) == 3 else None
-    out = dict(time_variables(file, count, meta, records))
-    for name, scalar in SCALARS.items():
-        value = meta.get(scalar.keyword) if scalar.read or scalar.hdu == "PRIMARY" else None
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            out[name] = ((), np.float64(value), {"units": scalar.unit})
-    return out
+    scalars = (n for n, s in SCALARS.items() if s.read or s.hdu == "PRIMARY")
+    return {**time_variables(file, count, meta, records), **scalar_variables(meta, scalars)}
 
 
 def _variables(path: Path, science: Sequence[Hdu], slits: list[dict[str, Hdu]]) -> dict[str, Any]:
@@ -203,7 +198,7 @@ def _variables(path: Path, science: Sequence[Hdu], slits: list[dict[str, Hdu]]) 
     out["slit_problem"] = np.full(len(science), "")
     if "slit_name" not in out:
         out["slit_name"] = np.array([str(k) for k in range(1, len(science) + 1)])
-    for name in _PHOTOMETRY:
+    for name in PHOTOMETRY:
         values = [h.get(SCALARS[name].keyword) for h in science]
         _check_numbers(path, SCALARS[name].keyword, values)
         if any(v is not None for v in values):
@@ -236,7 +231,7 @@ def _shutters(columns: dict[str, Any]) -> dict[str, Any]:
     return {"xcen": column, "ycen": row}
 
 
-def _wcs(file: FitsFile, meta: Meta, count: int) -> dict[Any, LazyWcs] | None:
+def _wcs(file: FitsFile, meta: Meta, count: int) -> dict[int, DeferredWcs] | None:
     asdf = file.find("ASDF")
     if asdf is None:
         return None
@@ -245,14 +240,14 @@ def _wcs(file: FitsFile, meta: Meta, count: int) -> dict[Any, LazyWcs] | None:
         return bytes(file.raw(asdf.start, asdf.size))
 
     if str(meta.get("DATAMODL")) == "SlitModel":
-        return {0: LazyWcs(content, meta.filename)}
+        return {0: deferred_wcs(content, meta.filename)}
     return WcsList(content, meta.filename, "slits").named(range(count))
 
 
 def _bucket(  # noqa: PLR0917 - one call
     file: FitsFile,
     slits: list[dict[str, Hdu]],
-    members: Any,
+    members: HostArray,
     dims: tuple[str, ...],
     columns: dict[str, Any],
     common: dict[str, Any],
@@ -291,7 +286,7 @@ def _bucket(  # noqa: PLR0917 - one call
         if unit and name in variables:
             variables[name].attrs["units"] = unit
     data = {**variables, **{n: ("slit", v) for n, v in columns.items()}, **common}
-    for name in _PHOTOMETRY:
+    for name in PHOTOMETRY:
         if name in columns:
             data[name] = ("slit", columns[name], {"units": SCALARS[name].unit})
     return xr.Dataset(data, coords={"slit": members}, attrs=attrs)

@@ -1,0 +1,289 @@
+"""What one element of a mapped dimension sees of the arguments, and the results joined again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+
+from spec2fn.errors import ContractError, PlanError
+from spec2fn.kernels.namespace import array_namespace
+from spec2fn.plan_base import Dims
+from spec2fn.transforms.labels import Label
+from spec2fn.transforms.packing import Packed, PyTree, Static, content_key, unpack
+from spec2fn.typing import Array, HostArray
+
+__all__ = ["Along", "COMPUTED", "FIXED", "MAPPED", "Out"]
+
+MAPPED, COMPUTED, FIXED = -3, -2, -1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Out:
+    """A leaf that a mapped function returns.
+
+    `origin` is ``MAPPED`` (along the first axis), ``COMPUTED`` from what is not mapped,
+    ``FIXED`` if it is no array of JAX, else the number of the leaf among the arguments that it is.
+    """
+
+    data: Array
+    origin: int = FIXED
+
+    def same(self, other: Out) -> bool:
+        """Whether both are one value that all elements have in common."""
+        if self is other:
+            return self.origin != MAPPED and not self.labelled
+        if self.origin != FIXED:
+            return self.origin == other.origin >= 0
+        return not self.labelled and content_key(self.data) == content_key(other.data)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it differs from element to element, untraced."""
+        values = np.asarray(self.data).flat if self.origin == FIXED else ()
+        return any(isinstance(v, Label) for v in values)
+
+
+def _stacked(parts: list[Out], groups: list[HostArray]) -> Array:
+    """Stack the elements of groups, (n, …), in the order of the arguments."""
+    stacks: list[Array] = []
+    for part, group in zip(parts, groups, strict=True):
+        data, n = part.data, len(group)
+        if part.origin == MAPPED:
+            stacks.append(data)
+        elif part.labelled:
+            values = np.asarray(data)
+            each = [v.values if isinstance(v, Label) else [v] * n for v in values.flat]
+            stacks.append(np.array(each).T.reshape(n, *values.shape))
+        else:
+            xp = array_namespace(data)
+            stacks.append(xp.broadcast_to(xp.asarray(data)[None], (n, *np.shape(data))))
+    if len(stacks) == 1:
+        return stacks[0]
+    order = np.argsort(np.concatenate(groups))
+    joined: Array = array_namespace(*stacks).concatenate(stacks)[order]
+    return joined
+
+
+class Along:
+    """Arguments of a mapped function as one element sees them, and back."""
+
+    def __init__(self, dim: str, index: HostArray | None, *, keep: bool) -> None:
+        self.dim = dim
+        self.keep = keep
+        self.index = index
+        self.sizes: dict[int, str] = {}
+        self.before: tuple[str, ...] = ()
+        self.coordinate: Any = None
+        self.labels: list[Label] = []
+
+    def split(
+        self, value: PyTree, where: str = "", dims: Dims | None = None
+    ) -> tuple[PyTree, PyTree]:
+        """Return `value` with the template of an element, and the axis to map of each leaf.
+
+        An axis of -1 means that the leaf is broadcast. `where` names a field of a plan, in which
+        arrays must be declared.
+        """
+        if isinstance(value, Packed):
+            if value.kind == "plan":
+                return self._plan(value)
+            if value.kind == "dataset":
+                return self._dataset(value)
+            element, axes = self._items(value.arrays, where, dims)
+            return Packed(element, value.template), Packed(axes, value.template)
+        if isinstance(value, Mapping):
+            return self._items(value, where, dims)
+        if isinstance(value, tuple):
+            pairs = [self.split(v, where, dims) for v in value]
+            return tuple(p[0] for p in pairs), tuple(p[1] for p in pairs)
+        if isinstance(value, Static):
+            return value, value
+        return value, self._axis(value, where, dims)
+
+    def _items(
+        self, items: Mapping[str, PyTree], where: str, dims: Dims | None
+    ) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
+        pairs = {k: self.split(v, where, dims) for k, v in items.items()}
+        return {k: p[0] for k, p in pairs.items()}, {k: p[1] for k, p in pairs.items()}
+
+    def _axis(self, leaf: Array, where: str, dims: Dims | None) -> int:
+        shape = np.shape(leaf)
+        if not where or not shape:
+            return -1
+        names = dims.of(len(shape)) if dims is not None else None
+        if dims is None or names is None or "..." in dims.names:
+            msg = (
+                f"vmap: {where} is an array of shape {shape} of which it is not known whether"
+                f" {self.dim!r} is among its dims; declare the field with"
+                ' array("…") of spec2fn.plan_base'
+            )
+            raise PlanError(msg)
+        if self.dim in names:
+            axis = names.index(self.dim)
+            self.sizes.setdefault(shape[axis], where)
+            return axis
+        several = [n for n in names if self.dim in n.strip("()").split() and n[0] == "("]
+        if several and np.size(leaf):
+            self._refuse(where, f"has an axis {several[0]} that runs over all of them")
+        return -1
+
+    def _refuse(self, where: str, why: str) -> NoReturn:
+        msg = (
+            f"vmap: {where} {why}, and cannot be mapped along {self.dim!r}; call the function"
+            " with all of them at once"
+        )
+        raise PlanError(msg)
+
+    def _plan(self, packed: Packed) -> tuple[Packed, Packed]:
+        _, cls, static = packed.template.value
+        arrays, axes, fixed = {}, {}, dict(static)
+        for name, value in packed.arrays.items():
+            where, dims = f"{cls.__name__}.{name}", cls.declared.get(name)
+            if dims is None or dims.kind == "array":
+                arrays[name], axes[name] = self.split(value, where, dims)
+            elif dims.names != self.dim:
+                arrays[name], axes[name] = self.split(value)
+            else:
+                fixed[name] = self._of_element(unpack(value), where, dims.kind)
+        template = Static(("plan", cls, fixed))
+        return Packed(arrays, template), Packed(axes, template)
+
+    def _of_element(self, values: tuple[object, ...], where: str, kind: str) -> object:
+        """What one element has of a tuple along the dim."""
+        if kind == "positions":
+            if not values:
+                return values
+            if not self.keep or values != tuple(range(len(values))):
+                self._refuse(where, f"holds positions {values}")
+            self.sizes.setdefault(len(values), where)
+            return (0,)
+        self.sizes.setdefault(len(values), where)
+        objects = np.empty(len(values), dtype=object)
+        for i, value in enumerate(values):
+            objects[i] = value
+        one = self._one(objects)
+        return (one,) if self.keep else one
+
+    def _one(self, values: HostArray, *, identity: bool = False) -> object:
+        """One value if all are the same, else what stands for them."""
+        if self.index is not None and len(self.index) < len(values):
+            values = values[self.index]
+        first = content_key(values[0])
+        if all(content_key(v) == first for v in values):
+            return values[0]
+        self.labels.append(Label(values, identity=identity))
+        return self.labels[-1]
+
+    def _dataset(self, packed: Packed) -> tuple[Packed, Packed]:
+        _, layout, static, attrs = packed.template.value
+        arrays, axes, fixed, new = {}, {}, {}, []
+        for name, dims, var_attrs, is_coord in layout:
+            data = packed.arrays[name] if name in packed.arrays else static[name]
+            axis = dims.index(self.dim) if self.dim in dims else -1
+            if axis >= 0:
+                self.sizes.setdefault(data.shape[axis], name)
+                if axis >= len(self.before):
+                    self.before = dims[:axis]
+            index = dims == (name,)
+            if name in packed.arrays or (axis >= 0 and not index and data.dtype.kind in "iub"):
+                arrays[name], axes[name] = data, axis
+            elif axis < 0:
+                fixed[name] = data
+            elif index and not self.keep:
+                self.coordinate = self.coordinate or ((name, dims, var_attrs, is_coord), data)
+                continue
+            else:
+                fixed[name] = self._labelled(np.moveaxis(data, axis, 0), axis, identity=index)
+            kept = dims if self.keep else tuple(d for d in dims if d != self.dim)
+            new.append((name, kept, var_attrs, is_coord))
+        template = Static(("dataset", tuple(new), fixed, attrs))
+        return Packed(arrays, template), Packed(axes, template)
+
+    def _labelled(self, values: HostArray, axis: int, *, identity: bool) -> HostArray:
+        out = np.empty(values.shape[1:], dtype=object)
+        for i in np.ndindex(out.shape):
+            out[i] = self._one(values[(slice(None), *i)], identity=identity)
+        if not any(isinstance(v, Label) for v in out.flat):
+            out = out.astype(values.dtype)
+        return np.expand_dims(out, axis) if self.keep else out
+
+    def join(self, parts: list[PyTree], groups: list[HostArray]) -> PyTree:
+        """Put the results of groups of elements together.
+
+        Parameters
+        ----------
+        parts : list
+            Of each group, packed; leaves are :class:`Out`.
+        groups : list of array of int
+            Elements of each group.
+        """
+        first = parts[0]
+        if isinstance(first, Packed):
+            if first.kind == "dataset":
+                return self._join_datasets(parts, groups)
+            if first.kind == "plan":
+                msg = "vmap: a mapped function cannot return a plan; return its arrays"
+                raise ContractError(msg)
+            items = self.join([p.arrays for p in parts], groups)
+            return Packed(items, first.template)
+        if isinstance(first, Mapping):
+            return {k: self.join([p[k] for p in parts], groups) for k in first}
+        if isinstance(first, tuple):
+            return tuple(self.join(list(p), groups) for p in zip(*parts, strict=True))
+        if isinstance(first, Out):
+            return _stacked(parts, groups)
+        if any(isinstance(p.value, Label) for p in parts):
+            each = [Out(np.array(p.value, dtype=object)) for p in parts]
+            return Static(_stacked(each, groups))
+        return first
+
+    def _join_datasets(self, parts: list[Packed], groups: list[HostArray]) -> Packed:
+        _, layout, _, attrs = parts[0].template.value
+        dims_of = {name: dims for name, dims, _, _ in layout}
+        # what was done to one of them was done
+        done = {
+            k: v
+            for p in parts
+            for k, v in p.template.value[3].items()
+            if k.startswith("status_") and v == "COMPLETE"
+        }
+        forms = []
+        for part in parts:
+            _, part_layout, _, part_attrs = part.template.value
+            others = {k: v for k, v in part_attrs.items() if k not in done}
+            form = {entry[0]: content_key(entry[1:]) for entry in part_layout}
+            forms.append((form, content_key(others)))
+        if any(f != forms[0] for f in forms) or any(isinstance(a, Label) for a in attrs.values()):
+            msg = (
+                f"vmap: the function returns other variables, units or attributes for some"
+                f" {self.dim}s than for others; map these on their own"
+            )
+            raise ContractError(msg)
+        # spectra of slits stand along a dim of their own
+        along = dims_of.get(self.dim, (self.dim,))[0] if self.keep else self.dim
+        new: list[Any] = []
+        arrays: dict[str, Array] = {}
+        static: dict[str, Array] = {}
+        for name, dims, var_attrs, is_coord in layout:
+            each = [p.arrays.get(name) or Out(p.template.value[2][name]) for p in parts]
+            data: Array = each[0].data
+            new_dims = dims
+            if along in dims:
+                axis = dims.index(along)
+                data = _stacked(each, groups)
+                data = array_namespace(data).moveaxis(data, 0, axis)
+                data = data.reshape((*data.shape[:axis], -1, *data.shape[axis + 2 :]))
+            elif not all(one.same(each[0]) for one in each):
+                axis = 1 + max((i for i, d in enumerate(dims) if d in self.before), default=-1)
+                data = _stacked(each, groups)
+                data = array_namespace(data).moveaxis(data, 0, axis)
+                new_dims = (*dims[:axis], self.dim, *dims[axis:])
+            (arrays if name in parts[0].arrays else static)[name] = data
+            new.append((name, new_dims, var_attrs, is_coord))
+        if self.coordinate is not None and any(self.dim in entry[1] for entry in new):
+            entry, static[self.dim] = self.coordinate
+            new.append(entry)
+        return Packed(arrays, Static(("dataset", tuple(new), static, attrs | done)))

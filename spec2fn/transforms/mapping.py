@@ -1,0 +1,201 @@
+"""Mapping a function of Datasets over a named dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import numpy as np
+
+from spec2fn.errors import ContractError
+from spec2fn.kernels.namespace import array_namespace
+from spec2fn.plan_base import Plan
+from spec2fn.slits import Slits
+from spec2fn.transforms.elements import COMPUTED, MAPPED, Along, Out
+from spec2fn.transforms.labels import LabelRead
+from spec2fn.transforms.packing import PyTree, content_key, inherit_meta, pack, unpack
+from spec2fn.typing import HostArray
+
+if TYPE_CHECKING:
+    from jax.extend.core import Jaxpr, Literal, Var
+
+__all__ = ["vmap"]
+
+_Args = ParamSpec("_Args")
+_Result = TypeVar("_Result")
+
+
+def vmap(
+    function: Callable[_Args, _Result], dim: str = "integration", *, keep: bool | None = None
+) -> Callable[_Args, _Result]:
+    """Map a function of Datasets over a named dimension.
+
+    Variables that have `dim`, and fields of plans that are declared with it
+    (:mod:`spec2fn.plan_base`), are mapped along it wherever it stands among their dims;
+    everything else is broadcast.
+
+    The function is traced once. What cannot be traced and differs along `dim`, such as the name
+    or the source type of a slit, is carried along; if the function looks at it, elements with the
+    same value are mapped together, with a trace for each value.
+
+    Parameters
+    ----------
+    function : callable
+        Of Datasets, plans, arrays, and whatever else; a step, for example.
+    dim : str
+    keep : bool, optional
+        Whether the function sees `dim` with length 1 (otherwise it does not see it). By default
+        it does if `dim` is ``slit``: what steps expect is a bucket, here of one slit.
+
+    Returns
+    -------
+    callable
+        Of the same arguments. :class:`~spec2fn.slits.Slits` (with the plans of their buckets) are
+        mapped over ``slit`` bucket by bucket. In Datasets that it returns, variables that depend
+        on what is mapped have `dim` where the arguments have it among their dims, or else first;
+        the others do not have it. Arrays have it first. Spectra of slits are joined along
+        ``spectrum``.
+
+    Raises
+    ------
+    PlanError
+        If a field of a plan would have to be mapped and is not declared, or cannot be: it names
+        class and field.
+    ContractError
+        If nothing has `dim`, or its length is not the same everywhere.
+    """
+    keep = dim == "slit" if keep is None else keep
+
+    def wrapper(*args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
+        given = (*args, *kwargs.values())
+        slits = next((a for a in given if isinstance(a, Slits)), None)
+        out: _Result
+        if keep and slits is not None:
+            out = _by_bucket(wrapper, slits, args, kwargs)
+            return out
+        out = unpack(_mapped(function, pack((args, kwargs)), dim, keep=keep))
+        return inherit_meta(out, given)
+
+    return wrapper
+
+
+def _by_bucket(
+    function: Callable[..., Any], slits: Slits, args: tuple[object, ...], kwargs: dict[str, object]
+) -> Any:
+    """Call a function with every bucket of slits, and with the plan of each."""
+
+    def of_bucket(value: object, i: int) -> object:
+        if isinstance(value, Slits):
+            return value.buckets[i]
+        if not isinstance(value, tuple) or not any(isinstance(p, Plan) for p in value):
+            return value
+        return value[i] if len(value) == len(slits.buckets) else value
+
+    out = tuple(
+        function(
+            *(of_bucket(a, i) for a in args), **{k: of_bucket(v, i) for k, v in kwargs.items()}
+        )
+        for i in range(len(slits.buckets))
+    )
+    return Slits(out) if all("slit" in getattr(o, "sizes", ()) for o in out) else out
+
+
+def _mapped(function: Callable[..., Any], packed: PyTree, dim: str, *, keep: bool) -> PyTree:
+    """Map a function of packed arguments along a dim."""
+    whole = Along(dim, None, keep=keep)
+    whole.split(packed)
+    if len(whole.sizes) != 1:
+        lengths = ", ".join(f"{n} ({w})" for n, w in whole.sizes.items()) or "none"
+        msg = (
+            f"vmap: one argument at least must have dimension {dim!r}, all of the same length;"
+            f" found {lengths}"
+        )
+        raise ContractError(msg)
+    (n,) = whole.sizes
+
+    def by_group(index: HostArray) -> list[tuple[HostArray, PyTree]]:
+        along = Along(dim, index, keep=keep)
+        try:
+            return [
+                (
+                    index,
+                    _run(
+                        function, *along.split(packed), index if len(index) < n else None, keep=keep
+                    ),
+                )
+            ]
+        except LabelRead as read:
+            if not any(label is read.label for label in along.labels):
+                raise  # of a map around this one
+            by_value: dict[Hashable, list[int]] = {}
+            for i, value in zip(index, read.label.values, strict=True):
+                by_value.setdefault(content_key(value), []).append(i)
+        return [group for same in by_value.values() for group in by_group(np.array(same))]
+
+    groups = by_group(np.arange(n))
+    return whole.join([out for _, out in groups], [index for index, _ in groups])
+
+
+def _run(
+    function: Callable[..., Any],
+    element: PyTree,
+    axes_of_leaves: PyTree,
+    index: HostArray | None,
+    *,
+    keep: bool,
+) -> PyTree:
+    """Map a function over some elements (None: all) with one trace.
+
+    Leaves of the result are :class:`Out`.
+    """
+    import jax
+    from jax.extend.core import jaxpr_as_fun
+
+    leaves, tree = jax.tree_util.tree_flatten(element)
+    axes = jax.tree_util.tree_leaves(axes_of_leaves)
+
+    def one(*cut: jax.Array) -> PyTree:
+        if keep:
+            cut = tuple(
+                c if a < 0 else jax.numpy.expand_dims(c, a) for c, a in zip(cut, axes, strict=True)
+            )
+        args, kwargs = unpack(jax.tree_util.tree_unflatten(tree, cut))
+        return pack(function(*args, **kwargs))
+
+    if index is not None:
+        leaves = [
+            leaf if a < 0 else array_namespace(leaf).take(leaf, index, axis=a)
+            for leaf, a in zip(leaves, axes, strict=True)
+        ]
+    cut = [
+        leaf if a < 0 else jax.ShapeDtypeStruct((*leaf.shape[:a], *leaf.shape[a + 1 :]), leaf.dtype)
+        for leaf, a in zip(leaves, axes, strict=True)
+    ]
+    traced, shapes = jax.make_jaxpr(one, return_shape=True)(*cut)
+    origins = _origins(traced.jaxpr, axes)
+    out = jax.vmap(
+        jaxpr_as_fun(traced),
+        in_axes=[None if a < 0 else a for a in axes],
+        out_axes=[0 if o == MAPPED else None for o in origins],
+    )(*leaves)
+    returned = [Out(data, origin) for data, origin in zip(out, origins, strict=True)]
+    return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(shapes), returned)
+
+
+def _origins(traced: Jaxpr, axes: list[int]) -> list[int]:
+    """Of each output: MAPPED, COMPUTED, or the number of the input that it is."""
+    from jax.extend.core import Literal
+
+    # what depends on a mapped argument is mapped itself
+    mapped = {v for v, a in zip(traced.invars, axes, strict=True) if a >= 0}
+    for equation in traced.eqns:
+        if any(not isinstance(v, Literal) and v in mapped for v in equation.invars):
+            mapped.update(equation.outvars)
+    number = {v: i for i, v in enumerate(traced.invars)}
+
+    def origin(v: Var | Literal) -> int:
+        if isinstance(v, Literal):
+            return COMPUTED
+        return MAPPED if v in mapped else number.get(v, COMPUTED)
+
+    return [origin(v) for v in traced.outvars]
