@@ -17,22 +17,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from spec2fn.engine.outcome import blank_pieces
-from spec2fn.engine.pipeline import Observation, Pipeline, Split, find_steps, since, steps_of
-from spec2fn.engine.run import (
+from spec2fn.engine.checks import (
     REPEATABLE,
-    Result,
-    RunPlan,
-    StepRecord,
     check_input,
-    heard,
-    needed_references,
-    plan,
     recorded_status,
-    run,
     warnings_in,
     with_checked_members,
 )
+from spec2fn.engine.forecast import RunPlan, plan
+from spec2fn.engine.outcome import blank_pieces
+from spec2fn.engine.pipeline import (
+    Observation,
+    Pipeline,
+    Split,
+    find_steps,
+    needed_references,
+    since,
+    steps_of,
+)
+from spec2fn.engine.run import Result, StepRecord, heard, run
 from spec2fn.engine.settings import Settings, resolve_settings
 from spec2fn.engine.step import Step
 from spec2fn.errors import InputError, ParameterError

@@ -21,15 +21,18 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as _replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from spec2fn.errors import DatasetError, InputError
+from spec2fn.pieces import Exposure, Pieces, pieces_of
 
 if TYPE_CHECKING:
     import xarray as xr
     from astropy.io.fits import Header
+
+E = TypeVar("E", bound="Exposure")
 
 __all__ = [
     "ALLOWED",
@@ -459,7 +462,7 @@ class Meta:
         return _replace(self, **changes)
 
 
-def meta_of(ds: xr.Dataset) -> Meta:
+def meta_of(ds: Exposure) -> Meta:
     """Return the :class:`Meta` of a Dataset (an empty one inside a trace)."""
     meta = ds.attrs.get("meta")
     return meta if isinstance(meta, Meta) else Meta()
@@ -471,14 +474,14 @@ def described(ref: xr.Dataset) -> str:
     return f"reference {ref.attrs.get('reftype') or 'of unknown type'!r} ({name})"
 
 
-def with_meta(ds: xr.Dataset, **changes: Any) -> xr.Dataset:
+def with_meta(ds: E, **changes: Any) -> E:
     """Return `ds` with fields of its :class:`Meta` replaced."""
-    if not hasattr(ds, "data_vars"):  # slits or cubes, each with a WCS of its own
+    if isinstance(ds, Pieces):  # each has a WCS of its own
         return ds.map(lambda part: with_meta(part, **changes))
     return ds.assign_attrs(meta=meta_of(ds).replace(**changes))
 
 
-def with_warnings(ds: xr.Dataset, *warnings: str) -> xr.Dataset:
+def with_warnings(ds: E, *warnings: str) -> E:
     """Return `ds` with warnings added to its records: the terminal and every report show them.
 
     A warning is one line that says what was found, what was done about it, and the remedy. One
@@ -489,11 +492,10 @@ def with_warnings(ds: xr.Dataset, *warnings: str) -> xr.Dataset:
     return with_meta(ds, records={"warnings": (*held, *new)}) if new else ds
 
 
-def warnings_of(ds: Any) -> tuple[str, ...]:
+def warnings_of(ds: Exposure) -> tuple[str, ...]:
     """Return the warnings recorded on a Dataset, slits or cubes, each once."""
-    parts = getattr(ds, "buckets", getattr(ds, "cubes", (ds,)))
-    found = [w for part in parts for w in meta_of(part).records.get("warnings", ())]
-    return tuple(dict.fromkeys(found))
+    told = (w for part in pieces_of(ds) for w in meta_of(part).records.get("warnings", ()))
+    return tuple(dict.fromkeys(told))
 
 
 def with_attrs(ds: xr.Dataset, **attrs: Any) -> xr.Dataset:
@@ -504,12 +506,12 @@ def with_attrs(ds: xr.Dataset, **attrs: Any) -> xr.Dataset:
     return out
 
 
-def with_status(ds: xr.Dataset, step: str, status: str) -> xr.Dataset:
+def with_status(ds: E, step: str, status: str) -> E:
     """Return `ds` with the status of a step recorded (``COMPLETE``, ``SKIPPED: why``, …)."""
-    return ds.assign_attrs({f"status_{step}": status})
+    return ds.assign_attrs({f"status_{step}": status})  # type: ignore[return-value] # mypy joins
 
 
-def status_of(ds: xr.Dataset, step: str) -> str:
+def status_of(ds: Exposure, step: str) -> str:
     """Return the recorded status of `step`, or an empty string if it has not been seen."""
     return str(ds.attrs.get(f"status_{step}", ""))
 

@@ -143,5 +143,6 @@ def test_every_step_file_holds_its_step():
     names = {p.stem for p in modules("steps")} - {"__init__"}
     assert names == set(registered_steps())
     for name, step in registered_steps().items():
+        assert step.name == name
         assert step.__doc__, f"{name} has no docstring"
         assert "Parameters" in step.__doc__, f"{name}: document the parameters"

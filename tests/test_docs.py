@@ -25,7 +25,6 @@ import pytest
 from spec2fn.calibration import calibrate
 from spec2fn.cli import main
 from spec2fn.demo import run as demo
-from spec2fn.engine import step as engine
 from spec2fn.io import open_product
 from spec2fn.refs import cache_environment, use_cache
 
@@ -391,8 +390,6 @@ def reader(tmp_path, rendering, monkeypatch):
 
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(demo, "_render", rendering)
-    # what a page registers is forgotten after it
-    monkeypatch.setattr(engine, "_REGISTRY", dict(engine.registered_steps()))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PWD", str(tmp_path))
     monkeypatch.chdir(tmp_path)

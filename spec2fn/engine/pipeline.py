@@ -7,7 +7,7 @@ associated exposures and of ``split(...)`` into branches. Nothing here reads or 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as _replace
 from typing import Any
@@ -30,7 +30,10 @@ __all__ = [
     "find_steps",
     "insert_after",
     "insert_before",
+    "needed_references",
     "product",
+    "reference_names",
+    "references_of",
     "replace",
     "since",
     "split",
@@ -85,6 +88,10 @@ class Product:
     def name(self) -> str:
         """Name under which pipelines address the marker."""
         return f"product:{self.kind}"
+
+    def asked(self, optional: Collection[str]) -> bool:
+        """Whether it is to be taken, where these optional products are asked for."""
+        return not self.optional or self.kind in optional
 
 
 def product(kind: str, *, of: str = "", optional: bool = False) -> Product:
@@ -226,6 +233,35 @@ def find_step(pipeline: Pipeline, name: str) -> Step:
     return find_steps(pipeline, name)[0]
 
 
+def needed_references(pipeline: Pipeline) -> tuple[str, ...]:
+    """Reference types of the steps that are switched on, in order, without repetition.
+
+    Those that the header of an associated exposure selects (``Step.refs_of``) are left out.
+    """
+    active = [s for s in steps_of(pipeline) if not s.skip and not s.refs_of]
+    return tuple(dict.fromkeys(r for s in active for r in s.refs))
+
+
+def references_of(step: Step, refs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the references of a step among those of a run, by type."""
+    keys = zip(step.refs, step.reference_keys, strict=True)
+    # a mapping given by hand need not tell whose header selected a reference
+    return {reftype: refs[key] if key in refs else refs.get(reftype) for reftype, key in keys}
+
+
+def reference_names(step: Step, refs: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the references of a step are called, by the key of each."""
+    values = references_of(step, refs).values()
+    return dict(zip(step.reference_keys, map(_reference_name, values), strict=True))
+
+
+def _reference_name(value: object) -> str:
+    if value is None:
+        return "N/A"
+    name = getattr(value, "name", None) or getattr(value, "attrs", {}).get("filename")
+    return str(name) if name else ("array" if hasattr(value, "dtype") else "given")
+
+
 def _index(pipeline: Pipeline, name: str) -> int:
     for i, element in enumerate(pipeline):
         if element.name == name or (isinstance(element, Product) and element.kind == name):
@@ -364,7 +400,7 @@ def _element(value: Any) -> Element:
     if isinstance(value, (Step, Product, AlsoOn, Split)):
         return value
     if callable(value):
-        # a user's own function: not registered, known by its name
+        # a user's own function, known by its name
         return Step(name=getattr(value, "__name__", "function"), function=value, reads=())
     msg = f"a pipeline holds steps, product(...) markers and also_on(...) lifts, not {value!r}"
     raise ContractError(msg)

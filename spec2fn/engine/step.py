@@ -35,8 +35,6 @@ P = ParamSpec("P")
 PLANNED: Any = None
 """Default of the argument ``plan`` of a step: the step makes the plan itself."""
 
-_REGISTRY: dict[str, Step[...]] = {}
-
 
 @dataclass(frozen=True)
 class Skip:
@@ -380,7 +378,7 @@ def step(function: Callable[Concatenate[Any, P], Any]) -> Step[P]: ...
 @overload
 def step(**options: Any) -> Callable[[Callable[Concatenate[Any, P], Any]], Step[P]]: ...
 def step(function: Callable[Concatenate[Any, P], Any] | None = None, **options: Any) -> Any:
-    """Turn ``function(ds, *refs, *, members…, parameters…)`` into a registered :class:`Step`.
+    """Turn ``function(ds, *refs, *, members…, parameters…)`` into a :class:`Step`.
 
     Options are the attributes of :class:`Step`. The function returns a new Dataset or
     ``Skip(reason)``. A two-phase step names its ``planner`` and takes ``plan`` as a keyword, with
@@ -398,7 +396,6 @@ def step(function: Callable[Concatenate[Any, P], Any] | None = None, **options: 
         made = replace(made, suffix=made.suffix or name)
         if made.planner is not None:
             _check_planner(made)
-        _REGISTRY[name] = made
         return made
 
     return decorate if function is None else decorate(function)
@@ -411,10 +408,5 @@ def registered_steps() -> Mapping[str, Step[...]]:
 
     import spec2fn.steps
 
-    for module in pkgutil.iter_modules(spec2fn.steps.__path__):
-        importlib.import_module(f"spec2fn.steps.{module.name}")
-    # what a user registers is no step of the library
-    ours = {
-        n: s for n, s in _REGISTRY.items() if s.function.__module__.startswith("spec2fn.steps.")
-    }
-    return dict(sorted(ours.items()))
+    names = sorted(module.name for module in pkgutil.iter_modules(spec2fn.steps.__path__))
+    return {n: getattr(importlib.import_module(f"spec2fn.steps.{n}"), n) for n in names}

@@ -247,7 +247,7 @@ def _switched_on(element: Any) -> Any:
 def _input_of(
     step: Step, dataset: Any, refs: Mapping[str, Any], held: Mapping[str, Any]
 ) -> StepInput:
-    taken = {
-        r: refs.get(key, refs.get(r)) for r, key in zip(step.refs, step.reference_keys, strict=True)
-    }
-    return StepInput(step, dataset, taken, {r: held.get(r, ()) for r in step.members})
+    from spec2fn.engine.pipeline import references_of
+
+    members = {role: held.get(role, ()) for role in step.members}
+    return StepInput(step, dataset, references_of(step, refs), members)
