@@ -39,7 +39,6 @@ __all__ = [
     "EXTRACTED",
     "INT_TIMES",
     "MODE_ATTRS",
-    "MODE_KEYWORDS",
     "COMMON_ERROR",
     "COMMON_SHARE",
     "FIXED_SLITS",
@@ -278,37 +277,6 @@ def allowed(keyword: str, value: Any, file: str) -> Any:
     msg = f"{file or 'the exposure'}: keyword {keyword} is {value!r}, needs {rule.said()}"
     raise InputError(f"{msg}; correct it")
 
-
-def _mode(instrument: str, **texts: str) -> Mapping[str, tuple[str, ...]]:
-    return {"INSTRUME": (instrument,), **{k: tuple(v.split()) for k, v in texts.items()}}
-
-
-_NIRSPEC = _mode(
-    "NIRSPEC",
-    DETECTOR="NRS1 NRS2",
-    FILTER="CLEAR F070LP F100LP F110W F140X F170LP F290LP",
-    GRATING="PRISM G140M G140H G235M G235H G395M G395H",
-)
-MODE_KEYWORDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    **dict.fromkeys(
-        ("MIR_LRS-FIXEDSLIT", "MIR_LRS-SLITLESS"),
-        _mode("MIRI", DETECTOR="MIRIMAGE", FILTER="P750L"),
-    ),
-    "MIR_TACONFIRM": _mode(
-        "MIRI",
-        DETECTOR="MIRIMAGE",
-        FILTER="F560W F770W F1000W F1130W F1280W F1500W F1800W F2100W F2550W F2550WR FND",
-    ),
-    "MIR_MRS": _mode(
-        "MIRI",
-        DETECTOR="MIRIFUSHORT MIRIFULONG",
-        CHANNEL="12 34",
-        BAND="SHORT MEDIUM LONG SHORT-MEDIUM SHORT-LONG MEDIUM-SHORT MEDIUM-LONG LONG-SHORT"
-        " LONG-MEDIUM",
-    ),
-    **dict.fromkeys(("NRS_FIXEDSLIT", "NRS_BRIGHTOBJ", "NRS_MSASPEC", "NRS_IFU"), _NIRSPEC),
-}
-"""Keywords that a countrate exposure of a type must have, with the values there are."""
 
 NOT_EXTRACTED = "slits_not_extracted"
 """Record of spectra that could not be extracted: why, by name of the slit."""

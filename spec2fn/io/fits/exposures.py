@@ -11,11 +11,10 @@ import numpy as np
 from spec2fn.dq import PIXEL
 from spec2fn.errors import InputError, nearest
 from spec2fn.io.fits.fitsfile import FitsFile, Hdu
-from spec2fn.modes import known_exp_types, mode_named
+from spec2fn.modes import MODES, Mode, known_exp_types, mode_named
 from spec2fn.schema import (
     INT_TIMES,
     MODE_ATTRS,
-    MODE_KEYWORDS,
     PLANES,
     SCALARS,
     Meta,
@@ -219,7 +218,7 @@ def check_values(ds: Any, needed: Container[str] = ()) -> None:
 def _check_mode(path: Path, meta: Meta) -> None:
     """Raise :class:`InputError` unless detector, filter, … are such as the exposure type has."""
     exp_type = str(meta.get("EXP_TYPE")).strip()
-    for keyword, known in MODE_KEYWORDS.get(exp_type, {}).items():
+    for keyword, known in MODES.get(exp_type, Mode(exp_type)).keywords.items():
         value = meta.get(keyword)
         if str(value).strip().upper() in known:
             continue
