@@ -16,6 +16,7 @@ GROUND = {
     "deferred",
     "dq",
     "errors",
+    "header_rules",
     "members",
     "modes",
     "parameters",
