@@ -86,7 +86,7 @@ ALLOWED: Mapping[str, Allowed] = {
     "DATE-OBS": Allowed(str, like=r"\d{4}-\d\d-\d\d.*", needs="a date such as 2024-03-01"),
     "TIME-OBS": Allowed(str, like=r"\d\d:\d\d:\d\d.*", needs="a time such as 12:00:00.000"),
 }
-"""What keywords of exposures may hold, checked whenever one is read (:meth:`spec2fn.schema.Meta.get`)."""
+"""What keywords of exposures may hold, checked whenever one is read (``Meta.get``)."""
 
 
 def allowed(keyword: str, value: Any, file: str) -> Any:

@@ -25,6 +25,7 @@ import numpy as np
 from spec2fn.errors import DatasetError, InputError
 from spec2fn.header_rules import allowed
 from spec2fn.pieces import Exposure, Pieces, pieces_of
+from spec2fn.typing import Array, Number
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -278,7 +279,7 @@ class Meta:
         # xarray deep-copies attributes; this value is immutable and its gwcs is large.
         return self
 
-    def get(self, keyword: str, default: Any = None) -> Any:
+    def get(self, keyword: str, default: object = None) -> Any:
         """Value of a FITS keyword of the PRIMARY or SCI header, or `default`.
 
         Raises
@@ -290,7 +291,7 @@ class Meta:
         value = self.raw(keyword)
         return default if value is None else allowed(keyword, value, self.filename)
 
-    def raw(self, keyword: str) -> Any:
+    def raw(self, keyword: str) -> object:
         """Value of a FITS keyword, whatever it is; None if it is absent or blank."""
         for header in (self.primary, self.science):
             if header is not None and keyword in header:
@@ -311,10 +312,10 @@ class Meta:
             raise InputError(msg)
         return value
 
-    def replace(self, **changes: Any) -> Meta:
+    def replace(self, *, records: Mapping[str, Any] | None = None, **changes: Any) -> Meta:
         """Return a copy with some fields replaced; ``records`` are merged."""
-        if "records" in changes:
-            changes["records"] = {**self.records, **changes["records"]}
+        if records is not None:
+            changes["records"] = {**self.records, **records}
         return _replace(self, **changes)
 
 
@@ -354,7 +355,7 @@ def warnings_of(ds: Exposure) -> tuple[str, ...]:
     return tuple(dict.fromkeys(told))
 
 
-def with_attrs(ds: xr.Dataset, **attrs: Any) -> xr.Dataset:
+def with_attrs(ds: xr.Dataset, **attrs: object) -> xr.Dataset:
     """Return `ds` with mode attributes replaced (None removes one)."""
     out = ds.copy(deep=False)
     kept = {k: v for k, v in {**ds.attrs, **attrs}.items() if v is not None}
@@ -372,7 +373,7 @@ def status_of(ds: Exposure, step: str) -> str:
     return str(ds.attrs.get(f"status_{step}", ""))
 
 
-def replace_data(ds: xr.Dataset, units: str | None = None, **arrays: Any) -> xr.Dataset:
+def replace_data(ds: xr.Dataset, units: str | None = None, **arrays: Array) -> xr.Dataset:
     """Return `ds` with the data of existing variables replaced, dims and attributes kept.
 
     Parameters
@@ -395,7 +396,7 @@ def replace_data(ds: xr.Dataset, units: str | None = None, **arrays: Any) -> xr.
     return ds.assign(new)
 
 
-def set_scalars(ds: xr.Dataset, **values: Any) -> xr.Dataset:
+def set_scalars(ds: xr.Dataset, **values: Number | None) -> xr.Dataset:
     """Return `ds` with zero-dimensional variables of :data:`SCALARS` set (None removes one)."""
     drop = [k for k, v in values.items() if v is None and k in ds]
     new = {}
@@ -407,7 +408,7 @@ def set_scalars(ds: xr.Dataset, **values: Any) -> xr.Dataset:
     return ds.drop_vars(drop).assign(new)
 
 
-def has_value(array: Any) -> bool:
+def has_value(array: object) -> bool:
     """Whether an array holds a finite number; of most arrays it looks at little."""
     values = np.asarray(array)
     return any(np.isfinite(part).any() for part in (values if values.ndim > 1 else (values,)))

@@ -109,15 +109,19 @@ def merged(before: Result | None, result: Result) -> Result:
     return replace(result, report=tuple(report), warnings=tuple(dict.fromkeys(told)))
 
 
-def joined(parts: Sequence[Any]) -> Any:
+def joined(parts: Sequence[Any]) -> Exposure:
     """Join the pieces of one product along ``integration``, if they have any."""
+    if isinstance(parts[0], Slits):
+        buckets = zip(*(p.buckets for p in parts), strict=True)
+        return Slits(tuple(_concatenated(b).transpose("slit", ...) for b in buckets))
+    return _concatenated(parts)
+
+
+def _concatenated(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     import xarray as xr
 
     if "integration" not in parts[0].dims:
         return parts[0]
-    if isinstance(parts[0], Slits):
-        buckets = zip(*(p.buckets for p in parts), strict=True)
-        return Slits(tuple(joined(b).transpose("slit", ...) for b in buckets))
     whole = xr.concat(
         parts,
         dim="integration",

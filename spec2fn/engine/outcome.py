@@ -6,7 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["blank_pieces", "blank_status", "check_references", "common_status", "freeze"]
+
+T = TypeVar("T")
 
 _BLANK_PIECES: ContextVar[bool] = ContextVar("_BLANK_PIECES", default=False)
 
@@ -55,7 +57,7 @@ def common_status(made: Sequence[tuple[str, tuple[str, ...]]]) -> str:
     return "; ".join([first, *(s.partition(": ")[2] for s in others)])
 
 
-def blank_status(before: Any, after: Any, problems: Sequence[object]) -> str:
+def blank_status(before: object, after: object, problems: Sequence[object]) -> str:
     """Return the status of a step after which nothing has a value, or nothing.
 
     Parameters
@@ -85,7 +87,9 @@ def blank_status(before: Any, after: Any, problems: Sequence[object]) -> str:
     return "; ".join([f"FAILED: no {what} has a value after it", *reasons])
 
 
-def check_references(who: str, before: Exposure, after: Any, references: Sequence[Any]) -> None:
+def check_references(
+    who: str, before: Exposure, after: Exposure, references: Sequence[Any]
+) -> None:
     """Raise if references have left nothing of an image or a cube that had values.
 
     Slits may be lost one by one, and say so themselves.
@@ -110,7 +114,7 @@ def check_references(who: str, before: Exposure, after: Any, references: Sequenc
         raise ReferenceError(msg)
 
 
-def _valueless(exposure: Any, name: str, known: Collection[int] = ()) -> bool:
+def _valueless(exposure: Exposure, name: str, known: Collection[int] = ()) -> bool:
     """Whether a variable is there, with other data than `known`, and without a finite number."""
     found = [p.variables[name] for p in pieces_of(exposure) if name in p.variables]
     found = [v for v in found if id(v._data) not in known]  # noqa: SLF001
@@ -127,7 +131,7 @@ def _good_somewhere(ds: xr.Dataset) -> bool:
     return bool((np.isfinite(ds["sci"].values) & good).any())
 
 
-def freeze(after: Any, before: Any) -> Any:
+def freeze(after: T, before: object) -> T:
     """Make what a step has made read-only, so that nobody can change it behind a shared buffer.
 
     What the caller brought along is left as it was.

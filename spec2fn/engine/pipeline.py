@@ -10,10 +10,11 @@ import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as _replace
-from typing import Any
+from typing import Any, cast
 
 from spec2fn.engine.step import Step
 from spec2fn.errors import ContractError, ParameterError, nearest
+from spec2fn.pieces import Exposure
 
 __all__ = [
     "AlsoOn",
@@ -60,7 +61,9 @@ class Observation:
     science: Any
     members: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
-    def replace(self, science: Any = None, **members: tuple[Any, ...]) -> Observation:
+    def replace(
+        self, science: Exposure | None = None, /, **members: tuple[Any, ...]
+    ) -> Observation:
         """Return a copy with the science exposure or some members replaced."""
         return Observation(
             self.science if science is None else science, {**self.members, **members}
@@ -114,7 +117,7 @@ class AlsoOn:
         return self.step.name
 
 
-def also_on(*args: Any, share_plan: bool = False, when: str = "") -> AlsoOn:
+def also_on(*args: str | Step, share_plan: bool = False, when: str = "") -> AlsoOn:
     """Lift a step to associated exposures: ``also_on("background", "imprint", nsclean)``.
 
     With `share_plan`, the plan made for the science exposure is applied to the members too
@@ -122,7 +125,7 @@ def also_on(*args: Any, share_plan: bool = False, when: str = "") -> AlsoOn:
     `when`, the members are treated only if the step of that name is switched on.
     """
     *roles, lifted = args
-    return AlsoOn(tuple(roles), lifted, share_plan, when)
+    return AlsoOn(tuple(map(str, roles)), cast("Step", lifted), share_plan, when)
 
 
 @dataclass(frozen=True)
@@ -270,7 +273,7 @@ def _index(pipeline: Pipeline, name: str) -> int:
     return next(i for i, element in enumerate(pipeline) if wanted in steps_of((element,)))
 
 
-def replace(pipeline: Pipeline, **changes: Any) -> Pipeline:
+def replace(pipeline: Pipeline, **changes: object) -> Pipeline:
     """Return a pipeline with steps replaced by name; None removes one.
 
     A plain function ``Dataset -> Dataset`` may stand in for a step. A name that occurs in several
@@ -287,7 +290,7 @@ def replace(pipeline: Pipeline, **changes: Any) -> Pipeline:
     return out
 
 
-def _exchanged(element: Element, keys: set[str], new: Any) -> tuple[Element, ...]:
+def _exchanged(element: Element, keys: set[str], new: object) -> tuple[Element, ...]:
     if isinstance(element, Split):
         branches = []
         for one in element.branches:
@@ -316,13 +319,13 @@ def without(pipeline: Pipeline, *names: str) -> Pipeline:
     return replace(pipeline, **dict.fromkeys(names))
 
 
-def insert_before(pipeline: Pipeline, name: str, *new: Any) -> Pipeline:
+def insert_before(pipeline: Pipeline, name: str, *new: object) -> Pipeline:
     """Return a pipeline with elements inserted before the one called `name`."""
     i = _index(pipeline, name)
     return (*pipeline[:i], *map(_element, new), *pipeline[i:])
 
 
-def insert_after(pipeline: Pipeline, name: str, *new: Any) -> Pipeline:
+def insert_after(pipeline: Pipeline, name: str, *new: object) -> Pipeline:
     """Return a pipeline with elements inserted after the one called `name`."""
     i = _index(pipeline, name) + 1
     return (*pipeline[:i], *map(_element, new), *pipeline[i:])
@@ -396,7 +399,7 @@ def with_later_steps(pipeline: Pipeline) -> Pipeline:
     return tuple(out)
 
 
-def _element(value: Any) -> Element:
+def _element(value: object) -> Element:
     if isinstance(value, (Step, Product, AlsoOn, Split)):
         return value
     if callable(value):

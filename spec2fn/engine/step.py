@@ -14,7 +14,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, cast, overload
 
 from spec2fn.engine.outcome import blank_status, check_references, common_status, freeze
 from spec2fn.errors import ContractError, HostOnlyError
@@ -155,7 +155,7 @@ class Step(Generic[P]):
         """Every parameter with the value a bare call would use."""
         return {n: p.default for n, p in self.parameters.items()} | dict(self.bound)
 
-    def with_(self, *, skip: bool | None = None, **parameters: Any) -> Step[P]:
+    def with_(self, *, skip: bool | None = None, **parameters: object) -> Step[P]:
         """Return this step with parameters bound (and switched on or off).
 
         Raises
@@ -200,15 +200,20 @@ class Step(Generic[P]):
         return one_blas_thread() if ours else contextlib.nullcontext()
 
     def _call(
-        self, ds: Any, plan: Any, references: Any, members: Any, parameters: Parameters
-    ) -> Any:
+        self,
+        ds: Exposure,
+        plan: object,
+        references: Sequence[Any],
+        members: Mapping[str, Any],
+        parameters: Parameters,
+    ) -> Exposure:
         parts = self._parts(ds)
         if parts is not None:
-            plans = plan if plan is not None else (None,) * len(parts)
+            plans = (None,) * len(parts) if plan is None else cast("tuple[object, ...]", plan)
             pieces = zip(parts, plans, strict=True)
-            made = [self._apply(p, references, members, parameters, one) for p, one in pieces]
-            status = common_status([(status, idle) for _, status, idle in made])
-            out = ds.with_pieces(tuple(with_status(o, self.name, status) for o, _, _ in made))
+            done = [self._apply(p, references, members, parameters, one) for p, one in pieces]
+            status = common_status([(status, idle) for _, status, idle in done])
+            out = ds.with_pieces(tuple(with_status(o, self.name, status) for o, _, _ in done))
         else:
             out, status, idle = self._apply(ds, references, members, parameters, plan)
             out = with_status(out, self.name, common_status([(status, idle)]))
@@ -216,7 +221,8 @@ class Step(Generic[P]):
         if self.without is None or out.attrs.get(f"status_{self.name}") != "COMPLETE":
             return out
         given = dict(zip(self.refs, references, strict=True))
-        effects = self.without(parts[0] if parts else ds, parameters)
+        example: Any = parts[0] if parts else ds
+        effects = self.without(example, parameters)
         return with_warnings(
             out,
             *(
@@ -226,18 +232,23 @@ class Step(Generic[P]):
             ),
         )
 
-    def _parts(self, ds: Any) -> tuple[Any, ...] | None:
+    def _parts(self, ds: Exposure) -> tuple[xr.Dataset, ...] | None:
         """The Datasets the step is applied to one by one, or None for `ds` as it is."""
-        one_by_one = self.scope == "dataset" or not hasattr(ds, "buckets")
-        return ds.pieces if isinstance(ds, Pieces) and one_by_one else None
+        whole = not isinstance(ds, Pieces) or (self.scope == "slits" and ds.of_slits)
+        return None if whole else ds.pieces
 
     def _apply(
-        self, ds: Any, references: Any, members: Any, parameters: Parameters, plan: Any
+        self,
+        ds: Exposure,
+        references: Sequence[Any],
+        members: Mapping[str, Any],
+        parameters: Parameters,
+        plan: object,
     ) -> tuple[Any, str, tuple[str, ...]]:
         """The result, its status, and why slits were left alone (empty for those that were not)."""
         if not isinstance(ds, Pieces):
             require(ds, self.reads, self.name)
-        phase = {}
+        phase: dict[str, Any] = {}
         if self.planner is not None:
             phase["plan"] = plan
             if plan is None:
@@ -250,7 +261,7 @@ class Step(Generic[P]):
         status = blank_status(ds, out, getattr(plan, "problems", ())) or "COMPLETE"
         return freeze(out, ds), status, getattr(plan, "left_alone", ())
 
-    def plan(self, ds: Exposure, *refs: Any, **kwargs: Any) -> Any:
+    def plan(self, ds: Exposure, *refs: object, **kwargs: object) -> Any:
         """Compute the host-side half of a two-phase step, or None if it has none.
 
         Takes what the step itself takes. For slits in buckets it is a tuple with the plan of each
@@ -266,7 +277,13 @@ class Step(Generic[P]):
                 return self._plan(ds, references, members, parameters)
             return tuple(self._plan(b, references, members, parameters) for b in parts)
 
-    def _plan(self, ds: Any, references: Any, members: Any, parameters: Parameters) -> Any:
+    def _plan(
+        self,
+        ds: Exposure,
+        references: Sequence[Any],
+        members: Mapping[str, Any],
+        parameters: Parameters,
+    ) -> object:
         assert self.planner is not None
         if any(is_traced(v.data) for v in variables_of(ds)):
             msg = (
@@ -313,8 +330,10 @@ class Step(Generic[P]):
         if self.refs_of in self.members:
             user = next(iter(members.get(self.refs_of, ())), None)
         exposure = getattr(user, "attrs", None)
+        given = [(name, references.get(name)) for name in self.refs]
         values = [
-            as_reference(references.get(name), name, exposure, self.name) for name in self.refs
+            None if value is None else as_reference(value, name, exposure, self.name)
+            for name, value in given
         ]
         return values, members, Parameters(self.name, parameters)
 
@@ -358,26 +377,26 @@ def _asked(planner: Callable[..., Any]) -> Iterator[str]:
 
 
 def as_reference(
-    value: Any, reftype: str, exposure: Mapping[str, Any] | None = None, who: str = ""
-) -> Any:
-    """Return a reference as steps want it: a Dataset (or None).
+    value: object, reftype: str, exposure: Mapping[str, Any] | None = None, who: str = ""
+) -> xr.Dataset:
+    """Return a reference as steps want it: a Dataset.
 
     A path is opened, an array becomes the ``sci`` plane of a Dataset, a lazy reference is loaded.
     With the mode attributes of an exposure, it must have been made for such exposures, and hold
     numbers.
     """
-    if value is None:
-        return value
     from spec2fn.refs import coerce_reference
 
-    return coerce_reference(value, reftype, exposure, who)
+    return cast("xr.Dataset", coerce_reference(value, reftype, exposure, who))
 
 
 @overload
 def step(function: Callable[Concatenate[Any, P], Any]) -> Step[P]: ...
 @overload
 def step(**options: Any) -> Callable[[Callable[Concatenate[Any, P], Any]], Step[P]]: ...
-def step(function: Callable[Concatenate[Any, P], Any] | None = None, **options: Any) -> Any:
+def step(
+    function: Callable[Concatenate[Any, P], Any] | None = None, **options: Any
+) -> Step[P] | Callable[[Callable[Concatenate[Any, P], Any]], Step[P]]:
     """Turn ``function(ds, *refs, *, members…, parameters…)`` into a :class:`Step`.
 
     Options are the attributes of :class:`Step`. The function returns a new Dataset or
