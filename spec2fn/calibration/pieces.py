@@ -57,7 +57,7 @@ def run_pieces(
         if chunk is not None:
             piece = piece.isel(integration=slice(first, first + chunk))
         # a copy of an unread exposure reads for itself, and forgets what it read when it is gone
-        members = {k: tuple(map(_unread, v)) for k, v in obs.members.items()}
+        members = {k: tuple(ds.copy(deep=False) for ds in v) for k, v in obs.members.items()}
         with contextlib.nullcontext() if chunk is None else blank_pieces():
             result = run(
                 job.settings.pipeline,
@@ -77,15 +77,9 @@ def run_pieces(
 
 
 def _computed(exposure: Exposure) -> Exposure:
-    return exposure.map(_read) if isinstance(exposure, Pieces) else _read(exposure)
-
-
-def _read(ds: xr.Dataset) -> xr.Dataset:
-    return ds.compute()
-
-
-def _unread(ds: xr.Dataset) -> xr.Dataset:
-    return ds.copy(deep=False)
+    if isinstance(exposure, Pieces):
+        return exposure.map(lambda ds: ds.compute())
+    return exposure.compute()
 
 
 def keeps_members(step: Step) -> bool:
