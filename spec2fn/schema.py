@@ -344,9 +344,9 @@ def with_warnings(ds: E, *warnings: str) -> E:
     A warning is one line that says what was found, what was done about it, and the remedy. One
     that is recorded already is not repeated.
     """
-    held = meta_of(ds).records.get("warnings", ())
-    new = tuple(w for w in dict.fromkeys(warnings) if w not in held)
-    return with_meta(ds, records={"warnings": (*held, *new)}) if new else ds
+    known = meta_of(ds).records.get("warnings", ())
+    new = tuple(w for w in dict.fromkeys(warnings) if w not in known)
+    return with_meta(ds, records={"warnings": (*known, *new)}) if new else ds
 
 
 def warnings_of(ds: Exposure) -> tuple[str, ...]:

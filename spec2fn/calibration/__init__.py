@@ -146,10 +146,10 @@ def calibrate(
         if chunk is None:
             result = next(pieces)
             need_values(result)
-            made = labelled(job, result)
-            files = {} if folder is None else write(job, made, folder, file_format)
+            outputs = labelled(job, result)
+            files = {} if folder is None else write(job, outputs, folder, file_format)
         else:
-            made, files, result = write_pieces(job, pieces, folder, file_format)
+            outputs, files, result = write_pieces(job, pieces, folder, file_format)
     told = report(job, result, files, time.perf_counter() - begun)
-    kinds = {k: v for k, v in made.items() if k in result.products}
-    return Calibration(kinds, files, told, {k: v for k, v in made.items() if k not in kinds})
+    kinds = {k: v for k, v in outputs.items() if k in result.products}
+    return Calibration(kinds, files, told, {k: v for k, v in outputs.items() if k not in kinds})

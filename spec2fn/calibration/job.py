@@ -104,7 +104,7 @@ class Job:
 
     def plan(self, products: Iterable[str] = ()) -> RunPlan:
         """Say what running this job would do."""
-        made = plan(
+        forecast = plan(
             self.settings.pipeline,
             self.observation,
             self.references,
@@ -113,7 +113,8 @@ class Job:
             missing=self.missing,
             context=self.references.context,
         )
-        return replace(made, warnings=tuple(dict.fromkeys((*self.warnings, *made.warnings))))
+        warnings = dict.fromkeys((*self.warnings, *forecast.warnings))
+        return replace(forecast, warnings=tuple(warnings))
 
 
 def prepare(
@@ -184,20 +185,20 @@ def prepare(
         crds: Mapping[str, Any] = {}
         defaults: Mapping[str, Any] = {}
         if parameter_references and lock is None:
-            found = refs.parameter_references(
+            recommended = refs.parameter_references(
                 obs.science,
                 [s.name for s in steps_of(rest)],
                 context=context,
                 also=needed_references(rest),
             )
-            crds, defaults = found, found.options
+            crds, defaults = recommended, recommended.options
         settings = resolve_settings(pipeline, params, crds, compatibility)
         settings = _settled(obs.science, settings, rest, params)
         obs = _with_member_files(obs, settings)
         references = _references(
             obs,
             settings.pipeline,
-            dict(overrides or {}),
+            overrides or {},
             {"context": context, "lock": lock, "allow_missing": allow_missing},
         )
         files = _input_files(obs, references, source, lock)
@@ -236,8 +237,8 @@ def _with_msa_metadata(obs: Observation) -> Observation:
 
     meta = meta_of(obs.science)
     folders = [str(f) for k in ("folder", "asn_folder") if (f := meta.records.get(k))]
-    found = find_msa_metadata(meta, folders)
-    return obs if found is None else obs.replace(msa_metadata=(found,))
+    metadata = find_msa_metadata(meta, folders)
+    return obs if metadata is None else obs.replace(msa_metadata=(metadata,))
 
 
 def _settled(
@@ -333,14 +334,14 @@ def _references(
                 known.update(step.refs)
                 types.update(dict.fromkeys(step.refs))
     own = {k: v for k, v in overrides.items() if k in needed or k not in known}
-    found = refs.references(obs.science, needed, overrides=own, **options)
+    selected = refs.references(obs.science, needed, overrides=own, **options)
     for role, (ds, types) in borrowed.items():
         if ds is not None and types:
             mine = {k: v for k, v in overrides.items() if k in types}
-            found = found.joined(
+            selected = selected.joined(
                 refs.references(ds, tuple(types), overrides=mine, role=role, **options)
             )
-    return found
+    return selected
 
 
 def _other_headers(

@@ -69,9 +69,9 @@ def spare_inputs(paths: Iterable[Path], inputs: Iterable[Path]) -> None:
 
     Links count as the file they lead to.
     """
-    held = [p for p in inputs if p.exists()]
+    existing = [p for p in inputs if p.exists()]
     for path in paths:
-        for one in held if path.exists() else ():
+        for one in existing if path.exists() else ():
             if path.samefile(one):
                 same = "" if path == one else f" ({one})"
                 msg = f"{path}: is an input of this run{same}; write to another folder or name"
@@ -100,8 +100,8 @@ def labelled(job: Job, result: Result) -> dict[str, Any]:
         "crds_context": record["crds_context"],
         "crds_version": record["versions"].get("crds", ""),
     }
-    made = {**result.products, **result.saved, **_side_products(job, result)}
-    return {kind: with_meta(ds, records=extra) for kind, ds in made.items()}
+    outputs = {**result.products, **result.saved, **_side_products(job, result)}
+    return {kind: with_meta(ds, records=extra) for kind, ds in outputs.items()}
 
 
 def _side_products(job: Job, result: Result) -> dict[str, Any]:
@@ -138,10 +138,10 @@ def product_paths(
     return paths
 
 
-def _by_cube(made: Mapping[str, Any]) -> dict[str, Any]:
+def _by_cube(outputs: Mapping[str, Any]) -> dict[str, Any]:
     """Several cubes as so many products: ``s3d:ch1-short``."""
     out: dict[str, Any] = {}
-    for kind, ds in made.items():
+    for kind, ds in outputs.items():
         if isinstance(ds, Cubes):
             out |= {f"{kind}:{name}": cube for name, cube in ds.items()}
         else:
@@ -149,10 +149,10 @@ def _by_cube(made: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _collected(made: Mapping[str, Any]) -> dict[str, Any]:
+def _collected(outputs: Mapping[str, Any]) -> dict[str, Any]:
     """Invert :func:`_by_cube`."""
     out: dict[str, Any] = {}
-    for key, ds in made.items():
+    for key, ds in outputs.items():
         kind, _, cube = key.partition(":")
         if cube:
             before = out.get(kind, Cubes((), ()))
@@ -162,11 +162,13 @@ def _collected(made: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def write(job: Job, made: Mapping[str, Any], folder: Path, file_format: Format) -> dict[str, Path]:
+def write(
+    job: Job, outputs: Mapping[str, Any], folder: Path, file_format: Format
+) -> dict[str, Path]:
     """Write products, and return their files."""
     from spec2fn.io import save
 
-    single = _by_cube(made)
+    single = _by_cube(outputs)
     paths = product_paths(job, single, folder, file_format)
     spare_inputs(paths.values(), job.inputs)
     for kind, path in paths.items():
@@ -197,9 +199,9 @@ def write_pieces(
         del result
     assert whole is not None
     record = {"run": run_record(job, whole)}
-    made = {kind: with_meta(joined(parts), records=record) for kind, parts in kept.items()}
-    together = _collected(made)
-    return together, {} if folder is None else write(job, together, folder, file_format), whole
+    outputs = {kind: with_meta(joined(parts), records=record) for kind, parts in kept.items()}
+    outputs = _collected(outputs)
+    return outputs, {} if folder is None else write(job, outputs, folder, file_format), whole
 
 
 def _streamed(
@@ -214,20 +216,20 @@ def _streamed(
         same: dict[str, Any] = {}  # for every piece
         paths: dict[str, Path] = {}
         for result in pieces:
-            made = _by_cube(labelled(job, result))
+            outputs = _by_cube(labelled(job, result))
             whole = merged(whole, result)
             del result
             if not paths:
-                paths = product_paths(job, made, folder, "fits")
+                paths = product_paths(job, outputs, folder, "fits")
                 spare_inputs(paths.values(), job.inputs)
                 for kind, path in paths.items():
-                    if "integration" not in made[kind].dims:
-                        same[kind] = made[kind]
+                    if "integration" not in outputs[kind].dims:
+                        same[kind] = outputs[kind]
                         continue
-                    stream = ProductStream(path, made[kind], total)
+                    stream = ProductStream(path, outputs[kind], total)
                     streams[kind] = stack.enter_context(stream)
             for kind, stream in streams.items():
-                stream.append(made.pop(kind))
+                stream.append(outputs.pop(kind))
         assert whole is not None
         record = run_record(job, whole)  # tells of all pieces
         for stream in streams.values():

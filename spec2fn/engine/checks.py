@@ -43,7 +43,7 @@ def checked(
         See :func:`check_input`, :func:`check_order` and :func:`with_checked_members`.
     """
     obs = science if isinstance(science, Observation) else Observation(science)
-    obs = obs.replace(**{role: tuple(held) for role, held in (members or {}).items()})
+    obs = obs.replace(**{role: tuple(exposures) for role, exposures in (members or {}).items()})
     settings = params if isinstance(params, Settings) else resolve_settings(pipeline, params)
     again = check_input(settings.pipeline, obs)
     check_order(settings.pipeline, obs.science)
@@ -127,11 +127,11 @@ def check_order(pipeline: Pipeline, science: Exposure) -> None:
     ContractError
         If it is provided later.
     """
-    held = {str(name) for part in pieces_of(science) for name in part.variables}
+    known = {str(name) for part in pieces_of(science) for name in part.variables}
     for step in steps_of(pipeline):
         if step.skip:
             continue
-        missing = [name for name in step.reads if name not in held]
+        missing = [name for name in step.reads if name not in known]
         if missing:
             makers = [s for s in steps_of(pipeline) if missing[0] in s.provides]
             what = f"{step.name} reads {missing[0]!r}, which"
@@ -145,7 +145,7 @@ def check_order(pipeline: Pipeline, science: Exposure) -> None:
                 raise ParameterError(msg)
             msg = f"{what} no step before it provides; put {makers[0].name} before it"
             raise ContractError(msg)
-        held.update(step.provides)
+        known.update(step.provides)
 
 
 def with_checked_members(pipeline: Pipeline, obs: Observation) -> Observation:

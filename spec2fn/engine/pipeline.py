@@ -180,8 +180,8 @@ def branch(
         )
         for s in steps
     )
-    made = Branch(name, keep, named, exp_type)
-    return made if expected is None else _replace(made, expected=expected)
+    new = Branch(name, keep, named, exp_type)
+    return new if expected is None else _replace(new, expected=expected)
 
 
 def _suffix(s: Step, name: str, exp_type: str) -> str:
@@ -218,17 +218,17 @@ def find_steps(pipeline: Pipeline, name: str) -> tuple[Step, ...]:
         Naming the nearest step of the pipeline if there is none.
     """
     where, _, bare = name.rpartition("/")
-    found = tuple(
+    steps = tuple(
         s
         for s in steps_of(pipeline)
         if (bare == s.name or bare in s.aliases) and where in ("", s.branch)
     )
-    if not found:
+    if not steps:
         names = [n for s in steps_of(pipeline) for n in (s.name, s.key, *s.aliases)]
         listed = ", ".join(dict.fromkeys(s.key for s in steps_of(pipeline)))
         msg = f"no step {name!r} in this pipeline{nearest(name, names)} (its steps: {listed})"
         raise ParameterError(msg)
-    return found
+    return steps
 
 
 def find_step(pipeline: Pipeline, name: str) -> Step:
@@ -295,8 +295,8 @@ def _exchanged(element: Element, keys: set[str], new: object) -> tuple[Element, 
         branches = []
         for one in element.branches:
             steps = [e for s in one.steps for e in _exchanged(s, keys, new)]
-            made = tuple(_in_branch(s, one) for s in steps if isinstance(s, Step))
-            branches.append(_replace(one, steps=made))
+            kept = tuple(_in_branch(s, one) for s in steps if isinstance(s, Step))
+            branches.append(_replace(one, steps=kept))
         return (_replace(element, branches=tuple(branches)),)
     lifted = element.step if isinstance(element, AlsoOn) else element
     if not isinstance(lifted, Step) or lifted.key not in keys:
@@ -371,8 +371,8 @@ def with_parameters(pipeline: Pipeline, params: Mapping[str, Mapping[str, Any]])
     """
     out = pipeline
     for name, values in params.items():
-        for found in find_steps(out, name):
-            out = replace(out, **{found.key: found.with_(**values)})
+        for one in find_steps(out, name):
+            out = replace(out, **{one.key: one.with_(**values)})
     return out
 
 

@@ -292,14 +292,14 @@ class Step(Generic[P]):
             )
             raise HostOnlyError(msg)
         named = _keywords(self.planner)
-        taken = {role: found for role, found in members.items() if role in named}
+        taken = {role: exposures for role, exposures in members.items() if role in named}
         if "params" in named:
             taken["params"] = parameters
         taken |= {name: value for name, value in parameters.items() if name in named}  # TODO
-        made = self.planner(ds, *references, **taken)
-        if not isinstance(made, Skip):
+        plan = self.planner(ds, *references, **taken)
+        if not isinstance(plan, Skip):
             check_members(ds, members)
-        return made
+        return plan
 
     def _sort(
         self, ds: Exposure, refs: Sequence[Any], kwargs: Mapping[str, Any]
@@ -345,25 +345,25 @@ def _parameters(function: Callable[..., Any], members: tuple[str, ...]) -> Mappi
 
 @functools.cache
 def _keywords(planner: Callable[..., Any]) -> tuple[str, ...]:
-    found = inspect.signature(planner).parameters.values()
-    return tuple(p.name for p in found if p.kind is p.KEYWORD_ONLY)
+    arguments = inspect.signature(planner).parameters.values()
+    return tuple(p.name for p in arguments if p.kind is p.KEYWORD_ONLY)
 
 
-def _check_planner(made: Step[...]) -> None:
+def _check_planner(owner: Step[...]) -> None:
     """Raise if a planner asks for what its step has not, or by position for more than it gets."""
-    assert made.planner is not None
-    kinds = [p.kind for p in inspect.signature(made.planner).parameters.values()]
+    assert owner.planner is not None
+    kinds = [p.kind for p in inspect.signature(owner.planner).parameters.values()]
     positional = kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    if positional != 1 + len(made.refs) and inspect.Parameter.VAR_POSITIONAL not in kinds:
+    if positional != 1 + len(owner.refs) and inspect.Parameter.VAR_POSITIONAL not in kinds:
         msg = (
-            f"{made.name}: its planner takes {positional} positional arguments, needs the Dataset"
-            f" and the references {made.refs}; parameters are in the keyword argument params"
+            f"{owner.name}: its planner takes {positional} positional arguments, needs the Dataset"
+            f" and the references {owner.refs}; parameters are in the keyword argument params"
         )
         raise ContractError(msg)
-    unknown = set(_keywords(made.planner)) - {"params", *made.members, *made.parameters}
-    for name in (*sorted(unknown), *_asked(made.planner)):
-        if name not in made.parameters:
-            raise unknown_parameter(made.name, name, made.parameters)
+    unknown = set(_keywords(owner.planner)) - {"params", *owner.members, *owner.parameters}
+    for name in (*sorted(unknown), *_asked(owner.planner)):
+        if name not in owner.parameters:
+            raise unknown_parameter(owner.name, name, owner.parameters)
 
 
 def _asked(planner: Callable[..., Any]) -> Iterator[str]:
@@ -411,11 +411,11 @@ def step(
 
     def decorate(fn: Callable[Concatenate[Any, P], Any]) -> Step[P]:
         name = options.pop("name", fn.__name__)
-        made = Step(name, fn, **options)
-        made = replace(made, suffix=made.suffix or name)
-        if made.planner is not None:
-            _check_planner(made)
-        return made
+        new = Step(name, fn, **options)
+        new = replace(new, suffix=new.suffix or name)
+        if new.planner is not None:
+            _check_planner(new)
+        return new
 
     return decorate if function is None else decorate(function)
 
