@@ -16,7 +16,6 @@ GROUND = {
     "deferred",
     "dq",
     "errors",
-    "header_rules",
     "members",
     "modes",
     "parameters",

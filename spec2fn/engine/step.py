@@ -44,6 +44,15 @@ class Skip:
 
 
 @dataclass(frozen=True)
+class _Given:
+    """What a step is called with besides the exposure."""
+
+    references: tuple[Any, ...]
+    members: Mapping[str, Any]
+    parameters: Parameters
+
+
+@dataclass(frozen=True)
 class Step(Generic[P]):
     """A pure function ``Dataset -> Dataset`` with a name, references and parameters.
 
@@ -192,59 +201,39 @@ class Step(Generic[P]):
         """
         with self._threads():
             plan = kwargs.pop("plan", None)
-            return self._call(ds, plan, *self._sort(ds, refs, kwargs))
+            return self._call(ds, plan, self._sort(ds, refs, kwargs))
 
     def _threads(self) -> contextlib.AbstractContextManager[None]:
         # what a user's own function does with BLAS is not ours to say
         ours = self.function.__module__.startswith("spec2fn.")
         return one_blas_thread() if ours else contextlib.nullcontext()
 
-    def _call(
-        self,
-        ds: Exposure,
-        plan: object,
-        references: Sequence[Any],
-        members: Mapping[str, Any],
-        parameters: Parameters,
-    ) -> Exposure:
+    def _call(self, ds: Exposure, plan: object, given: _Given) -> Exposure:
         parts = self._parts(ds)
         if parts is not None:
             plans = (None,) * len(parts) if plan is None else cast("tuple[object, ...]", plan)
             pieces = zip(parts, plans, strict=True)
-            done = [self._apply(p, references, members, parameters, one) for p, one in pieces]
+            done = [self._apply(p, one, given) for p, one in pieces]
             status = common_status([(status, idle) for _, status, idle in done])
             out = ds.with_pieces(tuple(with_status(o, self.name, status) for o, _, _ in done))
         else:
-            out, status, idle = self._apply(ds, references, members, parameters, plan)
+            out, status, idle = self._apply(ds, plan, given)
             out = with_status(out, self.name, common_status([(status, idle)]))
-        check_references(self.name, ds, out, references)
+        check_references(self.name, ds, out, given.references)
         if self.without is None or out.attrs.get(f"status_{self.name}") != "COMPLETE":
             return out
-        given = dict(zip(self.refs, references, strict=True))
         example: Any = parts[0] if parts else ds
-        effects = self.without(example, parameters)
-        return with_warnings(
-            out,
-            *(
-                f"{self.name}: no {reftype} reference: {effect}"
-                for reftype, effect in effects.items()
-                if given[reftype] is None
-            ),
-        )
+        effects = self.without(example, given.parameters)
+        absent = [r for r, ref in zip(self.refs, given.references, strict=True) if ref is None]
+        told = (f"{self.name}: no {r} reference: {effects[r]}" for r in effects if r in absent)
+        return with_warnings(out, *told)
 
     def _parts(self, ds: Exposure) -> tuple[xr.Dataset, ...] | None:
         """The Datasets the step is applied to one by one, or None for `ds` as it is."""
         whole = not isinstance(ds, Pieces) or (self.scope == "slits" and ds.of_slits)
         return None if whole else ds.pieces
 
-    def _apply(
-        self,
-        ds: Exposure,
-        references: Sequence[Any],
-        members: Mapping[str, Any],
-        parameters: Parameters,
-        plan: object,
-    ) -> tuple[Any, str, tuple[str, ...]]:
+    def _apply(self, ds: Exposure, plan: object, given: _Given) -> tuple[Any, str, tuple[str, ...]]:
         """The result, its status, and why slits were left alone (empty for those that were not)."""
         if not isinstance(ds, Pieces):
             require(ds, self.reads, self.name)
@@ -252,10 +241,10 @@ class Step(Generic[P]):
         if self.planner is not None:
             phase["plan"] = plan
             if plan is None:
-                phase["plan"] = plan = self._plan(ds, references, members, parameters)
+                phase["plan"] = plan = self._plan(ds, given)
         out = plan
         if not isinstance(plan, Skip):
-            out = self.function(ds, *references, **phase, **members, **parameters)
+            out = self.function(ds, *given.references, **phase, **given.members, **given.parameters)
         if isinstance(out, Skip):
             return ds, f"SKIPPED: {out.reason}", ()
         status = blank_status(ds, out, getattr(plan, "problems", ())) or "COMPLETE"
@@ -270,20 +259,14 @@ class Step(Generic[P]):
         """
         if self.planner is None:
             return None
-        references, members, parameters = self._sort(ds, refs, kwargs)
+        given = self._sort(ds, refs, kwargs)
         parts = self._parts(ds)
         with self._threads():
             if parts is None:
-                return self._plan(ds, references, members, parameters)
-            return tuple(self._plan(b, references, members, parameters) for b in parts)
+                return self._plan(ds, given)
+            return tuple(self._plan(part, given) for part in parts)
 
-    def _plan(
-        self,
-        ds: Exposure,
-        references: Sequence[Any],
-        members: Mapping[str, Any],
-        parameters: Parameters,
-    ) -> object:
+    def _plan(self, ds: Exposure, given: _Given) -> object:
         assert self.planner is not None
         if any(is_traced(v.data) for v in variables_of(ds)):
             msg = (
@@ -292,18 +275,16 @@ class Step(Generic[P]):
             )
             raise HostOnlyError(msg)
         named = _keywords(self.planner)
-        taken = {role: exposures for role, exposures in members.items() if role in named}
+        taken = {role: exposures for role, exposures in given.members.items() if role in named}
         if "params" in named:
-            taken["params"] = parameters
-        taken |= {name: value for name, value in parameters.items() if name in named}  # TODO
-        plan = self.planner(ds, *references, **taken)
+            taken["params"] = given.parameters
+        taken |= {name: value for name, value in given.parameters.items() if name in named}  # TODO
+        plan = self.planner(ds, *given.references, **taken)
         if not isinstance(plan, Skip):
-            check_members(ds, members)
+            check_members(ds, given.members)
         return plan
 
-    def _sort(
-        self, ds: Exposure, refs: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[list[Any], dict[str, Any], Parameters]:
+    def _sort(self, ds: Exposure, refs: Sequence[Any], kwargs: Mapping[str, Any]) -> _Given:
         """References, members and parameters among the arguments of a call."""
         if len(refs) > len(self.refs):
             msg = f"{self.name} takes {len(self.refs)} references {self.refs}, got {len(refs)}"
@@ -330,12 +311,11 @@ class Step(Generic[P]):
         if self.refs_of in self.members:
             user = next(iter(members.get(self.refs_of, ())), None)
         exposure = getattr(user, "attrs", None)
-        given = [(name, references.get(name)) for name in self.refs]
-        values = [
+        bound = tuple(
             None if value is None else as_reference(value, name, exposure, self.name)
-            for name, value in given
-        ]
-        return values, members, Parameters(self.name, parameters)
+            for name, value in ((name, references.get(name)) for name in self.refs)
+        )
+        return _Given(bound, members, Parameters(self.name, parameters))
 
 
 @functools.cache

@@ -13,9 +13,8 @@ from astropy.io import fits
 
 from spec2fn import schema
 from spec2fn.errors import InputError
-from spec2fn.header_rules import ALLOWED, allowed
 from spec2fn.modes import mode_named
-from spec2fn.schema import SCALARS, Meta
+from spec2fn.schema import ALLOWED, SCALARS, Meta, allowed
 from tests.robustness.conftest import Outcome, difference, edit_header, judge, parts
 
 # an exposure without them has no such correction: the numbers are right for what the warning says
