@@ -12,13 +12,15 @@ Importable as ``spec2fn.pipelines``.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from spec2fn.engine.pipeline import Branch, Observation, Pipeline, also_on, branch, product, split
 from spec2fn.engine.step import Step
 from spec2fn.errors import InputError
 from spec2fn.modes import mode_of
+from spec2fn.pieces import Exposure
 from spec2fn.schema import FIXED_SLITS
+from spec2fn.slits import Slits
 from spec2fn.steps.assign_wcs import assign_wcs
 from spec2fn.steps.background import background
 from spec2fn.steps.badpix_selfcal import badpix_selfcal
@@ -41,6 +43,10 @@ from spec2fn.steps.srctype import srctype
 from spec2fn.steps.straylight import straylight
 from spec2fn.steps.targ_centroid import targ_centroid
 from spec2fn.steps.wavecorr import wavecorr
+from spec2fn.typing import HostArray
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = [
     "MIRI_LRS_FIXEDSLIT",
@@ -142,18 +148,18 @@ NIRSPEC_BRIGHTOBJ: Pipeline = (
 )
 
 
-def _shutters(bucket: Any) -> Any:
+def _shutters(bucket: xr.Dataset) -> HostArray:
     """Slitlets of the micro-shutter array."""
     return bucket["quadrant"].values != FIXED_SLITS
 
 
-def _fixed(bucket: Any) -> Any:
+def _fixed(bucket: xr.Dataset) -> HostArray:
     """Fixed slits, which a MOS exposure may hold as well."""
     return bucket["quadrant"].values == FIXED_SLITS
 
 
 def _has_fixed(observation: Observation) -> bool:
-    if hasattr(observation.science, "buckets"):
+    if isinstance(observation.science, Slits):
         return any(_fixed(bucket).any() for bucket in observation.science.buckets)
     column = "shutter_info.fixed_slit"  # which older files do not have
     metadata = observation.members.get("msa_metadata", ())
@@ -233,7 +239,7 @@ MODES: dict[str, tuple[str, Pipeline]] = {
 and the pipeline itself."""
 
 
-def for_exposure(ds: Any) -> tuple[str, Pipeline]:
+def for_exposure(ds: Exposure) -> tuple[str, Pipeline]:
     """Return the name and the pipeline of an exposure's mode.
 
     Parameters

@@ -78,7 +78,7 @@ def test_the_number_of_integrations_in_work_does_not_matter(size, seed, replace)
 
 
 def _all(refs):
-    from spec2fn.engine.run import needed_references
+    from spec2fn.engine.pipeline import needed_references
 
     return {k: refs.get(k) for k in needed_references(exposures.pipeline(SLITLESS))}
 

@@ -1,4 +1,4 @@
-"""What every step promises, checked for every registered step on disturbed exposures."""
+"""What every step promises, checked for every step of the library on disturbed exposures."""
 
 import zlib
 

@@ -35,7 +35,7 @@ _PUBLIC = {
     "open_product": "spec2fn.io",
     "open_reference": "spec2fn.refs",
     "pixel_table": "spec2fn.plans.cubes.pixel_table",
-    "plan": "spec2fn.engine.run",
+    "plan": "spec2fn.engine.forecast",
     "product": "spec2fn.engine.pipeline",
     "references": "spec2fn.refs",
     "replace": "spec2fn.engine.pipeline",

@@ -298,10 +298,10 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _modes(args: argparse.Namespace) -> int:
-    from spec2fn.engine.pipeline import Product, steps_of
+    from spec2fn.engine.pipeline import Element, Product, steps_of
     from spec2fn.pipelines import MODES
 
-    def names(element: Any) -> list[str]:
+    def names(element: Element) -> list[str]:
         if isinstance(element, Product):
             return [f"product({element.kind})"]
         return [s.key for s in steps_of((element,))]
@@ -379,7 +379,7 @@ def _warn(warnings: Sequence[str]) -> None:
         sys.stderr.write(f"spec2fn: warning: {' '.join(warning.split())}\n")
 
 
-def _print_json(value: Any) -> None:
+def _print_json(value: object) -> None:
     print(json.dumps(value, indent=1, sort_keys=True, default=str))
 
 

@@ -67,8 +67,9 @@ def number(
     ReferenceError
         If it is no finite number within the limits; text is none.
     """
-    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
-        if np.isfinite(value) and low <= value <= high and not (whole and value != int(value)):
+    number = isinstance(value, (int, float, np.integer, np.floating))
+    if number and not isinstance(value, bool) and np.isfinite(value):
+        if low <= value <= high and not (whole and value != int(value)):
             return float(value)
     kind = "a whole number" if whole else "a finite number"
     limits = f", {low:g} or more" if np.isfinite(low) else ""

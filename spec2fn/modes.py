@@ -9,8 +9,11 @@ spectroscopic pipeline (https://jwst-pipeline.readthedocs.io, "calwebb_spec2").
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from spec2fn.pieces import Exposure
 
 __all__ = [
     "ACQUISITION_IMAGE",
@@ -69,6 +72,11 @@ class Mode:
         Layers of the detector make fringes and scatter light (MIRI MRS).
     unwritten : tuple of str
         Planes that the products do not have, because the gwcs tells.
+    spectral : bool
+        Exposures hold spectra: all but the images that serve them.
+    elements : mapping of str to tuple of str
+        Keywords of the optical elements that a countrate exposure must have, with the values
+        there are; empty if nothing is asked.
     """
 
     exp_type: str
@@ -88,6 +96,8 @@ class Mode:
     acquisition: bool = False
     etalon: bool = False
     unwritten: tuple[str, ...] = ()
+    spectral: bool = True
+    elements: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     @property
     def name(self) -> str:
@@ -100,12 +110,32 @@ class Mode:
         return self.layout == "slices"
 
     @property
+    def keywords(self) -> Mapping[str, tuple[str, ...]]:
+        """Keywords that a countrate exposure must have, with the values there are."""
+        return {"INSTRUME": (self.instrument,), **self.elements} if self.elements else {}
+
+    @property
     def several_slits(self) -> bool:
         """Whether one exposure holds the primary fixed slit and others."""
         return self.fixed_slits and not self.one_slit
 
 
 _MIRI, _NIRSPEC, _NIRISS, _NIRCAM = "MIRI", "NIRSPEC", "NIRISS", "NIRCAM"
+
+ACQUISITION_IMAGE = "MIR_TACONFIRM"
+"""EXP_TYPE of the image that verifies where the target of MIRI stands."""
+
+
+def _elements(**values: str) -> Mapping[str, tuple[str, ...]]:
+    return {keyword: tuple(text.split()) for keyword, text in values.items()}
+
+
+_LRS = _elements(DETECTOR="MIRIMAGE", FILTER="P750L")
+_SPECTROGRAPH = _elements(
+    DETECTOR="NRS1 NRS2",
+    FILTER="CLEAR F070LP F100LP F110W F140X F170LP F290LP",
+    GRATING="PRISM G140M G140H G235M G235H G395M G395H",
+)
 
 _FIXED = Mode(
     "NRS_FIXEDSLIT",
@@ -115,6 +145,7 @@ _FIXED = Mode(
     one_source=True,
     fixed_slits=True,
     source_position=True,
+    elements=_SPECTROGRAPH,
 )
 _BRIGHT = replace(_FIXED, exp_type="NRS_BRIGHTOBJ", one_slit=True, time_series=True)
 _MOS = Mode(
@@ -125,6 +156,7 @@ _MOS = Mode(
     shutters=True,
     source_position=True,
     through_array=True,
+    elements=_SPECTROGRAPH,
 )
 _IFU = Mode(
     "NRS_IFU",
@@ -134,6 +166,7 @@ _IFU = Mode(
     one_source=True,
     source_type="EXTENDED",
     through_array=True,
+    elements=_SPECTROGRAPH,
 )
 
 
@@ -158,6 +191,7 @@ def _lamps() -> dict[str, Mode]:
                     source_position=False,
                     # any shutter may fail open while a lamp shines
                     through_array=True,
+                    elements={},
                 )
                 rows[row.name] = row
     return rows
@@ -177,8 +211,17 @@ MODES: dict[str, Mode] = {
             slit=True,
             source_position=True,
             acquisition=True,
+            elements=_LRS,
         ),
-        Mode("MIR_LRS-SLITLESS", _MIRI, "image", "miri:lrs", one_source=True, acquisition=True),
+        Mode(
+            "MIR_LRS-SLITLESS",
+            _MIRI,
+            "image",
+            "miri:lrs",
+            one_source=True,
+            acquisition=True,
+            elements=_LRS,
+        ),
         Mode(
             "MIR_MRS",
             _MIRI,
@@ -188,6 +231,21 @@ MODES: dict[str, Mode] = {
             source_type="EXTENDED",
             etalon=True,
             unwritten=("wavelength",),
+            elements=_elements(
+                DETECTOR="MIRIFUSHORT MIRIFULONG",
+                CHANNEL="12 34",
+                BAND="SHORT MEDIUM LONG SHORT-MEDIUM SHORT-LONG MEDIUM-SHORT MEDIUM-LONG"
+                " LONG-SHORT LONG-MEDIUM",
+            ),
+        ),
+        Mode(
+            ACQUISITION_IMAGE,
+            _MIRI,
+            spectral=False,
+            elements=_elements(
+                DETECTOR="MIRIMAGE",
+                FILTER="F560W F770W F1000W F1130W F1280W F1500W F1800W F2100W F2550W F2550WR FND",
+            ),
         ),
         replace(_TRACES, exp_type="MIR_WFSS", instrument=_MIRI),
         Mode("NIS_SOSS", _NIRISS, "orders", one_source=True),
@@ -212,11 +270,7 @@ MODES: dict[str, Mode] = {
 
 def known_exp_types() -> tuple[str, ...]:
     """Return the spectroscopic exposure types, without repetition."""
-    return tuple(dict.fromkeys(mode.exp_type for mode in MODES.values()))
-
-
-ACQUISITION_IMAGE = "MIR_TACONFIRM"
-"""EXP_TYPE of the image that verifies where the target of MIRI stands."""
+    return tuple(dict.fromkeys(mode.exp_type for mode in MODES.values() if mode.spectral))
 
 
 def mode_named(exp_type: str, lamp_mode: str = "") -> Mode:
@@ -239,12 +293,11 @@ def mode_named(exp_type: str, lamp_mode: str = "") -> Mode:
     return found or Mode(exp_type)
 
 
-def mode_of(ds: Any) -> Mode:
+def mode_of(ds: Exposure) -> Mode:
     """Return the mode of an exposure, from the attributes ``exp_type`` and ``lamp_mode``.
 
     Parameters
     ----------
     ds : xarray.Dataset or Slits
     """
-    attrs: Mapping[str, Any] = getattr(ds, "attrs", {})
-    return mode_named(str(attrs.get("exp_type", "")), str(attrs.get("lamp_mode", "")))
+    return mode_named(str(ds.attrs.get("exp_type", "")), str(ds.attrs.get("lamp_mode", "")))

@@ -84,7 +84,7 @@ class Parameter:
         """The type as shown to a user."""
         return _describe(self.hint)
 
-    def coerce(self, value: Any, who: str) -> Any:
+    def coerce(self, value: object, who: str) -> Any:
         """Return `value` as the declared type; text (command line, CRDS) is parsed.
 
         Raises
@@ -214,11 +214,11 @@ def unknown_parameter(step: str, name: str, known: Mapping[str, Any]) -> Paramet
     )
 
 
-def _is_union(hint: Any) -> bool:
+def _is_union(hint: object) -> bool:
     return get_origin(hint) in (Union, types.UnionType)
 
 
-def _describe(hint: Any) -> str:
+def _describe(hint: object) -> str:
     origin = get_origin(hint)
     if origin is Annotated:
         base, *notes = get_args(hint)
@@ -237,7 +237,7 @@ def _describe(hint: Any) -> str:
     return getattr(hint, "__name__", str(hint))
 
 
-def _coerce(hint: Any, value: Any) -> Any:  # noqa: C901 - one case per kind of type
+def _coerce(hint: object, value: Any) -> Any:  # noqa: C901 - one case per kind of type
     origin = get_origin(hint)
     if hint is Any or hint is object:
         return value
@@ -300,13 +300,12 @@ def _coerce(hint: Any, value: Any) -> Any:  # noqa: C901 - one case per kind of 
     raise ValueError
 
 
-def _coerce_tuple(items: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
+def _coerce_tuple(items: tuple[Any, ...], value: object) -> tuple[Any, ...]:
+    values = value if isinstance(value, (list, tuple)) else [value]
     if isinstance(value, str):
-        value = [v.strip() for v in value.strip().strip("[]()").split(",") if v.strip()]
-    elif not isinstance(value, (list, tuple)):
-        value = [value]
+        values = [v.strip() for v in value.strip().strip("[]()").split(",") if v.strip()]
     if len(items) == 2 and items[1] is Ellipsis:
-        return tuple(_coerce(items[0], v) for v in value)
-    if len(value) != len(items):
-        raise ValueError(f"needs {len(items)} values, got {len(value)}")
-    return tuple(_coerce(h, v) for h, v in zip(items, value, strict=True))
+        return tuple(_coerce(items[0], v) for v in values)
+    if len(values) != len(items):
+        raise ValueError(f"needs {len(items)} values, got {len(values)}")
+    return tuple(_coerce(h, v) for h, v in zip(items, values, strict=True))

@@ -7,7 +7,7 @@ nothing but their Datasets takes :func:`pieces_of` anything.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, Union, cast
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -17,6 +17,9 @@ __all__ = ["Exposure", "Pieces", "pieces_of", "variables_of"]
 
 class Pieces:
     """An immutable collection of Datasets with the attributes of one exposure."""
+
+    of_slits: ClassVar[bool] = False
+    """Whether they are slits, which some steps want all at once."""
 
     @property
     def pieces(self) -> tuple[xr.Dataset, ...]:
@@ -36,7 +39,7 @@ class Pieces:
         """Apply a function to every Dataset."""
         return self.with_pieces(tuple(map(function, self.pieces)))
 
-    def assign_attrs(self, attrs: Mapping[str, Any] | None = None, **more: Any) -> Self:
+    def assign_attrs(self, attrs: Mapping[str, Any] | None = None, **more: object) -> Self:
         """Return the collection with attributes set on every Dataset."""
         return self.map(lambda ds: ds.assign_attrs({**(attrs or {}), **more}))
 
@@ -45,14 +48,14 @@ Exposure: TypeAlias = Union["xr.Dataset", Pieces]
 """What a step takes and returns."""
 
 
-def pieces_of(value: Any) -> tuple[xr.Dataset, ...]:
+def pieces_of(value: object) -> tuple[xr.Dataset, ...]:
     """Return the Datasets that make up an exposure; nothing else has any."""
     if isinstance(value, Pieces):
         return value.pieces
-    return (value,) if hasattr(value, "data_vars") else ()
+    return (cast("xr.Dataset", value),) if hasattr(value, "data_vars") else ()
 
 
-def variables_of(value: Any) -> Iterator[Any]:
+def variables_of(value: object) -> Iterator[xr.Variable]:
     """Iterate over the variables of all Datasets of an exposure."""
     for ds in pieces_of(value):
         yield from ds.variables.values()

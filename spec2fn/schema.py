@@ -21,24 +21,25 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as _replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from spec2fn.errors import DatasetError, InputError
+from spec2fn.pieces import Exposure, Pieces, pieces_of
+from spec2fn.typing import Array, Number
 
 if TYPE_CHECKING:
     import xarray as xr
     from astropy.io.fits import Header
 
-    from spec2fn.pieces import Exposure
+E = TypeVar("E", bound="Exposure")
 
 __all__ = [
     "ALLOWED",
     "EXTRACTED",
     "INT_TIMES",
     "MODE_ATTRS",
-    "MODE_KEYWORDS",
     "COMMON_ERROR",
     "COMMON_SHARE",
     "FIXED_SLITS",
@@ -279,37 +280,6 @@ def allowed(keyword: str, value: Any, file: str) -> Any:
     raise InputError(f"{msg}; correct it")
 
 
-def _mode(instrument: str, **texts: str) -> Mapping[str, tuple[str, ...]]:
-    return {"INSTRUME": (instrument,), **{k: tuple(v.split()) for k, v in texts.items()}}
-
-
-_NIRSPEC = _mode(
-    "NIRSPEC",
-    DETECTOR="NRS1 NRS2",
-    FILTER="CLEAR F070LP F100LP F110W F140X F170LP F290LP",
-    GRATING="PRISM G140M G140H G235M G235H G395M G395H",
-)
-MODE_KEYWORDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    **dict.fromkeys(
-        ("MIR_LRS-FIXEDSLIT", "MIR_LRS-SLITLESS"),
-        _mode("MIRI", DETECTOR="MIRIMAGE", FILTER="P750L"),
-    ),
-    "MIR_TACONFIRM": _mode(
-        "MIRI",
-        DETECTOR="MIRIMAGE",
-        FILTER="F560W F770W F1000W F1130W F1280W F1500W F1800W F2100W F2550W F2550WR FND",
-    ),
-    "MIR_MRS": _mode(
-        "MIRI",
-        DETECTOR="MIRIFUSHORT MIRIFULONG",
-        CHANNEL="12 34",
-        BAND="SHORT MEDIUM LONG SHORT-MEDIUM SHORT-LONG MEDIUM-SHORT MEDIUM-LONG LONG-SHORT"
-        " LONG-MEDIUM",
-    ),
-    **dict.fromkeys(("NRS_FIXEDSLIT", "NRS_BRIGHTOBJ", "NRS_MSASPEC", "NRS_IFU"), _NIRSPEC),
-}
-"""Keywords that a countrate exposure of a type must have, with the values there are."""
-
 NOT_EXTRACTED = "slits_not_extracted"
 """Record of spectra that could not be extracted: why, by name of the slit."""
 
@@ -422,7 +392,7 @@ class Meta:
         # xarray deep-copies attributes; this value is immutable and its gwcs is large.
         return self
 
-    def get(self, keyword: str, default: Any = None) -> Any:
+    def get(self, keyword: str, default: object = None) -> Any:
         """Value of a FITS keyword of the PRIMARY or SCI header, or `default`.
 
         Raises
@@ -434,7 +404,7 @@ class Meta:
         value = self.raw(keyword)
         return default if value is None else allowed(keyword, value, self.filename)
 
-    def raw(self, keyword: str) -> Any:
+    def raw(self, keyword: str) -> object:
         """Value of a FITS keyword, whatever it is; None if it is absent or blank."""
         for header in (self.primary, self.science):
             if header is not None and keyword in header:
@@ -465,15 +435,15 @@ class Meta:
         msg = f"{who}: keyword {keyword} of {file} is {value!r}, needs a number"
         raise InputError(msg)
 
-    def replace(self, **changes: Any) -> Meta:
+    def replace(self, *, records: Mapping[str, Any] | None = None, **changes: Any) -> Meta:
         """Return a copy with some fields replaced; ``records`` are merged."""
-        if "records" in changes:
-            changes["records"] = {**self.records, **changes["records"]}
+        if records is not None:
+            changes["records"] = {**self.records, **records}
         return _replace(self, **changes)
 
 
 def meta_of(ds: Exposure) -> Meta:
-    """Return the :class:`Meta` of an exposure (an empty one inside a trace)."""
+    """Return the :class:`Meta` of a Dataset (an empty one inside a trace)."""
     meta = ds.attrs.get("meta")
     return meta if isinstance(meta, Meta) else Meta()
 
@@ -484,32 +454,31 @@ def described(ref: xr.Dataset) -> str:
     return f"reference {ref.attrs.get('reftype') or 'of unknown type'!r} ({name})"
 
 
-def with_meta(ds: xr.Dataset, **changes: Any) -> xr.Dataset:
+def with_meta(ds: E, **changes: Any) -> E:
     """Return `ds` with fields of its :class:`Meta` replaced."""
-    if not hasattr(ds, "data_vars"):  # slits or cubes, each with a WCS of its own
+    if isinstance(ds, Pieces):  # each has a WCS of its own
         return ds.map(lambda part: with_meta(part, **changes))
     return ds.assign_attrs(meta=meta_of(ds).replace(**changes))
 
 
-def with_warnings(ds: xr.Dataset, *warnings: str) -> xr.Dataset:
+def with_warnings(ds: E, *warnings: str) -> E:
     """Return `ds` with warnings added to its records: the terminal and every report show them.
 
     A warning is one line that says what was found, what was done about it, and the remedy. One
     that is recorded already is not repeated.
     """
-    held = meta_of(ds).records.get("warnings", ())
-    new = tuple(w for w in dict.fromkeys(warnings) if w not in held)
-    return with_meta(ds, records={"warnings": (*held, *new)}) if new else ds
+    known = meta_of(ds).records.get("warnings", ())
+    new = tuple(w for w in dict.fromkeys(warnings) if w not in known)
+    return with_meta(ds, records={"warnings": (*known, *new)}) if new else ds
 
 
-def warnings_of(ds: Any) -> tuple[str, ...]:
+def warnings_of(ds: Exposure) -> tuple[str, ...]:
     """Return the warnings recorded on a Dataset, slits or cubes, each once."""
-    parts = getattr(ds, "buckets", getattr(ds, "cubes", (ds,)))
-    found = [w for part in parts for w in meta_of(part).records.get("warnings", ())]
-    return tuple(dict.fromkeys(found))
+    told = (w for part in pieces_of(ds) for w in meta_of(part).records.get("warnings", ()))
+    return tuple(dict.fromkeys(told))
 
 
-def with_attrs(ds: xr.Dataset, **attrs: Any) -> xr.Dataset:
+def with_attrs(ds: xr.Dataset, **attrs: object) -> xr.Dataset:
     """Return `ds` with mode attributes replaced (None removes one)."""
     out = ds.copy(deep=False)
     kept = {k: v for k, v in {**ds.attrs, **attrs}.items() if v is not None}
@@ -517,12 +486,12 @@ def with_attrs(ds: xr.Dataset, **attrs: Any) -> xr.Dataset:
     return out
 
 
-def with_status(ds: xr.Dataset, step: str, status: str) -> xr.Dataset:
+def with_status(ds: E, step: str, status: str) -> E:
     """Return `ds` with the status of a step recorded (``COMPLETE``, ``SKIPPED: why``, …)."""
-    return ds.assign_attrs({f"status_{step}": status})
+    return ds.assign_attrs({f"status_{step}": status})  # type: ignore[return-value] # mypy joins
 
 
-def status_of(ds: xr.Dataset, step: str) -> str:
+def status_of(ds: Exposure, step: str) -> str:
     """Return the recorded status of `step`, or an empty string if it has not been seen."""
     return str(ds.attrs.get(f"status_{step}", ""))
 
@@ -536,7 +505,7 @@ def is_calibrated(ds: xr.Dataset) -> bool:
     return status.startswith("COMPLETE")
 
 
-def replace_data(ds: xr.Dataset, units: str | None = None, **arrays: Any) -> xr.Dataset:
+def replace_data(ds: xr.Dataset, units: str | None = None, **arrays: Array) -> xr.Dataset:
     """Return `ds` with the data of existing variables replaced, dims and attributes kept.
 
     Parameters
@@ -559,7 +528,7 @@ def replace_data(ds: xr.Dataset, units: str | None = None, **arrays: Any) -> xr.
     return ds.assign(new)
 
 
-def set_scalars(ds: xr.Dataset, **values: Any) -> xr.Dataset:
+def set_scalars(ds: xr.Dataset, **values: Number | None) -> xr.Dataset:
     """Return `ds` with zero-dimensional variables of :data:`SCALARS` set (None removes one)."""
     drop = [k for k, v in values.items() if v is None and k in ds]
     new = {}
@@ -571,7 +540,7 @@ def set_scalars(ds: xr.Dataset, **values: Any) -> xr.Dataset:
     return ds.drop_vars(drop).assign(new)
 
 
-def has_value(array: Any) -> bool:
+def has_value(array: object) -> bool:
     """Whether an array holds a finite number; of most arrays it looks at little."""
     values = np.asarray(array)
     return any(np.isfinite(part).any() for part in (values if values.ndim > 1 else (values,)))

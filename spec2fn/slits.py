@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -51,6 +51,7 @@ class Slits(Pieces):
     """
 
     buckets: tuple[xr.Dataset, ...]
+    of_slits: ClassVar[bool] = True
 
     def __len__(self) -> int:
         return sum(b.sizes["slit"] for b in self.buckets)

@@ -25,7 +25,7 @@ import pytest
 from spec2fn.calibration import calibrate
 from spec2fn.cli import main
 from spec2fn.demo import run as demo
-from spec2fn.engine import step as engine
+from spec2fn.engine.step import registered_steps
 from spec2fn.io import open_product
 from spec2fn.refs import cache_environment, use_cache
 
@@ -391,8 +391,6 @@ def reader(tmp_path, rendering, monkeypatch):
 
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(demo, "_render", rendering)
-    # what a page registers is forgotten after it
-    monkeypatch.setattr(engine, "_REGISTRY", dict(engine.registered_steps()))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PWD", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -435,3 +433,9 @@ def test_slow_snippets_of_a_page(page, reader):
         for snippet in found[first:]:
             it.follow(snippet)
     CHECKS_SLOW[page](it.folder, it.names)
+
+
+def test_the_api_page_has_every_step():
+    page = (ROOT / "docs" / "api.rst").read_text()
+    for name in registered_steps():
+        assert f".. autofunction:: spec2fn.steps.{name}.{name}\n" in page

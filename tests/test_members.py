@@ -5,8 +5,9 @@ import pytest
 import xarray as xr
 from astropy.io import fits
 
+from spec2fn.engine.forecast import plan
 from spec2fn.engine.pipeline import Observation
-from spec2fn.engine.run import plan, run
+from spec2fn.engine.run import run
 from spec2fn.errors import InputError
 from spec2fn.members import check_members
 from spec2fn.pipelines import MODES

@@ -37,3 +37,8 @@ def test_layouts_exclude_what_cannot_be():
         assert mode.instrument == "NIRSPEC" or not mode.through_array, mode.name
         # light of a lamp comes from no source
         assert not mode.lamp or not (mode.one_source or mode.source_position), mode.name
+
+
+@pytest.mark.parametrize("name", [*pipelines.MODES, modes.ACQUISITION_IMAGE])
+def test_every_mode_says_which_elements_it_has(name):
+    assert {"INSTRUME", "DETECTOR"} < set(MODES[name].keywords)

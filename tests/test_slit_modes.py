@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spec2fn.calibration import _join
+from spec2fn.calibration.pieces import joined
 from spec2fn.dq import PIXEL
 from spec2fn.engine import pipeline as compose
 from spec2fn.engine import run as running
@@ -82,7 +82,7 @@ def test_pieces_give_the_bytes_of_the_whole(several, tmp_path):
     for kind, product in whole.products.items():
         streams[kind].close()
         write_product(product, folders["whole"] / f"{kind}.fits")
-        write_product(_join(parts[kind]), folders["joined"] / f"{kind}.fits")
+        write_product(joined(parts[kind]), folders["joined"] / f"{kind}.fits")
         expected = (folders["whole"] / f"{kind}.fits").read_bytes()
         assert (folders["pieces"] / f"{kind}.fits").read_bytes() == expected, kind
         assert (folders["joined"] / f"{kind}.fits").read_bytes() == expected, kind

@@ -15,6 +15,7 @@ from spec2fn.cli import main
 from spec2fn.demo import run as demo
 from spec2fn.engine import pipeline as compose
 from spec2fn.engine import run as running
+from spec2fn.engine.forecast import plan
 from spec2fn.engine.pipeline import Observation, Split
 from spec2fn.engine.step import Skip
 from spec2fn.errors import InputError, StepFailedError
@@ -184,7 +185,7 @@ def test_what_is_logged_counts_and_members_are_named(caplog):
         "background b_rate.fits: its times are odd",
         "7 pixels are odd",
     )
-    assert running.plan((compose._element(talk),), obs).warnings == result.warnings[:2]
+    assert plan((compose._element(talk),), obs).warnings == result.warnings[:2]
     assert not logging.getLogger("spec2fn").handlers
 
 

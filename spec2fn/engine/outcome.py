@@ -6,7 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["blank_pieces", "blank_status", "check_references", "common_status", "freeze"]
 
+T = TypeVar("T")
+
 _BLANK_PIECES: ContextVar[bool] = ContextVar("_BLANK_PIECES", default=False)
 
 
@@ -34,28 +36,29 @@ def blank_pieces() -> Iterator[None]:
         _BLANK_PIECES.reset(token)
 
 
-def common_status(made: Sequence[tuple[str, tuple[str, ...]]]) -> str:
+def common_status(outcomes: Sequence[tuple[str, tuple[str, ...]]]) -> str:
     """Return what a step did to an exposure, from what it did to its pieces.
 
     Parameters
     ----------
-    made : sequence of (str, tuple of str)
+    outcomes : sequence of (str, tuple of str)
         Of each piece: the status, and why slits of it were left alone (empty for a slit that
         was not).
     """
-    complete = [idle for status, idle in made if status == "COMPLETE"]
+    complete = [idle for status, idle in outcomes if status == "COMPLETE"]
     if complete and not all(idle and all(idle) for idle in complete):
         return "COMPLETE"
     if complete:
         count = Counter(why for idle in complete for why in idle)
         listed = (f"{why} ({n} slits)" if n > 1 else why for why, n in count.items())
         return f"SKIPPED: no slit is corrected: {'; '.join(listed)}"
-    statuses = list(dict.fromkeys(status for status, _ in made)) or ["SKIPPED: there are no slits"]
+    none = "SKIPPED: there are no slits"
+    statuses = list(dict.fromkeys(status for status, _ in outcomes)) or [none]
     first, *others = [s for s in statuses if s.startswith("FAILED")] or statuses
     return "; ".join([first, *(s.partition(": ")[2] for s in others)])
 
 
-def blank_status(before: Any, after: Any, problems: Sequence[object]) -> str:
+def blank_status(before: object, after: object, problems: Sequence[object]) -> str:
     """Return the status of a step after which nothing has a value, or nothing.
 
     Parameters
@@ -85,7 +88,9 @@ def blank_status(before: Any, after: Any, problems: Sequence[object]) -> str:
     return "; ".join([f"FAILED: no {what} has a value after it", *reasons])
 
 
-def check_references(who: str, before: Exposure, after: Any, references: Sequence[Any]) -> None:
+def check_references(
+    who: str, before: Exposure, after: Exposure, references: Sequence[Any]
+) -> None:
     """Raise if references have left nothing of an image or a cube that had values.
 
     Slits may be lost one by one, and say so themselves.
@@ -110,13 +115,13 @@ def check_references(who: str, before: Exposure, after: Any, references: Sequenc
         raise ReferenceError(msg)
 
 
-def _valueless(exposure: Any, name: str, known: Collection[int] = ()) -> bool:
+def _valueless(exposure: Exposure, name: str, known: Collection[int] = ()) -> bool:
     """Whether a variable is there, with other data than `known`, and without a finite number."""
-    found = [p.variables[name] for p in pieces_of(exposure) if name in p.variables]
-    found = [v for v in found if id(v._data) not in known]  # noqa: SLF001
-    if not found or any(is_traced(v.data) or v.dtype.kind != "f" for v in found):
+    changed = [p.variables[name] for p in pieces_of(exposure) if name in p.variables]
+    changed = [v for v in changed if id(v._data) not in known]  # noqa: SLF001
+    if not changed or any(is_traced(v.data) or v.dtype.kind != "f" for v in changed):
         return False
-    return not any(has_value(v.data) for v in found)
+    return not any(has_value(v.data) for v in changed)
 
 
 def _good_somewhere(ds: xr.Dataset) -> bool:
@@ -127,7 +132,7 @@ def _good_somewhere(ds: xr.Dataset) -> bool:
     return bool((np.isfinite(ds["sci"].values) & good).any())
 
 
-def freeze(after: Any, before: Any) -> Any:
+def freeze(after: T, before: object) -> T:
     """Make what a step has made read-only, so that nobody can change it behind a shared buffer.
 
     What the caller brought along is left as it was.

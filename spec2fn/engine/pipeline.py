@@ -7,13 +7,14 @@ associated exposures and of ``split(...)`` into branches. Nothing here reads or 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as _replace
-from typing import Any
+from typing import Any, cast
 
 from spec2fn.engine.step import Step
 from spec2fn.errors import ContractError, ParameterError, nearest
+from spec2fn.pieces import Exposure
 
 __all__ = [
     "AlsoOn",
@@ -30,7 +31,10 @@ __all__ = [
     "find_steps",
     "insert_after",
     "insert_before",
+    "needed_references",
     "product",
+    "reference_names",
+    "references_of",
     "replace",
     "since",
     "split",
@@ -57,7 +61,9 @@ class Observation:
     science: Any
     members: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
-    def replace(self, science: Any = None, **members: tuple[Any, ...]) -> Observation:
+    def replace(
+        self, science: Exposure | None = None, /, **members: tuple[Any, ...]
+    ) -> Observation:
         """Return a copy with the science exposure or some members replaced."""
         return Observation(
             self.science if science is None else science, {**self.members, **members}
@@ -86,6 +92,10 @@ class Product:
         """Name under which pipelines address the marker."""
         return f"product:{self.kind}"
 
+    def asked(self, optional: Collection[str]) -> bool:
+        """Whether it is to be taken, where these optional products are asked for."""
+        return not self.optional or self.kind in optional
+
 
 def product(kind: str, *, of: str = "", optional: bool = False) -> Product:
     """Mark where a product is taken; see :class:`Product`."""
@@ -107,7 +117,7 @@ class AlsoOn:
         return self.step.name
 
 
-def also_on(*args: Any, share_plan: bool = False, when: str = "") -> AlsoOn:
+def also_on(*args: str | Step, share_plan: bool = False, when: str = "") -> AlsoOn:
     """Lift a step to associated exposures: ``also_on("background", "imprint", nsclean)``.
 
     With `share_plan`, the plan made for the science exposure is applied to the members too
@@ -115,7 +125,7 @@ def also_on(*args: Any, share_plan: bool = False, when: str = "") -> AlsoOn:
     `when`, the members are treated only if the step of that name is switched on.
     """
     *roles, lifted = args
-    return AlsoOn(tuple(roles), lifted, share_plan, when)
+    return AlsoOn(tuple(map(str, roles)), cast("Step", lifted), share_plan, when)
 
 
 @dataclass(frozen=True)
@@ -170,8 +180,8 @@ def branch(
         )
         for s in steps
     )
-    made = Branch(name, keep, named, exp_type)
-    return made if expected is None else _replace(made, expected=expected)
+    new = Branch(name, keep, named, exp_type)
+    return new if expected is None else _replace(new, expected=expected)
 
 
 def _suffix(s: Step, name: str, exp_type: str) -> str:
@@ -208,22 +218,51 @@ def find_steps(pipeline: Pipeline, name: str) -> tuple[Step, ...]:
         Naming the nearest step of the pipeline if there is none.
     """
     where, _, bare = name.rpartition("/")
-    found = tuple(
+    steps = tuple(
         s
         for s in steps_of(pipeline)
         if (bare == s.name or bare in s.aliases) and where in ("", s.branch)
     )
-    if not found:
+    if not steps:
         names = [n for s in steps_of(pipeline) for n in (s.name, s.key, *s.aliases)]
         listed = ", ".join(dict.fromkeys(s.key for s in steps_of(pipeline)))
         msg = f"no step {name!r} in this pipeline{nearest(name, names)} (its steps: {listed})"
         raise ParameterError(msg)
-    return found
+    return steps
 
 
 def find_step(pipeline: Pipeline, name: str) -> Step:
     """Return the first step called `name`; see :func:`find_steps`."""
     return find_steps(pipeline, name)[0]
+
+
+def needed_references(pipeline: Pipeline) -> tuple[str, ...]:
+    """Reference types of the steps that are switched on, in order, without repetition.
+
+    Those that the header of an associated exposure selects (``Step.refs_of``) are left out.
+    """
+    active = [s for s in steps_of(pipeline) if not s.skip and not s.refs_of]
+    return tuple(dict.fromkeys(r for s in active for r in s.refs))
+
+
+def references_of(step: Step, refs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the references of a step among those of a run, by type."""
+    keys = zip(step.refs, step.reference_keys, strict=True)
+    # a mapping given by hand need not tell whose header selected a reference
+    return {reftype: refs[key] if key in refs else refs.get(reftype) for reftype, key in keys}
+
+
+def reference_names(step: Step, refs: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the references of a step are called, by the key of each."""
+    values = references_of(step, refs).values()
+    return dict(zip(step.reference_keys, map(_reference_name, values), strict=True))
+
+
+def _reference_name(value: object) -> str:
+    if value is None:
+        return "N/A"
+    name = getattr(value, "name", None) or getattr(value, "attrs", {}).get("filename")
+    return str(name) if name else ("array" if hasattr(value, "dtype") else "given")
 
 
 def _index(pipeline: Pipeline, name: str) -> int:
@@ -234,7 +273,7 @@ def _index(pipeline: Pipeline, name: str) -> int:
     return next(i for i, element in enumerate(pipeline) if wanted in steps_of((element,)))
 
 
-def replace(pipeline: Pipeline, **changes: Any) -> Pipeline:
+def replace(pipeline: Pipeline, **changes: object) -> Pipeline:
     """Return a pipeline with steps replaced by name; None removes one.
 
     A plain function ``Dataset -> Dataset`` may stand in for a step. A name that occurs in several
@@ -251,13 +290,13 @@ def replace(pipeline: Pipeline, **changes: Any) -> Pipeline:
     return out
 
 
-def _exchanged(element: Element, keys: set[str], new: Any) -> tuple[Element, ...]:
+def _exchanged(element: Element, keys: set[str], new: object) -> tuple[Element, ...]:
     if isinstance(element, Split):
         branches = []
         for one in element.branches:
             steps = [e for s in one.steps for e in _exchanged(s, keys, new)]
-            made = tuple(_in_branch(s, one) for s in steps if isinstance(s, Step))
-            branches.append(_replace(one, steps=made))
+            kept = tuple(_in_branch(s, one) for s in steps if isinstance(s, Step))
+            branches.append(_replace(one, steps=kept))
         return (_replace(element, branches=tuple(branches)),)
     lifted = element.step if isinstance(element, AlsoOn) else element
     if not isinstance(lifted, Step) or lifted.key not in keys:
@@ -280,13 +319,13 @@ def without(pipeline: Pipeline, *names: str) -> Pipeline:
     return replace(pipeline, **dict.fromkeys(names))
 
 
-def insert_before(pipeline: Pipeline, name: str, *new: Any) -> Pipeline:
+def insert_before(pipeline: Pipeline, name: str, *new: object) -> Pipeline:
     """Return a pipeline with elements inserted before the one called `name`."""
     i = _index(pipeline, name)
     return (*pipeline[:i], *map(_element, new), *pipeline[i:])
 
 
-def insert_after(pipeline: Pipeline, name: str, *new: Any) -> Pipeline:
+def insert_after(pipeline: Pipeline, name: str, *new: object) -> Pipeline:
     """Return a pipeline with elements inserted after the one called `name`."""
     i = _index(pipeline, name) + 1
     return (*pipeline[:i], *map(_element, new), *pipeline[i:])
@@ -332,8 +371,8 @@ def with_parameters(pipeline: Pipeline, params: Mapping[str, Mapping[str, Any]])
     """
     out = pipeline
     for name, values in params.items():
-        for found in find_steps(out, name):
-            out = replace(out, **{found.key: found.with_(**values)})
+        for one in find_steps(out, name):
+            out = replace(out, **{one.key: one.with_(**values)})
     return out
 
 
@@ -360,11 +399,11 @@ def with_later_steps(pipeline: Pipeline) -> Pipeline:
     return tuple(out)
 
 
-def _element(value: Any) -> Element:
+def _element(value: object) -> Element:
     if isinstance(value, (Step, Product, AlsoOn, Split)):
         return value
     if callable(value):
-        # a user's own function: not registered, known by its name
+        # a user's own function, known by its name
         return Step(name=getattr(value, "__name__", "function"), function=value, reads=())
     msg = f"a pipeline holds steps, product(...) markers and also_on(...) lifts, not {value!r}"
     raise ContractError(msg)

@@ -13,6 +13,7 @@ from typing import Any
 from spec2fn.compatibility import preset
 from spec2fn.engine.pipeline import Pipeline, find_steps, steps_of, with_parameters
 from spec2fn.engine.step import Step
+from spec2fn.parameters import Parameter
 
 __all__ = [
     "COMPATIBILITY",
@@ -127,7 +128,5 @@ def _entry(source: Mapping[str, Any], step: Step) -> Mapping[str, Any]:
     return {}
 
 
-def _truth(value: Any) -> bool:
-    from spec2fn.parameters import Parameter
-
+def _truth(value: object) -> bool:
     return Parameter("skip", bool, False).coerce(value, "step")

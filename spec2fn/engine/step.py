@@ -14,7 +14,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, cast, overload
 
 from spec2fn.engine.outcome import blank_status, check_references, common_status, freeze
 from spec2fn.errors import ContractError, HostOnlyError
@@ -35,14 +35,21 @@ P = ParamSpec("P")
 PLANNED: Any = None
 """Default of the argument ``plan`` of a step: the step makes the plan itself."""
 
-_REGISTRY: dict[str, Step[...]] = {}
-
 
 @dataclass(frozen=True)
 class Skip:
     """Returned by a step (or its planner) that does not apply; `reason` is shown to the user."""
 
     reason: str
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a step is called with besides the exposure."""
+
+    references: tuple[Any, ...]
+    members: Mapping[str, Any]
+    parameters: Parameters
 
 
 @dataclass(frozen=True)
@@ -157,7 +164,7 @@ class Step(Generic[P]):
         """Every parameter with the value a bare call would use."""
         return {n: p.default for n, p in self.parameters.items()} | dict(self.bound)
 
-    def with_(self, *, skip: bool | None = None, **parameters: Any) -> Step[P]:
+    def with_(self, *, skip: bool | None = None, **parameters: object) -> Step[P]:
         """Return this step with parameters bound (and switched on or off).
 
         Raises
@@ -194,65 +201,56 @@ class Step(Generic[P]):
         """
         with self._threads():
             plan = kwargs.pop("plan", None)
-            return self._call(ds, plan, *self._sort(ds, refs, kwargs))
+            return self._call(ds, plan, self._sort(ds, refs, kwargs))
 
     def _threads(self) -> contextlib.AbstractContextManager[None]:
         # what a user's own function does with BLAS is not ours to say
         ours = self.function.__module__.startswith("spec2fn.")
         return one_blas_thread() if ours else contextlib.nullcontext()
 
-    def _call(
-        self, ds: Any, plan: Any, references: Any, members: Any, parameters: Parameters
-    ) -> Any:
+    def _call(self, ds: Exposure, plan: object, given: _Given) -> Exposure:
         parts = self._parts(ds)
         if parts is not None:
-            plans = plan if plan is not None else (None,) * len(parts)
+            plans = (None,) * len(parts) if plan is None else cast("tuple[object, ...]", plan)
             pieces = zip(parts, plans, strict=True)
-            made = [self._apply(p, references, members, parameters, one) for p, one in pieces]
-            status = common_status([(status, idle) for _, status, idle in made])
-            out = ds.with_pieces(tuple(with_status(o, self.name, status) for o, _, _ in made))
+            done = [self._apply(p, one, given) for p, one in pieces]
+            status = common_status([(status, idle) for _, status, idle in done])
+            out = ds.with_pieces(tuple(with_status(o, self.name, status) for o, _, _ in done))
         else:
-            out, status, idle = self._apply(ds, references, members, parameters, plan)
+            out, status, idle = self._apply(ds, plan, given)
             out = with_status(out, self.name, common_status([(status, idle)]))
-        check_references(self.name, ds, out, references)
+        check_references(self.name, ds, out, given.references)
         if self.without is None or out.attrs.get(f"status_{self.name}") != "COMPLETE":
             return out
-        given = dict(zip(self.refs, references, strict=True))
-        effects = self.without(parts[0] if parts else ds, parameters)
-        return with_warnings(
-            out,
-            *(
-                f"{self.name}: no {reftype} reference: {effect}"
-                for reftype, effect in effects.items()
-                if given[reftype] is None
-            ),
-        )
+        example: Any = parts[0] if parts else ds
+        effects = self.without(example, given.parameters)
+        absent = [r for r, ref in zip(self.refs, given.references, strict=True) if ref is None]
+        told = (f"{self.name}: no {r} reference: {effects[r]}" for r in effects if r in absent)
+        return with_warnings(out, *told)
 
-    def _parts(self, ds: Any) -> tuple[Any, ...] | None:
+    def _parts(self, ds: Exposure) -> tuple[xr.Dataset, ...] | None:
         """The Datasets the step is applied to one by one, or None for `ds` as it is."""
-        one_by_one = self.scope == "dataset" or not hasattr(ds, "buckets")
-        return ds.pieces if isinstance(ds, Pieces) and one_by_one else None
+        whole = not isinstance(ds, Pieces) or (self.scope == "slits" and ds.of_slits)
+        return None if whole else ds.pieces
 
-    def _apply(
-        self, ds: Any, references: Any, members: Any, parameters: Parameters, plan: Any
-    ) -> tuple[Any, str, tuple[str, ...]]:
+    def _apply(self, ds: Exposure, plan: object, given: _Given) -> tuple[Any, str, tuple[str, ...]]:
         """The result, its status, and why slits were left alone (empty for those that were not)."""
         if not isinstance(ds, Pieces):
             require(ds, self.reads, self.name)
-        phase = {}
+        phase: dict[str, Any] = {}
         if self.planner is not None:
             phase["plan"] = plan
             if plan is None:
-                phase["plan"] = plan = self._plan(ds, references, members, parameters)
+                phase["plan"] = plan = self._plan(ds, given)
         out = plan
         if not isinstance(plan, Skip):
-            out = self.function(ds, *references, **phase, **members, **parameters)
+            out = self.function(ds, *given.references, **phase, **given.members, **given.parameters)
         if isinstance(out, Skip):
             return ds, f"SKIPPED: {out.reason}", ()
         status = blank_status(ds, out, getattr(plan, "problems", ())) or "COMPLETE"
         return freeze(out, ds), status, getattr(plan, "left_alone", ())
 
-    def plan(self, ds: Exposure, *refs: Any, **kwargs: Any) -> Any:
+    def plan(self, ds: Exposure, *refs: object, **kwargs: object) -> Any:
         """Compute the host-side half of a two-phase step, or None if it has none.
 
         Takes what the step itself takes. For slits in buckets it is a tuple with the plan of each
@@ -261,14 +259,14 @@ class Step(Generic[P]):
         """
         if self.planner is None:
             return None
-        references, members, parameters = self._sort(ds, refs, kwargs)
+        given = self._sort(ds, refs, kwargs)
         parts = self._parts(ds)
         with self._threads():
             if parts is None:
-                return self._plan(ds, references, members, parameters)
-            return tuple(self._plan(b, references, members, parameters) for b in parts)
+                return self._plan(ds, given)
+            return tuple(self._plan(part, given) for part in parts)
 
-    def _plan(self, ds: Any, references: Any, members: Any, parameters: Parameters) -> Any:
+    def _plan(self, ds: Exposure, given: _Given) -> object:
         assert self.planner is not None
         if any(is_traced(v.data) for v in variables_of(ds)):
             msg = (
@@ -277,18 +275,16 @@ class Step(Generic[P]):
             )
             raise HostOnlyError(msg)
         named = _keywords(self.planner)
-        taken = {role: found for role, found in members.items() if role in named}
+        taken = {role: exposures for role, exposures in given.members.items() if role in named}
         if "params" in named:
-            taken["params"] = parameters
-        taken |= {name: value for name, value in parameters.items() if name in named}  # TODO
-        made = self.planner(ds, *references, **taken)
-        if not isinstance(made, Skip):
-            check_members(ds, members)
-        return made
+            taken["params"] = given.parameters
+        taken |= {name: value for name, value in given.parameters.items() if name in named}  # TODO
+        plan = self.planner(ds, *given.references, **taken)
+        if not isinstance(plan, Skip):
+            check_members(ds, given.members)
+        return plan
 
-    def _sort(
-        self, ds: Exposure, refs: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[list[Any], dict[str, Any], Parameters]:
+    def _sort(self, ds: Exposure, refs: Sequence[Any], kwargs: Mapping[str, Any]) -> _Given:
         """References, members and parameters among the arguments of a call."""
         if len(refs) > len(self.refs):
             msg = f"{self.name} takes {len(self.refs)} references {self.refs}, got {len(refs)}"
@@ -315,10 +311,11 @@ class Step(Generic[P]):
         if self.refs_of in self.members:
             user = next(iter(members.get(self.refs_of, ())), None)
         exposure = getattr(user, "attrs", None)
-        values = [
-            as_reference(references.get(name), name, exposure, self.name) for name in self.refs
-        ]
-        return values, members, Parameters(self.name, parameters)
+        bound = tuple(
+            None if value is None else as_reference(value, name, exposure, self.name)
+            for name, value in ((name, references.get(name)) for name in self.refs)
+        )
+        return _Given(bound, members, Parameters(self.name, parameters))
 
 
 @functools.cache
@@ -328,25 +325,25 @@ def _parameters(function: Callable[..., Any], members: tuple[str, ...]) -> Mappi
 
 @functools.cache
 def _keywords(planner: Callable[..., Any]) -> tuple[str, ...]:
-    found = inspect.signature(planner).parameters.values()
-    return tuple(p.name for p in found if p.kind is p.KEYWORD_ONLY)
+    arguments = inspect.signature(planner).parameters.values()
+    return tuple(p.name for p in arguments if p.kind is p.KEYWORD_ONLY)
 
 
-def _check_planner(made: Step[...]) -> None:
+def _check_planner(owner: Step[...]) -> None:
     """Raise if a planner asks for what its step has not, or by position for more than it gets."""
-    assert made.planner is not None
-    kinds = [p.kind for p in inspect.signature(made.planner).parameters.values()]
+    assert owner.planner is not None
+    kinds = [p.kind for p in inspect.signature(owner.planner).parameters.values()]
     positional = kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    if positional != 1 + len(made.refs) and inspect.Parameter.VAR_POSITIONAL not in kinds:
+    if positional != 1 + len(owner.refs) and inspect.Parameter.VAR_POSITIONAL not in kinds:
         msg = (
-            f"{made.name}: its planner takes {positional} positional arguments, needs the Dataset"
-            f" and the references {made.refs}; parameters are in the keyword argument params"
+            f"{owner.name}: its planner takes {positional} positional arguments, needs the Dataset"
+            f" and the references {owner.refs}; parameters are in the keyword argument params"
         )
         raise ContractError(msg)
-    unknown = set(_keywords(made.planner)) - {"params", *made.members, *made.parameters}
-    for name in (*sorted(unknown), *_asked(made.planner)):
-        if name not in made.parameters:
-            raise unknown_parameter(made.name, name, made.parameters)
+    unknown = set(_keywords(owner.planner)) - {"params", *owner.members, *owner.parameters}
+    for name in (*sorted(unknown), *_asked(owner.planner)):
+        if name not in owner.parameters:
+            raise unknown_parameter(owner.name, name, owner.parameters)
 
 
 def _asked(planner: Callable[..., Any]) -> Iterator[str]:
@@ -360,27 +357,27 @@ def _asked(planner: Callable[..., Any]) -> Iterator[str]:
 
 
 def as_reference(
-    value: Any, reftype: str, exposure: Mapping[str, Any] | None = None, who: str = ""
-) -> Any:
-    """Return a reference as steps want it: a Dataset (or None).
+    value: object, reftype: str, exposure: Mapping[str, Any] | None = None, who: str = ""
+) -> xr.Dataset:
+    """Return a reference as steps want it: a Dataset.
 
     A path is opened, an array becomes the ``sci`` plane of a Dataset, a lazy reference is loaded.
     With the mode attributes of an exposure, it must have been made for such exposures, and hold
     numbers.
     """
-    if value is None:
-        return value
     from spec2fn.refs import coerce_reference
 
-    return coerce_reference(value, reftype, exposure, who)
+    return cast("xr.Dataset", coerce_reference(value, reftype, exposure, who))
 
 
 @overload
 def step(function: Callable[Concatenate[Any, P], Any]) -> Step[P]: ...
 @overload
 def step(**options: Any) -> Callable[[Callable[Concatenate[Any, P], Any]], Step[P]]: ...
-def step(function: Callable[Concatenate[Any, P], Any] | None = None, **options: Any) -> Any:
-    """Turn ``function(ds, *refs, *, members…, parameters…)`` into a registered :class:`Step`.
+def step(
+    function: Callable[Concatenate[Any, P], Any] | None = None, **options: Any
+) -> Step[P] | Callable[[Callable[Concatenate[Any, P], Any]], Step[P]]:
+    """Turn ``function(ds, *refs, *, members…, parameters…)`` into a :class:`Step`.
 
     Options are the attributes of :class:`Step`. The function returns a new Dataset or
     ``Skip(reason)``. A two-phase step names its ``planner`` and takes ``plan`` as a keyword, with
@@ -394,12 +391,11 @@ def step(function: Callable[Concatenate[Any, P], Any] | None = None, **options: 
 
     def decorate(fn: Callable[Concatenate[Any, P], Any]) -> Step[P]:
         name = options.pop("name", fn.__name__)
-        made = Step(name, fn, **options)
-        made = replace(made, suffix=made.suffix or name)
-        if made.planner is not None:
-            _check_planner(made)
-        _REGISTRY[name] = made
-        return made
+        new = Step(name, fn, **options)
+        new = replace(new, suffix=new.suffix or name)
+        if new.planner is not None:
+            _check_planner(new)
+        return new
 
     return decorate if function is None else decorate(function)
 
@@ -411,10 +407,5 @@ def registered_steps() -> Mapping[str, Step[...]]:
 
     import spec2fn.steps
 
-    for module in pkgutil.iter_modules(spec2fn.steps.__path__):
-        importlib.import_module(f"spec2fn.steps.{module.name}")
-    # what a user registers is no step of the library
-    ours = {
-        n: s for n, s in _REGISTRY.items() if s.function.__module__.startswith("spec2fn.steps.")
-    }
-    return dict(sorted(ours.items()))
+    names = sorted(module.name for module in pkgutil.iter_modules(spec2fn.steps.__path__))
+    return {n: getattr(importlib.import_module(f"spec2fn.steps.{n}"), n) for n in names}

@@ -197,7 +197,7 @@ def step_input(key: str, exp_type: str) -> StepInput | None:
     exp_type : str
         One of :data:`EXP_TYPES`.
     """
-    from spec2fn.engine.pipeline import Split, find_steps, steps_of
+    from spec2fn.engine.pipeline import Split, find_steps, references_of, steps_of
     from spec2fn.engine.run import run
     from spec2fn.errors import ParameterError
 
@@ -216,10 +216,8 @@ def step_input(key: str, exp_type: str) -> StepInput | None:
         if one.exp_type:
             dataset = dataset.assign_attrs(exp_type=one.exp_type)
         dataset = run(one.steps[: one.steps.index(wanted)], dataset, refs).dataset
-    taken = {
-        r: refs.get(k, refs.get(r)) for r, k in zip(wanted.refs, wanted.reference_keys, strict=True)
-    }
-    return StepInput(wanted, dataset, taken, {r: result.members.get(r, ()) for r in wanted.members})
+    members = {r: result.members.get(r, ()) for r in wanted.members}
+    return StepInput(wanted, dataset, references_of(wanted, refs), members)
 
 
 def _switched_on(steps: Pipeline) -> Pipeline:

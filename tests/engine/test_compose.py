@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 from spec2fn.engine import pipeline as compose
+from spec2fn.engine.forecast import plan
 from spec2fn.engine.pipeline import (
     Observation,
     also_on,
@@ -19,7 +20,7 @@ from spec2fn.engine.pipeline import (
     with_parameters,
     without,
 )
-from spec2fn.engine.run import plan, run
+from spec2fn.engine.run import run
 from spec2fn.engine.settings import resolve_settings
 from spec2fn.engine.step import Skip, step
 from spec2fn.errors import (
@@ -56,10 +57,7 @@ def shift(ds, *, plan, by: Annotated[int, Range(0, 9)] = 1):
 
 
 @pytest.fixture
-def steps(monkeypatch):
-    import spec2fn.engine.step
-
-    monkeypatch.setattr(spec2fn.engine.step, "_REGISTRY", {})
+def steps():
     return (
         step(refs=("gain",), aliases=("gain_scale",), needs_refs=("gain",))(scale),
         step(planner=plan_shift, provides=("shifted",), traceable=True)(shift),

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from spec2fn.engine.checks import check_order
 from spec2fn.engine.pipeline import steps_of, with_parameters
-from spec2fn.engine.run import check_order
 from spec2fn.pipelines import MODES
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from spec2fn.engine.checks import check_input
 from spec2fn.engine.pipeline import Observation
-from spec2fn.engine.run import check_input
 from spec2fn.errors import InputError
 from spec2fn.io import open_exposure
 from spec2fn.pipelines import for_exposure

@@ -13,7 +13,8 @@ from astropy.io import fits
 
 from spec2fn import schema
 from spec2fn.errors import InputError
-from spec2fn.schema import ALLOWED, MODE_KEYWORDS, SCALARS, Meta, allowed
+from spec2fn.modes import mode_named
+from spec2fn.schema import ALLOWED, SCALARS, Meta, allowed
 from tests.robustness.conftest import Outcome, difference, edit_header, judge, parts
 
 # an exposure without them has no such correction: the numbers are right for what the warning says
@@ -108,7 +109,7 @@ def check_all(one, tmp_path, only=None, every=True, role="science", params=None)
     usual = one.run(params=params)
     chosen = sorted(k for k in keywords if only is None or k in only)
     required = {
-        *MODE_KEYWORDS.get(held_by(one, "EXP_TYPE", name), ()),
+        *mode_named(held_by(one, "EXP_TYPE", name)).keywords,
         "EXP_TYPE",
         "SUBARRAY",
         "FXD_SLIT",
@@ -199,8 +200,3 @@ def test_what_counts_as_absent_and_what_is_read_as_it_is():
 def test_scalars_that_are_read_have_a_range():
     assert {s.keyword for s in SCALARS.values()} <= set(ALLOWED)
     assert set(COPIES.values()) - {"pa_aper"} <= set(SCALARS)
-
-
-@pytest.mark.parametrize("exp_type", sorted(MODE_KEYWORDS))
-def test_every_mode_says_which_elements_it_has(exp_type):
-    assert {"INSTRUME", "DETECTOR"} < set(MODE_KEYWORDS[exp_type])

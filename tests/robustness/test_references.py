@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from spec2fn.engine import run as running
-from spec2fn.engine.pipeline import AlsoOn
+from spec2fn.engine.pipeline import AlsoOn, references_of
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.refs import open_reference
 from spec2fn.schema import NOT_EXTRACTED, meta_of, status_of
@@ -47,8 +47,7 @@ def recorded(case):
                 step = element.step if isinstance(element, AlsoOn) else element
                 out = apply(self, element, obs)
                 if step.refs and not step.skip:
-                    keys = zip(step.refs, step.reference_keys, strict=True)
-                    refs = {r: running._get(self.refs, k) for r, k in keys}
+                    refs = references_of(step, self.refs)
                     seen.setdefault(step.key, (step, obs, refs, out.science))
                 return out
 

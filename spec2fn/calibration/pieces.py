@@ -1,0 +1,149 @@
+"""Exposures of many integrations are run in pieces that fit a fixed amount of memory."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from spec2fn.calibration.job import Job
+from spec2fn.engine.outcome import blank_pieces
+from spec2fn.engine.pipeline import Observation, steps_of
+from spec2fn.engine.run import Result, run
+from spec2fn.engine.step import Step
+from spec2fn.pieces import Exposure, Pieces
+from spec2fn.slits import Slits
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["chunk_size", "joined", "keeps_members", "merged", "patient_collector", "run_pieces"]
+
+# Bytes of pixels that may be in work at once; exposures of many integrations are cut to fit.
+CHUNK_BYTES = 64 * 2**20
+_PLANES_IN_WORK = 20
+
+
+def chunk_size(job: Job, asked: int | None) -> int | None:
+    """Return the integrations per piece, or None to run the exposure in one piece."""
+    ds = job.observation.science
+    if not job.multi_integration or isinstance(ds, Pieces):
+        return None
+    total = ds.sizes["integration"]
+    pixels = ds.sizes["y"] * ds.sizes["x"]
+    size = asked or max(1, CHUNK_BYTES // (4 * pixels * _PLANES_IN_WORK))
+    whole = any(not s.skip and not s.works_in_pieces for s in steps_of(job.settings.pipeline))
+    return None if whole or size >= total else size
+
+
+def run_pieces(
+    job: Job,
+    chunk: int | None,
+    steps: tuple[str, ...],
+    products: tuple[str, ...],
+    progress: Callable[[str], Any] | None,
+    *,
+    strict: bool,
+) -> Iterator[Result]:
+    """Run a job, on `chunk` integrations after the other (None: all at once); yield the results."""
+    obs = job.observation
+    plans: Mapping[str, Any] = {}
+    total = 1 if chunk is None else obs.science.sizes["integration"]
+    lean = chunk is None and not any(map(keeps_members, steps_of(job.settings.pipeline)))
+    for first in range(0, total, chunk or total):
+        piece = obs.science
+        if chunk is not None:
+            piece = piece.isel(integration=slice(first, first + chunk))
+        # a copy of an unread exposure reads for itself, and forgets what it read when it is gone
+        members = {k: tuple(ds.copy(deep=False) for ds in v) for k, v in obs.members.items()}
+        with contextlib.nullcontext() if chunk is None else blank_pieces():
+            result = run(
+                job.settings.pipeline,
+                Observation(_computed(piece), members),
+                job.references,
+                params=job.settings,
+                plans=plans,
+                lean=lean,
+                save_steps=steps,
+                products=products,
+                progress=progress,
+                strict=strict,
+            )
+        plans = result.plans
+        yield result
+        del result, piece  # two pieces must not be in memory at once
+
+
+def _computed(exposure: Exposure) -> Exposure:
+    if isinstance(exposure, Pieces):
+        return exposure.map(lambda ds: ds.compute())
+    return exposure.compute()
+
+
+def keeps_members(step: Step) -> bool:
+    """Whether associated exposures are products of the run, and may not be forgotten."""
+    return bool(step.defaults().get("save_flagged_bkg")) and not step.skip
+
+
+def merged(before: Result | None, result: Result) -> Result:
+    """Return what several pieces of an exposure have to tell, without their data."""
+    result = replace(
+        result, dataset=None, products=dict.fromkeys(result.products), saved={}, members={}
+    )
+    if before is None:
+        return result
+    report, told = [], [*before.warnings, *result.warnings]
+    for a, b in zip(before.report, result.report, strict=True):
+        if a.status != b.status:
+            told.append(f"{a.name}: {a.status} for some integrations, {b.status} for others")
+        problems = {**a.problems, **b.problems}
+        report.append(replace(a, seconds=a.seconds + b.seconds, problems=problems))
+    return replace(result, report=tuple(report), warnings=tuple(dict.fromkeys(told)))
+
+
+def joined(parts: Sequence[Any]) -> Exposure:
+    """Join the pieces of one product along ``integration``, if they have any."""
+    if isinstance(parts[0], Slits):
+        buckets = zip(*(p.buckets for p in parts), strict=True)
+        return Slits(tuple(_concatenated(b).transpose("slit", ...) for b in buckets))
+    return _concatenated(parts)
+
+
+def _concatenated(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    import xarray as xr
+
+    if "integration" not in parts[0].dims:
+        return parts[0]
+    whole = xr.concat(
+        parts,
+        dim="integration",
+        data_vars="minimal",
+        coords="minimal",
+        compat="override",
+        join="exact",
+        combine_attrs="override",
+    )
+    return whole.transpose("integration", ...)
+
+
+# Objects allocated before the collector of cycles looks at them.
+_YOUNG_OBJECTS = 200_000
+
+
+@contextlib.contextmanager
+def patient_collector() -> Iterator[None]:
+    """Let Python look for cycles less often: the transforms of many slits are many objects.
+
+    With the usual thresholds, which suit small programs, the search takes a fifth of the time.
+    """
+    before = gc.get_threshold()
+    if before[0]:  # zero is off, and stays off
+        gc.set_threshold(max(before[0], _YOUNG_OBJECTS), *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        if before[0]:
+            gc.collect(1)  # only what is new, so that nothing of this exposure waits for the next
