@@ -67,10 +67,14 @@ def number(
     ReferenceError
         If it is no finite number within the limits; text is none.
     """
-    number = isinstance(value, (int, float, np.integer, np.floating))
-    if number and not isinstance(value, bool) and np.isfinite(value):
-        if low <= value <= high and not (whole and value != int(value)):
-            return float(value)
+    if (
+        isinstance(value, (int, float, np.integer, np.floating))
+        and not isinstance(value, bool)
+        and low <= value <= high  # which NaN is not
+        and np.isfinite(value)
+        and not (whole and value != int(value))
+    ):
+        return float(value)
     kind = "a whole number" if whole else "a finite number"
     limits = f", {low:g} or more" if np.isfinite(low) else ""
     limits += f", at most {high:g}" if np.isfinite(high) else ""
