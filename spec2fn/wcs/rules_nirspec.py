@@ -4,14 +4,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spec2fn.errors import InputError
-from spec2fn.wcs.lowered import Kernel, lower_model, plain_parameters, register
+from spec2fn.typing import Array, Arrays
+from spec2fn.wcs.lowered import (
+    Coordinates,
+    Params,
+    Ruled,
+    lower_model,
+    plain_parameters,
+    register,
+)
 
-Ruled = tuple[Kernel, Any]
+if TYPE_CHECKING:
+    from astropy.modeling import Model
 
 _SPECTROSCOPY = "gwcs.spectroscopy."
 _JWST = "stdatamodels.jwst.transforms.models."
@@ -21,50 +32,51 @@ _UNSET = -9999
 
 
 @register(_SPECTROSCOPY + "WavelengthFromGratingEquation")
-def _wavelength_from_grating(model: Any) -> Ruled:
-    def kernel(xp: Any, p: Any, a: Any, out: Any) -> tuple[Any, ...]:
+def _wavelength_from_grating(model: Model) -> Ruled:
+    def kernel(xp: ModuleType, p: Arrays, a: Array, out: Array) -> Coordinates:
         return ((a + out) / (p["groove_density"] * p["spectral_order"]),)
 
     return kernel, plain_parameters(model)
 
 
 @register(_SPECTROSCOPY + "AnglesFromGratingEquation3D")
-def _angles_from_grating(model: Any) -> Ruled:
-    def kernel(xp: Any, p: Any, wavelength: Any, a: Any, b: Any) -> tuple[Any, ...]:
+def _angles_from_grating(model: Model) -> Ruled:
+    def kernel(xp: ModuleType, p: Arrays, wavelength: Array, a: Array, b: Array) -> Coordinates:
         x = a - p["groove_density"] * p["spectral_order"] * wavelength
         return x, -b, xp.sqrt(1.0 - x * x - b * b)
 
     return kernel, plain_parameters(model)
 
 
-def _refract(xp: Any, n: Any, a: Any, b: Any) -> tuple[Any, Any, Any]:
+def _refract(xp: ModuleType, n: Array, a: Array, b: Array) -> tuple[Array, Array, Array]:
     x, y = a / n, b / n
     return x, y, xp.sqrt(1.0 - x * x - y * y)
 
 
 @register(_SPECTROSCOPY + "Snell3D")
-def _snell3d(model: Any) -> Ruled:
+def _snell3d(model: Model) -> Ruled:
     return lambda xp, p, n, a, b, c: _refract(xp, n, a, b), {}
 
 
-def _sellmeier(xp: Any, wavelength: Any, b: Any, c: Any) -> Any:
+def _sellmeier(xp: ModuleType, wavelength: Array, b: Array, c: Array) -> Array:
     square = wavelength * wavelength
     return xp.sqrt(1.0 + sum(b[i] * square / (square - c[i]) for i in range(3)))
 
 
 @register(_SPECTROSCOPY + "SellmeierGlass")
-def _sellmeier_glass(model: Any) -> Ruled:
-    def kernel(xp: Any, p: Any, wavelength: Any) -> tuple[Any, ...]:
+def _sellmeier_glass(model: Model) -> Ruled:
+    def kernel(xp: ModuleType, p: Arrays, wavelength: Array) -> Coordinates:
         return (_sellmeier(xp, wavelength, p["B_coef"], p["C_coef"]),)
 
-    return kernel, _vectors(plain_parameters(model), ("B_coef", "C_coef"))
+    return kernel, _glass(model)
 
 
-def _vectors(parameters: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    return {k: v.ravel() if k in names else v for k, v in parameters.items()}
+def _glass(model: Model) -> Arrays:
+    values = plain_parameters(model)
+    return {k: v.ravel() if k.endswith("_coef") else v for k, v in values.items()}
 
 
-def _air(wavelength: Any, celsius: Any, pressure: Any) -> Any:
+def _air(wavelength: Array, celsius: Array, pressure: Array) -> Array:
     # refractive index of air: Kohlrausch, as in the Zemax manual; pressure in atmospheres
     square = wavelength * wavelength
     excess = (
@@ -75,7 +87,7 @@ def _air(wavelength: Any, celsius: Any, pressure: Any) -> Any:
     return 1.0 + excess * 1e-8 * pressure / (1.0 + (celsius - 15.0) * 3.4785e-3)
 
 
-def _zemax(xp: Any, p: Any, wavelength: Any) -> Any:
+def _zemax(xp: ModuleType, p: Arrays, wavelength: Array) -> Array:
     # Zemax manual, chapter "Using glass catalogs": index of a glass away from the temperature and
     # pressure at which its dispersion was measured, relative to the air around it
     t, t0 = p["temperature"] - _KELVIN, p["ref_temperature"] - _KELVIN
@@ -89,20 +101,17 @@ def _zemax(xp: Any, p: Any, wavelength: Any) -> Any:
 
 
 @register(_SPECTROSCOPY + "SellmeierZemax")
-def _sellmeier_zemax(model: Any) -> Ruled:
-    names = ("B_coef", "C_coef", "D_coef", "E_coef")
-    return lambda xp, p, wavelength: (_zemax(xp, p, wavelength),), _vectors(
-        plain_parameters(model), names
-    )
+def _sellmeier_zemax(model: Model) -> Ruled:
+    return lambda xp, p, wavelength: (_zemax(xp, p, wavelength),), _glass(model)
 
 
 @register(_JWST + "Snell")
-def _snell(model: Any) -> Ruled:
+def _snell(model: Model) -> Ruled:
     # near the reference temperature the glass is as it was measured
     warm = model.temp - model.tref >= _ZEMAX_ABOVE
 
-    def kernel(xp: Any, p: Any, wavelength: Any, a: Any, b: Any, c: Any) -> tuple[Any, ...]:
-        micron = wavelength * 1e6
+    def kernel(xp: ModuleType, p: Arrays, wave: Array, a: Array, b: Array, c: Array) -> Coordinates:
+        micron = wave * 1e6
         n = _zemax(xp, p, micron) if warm else _sellmeier(xp, micron, p["B_coef"], p["C_coef"])
         angle = xp.deg2rad(p["prism_angle"])
         cos, sin = xp.cos(angle), xp.sin(angle)
@@ -127,7 +136,7 @@ def _snell(model: Any) -> Ruled:
     return kernel, {k: np.asarray(v, dtype=np.float64) for k, v in values.items()}
 
 
-def _slit_numbers(model: Any) -> list[float]:
+def _slit_numbers(model: Model) -> list[float]:
     numbers = []
     for slit in model.slits:
         label = slit
@@ -144,14 +153,14 @@ def _slit_numbers(model: Any) -> list[float]:
     return numbers
 
 
-def _select(model: Any, position: int, *, passes: int | None) -> Ruled:
+def _select(model: Model, position: int, *, passes: int | None) -> Ruled:
     # `position` of the slit's number among the inputs, `passes` its position among the outputs
     numbers = _slit_numbers(model)
     lowered = [lower_model(m) for m in model.models]
 
-    def kernel(xp: Any, params: Any, *c: Any) -> tuple[Any, ...]:
+    def kernel(xp: ModuleType, params: Params, *c: Array) -> Coordinates:
         number, rest = c[position], (*c[:position], *c[position + 1 :])
-        out: tuple[Any, ...] = ()
+        out: Coordinates = ()
         wanted = set(np.unique(number)) if xp is np else set(numbers)
         for i, one in enumerate(lowered):
             if numbers[i] not in wanted:
@@ -169,22 +178,8 @@ def _select(model: Any, position: int, *, passes: int | None) -> Ruled:
     return kernel, tuple(one.params for one in lowered)
 
 
-@register(_JWST + "Gwa2Slit")
-@register(_JWST + "Slit2Gwa")
-def _gwa_and_slit(model: Any) -> Ruled:
-    return _select(model, 0, passes=0)
-
-
-@register(_JWST + "Slit2Msa")
-def _slit_to_msa(model: Any) -> Ruled:
-    return _select(model, 0, passes=2)
-
-
-@register(_JWST + "Slit2MsaLegacy")
-def _slit_to_msa_legacy(model: Any) -> Ruled:
-    return _select(model, 0, passes=None)
-
-
-@register(_JWST + "Msa2Slit")
-def _msa_to_slit(model: Any) -> Ruled:
-    return _select(model, 2, passes=0)
+register(_JWST + "Gwa2Slit")(partial(_select, position=0, passes=0))
+register(_JWST + "Slit2Gwa")(partial(_select, position=0, passes=0))
+register(_JWST + "Slit2Msa")(partial(_select, position=0, passes=2))
+register(_JWST + "Slit2MsaLegacy")(partial(_select, position=0, passes=None))
+register(_JWST + "Msa2Slit")(partial(_select, position=2, passes=0))
