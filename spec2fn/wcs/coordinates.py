@@ -12,11 +12,13 @@ import numpy as np
 
 from spec2fn.errors import InputError
 from spec2fn.schema import meta_of
+from spec2fn.typing import HostArray
 from spec2fn.wcs.slices import IfuSlices, ifu_slices
 from spec2fn.wcs.tangent_grid import evaluate_between
 
 if TYPE_CHECKING:
     import xarray as xr
+    from gwcs import WCS
 
 __all__ = ["slice_map", "with_coordinates"]
 
@@ -24,7 +26,7 @@ _HELD = ("ra", "dec", "wavelength", "slice_id")
 _UNITS = {"wavelength": "um", "ra": "deg", "dec": "deg", "alpha": "arcsec", "beta": "arcsec"}
 
 
-def slice_map(ds: xr.Dataset, who: str) -> np.ndarray:
+def slice_map(ds: xr.Dataset, who: str) -> HostArray:
     """Return the number of the slice of every pixel.
 
     Parameters
@@ -86,7 +88,7 @@ def with_coordinates(ds: xr.Dataset, who: str = "with_coordinates") -> xr.Datase
     return ds.assign({**new, "slice_id": (("y", "x"), label)})
 
 
-def _mrs(wcs: Any, label: np.ndarray) -> dict[str, np.ndarray]:
+def _mrs(wcs: WCS, label: HostArray) -> dict[str, HostArray]:
     y, x = np.nonzero(label)
     names = ("alpha", "beta", "ra", "dec", "wavelength")
     planes = {n: np.full(label.shape, np.nan) for n in names}
@@ -97,7 +99,7 @@ def _mrs(wcs: Any, label: np.ndarray) -> dict[str, np.ndarray]:
     return planes
 
 
-def _nirspec(slices: IfuSlices, label: np.ndarray) -> dict[str, np.ndarray]:
+def _nirspec(slices: IfuSlices, label: HostArray) -> dict[str, HostArray]:
     names = ("slit_y", "ra", "dec", "wavelength")
     planes = {n: np.full(label.shape, np.nan) for n in names}
     place = np.full((3, *label.shape), np.nan)
@@ -112,7 +114,7 @@ def _nirspec(slices: IfuSlices, label: np.ndarray) -> dict[str, np.ndarray]:
     return planes
 
 
-def _gwcs(ds: xr.Dataset, who: str) -> Any:
+def _gwcs(ds: xr.Dataset, who: str) -> WCS:
     wcs = meta_of(ds).wcs
     wcs = wcs.load() if hasattr(wcs, "load") else wcs
     if wcs is None:
@@ -121,7 +123,7 @@ def _gwcs(ds: xr.Dataset, who: str) -> Any:
     return wcs
 
 
-def _mapped(ds: xr.Dataset, wcs: Any, who: str) -> np.ndarray:
+def _mapped(ds: xr.Dataset, wcs: WCS, who: str) -> HostArray:
     """Return the map that the gwcs selects slices by."""
     transforms = [s.transform for s in getattr(wcs, "pipeline", ())]
     mappers: list[Any] = [getattr(t, "label_mapper", None) for t in transforms]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gwcs import WCS
     from gwcs.coordinate_frames import CoordinateFrame
 
-__all__ = ["Lowered", "box_of", "evaluate_host", "evaluate_on_box", "lower", "register"]
+__all__ = ["Box", "Lowered", "box_of", "evaluate_host", "evaluate_on_box", "lower", "register"]
 
 Box = tuple[tuple[float, float], tuple[float, float]]
 

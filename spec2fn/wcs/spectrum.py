@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spec2fn.deferred import DeferredWcs
+from spec2fn.typing import HostArray
+
+if TYPE_CHECKING:
+    from gwcs import WCS
 
 __all__ = ["SpectralWcs", "spectral_wcs"]
 
 
-class SpectralWcs(Mapping[str, Any]):
+class SpectralWcs(Mapping[str, "WCS"]):
     """The WCSs of many spectra by the names of their slits, built when they are asked for.
 
     Parameters
     ----------
-    names : sequence of str
+    names : iterable of str
     position : array of float64, (spectrum, 2)
         Right ascension and declination of the centres of the apertures [deg].
     wavelength : array of float64, (spectrum, wave)
         [um], NaN beyond the end of each spectrum.
     """
 
-    def __init__(self, names: Any, position: np.ndarray, wavelength: np.ndarray) -> None:
+    def __init__(self, names: Iterable[object], position: HostArray, wavelength: HostArray) -> None:
         self._rows = {str(name): i for i, name in enumerate(names)}
         self._position = position
         self._wavelength = wavelength
         self._made: dict[str, DeferredWcs] = {}
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> WCS:
         return self.deferred(name).load()
 
     def deferred(self, name: str) -> DeferredWcs:
@@ -55,7 +59,7 @@ class SpectralWcs(Mapping[str, Any]):
         return len(self._rows)
 
 
-def spectral_wcs(ra: float, dec: float, wavelength: np.ndarray) -> Any:
+def spectral_wcs(ra: float, dec: float, wavelength: HostArray) -> WCS:
     """Build a gwcs with a fixed sky position and a table of wavelengths.
 
     Parameters
@@ -74,7 +78,7 @@ def spectral_wcs(ra: float, dec: float, wavelength: np.ndarray) -> Any:
     return _spectral_wcs(ra, dec, wavelength, np.arange(len(wavelength), dtype=float))
 
 
-def _spectral_wcs(ra: float, dec: float, wavelength: np.ndarray, elements: np.ndarray) -> Any:
+def _spectral_wcs(ra: float, dec: float, wavelength: HostArray, elements: HostArray) -> WCS:
     from astropy import coordinates, units
     from astropy.modeling.models import Const1D, Mapping, Tabular1D
     from gwcs import coordinate_frames as frames

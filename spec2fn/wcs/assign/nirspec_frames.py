@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from astropy.units import Unit
+    from gwcs.coordinate_frames import CompositeFrame, CoordinateFrame, Frame2D
 
 __all__ = ["frames"]
 
 
 @functools.cache
-def frames() -> Mapping[str, Any]:
+def frames() -> Mapping[str, CoordinateFrame]:
     """Return the frames by name.
 
     ``slit_frame`` counts in units of the slit's (shutter's, slice's) size; ``coordinates`` are
@@ -24,10 +28,10 @@ def frames() -> Mapping[str, Any]:
         name="spectral", axes_order=(2,), unit=(units.micron,), axes_names=("wavelength",)
     )
 
-    def plane(name: str, unit: Any, axes: tuple[str, str]) -> Any:
+    def plane(name: str, unit: Unit, axes: tuple[str, str]) -> Frame2D:
         return Frame2D(name=name, axes_order=(0, 1), unit=(unit, unit), axes_names=axes)
 
-    def spectrum(name: str, unit: Any, axes: tuple[str, str], part: str = "") -> Any:
+    def spectrum(name: str, unit: Unit, axes: tuple[str, str], part: str = "") -> CompositeFrame:
         return CompositeFrame([plane(part or f"{name}_spatial", unit, axes), spectral], name=name)
 
     sky = CelestialFrame(name="sky", axes_order=(0, 1), reference_frame=coordinates.ICRS())

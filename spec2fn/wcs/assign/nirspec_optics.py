@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.schema import meta_of
-from spec2fn.wcs.assign import reference
+from spec2fn.typing import HostArray
+from spec2fn.wcs.assign import References, reference
 from spec2fn.wcs.assign.pointing import (
     number,
     subarray_origin,
@@ -26,12 +27,17 @@ from spec2fn.wcs.assign.pointing import (
     velocity_aberration,
     velocity_correction,
 )
+from spec2fn.wcs.lower import lower
+from spec2fn.wcs.lowered import Lowered, chain
 
 if TYPE_CHECKING:
     import xarray as xr
+    from astropy.modeling import Model
 
 __all__ = [
+    "LoweredOptics",
     "Optics",
+    "check_grating",
     "entry",
     "exceeded_range",
     "msa_to_sky",
@@ -82,19 +88,24 @@ class Optics:
         Nominal range of filter and grating; zeros if the reference does not know them.
     """
 
-    to_sca: Any
-    sca_to_gwa: Any
-    collimator_to_gwa: Any
-    wavelength: Any
-    angles: Any
-    quadrants: Mapping[int, tuple[Any, np.ndarray]]
-    to_sky: tuple[tuple[str, Any], ...]
+    to_sca: Model
+    sca_to_gwa: Model
+    collimator_to_gwa: Model
+    wavelength: Model
+    angles: Model
+    quadrants: Mapping[int, tuple[Model, HostArray]]
+    to_sky: tuple[tuple[str, Model], ...]
     order: int
     waverange: tuple[float, float]
     nominal: tuple[float, float]
 
     @cached_property
-    def across_and_along(self) -> Any:
+    def lowered(self) -> LoweredOptics:
+        """The transforms as pure functions."""
+        return LoweredOptics(self)
+
+    @cached_property
+    def across_and_along(self) -> Model:
         """Angles behind the disperser (3) to two of those before it, and again the first two."""
         from astropy.modeling.models import Const1D, Identity, Mapping
 
@@ -102,22 +113,69 @@ class Optics:
         return Mapping((0, 1, 0, 1), n_inputs=3) | turned & Identity(2)
 
     @cached_property
-    def to_wavelength(self) -> Any:
+    def to_wavelength(self) -> Model:
         """Position in a slit, angles before (3) and behind (2) to position and wavelength."""
         from astropy.modeling.models import Identity, Mapping
 
         return Mapping((0, 1, 2, 3, 5), n_inputs=7) | Identity(2) & self.wavelength
 
     @cached_property
-    def disperse(self) -> Any:
+    def disperse(self) -> Model:
         """Angles before the disperser (3) and wavelength to the angles behind it."""
         from astropy.modeling.models import Mapping
 
         return Mapping((3, 0, 1, 2)) | self.angles
 
 
+@dataclass(frozen=True, eq=False)
+class LoweredOptics:
+    """The transforms of :class:`Optics`, lowered when they are first used."""
+
+    optics: Optics
+
+    @cached_property
+    def gwa(self) -> Lowered:
+        """Pixel to the angles behind the grating wheel."""
+        return lower(self.optics.to_sca | self.optics.sca_to_gwa)
+
+    @cached_property
+    def detector(self) -> Lowered:
+        """The inverse of :attr:`gwa`."""
+        return lower(self.optics.sca_to_gwa.inverse | self.optics.to_sca.inverse)
+
+    @cached_property
+    def entrance(self) -> Lowered:
+        """Position in the plane of the MSA to the angles before the grating wheel."""
+        return lower(self.optics.collimator_to_gwa)
+
+    @cached_property
+    def wavelength(self) -> Lowered:
+        """See :attr:`Optics.wavelength`."""
+        return lower(self.optics.wavelength)
+
+    @cached_property
+    def angles(self) -> Lowered:
+        """See :attr:`Optics.angles`."""
+        return lower(self.optics.angles)
+
+    @cached_property
+    def sky(self) -> Lowered:
+        """Position in the plane of the MSA (IFU: of the slicer) and wavelength to the world."""
+        return reduce(chain, (lower(model) for _, model in self.optics.to_sky))
+
+    @cached_property
+    def from_sky(self) -> Lowered:
+        """The inverse of :attr:`sky`."""
+        return reduce(chain, (lower(m.inverse) for _, m in reversed(self.optics.to_sky)))
+
+    @cached_property
+    def from_msa(self) -> dict[int, Lowered]:
+        """Position in the plane of the MSA to that in a quadrant."""
+        return {q: lower(model.inverse) for q, (model, _) in self.optics.quadrants.items()}
+
+
 def optics(
-    ds: xr.Dataset, refs: Mapping[str, Any], wavelength_range: tuple[float, float] | None = None
+    ds: xr.Dataset, refs: References, wavelength_range: tuple[float, float] | None = None
 ) -> Optics:
     """Put the transforms of an exposure together.
 
@@ -148,7 +206,7 @@ def optics(
     )
 
 
-def with_quadrants(known: Optics, ds: xr.Dataset, refs: Mapping[str, Any]) -> Optics:
+def with_quadrants(known: Optics, ds: xr.Dataset, refs: References) -> Optics:
     """Return the optics of an IFU exposure with the apertures of the MSA instead of the slices.
 
     Parameters
@@ -174,7 +232,7 @@ def with_quadrants(known: Optics, ds: xr.Dataset, refs: Mapping[str, Any]) -> Op
 
 
 def spectrograph(
-    ds: xr.Dataset, refs: Mapping[str, Any], wavelength_range: tuple[float, float] | None = None
+    ds: xr.Dataset, refs: References, wavelength_range: tuple[float, float] | None = None
 ) -> dict[str, Any]:
     """Return what does not depend on the aperture: from the collimator to the detector.
 
@@ -206,7 +264,7 @@ def spectrograph(
     }
 
 
-def tree(ds: xr.Dataset, refs: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def tree(ds: xr.Dataset, refs: References, name: str) -> Mapping[str, Any]:
     """Return the content of an ASDF reference.
 
     Raises
@@ -239,6 +297,16 @@ def entry(tree: Mapping[str, Any], key: str, name: str) -> Any:
     return found
 
 
+def check_grating(ds: xr.Dataset) -> None:
+    """Raise :class:`InputError` for an exposure whose light is not dispersed."""
+    if str(ds.attrs.get("grating", "")).upper() in ("", "MIRROR"):
+        msg = (
+            f"{_WHO}: GRATING is {ds.attrs.get('grating', 'missing')!s}, which disperses no light;"
+            " spec2fn calibrates spectra"
+        )
+        raise InputError(msg)
+
+
 def _in_metres(wavelength_range: tuple[float, float]) -> tuple[float, float]:
     low, high = wavelength_range
     if not 0 < low < high:
@@ -256,7 +324,7 @@ def exceeded_range(optics: Optics) -> tuple[float, float] | None:
 
 
 def spectral_range(
-    ds: xr.Dataset, refs: Mapping[str, Any], *, any_filter: bool = False
+    ds: xr.Dataset, refs: References, *, any_filter: bool = False
 ) -> tuple[int, tuple[float, float]]:
     """Return the spectral order and the nominal range of wavelengths [m] of an exposure.
 
@@ -294,7 +362,7 @@ def spectral_range(
     return int(tree["order"][i]), (float(low), float(high))
 
 
-def _to_sca(ds: xr.Dataset) -> Any:
+def _to_sca(ds: xr.Dataset) -> Model:
     from astropy.modeling.models import Identity, Scale, Shift
 
     detector = ds.attrs.get("detector")
@@ -309,7 +377,7 @@ def _to_sca(ds: xr.Dataset) -> Any:
     raise InputError(msg)
 
 
-def _grating_rotation(ds: xr.Dataset, disperser: Mapping[str, Any]) -> Any:
+def _grating_rotation(ds: xr.Dataset, disperser: Mapping[str, Any]) -> Model:
     from stdatamodels.jwst.transforms.models import Rotation3DToGWA
 
     # the sensors read a tilt about one axis of the wheel, which turns the grating about the other
@@ -325,7 +393,7 @@ def _grating_rotation(ds: xr.Dataset, disperser: Mapping[str, Any]) -> Any:
     return Rotation3DToGWA(angles, axes_order="xyzy", name="rotation")
 
 
-def _sca_to_gwa(ds: xr.Dataset, trees: Mapping[str, Any], rotation: Any) -> Any:
+def _sca_to_gwa(ds: xr.Dataset, trees: Mapping[str, Any], rotation: Model) -> Model:
     from stdatamodels.jwst.transforms.models import Unitless2DirCos
 
     fpa = entry(trees["fpa"], f"{ds.attrs['detector'].lower()}_model", "fpa")
@@ -333,14 +401,14 @@ def _sca_to_gwa(ds: xr.Dataset, trees: Mapping[str, Any], rotation: Any) -> Any:
     return fpa | camera | Unitless2DirCos(name="unitless2directional_cosines") | rotation
 
 
-def _collimator_to_gwa(collimator: Mapping[str, Any], rotation: Any) -> Any:
+def _collimator_to_gwa(collimator: Mapping[str, Any], rotation: Model) -> Model:
     from stdatamodels.jwst.transforms.models import Unitless2DirCos
 
     backward = entry(collimator, "model", "collimator").inverse
     return backward | Unitless2DirCos(name="unitless2directional_cosines") | rotation
 
 
-def _disperser(ds: xr.Dataset, disperser: Mapping[str, Any], order: int) -> tuple[Any, Any]:
+def _disperser(ds: xr.Dataset, disperser: Mapping[str, Any], order: int) -> tuple[Model, Model]:
     from astropy.modeling.models import Identity
 
     prism = str(ds.attrs.get("grating", "")).upper() == "PRISM"
@@ -352,7 +420,7 @@ def _disperser(ds: xr.Dataset, disperser: Mapping[str, Any], order: int) -> tupl
     return wavelength, angles
 
 
-def _grating(disperser: Mapping[str, Any], order: int) -> tuple[Any, Any]:
+def _grating(disperser: Mapping[str, Any], order: int) -> tuple[Model, Model]:
     from astropy.modeling.models import Identity, Mapping, Scale
     from gwcs.spectroscopy import AnglesFromGratingEquation3D, WavelengthFromGratingEquation
 
@@ -371,7 +439,7 @@ def _grating(disperser: Mapping[str, Any], order: int) -> tuple[Any, Any]:
     return wavelength, angles
 
 
-def _prism(ds: xr.Dataset, disperser: Mapping[str, Any]) -> tuple[Any, Any]:
+def _prism(ds: xr.Dataset, disperser: Mapping[str, Any]) -> tuple[Model, Model]:
     from astropy.modeling.models import Tabular1D
     from stdatamodels.jwst.transforms.models import RefractionIndexFromPrism, Snell
 
@@ -393,7 +461,7 @@ def _prism(ds: xr.Dataset, disperser: Mapping[str, Any]) -> tuple[Any, Any]:
     return RefractionIndexFromPrism(glass["angle"], name="n_prism") | table, law
 
 
-def _quadrant(msa: Mapping[str, Any], quadrant: int) -> tuple[Any, np.ndarray]:
+def _quadrant(msa: Mapping[str, Any], quadrant: int) -> tuple[Model, HostArray]:
     found = entry(msa, f"Q{quadrant}", "msa")
     data = np.asarray(entry(found, "data", "msa"))
     if len(data.dtype.names or ()) != len(_METROLOGY):
@@ -422,8 +490,8 @@ def msa_to_sky(
     ds: xr.Dataset,
     fore_tree: Mapping[str, Any],
     ote_tree: Mapping[str, Any],
-    correction: Any = None,
-) -> tuple[tuple[str, Any], ...]:
+    correction: Model | None = None,
+) -> tuple[tuple[str, Model], ...]:
     """Return the transforms from the plane of the MSA to the sky, as :attr:`Optics.to_sky`.
 
     Parameters
