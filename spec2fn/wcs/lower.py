@@ -14,7 +14,6 @@ import numpy as np
 
 import spec2fn.wcs.rules_astropy
 import spec2fn.wcs.rules_jwst
-import spec2fn.wcs.rules_nirspec
 import spec2fn.wcs.rules_regions  # noqa: F401 - importing registers the rules
 from spec2fn.errors import InputError
 from spec2fn.typing import Array, HostArray

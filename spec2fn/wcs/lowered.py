@@ -32,6 +32,7 @@ __all__ = [
     "Ruled",
     "Values",
     "chain",
+    "formula",
     "identity",
     "lower_model",
     "plain_parameters",
@@ -141,6 +142,16 @@ def register(model: str | type) -> Callable[[Rule], Rule]:
     def decorate(rule: Rule) -> Rule:
         _RULES[name] = rule
         return rule
+
+    return decorate
+
+
+def formula(model: str) -> Callable[[Kernel], Kernel]:
+    """Register a kernel as the rule of a model class whose parameters are all that it needs."""
+
+    def decorate(kernel: Kernel) -> Kernel:
+        register(model)(lambda one: (kernel, plain_parameters(one)))
+        return kernel
 
     return decorate
 

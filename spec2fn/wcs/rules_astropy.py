@@ -29,7 +29,7 @@ from spec2fn.kernels.sphere import (
     to_spherical,
 )
 from spec2fn.typing import Array, Arrays, HostArray
-from spec2fn.wcs.lowered import Coordinates, Params, Ruled, plain_parameters, register
+from spec2fn.wcs.lowered import Coordinates, Params, Ruled, formula, plain_parameters, register
 
 if TYPE_CHECKING:
     from astropy.modeling import Model
@@ -42,38 +42,35 @@ _PROJECTION = "astropy.modeling.projections."
 _ROTATION = "astropy.modeling.rotations."
 
 
-@register(_FUNCTIONAL + "Shift")
-def _shift(model: Model) -> Ruled:
-    return lambda xp, p, x: (x + p["offset"],), plain_parameters(model)
+@formula(_FUNCTIONAL + "Shift")
+def _shift(xp: ModuleType, p: Arrays, x: Array) -> Coordinates:
+    return (x + p["offset"],)
 
 
-@register(_FUNCTIONAL + "Scale")
-@register(_FUNCTIONAL + "Multiply")
-def _scale(model: Model) -> Ruled:
-    return lambda xp, p, x: (x * p["factor"],), plain_parameters(model)
+@formula(_FUNCTIONAL + "Scale")
+@formula(_FUNCTIONAL + "Multiply")
+def _scale(xp: ModuleType, p: Arrays, x: Array) -> Coordinates:
+    return (x * p["factor"],)
 
 
-@register(_FUNCTIONAL + "Const1D")
-def _const1d(model: Model) -> Ruled:
-    return lambda xp, p, x: (p["amplitude"] * xp.ones_like(x),), plain_parameters(model)
+@formula(_FUNCTIONAL + "Const1D")
+def _const1d(xp: ModuleType, p: Arrays, x: Array) -> Coordinates:
+    return (p["amplitude"] * xp.ones_like(x),)
 
 
-@register(_FUNCTIONAL + "Const2D")
-def _const2d(model: Model) -> Ruled:
-    def kernel(xp: ModuleType, p: Arrays, x: Array, y: Array) -> Coordinates:
-        return (p["amplitude"] * (xp.ones_like(x) * xp.ones_like(y)),)
-
-    return kernel, plain_parameters(model)
+@formula(_FUNCTIONAL + "Const2D")
+def _const2d(xp: ModuleType, p: Arrays, x: Array, y: Array) -> Coordinates:
+    return (p["amplitude"] * (xp.ones_like(x) * xp.ones_like(y)),)
 
 
-@register(_FUNCTIONAL + "Linear1D")
-def _linear1d(model: Model) -> Ruled:
-    return lambda xp, p, x: (p["slope"] * x + p["intercept"],), plain_parameters(model)
+@formula(_FUNCTIONAL + "Linear1D")
+def _linear1d(xp: ModuleType, p: Arrays, x: Array) -> Coordinates:
+    return (p["slope"] * x + p["intercept"],)
 
 
-@register("astropy.modeling.mappings.Identity")
-def _identity(model: Model) -> Ruled:
-    return lambda xp, p, *c: c, {}
+@formula("astropy.modeling.mappings.Identity")
+def _identity(xp: ModuleType, p: Arrays, *c: Array) -> Coordinates:
+    return c
 
 
 @register("astropy.modeling.mappings.Mapping")
@@ -202,40 +199,31 @@ def _check_bounds(points: Coordinates, coordinates: Coordinates) -> None:
             raise ValueError(msg)
 
 
-@register(_PROJECTION + "AffineTransformation2D")
-def _affine(model: Model) -> Ruled:
-    def kernel(xp: ModuleType, p: Arrays, x: Array, y: Array) -> Coordinates:
-        m, t = p["matrix"], p["translation"]
-        if xp is np and m[0, 1] == 0 and m[1, 0] == 0:
-            # a row of x and a column of y stay what they are, which makes what follows cheap
-            return m[0, 0] * x + t[0], m[1, 1] * y + t[1]
-        return m[0, 0] * x + m[0, 1] * y + t[0], m[1, 0] * x + m[1, 1] * y + t[1]
-
-    return kernel, plain_parameters(model)
+@formula(_PROJECTION + "AffineTransformation2D")
+def _affine(xp: ModuleType, p: Arrays, x: Array, y: Array) -> Coordinates:
+    m, t = p["matrix"], p["translation"]
+    if xp is np and m[0, 1] == 0 and m[1, 0] == 0:
+        # a row of x and a column of y stay what they are, which makes what follows cheap
+        return m[0, 0] * x + t[0], m[1, 1] * y + t[1]
+    return m[0, 0] * x + m[0, 1] * y + t[0], m[1, 0] * x + m[1, 1] * y + t[1]
 
 
-@register(_PROJECTION + "Pix2Sky_Gnomonic")
-def _pix2sky_tan(model: Model) -> Ruled:
+@formula(_PROJECTION + "Pix2Sky_Gnomonic")
+def _pix2sky_tan(xp: ModuleType, p: Arrays, x: Array, y: Array) -> Coordinates:
     # Calabretta & Greisen (2002), A&A 395, 1077, eqs. 14, 15 and 55
-    def kernel(xp: ModuleType, p: Arrays, x: Array, y: Array) -> Coordinates:
-        r = safe_hypot(x, y)
-        origin = r == 0
-        one = xp.ones((), dtype=r.dtype)
-        phi = xp.arctan2(xp.where(origin, 0 * one, x), xp.where(origin, one, -y))
-        return xp.rad2deg(phi), xp.rad2deg(xp.arctan2(xp.rad2deg(one), r))
-
-    return kernel, {}
+    r = safe_hypot(x, y)
+    origin = r == 0
+    one = xp.ones((), dtype=r.dtype)
+    phi = xp.arctan2(xp.where(origin, 0 * one, x), xp.where(origin, one, -y))
+    return xp.rad2deg(phi), xp.rad2deg(xp.arctan2(xp.rad2deg(one), r))
 
 
-@register(_PROJECTION + "Sky2Pix_Gnomonic")
-def _sky2pix_tan(model: Model) -> Ruled:
+@formula(_PROJECTION + "Sky2Pix_Gnomonic")
+def _sky2pix_tan(xp: ModuleType, p: Arrays, phi: Array, theta: Array) -> Coordinates:
     # Calabretta & Greisen (2002), eqs. 12, 13 and 54
-    def kernel(xp: ModuleType, p: Arrays, phi: Array, theta: Array) -> Coordinates:
-        phi, theta = xp.deg2rad(phi), xp.deg2rad(theta)
-        r = xp.rad2deg(xp.cos(theta) / xp.sin(theta))
-        return r * xp.sin(phi), -r * xp.cos(phi)
-
-    return kernel, {}
+    phi, theta = xp.deg2rad(phi), xp.deg2rad(theta)
+    r = xp.rad2deg(xp.cos(theta) / xp.sin(theta))
+    return r * xp.sin(phi), -r * xp.cos(phi)
 
 
 def _degrees(model: Model, names: tuple[str, ...]) -> dict[str, HostArray]:

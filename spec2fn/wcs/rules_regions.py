@@ -25,8 +25,8 @@ from spec2fn.wcs.lowered import (
     Lowered,
     Params,
     Ruled,
+    formula,
     lower_model,
-    plain_parameters,
     register,
 )
 
@@ -113,14 +113,11 @@ def _labels_of_model(model: Model) -> Ruled:
     return lambda xp, p, *c: mapper.kernel(xp, p, *filtered(*c)), mapper.params
 
 
-@register(_JWST + "MIRI_AB2Slice")
-def _slice_of_beta(model: Model) -> Ruled:
-    def kernel(xp: ModuleType, p: Arrays, beta: Array) -> Coordinates:
-        # slices of a channel are numbered from 1, and lie side by side in beta
-        number = p["channel"] * 100 + (beta - p["beta_zero"]) / p["beta_del"] + 1
-        return (xp.floor(number + 0.5),)
-
-    return kernel, plain_parameters(model)
+@formula(_JWST + "MIRI_AB2Slice")
+def _slice_of_beta(xp: ModuleType, p: Arrays, beta: Array) -> Coordinates:
+    # slices of a channel are numbered from 1, and lie side by side in beta
+    number = p["channel"] * 100 + (beta - p["beta_zero"]) / p["beta_del"] + 1
+    return (xp.floor(number + 0.5),)
 
 
 @register(_SELECTOR + "RegionsSelector")
