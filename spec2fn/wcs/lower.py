@@ -30,7 +30,6 @@ from spec2fn.wcs.lowered import (
 if TYPE_CHECKING:
     from astropy.modeling import Model
     from gwcs import WCS
-    from gwcs.coordinate_frames import CoordinateFrame
 
 __all__ = ["Box", "Lowered", "box_of", "evaluate_host", "evaluate_on_box", "lower", "register"]
 
@@ -68,12 +67,8 @@ def lower(
     return lower_model(model)
 
 
-def _frame_name(frame: str | CoordinateFrame) -> str:
-    return frame if isinstance(frame, str) else str(frame.name)
-
-
 def _lower_wcs(wcs: WCS, from_frame: str | None, to_frame: str | None) -> Lowered:
-    names = [_frame_name(step.frame) for step in wcs.pipeline]
+    names = [str(getattr(step.frame, "name", step.frame)) for step in wcs.pipeline]
     ends = [from_frame or names[0], to_frame or names[-1]]
     for name in ends:
         if name not in names:

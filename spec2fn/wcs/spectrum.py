@@ -49,7 +49,7 @@ class SpectralWcs(Mapping[str, "WCS"]):
             known = np.isfinite((ra, dec)).all() and len(steps) > 0 and steps.all()
             monotonic = known and np.all(np.sign(steps) == np.sign(steps[0]))
             kind = ("spectrum", bool(steps[0] > 0)) if monotonic else None
-            self._made[name] = DeferredWcs(_spectral_wcs, numbers, kind)
+            self._made[name] = DeferredWcs(spectral_wcs, numbers, kind)
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -59,7 +59,9 @@ class SpectralWcs(Mapping[str, "WCS"]):
         return len(self._rows)
 
 
-def spectral_wcs(ra: float, dec: float, wavelength: HostArray) -> WCS:
+def spectral_wcs(
+    ra: float, dec: float, wavelength: HostArray, elements: HostArray | None = None
+) -> WCS:
     """Build a gwcs with a fixed sky position and a table of wavelengths.
 
     Parameters
@@ -68,22 +70,22 @@ def spectral_wcs(ra: float, dec: float, wavelength: HostArray) -> WCS:
         Centre of the extraction aperture (ICRS) [deg].
     wavelength : array of float64, (wave,)
         [um]
+    elements : array of float64, (wave,), optional
+        Numbers of the elements, by default from 0.
 
     Returns
     -------
     gwcs.WCS
-        From the element (counted from 0) to (ra, dec, wavelength); with an inverse if the
+        From the element to (ra, dec, wavelength); with an inverse if the
         wavelengths are monotonic. Beyond the ends the table is extrapolated.
     """
-    return _spectral_wcs(ra, dec, wavelength, np.arange(len(wavelength), dtype=float))
-
-
-def _spectral_wcs(ra: float, dec: float, wavelength: HostArray, elements: HostArray) -> WCS:
     from astropy import coordinates, units
     from astropy.modeling.models import Const1D, Mapping, Tabular1D
     from gwcs import coordinate_frames as frames
     from gwcs.wcs import WCS
 
+    if elements is None:
+        elements = np.arange(len(wavelength), dtype=float)
     pixel = frames.CoordinateFrame(
         naxes=1, axes_type=("SPATIAL",), axes_order=(0,), unit=(units.pix,), name="pixel_frame"
     )

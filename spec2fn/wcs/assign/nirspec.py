@@ -319,7 +319,7 @@ def _gwcs(
     steps = [
         ("detector", to_sca, "dms2sca"),
         ("sca", optics.sca_to_gwa, "det2gwa"),
-        ("gwa", _gwa_to_slit(optics, edges, tables, place | optics.collimator_to_gwa), "gwa2slit"),
+        ("gwa", gwa_to_slit(optics, edges, tables, place | optics.collimator_to_gwa), "gwa2slit"),
         ("slit_frame", _slit_to_msa(place), "slit2msa"),
     ]
     for _, model, name in steps:
@@ -353,32 +353,26 @@ def _slit_to_msa(place: Model) -> Model:
     return model
 
 
-def gwa_to_slit(batch: SlitBatch, i: int, before: Model, angles: Model | None = None) -> Model:
+def gwa_to_slit(
+    optics: Optics,
+    edges: Iterable[float],
+    tables: tuple[HostArray, HostArray],
+    before: Model,
+    angles: Model | None = None,
+) -> Model:
     """Make the model from the angles behind the grating wheel to the frame of a slit.
 
     Parameters
     ----------
-    batch : SlitBatch
-    i : int
-        Which slit.
+    optics : Optics
+    edges, tables
+        Those of the slit in :class:`~spec2fn.wcs.assign.nirspec_batch.SlitBatch`.
     before : astropy.modeling.Model
         Position in the slit to the angles before the wheel.
     angles : astropy.modeling.Model, optional
         Position in the slit and wavelength to the angles behind the wheel; by default from
         `before`.
     """
-    slit = batch.slits[i]
-    tables = tuple(table[i] for table in batch.tables)
-    return _gwa_to_slit(batch.optics, (slit.ymin, slit.ymax), tables, before, angles)
-
-
-def _gwa_to_slit(
-    optics: Optics,
-    edges: tuple[float, ...],
-    tables: tuple[HostArray, ...],
-    before: Model,
-    angles: Model | None = None,
-) -> Model:
     from astropy.modeling.models import Identity, Mapping, Tabular1D
 
     cosines, positions = tables

@@ -23,6 +23,7 @@ from spec2fn.typing import HostArray
 from spec2fn.wcs.assign import AssignedWcs, References, WcsOptions
 from spec2fn.wcs.assign.nirspec_batch import SlitBatch, SlitNumber, affine
 from spec2fn.wcs.assign.nirspec_boxes import bounding_boxes
+from spec2fn.wcs.assign.nirspec_ifu_gwcs import by_pixel, by_slice
 from spec2fn.wcs.assign.nirspec_optics import (
     Optics,
     check_grating,
@@ -160,26 +161,13 @@ def ifu_optics(
     ReferenceError
         For a missing or damaged reference, or one of another grating or filter.
     """
-    from astropy.modeling.models import Identity, Mapping
-
-    names = ("fore", "ifufore", "ifupost", "ifuslicer", "ote")
+    names = ["fore", "ifufore", "ifupost", "ifuslicer", "ote"]
+    names += ["chromcorr"] * (refs.get("chromcorr") is not None)
     trees = {name: tree(ds, refs, name) for name in names}
-    correction = None
-    if refs.get("chromcorr") is not None:
-        correction = entry(tree(ds, refs, "chromcorr"), "model", "chromcorr")
-    fore = entry(trees["ifufore"], "model", "ifufore")
-    slicer_to_msa = Mapping((0, 1, 2, 2)) | fore & Identity(1)
-    slicer_to_msa.inverse = Mapping((0, 1, 2, 2)) | fore.inverse & Identity(1)
-    slicer_to_msa.name = "slicer2msa"
-    slicer_to_msa.inputs = ("x_slice", "y_slice", "lam")
-    slicer_to_msa.outputs = ("x_msa", "y_msa", "lam")
     return IfuOptics(
         **spectrograph(ds, refs, wavelength_range),
         quadrants={},
-        to_sky=(
-            ("slicer", slicer_to_msa),
-            *msa_to_sky(ds, trees["fore"], trees["ote"], correction),
-        ),
+        to_sky=msa_to_sky(ds, trees),
         slicer=entry(trees["ifuslicer"], "model", "ifuslicer"),
         metrology=_metrology(trees["ifuslicer"]),
         posts=_posts(trees["ifupost"]),
@@ -263,28 +251,24 @@ def ifu(ds: xr.Dataset, refs: References, options: WcsOptions | None = None) -> 
     planes, lit = slice_planes(batch, boxes, (shape[0], shape[1]))
     if not lit.any():
         raise InputError(_no_light(ds))
-    by_slice, number = options.nrs_ifu_slice_wcs, planes["slice_id"]
-    # most of what it takes to calibrate does not need the gwcs
-    wcs = DeferredWcs(lambda: _gwcs(batch, boxes, number, by_slice=by_slice))
+    sliced, slice_id = options.nrs_ifu_slice_wcs, planes["slice_id"]
+
+    def gwcs() -> WCS:
+        return by_slice(batch, boxes) if sliced else by_pixel(batch, slice_id)
+
     records = {
         "slices": batch,
         "spectral_order": shared.order,
         "waverange": shared.waverange,
     }
     return AssignedWcs(
-        wcs,
+        DeferredWcs(gwcs),  # most of what it takes to calibrate does not need it
         dispaxis=1,
         s_region=rectangle_around(planes["ra"], planes["dec"]),
         records=records,
         planes=planes,
         nominal_range=exceeded_range(shared),
     )
-
-
-def _gwcs(batch: SliceBatch, boxes: HostArray, slice_id: HostArray, *, by_slice: bool) -> WCS:
-    from spec2fn.wcs.assign import nirspec_ifu_gwcs as made
-
-    return made.by_slice(batch, boxes) if by_slice else made.by_pixel(batch, slice_id)
 
 
 def _check_light(ds: xr.Dataset) -> None:

@@ -175,6 +175,8 @@ def _gwa_to_slice(batch: SliceBatch, i: int, place: Model) -> Model:
     to_gwa = optics.posts[i] | optics.collimator_to_gwa
     before = Mapping((0, 1, 1)) | place & Const1D(middle) | to_gwa
     angles = Mapping((0, 1, 2, 2)) | place & Identity(2) | to_gwa & Identity(1) | optics.disperse
-    model = gwa_to_slit(batch, i, before, angles)
+    cosines, positions = (table[i] for table in batch.tables)
+    edges = map(float, batch.edges[i])
+    model = gwa_to_slit(optics, edges, (cosines, positions), before, angles)
     model.name = "gwa2slit"
     return model

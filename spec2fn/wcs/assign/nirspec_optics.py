@@ -202,7 +202,7 @@ def optics(
     return Optics(
         **shared,
         quadrants={q: _quadrant(trees["msa"], q) for q in range(1, 6)},
-        to_sky=msa_to_sky(ds, trees["fore"], trees["ote"]),
+        to_sky=msa_to_sky(ds, trees),
     )
 
 
@@ -487,32 +487,35 @@ def slit_scales(optics: Optics) -> dict[int, tuple[float, float]]:
 
 
 def msa_to_sky(
-    ds: xr.Dataset,
-    fore_tree: Mapping[str, Any],
-    ote_tree: Mapping[str, Any],
-    correction: Model | None = None,
+    ds: xr.Dataset, trees: Mapping[str, Mapping[str, Any]]
 ) -> tuple[tuple[str, Model], ...]:
-    """Return the transforms from the plane of the MSA to the sky, as :attr:`Optics.to_sky`.
+    """Return the transforms from the MSA or the slicer to the sky, as :attr:`Optics.to_sky`.
 
     Parameters
     ----------
     ds : xarray.Dataset
-    fore_tree, ote_tree : mapping
-        Content of the references.
-    correction : astropy.modeling.Model, optional
-        Chromatic correction of (x, y, wavelength) behind the fore-optics.
+    trees : mapping of str to mapping
+        Content of the references ``fore`` and ``ote``; of the IFU also of ``ifufore`` and, if
+        there is one, ``chromcorr``.
     """
     from astropy.modeling.models import Identity, Mapping, Scale
 
-    fore = entry(fore_tree, "model", "fore")
-    # the distortion of the fore-optics depends on wavelength, which is passed on as well
-    msa_to_oteip = Mapping((0, 1, 2, 2), name="msa2fore_mapping") | fore & Identity(1)
-    msa_to_oteip.inverse = Mapping((0, 1, 2, 2)) | fore.inverse & Identity(1)
-    ote = entry(ote_tree, "model", "ote")
-    oteip_to_v2v3 = ote & Scale(1e6)
+    def chromatic(reftype: str, mapping: str | None = None) -> Model:
+        # distortions of the fore-optics depend on wavelength, which is passed on as well
+        fore = entry(trees[reftype], "model", reftype)
+        model = Mapping((0, 1, 2, 2), name=mapping) | fore & Identity(1)
+        model.inverse = Mapping((0, 1, 2, 2)) | fore.inverse & Identity(1)
+        return model
+
+    slicer = chromatic("ifufore") if "ifufore" in trees else None
+    msa_to_oteip = chromatic("fore", "msa2fore_mapping")
+    correction, corrected = None, "oteip"
+    if "chromcorr" in trees:
+        correction, corrected = entry(trees["chromcorr"], "model", "chromcorr"), "oteip_chromcorr"
+    oteip_to_v2v3 = entry(trees["ote"], "model", "ote") & Scale(1e6)
     meta = meta_of(ds)
-    corrected = "oteip" if correction is None else "oteip_chromcorr"
     steps = [
+        ("slicer", slicer, "slicer2msa", ("x_slice", "y_slice"), ("x_msa", "y_msa")),
         ("msa_frame", msa_to_oteip, "msa2oteip", ("x_msa", "y_msa"), ("x_ote", "y_ote")),
         ("oteip", correction, "chrom_corr", ("x_ote", "y_ote"), ("x_ote", "y_ote")),
         (corrected, oteip_to_v2v3, "oteip2v23", ("x_ote", "y_ote"), ("v2", "v3")),
