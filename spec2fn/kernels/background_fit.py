@@ -23,7 +23,7 @@ __all__ = [
     "boxcar_variance",
     "fit_polynomial",
     "invert_normal_matrix",
-    "masked_median",
+    "median_across",
 ]
 
 # Standard error of a median over that of a mean. Gaussian samples tend to sqrt(pi/2) = 1.25 with
@@ -195,7 +195,7 @@ def _middle_indices(data: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.
     return low.astype(np.int32), high.astype(np.int32)
 
 
-def masked_median(data: Any, used: Any) -> tuple[Any, Any]:
+def median_across(data: Any, used: Any) -> tuple[Any, Any]:
     """Median across the trace of the used pixels.
 
     The sorting is done by NumPy, in a JAX trace too (as a callback); the values are gathered by

@@ -20,7 +20,7 @@ from spec2fn.kernels.background_fit import (
     boxcar_variance,
     fit_polynomial,
     invert_normal_matrix,
-    masked_median,
+    median_across,
 )
 from spec2fn.kernels.namespace import array_namespace, safe_divide
 
@@ -245,7 +245,7 @@ def _median_background(
     smooth, defined, count = data, good, None
     if length > 1:
         smooth, defined, count = boxcar(data, good, length)
-    image, known = masked_median(smooth, defined & region)
+    image, known = median_across(smooth, defined & region)
     mask = (good & region).astype(data.dtype)
     n = xp.sum(mask, axis=-1, keepdims=True)
     mean = safe_divide(mask, n, n > 0, 0.0)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import InputError
-from spec2fn.schema import MSA_TABLES, meta_of
-from spec2fn.wcs.open_slits import FIXED_SLIT_QUADRANT, FIXED_SLITS, Slit
+from spec2fn.schema import FIXED_SLIT_QUADRANT, MSA_TABLES, meta_of
+from spec2fn.wcs.open_slits import FIXED_SLITS, Slit
 
 if TYPE_CHECKING:
     import xarray as xr

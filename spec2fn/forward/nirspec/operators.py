@@ -14,9 +14,8 @@ import numpy as np
 
 from spec2fn.forward.nirspec.instrument import sigma
 from spec2fn.forward.operators import SpectralOperator, SurfaceOperator, wavelength_cells
-from spec2fn.schema import meta_of, replace_data
+from spec2fn.schema import FIXED_SLIT_QUADRANT, meta_of, replace_data
 from spec2fn.slits import Slits
-from spec2fn.wcs.open_slits import FIXED_SLIT_QUADRANT
 
 if TYPE_CHECKING:
     import xarray as xr
