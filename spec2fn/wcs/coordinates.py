@@ -6,6 +6,7 @@ wavelengths in single precision), from which they are evaluated again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from gwcs import WCS
 
-__all__ = ["slice_map", "with_coordinates"]
+__all__ = ["slice_map", "with_coordinates", "with_planes"]
 
 _HELD = ("ra", "dec", "wavelength", "slice_id")
 _UNITS = {"wavelength": "um", "ra": "deg", "dec": "deg", "alpha": "arcsec", "beta": "arcsec"}
@@ -83,9 +84,13 @@ def with_coordinates(ds: xr.Dataset, who: str = "with_coordinates") -> xr.Datase
     else:
         planes = _nirspec(ifu_slices(ds), label)
         label[~np.isfinite(planes["ra"])] = 0
+    return with_planes(ds, {**planes, "slice_id": label})
+
+
+def with_planes(ds: xr.Dataset, planes: Mapping[str, HostArray]) -> xr.Dataset:
+    """Return an exposure with coordinates of its pixels, arrays (y, x) by name."""
     units = {n: {"units": _UNITS[n]} if n in _UNITS else {} for n in planes}
-    new = {n: (("y", "x"), plane, units[n]) for n, plane in planes.items()}
-    return ds.assign({**new, "slice_id": (("y", "x"), label)})
+    return ds.assign({n: (("y", "x"), plane, units[n]) for n, plane in planes.items()})
 
 
 def _mrs(wcs: WCS, label: HostArray) -> dict[str, HostArray]:

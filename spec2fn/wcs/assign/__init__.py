@@ -1,8 +1,11 @@
 """Building the gwcs of an exposure from its CRDS references, one module per instrument.
 
-The row of a mode (:mod:`spec2fn.modes`) names its function. A builder takes the exposure, a
-mapping of reference type to reference Dataset (None if there is none) and the user's
-:class:`WcsOptions`, and returns an :class:`AssignedWcs`.
+The way in is the row of a mode (:mod:`spec2fn.modes`): its trait ``wcs`` names a function here,
+``"miri:lrs"``. Such a builder takes the exposure, its references by type (those that ``assign_wcs``
+lists) and the user's :class:`WcsOptions`, and returns an :class:`AssignedWcs`. What builders of all
+instruments need is in :mod:`spec2fn.wcs.assign.pointing`: keywords, subarrays, the transforms from
+V2, V3 to the sky, footprints. What modes of an instrument share is in ``miri_gwcs``,
+``nirspec_optics`` and ``nirspec_frames``.
 """
 
 from __future__ import annotations
