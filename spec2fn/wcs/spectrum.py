@@ -9,6 +9,7 @@ import numpy as np
 
 from spec2fn.deferred import DeferredWcs
 from spec2fn.typing import HostArray
+from spec2fn.wcs.frames import spectral, world
 
 if TYPE_CHECKING:
     from gwcs import WCS
@@ -79,21 +80,16 @@ def spectral_wcs(
         From the element to (ra, dec, wavelength); with an inverse if the
         wavelengths are monotonic. Beyond the ends the table is extrapolated.
     """
-    from astropy import coordinates, units
+    from astropy import units
     from astropy.modeling.models import Const1D, Mapping, Tabular1D
-    from gwcs import coordinate_frames as frames
+    from gwcs.coordinate_frames import CoordinateFrame
     from gwcs.wcs import WCS
 
     if elements is None:
         elements = np.arange(len(wavelength), dtype=float)
-    pixel = frames.CoordinateFrame(
+    pixel = CoordinateFrame(
         naxes=1, axes_type=("SPATIAL",), axes_order=(0,), unit=(units.pix,), name="pixel_frame"
     )
-    sky = frames.CelestialFrame(name="sky", axes_order=(0, 1), reference_frame=coordinates.ICRS())
-    spectral = frames.SpectralFrame(
-        name="spectral", axes_order=(2,), unit=(units.micron,), axes_names=("wavelength",)
-    )
-    world = frames.CompositeFrame([sky, spectral], name="world")
     table = Tabular1D(points=elements, lookup_table=wavelength, bounds_error=False, fill_value=None)
     transform = Mapping((0, 0, 0)) | Const1D(ra) & Const1D(dec) & table
     transform.name = "pixel_to_world"
@@ -103,4 +99,4 @@ def spectral_wcs(
         transform.inverse = Mapping((2,)) | Tabular1D(
             points=wavelength[forward], lookup_table=elements[forward], bounds_error=False
         )
-    return WCS([(pixel, transform), (world, None)])
+    return WCS([(pixel, transform), (world(spectral()), None)])

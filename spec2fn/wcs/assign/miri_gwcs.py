@@ -5,22 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from spec2fn.wcs.assign.pointing import v2v3_to_sky, velocity_aberration
+from spec2fn.wcs.frames import plane, spectral
 
 if TYPE_CHECKING:
     from astropy.modeling import Model
-    from astropy.units import Unit
     from gwcs import WCS
-    from gwcs.coordinate_frames import CompositeFrame, CoordinateFrame, Frame2D
+    from gwcs.coordinate_frames import CompositeFrame
 
     from spec2fn.schema import Meta
 
 __all__ = ["image_gwcs", "spectral_gwcs"]
-
-
-def _plane(name: str, unit: Unit, axes: tuple[str, str] = ("x", "y")) -> Frame2D:
-    from gwcs.coordinate_frames import Frame2D
-
-    return Frame2D(name=name, axes_order=(0, 1), unit=(unit, unit), axes_names=axes)
 
 
 def spectral_gwcs(meta: Meta, to_slit: Model, to_v2v3: Model, spectral_name: str) -> WCS:
@@ -39,21 +33,16 @@ def spectral_gwcs(meta: Meta, to_slit: Model, to_v2v3: Model, spectral_name: str
     """
     from astropy import coordinates, units
     from astropy.modeling.models import Identity
-    from gwcs.coordinate_frames import CelestialFrame, CompositeFrame, SpectralFrame
+    from gwcs.coordinate_frames import CelestialFrame, CompositeFrame
     from gwcs.wcs import WCS
 
-    def spectral(name: str) -> CoordinateFrame:
-        return SpectralFrame(
-            name=name, axes_order=(2,), unit=(units.micron,), axes_names=("lambda",)
-        )
-
-    shared = spectral(spectral_name)
+    shared = spectral(spectral_name, "lambda")
 
     def focal(name: str) -> CompositeFrame:
-        plane = _plane(f"{name}_spatial", units.arcsec, ("v2", "v3"))
-        return CompositeFrame([plane, shared], name=name)
+        angles = plane(f"{name}_spatial", units.arcsec, ("v2", "v3"))
+        return CompositeFrame([angles, shared], name=name)
 
-    slit = _plane("alpha_beta_spatial", units.arcsec, ("alpha", "beta"))
+    slit = plane("alpha_beta_spatial", units.arcsec, ("alpha", "beta"))
     sky = CelestialFrame(
         name="icrs",
         reference_frame=coordinates.ICRS(),
@@ -61,11 +50,11 @@ def spectral_gwcs(meta: Meta, to_slit: Model, to_v2v3: Model, spectral_name: str
         unit=(units.deg, units.deg),
         axes_names=("RA", "DEC"),
     )
-    alpha_beta = CompositeFrame([slit, spectral("alpha_beta_spectral")], name="alpha_beta")
+    wavelength = spectral("alpha_beta_spectral", "lambda")
     return WCS(
         [
-            (_plane("detector", units.pix), to_slit),
-            (alpha_beta, to_v2v3),
+            (plane("detector", units.pix), to_slit),
+            (CompositeFrame([slit, wavelength], name="alpha_beta"), to_v2v3),
             (focal("v2v3"), velocity_aberration(meta) & Identity(1)),
             (focal("v2v3vacorr"), v2v3_to_sky(meta) & Identity(1)),
             (CompositeFrame([sky, shared], name="world"), None),
@@ -89,9 +78,9 @@ def image_gwcs(meta: Meta, to_v2v3: Model) -> WCS:
 
     return WCS(
         [
-            (_plane("detector", units.pix), to_v2v3),
-            (_plane("v2v3", units.arcsec, ("v2", "v3")), velocity_aberration(meta)),
-            (_plane("v2v3vacorr", units.arcsec, ("v2", "v3")), v2v3_to_sky(meta)),
+            (plane("detector", units.pix), to_v2v3),
+            (plane("v2v3", units.arcsec, ("v2", "v3")), velocity_aberration(meta)),
+            (plane("v2v3vacorr", units.arcsec, ("v2", "v3")), v2v3_to_sky(meta)),
             (CelestialFrame(reference_frame=coordinates.ICRS(), name="world"), None),
         ]
     )

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from astropy.modeling import Model
 
 __all__ = [
-    "LoweredOptics",
     "Optics",
     "check_grating",
     "entry",
@@ -100,9 +99,9 @@ class Optics:
     nominal: tuple[float, float]
 
     @cached_property
-    def lowered(self) -> LoweredOptics:
+    def lowered(self) -> _LoweredOptics:
         """The transforms as pure functions."""
-        return LoweredOptics(self)
+        return _LoweredOptics(self)
 
     @cached_property
     def across_and_along(self) -> Model:
@@ -128,49 +127,41 @@ class Optics:
 
 
 @dataclass(frozen=True, eq=False)
-class LoweredOptics:
+class _LoweredOptics:
     """The transforms of :class:`Optics`, lowered when they are first used."""
 
     optics: Optics
 
     @cached_property
     def gwa(self) -> Lowered:
-        """Pixel to the angles behind the grating wheel."""
         return lower(self.optics.to_sca | self.optics.sca_to_gwa)
 
     @cached_property
     def detector(self) -> Lowered:
-        """The inverse of :attr:`gwa`."""
         return lower(self.optics.sca_to_gwa.inverse | self.optics.to_sca.inverse)
 
     @cached_property
     def entrance(self) -> Lowered:
-        """Position in the plane of the MSA to the angles before the grating wheel."""
         return lower(self.optics.collimator_to_gwa)
 
     @cached_property
     def wavelength(self) -> Lowered:
-        """See :attr:`Optics.wavelength`."""
         return lower(self.optics.wavelength)
 
     @cached_property
     def angles(self) -> Lowered:
-        """See :attr:`Optics.angles`."""
         return lower(self.optics.angles)
 
     @cached_property
     def sky(self) -> Lowered:
-        """Position in the plane of the MSA (IFU: of the slicer) and wavelength to the world."""
         return reduce(chain, (lower(model) for _, model in self.optics.to_sky))
 
     @cached_property
     def from_sky(self) -> Lowered:
-        """The inverse of :attr:`sky`."""
         return reduce(chain, (lower(m.inverse) for _, m in reversed(self.optics.to_sky)))
 
     @cached_property
     def from_msa(self) -> dict[int, Lowered]:
-        """Position in the plane of the MSA to that in a quadrant."""
         return {q: lower(model.inverse) for q, (model, _) in self.optics.quadrants.items()}
 
 
