@@ -22,9 +22,9 @@ from spec2fn.wcs.assign.miri_gwcs import image_gwcs, spectral_gwcs
 from spec2fn.wcs.assign.pointing import (
     dithered_position,
     number,
+    of_subarray,
     polygon,
     subarray_origin,
-    subarray_shift,
     velocity_correction,
 )
 
@@ -54,11 +54,7 @@ class _LrsGeometry:
     box: tuple[tuple[float, float], tuple[float, float]]
 
 
-def lrs(
-    ds: xr.Dataset,
-    refs: References,
-    options: WcsOptions | None = None,  # noqa: ARG001 - for other instruments
-) -> AssignedWcs:
+def lrs(ds: xr.Dataset, refs: References, _: WcsOptions) -> AssignedWcs:
     """Build the WCS of a MIRI LRS exposure.
 
     Frames: detector → alpha_beta → v2v3 → v2v3vacorr → world, the last with axes RA, Dec [deg]
@@ -70,8 +66,6 @@ def lrs(
         Exposure of type MIR_LRS-FIXEDSLIT or MIR_LRS-SLITLESS.
     refs : mapping
         ``distortion`` (ASDF) and ``specwcs`` (FITS table).
-    options : WcsOptions, optional
-        Not used.
 
     Returns
     -------
@@ -129,8 +123,7 @@ def _lrs_geometry(ds: xr.Dataset, distortion: xr.Dataset, specwcs: xr.Dataset) -
     origin = subarray_origin(ds)
     # the reference point is given in one-indexed pixels of the full frame
     zero = tuple(number(header, k) - 1 - o for k, o in zip(keys, origin, strict=True))
-    shift = subarray_shift(ds)
-    to_v2v3 = _model_of(distortion) if shift is None else shift | _model_of(distortion)
+    to_v2v3 = of_subarray(ds, _model_of(distortion))
     v2, v3 = to_v2v3(np.array([zero[0], zero[0] + 1]), np.array([zero[1], zero[1]]))
     rows = _column(specwcs, "y_center") + zero[1]
     x_center = _column(specwcs, "x_center")
@@ -276,10 +269,7 @@ def imaging(ds: xr.Dataset, refs: References) -> AssignedWcs:
         raise InputError(msg)
     columns, rows = filter_offset(reference(refs, "filteroffset", _WHO), name)
     distortion = _model_of(reference(refs, "distortion", _WHO))
-    model = Shift(columns) & Shift(rows) | distortion
-    shift = subarray_shift(ds)
-    if shift is not None:
-        model = shift | model
+    model = of_subarray(ds, Shift(columns) & Shift(rows) | distortion)
     ny, nx = ds["sci"].shape[-2:]
     bind_bounding_box(model, ((-0.5, nx - 0.5), (-0.5, ny - 0.5)), order="F")
 

@@ -59,11 +59,7 @@ class _Channel:
     range: tuple[float, float]
 
 
-def mrs(
-    ds: xr.Dataset,
-    refs: References,
-    options: WcsOptions | None = None,  # noqa: ARG001 - for other instruments
-) -> AssignedWcs:
+def mrs(ds: xr.Dataset, refs: References, _: WcsOptions) -> AssignedWcs:
     """Build the WCS of a MIRI MRS exposure and evaluate it at every pixel.
 
     Frames: detector → alpha_beta → v2v3 → v2v3vacorr → world, all but the first with a wavelength
@@ -75,8 +71,6 @@ def mrs(
         Exposure of type MIR_MRS, with attributes ``channel`` and ``band``.
     refs : mapping
         ``distortion``, ``regions``, ``specwcs`` and ``wavelengthrange`` (ASDF).
-    options : WcsOptions, optional
-        Not used.
 
     Returns
     -------

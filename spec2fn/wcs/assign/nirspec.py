@@ -45,7 +45,7 @@ _WHO = "assign_wcs"
 Change = Callable[["WCS"], "WCS"]
 
 
-def slits(ds: xr.Dataset, refs: References, options: WcsOptions | None = None) -> AssignedWcs:
+def slits(ds: xr.Dataset, refs: References, options: WcsOptions) -> AssignedWcs:
     """Build the WCS of a NIRSpec exposure of fixed slits or MSA slitlets.
 
     Parameters
@@ -54,7 +54,7 @@ def slits(ds: xr.Dataset, refs: References, options: WcsOptions | None = None) -
         Exposure of type NRS_FIXEDSLIT, NRS_BRIGHTOBJ or NRS_MSASPEC.
     refs : mapping
         ``camera collimator disperser fore fpa msa ote wavelengthrange`` (ASDF).
-    options : WcsOptions, optional
+    options : WcsOptions
 
     Returns
     -------
@@ -70,7 +70,6 @@ def slits(ds: xr.Dataset, refs: References, options: WcsOptions | None = None) -
     ReferenceError
         For a missing or unfit reference.
     """
-    options = options or WcsOptions()
     check_grating(ds)
     shared = optics(ds, refs, options.wavelength_range)
     candidates = SlitBatch(shared, open_slits(ds, shared, options))

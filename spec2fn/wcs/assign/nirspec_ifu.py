@@ -214,7 +214,7 @@ def _post(ifupost: Mapping[str, Any], i: int) -> Model:
     return linear & Identity(1) | Mapping((0, 1, 2, 0, 1, 2)) | both
 
 
-def ifu(ds: xr.Dataset, refs: References, options: WcsOptions | None = None) -> AssignedWcs:
+def ifu(ds: xr.Dataset, refs: References, options: WcsOptions) -> AssignedWcs:
     """Build the WCS of a NIRSpec IFU exposure, and evaluate it.
 
     Parameters
@@ -223,7 +223,7 @@ def ifu(ds: xr.Dataset, refs: References, options: WcsOptions | None = None) -> 
         Exposure of type NRS_IFU.
     refs : mapping
         See :func:`ifu_optics`.
-    options : WcsOptions, optional
+    options : WcsOptions
 
     Returns
     -------
@@ -241,7 +241,6 @@ def ifu(ds: xr.Dataset, refs: References, options: WcsOptions | None = None) -> 
     ReferenceError
         For a missing or unfit reference.
     """
-    options = options or WcsOptions()
     _check_light(ds)
     y_range = (options.slit_y_low, options.slit_y_high)
     shared = ifu_optics(ds, refs, options.wavelength_range)

@@ -27,10 +27,10 @@ __all__ = [
     "dithered_position",
     "dithered_v2v3",
     "number",
+    "of_subarray",
     "polygon",
     "rectangle_around",
     "subarray_origin",
-    "subarray_shift",
     "uncorrected",
     "v2v3_to_sky",
     "velocity_aberration",
@@ -78,12 +78,15 @@ def subarray_origin(ds: xr.Dataset, who: str = _WHO) -> tuple[int, int]:
     return origin[0], origin[1]
 
 
-def subarray_shift(ds: xr.Dataset) -> Model | None:
-    """Model from pixels of a subarray to pixels of the full frame, or None for a full frame."""
+def of_subarray(ds: xr.Dataset, model: Model) -> Model:
+    """Return a model of the pixels of the full frame as one of the pixels of an exposure."""
     from astropy.modeling.models import Identity, Shift
 
-    shifts = [Shift(float(o)) if o else Identity(1) for o in subarray_origin(ds)]
-    return shifts[0] & shifts[1] if any(subarray_origin(ds)) else None
+    origin = subarray_origin(ds)
+    if not any(origin):
+        return model
+    x, y = (Shift(float(o)) if o else Identity(1) for o in origin)
+    return x & y | model
 
 
 def velocity_aberration(meta: Meta) -> Model:
