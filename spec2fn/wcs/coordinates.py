@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["slice_map", "with_coordinates", "with_planes"]
 
-_HELD = ("ra", "dec", "wavelength", "slice_id")
+_COORDINATES = ("ra", "dec", "wavelength", "slice_id")
 _UNITS = {"wavelength": "um", "ra": "deg", "dec": "deg", "alpha": "arcsec", "beta": "arcsec"}
 
 
@@ -75,7 +75,7 @@ def with_coordinates(ds: xr.Dataset, who: str = "with_coordinates") -> xr.Datase
     InputError
         If the exposure has no WCS, or not one of an integral-field unit.
     """
-    if all(n in ds for n in _HELD):
+    if all(n in ds for n in _COORDINATES):
         return ds
     wcs = _gwcs(ds, who)
     label = _mapped(ds, wcs, who)

@@ -163,14 +163,14 @@ def _newton(  # noqa: PLR0917 - internal, called in two places
     n = len(guess)
     normal = [[0.0 * guess[0]] * n for _ in range(n)]
     right = [0.0 * guess[0]] * n
-    for row, goal, found, period in zip(
+    for row, goal, reached, period in zip(
         matrix, goals, value, _periods(periods, value), strict=True
     ):
         square = sum(d * d for d in row)
         flat = ~(square > 0)
         weight = xp.where(flat, 0.0 * square, 1.0 / xp.where(flat, xp.ones_like(square), square))
         for i in range(n):
-            right[i] = right[i] + weight * row[i] * _wrap(goal - found, period)
+            right[i] = right[i] + weight * row[i] * _wrap(goal - reached, period)
             normal[i] = [normal[i][k] + weight * row[i] * row[k] for k in range(n)]
     a = xp.stack([xp.stack(r, axis=-1) for r in normal], axis=-2)
     b = xp.stack(right, axis=-1)

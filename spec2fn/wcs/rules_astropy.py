@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from astropy.modeling import Model
 
 _Basis = Callable[[Array, int], list[Array]]
+_Range = tuple[float, float]
 
 _FUNCTIONAL = "astropy.modeling.functional_models."
 _POLYNOMIAL = "astropy.modeling.polynomial."
@@ -79,16 +80,15 @@ def _mapping(model: Model) -> Ruled:
     return lambda xp, p, *c: tuple(c[i] for i in indices), {}
 
 
+def _to_window(domain: _Range | None, window: _Range) -> Callable[[Array], Array]:
+    # polynomials may be in a variable that is scaled first
+    return lambda x: x if domain is None else map_domain(x, domain, window)
+
+
 @register(_POLYNOMIAL + "Polynomial1D")
 def _polynomial1d(model: Model) -> Ruled:
-    domain, window = model.domain, model.window
-
-    def kernel(xp: ModuleType, p: Arrays, x: Array) -> Coordinates:
-        if domain is not None:
-            x = map_domain(x, domain, window)
-        return (polynomial1d(p["c"], x),)
-
-    return kernel, {"c": _series(model)}
+    scaled = _to_window(model.domain, model.window)
+    return lambda xp, p, x: (polynomial1d(p["c"], scaled(x)),), {"c": _series(model)}
 
 
 def _series(model: Model) -> HostArray:
@@ -104,34 +104,23 @@ def _matrix(model: Model, shape: tuple[int, int]) -> HostArray:
     return out
 
 
-def _map_xy(model: Model) -> Callable[[Array, Array], tuple[Array, Array]]:
-    x_domain, x_window = model.x_domain, model.x_window
-    y_domain, y_window = model.y_domain, model.y_window
-
-    def mapped(x: Array, y: Array) -> tuple[Array, Array]:
-        if x_domain is not None:
-            x = map_domain(x, x_domain, x_window)
-        if y_domain is not None:
-            y = map_domain(y, y_domain, y_window)
-        return x, y
-
-    return mapped
+def _to_windows(model: Model) -> Callable[[Array, Array], tuple[Array, Array]]:
+    scaled_x = _to_window(model.x_domain, model.x_window)
+    scaled_y = _to_window(model.y_domain, model.y_window)
+    return lambda x, y: (scaled_x(x), scaled_y(y))
 
 
 @register(_POLYNOMIAL + "Polynomial2D")
 def _polynomial2d(model: Model) -> Ruled:
-    mapped = _map_xy(model)
-    n = model.degree + 1
-    return lambda xp, p, x, y: (polynomial2d(p["c"], *mapped(x, y)),), {"c": _matrix(model, (n, n))}
+    scaled, n = _to_windows(model), model.degree + 1
+    return lambda xp, p, x, y: (polynomial2d(p["c"], *scaled(x, y)),), {"c": _matrix(model, (n, n))}
 
 
 def _orthogonal1d(model: Model, basis: _Basis) -> Ruled:
-    domain, window, degree = model.domain, model.window, model.degree
+    scaled, degree = _to_window(model.domain, model.window), model.degree
 
     def kernel(xp: ModuleType, p: Arrays, x: Array) -> Coordinates:
-        if domain is not None:
-            x = map_domain(x, domain, window)
-        terms = basis(x, degree)
+        terms = basis(scaled(x), degree)
         out = p["c"][0] * terms[0]
         for i in range(1, degree + 1):
             out = out + p["c"][i] * terms[i]
@@ -141,11 +130,11 @@ def _orthogonal1d(model: Model, basis: _Basis) -> Ruled:
 
 
 def _orthogonal2d(model: Model, basis: _Basis) -> Ruled:
-    mapped = _map_xy(model)
+    scaled = _to_windows(model)
     nx, ny = model.x_degree, model.y_degree
 
     def kernel(xp: ModuleType, p: Arrays, x: Array, y: Array) -> Coordinates:
-        x, y = mapped(x, y)
+        x, y = scaled(x, y)
         return (series2d(p["c"], basis(x, nx), basis(y, ny)),)
 
     return kernel, {"c": _matrix(model, (nx + 1, ny + 1))}

@@ -63,8 +63,8 @@ def _labels_of_pixels(model: Model) -> Ruled:
         inside_x, inside_y = (x >= 0) & (x < nx), (y >= 0) & (y < ny)
         column = xp.where(inside_x, x, 0.0).astype(int)
         row = xp.where(inside_y, y, 0.0).astype(int)
-        found = xp.asarray(table)[row, column]
-        return (xp.where(inside_x & inside_y, found, _NOWHERE),)
+        label = xp.asarray(table)[row, column]
+        return (xp.where(inside_x & inside_y, label, _NOWHERE),)
 
     return kernel, {}
 

@@ -117,14 +117,14 @@ def reference(refs: References, reftype: str, who: str) -> xr.Dataset:
     ReferenceError
         Naming step and type if there is none.
     """
-    found = refs.get(reftype)
-    if found is None:
+    ref = refs.get(reftype)
+    if ref is None:
         msg = (
             f"{who}: reference {reftype!r} is missing; pass {reftype}=… or set CRDS up so that"
             " it selects one"
         )
         raise ReferenceError(msg)
-    return found
+    return ref
 
 
 def file_of(ref: xr.Dataset) -> str:

@@ -143,19 +143,19 @@ def _by_band(tree: Mapping[str, Any], label: str, name: str, column: str, wanted
 
 
 def _contents(ds: xr.Dataset, refs: References) -> _Mrs:
-    channels, band = (_required(ds, name) for name in ("channel", "band"))
+    numbers, band = (_required(ds, name) for name in ("channel", "band"))
     distortion, of_distortion = _tree(refs, "distortion")
     specwcs, of_specwcs = _tree(refs, "specwcs")
     ranges, of_ranges = _tree(refs, "wavelengthrange")
     selectors = [str(s) for s in _entry(ranges, of_ranges, "waverange_selector")]
-    found = []
-    for number in channels:
+    channels = []
+    for number in numbers:
         name = number + band
         if name not in selectors:
             msg = f"{_WHO}: {of_ranges} has no range for {name}; it has {', '.join(selectors)}"
             raise ReferenceError(msg)
         low, high = _entry(ranges, of_ranges, "wavelengthrange")[selectors.index(name)]
-        found.append(
+        channels.append(
             _Channel(
                 number=int(number),
                 to_v2v3=_by_band(distortion, of_distortion, "abv2v3_model", "model", name),
@@ -178,7 +178,7 @@ def _contents(ds: xr.Dataset, refs: References) -> _Mrs:
                 " distortion; pass references of one channel and band"
             )
             raise ReferenceError(msg)
-    return _Mrs(_regions(ds, refs, set(slices)), slices, channels=tuple(found), **models)
+    return _Mrs(_regions(ds, refs, set(slices)), slices, channels=tuple(channels), **models)
 
 
 def _required(ds: xr.Dataset, name: str) -> str:
@@ -203,14 +203,14 @@ def _regions(ds: xr.Dataset, refs: References, slices: set[int]) -> HostArray:
             f" {planes.shape[1]} x {planes.shape[2]}; the MRS is calibrated in full frame"
         )
         raise InputError(msg)
-    found = planes[_WCS_PLANE]
-    numbers = set(np.unique(found[np.isfinite(found)]).tolist()) - {0}
-    if not np.isfinite(found).all() or not numbers or not numbers <= slices:
+    regions = planes[_WCS_PLANE]
+    numbers = set(np.unique(regions[np.isfinite(regions)]).tolist()) - {0}
+    if not np.isfinite(regions).all() or not numbers or not numbers <= slices:
         shown = ", ".join(f"{n:g}" for n in sorted(numbers - slices)[:3])
         what = f"slices that the distortion lacks ({shown}, …)" if shown else "no map of slices"
         msg = f"{_WHO}: {label} holds {what}; pass the reference of this channel and band"
         raise ReferenceError(msg)
-    return found.astype(np.int32)
+    return regions.astype(np.int32)
 
 
 def _detector_to_slices(contents: _Mrs, velocity: Model | None) -> Model:

@@ -112,7 +112,7 @@ def open_slits(ds: xr.Dataset, optics: Optics, options: WcsOptions) -> tuple[Sli
         )
         raise InputError(msg)
     metadata_id, dither = msa_configuration(ds)
-    found = open_slitlets(
+    slitlets = open_slitlets(
         options.msa_metadata,
         metadata_id,
         dither,
@@ -120,10 +120,10 @@ def open_slits(ds: xr.Dataset, optics: Optics, options: WcsOptions) -> tuple[Sli
         y_range=y_range,
         scales=slit_scales(optics),
     )
-    if not found:
+    if not slitlets:
         msg = f"{_WHO}: the MSA metadata list no slit with a source for MSAMETID={metadata_id}"
         raise InputError(msg)
-    return found
+    return slitlets
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,11 +291,11 @@ def _deferred(wcs: SlitWcs, i: int) -> DeferredWcs:
 
     def make(*numbers: Number) -> WCS:
         rest = numbers[count:]
-        made = _gwcs(optics, quadrant, numbers[:count], rest[: len(shifts)])
+        gwcs = _gwcs(optics, quadrant, numbers[:count], rest[: len(shifts)])
         if change is None:
-            return made
+            return gwcs
         one = change if kind is None else kind(*rest[len(shifts) :])
-        return one(made)
+        return one(gwcs)
 
     known = change is None or kind is not None
     shared = ("slit", optics, quadrant, len(shifts), kind) if known else None

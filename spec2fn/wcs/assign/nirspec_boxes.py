@@ -43,8 +43,8 @@ def trace_boxes(batch: SlitBatch) -> HostArray:
         for side, pick in enumerate((np.argmin, np.argmax)):
             # NaN is the extreme of all: then nothing is known, and the whole detector is taken
             flat = pick(values.reshape(len(values), -1), axis=1)
-            edge, where = np.unravel_index(flat, values.shape[1:])
-            near = _between(coarse, where)
+            edge, position = np.unravel_index(flat, values.shape[1:])
+            near = _between(coarse, position)
             close = batch.detector(
                 slit[..., 0],
                 0.0,
@@ -55,10 +55,10 @@ def trace_boxes(batch: SlitBatch) -> HostArray:
     return _padded(boxes)
 
 
-def _between(coarse: HostArray, where: HostArray) -> HostArray:
+def _between(coarse: HostArray, position: HostArray) -> HostArray:
     # all grid points between the neighbours of a point of the coarse grid
-    first = coarse[np.maximum(where - 1, 0)]
-    last = coarse[np.minimum(where + 1, coarse.size - 1)]
+    first = coarse[np.maximum(position - 1, 0)]
+    last = coarse[np.minimum(position + 1, coarse.size - 1)]
     steps = np.arange(int((last - first).max(initial=0)) + 1)
     return np.minimum(first[:, None] + steps, last[:, None])
 
@@ -109,7 +109,7 @@ def _lit_rows(batch: SlitBatch, slits: HostArray, boxes: HostArray) -> tuple[Hos
     # first and last row of each box with a finite wavelength, going inwards from its edges
     low = np.floor(boxes[slits, :, 0] + 0.5).astype(int)
     high = np.ceil(boxes[slits, :, 1] - 0.5).astype(int)
-    found = []
+    outermost = []
     for start, stop, step in ((low[:, 1], high[:, 1], 1), (high[:, 1], low[:, 1], -1)):
         row = np.where(step > 0, stop + 1, stop - 1)
         looking = np.arange(slits.size)
@@ -123,8 +123,8 @@ def _lit_rows(batch: SlitBatch, slits: HostArray, boxes: HostArray) -> tuple[Hos
             offset += _ROWS
             passed = (start[looking] + step * offset - stop[looking]) * step > 0
             looking = looking[~(hit | passed)]
-        found.append(row)
-    return tuple(found)
+        outermost.append(row)
+    return tuple(outermost)
 
 
 def _any_light(

@@ -31,7 +31,7 @@ def frames() -> Mapping[str, CoordinateFrame]:
     def spectrum(name: str, unit: Unit, axes: tuple[str, str], part: str = "") -> CompositeFrame:
         return CompositeFrame([plane(part or f"{name}_spatial", unit, axes), wavelength], name=name)
 
-    made = (
+    listed = (
         plane("coordinates", units.pix),
         plane("detector", units.pix),
         plane("sca", units.pix),
@@ -45,4 +45,4 @@ def frames() -> Mapping[str, CoordinateFrame]:
         spectrum("v2v3vacorr", units.arcsec, ("v2", "v3")),
         world(wavelength),
     )
-    return {frame.name: frame for frame in made}
+    return {frame.name: frame for frame in listed}

@@ -281,11 +281,11 @@ def tree(ds: xr.Dataset, refs: References, name: str) -> Mapping[str, Any]:
 
 def entry(tree: Mapping[str, Any], key: str, name: str) -> Any:
     """Return an entry of the reference `name`; :class:`ReferenceError` if it lacks it."""
-    found = tree.get(key)
-    if found is None:
+    value = tree.get(key)
+    if value is None:
         msg = f"{_WHO}: reference {name!r} has no {key!r}; fetch it again from CRDS"
         raise ReferenceError(msg)
-    return found
+    return value
 
 
 def check_grating(ds: xr.Dataset) -> None:
@@ -453,8 +453,8 @@ def _prism(ds: xr.Dataset, disperser: Mapping[str, Any]) -> tuple[Model, Model]:
 
 
 def _quadrant(msa: Mapping[str, Any], quadrant: int) -> tuple[Model, HostArray]:
-    found = entry(msa, f"Q{quadrant}", "msa")
-    data = np.asarray(entry(found, "data", "msa"))
+    apertures = entry(msa, f"Q{quadrant}", "msa")
+    data = np.asarray(entry(apertures, "data", "msa"))
     if len(data.dtype.names or ()) != len(_METROLOGY):
         msg = f"{_WHO}: quadrant {quadrant} of reference 'msa' needs columns {_METROLOGY}"
         raise ReferenceError(msg)
@@ -462,7 +462,7 @@ def _quadrant(msa: Mapping[str, Any], quadrant: int) -> tuple[Model, HostArray]:
         # columns count by position: their names have changed over the years
         data = data.copy()
         data.dtype.names = _METROLOGY
-    return entry(found, "model", "msa"), data
+    return entry(apertures, "model", "msa"), data
 
 
 def slit_scales(optics: Optics) -> dict[int, tuple[float, float]]:

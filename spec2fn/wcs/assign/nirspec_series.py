@@ -126,8 +126,8 @@ def fit_series(
     values, _, _ = at(*nodes)
     series = Series(tuple(inverse[0] @ x @ inverse[1].T for x in values), middle, half)
     values, first, second = at(_BETWEEN, _BETWEEN)
-    for found, expected in zip(series(slit, first, second), values, strict=True):
-        if not np.max(np.abs(found - expected), initial=0.0) <= tolerance:
+    for value, expected in zip(series(slit, first, second), values, strict=True):
+        if not np.max(np.abs(value - expected), initial=0.0) <= tolerance:
             return None
     return series
 
