@@ -19,7 +19,7 @@ from spec2fn.engine.step import Step
 from spec2fn.errors import InputError
 from spec2fn.modes import mode_of
 from spec2fn.pieces import Exposure
-from spec2fn.schema import FIXED_SLITS
+from spec2fn.schema import FIXED_SLIT_QUADRANT
 from spec2fn.slits import Slits
 from spec2fn.steps.assign_wcs import assign_wcs
 from spec2fn.steps.background import background
@@ -150,12 +150,12 @@ NIRSPEC_BRIGHTOBJ: Pipeline = (
 
 def _shutters(bucket: xr.Dataset) -> HostArray:
     """Slitlets of the micro-shutter array."""
-    return bucket["quadrant"].values != FIXED_SLITS
+    return bucket["quadrant"].values != FIXED_SLIT_QUADRANT
 
 
 def _fixed(bucket: xr.Dataset) -> HostArray:
     """Fixed slits, which a MOS exposure may hold as well."""
-    return bucket["quadrant"].values == FIXED_SLITS
+    return bucket["quadrant"].values == FIXED_SLIT_QUADRANT
 
 
 def _has_fixed(observation: Observation) -> bool:

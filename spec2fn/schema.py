@@ -42,7 +42,7 @@ __all__ = [
     "MODE_ATTRS",
     "COMMON_ERROR",
     "COMMON_SHARE",
-    "FIXED_SLITS",
+    "FIXED_SLIT_QUADRANT",
     "MSA_TABLES",
     "NOT_EXTRACTED",
     "PLANES",
@@ -294,7 +294,7 @@ INT_TIMES: Mapping[str, tuple[str, str]] = {
 }
 """Variables on ``integration``, with the column of the INT_TIMES table each comes from."""
 
-FIXED_SLITS = 5
+FIXED_SLIT_QUADRANT = 5
 """``quadrant`` of the fixed slits: those of the micro-shutter array are 1 to 4."""
 
 COMMON_SHARE = "common_share"

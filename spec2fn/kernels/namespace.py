@@ -8,28 +8,28 @@ arguments and is written once.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
-from spec2fn.typing import Array
+from spec2fn.typing import Array, Number
 
 __all__ = ["array_namespace", "is_jax", "is_traced", "positive_root", "safe_divide", "safe_sqrt"]
 
 
-def is_jax(array: Any) -> bool:
+def is_jax(array: object) -> bool:
     """Whether `array` is a JAX array or tracer (without importing JAX)."""
     jax = sys.modules.get("jax")
     return jax is not None and isinstance(array, jax.Array)
 
 
-def is_traced(array: Any) -> bool:
+def is_traced(array: object) -> bool:
     """Whether `array` is being traced by a JAX transformation."""
     jax = sys.modules.get("jax")
     return jax is not None and isinstance(array, jax.core.Tracer)
 
 
-def array_namespace(*arrays: Any) -> Any:
+def array_namespace(*arrays: object) -> ModuleType:
     """Return ``jax.numpy`` if any of `arrays` belongs to JAX, else ``numpy``."""
     if any(is_jax(a) for a in arrays):
         import jax.numpy as jnp
@@ -38,7 +38,7 @@ def array_namespace(*arrays: Any) -> Any:
     return np
 
 
-def safe_divide(a: Any, b: Any, where: Any, fill: float = np.nan) -> Any:
+def safe_divide(a: Number, b: Number, where: Array, fill: float = np.nan) -> Array:
     """Return ``a / b`` where `where` is true and `fill` elsewhere, with finite gradients.
 
     The denominator is masked before the division as well as after it, because the derivative of

@@ -35,7 +35,6 @@ _REFS = (
 )
 
 _Wavelength = Annotated[float, Range(0.0, above=True)]
-_UNITS = {"wavelength": "um", "ra": "deg", "dec": "deg", "alpha": "arcsec", "beta": "arcsec"}
 
 
 def _without(ds: xr.Dataset, _: object) -> dict[str, str]:
@@ -121,6 +120,7 @@ def assign_wcs(
     are recorded as warnings.
     """
     from spec2fn.wcs.assign.pointing import uncorrected
+    from spec2fn.wcs.coordinates import with_planes
     from spec2fn.wcs.lower import box_of, evaluate_on_box, lower
 
     meta = meta_of(ds)
@@ -144,13 +144,7 @@ def assign_wcs(
         planes["ra"], planes["dec"], planes["wavelength"] = evaluate_on_box(
             lower(built.wcs), (shape[0], shape[1]), box_of(built.wcs)
         )
-    out = ds.assign(
-        {
-            name: (("y", "x"), plane, {"units": _UNITS[name]} if name in _UNITS else {})
-            for name, plane in planes.items()
-        }
-    )
-    out = set_scalars(out, **built.scalars)
+    out = set_scalars(with_planes(ds, planes), **built.scalars)
     attrs = {
         "specsys": "TOPOCENT" if meta.get("VELOSYS") is None else "BARYCENT",
         "dispaxis": built.dispaxis,

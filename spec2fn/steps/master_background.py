@@ -22,7 +22,7 @@ from spec2fn.plans.slits.slit_frame import strings
 from spec2fn.schema import (
     COMMON_SHARE,
     EXTRACTED,
-    FIXED_SLITS,
+    FIXED_SLIT_QUADRANT,
     replace_data,
     status_of,
     with_meta,
@@ -214,7 +214,7 @@ def _subtracted(slits: Slits) -> bool:
 def _is_fixed(bucket: xr.Dataset) -> HostArray:
     if "quadrant" not in bucket:
         return np.zeros(bucket.sizes["slit"], dtype=bool)
-    return bucket["quadrant"].values == FIXED_SLITS
+    return bucket["quadrant"].values == FIXED_SLIT_QUADRANT
 
 
 def _is_background(bucket: xr.Dataset) -> HostArray:

@@ -6,25 +6,28 @@ wavelengths in single precision), from which they are evaluated again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.errors import InputError
 from spec2fn.schema import meta_of
+from spec2fn.typing import HostArray
 from spec2fn.wcs.slices import IfuSlices, ifu_slices
 from spec2fn.wcs.tangent_grid import evaluate_between
 
 if TYPE_CHECKING:
     import xarray as xr
+    from gwcs import WCS
 
-__all__ = ["slice_map", "with_coordinates"]
+__all__ = ["slice_map", "with_coordinates", "with_planes"]
 
-_HELD = ("ra", "dec", "wavelength", "slice_id")
+_COORDINATES = ("ra", "dec", "wavelength", "slice_id")
 _UNITS = {"wavelength": "um", "ra": "deg", "dec": "deg", "alpha": "arcsec", "beta": "arcsec"}
 
 
-def slice_map(ds: xr.Dataset, who: str) -> np.ndarray:
+def slice_map(ds: xr.Dataset, who: str) -> HostArray:
     """Return the number of the slice of every pixel.
 
     Parameters
@@ -72,7 +75,7 @@ def with_coordinates(ds: xr.Dataset, who: str = "with_coordinates") -> xr.Datase
     InputError
         If the exposure has no WCS, or not one of an integral-field unit.
     """
-    if all(n in ds for n in _HELD):
+    if all(n in ds for n in _COORDINATES):
         return ds
     wcs = _gwcs(ds, who)
     label = _mapped(ds, wcs, who)
@@ -81,12 +84,16 @@ def with_coordinates(ds: xr.Dataset, who: str = "with_coordinates") -> xr.Datase
     else:
         planes = _nirspec(ifu_slices(ds), label)
         label[~np.isfinite(planes["ra"])] = 0
+    return with_planes(ds, {**planes, "slice_id": label})
+
+
+def with_planes(ds: xr.Dataset, planes: Mapping[str, HostArray]) -> xr.Dataset:
+    """Return an exposure with coordinates of its pixels, arrays (y, x) by name."""
     units = {n: {"units": _UNITS[n]} if n in _UNITS else {} for n in planes}
-    new = {n: (("y", "x"), plane, units[n]) for n, plane in planes.items()}
-    return ds.assign({**new, "slice_id": (("y", "x"), label)})
+    return ds.assign({n: (("y", "x"), plane, units[n]) for n, plane in planes.items()})
 
 
-def _mrs(wcs: Any, label: np.ndarray) -> dict[str, np.ndarray]:
+def _mrs(wcs: WCS, label: HostArray) -> dict[str, HostArray]:
     y, x = np.nonzero(label)
     names = ("alpha", "beta", "ra", "dec", "wavelength")
     planes = {n: np.full(label.shape, np.nan) for n in names}
@@ -97,7 +104,7 @@ def _mrs(wcs: Any, label: np.ndarray) -> dict[str, np.ndarray]:
     return planes
 
 
-def _nirspec(slices: IfuSlices, label: np.ndarray) -> dict[str, np.ndarray]:
+def _nirspec(slices: IfuSlices, label: HostArray) -> dict[str, HostArray]:
     names = ("slit_y", "ra", "dec", "wavelength")
     planes = {n: np.full(label.shape, np.nan) for n in names}
     place = np.full((3, *label.shape), np.nan)
@@ -112,7 +119,7 @@ def _nirspec(slices: IfuSlices, label: np.ndarray) -> dict[str, np.ndarray]:
     return planes
 
 
-def _gwcs(ds: xr.Dataset, who: str) -> Any:
+def _gwcs(ds: xr.Dataset, who: str) -> WCS:
     wcs = meta_of(ds).wcs
     wcs = wcs.load() if hasattr(wcs, "load") else wcs
     if wcs is None:
@@ -121,7 +128,7 @@ def _gwcs(ds: xr.Dataset, who: str) -> Any:
     return wcs
 
 
-def _mapped(ds: xr.Dataset, wcs: Any, who: str) -> np.ndarray:
+def _mapped(ds: xr.Dataset, wcs: WCS, who: str) -> HostArray:
     """Return the map that the gwcs selects slices by."""
     transforms = [s.transform for s in getattr(wcs, "pipeline", ())]
     mappers: list[Any] = [getattr(t, "label_mapper", None) for t in transforms]

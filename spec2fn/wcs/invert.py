@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
 from spec2fn.kernels.namespace import array_namespace
+from spec2fn.typing import Array, Number
+from spec2fn.wcs.lowered import Coordinates, Values
 
 __all__ = ["invert", "jacobian"]
 
 
 def jacobian(
-    f: Callable[..., Any],
-    coordinates: Sequence[Any],
+    f: Callable[..., Values],
+    coordinates: Sequence[Array],
     step: float = 1e-3,
     periods: Sequence[float | None] = (),
-) -> tuple[tuple[Any, ...], list[list[Any]]]:
+) -> tuple[Coordinates, list[list[Array]]]:
     """Value and Jacobian of a pointwise transform.
 
     Parameters
@@ -40,7 +42,7 @@ def jacobian(
     xp = array_namespace(*coordinates)
     coordinates = tuple(coordinates)
 
-    def whole(*c: Any) -> tuple[Any, ...]:
+    def whole(*c: Array) -> Coordinates:
         out = f(*c)
         return tuple(out) if isinstance(out, tuple) else (out,)
 
@@ -66,18 +68,18 @@ def jacobian(
     return value, [[column[i] for column in columns] for i in range(len(value))]
 
 
-def _periods(periods: Sequence[float | None], outputs: Sequence[Any]) -> Sequence[float | None]:
+def _periods(periods: Sequence[float | None], outputs: Coordinates) -> Sequence[float | None]:
     return periods or [None] * len(outputs)
 
 
-def _wrap(angle: Any, period: float | None) -> Any:
+def _wrap(angle: Array, period: float | None) -> Array:
     if period is None:
         return angle
     xp = array_namespace(angle)
     return angle - period * xp.round(angle / period)
 
 
-def _difference(forward: Any, backward: Any, step: float) -> Any:
+def _difference(forward: Array, backward: Array, step: float) -> Array:
     forward, backward = forward / step, backward / step
     one_sided = np.where(np.isfinite(forward), forward, backward)
     central = 0.5 * (forward + backward)
@@ -85,16 +87,16 @@ def _difference(forward: Any, backward: Any, step: float) -> Any:
 
 
 def invert(
-    f: Callable[..., Any],
-    target: Sequence[Any],
-    start: Sequence[Any],
+    f: Callable[..., Values],
+    target: Sequence[Number],
+    start: Sequence[Number],
     *,
     iterations: int = 10,
     tolerance: float = 1e-12,
     step: float = 1e-3,
     periods: Sequence[float | None] = (),
     bounds: Sequence[tuple[float, float]] = (),
-) -> tuple[Any, ...]:
+) -> Coordinates:
     """Find the coordinates that a pointwise transform maps to `target`.
 
     Gauss-Newton iterations, each point by itself; with more outputs than inputs (a detector
@@ -130,7 +132,7 @@ def invert(
     if xp is not np:
         import jax
 
-        def iterate(_: Any, c: tuple[Any, ...]) -> tuple[Any, ...]:
+        def iterate(_: Array, c: Coordinates) -> Coordinates:
             return _clip(xp, _newton(xp, f, goals, c, step, periods)[0], bounds)
 
         return tuple(jax.lax.fori_loop(0, iterations, iterate, _clip(xp, guess, bounds)))
@@ -143,32 +145,32 @@ def invert(
     return guess
 
 
-def _clip(xp: Any, guess: tuple[Any, ...], bounds: Any) -> tuple[Any, ...]:
+def _clip(xp: ModuleType, guess: Coordinates, bounds: Sequence[tuple[float, float]]) -> Coordinates:
     if not bounds:
         return guess
     return tuple(xp.clip(c, low, high) for c, (low, high) in zip(guess, bounds, strict=True))
 
 
 def _newton(  # noqa: PLR0917 - internal, called in two places
-    xp: Any,
-    f: Callable[..., Any],
-    goals: list[Any],
-    guess: tuple[Any, ...],
+    xp: ModuleType,
+    f: Callable[..., Values],
+    goals: list[Array],
+    guess: Coordinates,
     step: float,
     periods: Sequence[float | None],
-) -> tuple[tuple[Any, ...], Any]:
+) -> tuple[Coordinates, Array]:
     value, matrix = jacobian(f, guess, step, periods)
     n = len(guess)
     normal = [[0.0 * guess[0]] * n for _ in range(n)]
     right = [0.0 * guess[0]] * n
-    for row, goal, found, period in zip(
+    for row, goal, reached, period in zip(
         matrix, goals, value, _periods(periods, value), strict=True
     ):
         square = sum(d * d for d in row)
         flat = ~(square > 0)
         weight = xp.where(flat, 0.0 * square, 1.0 / xp.where(flat, xp.ones_like(square), square))
         for i in range(n):
-            right[i] = right[i] + weight * row[i] * _wrap(goal - found, period)
+            right[i] = right[i] + weight * row[i] * _wrap(goal - reached, period)
             normal[i] = [normal[i][k] + weight * row[i] * row[k] for k in range(n)]
     a = xp.stack([xp.stack(r, axis=-1) for r in normal], axis=-2)
     b = xp.stack(right, axis=-1)

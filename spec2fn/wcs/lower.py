@@ -7,23 +7,38 @@ on JAX, differentiable in coordinates and in every parameter of the WCS.
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 import spec2fn.wcs.rules_astropy
 import spec2fn.wcs.rules_jwst
-import spec2fn.wcs.rules_nirspec
 import spec2fn.wcs.rules_regions  # noqa: F401 - importing registers the rules
 from spec2fn.errors import InputError
-from spec2fn.wcs.lowered import Lowered, identity, lower_model, register
+from spec2fn.typing import Array, HostArray
+from spec2fn.wcs.lowered import (
+    Coordinates,
+    Lowered,
+    Params,
+    Values,
+    identity,
+    lower_model,
+    register,
+)
 
-__all__ = ["Lowered", "box_of", "evaluate_host", "evaluate_on_box", "lower", "register"]
+if TYPE_CHECKING:
+    from astropy.modeling import Model
+    from gwcs import WCS
+
+__all__ = ["Box", "Lowered", "box_of", "evaluate_host", "evaluate_on_box", "lower", "register"]
 
 Box = tuple[tuple[float, float], tuple[float, float]]
 
 
-def lower(model: Any, from_frame: str | None = None, to_frame: str | None = None) -> Lowered:
+def lower(
+    model: Model | WCS, from_frame: str | None = None, to_frame: str | None = None
+) -> Lowered:
     """Lower an astropy model, or the transform between two frames of a gwcs.
 
     Parameters
@@ -52,12 +67,8 @@ def lower(model: Any, from_frame: str | None = None, to_frame: str | None = None
     return lower_model(model)
 
 
-def _frame_name(frame: Any) -> str:
-    return frame if isinstance(frame, str) else str(frame.name)
-
-
-def _lower_wcs(wcs: Any, from_frame: str | None, to_frame: str | None) -> Lowered:
-    names = [_frame_name(step.frame) for step in wcs.pipeline]
+def _lower_wcs(wcs: WCS, from_frame: str | None, to_frame: str | None) -> Lowered:
+    names = [str(getattr(step.frame, "name", step.frame)) for step in wcs.pipeline]
     ends = [from_frame or names[0], to_frame or names[-1]]
     for name in ends:
         if name not in names:
@@ -74,7 +85,7 @@ def _lower_wcs(wcs: Any, from_frame: str | None, to_frame: str | None) -> Lowere
     if not lowered:
         return identity(wcs.input_frame.naxes if start == 0 else wcs.output_frame.naxes)
 
-    def kernel(xp: Any, params: Any, *c: Any) -> tuple[Any, ...]:
+    def kernel(xp: ModuleType, params: Params, *c: Array) -> Coordinates:
         for name, transform in lowered:
             c = transform.kernel(xp, params[name], *c)
         return c
@@ -83,7 +94,7 @@ def _lower_wcs(wcs: Any, from_frame: str | None, to_frame: str | None) -> Lowere
     return Lowered(kernel, params, lowered[0][1].n_inputs, lowered[-1][1].n_outputs)
 
 
-def evaluate_host(model: Any, *coordinates: Any) -> Any:
+def evaluate_host(model: Model, *coordinates: HostArray) -> Values:
     """Evaluate a model through astropy, without its bounding box.
 
     For models that have no lowering rule; NumPy only, neither traced nor differentiable.
@@ -91,7 +102,7 @@ def evaluate_host(model: Any, *coordinates: Any) -> Any:
     return model(*(np.asarray(c, dtype=np.float64) for c in coordinates), with_bounding_box=False)
 
 
-def box_of(wcs: Any) -> Box | None:
+def box_of(wcs: WCS) -> Box | None:
     """Return the bounding box ((x_min, x_max), (y_min, y_max)) of a gwcs with two inputs."""
     box = wcs.bounding_box
     if box is None:
@@ -104,7 +115,7 @@ def box_of(wcs: Any) -> Box | None:
 
 def evaluate_on_box(
     transform: Lowered, shape: tuple[int, int], box: Box | None = None
-) -> tuple[np.ndarray, ...]:
+) -> tuple[HostArray, ...]:
     """Evaluate a transform of (x, y) at every pixel of an image inside a bounding box.
 
     Parameters

@@ -8,22 +8,53 @@ to be imported before a WCS of theirs is met.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import replace as _replace
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from spec2fn.errors import UnsupportedModelError
 from spec2fn.kernels.namespace import array_namespace
+from spec2fn.typing import Array, HostArray, Number
 
-__all__ = ["Kernel", "Lowered", "chain", "identity", "lower_model", "plain_parameters", "register"]
+if TYPE_CHECKING:
+    from astropy.modeling import Model
 
-Kernel = Callable[..., tuple[Any, ...]]
-"""``kernel(xp, params, *coordinates) -> tuple of coordinates``."""
+__all__ = [
+    "Coordinates",
+    "Kernel",
+    "Lowered",
+    "Params",
+    "Ruled",
+    "Values",
+    "chain",
+    "formula",
+    "identity",
+    "lower_model",
+    "plain_parameters",
+    "register",
+]
 
-Rule = Callable[[Any], tuple[Kernel, Any]]
+Coordinates: TypeAlias = tuple[Array, ...]
+"""One array for each coordinate; they broadcast against each other."""
+
+Params: TypeAlias = Any
+"""Parameters of a model, nested as the model is: tuples and dicts of float64 arrays."""
+
+Kernel: TypeAlias = Callable[..., Coordinates]
+"""``kernel(xp, params, *coordinates) -> coordinates``."""
+
+Values: TypeAlias = Any
+"""What a model gives: an array, or a tuple of arrays if it has several outputs."""
+
+Ruled: TypeAlias = tuple[Kernel, Params]
+"""What a rule makes of a model."""
+
+Rule: TypeAlias = "Callable[[Model], Ruled]"
 
 _RULES: dict[str, Rule] = {}
 
@@ -43,11 +74,11 @@ class Lowered:
     """
 
     kernel: Kernel
-    params: Any
+    params: Params
     n_inputs: int
     n_outputs: int
 
-    def function(self, params: Any, *coordinates: Any) -> Any:
+    def function(self, params: Params, *coordinates: Number) -> Values:
         """Evaluate with other parameters: the function to differentiate.
 
         Parameters
@@ -69,16 +100,16 @@ class Lowered:
         out = self.kernel(xp, params, *(xp.asarray(c, dtype=float) for c in coordinates))
         return out[0] if self.n_outputs == 1 else tuple(out)
 
-    def __call__(self, *coordinates: Any) -> Any:
+    def __call__(self, *coordinates: Number) -> Values:
         """Evaluate with the transform's own parameters."""
         return self.function(self.params, *coordinates)
 
-    def with_params(self, params: Any) -> Lowered:
+    def with_params(self, params: Params) -> Lowered:
         """Return the same transform with other parameters."""
         return _replace(self, params=params)
 
 
-def _leaves(tree: Any) -> list[Any]:
+def _leaves(tree: Params) -> list[Array]:
     if isinstance(tree, dict):
         return [leaf for value in tree.values() for leaf in _leaves(value)]
     if isinstance(tree, (tuple, list)):
@@ -115,7 +146,17 @@ def register(model: str | type) -> Callable[[Rule], Rule]:
     return decorate
 
 
-def lower_model(model: Any) -> Lowered:
+def formula(model: str) -> Callable[[Kernel], Kernel]:
+    """Register a kernel as the rule of a model class whose parameters are all that it needs."""
+
+    def decorate(kernel: Kernel) -> Kernel:
+        register(model)(lambda one: (kernel, plain_parameters(one)))
+        return kernel
+
+    return decorate
+
+
+def lower_model(model: Model) -> Lowered:
     """Lower one astropy model; see :func:`spec2fn.wcs.lower.lower`."""
     if hasattr(model, "op") and hasattr(model, "left"):
         return _compound(model)
@@ -136,7 +177,7 @@ def lower_model(model: Any) -> Lowered:
     return Lowered(kernel, params, model.n_inputs, model.n_outputs)
 
 
-def plain_parameters(model: Any, names: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+def plain_parameters(model: Model, names: tuple[str, ...] = ()) -> dict[str, HostArray]:
     """Return parameters of a model as float64 arrays by name (scalars without a dimension).
 
     Raises
@@ -166,22 +207,22 @@ def identity(n: int) -> Lowered:
 def chain(first: Lowered, second: Lowered) -> Lowered:
     """Return `second` after `first`; parameters are the pair of theirs."""
 
-    def kernel(xp: Any, params: Any, *c: Any) -> tuple[Any, ...]:
+    def kernel(xp: ModuleType, params: Params, *c: Array) -> Coordinates:
         return second.kernel(xp, params[1], *first.kernel(xp, params[0], *c))
 
     return Lowered(kernel, (first.params, second.params), first.n_inputs, second.n_outputs)
 
 
-_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
-    "+": lambda a, b: a + b,
-    "-": lambda a, b: a - b,
-    "*": lambda a, b: a * b,
-    "/": lambda a, b: a / b,
-    "**": lambda a, b: a**b,
+_ARITHMETIC: dict[str, Callable[[Array, Array], Array]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "**": operator.pow,
 }
 
 
-def _compound(model: Any) -> Lowered:
+def _compound(model: Model) -> Lowered:
     left = lower_model(model.left)
     if model.op == "fix_inputs":
         return _fixed(model, left)
@@ -191,32 +232,30 @@ def _compound(model: Any) -> Lowered:
     if model.op == "&":
         n = left.n_inputs
 
-        def join(xp: Any, params: Any, *c: Any) -> tuple[Any, ...]:
+        def kernel(xp: ModuleType, params: Params, *c: Array) -> Coordinates:
             return (*left.kernel(xp, params[0], *c[:n]), *right.kernel(xp, params[1], *c[n:]))
 
-        kernel: Kernel = join
     elif model.op in _ARITHMETIC:
         operate = _ARITHMETIC[model.op]
 
-        def arithmetic(xp: Any, params: Any, *c: Any) -> tuple[Any, ...]:
+        def kernel(xp: ModuleType, params: Params, *c: Array) -> Coordinates:
             a = left.kernel(xp, params[0], *c)
             b = right.kernel(xp, params[1], *c)
             return tuple(operate(p, q) for p, q in zip(a, b, strict=True))
 
-        kernel = arithmetic
     else:
         msg = f"no lowering rule for the model operator {model.op!r}"
         raise UnsupportedModelError(msg)
     return Lowered(kernel, (left.params, right.params), model.n_inputs, model.n_outputs)
 
 
-def _fixed(model: Any, left: Lowered) -> Lowered:
+def _fixed(model: Model, left: Lowered) -> Lowered:
     # inputs are fixed by name or by position
     names = list(model.left.inputs)
     fixed = {k if isinstance(k, int) else names.index(k): v for k, v in model.right.items()}
     values = {f"input{i}": np.asarray(v, dtype=np.float64) for i, v in fixed.items()}
 
-    def kernel(xp: Any, params: Any, *c: Any) -> tuple[Any, ...]:
+    def kernel(xp: ModuleType, params: Params, *c: Array) -> Coordinates:
         free = iter(c)
         full = [
             xp.asarray(params[1][f"input{i}"]) if i in fixed else next(free)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import InputError
-from spec2fn.schema import MSA_TABLES, meta_of
-from spec2fn.wcs.open_slits import FIXED_SLIT_QUADRANT, FIXED_SLITS, Slit
+from spec2fn.schema import FIXED_SLIT_QUADRANT, MSA_TABLES, meta_of
+from spec2fn.wcs.open_slits import FIXED_SLITS, Slit
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -214,26 +214,26 @@ def _slitlet(t: _Tables, name: str, members: list[int]) -> Slit | None:
         )
         raise InputError(msg)
     for column in ("shutter_quadrant", "shutter_row"):
-        found = np.unique(t.rows[column][members])
-        if len(found) > 1:
-            listed = " and ".join(map(str, found))
+        values = np.unique(t.rows[column][members])
+        if len(values) > 1:
+            listed = " and ".join(map(str, values))
             what = f"is {listed} in slitlet {name} (slitlet_id), whose shutters must lie in a line"
             raise _wrong(t.file, "shutter_info", column, what)
     return _shutters(t, name, members, primary)
 
 
 def _source(t: _Tables, source_id: int, slitlet: str) -> dict[str, Any]:
-    (found,) = np.nonzero(t.sources["source_id"] == source_id)
+    (rows,) = np.nonzero(t.sources["source_id"] == source_id)
     alone = np.sum((t.rows["source_id"] == source_id) & (t.rows["primary_source"] == "Y")) == 1
-    if not found.size and source_id < 0 and alone:
+    if not rows.size and source_id < 0 and alone:
         return _nameless(t, "VRT", slitlet)  # a place that was planned without a source
-    if found.size != 1:
+    if rows.size != 1:
         what = (
-            f"is {source_id} for slit {slitlet}, which stands in SOURCE_INFO {found.size} times,"
+            f"is {source_id} for slit {slitlet}, which stands in SOURCE_INFO {rows.size} times,"
             " needs to stand there once"
         )
         raise _wrong(t.file, "shutter_info", "source_id", what)
-    s, i = t.sources, int(found[0])
+    s, i = t.sources, int(rows[0])
     for column, (low, high) in {"ra": (0, 360), "dec": (-90, 90), "stellarity": (-1, 1)}.items():
         value = s[column][i]
         if not low <= value <= high:

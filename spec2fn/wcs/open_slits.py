@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from spec2fn.errors import InputError, nearest
 from spec2fn.modes import mode_of
-from spec2fn.schema import meta_of
+from spec2fn.schema import FIXED_SLIT_QUADRANT, meta_of
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["FIXED_SLITS", "FIXED_SLIT_QUADRANT", "Slit", "fixed_slit", "open_fixed_slits"]
+__all__ = ["FIXED_SLITS", "Slit", "fixed_slit", "open_fixed_slits"]
 
 FIXED_SLITS: Mapping[str, int] = {
     "S200A1": 1,
@@ -23,9 +23,6 @@ FIXED_SLITS: Mapping[str, int] = {
     "S200B1": 5,
 }
 """Names of the fixed slits, with the numbers they have in source ids."""
-
-FIXED_SLIT_QUADRANT = 5
-"""The "quadrant" of the MSA reference that holds the fixed slits."""
 
 _SUBARRAYS: Mapping[str, str] = {
     "SUBS200A1": "S200A1",

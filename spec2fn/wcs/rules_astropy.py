@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,9 +28,14 @@ from spec2fn.kernels.sphere import (
     to_cartesian,
     to_spherical,
 )
-from spec2fn.wcs.lowered import Kernel, plain_parameters, register
+from spec2fn.typing import Array, Arrays, HostArray
+from spec2fn.wcs.lowered import Coordinates, Params, Ruled, formula, plain_parameters, register
 
-Ruled = tuple[Kernel, Any]
+if TYPE_CHECKING:
+    from astropy.modeling import Model
+
+_Basis = Callable[[Array, int], list[Array]]
+_Range = tuple[float, float]
 
 _FUNCTIONAL = "astropy.modeling.functional_models."
 _POLYNOMIAL = "astropy.modeling.polynomial."
@@ -35,64 +43,60 @@ _PROJECTION = "astropy.modeling.projections."
 _ROTATION = "astropy.modeling.rotations."
 
 
-@register(_FUNCTIONAL + "Shift")
-def _shift(model: Any) -> Ruled:
-    return lambda xp, p, x: (x + p["offset"],), plain_parameters(model)
+@formula(_FUNCTIONAL + "Shift")
+def _shift(xp: ModuleType, p: Arrays, x: Array) -> Coordinates:
+    return (x + p["offset"],)
 
 
-@register(_FUNCTIONAL + "Scale")
-@register(_FUNCTIONAL + "Multiply")
-def _scale(model: Any) -> Ruled:
-    return lambda xp, p, x: (x * p["factor"],), plain_parameters(model)
+@formula(_FUNCTIONAL + "Scale")
+@formula(_FUNCTIONAL + "Multiply")
+def _scale(xp: ModuleType, p: Arrays, x: Array) -> Coordinates:
+    return (x * p["factor"],)
 
 
-@register(_FUNCTIONAL + "Const1D")
-def _const1d(model: Any) -> Ruled:
-    return lambda xp, p, x: (p["amplitude"] * xp.ones_like(x),), plain_parameters(model)
+@formula(_FUNCTIONAL + "Const1D")
+def _const1d(xp: ModuleType, p: Arrays, x: Array) -> Coordinates:
+    return (p["amplitude"] * xp.ones_like(x),)
 
 
-@register(_FUNCTIONAL + "Const2D")
-def _const2d(model: Any) -> Ruled:
-    def kernel(xp: Any, p: Any, x: Any, y: Any) -> tuple[Any, ...]:
-        return (p["amplitude"] * (xp.ones_like(x) * xp.ones_like(y)),)
-
-    return kernel, plain_parameters(model)
+@formula(_FUNCTIONAL + "Const2D")
+def _const2d(xp: ModuleType, p: Arrays, x: Array, y: Array) -> Coordinates:
+    return (p["amplitude"] * (xp.ones_like(x) * xp.ones_like(y)),)
 
 
-@register(_FUNCTIONAL + "Linear1D")
-def _linear1d(model: Any) -> Ruled:
-    return lambda xp, p, x: (p["slope"] * x + p["intercept"],), plain_parameters(model)
+@formula(_FUNCTIONAL + "Linear1D")
+def _linear1d(xp: ModuleType, p: Arrays, x: Array) -> Coordinates:
+    return (p["slope"] * x + p["intercept"],)
 
 
-@register("astropy.modeling.mappings.Identity")
-def _identity(model: Any) -> Ruled:
-    return lambda xp, p, *c: c, {}
+@formula("astropy.modeling.mappings.Identity")
+def _identity(xp: ModuleType, p: Arrays, *c: Array) -> Coordinates:
+    return c
 
 
 @register("astropy.modeling.mappings.Mapping")
-def _mapping(model: Any) -> Ruled:
+def _mapping(model: Model) -> Ruled:
     indices = tuple(model.mapping)
     return lambda xp, p, *c: tuple(c[i] for i in indices), {}
 
 
+def _to_window(domain: _Range | None, window: _Range) -> Callable[[Array], Array]:
+    # polynomials may be in a variable that is scaled first
+    return lambda x: x if domain is None else map_domain(x, domain, window)
+
+
 @register(_POLYNOMIAL + "Polynomial1D")
-def _polynomial1d(model: Any) -> Ruled:
-    domain, window = model.domain, model.window
-
-    def kernel(xp: Any, p: Any, x: Any) -> tuple[Any, ...]:
-        if domain is not None:
-            x = map_domain(x, domain, window)
-        return (polynomial1d(p["c"], x),)
-
-    return kernel, {"c": _series(model)}
+def _polynomial1d(model: Model) -> Ruled:
+    scaled = _to_window(model.domain, model.window)
+    return lambda xp, p, x: (polynomial1d(p["c"], scaled(x)),), {"c": _series(model)}
 
 
-def _series(model: Any) -> np.ndarray:
+def _series(model: Model) -> HostArray:
     values = plain_parameters(model)
     return np.array([values[name] for name in model.param_names], dtype=np.float64)
 
 
-def _matrix(model: Any, shape: tuple[int, int]) -> np.ndarray:
+def _matrix(model: Model, shape: tuple[int, int]) -> HostArray:
     out = np.zeros(shape)
     for name, value in plain_parameters(model).items():
         i, j = name[1:].split("_")
@@ -100,34 +104,23 @@ def _matrix(model: Any, shape: tuple[int, int]) -> np.ndarray:
     return out
 
 
-def _map_xy(model: Any) -> Any:
-    x_domain, x_window = model.x_domain, model.x_window
-    y_domain, y_window = model.y_domain, model.y_window
-
-    def mapped(x: Any, y: Any) -> tuple[Any, Any]:
-        if x_domain is not None:
-            x = map_domain(x, x_domain, x_window)
-        if y_domain is not None:
-            y = map_domain(y, y_domain, y_window)
-        return x, y
-
-    return mapped
+def _to_windows(model: Model) -> Callable[[Array, Array], tuple[Array, Array]]:
+    scaled_x = _to_window(model.x_domain, model.x_window)
+    scaled_y = _to_window(model.y_domain, model.y_window)
+    return lambda x, y: (scaled_x(x), scaled_y(y))
 
 
 @register(_POLYNOMIAL + "Polynomial2D")
-def _polynomial2d(model: Any) -> Ruled:
-    mapped = _map_xy(model)
-    n = model.degree + 1
-    return lambda xp, p, x, y: (polynomial2d(p["c"], *mapped(x, y)),), {"c": _matrix(model, (n, n))}
+def _polynomial2d(model: Model) -> Ruled:
+    scaled, n = _to_windows(model), model.degree + 1
+    return lambda xp, p, x, y: (polynomial2d(p["c"], *scaled(x, y)),), {"c": _matrix(model, (n, n))}
 
 
-def _orthogonal1d(model: Any, basis: Any) -> Ruled:
-    domain, window, degree = model.domain, model.window, model.degree
+def _orthogonal1d(model: Model, basis: _Basis) -> Ruled:
+    scaled, degree = _to_window(model.domain, model.window), model.degree
 
-    def kernel(xp: Any, p: Any, x: Any) -> tuple[Any, ...]:
-        if domain is not None:
-            x = map_domain(x, domain, window)
-        terms = basis(x, degree)
+    def kernel(xp: ModuleType, p: Arrays, x: Array) -> Coordinates:
+        terms = basis(scaled(x), degree)
         out = p["c"][0] * terms[0]
         for i in range(1, degree + 1):
             out = out + p["c"][i] * terms[i]
@@ -136,39 +129,24 @@ def _orthogonal1d(model: Any, basis: Any) -> Ruled:
     return kernel, {"c": _series(model)}
 
 
-def _orthogonal2d(model: Any, basis: Any) -> Ruled:
-    mapped = _map_xy(model)
+def _orthogonal2d(model: Model, basis: _Basis) -> Ruled:
+    scaled = _to_windows(model)
     nx, ny = model.x_degree, model.y_degree
 
-    def kernel(xp: Any, p: Any, x: Any, y: Any) -> tuple[Any, ...]:
-        x, y = mapped(x, y)
+    def kernel(xp: ModuleType, p: Arrays, x: Array, y: Array) -> Coordinates:
+        x, y = scaled(x, y)
         return (series2d(p["c"], basis(x, nx), basis(y, ny)),)
 
     return kernel, {"c": _matrix(model, (nx + 1, ny + 1))}
 
 
-@register(_POLYNOMIAL + "Chebyshev1D")
-def _chebyshev1d(model: Any) -> Ruled:
-    return _orthogonal1d(model, chebyshev_basis)
-
-
-@register(_POLYNOMIAL + "Legendre1D")
-def _legendre1d(model: Any) -> Ruled:
-    return _orthogonal1d(model, legendre_basis)
-
-
-@register(_POLYNOMIAL + "Chebyshev2D")
-def _chebyshev2d(model: Any) -> Ruled:
-    return _orthogonal2d(model, chebyshev_basis)
-
-
-@register(_POLYNOMIAL + "Legendre2D")
-def _legendre2d(model: Any) -> Ruled:
-    return _orthogonal2d(model, legendre_basis)
+for _name, _basis in (("Chebyshev", chebyshev_basis), ("Legendre", legendre_basis)):
+    register(f"{_POLYNOMIAL}{_name}1D")(partial(_orthogonal1d, basis=_basis))
+    register(f"{_POLYNOMIAL}{_name}2D")(partial(_orthogonal2d, basis=_basis))
 
 
 @register("astropy.modeling.tabular._Tabular")
-def _tabular(model: Any) -> Ruled:
+def _tabular(model: Model) -> Ruled:
     n = model.n_inputs
     method = model.method
     if n > 2 or method not in ("linear", "nearest") or (n == 2 and method != "linear"):
@@ -187,7 +165,7 @@ def _tabular(model: Any) -> Ruled:
     if strict:
         fill = np.nan if fill is None else fill
 
-    def kernel(xp: Any, p: Any, *c: Any) -> tuple[Any, ...]:
+    def kernel(xp: ModuleType, p: Params, *c: Array) -> Coordinates:
         # an exception cannot depend on the values of a trace: there, out of bounds gives the fill
         if strict and xp is np:
             _check_bounds(p["points"], c)
@@ -203,57 +181,48 @@ def _tabular(model: Any) -> Ruled:
     return kernel, params
 
 
-def _check_bounds(points: Any, coordinates: Any) -> None:
+def _check_bounds(points: Coordinates, coordinates: Coordinates) -> None:
     for axis, (grid, c) in enumerate(zip(points, coordinates, strict=True)):
         if np.any((c < grid[0]) | (c > grid[-1])):
             msg = f"coordinate {axis} leaves the table, which covers {grid[0]} to {grid[-1]}"
             raise ValueError(msg)
 
 
-@register(_PROJECTION + "AffineTransformation2D")
-def _affine(model: Any) -> Ruled:
-    def kernel(xp: Any, p: Any, x: Any, y: Any) -> tuple[Any, ...]:
-        m, t = p["matrix"], p["translation"]
-        if xp is np and m[0, 1] == 0 and m[1, 0] == 0:
-            # a row of x and a column of y stay what they are, which makes what follows cheap
-            return m[0, 0] * x + t[0], m[1, 1] * y + t[1]
-        return m[0, 0] * x + m[0, 1] * y + t[0], m[1, 0] * x + m[1, 1] * y + t[1]
-
-    return kernel, plain_parameters(model)
+@formula(_PROJECTION + "AffineTransformation2D")
+def _affine(xp: ModuleType, p: Arrays, x: Array, y: Array) -> Coordinates:
+    m, t = p["matrix"], p["translation"]
+    if xp is np and m[0, 1] == 0 and m[1, 0] == 0:
+        # a row of x and a column of y stay what they are, which makes what follows cheap
+        return m[0, 0] * x + t[0], m[1, 1] * y + t[1]
+    return m[0, 0] * x + m[0, 1] * y + t[0], m[1, 0] * x + m[1, 1] * y + t[1]
 
 
-@register(_PROJECTION + "Pix2Sky_Gnomonic")
-def _pix2sky_tan(model: Any) -> Ruled:
+@formula(_PROJECTION + "Pix2Sky_Gnomonic")
+def _pix2sky_tan(xp: ModuleType, p: Arrays, x: Array, y: Array) -> Coordinates:
     # Calabretta & Greisen (2002), A&A 395, 1077, eqs. 14, 15 and 55
-    def kernel(xp: Any, p: Any, x: Any, y: Any) -> tuple[Any, ...]:
-        r = safe_hypot(x, y)
-        origin = r == 0
-        one = xp.ones((), dtype=r.dtype)
-        phi = xp.arctan2(xp.where(origin, 0 * one, x), xp.where(origin, one, -y))
-        return xp.rad2deg(phi), xp.rad2deg(xp.arctan2(xp.rad2deg(one), r))
-
-    return kernel, {}
+    r = safe_hypot(x, y)
+    origin = r == 0
+    one = xp.ones((), dtype=r.dtype)
+    phi = xp.arctan2(xp.where(origin, 0 * one, x), xp.where(origin, one, -y))
+    return xp.rad2deg(phi), xp.rad2deg(xp.arctan2(xp.rad2deg(one), r))
 
 
-@register(_PROJECTION + "Sky2Pix_Gnomonic")
-def _sky2pix_tan(model: Any) -> Ruled:
+@formula(_PROJECTION + "Sky2Pix_Gnomonic")
+def _sky2pix_tan(xp: ModuleType, p: Arrays, phi: Array, theta: Array) -> Coordinates:
     # Calabretta & Greisen (2002), eqs. 12, 13 and 54
-    def kernel(xp: Any, p: Any, phi: Any, theta: Any) -> tuple[Any, ...]:
-        phi, theta = xp.deg2rad(phi), xp.deg2rad(theta)
-        r = xp.rad2deg(xp.cos(theta) / xp.sin(theta))
-        return r * xp.sin(phi), -r * xp.cos(phi)
-
-    return kernel, {}
+    phi, theta = xp.deg2rad(phi), xp.deg2rad(theta)
+    r = xp.rad2deg(xp.cos(theta) / xp.sin(theta))
+    return r * xp.sin(phi), -r * xp.cos(phi)
 
 
-def _degrees(model: Any, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+def _degrees(model: Model, names: tuple[str, ...]) -> dict[str, HostArray]:
     # rotations keep radians inside and show degrees
     return {n: np.array(getattr(model, n).value, dtype=np.float64).reshape(()) for n in names}
 
 
 @register(_ROTATION + "Rotation2D")
-def _rotation2d(model: Any) -> Ruled:
-    def kernel(xp: Any, p: Any, x: Any, y: Any) -> tuple[Any, ...]:
+def _rotation2d(model: Model) -> Ruled:
+    def kernel(xp: ModuleType, p: Arrays, x: Array, y: Array) -> Coordinates:
         angle = xp.deg2rad(p["angle"])
         c, s = xp.cos(angle), xp.sin(angle)
         return c * x - s * y, s * x + c * y
@@ -261,50 +230,50 @@ def _rotation2d(model: Any) -> Ruled:
     return kernel, _degrees(model, ("angle",))
 
 
-def _angles(model: Any) -> dict[str, np.ndarray]:
+def _angles(model: Model) -> dict[str, HostArray]:
     return {"angles": np.array(model.angles.value, dtype=np.float64).ravel()}
 
 
 @register(_ROTATION + "RotationSequence3D")
-def _rotation_sequence(model: Any) -> Ruled:
+def _rotation_sequence(model: Model) -> Ruled:
     axes = model.axes_order
 
-    def kernel(xp: Any, p: Any, x: Any, y: Any, z: Any) -> tuple[Any, ...]:
+    def kernel(xp: ModuleType, p: Arrays, x: Array, y: Array, z: Array) -> Coordinates:
         return apply_matrix(rotation_matrix(xp.deg2rad(p["angles"]), axes), x, y, z)
 
     return kernel, _angles(model)
 
 
-def _turn(xp: Any, matrix: Any, lon: Any, lat: Any) -> tuple[Any, Any]:
+def _turn(xp: ModuleType, matrix: list[list[Array]], lon: Array, lat: Array) -> tuple[Array, Array]:
     vector = to_cartesian(xp.deg2rad(lon), xp.deg2rad(lat))
     lon, lat = to_spherical(*apply_matrix(matrix, *vector))
     return xp.rad2deg(lon), xp.rad2deg(lat)
 
 
 @register(_ROTATION + "SphericalRotationSequence")
-def _spherical_sequence(model: Any) -> Ruled:
+def _spherical_sequence(model: Model) -> Ruled:
     axes = model.axes_order
 
-    def kernel(xp: Any, p: Any, lon: Any, lat: Any) -> tuple[Any, ...]:
+    def kernel(xp: ModuleType, p: Arrays, lon: Array, lat: Array) -> Coordinates:
         return _turn(xp, rotation_matrix(xp.deg2rad(p["angles"]), axes), lon, lat)
 
     return kernel, _angles(model)
 
 
 @register(_ROTATION + "EulerAngleRotation")
-def _euler(model: Any) -> Ruled:
+def _euler(model: Model) -> Ruled:
     axes = model.axes_order
 
-    def kernel(xp: Any, p: Any, lon: Any, lat: Any) -> tuple[Any, ...]:
+    def kernel(xp: ModuleType, p: Arrays, lon: Array, lat: Array) -> Coordinates:
         angles = xp.deg2rad(xp.stack([p["phi"], p["theta"], p["psi"]]))
         return _turn(xp, rotation_matrix(angles, axes), lon, lat)
 
     return kernel, _degrees(model, ("phi", "theta", "psi"))
 
 
-def _sky_rotation(model: Any, to_celestial: bool) -> Ruled:
+def _sky_rotation(model: Model, to_celestial: bool) -> Ruled:
     # Calabretta & Greisen (2002), section 2.4: three Euler angles about z, x, z
-    def kernel(xp: Any, p: Any, lon: Any, lat: Any) -> tuple[Any, ...]:
+    def kernel(xp: ModuleType, p: Arrays, lon: Array, lat: Array) -> Coordinates:
         if to_celestial:
             angles = [p["lon_pole"] - 90.0, p["lat"] - 90.0, -90.0 - p["lon"]]
         else:
@@ -316,11 +285,5 @@ def _sky_rotation(model: Any, to_celestial: bool) -> Ruled:
     return kernel, _degrees(model, ("lon", "lat", "lon_pole"))
 
 
-@register(_ROTATION + "RotateNative2Celestial")
-def _native2celestial(model: Any) -> Ruled:
-    return _sky_rotation(model, to_celestial=True)
-
-
-@register(_ROTATION + "RotateCelestial2Native")
-def _celestial2native(model: Any) -> Ruled:
-    return _sky_rotation(model, to_celestial=False)
+register(_ROTATION + "RotateNative2Celestial")(partial(_sky_rotation, to_celestial=True))
+register(_ROTATION + "RotateCelestial2Native")(partial(_sky_rotation, to_celestial=False))

@@ -11,15 +11,27 @@ over the stacked parameters of all regions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spec2fn.errors import UnsupportedModelError
-from spec2fn.wcs.lowered import Kernel, Lowered, lower_model, plain_parameters, register
+from spec2fn.typing import Array, Arrays, HostArray
+from spec2fn.wcs.lowered import (
+    Coordinates,
+    Lowered,
+    Params,
+    Ruled,
+    formula,
+    lower_model,
+    register,
+)
 
-Ruled = tuple[Kernel, Any]
+if TYPE_CHECKING:
+    from astropy.modeling import Model
 
 _SELECTOR = "gwcs.selector."
 _JWST = "stdatamodels.jwst.transforms.models."
@@ -28,7 +40,7 @@ _PIECE = 1 << 16  # positions evaluated at a time, so that intermediate results 
 _FEW = 4  # labels up to which positions are picked label by label instead of sorted
 
 
-def _filtered(model: Any) -> Any:
+def _filtered(model: Model) -> Callable[..., Coordinates]:
     mapping = model.inputs_mapping
     if mapping is None:
         return lambda *c: c
@@ -37,7 +49,7 @@ def _filtered(model: Any) -> Any:
 
 
 @register(_SELECTOR + "LabelMapperArray")
-def _labels_of_pixels(model: Any) -> Ruled:
+def _labels_of_pixels(model: Model) -> Ruled:
     table = np.asarray(model.mapper)
     if table.dtype.kind not in "iu":
         msg = "a LabelMapperArray of text has no lowering rule; label regions by numbers"
@@ -46,24 +58,24 @@ def _labels_of_pixels(model: Any) -> Ruled:
     filtered = _filtered(model)
     ny, nx = table.shape
 
-    def kernel(xp: Any, p: Any, *c: Any) -> tuple[Any, ...]:
+    def kernel(xp: ModuleType, p: Arrays, *c: Array) -> Coordinates:
         x, y = (xp.floor(a + 0.5) for a in filtered(*c))
         inside_x, inside_y = (x >= 0) & (x < nx), (y >= 0) & (y < ny)
         column = xp.where(inside_x, x, 0.0).astype(int)
         row = xp.where(inside_y, y, 0.0).astype(int)
-        found = xp.asarray(table)[row, column]
-        return (xp.where(inside_x & inside_y, found, _NOWHERE),)
+        label = xp.asarray(table)[row, column]
+        return (xp.where(inside_x & inside_y, label, _NOWHERE),)
 
     return kernel, {}
 
 
 @register(_SELECTOR + "LabelMapperRange")
-def _labels_of_ranges(model: Any) -> Ruled:
+def _labels_of_ranges(model: Model) -> Ruled:
     ranges = [(float(low), float(high)) for low, high in model.mapper]
     mappers = [lower_model(m) for m in model.mapper.values()]
     filtered = _filtered(model)
 
-    def kernel(xp: Any, params: Any, *c: Any) -> tuple[Any, ...]:
+    def kernel(xp: ModuleType, params: Params, *c: Array) -> Coordinates:
         (key,) = filtered(*c)
         out = xp.full_like(key, _NOWHERE)
         for (low, high), mapper, p in zip(ranges, mappers, params, strict=True):
@@ -78,12 +90,12 @@ def _labels_of_ranges(model: Any) -> Ruled:
 
 
 @register(_SELECTOR + "LabelMapperDict")
-def _labels_of_values(model: Any) -> Ruled:
+def _labels_of_values(model: Model) -> Ruled:
     values = [float(v) for v in model.mapper]
     mappers = [lower_model(m) for m in model.mapper.values()]
     filtered, atol = _filtered(model), float(model.atol)
 
-    def kernel(xp: Any, params: Any, *c: Any) -> tuple[Any, ...]:
+    def kernel(xp: ModuleType, params: Params, *c: Array) -> Coordinates:
         (key,) = filtered(*c)
         out = xp.full_like(key, _NOWHERE)
         for value, mapper, p in zip(values, mappers, params, strict=True):
@@ -96,39 +108,39 @@ def _labels_of_values(model: Any) -> Ruled:
 
 
 @register(_SELECTOR + "LabelMapper")
-def _labels_of_model(model: Any) -> Ruled:
+def _labels_of_model(model: Model) -> Ruled:
     mapper, filtered = lower_model(model.mapper), _filtered(model)
     return lambda xp, p, *c: mapper.kernel(xp, p, *filtered(*c)), mapper.params
 
 
-@register(_JWST + "MIRI_AB2Slice")
-def _slice_of_beta(model: Any) -> Ruled:
-    def kernel(xp: Any, p: Any, beta: Any) -> tuple[Any, ...]:
-        # slices of a channel are numbered from 1, and lie side by side in beta
-        number = p["channel"] * 100 + (beta - p["beta_zero"]) / p["beta_del"] + 1
-        return (xp.floor(number + 0.5),)
-
-    return kernel, plain_parameters(model)
+@formula(_JWST + "MIRI_AB2Slice")
+def _slice_of_beta(xp: ModuleType, p: Arrays, beta: Array) -> Coordinates:
+    # slices of a channel are numbered from 1, and lie side by side in beta
+    number = p["channel"] * 100 + (beta - p["beta_zero"]) / p["beta_del"] + 1
+    return (xp.floor(number + 0.5),)
 
 
 @register(_SELECTOR + "RegionsSelector")
-def _regions(model: Any) -> Ruled:
+def _regions(model: Model) -> Ruled:
     mapper = lower_model(model.label_mapper)
-    labels = tuple(float(label) for label in model.selector)
-    transforms = tuple(lower_model(m) for m in model.selector.values())
+    regions = _Regions(
+        tuple(float(label) for label in model.selector),
+        tuple(lower_model(m) for m in model.selector.values()),
+        model.n_outputs,
+        float(model.undefined_transform_value),
+    )
     alike = len({_structure(m) for m in model.selector.values()}) == 1
-    undefined, n = float(model.undefined_transform_value), model.n_outputs
 
-    def kernel(xp: Any, params: Any, *c: Any) -> tuple[Any, ...]:
+    def kernel(xp: ModuleType, params: Params, *c: Array) -> Coordinates:
         (at,) = mapper.kernel(xp, params["labels"], *c)
-        regions = params["regions"]
         if xp is np:
-            return _evaluated(at, labels, transforms, regions, c, n, undefined)
+            return regions.evaluated(at, params["regions"], c)
         if alike:
-            return _scanned(at, labels, transforms[0], regions, c, n, undefined)
-        return _unrolled(xp, at, labels, transforms, regions, c, n, undefined)
+            return regions.scanned(at, params["regions"], c)
+        return regions.unrolled(xp, at, params["regions"], c)
 
-    return kernel, {"labels": mapper.params, "regions": tuple(t.params for t in transforms)}
+    params = tuple(t.params for t in regions.transforms)
+    return kernel, {"labels": mapper.params, "regions": params}
 
 
 _SIMPLE = (
@@ -144,7 +156,7 @@ _SIMPLE = (
 _SETTINGS = ("mapping", "n_inputs", "degree", "domain", "window", "x_domain", "y_domain")
 
 
-def _structure(model: Any) -> Any:
+def _structure(model: Model) -> object:
     """What a model computes apart from the values of its parameters; unique if not known."""
     if hasattr(model, "op") and hasattr(model, "left"):
         if model.op == "fix_inputs":
@@ -155,38 +167,65 @@ def _structure(model: Any) -> Any:
     return type(model).__name__, *(repr(getattr(model, s, None)) for s in _SETTINGS)
 
 
-def _evaluated(  # noqa: PLR0917 - internal, called in one place
-    at: np.ndarray,
-    labels: Sequence[float],
-    transforms: Sequence[Lowered],
-    params: Any,
-    c: tuple[np.ndarray, ...],
-    n: int,
-    undefined: float,
-) -> tuple[np.ndarray, ...]:
-    out: tuple[np.ndarray, ...] = tuple(np.full(at.shape, undefined) for _ in range(n))
-    grid = at.ndim == 2 and len(c) == 2 and c[0].shape[0] == 1 and c[1].shape[1] == 1
-    if grid and min(at.shape) > 1:
-        found = _boxes(at, labels)
-        for k, box in found:
-            rows, columns = box
-            values = transforms[k].kernel(np, params[k], c[0][:, columns], c[1][rows])
-            inside = at[box] == labels[k]
-            for plane, value in zip(out, values, strict=True):
-                np.copyto(plane[box], value, where=inside)
+@dataclass(frozen=True, eq=False)
+class _Regions:
+    """The transforms of regions by label; `at` is the label of each position."""
+
+    labels: tuple[float, ...]
+    transforms: tuple[Lowered, ...]
+    n_outputs: int
+    undefined: float
+
+    def evaluated(self, at: HostArray, params: Params, c: Coordinates) -> Coordinates:
+        """Evaluate every position once, with NumPy."""
+        labels, transforms = self.labels, self.transforms
+        out = tuple(np.full(at.shape, self.undefined) for _ in range(self.n_outputs))
+        grid = at.ndim == 2 and len(c) == 2 and c[0].shape[0] == 1 and c[1].shape[1] == 1
+        if grid and min(at.shape) > 1:
+            for k, box in _boxes(at, labels):
+                rows, columns = box
+                values = transforms[k].kernel(np, params[k], c[0][:, columns], c[1][rows])
+                inside = at[box] == labels[k]
+                for plane, value in zip(out, values, strict=True):
+                    np.copyto(plane[box], value, where=inside)
+            return out
+        flat = tuple(np.broadcast_to(a, at.shape).ravel() for a in c)
+        planes = tuple(plane.reshape(-1) for plane in out)
+        for k, positions in _groups(at.reshape(-1), labels):
+            for first in range(0, positions.size, _PIECE):
+                piece = positions[first : first + _PIECE]
+                values = transforms[k].kernel(np, params[k], *(a[piece] for a in flat))
+                for plane, value in zip(planes, values, strict=True):
+                    plane[piece] = value
         return out
-    flat = tuple(np.broadcast_to(a, at.shape).ravel() for a in c)
-    planes: tuple[np.ndarray, ...] = tuple(plane.reshape(-1) for plane in out)
-    for k, where in _groups(at.reshape(-1), labels):
-        for first in range(0, where.size, _PIECE):
-            piece = where[first : first + _PIECE]
-            values = transforms[k].kernel(np, params[k], *(a[piece] for a in flat))
-            for plane, value in zip(planes, values, strict=True):
-                plane[piece] = value
-    return out
+
+    def scanned(self, at: Array, params: Params, c: Coordinates) -> Coordinates:
+        """Evaluate regions that differ in parameters only, in a loop of JAX."""
+        import jax
+        import jax.numpy as jnp
+
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+
+        def one(out: Coordinates, region: tuple[Array, Params]) -> tuple[Coordinates, None]:
+            label, p = region
+            inside = at == label
+            values = self.transforms[0].kernel(jnp, p, *(jnp.where(inside, a, 0.0) for a in c))
+            return tuple(jnp.where(inside, v, o) for v, o in zip(values, out, strict=True)), None
+
+        start = tuple(jnp.full(at.shape, self.undefined) for _ in range(self.n_outputs))
+        return jax.lax.scan(one, start, (jnp.asarray(self.labels), stacked))[0]
+
+    def unrolled(self, xp: ModuleType, at: Array, params: Params, c: Coordinates) -> Coordinates:
+        """Evaluate regions of any transforms one after the other."""
+        out = tuple(xp.full(at.shape, self.undefined) for _ in range(self.n_outputs))
+        for label, transform, p in zip(self.labels, self.transforms, params, strict=True):
+            inside = at == label
+            values = transform.kernel(xp, p, *(xp.where(inside, a, 0.0) for a in c))
+            out = tuple(xp.where(inside, v, o) for v, o in zip(values, out, strict=True))
+        return out
 
 
-def _boxes(at: np.ndarray, labels: Sequence[float]) -> Iterator[tuple[int, tuple[slice, slice]]]:
+def _boxes(at: HostArray, labels: Sequence[float]) -> Iterator[tuple[int, tuple[slice, slice]]]:
     """Position of each label that occurs, and the rectangle around its region."""
     from scipy.ndimage import find_objects
 
@@ -200,7 +239,7 @@ def _boxes(at: np.ndarray, labels: Sequence[float]) -> Iterator[tuple[int, tuple
             yield k, box
 
 
-def _groups(at: np.ndarray, labels: Sequence[float]) -> Iterator[tuple[int, np.ndarray]]:
+def _groups(at: HostArray, labels: Sequence[float]) -> Iterator[tuple[int, HostArray]]:
     """Position of each label that occurs, and where."""
     if len(labels) <= _FEW:
         for k, label in enumerate(labels):
@@ -212,46 +251,3 @@ def _groups(at: np.ndarray, labels: Sequence[float]) -> Iterator[tuple[int, np.n
         start, stop = np.searchsorted(values, label), np.searchsorted(values, label, side="right")
         if stop > start:
             yield k, order[start:stop]
-
-
-def _scanned(  # noqa: PLR0917 - internal, called in one place
-    at: Any,
-    labels: Sequence[float],
-    transform: Lowered,
-    params: Any,
-    c: tuple[Any, ...],
-    n: int,
-    undefined: float,
-) -> tuple[Any, ...]:
-    import jax
-    import jax.numpy as jnp
-
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-
-    def one(out: Any, region: Any) -> tuple[Any, None]:
-        label, p = region
-        inside = at == label
-        values = transform.kernel(jnp, p, *(jnp.where(inside, a, 0.0) for a in c))
-        return tuple(jnp.where(inside, v, o) for v, o in zip(values, out, strict=True)), None
-
-    start = tuple(jnp.full(at.shape, undefined) for _ in range(n))
-    out: tuple[Any, ...] = jax.lax.scan(one, start, (jnp.asarray(labels), stacked))[0]
-    return out
-
-
-def _unrolled(  # noqa: PLR0917 - internal, called in one place
-    xp: Any,
-    at: Any,
-    labels: Sequence[float],
-    transforms: Sequence[Lowered],
-    params: Any,
-    c: tuple[Any, ...],
-    n: int,
-    undefined: float,
-) -> tuple[Any, ...]:
-    out = tuple(xp.full(at.shape, undefined) for _ in range(n))
-    for label, transform, p in zip(labels, transforms, params, strict=True):
-        inside = at == label
-        values = transform.kernel(xp, p, *(xp.where(inside, a, 0.0) for a in c))
-        out = tuple(xp.where(inside, v, o) for v, o in zip(values, out, strict=True))
-    return out

@@ -14,17 +14,17 @@ import numpy as np
 
 from spec2fn.errors import DatasetError
 from spec2fn.schema import meta_of
-from spec2fn.wcs.lower import box_of, lower
+from spec2fn.typing import HostArray
+from spec2fn.wcs.lower import Box, box_of, lower
 from spec2fn.wcs.lowered import Lowered
 
 if TYPE_CHECKING:
     import xarray as xr
+    from gwcs import WCS
 
     from spec2fn.wcs.assign.nirspec_ifu import SliceBatch
 
 __all__ = ["IfuSlices", "ifu_slices"]
-
-Arrays = tuple[np.ndarray, ...]
 
 _SLIT_FRAME = ("x_slit", "y_slit")
 
@@ -42,13 +42,13 @@ class IfuSlices:
     """
 
     numbers: tuple[int, ...]
-    boxes: dict[int, Any]
-    _wcs: Any
+    boxes: dict[int, Box | None]
+    _wcs: WCS
     _batch: SliceBatch | None = None
     _lowered: dict[int, Lowered] = field(default_factory=dict)
     _split: dict[int, tuple[Lowered, Lowered]] = field(default_factory=dict)
 
-    def slicer(self, number: int, x: Any, y: Any) -> Arrays:
+    def slicer(self, number: int, x: HostArray, y: HostArray) -> tuple[HostArray, ...]:
         """Position in the plane of the slicer and wavelength of pixels of a slice.
 
         Parameters
@@ -67,10 +67,9 @@ class IfuSlices:
             return self._batch.slicer_frame(np.array(number - 1), x, y)
         if number not in self._lowered:
             self._lowered[number] = lower(self._wcs.pipeline[1].transform.selector[number])
-        out: Arrays = self._lowered[number](x, y)
-        return out
+        return self._lowered[number](x, y)
 
-    def slit_frame(self, number: int, x: Any, y: Any) -> Arrays:
+    def slit_frame(self, number: int, x: HostArray, y: HostArray) -> tuple[HostArray, ...]:
         """Position along a slice and wavelength of pixels.
 
         Parameters
@@ -95,7 +94,9 @@ class IfuSlices:
         _, along, wavelength = self._parts(number)[0](x, y)
         return along, wavelength
 
-    def slit_to_slicer(self, number: int, along: Any, wavelength: Any) -> Arrays:
+    def slit_to_slicer(
+        self, number: int, along: HostArray, wavelength: HostArray
+    ) -> tuple[HostArray, ...]:
         """Position in the plane of the slicer and wavelength of positions along a slice.
 
         Parameters
@@ -112,8 +113,7 @@ class IfuSlices:
         middle = np.zeros_like(along)
         if self._batch is not None:
             return (*self._batch.msa(np.array(number - 1), middle, along), wavelength)
-        out: Arrays = self._parts(number)[1](middle, along, wavelength)
-        return out
+        return self._parts(number)[1](middle, along, wavelength)
 
     def _parts(self, number: int) -> tuple[Lowered, Lowered]:
         """Transforms of a slice from pixels to its frame, and on to the plane of the slicer."""
@@ -130,7 +130,9 @@ class IfuSlices:
     def _sky(self) -> Lowered:
         return lower(self._wcs, "slicer", "world")
 
-    def world(self, across: Any, along: Any, wavelength: Any) -> Arrays:
+    def world(
+        self, across: HostArray, along: HostArray, wavelength: HostArray
+    ) -> tuple[HostArray, ...]:
         """Right ascension, declination [deg] and wavelength [um] of positions in the slicer.
 
         Parameters
@@ -138,8 +140,7 @@ class IfuSlices:
         across, along, wavelength : array
             In m, from :meth:`slicer`; `across` may be moved within the width of a slice.
         """
-        out: Arrays = self._sky(across, along, wavelength)
-        return out
+        return self._sky(across, along, wavelength)
 
 
 def ifu_slices(ds: xr.Dataset) -> IfuSlices:

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spec2fn.deferred import DeferredWcs
+from spec2fn.typing import HostArray
+from spec2fn.wcs.frames import spectral, world
+
+if TYPE_CHECKING:
+    from gwcs import WCS
 
 __all__ = ["SpectralWcs", "spectral_wcs"]
 
 
-class SpectralWcs(Mapping[str, Any]):
+class SpectralWcs(Mapping[str, "WCS"]):
     """The WCSs of many spectra by the names of their slits, built when they are asked for.
 
     Parameters
     ----------
-    names : sequence of str
+    names : iterable of str
     position : array of float64, (spectrum, 2)
         Right ascension and declination of the centres of the apertures [deg].
     wavelength : array of float64, (spectrum, wave)
         [um], NaN beyond the end of each spectrum.
     """
 
-    def __init__(self, names: Any, position: np.ndarray, wavelength: np.ndarray) -> None:
+    def __init__(self, names: Iterable[object], position: HostArray, wavelength: HostArray) -> None:
         self._rows = {str(name): i for i, name in enumerate(names)}
         self._position = position
         self._wavelength = wavelength
         self._made: dict[str, DeferredWcs] = {}
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> WCS:
         return self.deferred(name).load()
 
     def deferred(self, name: str) -> DeferredWcs:
@@ -45,7 +50,7 @@ class SpectralWcs(Mapping[str, Any]):
             known = np.isfinite((ra, dec)).all() and len(steps) > 0 and steps.all()
             monotonic = known and np.all(np.sign(steps) == np.sign(steps[0]))
             kind = ("spectrum", bool(steps[0] > 0)) if monotonic else None
-            self._made[name] = DeferredWcs(_spectral_wcs, numbers, kind)
+            self._made[name] = DeferredWcs(spectral_wcs, numbers, kind)
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -55,7 +60,9 @@ class SpectralWcs(Mapping[str, Any]):
         return len(self._rows)
 
 
-def spectral_wcs(ra: float, dec: float, wavelength: np.ndarray) -> Any:
+def spectral_wcs(
+    ra: float, dec: float, wavelength: HostArray, elements: HostArray | None = None
+) -> WCS:
     """Build a gwcs with a fixed sky position and a table of wavelengths.
 
     Parameters
@@ -64,30 +71,25 @@ def spectral_wcs(ra: float, dec: float, wavelength: np.ndarray) -> Any:
         Centre of the extraction aperture (ICRS) [deg].
     wavelength : array of float64, (wave,)
         [um]
+    elements : array of float64, (wave,), optional
+        Numbers of the elements, by default from 0.
 
     Returns
     -------
     gwcs.WCS
-        From the element (counted from 0) to (ra, dec, wavelength); with an inverse if the
+        From the element to (ra, dec, wavelength); with an inverse if the
         wavelengths are monotonic. Beyond the ends the table is extrapolated.
     """
-    return _spectral_wcs(ra, dec, wavelength, np.arange(len(wavelength), dtype=float))
-
-
-def _spectral_wcs(ra: float, dec: float, wavelength: np.ndarray, elements: np.ndarray) -> Any:
-    from astropy import coordinates, units
+    from astropy import units
     from astropy.modeling.models import Const1D, Mapping, Tabular1D
-    from gwcs import coordinate_frames as frames
+    from gwcs.coordinate_frames import CoordinateFrame
     from gwcs.wcs import WCS
 
-    pixel = frames.CoordinateFrame(
+    if elements is None:
+        elements = np.arange(len(wavelength), dtype=float)
+    pixel = CoordinateFrame(
         naxes=1, axes_type=("SPATIAL",), axes_order=(0,), unit=(units.pix,), name="pixel_frame"
     )
-    sky = frames.CelestialFrame(name="sky", axes_order=(0, 1), reference_frame=coordinates.ICRS())
-    spectral = frames.SpectralFrame(
-        name="spectral", axes_order=(2,), unit=(units.micron,), axes_names=("wavelength",)
-    )
-    world = frames.CompositeFrame([sky, spectral], name="world")
     table = Tabular1D(points=elements, lookup_table=wavelength, bounds_error=False, fill_value=None)
     transform = Mapping((0, 0, 0)) | Const1D(ra) & Const1D(dec) & table
     transform.name = "pixel_to_world"
@@ -97,4 +99,4 @@ def _spectral_wcs(ra: float, dec: float, wavelength: np.ndarray, elements: np.nd
         transform.inverse = Mapping((2,)) | Tabular1D(
             points=wavelength[forward], lookup_table=elements[forward], bounds_error=False
         )
-    return WCS([(pixel, transform), (world, None)])
+    return WCS([(pixel, transform), (world(spectral()), None)])

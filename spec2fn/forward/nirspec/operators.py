@@ -20,10 +20,9 @@ from spec2fn.forward.operators import (
     through,
     wavelength_cells,
 )
-from spec2fn.schema import meta_of
+from spec2fn.schema import FIXED_SLIT_QUADRANT, meta_of
 from spec2fn.slits import Slits
 from spec2fn.typing import HostArray
-from spec2fn.wcs.open_slits import FIXED_SLIT_QUADRANT
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -25,7 +25,7 @@ from spec2fn.io.fits.fitsfile import BLOCK
 from spec2fn.io.fits.headers import Field, card, encode_header, table_cards, value_at
 from spec2fn.io.fits.keywords import SPECTRUM_KEYWORDS
 from spec2fn.modes import mode_of
-from spec2fn.schema import FIXED_SLITS, PLANES, SPECTRUM_COLUMNS, meta_of
+from spec2fn.schema import FIXED_SLIT_QUADRANT, PLANES, SPECTRUM_COLUMNS, meta_of
 from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def _spectrum_cards(ds: xr.Dataset, k: int) -> list[Card]:
     whole = {"DETECTOR": ds.attrs.get("detector"), "PA_APER": meta.get("PA_APER")}
     whole |= {"DISPAXIS": ds.attrs.get("dispaxis"), "SRCTYPE": ds.attrs.get("source_type")}
     # there are no bars across a fixed slit
-    fixed = "msaquad" in ds and int(ds.variables["msaquad"].values[k]) == FIXED_SLITS
+    fixed = "msaquad" in ds and int(ds.variables["msaquad"].values[k]) == FIXED_SLIT_QUADRANT
     out = []
     for keyword, comment in SPECTRUM_KEYWORDS.items():
         if fixed and keyword == "BARSHDW":

@@ -41,7 +41,7 @@ from spec2fn.io.fits.keywords import (
     SLIT_SECTIONS,
 )
 from spec2fn.modes import mode_of
-from spec2fn.schema import FIXED_SLITS, PLANES, SCALARS, meta_of
+from spec2fn.schema import FIXED_SLIT_QUADRANT, PLANES, SCALARS, meta_of
 from spec2fn.slits import Slits
 from spec2fn.typing import HostArray
 
@@ -158,7 +158,9 @@ def _slit(
 
 def _applies(ds: xr.Dataset, name: str, k: int, size: tuple[int, int]) -> bool:
     if name == "barshadow":
-        return "quadrant" not in ds or int(ds.variables["quadrant"].values[k]) != FIXED_SLITS
+        return (
+            "quadrant" not in ds or int(ds.variables["quadrant"].values[k]) != FIXED_SLIT_QUADRANT
+        )
     if name not in _SOME:
         return True
     return not np.isnan(ds.variables[name].values[k, ..., : size[0], : size[1]]).all()
@@ -287,7 +289,7 @@ _BY_SLIT = (*(SCALARS[name].keyword for name in PHOTOMETRY), "S_REGION")
 def _slit_values(ds: xr.Dataset, k: int) -> dict[str, Any]:
     """Keywords of a slit."""
     msa = bool(value_at(ds, "shutter_state", k))
-    fixed = value_at(ds, "quadrant", k) in (None, FIXED_SLITS)
+    fixed = value_at(ds, "quadrant", k) in (None, FIXED_SLIT_QUADRANT)
     out = {}
     for keyword, (name, _) in SLIT_KEYWORDS.items():
         if (keyword in ONLY_MSA and not msa) or (keyword == "BARSHDW" and fixed):

@@ -23,7 +23,7 @@ from spec2fn.io.fits.extents import EXTRA_PLANES
 from spec2fn.io.fits.fitsfile import FitsFile, Hdu
 from spec2fn.io.fits.keywords import PHOTOMETRY, SLIT_KEYWORDS
 from spec2fn.io.fits.lazy import lazy_stack
-from spec2fn.schema import COMMON_ERROR, COMMON_SHARE, FIXED_SLITS, PLANES, SCALARS, Meta
+from spec2fn.schema import COMMON_ERROR, COMMON_SHARE, FIXED_SLIT_QUADRANT, PLANES, SCALARS, Meta
 from spec2fn.slits import PADDING, Slits, group_shapes
 from spec2fn.typing import HostArray
 
@@ -218,7 +218,7 @@ def _check_numbers(path: Path, keyword: str, values: list[Any]) -> None:
 
 def _quadrant(header: Hdu) -> int:
     """Quadrant of a slit of a product older than MSAQUAD: 0 for that of a slitlet."""
-    return 0 if header.get("SHUTSTA") else FIXED_SLITS
+    return 0 if header.get("SHUTSTA") else FIXED_SLIT_QUADRANT
 
 
 def _shutters(columns: dict[str, Any]) -> dict[str, Any]:
@@ -226,7 +226,7 @@ def _shutters(columns: dict[str, Any]) -> dict[str, Any]:
     if "shutter_id" not in columns:
         return {}
     number = np.nan_to_num(columns["shutter_id"].astype(float)).astype(int)
-    msa = (columns["quadrant"] < FIXED_SLITS) & (number > 0)
+    msa = (columns["quadrant"] < FIXED_SLIT_QUADRANT) & (number > 0)
     row, column = (np.where(msa, n + 1, 0) for n in np.divmod(number - 1, _SHUTTERS))
     return {"xcen": column, "ycen": row}
 

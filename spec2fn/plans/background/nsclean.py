@@ -25,9 +25,8 @@ from spec2fn.host.pixel_clipping import SortedPixels
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters
 from spec2fn.plan_base import Plan, array
-from spec2fn.schema import meta_of
+from spec2fn.schema import FIXED_SLIT_QUADRANT, meta_of
 from spec2fn.typing import Array
-from spec2fn.wcs.open_slits import FIXED_SLIT_QUADRANT
 
 if TYPE_CHECKING:
     import xarray as xr

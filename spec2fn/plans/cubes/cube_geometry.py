@@ -138,7 +138,7 @@ def _slices(ds: Any) -> Any:
 def _world(ds: Any, wcs: Any, along: Any, across: Any, third: Any) -> tuple[Any, Any]:
     layout, batch = layout_of(ds), _slices(ds)
     if batch is not None:
-        ra, dec, _ = batch.shared.sky(across, along, third)
+        ra, dec, _ = batch.optics.lowered.sky(across, along, third)
         return ra, dec
     position = (along, across) if layout.along == 1 else (across, along)
     ra, dec, _ = evaluate_between(wcs, layout.frame, None, *position, third)

@@ -1,23 +1,32 @@
 """Building the gwcs of an exposure from its CRDS references, one module per instrument.
 
-The row of a mode (:mod:`spec2fn.modes`) names its function. A builder takes the exposure, a
-mapping of reference type to reference Dataset (None if there is none) and the user's
-:class:`WcsOptions`, and returns an :class:`AssignedWcs`.
+The way in is the row of a mode (:mod:`spec2fn.modes`): its trait ``wcs`` names a function here,
+``"miri:lrs"``. Such a builder takes the exposure, its references by type (those that ``assign_wcs``
+lists) and the user's :class:`WcsOptions`, and returns an :class:`AssignedWcs`. What builders of all
+instruments need is in :mod:`spec2fn.wcs.assign.pointing`: keywords, subarrays, the transforms from
+V2, V3 to the sky, footprints. What modes of an instrument share is in ``miri_gwcs``,
+``nirspec_optics`` and ``nirspec_frames``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.modes import MODES, Mode
+from spec2fn.schema import meta_of
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
+    from gwcs import WCS
 
-__all__ = ["AssignedWcs", "WcsOptions", "builder_for", "reference"]
+__all__ = ["AssignedWcs", "References", "WcsOptions", "builder_for", "file_of", "reference"]
+
+References: TypeAlias = "Mapping[str, xr.Dataset | None]"
+"""References of an exposure by type; None where there is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +48,7 @@ class WcsOptions:
     slit_y_low: float = -0.55
     slit_y_high: float = 0.55
     wavelength_range: tuple[float, float] | None = None
-    msa_metadata: Any = None
+    msa_metadata: xr.Dataset | None = None
     nrs_ifu_slice_wcs: bool = False
 
 
@@ -67,16 +76,16 @@ class AssignedWcs:
         Nominal range of wavelengths [um], where the user has chosen wavelengths beyond it.
     """
 
-    wcs: Any
+    wcs: WCS | Mapping[int, WCS]
     dispaxis: int | None = None
     s_region: str | None = None
     scalars: Mapping[str, float] = field(default_factory=dict)
     records: Mapping[str, Any] = field(default_factory=dict)
-    planes: Mapping[str, Any] = field(default_factory=dict)
+    planes: Mapping[str, HostArray] = field(default_factory=dict)
     nominal_range: tuple[float, float] | None = None
 
 
-Builder = Callable[["xr.Dataset", Mapping[str, Any], WcsOptions], AssignedWcs]
+Builder: TypeAlias = "Callable[[xr.Dataset, References, WcsOptions], AssignedWcs]"
 
 
 def builder_for(mode: Mode) -> Builder:
@@ -100,7 +109,7 @@ def builder_for(mode: Mode) -> Builder:
     return builder
 
 
-def reference(refs: Mapping[str, Any], reftype: str, who: str) -> Any:
+def reference(refs: References, reftype: str, who: str) -> xr.Dataset:
     """Return the reference of a type.
 
     Raises
@@ -108,11 +117,16 @@ def reference(refs: Mapping[str, Any], reftype: str, who: str) -> Any:
     ReferenceError
         Naming step and type if there is none.
     """
-    found = refs.get(reftype)
-    if found is None:
+    ref = refs.get(reftype)
+    if ref is None:
         msg = (
             f"{who}: reference {reftype!r} is missing; pass {reftype}=… or set CRDS up so that"
             " it selects one"
         )
         raise ReferenceError(msg)
-    return found
+    return ref
+
+
+def file_of(ref: xr.Dataset) -> str:
+    """Return the name of the file of a reference, for messages."""
+    return meta_of(ref).filename or str(ref.attrs.get("filename", "")) or "unnamed"

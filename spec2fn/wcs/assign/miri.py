@@ -8,29 +8,30 @@ only and are tabulated (``specwcs``); position along the slit is that of the ima
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.modes import mode_of
 from spec2fn.schema import meta_of
-from spec2fn.wcs.assign import AssignedWcs, WcsOptions, reference
+from spec2fn.typing import HostArray
+from spec2fn.wcs.assign import AssignedWcs, References, WcsOptions, file_of, reference
+from spec2fn.wcs.assign.miri_gwcs import image_gwcs, spectral_gwcs
 from spec2fn.wcs.assign.pointing import (
     dithered_position,
     number,
+    of_subarray,
     polygon,
     subarray_origin,
-    subarray_shift,
-    v2v3_to_sky,
-    velocity_aberration,
     velocity_correction,
 )
 
 if TYPE_CHECKING:
     import xarray as xr
+    from astropy.modeling import Model
+    from gwcs import WCS
 
 __all__ = ["filter_offset", "imaging", "lrs"]
 
@@ -46,18 +47,14 @@ class _LrsGeometry:
 
     zero: tuple[float, float]
     scale: float  # arcsec per pixel along the slit
-    to_v2v3: Any
-    rows: np.ndarray
-    trace: np.ndarray
-    wavelength: np.ndarray
+    to_v2v3: Model
+    rows: HostArray
+    trace: HostArray
+    wavelength: HostArray
     box: tuple[tuple[float, float], tuple[float, float]]
 
 
-def lrs(
-    ds: xr.Dataset,
-    refs: Mapping[str, Any],
-    options: WcsOptions | None = None,  # noqa: ARG001 - for other instruments
-) -> AssignedWcs:
+def lrs(ds: xr.Dataset, refs: References, _: WcsOptions) -> AssignedWcs:
     """Build the WCS of a MIRI LRS exposure.
 
     Frames: detector → alpha_beta → v2v3 → v2v3vacorr → world, the last with axes RA, Dec [deg]
@@ -69,8 +66,6 @@ def lrs(
         Exposure of type MIR_LRS-FIXEDSLIT or MIR_LRS-SLITLESS.
     refs : mapping
         ``distortion`` (ASDF) and ``specwcs`` (FITS table).
-    options : WcsOptions, optional
-        Not used.
 
     Returns
     -------
@@ -82,22 +77,11 @@ def lrs(
         For a missing reference, a column or a keyword it lacks, or a keyword that the exposure
         lacks.
     """
-    from astropy.modeling import models
-    from gwcs.wcs import WCS
-
     specwcs = reference(refs, "specwcs", _WHO)
     geometry = _lrs_geometry(ds, reference(refs, "distortion", _WHO), specwcs)
     meta = meta_of(ds)
-    detector, alpha_beta, v2v3, v2v3vacorr, world = _lrs_frames()
-    wcs = WCS(
-        [
-            (detector, _detector_to_slit(geometry, velocity_correction(meta))),
-            (alpha_beta, _slit_to_v2v3(geometry)),
-            (v2v3, velocity_aberration(meta) & models.Identity(1)),
-            (v2v3vacorr, v2v3_to_sky(meta) & models.Identity(1)),
-            (world, None),
-        ]
-    )
+    to_slit = _detector_to_slit(geometry, velocity_correction(meta))
+    wcs = spectral_gwcs(meta, to_slit, _slit_to_v2v3(geometry), "spec")
     scalars: dict[str, float] = {}
     if mode_of(ds).slit:
         s_region = _slit_footprint(wcs, specwcs)
@@ -108,67 +92,28 @@ def lrs(
     return AssignedWcs(wcs, dispaxis=2, s_region=s_region, scalars=scalars)
 
 
-def _lrs_frames() -> tuple[Any, ...]:
-    from astropy import coordinates, units
-    from gwcs.coordinate_frames import CelestialFrame, CompositeFrame, Frame2D, SpectralFrame
-
-    def plane(name: str, unit: Any, names: tuple[str, str] | None = None) -> Any:
-        extra = {} if names is None else {"axes_names": names}
-        return Frame2D(name=name, axes_order=(0, 1), unit=(unit, unit), **extra)
-
-    def spectral(name: str) -> Any:
-        return SpectralFrame(
-            name=name, axes_order=(2,), unit=(units.micron,), axes_names=("lambda",)
-        )
-
-    arcsec, spec = units.arcsec, spectral("spec")
-    slit = plane("alpha_beta_spatial", arcsec, ("alpha", "beta"))
-    sky = CelestialFrame(
-        name="icrs",
-        reference_frame=coordinates.ICRS(),
-        axes_order=(0, 1),
-        unit=(units.deg, units.deg),
-        axes_names=("RA", "DEC"),
-    )
-    focal = [
-        CompositeFrame([plane(f"{name}_spatial", arcsec, ("v2", "v3")), spec], name=name)
-        for name in ("v2v3", "v2v3vacorr")
-    ]
-    return (
-        plane("detector", units.pix),
-        CompositeFrame([slit, spectral("alpha_beta_spectral")], name="alpha_beta"),
-        *focal,
-        CompositeFrame([sky, spec], name="world"),
-    )
-
-
-def _column(table: xr.Dataset, name: str) -> np.ndarray:
+def _column(table: xr.Dataset, name: str) -> HostArray:
     for variable in table.data_vars:
         if str(variable).rpartition(".")[2] == name:
             return np.asarray(table[variable].values, dtype=np.float64)
-    msg = f"{_WHO}: reference 'specwcs' ({_file_of(table)}) has no column {name!r}"
+    msg = f"{_WHO}: reference 'specwcs' ({file_of(table)}) has no column {name!r}"
     raise ReferenceError(msg)
 
 
-def _file_of(ref: xr.Dataset) -> str:
-    return meta_of(ref).filename or str(ref.attrs.get("filename", "unnamed"))
-
-
-def _model_of(ref: xr.Dataset) -> Any:
+def _model_of(ref: xr.Dataset) -> Model:
     model = ref.attrs.get("tree", {}).get("model")
     if model is None:
-        msg = f"{_WHO}: reference 'distortion' ({_file_of(ref)}) holds no model"
+        msg = f"{_WHO}: reference 'distortion' ({file_of(ref)}) holds no model"
         raise ReferenceError(msg)
     return model
 
 
-def _smooth(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _smooth(rows: HostArray, values: HostArray) -> HostArray:
     # smoothing spline through a tabulated quantity, evaluated at the tabulated rows again
     from scipy.interpolate import UnivariateSpline
 
     order = np.argsort(rows)
-    smoothed: np.ndarray = UnivariateSpline(rows[order], values[order], s=_SMOOTHING)(rows)
-    return smoothed
+    return UnivariateSpline(rows[order], values[order], s=_SMOOTHING)(rows)
 
 
 def _lrs_geometry(ds: xr.Dataset, distortion: xr.Dataset, specwcs: xr.Dataset) -> _LrsGeometry:
@@ -178,8 +123,7 @@ def _lrs_geometry(ds: xr.Dataset, distortion: xr.Dataset, specwcs: xr.Dataset) -
     origin = subarray_origin(ds)
     # the reference point is given in one-indexed pixels of the full frame
     zero = tuple(number(header, k) - 1 - o for k, o in zip(keys, origin, strict=True))
-    shift = subarray_shift(ds)
-    to_v2v3 = _model_of(distortion) if shift is None else shift | _model_of(distortion)
+    to_v2v3 = of_subarray(ds, _model_of(distortion))
     v2, v3 = to_v2v3(np.array([zero[0], zero[0] + 1]), np.array([zero[1], zero[1]]))
     rows = _column(specwcs, "y_center") + zero[1]
     x_center = _column(specwcs, "x_center")
@@ -208,7 +152,7 @@ def _lrs_geometry(ds: xr.Dataset, distortion: xr.Dataset, specwcs: xr.Dataset) -
     )
 
 
-def _table(rows: np.ndarray, values: np.ndarray, name: str) -> Any:
+def _table(rows: HostArray, values: HostArray, name: str) -> Model:
     from astropy.modeling.models import Tabular1D
 
     return Tabular1D(
@@ -216,7 +160,7 @@ def _table(rows: np.ndarray, values: np.ndarray, name: str) -> Any:
     )
 
 
-def _along_slit(zero: float, scale: float) -> tuple[Any, Any]:
+def _along_slit(zero: float, scale: float) -> tuple[Model, Model]:
     # pixel -> arcsec from the reference point, and back
     from astropy.modeling.models import Polynomial1D, Shift
 
@@ -226,7 +170,7 @@ def _along_slit(zero: float, scale: float) -> tuple[Any, Any]:
     )
 
 
-def _detector_to_slit(geometry: _LrsGeometry, velocity: Any | None) -> Any:
+def _detector_to_slit(geometry: _LrsGeometry, velocity: Model | None) -> Model:
     from astropy.modeling import bind_bounding_box
     from astropy.modeling.models import Const1D, Mapping, Shift
 
@@ -252,7 +196,7 @@ def _detector_to_slit(geometry: _LrsGeometry, velocity: Any | None) -> Any:
     return model
 
 
-def _slit_to_v2v3(geometry: _LrsGeometry) -> Any:
+def _slit_to_v2v3(geometry: _LrsGeometry) -> Model:
     from astropy.modeling.models import Identity, Mapping
 
     to_alpha, from_alpha = _along_slit(geometry.zero[0], geometry.scale)
@@ -263,7 +207,7 @@ def _slit_to_v2v3(geometry: _LrsGeometry) -> Any:
     return model
 
 
-def _slit_footprint(wcs: Any, specwcs: xr.Dataset) -> str | None:
+def _slit_footprint(wcs: WCS, specwcs: xr.Dataset) -> str | None:
     from spec2fn.wcs.lower import lower
 
     header = meta_of(specwcs)
@@ -275,7 +219,7 @@ def _slit_footprint(wcs: Any, specwcs: xr.Dataset) -> str | None:
     return polygon(ra, dec)
 
 
-def _box_footprint(wcs: Any, box: tuple[tuple[float, float], tuple[float, float]]) -> str | None:
+def _box_footprint(wcs: WCS, box: tuple[tuple[float, float], tuple[float, float]]) -> str | None:
     # the rectangle in RA and Dec around the corners of the bounding box; these lie half a pixel
     # beyond the wavelength table, so that usually there is none
     from spec2fn.wcs.lower import lower
@@ -297,11 +241,11 @@ def filter_offset(filteroffset: xr.Dataset, name: str) -> tuple[float, float]:
     for entry in filteroffset.attrs.get("tree", {}).get("filters", ()):
         if entry["filter"] == name:
             return float(entry["column_offset"]), float(entry["row_offset"])
-    msg = f"reference 'filteroffset' ({_file_of(filteroffset)}) has no filter {name!r}"
+    msg = f"reference 'filteroffset' ({file_of(filteroffset)}) has no filter {name!r}"
     raise ReferenceError(msg)
 
 
-def imaging(ds: xr.Dataset, refs: Mapping[str, Any]) -> AssignedWcs:
+def imaging(ds: xr.Dataset, refs: References) -> AssignedWcs:
     """Build the WCS of a MIRI image (frames detector → v2v3 → v2v3vacorr → world).
 
     Parameters
@@ -315,11 +259,8 @@ def imaging(ds: xr.Dataset, refs: Mapping[str, Any]) -> AssignedWcs:
     -------
     AssignedWcs
     """
-    from astropy import coordinates, units
     from astropy.modeling import bind_bounding_box
     from astropy.modeling.models import Shift
-    from gwcs.coordinate_frames import CelestialFrame, Frame2D
-    from gwcs.wcs import WCS
 
     meta = meta_of(ds)
     name = ds.attrs.get("filter") or meta.require("FILTER", _WHO)
@@ -328,30 +269,8 @@ def imaging(ds: xr.Dataset, refs: Mapping[str, Any]) -> AssignedWcs:
         raise InputError(msg)
     columns, rows = filter_offset(reference(refs, "filteroffset", _WHO), name)
     distortion = _model_of(reference(refs, "distortion", _WHO))
-    model = Shift(columns) & Shift(rows) | distortion
-    shift = subarray_shift(ds)
-    if shift is not None:
-        model = shift | model
+    model = of_subarray(ds, Shift(columns) & Shift(rows) | distortion)
     ny, nx = ds["sci"].shape[-2:]
     bind_bounding_box(model, ((-0.5, nx - 0.5), (-0.5, ny - 0.5)), order="F")
 
-    def focal(frame: str) -> Any:
-        return Frame2D(
-            name=frame,
-            axes_order=(0, 1),
-            axes_names=("v2", "v3"),
-            unit=(units.arcsec, units.arcsec),
-        )
-
-    detector = Frame2D(name="detector", axes_order=(0, 1), unit=(units.pix, units.pix))
-    world = CelestialFrame(reference_frame=coordinates.ICRS(), name="world")
-    return AssignedWcs(
-        WCS(
-            [
-                (detector, model),
-                (focal("v2v3"), velocity_aberration(meta)),
-                (focal("v2v3vacorr"), v2v3_to_sky(meta)),
-                (world, None),
-            ]
-        )
-    )
+    return AssignedWcs(image_gwcs(meta, model))

@@ -19,22 +19,20 @@ import numpy as np
 
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.schema import meta_of
-from spec2fn.wcs.assign import AssignedWcs, WcsOptions, reference
-from spec2fn.wcs.assign.pointing import (
-    polygon,
-    v2v3_to_sky,
-    velocity_aberration,
-    velocity_correction,
-)
+from spec2fn.typing import HostArray
+from spec2fn.wcs.assign import AssignedWcs, References, WcsOptions, file_of, reference
+from spec2fn.wcs.assign.miri_gwcs import spectral_gwcs
+from spec2fn.wcs.assign.pointing import rectangle_around, velocity_correction
 
 if TYPE_CHECKING:
     import xarray as xr
+    from astropy.modeling import Model
+    from gwcs import WCS
 
 __all__ = ["mrs"]
 
 _WHO = "assign_wcs"
 _WCS_PLANE = 7  # of the regions reference: pixels with at least 80 % of a slice's throughput
-_TURN = 360.0
 _REFERENCES = ("distortion", "regions", "specwcs", "wavelengthrange")
 
 
@@ -42,30 +40,26 @@ _REFERENCES = ("distortion", "regions", "specwcs", "wavelengthrange")
 class _Mrs:
     """What the references say about an exposure."""
 
-    regions: np.ndarray
+    regions: HostArray
     slices: tuple[int, ...]
-    alpha: tuple[Any, ...]
-    beta: tuple[Any, ...]
-    wavelength: tuple[Any, ...]
-    x: tuple[Any, ...]
-    y: tuple[Any, ...]
+    alpha: tuple[Model, ...]
+    beta: tuple[Model, ...]
+    wavelength: tuple[Model, ...]
+    x: tuple[Model, ...]
+    y: tuple[Model, ...]
     channels: tuple[_Channel, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class _Channel:
     number: int
-    to_v2v3: Any
+    to_v2v3: Model
     beta_zero: float
     beta_step: float
     range: tuple[float, float]
 
 
-def mrs(
-    ds: xr.Dataset,
-    refs: Mapping[str, Any],
-    options: WcsOptions | None = None,  # noqa: ARG001 - for other instruments
-) -> AssignedWcs:
+def mrs(ds: xr.Dataset, refs: References, _: WcsOptions) -> AssignedWcs:
     """Build the WCS of a MIRI MRS exposure and evaluate it at every pixel.
 
     Frames: detector → alpha_beta → v2v3 → v2v3vacorr → world, all but the first with a wavelength
@@ -77,8 +71,6 @@ def mrs(
         Exposure of type MIR_MRS, with attributes ``channel`` and ``band``.
     refs : mapping
         ``distortion``, ``regions``, ``specwcs`` and ``wavelengthrange`` (ASDF).
-    options : WcsOptions, optional
-        Not used.
 
     Returns
     -------
@@ -96,24 +88,13 @@ def mrs(
         slices.
     """
     from astropy.modeling import bind_bounding_box
-    from astropy.modeling.models import Identity
-    from gwcs.wcs import WCS
 
     contents = _contents(ds, refs)
     meta = meta_of(ds)
     ny, nx = contents.regions.shape
-    detector, alpha_beta, v2v3, v2v3vacorr, world = _frames()
     to_slices = _detector_to_slices(contents, velocity_correction(meta))
     bind_bounding_box(to_slices, ((-0.5, nx - 0.5), (-0.5, ny - 0.5)), order="F")
-    wcs = WCS(
-        [
-            (detector, to_slices),
-            (alpha_beta, _slices_to_v2v3(contents)),
-            (v2v3, velocity_aberration(meta) & Identity(1)),
-            (v2v3vacorr, v2v3_to_sky(meta) & Identity(1)),
-            (world, None),
-        ]
-    )
+    wcs = spectral_gwcs(meta, to_slices, _slices_to_v2v3(contents), "spectral")
     planes = _planes(wcs, contents.regions)
     lost = [
         str(c.number)
@@ -129,50 +110,18 @@ def mrs(
     return AssignedWcs(
         wcs,
         dispaxis=2,
-        s_region=_footprint(planes["ra"], planes["dec"]),
+        s_region=rectangle_around(planes["ra"], planes["dec"]),
         planes=planes,
     )
 
 
-def _frames() -> tuple[Any, ...]:
-    from astropy import coordinates, units
-    from gwcs.coordinate_frames import CelestialFrame, CompositeFrame, Frame2D, SpectralFrame
-
-    def plane(name: str, names: tuple[str, str]) -> Any:
-        unit = (units.arcsec, units.arcsec)
-        return Frame2D(name=name, axes_order=(0, 1), unit=unit, axes_names=names)
-
-    def spectral(name: str) -> Any:
-        return SpectralFrame(
-            name=name, axes_order=(2,), unit=(units.micron,), axes_names=("lambda",)
-        )
-
-    shared = spectral("spectral")
-    sky = CelestialFrame(
-        name="icrs",
-        reference_frame=coordinates.ICRS(),
-        axes_order=(0, 1),
-        unit=(units.deg, units.deg),
-        axes_names=("RA", "DEC"),
-    )
-    slices = [plane("alpha_beta_spatial", ("alpha", "beta")), spectral("alpha_beta_spectral")]
-    return (
-        Frame2D(name="detector", axes_order=(0, 1), unit=(units.pix, units.pix)),
-        CompositeFrame(slices, name="alpha_beta"),
-        CompositeFrame([plane("v2v3_spatial", ("v2", "v3")), shared], name="v2v3"),
-        CompositeFrame([plane("v2v3vacorr_spatial", ("v2", "v3")), shared], name="v2v3vacorr"),
-        CompositeFrame([sky, shared], name="world"),
-    )
-
-
-def _tree(refs: Mapping[str, Any], reftype: str) -> tuple[Any, str]:
+def _tree(refs: References, reftype: str) -> tuple[Mapping[str, Any], str]:
     ref = reference(refs, reftype, _WHO)
-    name = meta_of(ref).filename or str(ref.attrs.get("filename", "")) or "unnamed"
-    return ref.attrs.get("tree", {}), f"reference {reftype!r} ({name})"
+    return ref.attrs.get("tree", {}), f"reference {reftype!r} ({file_of(ref)})"
 
 
-def _entry(tree: Any, label: str, *path: str) -> Any:
-    value = tree
+def _entry(tree: Mapping[str, Any], label: str, *path: str) -> Any:
+    value: Any = tree
     for key in path:
         value = value.get(key) if hasattr(value, "get") else None
         if value is None:
@@ -181,7 +130,7 @@ def _entry(tree: Any, label: str, *path: str) -> Any:
     return value
 
 
-def _by_band(tree: Any, label: str, name: str, column: str, wanted: str) -> Any:
+def _by_band(tree: Mapping[str, Any], label: str, name: str, column: str, wanted: str) -> Any:
     """Return what a table with a column ``channel_band`` says of a channel and band."""
     bands = list(_entry(tree, label, name, "channel_band"))
     if wanted not in bands:
@@ -193,20 +142,20 @@ def _by_band(tree: Any, label: str, name: str, column: str, wanted: str) -> Any:
     return _entry(tree, label, name, column)[bands.index(wanted)]
 
 
-def _contents(ds: xr.Dataset, refs: Mapping[str, Any]) -> _Mrs:
-    channels, band = (_required(ds, name) for name in ("channel", "band"))
+def _contents(ds: xr.Dataset, refs: References) -> _Mrs:
+    numbers, band = (_required(ds, name) for name in ("channel", "band"))
     distortion, of_distortion = _tree(refs, "distortion")
     specwcs, of_specwcs = _tree(refs, "specwcs")
     ranges, of_ranges = _tree(refs, "wavelengthrange")
     selectors = [str(s) for s in _entry(ranges, of_ranges, "waverange_selector")]
-    found = []
-    for number in channels:
+    channels = []
+    for number in numbers:
         name = number + band
         if name not in selectors:
             msg = f"{_WHO}: {of_ranges} has no range for {name}; it has {', '.join(selectors)}"
             raise ReferenceError(msg)
         low, high = _entry(ranges, of_ranges, "wavelengthrange")[selectors.index(name)]
-        found.append(
+        channels.append(
             _Channel(
                 number=int(number),
                 to_v2v3=_by_band(distortion, of_distortion, "abv2v3_model", "model", name),
@@ -229,7 +178,7 @@ def _contents(ds: xr.Dataset, refs: Mapping[str, Any]) -> _Mrs:
                 " distortion; pass references of one channel and band"
             )
             raise ReferenceError(msg)
-    return _Mrs(_regions(ds, refs, set(slices)), slices, channels=tuple(found), **models)
+    return _Mrs(_regions(ds, refs, set(slices)), slices, channels=tuple(channels), **models)
 
 
 def _required(ds: xr.Dataset, name: str) -> str:
@@ -241,7 +190,7 @@ def _required(ds: xr.Dataset, name: str) -> str:
     return value
 
 
-def _regions(ds: xr.Dataset, refs: Mapping[str, Any], slices: set[int]) -> np.ndarray:
+def _regions(ds: xr.Dataset, refs: References, slices: set[int]) -> HostArray:
     tree, label = _tree(refs, "regions")
     planes = np.asarray(_entry(tree, label, "regions"))
     if planes.ndim != 3 or planes.shape[0] <= _WCS_PLANE:
@@ -254,17 +203,17 @@ def _regions(ds: xr.Dataset, refs: Mapping[str, Any], slices: set[int]) -> np.nd
             f" {planes.shape[1]} x {planes.shape[2]}; the MRS is calibrated in full frame"
         )
         raise InputError(msg)
-    found = planes[_WCS_PLANE]
-    numbers = set(np.unique(found[np.isfinite(found)]).tolist()) - {0}
-    if not np.isfinite(found).all() or not numbers or not numbers <= slices:
+    regions = planes[_WCS_PLANE]
+    numbers = set(np.unique(regions[np.isfinite(regions)]).tolist()) - {0}
+    if not np.isfinite(regions).all() or not numbers or not numbers <= slices:
         shown = ", ".join(f"{n:g}" for n in sorted(numbers - slices)[:3])
         what = f"slices that the distortion lacks ({shown}, …)" if shown else "no map of slices"
         msg = f"{_WHO}: {label} holds {what}; pass the reference of this channel and band"
         raise ReferenceError(msg)
-    return found.astype(np.int32)
+    return regions.astype(np.int32)
 
 
-def _detector_to_slices(contents: _Mrs, velocity: Any | None) -> Any:
+def _detector_to_slices(contents: _Mrs, velocity: Model | None) -> Model:
     from astropy.modeling.models import Mapping as Reorder
     from gwcs.selector import LabelMapper, LabelMapperArray, LabelMapperRange, RegionsSelector
     from stdatamodels.jwst.transforms.models import MIRI_AB2Slice
@@ -294,7 +243,7 @@ def _detector_to_slices(contents: _Mrs, velocity: Any | None) -> Any:
     )
 
 
-def _slices_to_v2v3(contents: _Mrs) -> Any:
+def _slices_to_v2v3(contents: _Mrs) -> Model:
     from astropy.modeling.models import Const1D, Identity
     from astropy.modeling.models import Mapping as Reorder
     from gwcs.selector import LabelMapperRange, RegionsSelector
@@ -318,7 +267,7 @@ def _slices_to_v2v3(contents: _Mrs) -> Any:
     )
 
 
-def _planes(wcs: Any, regions: np.ndarray) -> dict[str, np.ndarray]:
+def _planes(wcs: WCS, regions: HostArray) -> dict[str, HostArray]:
     from spec2fn.wcs.lower import lower
 
     ny, nx = regions.shape
@@ -334,14 +283,3 @@ def _planes(wcs: Any, regions: np.ndarray) -> dict[str, np.ndarray]:
         planes[name].reshape(-1)[inside] = values
     planes["slice_id"] = regions
     return planes
-
-
-def _footprint(ra: np.ndarray, dec: np.ndarray) -> str | None:
-    ra, dec = ra[np.isfinite(ra)], dec[np.isfinite(dec)]
-    if not ra.size:
-        return None
-    # on one side of the meridian where right ascension jumps
-    near = ra - _TURN * np.round((ra - ra[0]) / _TURN)
-    west, east = np.mod([near.min(), near.max()], _TURN)
-    south, north = dec.min(), dec.max()
-    return polygon(np.array([west, east, east, west]), np.array([south, south, north, north]))

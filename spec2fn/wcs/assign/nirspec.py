@@ -8,7 +8,7 @@ which its neighbours follow); light is taken to come from x = 0. Wavelengths are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -19,26 +19,33 @@ from spec2fn.deferred import DeferredWcs
 from spec2fn.errors import InputError
 from spec2fn.modes import mode_of
 from spec2fn.schema import meta_of
-from spec2fn.wcs.assign import AssignedWcs, WcsOptions
+from spec2fn.typing import HostArray, Number
+from spec2fn.wcs.assign import AssignedWcs, References, WcsOptions
 from spec2fn.wcs.assign.nirspec_batch import SlitBatch, metrology
 from spec2fn.wcs.assign.nirspec_boxes import bounding_boxes, on_detector, trace_boxes
 from spec2fn.wcs.assign.nirspec_frames import frames
-from spec2fn.wcs.assign.nirspec_optics import Optics, exceeded_range, optics, slit_scales
+from spec2fn.wcs.assign.nirspec_optics import (
+    Optics,
+    check_grating,
+    exceeded_range,
+    optics,
+    slit_scales,
+)
 from spec2fn.wcs.msa_slitlets import msa_configuration, open_slitlets
 from spec2fn.wcs.open_slits import Slit, open_fixed_slits
 
 if TYPE_CHECKING:
     import xarray as xr
+    from astropy.modeling import Model
+    from gwcs import WCS
 
-__all__ = ["SlitWcs", "gwa_to_slit", "open_slits", "slits"]
+__all__ = ["SlitWcs", "gwa_to_slit", "open_slits", "slit_to_plane", "slits"]
 
 _WHO = "assign_wcs"
-Change = Callable[[Any], Any]
+Change = Callable[["WCS"], "WCS"]
 
 
-def slits(
-    ds: xr.Dataset, refs: Mapping[str, Any], options: WcsOptions | None = None
-) -> AssignedWcs:
+def slits(ds: xr.Dataset, refs: References, options: WcsOptions) -> AssignedWcs:
     """Build the WCS of a NIRSpec exposure of fixed slits or MSA slitlets.
 
     Parameters
@@ -47,7 +54,7 @@ def slits(
         Exposure of type NRS_FIXEDSLIT, NRS_BRIGHTOBJ or NRS_MSASPEC.
     refs : mapping
         ``camera collimator disperser fore fpa msa ote wavelengthrange`` (ASDF).
-    options : WcsOptions, optional
+    options : WcsOptions
 
     Returns
     -------
@@ -63,13 +70,7 @@ def slits(
     ReferenceError
         For a missing or unfit reference.
     """
-    options = options or WcsOptions()
-    if str(ds.attrs.get("grating", "")).upper() in ("", "MIRROR"):
-        msg = (
-            f"{_WHO}: GRATING is {ds.attrs.get('grating', 'missing')!s}, which disperses no light;"
-            " spec2fn calibrates spectra"
-        )
-        raise InputError(msg)
+    check_grating(ds)
     shared = optics(ds, refs, options.wavelength_range)
     candidates = SlitBatch(shared, open_slits(ds, shared, options))
     seen = np.flatnonzero(on_detector(trace_boxes(candidates)))
@@ -100,9 +101,6 @@ def open_slits(ds: xr.Dataset, optics: Optics, options: WcsOptions) -> tuple[Sli
         If the MSA metadata of a MOS exposure are missing, or do not fit it.
     """
     y_range = (options.slit_y_low, options.slit_y_high)
-    if not y_range[0] < y_range[1]:
-        msg = f"{_WHO}: slit_y_low={y_range[0]} must be less than slit_y_high={y_range[1]}"
-        raise InputError(msg)
     if not mode_of(ds).shutters:
         return open_fixed_slits(ds, y_range)
     meta = meta_of(ds)
@@ -114,7 +112,7 @@ def open_slits(ds: xr.Dataset, optics: Optics, options: WcsOptions) -> tuple[Sli
         )
         raise InputError(msg)
     metadata_id, dither = msa_configuration(ds)
-    found = open_slitlets(
+    slitlets = open_slitlets(
         options.msa_metadata,
         metadata_id,
         dither,
@@ -122,14 +120,14 @@ def open_slits(ds: xr.Dataset, optics: Optics, options: WcsOptions) -> tuple[Sli
         y_range=y_range,
         scales=slit_scales(optics),
     )
-    if not found:
+    if not slitlets:
         msg = f"{_WHO}: the MSA metadata list no slit with a source for MSAMETID={metadata_id}"
         raise InputError(msg)
-    return found
+    return slitlets
 
 
 @dataclass(frozen=True, eq=False)
-class SlitWcs(Mapping[int, Any]):
+class SlitWcs(Mapping[int, "WCS"]):
     """The gwcs of every slit by slit id, each built when it is asked for.
 
     Attributes
@@ -149,8 +147,8 @@ class SlitWcs(Mapping[int, Any]):
     """
 
     batch: SlitBatch
-    boxes: np.ndarray
-    starts: np.ndarray
+    boxes: HostArray
+    starts: HostArray
     ids: tuple[int, ...] = ()
     changes: Mapping[int, Change] = field(default_factory=dict)
     _built: dict[int, DeferredWcs] = field(default_factory=dict)
@@ -159,7 +157,7 @@ class SlitWcs(Mapping[int, Any]):
         if not self.ids:
             object.__setattr__(self, "ids", tuple(range(len(self.batch.slits))))
 
-    def __getitem__(self, key: int) -> Any:
+    def __getitem__(self, key: int) -> WCS:
         return self.deferred(key).load()
 
     def deferred(self, key: int) -> DeferredWcs:
@@ -185,7 +183,9 @@ class SlitWcs(Mapping[int, Any]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def slit_frame(self, slit: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    def slit_frame(
+        self, slit: HostArray, x: HostArray, y: HostArray
+    ) -> tuple[HostArray, HostArray]:
         """Position along the slit and wavelength [m] of pixels of cut-outs.
 
         Parameters
@@ -214,7 +214,9 @@ class SlitWcs(Mapping[int, Any]):
             return None
         return self.batch.locator(slit)
 
-    def pixel(self, slit: int, ra: Any, dec: Any, wavelength: Any) -> tuple[Any, Any]:
+    def pixel(
+        self, slit: int, ra: HostArray, dec: HostArray, wavelength: HostArray
+    ) -> tuple[HostArray, HostArray]:
         """Pixel of the cut-out of a slit at which a place on the sky is seen at a wavelength.
 
         The inverse of the slit's gwcs is that of the JWST pipeline, which for the prism looks
@@ -248,7 +250,7 @@ class SlitWcs(Mapping[int, Any]):
             )
         return x - start[0], y - start[1]
 
-    def cut(self, boxes: np.ndarray, starts: np.ndarray, ids: tuple[int, ...]) -> SlitWcs:
+    def cut(self, boxes: HostArray, starts: HostArray, ids: tuple[int, ...]) -> SlitWcs:
         """Return the WCS of cut-outs: other boxes and first pixels, for the slits `ids`."""
         return SlitWcs(self.batch, boxes, starts, ids, self.changes)
 
@@ -287,20 +289,22 @@ def _deferred(wcs: SlitWcs, i: int) -> DeferredWcs:
     kind = None if change is None else getattr(change, "kind", None)
     count, quadrant = len(numbers), slit.quadrant
 
-    def make(*numbers: Any) -> Any:
+    def make(*numbers: Number) -> WCS:
         rest = numbers[count:]
-        made = _gwcs(optics, quadrant, numbers[:count], rest[: len(shifts)])
+        gwcs = _gwcs(optics, quadrant, numbers[:count], rest[: len(shifts)])
         if change is None:
-            return made
+            return gwcs
         one = change if kind is None else kind(*rest[len(shifts) :])
-        return one(made)
+        return one(gwcs)
 
     known = change is None or kind is not None
     shared = ("slit", optics, quadrant, len(shifts), kind) if known else None
     return DeferredWcs(make, (*numbers, *shifts, *more), shared)
 
 
-def _gwcs(optics: Optics, quadrant: int, numbers: tuple[Any, ...], start: tuple[float, ...]) -> Any:
+def _gwcs(
+    optics: Optics, quadrant: int, numbers: tuple[Any, ...], start: tuple[Number, ...]
+) -> WCS:
     from astropy.modeling import bind_bounding_box
     from astropy.modeling.models import Shift
     from gwcs.wcs import WCS
@@ -309,12 +313,12 @@ def _gwcs(optics: Optics, quadrant: int, numbers: tuple[Any, ...], start: tuple[
     to_sca = optics.to_sca
     to_sca = Shift(start[0]) & Shift(start[1]) | to_sca if start else to_sca.copy()
     bind_bounding_box(to_sca, (box[:2], box[2:]), order="F")
-    place = _place(optics, quadrant, metrology)
+    place = slit_to_plane(metrology, optics.quadrants[quadrant][0])
     named = frames()
     steps = [
         ("detector", to_sca, "dms2sca"),
         ("sca", optics.sca_to_gwa, "det2gwa"),
-        ("gwa", _gwa_to_slit(optics, edges, tables, place | optics.collimator_to_gwa), "gwa2slit"),
+        ("gwa", gwa_to_slit(optics, edges, tables, place | optics.collimator_to_gwa), "gwa2slit"),
         ("slit_frame", _slit_to_msa(place), "slit2msa"),
     ]
     for _, model, name in steps:
@@ -324,15 +328,23 @@ def _gwcs(optics: Optics, quadrant: int, numbers: tuple[Any, ...], start: tuple[
     return WCS([*pipeline, (named["world"], None)])
 
 
-def _place(optics: Optics, quadrant: int, metrology: tuple[float, ...]) -> Any:
+def slit_to_plane(metrology: Iterable[float], plane: Model) -> Model:
+    """Make the model from the frame of a slit to the plane of the MSA (or slicer).
+
+    Parameters
+    ----------
+    metrology : four floats
+        Centre (x, y) and size (x, y) [m] of the slit.
+    plane : astropy.modeling.Model
+        From the positions in which the metrology is given.
+    """
     from astropy.modeling.models import Scale, Shift
 
     x, y, width, height = metrology
-    inside = Scale(width) & Scale(height) | Shift(x) & Shift(y)
-    return inside | optics.quadrants[quadrant][0]
+    return Scale(width) & Scale(height) | Shift(x) & Shift(y) | plane
 
 
-def _slit_to_msa(place: Any) -> Any:
+def _slit_to_msa(place: Model) -> Model:
     from astropy.modeling.models import Identity
 
     model = place & Identity(1)
@@ -340,32 +352,26 @@ def _slit_to_msa(place: Any) -> Any:
     return model
 
 
-def gwa_to_slit(batch: SlitBatch, i: int, before: Any, angles: Any = None) -> Any:
+def gwa_to_slit(
+    optics: Optics,
+    edges: Iterable[float],
+    tables: tuple[HostArray, HostArray],
+    before: Model,
+    angles: Model | None = None,
+) -> Model:
     """Make the model from the angles behind the grating wheel to the frame of a slit.
 
     Parameters
     ----------
-    batch : SlitBatch
-    i : int
-        Which slit.
+    optics : Optics
+    edges, tables
+        Those of the slit in :class:`~spec2fn.wcs.assign.nirspec_batch.SlitBatch`.
     before : astropy.modeling.Model
         Position in the slit to the angles before the wheel.
     angles : astropy.modeling.Model, optional
         Position in the slit and wavelength to the angles behind the wheel; by default from
         `before`.
     """
-    slit = batch.slits[i]
-    tables = tuple(table[i] for table in batch.tables)
-    return _gwa_to_slit(batch.optics, (slit.ymin, slit.ymax), tables, before, angles)
-
-
-def _gwa_to_slit(
-    optics: Optics,
-    edges: tuple[float, ...],
-    tables: tuple[np.ndarray, ...],
-    before: Any,
-    angles: Any = None,
-) -> Any:
     from astropy.modeling.models import Identity, Mapping, Tabular1D
 
     cosines, positions = tables
@@ -385,7 +391,7 @@ def _gwa_to_slit(
 
 
 @lru_cache(maxsize=4)  # often the same for all slits
-def _mask(low: float, high: float) -> Any:
+def _mask(low: float, high: float) -> Model:
     from astropy.modeling.models import Identity, Mapping, Scale
     from stdatamodels.jwst.transforms.models import Logical
 

@@ -8,73 +8,36 @@ against the coordinates. The results are those of the slits' own gwcs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
 
 from spec2fn.errors import ReferenceError
+from spec2fn.typing import HostArray
 from spec2fn.wcs.assign.nirspec_optics import Optics
 from spec2fn.wcs.assign.nirspec_series import Series, fit_series
 from spec2fn.wcs.lower import lower
-from spec2fn.wcs.lowered import Lowered, chain
 from spec2fn.wcs.open_slits import Slit
 
-__all__ = ["TABLE_SIZE", "Arrays", "SlitBatch", "affine", "metrology"]
+if TYPE_CHECKING:
+    from astropy.modeling import Model
+
+__all__ = ["TABLE_SIZE", "SlitBatch", "SlitNumber", "affine", "metrology"]
+
+SlitNumber: TypeAlias = int | HostArray
+"""Positions in :attr:`SlitBatch.slits`."""
+
+_Floats = float | HostArray
+_Pair = tuple[HostArray, HostArray]
+_Triple = tuple[HostArray, HostArray, HostArray]
 
 TABLE_SIZE = 1000
 """Steps along a slit of the table from angle to position."""
 
 _CIRCLE = 360.0
-
-Arrays = tuple[np.ndarray, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class _Shared:
-    """The shared transforms, lowered when they are first used."""
-
-    optics: Optics
-
-    @cached_property
-    def gwa(self) -> Lowered:
-        return lower(self.optics.to_sca | self.optics.sca_to_gwa)
-
-    @cached_property
-    def detector(self) -> Lowered:
-        return lower(self.optics.sca_to_gwa.inverse | self.optics.to_sca.inverse)
-
-    @cached_property
-    def entrance(self) -> Lowered:
-        return lower(self.optics.collimator_to_gwa)
-
-    @cached_property
-    def wavelength(self) -> Lowered:
-        return lower(self.optics.wavelength)
-
-    @cached_property
-    def angles(self) -> Lowered:
-        return lower(self.optics.angles)
-
-    @cached_property
-    def from_sky(self) -> Lowered:
-        first, *rest = (lower(model.inverse) for _, model in reversed(self.optics.to_sky))
-        for step in rest:
-            first = chain(first, step)
-        return first
-
-    @cached_property
-    def from_msa(self) -> dict[int, Lowered]:
-        return {q: lower(model.inverse) for q, (model, _) in self.optics.quadrants.items()}
-
-    @cached_property
-    def sky(self) -> Lowered:
-        first, *rest = (lower(model) for _, model in self.optics.to_sky)
-        for step in rest:
-            first = chain(first, step)
-        return first
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +55,6 @@ class SlitBatch:
 
     optics: Optics
     slits: tuple[Slit, ...]
-    _shared: list[_Shared] = field(default_factory=list)
 
     # differences that are accepted where polynomials stand for the optics
     sky_error: ClassVar[float] = 1e-11  # degrees
@@ -103,24 +65,17 @@ class SlitBatch:
         """The same of direction cosines before the grating wheel."""
         return 1e-14
 
-    @property
-    def shared(self) -> _Shared:
-        """Lowered transforms of the optics."""
-        if not self._shared:
-            self._shared.append(_Shared(self.optics))
-        return self._shared[0]
-
-    def subset(self, numbers: Any) -> SlitBatch:
+    def subset(self, numbers: Iterable[int]) -> SlitBatch:
         """Return some of the slits, in the order of `numbers`."""
-        return SlitBatch(self.optics, tuple(self.slits[i] for i in numbers), [self.shared])
+        return SlitBatch(self.optics, tuple(self.slits[i] for i in numbers))
 
     @cached_property
-    def edges(self) -> np.ndarray:
+    def edges(self) -> HostArray:
         """Lower and upper edges along the slits, shape (slit, 2)."""
         return np.array([(s.ymin, s.ymax) for s in self.slits], dtype=np.float64).reshape(-1, 2)
 
     @cached_property
-    def location(self) -> tuple[np.ndarray, np.ndarray]:
+    def location(self) -> _Pair:
         """Centres (slit, 2) [m] and axes (slit, 2, 2) [m] of the slits in the plane of the MSA."""
         centre, axes = np.empty((len(self.slits), 2)), np.empty((len(self.slits), 2, 2))
         frames = {
@@ -135,7 +90,7 @@ class SlitBatch:
         return centre, axes
 
     @cached_property
-    def tables(self) -> tuple[np.ndarray, np.ndarray]:
+    def tables(self) -> _Pair:
         """Cosine across the dispersion before the grating wheel and position along the slit.
 
         Both have the shape (slit, TABLE_SIZE).
@@ -145,7 +100,7 @@ class SlitBatch:
         slit = np.arange(len(self.slits))[:, None]
         return self.entrance(slit, np.zeros_like(y), y)[1], y
 
-    def msa(self, slit: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    def msa(self, slit: SlitNumber, x: _Floats, y: _Floats) -> _Pair:
         """Position [m] in the plane of the MSA of (x, y) in a slit (-0.5 to 0.5)."""
         centre, axes = (values[slit] for values in self.location)
         return (
@@ -153,15 +108,20 @@ class SlitBatch:
             centre[..., 1] + axes[..., 1, 0] * x + axes[..., 1, 1] * y,
         )
 
-    def entrance(self, slit: Any, x: Any, y: Any, wavelength: Any = None) -> Arrays:  # noqa: ARG002
+    def entrance(
+        self,
+        slit: SlitNumber,
+        x: _Floats,
+        y: _Floats,
+        wavelength: _Floats | None = None,  # noqa: ARG002 - for the slices of the IFU
+    ) -> _Triple:
         """Angles before the grating wheel of light from (x, y) in a slit.
 
         There is no glass in between, so that the wavelength does not matter.
         """
-        angles: Arrays = self.shared.entrance(*self.msa(slit, x, y))
-        return angles
+        return self.optics.lowered.entrance(*self.msa(slit, x, y))
 
-    def slit_frame(self, slit: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    def slit_frame(self, slit: SlitNumber, x: _Floats, y: _Floats) -> _Pair:
         """Position along the slit and wavelength [m] of a pixel.
 
         Light is taken to come from the middle of the slit's width.
@@ -171,15 +131,15 @@ class SlitBatch:
         y_slit, wavelength : array
             NaN outside the slit.
         """
-        out, across, _ = self.shared.gwa(x, y)
+        out, across, _ = self.optics.lowered.gwa(x, y)
         along = self._along(slit, -across)
         low, high = self.edges[..., 0][slit], self.edges[..., 1][slit]
         along = np.where((along < low) | (along > high), np.nan, along)
         series = self._before
         before = self.entrance(slit, 0.0, along) if series is None else series(slit, along)
-        return along, self.shared.wavelength(before[0], before[1], out)
+        return along, self.optics.lowered.wavelength(before[0], before[1], out)
 
-    def _along(self, slit: Any, cosine: np.ndarray) -> np.ndarray:
+    def _along(self, slit: SlitNumber, cosine: HostArray) -> HostArray:
         # linear interpolation in the slit's own table. The cosine is all but linear in the
         # position, so that the interval is guessed and put right rather than searched for
         cosines, positions = self.tables
@@ -203,12 +163,12 @@ class SlitBatch:
         value[outside] = np.nan
         return value
 
-    def world(self, slit: Any, x: Any, y: Any) -> Arrays:
+    def world(self, slit: SlitNumber, x: _Floats, y: _Floats) -> _Triple:
         """Right ascension, declination [deg] and wavelength [um] of a pixel."""
         along, wavelength = self.slit_frame(slit, x, y)
         return (*self.celestial(slit, along, wavelength), wavelength * 1e6)
 
-    def celestial(self, slit: Any, along: Any, wavelength: Any) -> tuple[np.ndarray, np.ndarray]:
+    def celestial(self, slit: SlitNumber, along: HostArray, wavelength: HostArray) -> _Pair:
         """Right ascension and declination [deg] of a position along a slit.
 
         Parameters
@@ -240,13 +200,13 @@ class SlitBatch:
         )
 
     @cached_property
-    def _sky(self) -> tuple[np.ndarray, Series] | None:
+    def _sky(self) -> tuple[HostArray, Series] | None:
         # right ascension from that of the slit's centre, so as not to jump at 360 degrees
         number = np.arange(len(self.slits))
         shortest, longest = self.optics.waverange
         origin = self.sky(number, 0.0, self.edges.mean(axis=1), 0.5 * (shortest + longest))[0]
 
-        def around(slit: Any, y: Any, wavelength: Any) -> Arrays:
+        def around(slit: HostArray, y: HostArray, wavelength: HostArray) -> _Pair:
             ra, dec, _ = self.sky(slit, 0.0, y, wavelength)
             offset = ra - origin[slit]
             return offset - _CIRCLE * np.round(offset / _CIRCLE), dec
@@ -256,7 +216,7 @@ class SlitBatch:
         series = fit_series(around, low, high, self.sky_sizes, self.sky_error)
         return None if series is None else (origin, series)
 
-    def sky(self, slit: Any, x: Any, y: Any, wavelength: Any) -> Arrays:
+    def sky(self, slit: SlitNumber, x: _Floats, y: _Floats, wavelength: _Floats) -> _Triple:
         """Right ascension, declination [deg] and wavelength [um] of a position in a slit.
 
         Parameters
@@ -267,27 +227,25 @@ class SlitBatch:
         wavelength : array
             In m.
         """
-        world: Arrays = self.shared.sky(*self.msa(slit, x, y), wavelength)
-        return world
+        return self.optics.lowered.sky(*self.msa(slit, x, y), wavelength)
 
-    def locator(self, slit: int) -> Callable[..., Arrays]:
+    def locator(self, slit: int) -> Callable[..., _Triple]:
         """Return the inverse of :meth:`sky` for a slit; wavelengths in um."""
         quadrant = self.slits[slit].quadrant
         x0, y0, width, height = metrology(self.optics, self.slits[slit])
 
-        def locate(ra: Any, dec: Any, wavelength: Any) -> Arrays:
-            x, y, metres = self.shared.from_sky(ra, dec, wavelength)
-            x, y = self.shared.from_msa[quadrant](x, y)
+        def locate(ra: HostArray, dec: HostArray, wavelength: HostArray) -> _Triple:
+            x, y, metres = self.optics.lowered.from_sky(ra, dec, wavelength)
+            x, y = self.optics.lowered.from_msa[quadrant](x, y)
             return (x - x0) * (1 / width), (y - y0) * (1 / height), metres
 
         return locate
 
-    def detector(self, slit: Any, x: Any, y: Any, wavelength: Any) -> tuple[np.ndarray, np.ndarray]:
+    def detector(self, slit: SlitNumber, x: _Floats, y: _Floats, wavelength: _Floats) -> _Pair:
         """Pixel (x, y) of light of a wavelength [m] from a position in a slit."""
         with np.errstate(invalid="ignore"):
-            angles = self.shared.angles(wavelength, *self.entrance(slit, x, y, wavelength))
-            pixel: tuple[np.ndarray, np.ndarray] = self.shared.detector(*angles)
-        return pixel
+            angles = self.optics.lowered.angles(wavelength, *self.entrance(slit, x, y, wavelength))
+            return self.optics.lowered.detector(*angles)
 
 
 def metrology(optics: Optics, slit: Slit) -> tuple[float, float, float, float]:
@@ -312,7 +270,7 @@ def metrology(optics: Optics, slit: Slit) -> tuple[float, float, float, float]:
     return x, y, width, height
 
 
-def affine(model: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
+def affine(model: Model, what: str) -> _Pair:
     """Return origin and matrix of a linear model of two coordinates.
 
     Raises

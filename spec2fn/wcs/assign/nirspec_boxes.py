@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from spec2fn.typing import HostArray
 from spec2fn.wcs.assign.nirspec_batch import SlitBatch
 
 __all__ = ["bounding_boxes", "on_detector", "trace_boxes"]
@@ -22,7 +23,7 @@ _ROWS = 4  # of the boxes looked at in one go
 _CHUNK = 1 << 16  # pixels evaluated in one go
 
 
-def trace_boxes(batch: SlitBatch) -> np.ndarray:
+def trace_boxes(batch: SlitBatch) -> HostArray:
     """Project the edges of slits onto the detector, at all wavelengths of interest.
 
     Returns
@@ -42,8 +43,8 @@ def trace_boxes(batch: SlitBatch) -> np.ndarray:
         for side, pick in enumerate((np.argmin, np.argmax)):
             # NaN is the extreme of all: then nothing is known, and the whole detector is taken
             flat = pick(values.reshape(len(values), -1), axis=1)
-            edge, where = np.unravel_index(flat, values.shape[1:])
-            near = _between(coarse, where)
+            edge, position = np.unravel_index(flat, values.shape[1:])
+            near = _between(coarse, position)
             close = batch.detector(
                 slit[..., 0],
                 0.0,
@@ -54,16 +55,15 @@ def trace_boxes(batch: SlitBatch) -> np.ndarray:
     return _padded(boxes)
 
 
-def _between(coarse: np.ndarray, where: np.ndarray) -> np.ndarray:
+def _between(coarse: HostArray, position: HostArray) -> HostArray:
     # all grid points between the neighbours of a point of the coarse grid
-    first = coarse[np.maximum(where - 1, 0)]
-    last = coarse[np.minimum(where + 1, coarse.size - 1)]
+    first = coarse[np.maximum(position - 1, 0)]
+    last = coarse[np.minimum(position + 1, coarse.size - 1)]
     steps = np.arange(int((last - first).max(initial=0)) + 1)
-    near: np.ndarray = np.minimum(first[:, None] + steps, last[:, None])
-    return near
+    return np.minimum(first[:, None] + steps, last[:, None])
 
 
-def _padded(extent: np.ndarray) -> np.ndarray:
+def _padded(extent: HostArray) -> HostArray:
     # pixels of the optical model are counted from 1, those of the detector from 0
     margin = np.array([_MARGIN_X, _MARGIN_Y], dtype=np.float64)
     low = np.fmax(0, extent[:, :, 0] - 1 - margin) - 0.5
@@ -71,7 +71,7 @@ def _padded(extent: np.ndarray) -> np.ndarray:
     return np.stack([low, high], axis=2)
 
 
-def on_detector(boxes: np.ndarray) -> np.ndarray:
+def on_detector(boxes: HostArray) -> HostArray:
     """Say which slits have light on the detector, from :func:`trace_boxes`.
 
     Returns
@@ -84,7 +84,7 @@ def on_detector(boxes: np.ndarray) -> np.ndarray:
     return inside.all(axis=1) & (size[:, 0] >= 2) & (size[:, 1] >= 1)
 
 
-def bounding_boxes(batch: SlitBatch) -> np.ndarray:
+def bounding_boxes(batch: SlitBatch) -> HostArray:
     """Bounding boxes of slits.
 
     Returns
@@ -105,11 +105,11 @@ def bounding_boxes(batch: SlitBatch) -> np.ndarray:
     return boxes
 
 
-def _lit_rows(batch: SlitBatch, slits: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, ...]:
+def _lit_rows(batch: SlitBatch, slits: HostArray, boxes: HostArray) -> tuple[HostArray, ...]:
     # first and last row of each box with a finite wavelength, going inwards from its edges
     low = np.floor(boxes[slits, :, 0] + 0.5).astype(int)
     high = np.ceil(boxes[slits, :, 1] - 0.5).astype(int)
-    found = []
+    outermost = []
     for start, stop, step in ((low[:, 1], high[:, 1], 1), (high[:, 1], low[:, 1], -1)):
         row = np.where(step > 0, stop + 1, stop - 1)
         looking = np.arange(slits.size)
@@ -123,13 +123,13 @@ def _lit_rows(batch: SlitBatch, slits: np.ndarray, boxes: np.ndarray) -> tuple[n
             offset += _ROWS
             passed = (start[looking] + step * offset - stop[looking]) * step > 0
             looking = looking[~(hit | passed)]
-        found.append(row)
-    return tuple(found)
+        outermost.append(row)
+    return tuple(outermost)
 
 
 def _any_light(
-    batch: SlitBatch, slits: np.ndarray, rows: np.ndarray, first: np.ndarray, last: np.ndarray
-) -> np.ndarray:
+    batch: SlitBatch, slits: HostArray, rows: HostArray, first: HostArray, last: HostArray
+) -> HostArray:
     out = np.zeros(rows.shape, dtype=bool)
     width = int((last - first).max()) + 1
     columns = np.arange(width)

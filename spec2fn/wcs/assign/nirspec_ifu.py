@@ -19,24 +19,29 @@ import numpy as np
 
 from spec2fn.deferred import DeferredWcs
 from spec2fn.errors import InputError, ReferenceError
-from spec2fn.wcs.assign import AssignedWcs, WcsOptions
-from spec2fn.wcs.assign.nirspec_batch import Arrays, SlitBatch, affine
+from spec2fn.typing import HostArray
+from spec2fn.wcs.assign import AssignedWcs, References, WcsOptions
+from spec2fn.wcs.assign.nirspec_batch import SlitBatch, SlitNumber, affine
 from spec2fn.wcs.assign.nirspec_boxes import bounding_boxes
+from spec2fn.wcs.assign.nirspec_ifu_gwcs import by_pixel, by_slice
 from spec2fn.wcs.assign.nirspec_optics import (
     Optics,
+    check_grating,
     entry,
     exceeded_range,
     msa_to_sky,
     spectrograph,
     tree,
 )
-from spec2fn.wcs.assign.pointing import polygon
+from spec2fn.wcs.assign.pointing import rectangle_around
 from spec2fn.wcs.lower import lower
 from spec2fn.wcs.lowered import Lowered
 from spec2fn.wcs.open_slits import Slit
 
 if TYPE_CHECKING:
     import xarray as xr
+    from astropy.modeling import Model
+    from gwcs import WCS
 
 __all__ = ["SLICES", "IfuOptics", "SliceBatch", "ifu", "ifu_optics", "slice_planes"]
 
@@ -44,9 +49,8 @@ SLICES = 30
 """Number of slices; the regions map counts them from 1."""
 
 _WHO = "assign_wcs"
-_CIRCLE = 360.0
 _POST = ("linear", "xpoly", "xpoly_distortion", "ypoly", "ypoly_distortion")
-_latest_posts: dict[int, tuple[Any, tuple[Any, ...]]] = {}
+_latest_posts: dict[int, tuple[Mapping[str, Any], tuple[Model, ...]]] = {}
 # gratings whose spectra end on NRS1
 _ONLY_NRS1 = ("G140M", "G235M", "G395M", "PRISM")
 
@@ -68,9 +72,9 @@ class IfuOptics(Optics):
         Whether the disperser is the prism.
     """
 
-    slicer: Any
-    metrology: np.ndarray
-    posts: tuple[Any, ...]
+    slicer: Model
+    metrology: HostArray
+    posts: tuple[Model, ...]
     is_prism: bool
 
 
@@ -95,7 +99,7 @@ class SliceBatch(SlitBatch):
         return 1e-11 if self.ifu.is_prism else 1e-10
 
     @cached_property
-    def location(self) -> tuple[np.ndarray, np.ndarray]:
+    def location(self) -> tuple[HostArray, HostArray]:
         """Centres (slice, 2) [m] and axes (slice, 2, 2) [m] in the plane of the slicer."""
         origin, matrix = affine(self.ifu.slicer, "the model of reference 'ifuslicer'")
         table = self.ifu.metrology
@@ -105,7 +109,13 @@ class SliceBatch(SlitBatch):
     def _posts(self) -> tuple[Lowered, ...]:
         return tuple(lower(model) for model in self.ifu.posts)
 
-    def entrance(self, slit: Any, x: Any, y: Any, wavelength: Any = None) -> Arrays:
+    def entrance(
+        self,
+        slit: SlitNumber,
+        x: float | HostArray,
+        y: float | HostArray,
+        wavelength: float | HostArray | None = None,
+    ) -> tuple[HostArray, HostArray, HostArray]:
         """Angles before the grating wheel of light from (x, y) in a slice.
 
         Without a wavelength [m] they are those at the middle of the range of interest.
@@ -119,17 +129,18 @@ class SliceBatch(SlitBatch):
         for i in np.unique(number):
             mine = number == i
             out[:, mine] = self._posts[i](across[mine], along[mine], wavelength[mine])
-        angles: Arrays = self.shared.entrance(*out)
-        return angles
+        return self.optics.lowered.entrance(*out)
 
-    def slicer_frame(self, slit: Any, x: Any, y: Any) -> Arrays:
+    def slicer_frame(
+        self, slit: SlitNumber, x: HostArray, y: HostArray
+    ) -> tuple[HostArray, HostArray, HostArray]:
         """Position across and along [m] in the plane of the slicer, and wavelength [m]."""
         along, wavelength = self.slit_frame(slit, x, y)
         return (*self.msa(slit, 0.0, along), wavelength)
 
 
 def ifu_optics(
-    ds: xr.Dataset, refs: Mapping[str, Any], wavelength_range: tuple[float, float] | None = None
+    ds: xr.Dataset, refs: References, wavelength_range: tuple[float, float] | None = None
 ) -> IfuOptics:
     """Put the transforms of an IFU exposure together.
 
@@ -150,26 +161,13 @@ def ifu_optics(
     ReferenceError
         For a missing or damaged reference, or one of another grating or filter.
     """
-    from astropy.modeling.models import Identity, Mapping
-
-    names = ("fore", "ifufore", "ifupost", "ifuslicer", "ote")
+    names = ["fore", "ifufore", "ifupost", "ifuslicer", "ote"]
+    names += ["chromcorr"] * (refs.get("chromcorr") is not None)
     trees = {name: tree(ds, refs, name) for name in names}
-    correction = None
-    if refs.get("chromcorr") is not None:
-        correction = entry(tree(ds, refs, "chromcorr"), "model", "chromcorr")
-    fore = entry(trees["ifufore"], "model", "ifufore")
-    slicer_to_msa = Mapping((0, 1, 2, 2)) | fore & Identity(1)
-    slicer_to_msa.inverse = Mapping((0, 1, 2, 2)) | fore.inverse & Identity(1)
-    slicer_to_msa.name = "slicer2msa"
-    slicer_to_msa.inputs = ("x_slice", "y_slice", "lam")
-    slicer_to_msa.outputs = ("x_msa", "y_msa", "lam")
     return IfuOptics(
         **spectrograph(ds, refs, wavelength_range),
         quadrants={},
-        to_sky=(
-            ("slicer", slicer_to_msa),
-            *msa_to_sky(ds, trees["fore"], trees["ote"], correction),
-        ),
+        to_sky=msa_to_sky(ds, trees),
         slicer=entry(trees["ifuslicer"], "model", "ifuslicer"),
         metrology=_metrology(trees["ifuslicer"]),
         posts=_posts(trees["ifupost"]),
@@ -177,7 +175,7 @@ def ifu_optics(
     )
 
 
-def _metrology(ifuslicer: Mapping[str, Any]) -> np.ndarray:
+def _metrology(ifuslicer: Mapping[str, Any]) -> HostArray:
     data = np.asarray(entry(ifuslicer, "data", "ifuslicer"))
     names = data.dtype.names or ()
     if len(names) != 5 or len(data) < SLICES:
@@ -189,7 +187,7 @@ def _metrology(ifuslicer: Mapping[str, Any]) -> np.ndarray:
     return np.stack([data[name][:SLICES].astype(np.float64) for name in names[1:]], axis=1)
 
 
-def _posts(ifupost: Mapping[str, Any]) -> tuple[Any, ...]:
+def _posts(ifupost: Mapping[str, Any]) -> tuple[Model, ...]:
     # exposures that belong together share the reference, and putting it together takes 0.1 s
     known = _latest_posts.get(id(ifupost))
     if known is None:
@@ -200,14 +198,14 @@ def _posts(ifupost: Mapping[str, Any]) -> tuple[Any, ...]:
     return known[1]
 
 
-def _post(ifupost: Mapping[str, Any], i: int) -> Any:
+def _post(ifupost: Mapping[str, Any], i: int) -> Model:
     from astropy.modeling.models import Identity, Mapping
 
     name = f"ifupost slice_{i}"
     parts = entry(ifupost, f"slice_{i}", "ifupost")
     linear, x, x_by_wave, y, y_by_wave = (entry(parts, key, name) for key in _POST)
 
-    def along(still: Any, moving: Any) -> Any:
+    def along(still: Model, moving: Model) -> Model:
         # polynomials in x and y, one of which counts in proportion to the wavelength
         position = Mapping((0, 1), n_inputs=3)
         return (position | still) + (position | moving) * (Mapping((2,)) | Identity(1))
@@ -216,7 +214,7 @@ def _post(ifupost: Mapping[str, Any], i: int) -> Any:
     return linear & Identity(1) | Mapping((0, 1, 2, 0, 1, 2)) | both
 
 
-def ifu(ds: xr.Dataset, refs: Mapping[str, Any], options: WcsOptions | None = None) -> AssignedWcs:
+def ifu(ds: xr.Dataset, refs: References, options: WcsOptions) -> AssignedWcs:
     """Build the WCS of a NIRSpec IFU exposure, and evaluate it.
 
     Parameters
@@ -225,7 +223,7 @@ def ifu(ds: xr.Dataset, refs: Mapping[str, Any], options: WcsOptions | None = No
         Exposure of type NRS_IFU.
     refs : mapping
         See :func:`ifu_optics`.
-    options : WcsOptions, optional
+    options : WcsOptions
 
     Returns
     -------
@@ -243,12 +241,8 @@ def ifu(ds: xr.Dataset, refs: Mapping[str, Any], options: WcsOptions | None = No
     ReferenceError
         For a missing or unfit reference.
     """
-    options = options or WcsOptions()
     _check_light(ds)
     y_range = (options.slit_y_low, options.slit_y_high)
-    if not y_range[0] < y_range[1]:
-        msg = f"{_WHO}: slit_y_low={y_range[0]} must be less than slit_y_high={y_range[1]}"
-        raise InputError(msg)
     shared = ifu_optics(ds, refs, options.wavelength_range)
     batch = SliceBatch(shared, tuple(Slit(str(i), i, *y_range, quadrant=0) for i in range(SLICES)))
     boxes = bounding_boxes(batch)
@@ -256,40 +250,29 @@ def ifu(ds: xr.Dataset, refs: Mapping[str, Any], options: WcsOptions | None = No
     planes, lit = slice_planes(batch, boxes, (shape[0], shape[1]))
     if not lit.any():
         raise InputError(_no_light(ds))
-    by_slice, number = options.nrs_ifu_slice_wcs, planes["slice_id"]
-    # most of what it takes to calibrate does not need the gwcs
-    wcs = DeferredWcs(lambda: _gwcs(batch, boxes, number, by_slice=by_slice))
+    sliced, slice_id = options.nrs_ifu_slice_wcs, planes["slice_id"]
+
+    def gwcs() -> WCS:
+        return by_slice(batch, boxes) if sliced else by_pixel(batch, slice_id)
+
     records = {
         "slices": batch,
         "spectral_order": shared.order,
         "waverange": shared.waverange,
     }
-    lit_pixels = number > 0
-    region = _footprint(planes["ra"][lit_pixels], planes["dec"][lit_pixels])
     return AssignedWcs(
-        wcs,
+        DeferredWcs(gwcs),  # most of what it takes to calibrate does not need it
         dispaxis=1,
-        s_region=region,
+        s_region=rectangle_around(planes["ra"], planes["dec"]),
         records=records,
         planes=planes,
         nominal_range=exceeded_range(shared),
     )
 
 
-def _gwcs(batch: SliceBatch, boxes: np.ndarray, slice_id: np.ndarray, *, by_slice: bool) -> Any:
-    from spec2fn.wcs.assign import nirspec_ifu_gwcs as made
-
-    return made.by_slice(batch, boxes) if by_slice else made.by_pixel(batch, slice_id)
-
-
 def _check_light(ds: xr.Dataset) -> None:
-    grating = str(ds.attrs.get("grating", "")).upper()
-    if grating in ("", "MIRROR"):
-        msg = (
-            f"{_WHO}: GRATING is {ds.attrs.get('grating', 'missing')!s}, which disperses no light;"
-            " spec2fn calibrates spectra"
-        )
-        raise InputError(msg)
+    check_grating(ds)
+    grating = str(ds.attrs["grating"]).upper()
     short = grating == "G140H" and ds.attrs.get("filter") == "F070LP"
     if ds.attrs.get("detector") == "NRS2" and (grating in _ONLY_NRS1 or short):
         raise InputError(_no_light(ds))
@@ -304,8 +287,8 @@ def _no_light(ds: xr.Dataset) -> str:
 
 
 def slice_planes(
-    batch: SliceBatch, boxes: np.ndarray, shape: tuple[int, int]
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    batch: SliceBatch, boxes: HostArray, shape: tuple[int, int]
+) -> tuple[dict[str, HostArray], HostArray]:
     """Evaluate the slices at every pixel.
 
     Parameters
@@ -349,13 +332,3 @@ def slice_planes(
         for name, values in zip(planes, (wavelength * 1e6, ra, dec, along), strict=True):
             planes[name][window][inside] = values
     return {**planes, "slice_id": number, "regions": number}, lit
-
-
-def _footprint(ra: np.ndarray, dec: np.ndarray) -> str | None:
-    # the rectangle that holds all pixels
-    middle = np.nanmin(ra)
-    if np.nanmax(ra) - middle > _CIRCLE / 2:
-        ra = np.where(ra > _CIRCLE / 2, ra - _CIRCLE, ra)
-    east, west = (float(edge % _CIRCLE) for edge in (np.nanmin(ra), np.nanmax(ra)))
-    south, north = float(np.nanmin(dec)), float(np.nanmax(dec))
-    return polygon(np.array([east, west, west, east]), np.array([south, south, north, north]))

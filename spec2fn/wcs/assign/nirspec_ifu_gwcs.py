@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spec2fn.wcs.assign.nirspec import gwa_to_slit
+from spec2fn.typing import HostArray
+from spec2fn.wcs.assign.nirspec import gwa_to_slit, slit_to_plane
 from spec2fn.wcs.assign.nirspec_frames import frames
 
 if TYPE_CHECKING:
+    from astropy.modeling import Model
+    from gwcs import WCS
+
     from spec2fn.wcs.assign.nirspec_ifu import SliceBatch
 
 __all__ = ["by_pixel", "by_slice"]
@@ -18,7 +22,7 @@ _DIGITS = 5  # of positions across the slicer [m], by which slices are told apar
 _TOLERANCE = 1e-4  # m
 
 
-def by_pixel(batch: SliceBatch, slice_id: np.ndarray) -> Any:
+def by_pixel(batch: SliceBatch, slice_id: HostArray) -> WCS:
     """Return the gwcs from pixels to the sky and wavelength [um].
 
     Parameters
@@ -75,7 +79,7 @@ def by_pixel(batch: SliceBatch, slice_id: np.ndarray) -> Any:
     return WCS([*pipeline, (named["world"], None)])
 
 
-def _extents(slice_id: np.ndarray) -> list[tuple[int, Any]]:
+def _extents(slice_id: HostArray) -> list[tuple[int, tuple[tuple[float, float], ...]]]:
     # the number of each slice and its bounding box
     y, x = np.nonzero(slice_id)
     number = slice_id[y, x]
@@ -96,7 +100,7 @@ def _extents(slice_id: np.ndarray) -> list[tuple[int, Any]]:
     ]
 
 
-def by_slice(batch: SliceBatch, boxes: np.ndarray) -> Any:
+def by_slice(batch: SliceBatch, boxes: HostArray) -> WCS:
     """Return the gwcs from pixels and the number of the slice, from 0.
 
     Parameters
@@ -158,14 +162,11 @@ def by_slice(batch: SliceBatch, boxes: np.ndarray) -> Any:
     return wcs
 
 
-def _slice_to_slicer(batch: SliceBatch, i: int) -> Any:
-    from astropy.modeling.models import Scale, Shift
-
-    x, y, width, height = map(float, batch.ifu.metrology[i])
-    return Scale(width) & Scale(height) | Shift(x) & Shift(y) | batch.ifu.slicer
+def _slice_to_slicer(batch: SliceBatch, i: int) -> Model:
+    return slit_to_plane(map(float, batch.ifu.metrology[i]), batch.ifu.slicer)
 
 
-def _gwa_to_slice(batch: SliceBatch, i: int, place: Any) -> Any:
+def _gwa_to_slice(batch: SliceBatch, i: int, place: Model) -> Model:
     from astropy.modeling.models import Const1D, Identity, Mapping
 
     optics = batch.ifu
@@ -174,6 +175,8 @@ def _gwa_to_slice(batch: SliceBatch, i: int, place: Any) -> Any:
     to_gwa = optics.posts[i] | optics.collimator_to_gwa
     before = Mapping((0, 1, 1)) | place & Const1D(middle) | to_gwa
     angles = Mapping((0, 1, 2, 2)) | place & Identity(2) | to_gwa & Identity(1) | optics.disperse
-    model = gwa_to_slit(batch, i, before, angles)
+    cosines, positions = (table[i] for table in batch.tables)
+    edges = map(float, batch.edges[i])
+    model = gwa_to_slit(optics, edges, (cosines, positions), before, angles)
     model.name = "gwa2slit"
     return model

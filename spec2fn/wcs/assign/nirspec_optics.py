@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.schema import meta_of
-from spec2fn.wcs.assign import reference
+from spec2fn.typing import HostArray
+from spec2fn.wcs.assign import References, reference
 from spec2fn.wcs.assign.pointing import (
     number,
     subarray_origin,
@@ -26,12 +27,16 @@ from spec2fn.wcs.assign.pointing import (
     velocity_aberration,
     velocity_correction,
 )
+from spec2fn.wcs.lower import lower
+from spec2fn.wcs.lowered import Lowered, chain
 
 if TYPE_CHECKING:
     import xarray as xr
+    from astropy.modeling import Model
 
 __all__ = [
     "Optics",
+    "check_grating",
     "entry",
     "exceeded_range",
     "msa_to_sky",
@@ -82,19 +87,24 @@ class Optics:
         Nominal range of filter and grating; zeros if the reference does not know them.
     """
 
-    to_sca: Any
-    sca_to_gwa: Any
-    collimator_to_gwa: Any
-    wavelength: Any
-    angles: Any
-    quadrants: Mapping[int, tuple[Any, np.ndarray]]
-    to_sky: tuple[tuple[str, Any], ...]
+    to_sca: Model
+    sca_to_gwa: Model
+    collimator_to_gwa: Model
+    wavelength: Model
+    angles: Model
+    quadrants: Mapping[int, tuple[Model, HostArray]]
+    to_sky: tuple[tuple[str, Model], ...]
     order: int
     waverange: tuple[float, float]
     nominal: tuple[float, float]
 
     @cached_property
-    def across_and_along(self) -> Any:
+    def lowered(self) -> _LoweredOptics:
+        """The transforms as pure functions."""
+        return _LoweredOptics(self)
+
+    @cached_property
+    def across_and_along(self) -> Model:
         """Angles behind the disperser (3) to two of those before it, and again the first two."""
         from astropy.modeling.models import Const1D, Identity, Mapping
 
@@ -102,22 +112,61 @@ class Optics:
         return Mapping((0, 1, 0, 1), n_inputs=3) | turned & Identity(2)
 
     @cached_property
-    def to_wavelength(self) -> Any:
+    def to_wavelength(self) -> Model:
         """Position in a slit, angles before (3) and behind (2) to position and wavelength."""
         from astropy.modeling.models import Identity, Mapping
 
         return Mapping((0, 1, 2, 3, 5), n_inputs=7) | Identity(2) & self.wavelength
 
     @cached_property
-    def disperse(self) -> Any:
+    def disperse(self) -> Model:
         """Angles before the disperser (3) and wavelength to the angles behind it."""
         from astropy.modeling.models import Mapping
 
         return Mapping((3, 0, 1, 2)) | self.angles
 
 
+@dataclass(frozen=True, eq=False)
+class _LoweredOptics:
+    """The transforms of :class:`Optics`, lowered when they are first used."""
+
+    optics: Optics
+
+    @cached_property
+    def gwa(self) -> Lowered:
+        return lower(self.optics.to_sca | self.optics.sca_to_gwa)
+
+    @cached_property
+    def detector(self) -> Lowered:
+        return lower(self.optics.sca_to_gwa.inverse | self.optics.to_sca.inverse)
+
+    @cached_property
+    def entrance(self) -> Lowered:
+        return lower(self.optics.collimator_to_gwa)
+
+    @cached_property
+    def wavelength(self) -> Lowered:
+        return lower(self.optics.wavelength)
+
+    @cached_property
+    def angles(self) -> Lowered:
+        return lower(self.optics.angles)
+
+    @cached_property
+    def sky(self) -> Lowered:
+        return reduce(chain, (lower(model) for _, model in self.optics.to_sky))
+
+    @cached_property
+    def from_sky(self) -> Lowered:
+        return reduce(chain, (lower(m.inverse) for _, m in reversed(self.optics.to_sky)))
+
+    @cached_property
+    def from_msa(self) -> dict[int, Lowered]:
+        return {q: lower(model.inverse) for q, (model, _) in self.optics.quadrants.items()}
+
+
 def optics(
-    ds: xr.Dataset, refs: Mapping[str, Any], wavelength_range: tuple[float, float] | None = None
+    ds: xr.Dataset, refs: References, wavelength_range: tuple[float, float] | None = None
 ) -> Optics:
     """Put the transforms of an exposure together.
 
@@ -144,11 +193,11 @@ def optics(
     return Optics(
         **shared,
         quadrants={q: _quadrant(trees["msa"], q) for q in range(1, 6)},
-        to_sky=msa_to_sky(ds, trees["fore"], trees["ote"]),
+        to_sky=msa_to_sky(ds, trees),
     )
 
 
-def with_quadrants(known: Optics, ds: xr.Dataset, refs: Mapping[str, Any]) -> Optics:
+def with_quadrants(known: Optics, ds: xr.Dataset, refs: References) -> Optics:
     """Return the optics of an IFU exposure with the apertures of the MSA instead of the slices.
 
     Parameters
@@ -174,7 +223,7 @@ def with_quadrants(known: Optics, ds: xr.Dataset, refs: Mapping[str, Any]) -> Op
 
 
 def spectrograph(
-    ds: xr.Dataset, refs: Mapping[str, Any], wavelength_range: tuple[float, float] | None = None
+    ds: xr.Dataset, refs: References, wavelength_range: tuple[float, float] | None = None
 ) -> dict[str, Any]:
     """Return what does not depend on the aperture: from the collimator to the detector.
 
@@ -206,7 +255,7 @@ def spectrograph(
     }
 
 
-def tree(ds: xr.Dataset, refs: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def tree(ds: xr.Dataset, refs: References, name: str) -> Mapping[str, Any]:
     """Return the content of an ASDF reference.
 
     Raises
@@ -232,11 +281,21 @@ def tree(ds: xr.Dataset, refs: Mapping[str, Any], name: str) -> Mapping[str, Any
 
 def entry(tree: Mapping[str, Any], key: str, name: str) -> Any:
     """Return an entry of the reference `name`; :class:`ReferenceError` if it lacks it."""
-    found = tree.get(key)
-    if found is None:
+    value = tree.get(key)
+    if value is None:
         msg = f"{_WHO}: reference {name!r} has no {key!r}; fetch it again from CRDS"
         raise ReferenceError(msg)
-    return found
+    return value
+
+
+def check_grating(ds: xr.Dataset) -> None:
+    """Raise :class:`InputError` for an exposure whose light is not dispersed."""
+    if str(ds.attrs.get("grating", "")).upper() in ("", "MIRROR"):
+        msg = (
+            f"{_WHO}: GRATING is {ds.attrs.get('grating', 'missing')!s}, which disperses no light;"
+            " spec2fn calibrates spectra"
+        )
+        raise InputError(msg)
 
 
 def _in_metres(wavelength_range: tuple[float, float]) -> tuple[float, float]:
@@ -256,7 +315,7 @@ def exceeded_range(optics: Optics) -> tuple[float, float] | None:
 
 
 def spectral_range(
-    ds: xr.Dataset, refs: Mapping[str, Any], *, any_filter: bool = False
+    ds: xr.Dataset, refs: References, *, any_filter: bool = False
 ) -> tuple[int, tuple[float, float]]:
     """Return the spectral order and the nominal range of wavelengths [m] of an exposure.
 
@@ -294,7 +353,7 @@ def spectral_range(
     return int(tree["order"][i]), (float(low), float(high))
 
 
-def _to_sca(ds: xr.Dataset) -> Any:
+def _to_sca(ds: xr.Dataset) -> Model:
     from astropy.modeling.models import Identity, Scale, Shift
 
     detector = ds.attrs.get("detector")
@@ -309,7 +368,7 @@ def _to_sca(ds: xr.Dataset) -> Any:
     raise InputError(msg)
 
 
-def _grating_rotation(ds: xr.Dataset, disperser: Mapping[str, Any]) -> Any:
+def _grating_rotation(ds: xr.Dataset, disperser: Mapping[str, Any]) -> Model:
     from stdatamodels.jwst.transforms.models import Rotation3DToGWA
 
     # the sensors read a tilt about one axis of the wheel, which turns the grating about the other
@@ -325,7 +384,7 @@ def _grating_rotation(ds: xr.Dataset, disperser: Mapping[str, Any]) -> Any:
     return Rotation3DToGWA(angles, axes_order="xyzy", name="rotation")
 
 
-def _sca_to_gwa(ds: xr.Dataset, trees: Mapping[str, Any], rotation: Any) -> Any:
+def _sca_to_gwa(ds: xr.Dataset, trees: Mapping[str, Any], rotation: Model) -> Model:
     from stdatamodels.jwst.transforms.models import Unitless2DirCos
 
     fpa = entry(trees["fpa"], f"{ds.attrs['detector'].lower()}_model", "fpa")
@@ -333,14 +392,14 @@ def _sca_to_gwa(ds: xr.Dataset, trees: Mapping[str, Any], rotation: Any) -> Any:
     return fpa | camera | Unitless2DirCos(name="unitless2directional_cosines") | rotation
 
 
-def _collimator_to_gwa(collimator: Mapping[str, Any], rotation: Any) -> Any:
+def _collimator_to_gwa(collimator: Mapping[str, Any], rotation: Model) -> Model:
     from stdatamodels.jwst.transforms.models import Unitless2DirCos
 
     backward = entry(collimator, "model", "collimator").inverse
     return backward | Unitless2DirCos(name="unitless2directional_cosines") | rotation
 
 
-def _disperser(ds: xr.Dataset, disperser: Mapping[str, Any], order: int) -> tuple[Any, Any]:
+def _disperser(ds: xr.Dataset, disperser: Mapping[str, Any], order: int) -> tuple[Model, Model]:
     from astropy.modeling.models import Identity
 
     prism = str(ds.attrs.get("grating", "")).upper() == "PRISM"
@@ -352,7 +411,7 @@ def _disperser(ds: xr.Dataset, disperser: Mapping[str, Any], order: int) -> tupl
     return wavelength, angles
 
 
-def _grating(disperser: Mapping[str, Any], order: int) -> tuple[Any, Any]:
+def _grating(disperser: Mapping[str, Any], order: int) -> tuple[Model, Model]:
     from astropy.modeling.models import Identity, Mapping, Scale
     from gwcs.spectroscopy import AnglesFromGratingEquation3D, WavelengthFromGratingEquation
 
@@ -371,7 +430,7 @@ def _grating(disperser: Mapping[str, Any], order: int) -> tuple[Any, Any]:
     return wavelength, angles
 
 
-def _prism(ds: xr.Dataset, disperser: Mapping[str, Any]) -> tuple[Any, Any]:
+def _prism(ds: xr.Dataset, disperser: Mapping[str, Any]) -> tuple[Model, Model]:
     from astropy.modeling.models import Tabular1D
     from stdatamodels.jwst.transforms.models import RefractionIndexFromPrism, Snell
 
@@ -393,9 +452,9 @@ def _prism(ds: xr.Dataset, disperser: Mapping[str, Any]) -> tuple[Any, Any]:
     return RefractionIndexFromPrism(glass["angle"], name="n_prism") | table, law
 
 
-def _quadrant(msa: Mapping[str, Any], quadrant: int) -> tuple[Any, np.ndarray]:
-    found = entry(msa, f"Q{quadrant}", "msa")
-    data = np.asarray(entry(found, "data", "msa"))
+def _quadrant(msa: Mapping[str, Any], quadrant: int) -> tuple[Model, HostArray]:
+    apertures = entry(msa, f"Q{quadrant}", "msa")
+    data = np.asarray(entry(apertures, "data", "msa"))
     if len(data.dtype.names or ()) != len(_METROLOGY):
         msg = f"{_WHO}: quadrant {quadrant} of reference 'msa' needs columns {_METROLOGY}"
         raise ReferenceError(msg)
@@ -403,7 +462,7 @@ def _quadrant(msa: Mapping[str, Any], quadrant: int) -> tuple[Any, np.ndarray]:
         # columns count by position: their names have changed over the years
         data = data.copy()
         data.dtype.names = _METROLOGY
-    return entry(found, "model", "msa"), data
+    return entry(apertures, "model", "msa"), data
 
 
 def slit_scales(optics: Optics) -> dict[int, tuple[float, float]]:
@@ -419,32 +478,35 @@ def slit_scales(optics: Optics) -> dict[int, tuple[float, float]]:
 
 
 def msa_to_sky(
-    ds: xr.Dataset,
-    fore_tree: Mapping[str, Any],
-    ote_tree: Mapping[str, Any],
-    correction: Any = None,
-) -> tuple[tuple[str, Any], ...]:
-    """Return the transforms from the plane of the MSA to the sky, as :attr:`Optics.to_sky`.
+    ds: xr.Dataset, trees: Mapping[str, Mapping[str, Any]]
+) -> tuple[tuple[str, Model], ...]:
+    """Return the transforms from the MSA or the slicer to the sky, as :attr:`Optics.to_sky`.
 
     Parameters
     ----------
     ds : xarray.Dataset
-    fore_tree, ote_tree : mapping
-        Content of the references.
-    correction : astropy.modeling.Model, optional
-        Chromatic correction of (x, y, wavelength) behind the fore-optics.
+    trees : mapping of str to mapping
+        Content of the references ``fore`` and ``ote``; of the IFU also of ``ifufore`` and, if
+        there is one, ``chromcorr``.
     """
     from astropy.modeling.models import Identity, Mapping, Scale
 
-    fore = entry(fore_tree, "model", "fore")
-    # the distortion of the fore-optics depends on wavelength, which is passed on as well
-    msa_to_oteip = Mapping((0, 1, 2, 2), name="msa2fore_mapping") | fore & Identity(1)
-    msa_to_oteip.inverse = Mapping((0, 1, 2, 2)) | fore.inverse & Identity(1)
-    ote = entry(ote_tree, "model", "ote")
-    oteip_to_v2v3 = ote & Scale(1e6)
+    def chromatic(reftype: str, mapping: str | None = None) -> Model:
+        # distortions of the fore-optics depend on wavelength, which is passed on as well
+        fore = entry(trees[reftype], "model", reftype)
+        model = Mapping((0, 1, 2, 2), name=mapping) | fore & Identity(1)
+        model.inverse = Mapping((0, 1, 2, 2)) | fore.inverse & Identity(1)
+        return model
+
+    slicer = chromatic("ifufore") if "ifufore" in trees else None
+    msa_to_oteip = chromatic("fore", "msa2fore_mapping")
+    correction, corrected = None, "oteip"
+    if "chromcorr" in trees:
+        correction, corrected = entry(trees["chromcorr"], "model", "chromcorr"), "oteip_chromcorr"
+    oteip_to_v2v3 = entry(trees["ote"], "model", "ote") & Scale(1e6)
     meta = meta_of(ds)
-    corrected = "oteip" if correction is None else "oteip_chromcorr"
     steps = [
+        ("slicer", slicer, "slicer2msa", ("x_slice", "y_slice"), ("x_msa", "y_msa")),
         ("msa_frame", msa_to_oteip, "msa2oteip", ("x_msa", "y_msa"), ("x_ote", "y_ote")),
         ("oteip", correction, "chrom_corr", ("x_ote", "y_ote"), ("x_ote", "y_ote")),
         (corrected, oteip_to_v2v3, "oteip2v23", ("x_ote", "y_ote"), ("v2", "v3")),

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spec2fn.typing import HostArray
+
 __all__ = ["Series", "fit_series"]
 
 
@@ -29,13 +31,13 @@ class Series:
         Middle and half width of the interval of each variable.
     """
 
-    coefficients: tuple[np.ndarray, ...]
-    middle: np.ndarray
-    half: np.ndarray
+    coefficients: tuple[HostArray, ...]
+    middle: HostArray
+    half: HostArray
 
     def __call__(
-        self, slit: np.ndarray, first: np.ndarray, second: np.ndarray | float = 0.0
-    ) -> list[np.ndarray]:
+        self, slit: int | HostArray, first: HostArray, second: HostArray | float = 0.0
+    ) -> list[HostArray]:
         """Evaluate all quantities.
 
         Parameters
@@ -53,7 +55,7 @@ class Series:
         return [_horner(c[slit], u, v) for c in self.coefficients]
 
 
-def _horner(c: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _horner(c: HostArray, u: HostArray, v: HostArray) -> HostArray:
     out = _inner(c[..., -1, :], v)
     for i in range(c.shape[-2] - 2, -1, -1):
         out = out * u
@@ -61,15 +63,15 @@ def _horner(c: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return out
 
 
-def _inner(c: np.ndarray, v: np.ndarray) -> np.ndarray:
-    out: np.ndarray = c[..., -1]
+def _inner(c: HostArray, v: HostArray) -> HostArray:
+    out = c[..., -1]
     for j in range(c.shape[-1] - 2, -1, -1):
         out = out * v
         out += c[..., j]
     return out
 
 
-def _to_powers(nodes: np.ndarray) -> np.ndarray:
+def _to_powers(nodes: HostArray) -> HostArray:
     # values at Chebyshev nodes -> Chebyshev coefficients -> coefficients of powers, which loses
     # fewer digits than solving for the powers
     size = len(nodes)
@@ -85,9 +87,9 @@ def _to_powers(nodes: np.ndarray) -> np.ndarray:
 
 
 def fit_series(
-    function: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, ...]],
-    low: np.ndarray,
-    high: np.ndarray,
+    function: Callable[[HostArray, HostArray, HostArray], tuple[HostArray, ...]],
+    low: HostArray,
+    high: HostArray,
     sizes: tuple[int, int],
     tolerance: float,
 ) -> Series | None:
@@ -114,7 +116,7 @@ def fit_series(
     nodes = [np.cos(np.pi * (np.arange(size) + 0.5) / size) for size in sizes]
     inverse = [_to_powers(u) for u in nodes]
 
-    def at(u: np.ndarray, v: np.ndarray) -> tuple[tuple[np.ndarray, ...], np.ndarray, np.ndarray]:
+    def at(u: HostArray, v: HostArray) -> tuple[tuple[HostArray, ...], HostArray, HostArray]:
         first = middle[:, 0, None, None] + half[:, 0, None, None] * u[:, None]
         second = middle[:, 1, None, None] + half[:, 1, None, None] * v
         shape = np.broadcast_shapes(first.shape, second.shape)
@@ -124,8 +126,8 @@ def fit_series(
     values, _, _ = at(*nodes)
     series = Series(tuple(inverse[0] @ x @ inverse[1].T for x in values), middle, half)
     values, first, second = at(_BETWEEN, _BETWEEN)
-    for found, expected in zip(series(slit, first, second), values, strict=True):
-        if not np.max(np.abs(found - expected), initial=0.0) <= tolerance:
+    for value, expected in zip(series(slit, first, second), values, strict=True):
+        if not np.max(np.abs(value - expected), initial=0.0) <= tolerance:
             return None
     return series
 

@@ -7,24 +7,29 @@ JWST-STScI-001550, "Description and Use of the JWST Science Instrument Aperture 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spec2fn.errors import InputError
 from spec2fn.schema import Meta, meta_of
 from spec2fn.subarray import FULL_FRAME
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
+    from astropy.modeling import Model
+    from gwcs import WCS
+    from numpy.typing import ArrayLike
 
 __all__ = [
     "dithered_position",
     "dithered_v2v3",
     "number",
+    "of_subarray",
     "polygon",
+    "rectangle_around",
     "subarray_origin",
-    "subarray_shift",
     "uncorrected",
     "v2v3_to_sky",
     "velocity_aberration",
@@ -32,6 +37,7 @@ __all__ = [
 ]
 
 _WHO = "assign_wcs"
+_CIRCLE = 360.0
 
 
 def number(meta: Meta, keyword: str, who: str = _WHO) -> float:
@@ -65,15 +71,18 @@ def subarray_origin(ds: xr.Dataset, who: str = _WHO) -> tuple[int, int]:
     return origin[0], origin[1]
 
 
-def subarray_shift(ds: xr.Dataset) -> Any:
-    """Model from pixels of a subarray to pixels of the full frame, or None for a full frame."""
+def of_subarray(ds: xr.Dataset, model: Model) -> Model:
+    """Return a model of the pixels of the full frame as one of the pixels of an exposure."""
     from astropy.modeling.models import Identity, Shift
 
-    shifts = [Shift(float(o)) if o else Identity(1) for o in subarray_origin(ds)]
-    return shifts[0] & shifts[1] if any(subarray_origin(ds)) else None
+    origin = subarray_origin(ds)
+    if not any(origin):
+        return model
+    x, y = (Shift(float(o)) if o else Identity(1) for o in origin)
+    return x & y | model
 
 
-def velocity_aberration(meta: Meta) -> Any:
+def velocity_aberration(meta: Meta) -> Model:
     """Model of the differential velocity aberration: V2, V3 scaled about the reference point.
 
     VA_SCALE is the ratio of the apparent to the true plate scale; without it, or if it is 1,
@@ -95,7 +104,7 @@ def velocity_aberration(meta: Meta) -> Any:
     return model
 
 
-def v2v3_to_sky(meta: Meta) -> Any:
+def v2v3_to_sky(meta: Meta) -> Model:
     """Model from V2, V3 [arcsec] to right ascension and declination [deg]."""
     from astropy.modeling.models import RotationSequence3D, Scale
     from gwcs.geometry import CartesianToSpherical, SphericalToCartesian
@@ -114,7 +123,7 @@ def v2v3_to_sky(meta: Meta) -> Any:
     return model
 
 
-def velocity_correction(meta: Meta) -> Any | None:
+def velocity_correction(meta: Meta) -> Model | None:
     """Model of the wavelength correction to the barycentre, or None without VELOSYS.
 
     VELOSYS is the radial velocity of the telescope with respect to the barycentre [m/s].
@@ -156,7 +165,7 @@ def dithered_v2v3(meta: Meta, who: str = _WHO) -> tuple[float, float]:
     return float(v2), float(v3)
 
 
-def dithered_position(ds: xr.Dataset, wcs: Any, who: str = _WHO) -> tuple[float, float]:
+def dithered_position(ds: xr.Dataset, wcs: WCS, who: str = _WHO) -> tuple[float, float]:
     """Sky position [deg] at which the dither offsets (XOFFSET, YOFFSET) place the target."""
     from spec2fn.wcs.lower import lower
 
@@ -167,9 +176,21 @@ def dithered_position(ds: xr.Dataset, wcs: Any, who: str = _WHO) -> tuple[float,
     return float(ra), float(dec)
 
 
-def polygon(ra: Any, dec: Any) -> str | None:
+def polygon(ra: ArrayLike, dec: ArrayLike) -> str | None:
     """S_REGION of the corners of a footprint [deg], or None if a corner is not finite."""
     corners = np.stack([ra, dec], axis=-1).ravel()
     if not np.all(np.isfinite(corners)):
         return None
     return "POLYGON ICRS  " + " ".join(f"{value:.9f}" for value in corners)
+
+
+def rectangle_around(ra: HostArray, dec: HostArray) -> str | None:
+    """S_REGION of the rectangle in RA and Dec around positions [deg], or None without any."""
+    ra, dec = ra[np.isfinite(ra)], dec[np.isfinite(dec)]
+    if not ra.size:
+        return None
+    # on one side of the meridian where right ascension jumps
+    near = ra - _CIRCLE * np.round((ra - ra[0]) / _CIRCLE)
+    west, east = np.mod([near.min(), near.max()], _CIRCLE)
+    south, north = dec.min(), dec.max()
+    return polygon([west, east, east, west], [south, south, north, north])
