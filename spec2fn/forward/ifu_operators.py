@@ -29,7 +29,7 @@ from spec2fn.plans.cubes.cube_geometry import layout_of, slice_frame
 from spec2fn.plans.cubes.cube_grid import project
 from spec2fn.schema import meta_of, replace_data
 from spec2fn.typing import Array
-from spec2fn.wcs.tangent_grid import evaluate_between
+from spec2fn.wcs.evaluate import evaluate_between
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -20,7 +20,7 @@ from spec2fn.errors import InputError
 from spec2fn.plans.cubes.cube_grid import Band, CubeGrid, project
 from spec2fn.schema import meta_of
 from spec2fn.threads import in_threads
-from spec2fn.wcs.tangent_grid import evaluate_between
+from spec2fn.wcs.evaluate import evaluate_between
 
 __all__ = [
     "InternalOutlines",

@@ -39,7 +39,7 @@ from spec2fn.plans.extraction.extract_1d import (
     window_of,
 )
 from spec2fn.plans.extraction.psf_profile import PsfProfiles, psf_profiles
-from spec2fn.plans.slits.slit_frame import chosen_types, strings
+from spec2fn.plans.slits.slit_frame import chosen_types
 from spec2fn.plans.slits.slit_geometry import (
     SlitGeometry,
     grid_geometry,
@@ -47,6 +47,7 @@ from spec2fn.plans.slits.slit_geometry import (
     slit_geometry,
 )
 from spec2fn.schema import meta_of
+from spec2fn.slits import strings
 from spec2fn.typing import Array
 
 if TYPE_CHECKING:
