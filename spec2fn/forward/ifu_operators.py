@@ -26,9 +26,9 @@ from spec2fn.kernels.straylight import cross_artifact, row_profiles
 from spec2fn.plan_base import array
 from spec2fn.plans.background.straylight import COLUMNS, plan_straylight
 from spec2fn.plans.cubes.cube_geometry import layout_of, slice_frame
-from spec2fn.plans.cubes.cube_grid import project
 from spec2fn.schema import meta_of, replace_data
 from spec2fn.typing import Array
+from spec2fn.wcs.cube_grid import project
 from spec2fn.wcs.evaluate import evaluate_between
 
 if TYPE_CHECKING:

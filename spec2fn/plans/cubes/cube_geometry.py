@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from spec2fn.errors import InputError
-from spec2fn.plans.cubes.cube_grid import Band, CubeGrid, project
+from spec2fn.plans.cubes.sampling import Band
 from spec2fn.schema import meta_of
 from spec2fn.threads import in_threads
+from spec2fn.wcs.cube_grid import CubeGrid, project
 from spec2fn.wcs.evaluate import evaluate_between
 
 __all__ = [
