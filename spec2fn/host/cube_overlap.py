@@ -205,8 +205,6 @@ def assemble(
     -------
     CubeOperator
     """
-    from scipy.sparse import coo_array
-
     planes, plane = shape[0], shape[1] * shape[2]
     # 16 bits are sorted by radix
     key = first.astype(np.uint16 if planes < 2**16 else np.int32)
@@ -220,13 +218,8 @@ def assemble(
         local = (sorted_first[block][who] - base).astype(np.int32) * np.int32(plane) + cell
         size = (int(sorted_first[block.stop - 1]) - base + 1) * plane
         shape_of = (size, block.stop - block.start)
-        made = coo_array((value.astype(np.float32), (local, who)), shape_of)
-        made.has_canonical_format = True  # no entry occurs twice
-        made = made.tocsr()
-        count = np.diff(made.indptr)
-        (held,) = np.nonzero(count)
-        cols = made.indices.astype(np.int32) + np.int32(block.start)
-        return held + base * plane, count[held], cols, made.data
+        row, count, cols, values = _by_row(local, who, value, shape_of)
+        return row + base * plane, count, cols + np.int32(block.start), values
 
     found = in_threads(part, _blocks(sorted_first))
     rows, counts, cols, values = zip(*found, strict=True) if found else ((),) * 4
@@ -247,6 +240,20 @@ def assemble(
         shape_in=shape_in,
         shape=shape,
     )
+
+
+def _by_row(
+    row: HostArray, col: HostArray, value: HostArray, shape: tuple[int, int]
+) -> tuple[HostArray, HostArray, HostArray, HostArray]:
+    """Sort entries, each given once, by row: rows that have any, how many, columns, values."""
+    from scipy.sparse import coo_array
+
+    matrix = coo_array((value.astype(np.float32), (row, col)), shape)
+    matrix.has_canonical_format = True
+    matrix = matrix.tocsr()
+    count = np.diff(matrix.indptr)
+    (rows,) = np.nonzero(count)
+    return rows, count[rows], matrix.indices.astype(np.int32), matrix.data
 
 
 def paired(op: CubeOperator, offset: tuple[int, int, int]) -> CubeOperator:
@@ -290,8 +297,6 @@ def paired(op: CubeOperator, offset: tuple[int, int, int]) -> CubeOperator:
         cols=both.indices.astype(np.int32),
         spatial=both.data,
         spectral=joint,
-        power=None,
-        softening=None,
         **_reached(row, joint.shape[0], op.plane, op.n_out),
         shape_in=op.shape_in,
         shape=op.shape,
@@ -337,29 +342,22 @@ def assemble_voxels(
     shape_in, shape : tuple of int
         (y, x) of the detector and (wave, y, x) of the cube.
     """
-    from scipy.sparse import coo_array
-
     plane = voxel // (shape[1] * shape[2])
     listed, who = np.unique(plane.astype(np.int64) * pixels.size + who, return_inverse=True)
     first, one = np.divmod(listed, pixels.size)
     pixels = pixels[one]
-    size = (shape[0] * shape[1] * shape[2], pixels.size)
-    made = coo_array((value.astype(np.float32), (voxel, who)), size)
-    made.has_canonical_format = True
-    made = made.tocsr()
-    count = np.diff(made.indptr)
-    row = np.flatnonzero(count).astype(_integer(size[0]))
+    n_out = shape[0] * shape[1] * shape[2]
+    row, count, cols, spatial = _by_row(voxel, who, value, (n_out, pixels.size))
+    row = row.astype(_integer(n_out))
     return CubeOperator(
         pixels=pixels.astype(np.int32),
         first=first.astype(np.int32),
         rows=row,
-        starts=np.concatenate([[0], np.cumsum(count[row])]).astype(_integer(made.nnz)),
-        cols=made.indices.astype(np.int32),
-        spatial=made.data,
+        starts=np.concatenate([[0], np.cumsum(count)]).astype(_integer(cols.size)),
+        cols=cols,
+        spatial=spatial,
         spectral=np.ones((1, pixels.size), np.float32),
-        power=None,
-        softening=None,
-        **_reached(row, 1, shape[1] * shape[2], size[0]),
+        **_reached(row, 1, shape[1] * shape[2], n_out),
         shape_in=shape_in,
         shape=shape,
     )

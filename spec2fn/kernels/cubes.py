@@ -55,8 +55,6 @@ class CubeOperator(Plan):
         Share of the spaxel, weight, or squared distance [spaxels^2].
     spectral : (d, p) float32
         Share of the plane [um], weight, or squared distance [planes^2]; -1 outside.
-    power, softening : (p,) float32, optional
-        Of the modified Shepard weights.
     voxels : (v,) int32
         Flat index of all voxels that may be reached, ascending.
     position : (d, m) int32
@@ -66,6 +64,8 @@ class CubeOperator(Plan):
         (y, x) of the detector.
     shape : tuple of int
         (wave, y, x) of the cube.
+    power, softening : (p,) float32, optional
+        Of the modified Shepard weights.
     """
 
     pixels: Array = array("pixel")
@@ -75,12 +75,12 @@ class CubeOperator(Plan):
     cols: Array = array("entry")
     spatial: Array = array("entry")
     spectral: Array = array("plane pixel")
-    power: Array | None = array("pixel")
-    softening: Array | None = array("pixel")
     voxels: Array = array("voxel")
     position: Array = array("plane row")
     shape_in: tuple[int, int]
     shape: tuple[int, int, int]
+    power: Array | None = array("pixel", default=None)
+    softening: Array | None = array("pixel", default=None)
 
     @property
     def n_out(self) -> int:
