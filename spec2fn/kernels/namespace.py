@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["array_namespace", "is_jax", "is_traced", "safe_divide"]
+from spec2fn.typing import Array
+
+__all__ = ["array_namespace", "is_jax", "is_traced", "safe_divide", "sqrt_or_zero"]
 
 
 def is_jax(array: Any) -> bool:
@@ -46,3 +48,13 @@ def safe_divide(a: Any, b: Any, where: Any, fill: float = np.nan) -> Any:
     one = xp.ones((), dtype=xp.asarray(b).dtype)
     out = a / xp.where(where, b, one)
     return xp.where(where, out, xp.asarray(fill, dtype=out.dtype))
+
+
+def sqrt_or_zero(a: Array) -> Array:
+    """Return the square root of what is positive and 0 elsewhere (of NaN as well).
+
+    Gradients are finite, as in :func:`safe_divide`.
+    """
+    xp = array_namespace(a)
+    positive, one = a > 0, xp.ones((), dtype=a.dtype)
+    return xp.where(positive, xp.sqrt(xp.where(positive, a, one)), xp.zeros((), dtype=a.dtype))

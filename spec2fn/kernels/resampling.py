@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spec2fn.kernels.namespace import array_namespace, is_jax, safe_divide
+from spec2fn.kernels.namespace import array_namespace, is_jax, safe_divide, sqrt_or_zero
 from spec2fn.plan_base import Plan, array
 from spec2fn.typing import Array
 
@@ -18,7 +18,6 @@ __all__ = [
     "apply_adjoint",
     "coefficients",
     "drizzle_weight",
-    "common_error",
     "pair_covariance",
     "propagate_flags",
     "resample_variance",
@@ -279,22 +278,7 @@ def resample_variance(overlap: Overlap, coefficient: Array, variance: Array) -> 
     -------
     (..., n_out) float
     """
-    xp = array_namespace(variance, coefficient)
-    positive = variance > 0
-    zero = xp.zeros((), dtype=variance.dtype)
-    sigma = xp.where(
-        positive, xp.sqrt(xp.where(positive, variance, xp.ones((), dtype=variance.dtype))), zero
-    )
-    return apply(overlap, coefficient, sigma) ** 2
-
-
-def common_error(share: Array, variance: Array) -> Array:
-    """Return the standard error that is a share of a variance; 0 where either is unknown."""
-    xp = array_namespace(share, variance)
-    part = share * variance
-    positive = part > 0
-    one = xp.ones((), dtype=part.dtype)
-    return xp.where(positive, xp.sqrt(xp.where(positive, part, one)), xp.zeros((), part.dtype))
+    return apply(overlap, coefficient, sqrt_or_zero(variance)) ** 2
 
 
 def pair_covariance(overlap: Overlap, pairs: Pairs, coefficient: Array, variance: Array) -> Array:

@@ -16,8 +16,7 @@ from spec2fn.kernels.extraction import (
     subtracted_variance,
     weighted_variance,
 )
-from spec2fn.kernels.namespace import array_namespace
-from spec2fn.kernels.resampling import common_error
+from spec2fn.kernels.namespace import array_namespace, sqrt_or_zero
 from spec2fn.plans.extraction.extract_1d import ExtractionPlan
 from spec2fn.plans.extraction.extract_slits import GroupPlan
 from spec2fn.schema import COMMON_ERROR, COMMON_SHARE
@@ -179,8 +178,8 @@ def _common_error(ds: xr.Dataset, plan: ExtractionPlan | GroupPlan, data: Any) -
     if COMMON_ERROR in ds:
         value = _oriented(ds[COMMON_ERROR].data, plan).astype(np.float64)
     elif COMMON_SHARE in ds and "var_poisson" in ds:
-        planes = (_oriented(ds[n].data, plan) for n in (COMMON_SHARE, "var_poisson"))
-        value = common_error(*planes).astype(np.float64)
+        share, variance = (_oriented(ds[n].data, plan) for n in (COMMON_SHARE, "var_poisson"))
+        value = sqrt_or_zero(share * variance).astype(np.float64)
     else:
         return None
     return xp.where(xp.isfinite(value), value, xp.zeros_like(value))

@@ -10,7 +10,7 @@ from spec2fn.dq import Pixel
 from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels import cubes as kernel
 from spec2fn.kernels.cubes import CubeOperator
-from spec2fn.kernels.namespace import array_namespace, is_traced
+from spec2fn.kernels.namespace import array_namespace, is_traced, sqrt_or_zero
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, Range
 from spec2fn.plans.cubes.cube_build import (
@@ -185,10 +185,8 @@ def cube_build(
         "cube_weighting": "area" if coord_system == "internal_cal" else weighting,
         "cube_coord_system": "skyalign" if coord_system == "world" else coord_system,
     }
-    made = [_cube(ds, part, labels, holes=not skip_dqflagging) for part in plan.parts]
-    if len(made) == 1:
-        return made[0]
-    return Cubes(tuple(part.name for part in plan.parts), tuple(made))
+    cubes = tuple(_cube(ds, part, labels, holes=not skip_dqflagging) for part in plan.parts)
+    return cubes[0] if len(cubes) == 1 else Cubes(tuple(part.name for part in plan.parts), cubes)
 
 
 def _cube(ds: xr.Dataset, part: OneCubePlan, labels: dict[str, str], *, holes: bool) -> xr.Dataset:
@@ -207,12 +205,10 @@ def _cube(ds: xr.Dataset, part: OneCubePlan, labels: dict[str, str], *, holes: b
     if ds.attrs.get("instrument") == "MIRI":
         low = kernel.low_coverage(kernel.by_plane(op, reached.astype(sci.dtype)))
         keep = reached & ~low[..., xp.asarray(op.voxels) // op.plane]
-    zero, one = (xp.asarray(v, dtype=sci.dtype) for v in (0, 1))
-    nan = xp.asarray(math.nan, dtype=sci.dtype)
-    sigma = xp.where(var > 0, xp.sqrt(xp.where(var > 0, var, one)), zero)
+    zero, nan = (xp.asarray(v, dtype=sci.dtype) for v in (0, math.nan))
     planes = {
         "sci": kernel.to_cube(op, xp.where(keep, found["sci"], nan), nan),
-        "err": kernel.to_cube(op, xp.where(keep, sigma, nan), nan),
+        "err": kernel.to_cube(op, xp.where(keep, sqrt_or_zero(var), nan), nan),
         "dq": _flags(op, keep, reached, dq.dtype, holes=holes),
         "wmap": kernel.to_cube(op, xp.where(keep, found["wmap"], zero), zero),
     }

@@ -11,7 +11,7 @@ from spec2fn.dq import Pixel
 from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.errors import ParameterError
 from spec2fn.kernels import resampling
-from spec2fn.kernels.namespace import array_namespace, is_traced
+from spec2fn.kernels.namespace import array_namespace, is_traced, sqrt_or_zero
 from spec2fn.parameters import Parameters, Range
 from spec2fn.plans.resampling.resample import ResamplePlan, make_plan
 from spec2fn.schema import (
@@ -221,7 +221,7 @@ def _resampled(
     out["variance_cov"] = resampling.apply(overlap, gain * gain, variance)
     out["covariance"] = resampling.pair_covariance(overlap, plan.pairs, gain, variance)
     if COMMON_SHARE in planes_in and "var_poisson" in var:
-        error = resampling.common_error(planes_in[COMMON_SHARE], var["var_poisson"])
+        error = sqrt_or_zero(planes_in[COMMON_SHARE] * var["var_poisson"])
         out[COMMON_ERROR] = scale * resampling.apply(overlap, coefficient, error)
     out["wht"] = total
     out["con"] = (total > 0).astype("int32")

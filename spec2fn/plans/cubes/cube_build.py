@@ -285,8 +285,7 @@ def _shepard(
 def _internal_cube(
     ds: xr.Dataset, wcs: WCS, cubepar: xr.Dataset, bands: Sequence[Band], params: Parameters
 ) -> OneCubePlan:
-    instrument = str(ds.attrs["instrument"])
-    sampling = read_sampling(cubepar, bands, instrument, params, internal=True)
+    sampling = read_sampling(cubepar, bands, str(ds.attrs["instrument"]), params)
     outlines = internal_outlines(ds, wcs)
     grid = internal_grid(outlines.along, outlines.across, _SLICES)
     if sampling.step is None:

@@ -185,9 +185,9 @@ def cube_name(bands: Sequence[Band], instrument: str) -> str:
 def _column(cubepar: xr.Dataset, table: str, column: str) -> HostArray:
     name = f"{table}.{column}"
     if name not in cubepar:
-        where = cubepar.attrs.get("filename", "the cubepar reference")
-        held = ", ".join(sorted({str(n).split(".")[0] for n in cubepar.data_vars}))
-        msg = f"cube_build: {where} has no {column!r} in table {table!r} (it holds {held})"
+        reference = cubepar.attrs.get("filename", "the cubepar reference")
+        tables = ", ".join(sorted({str(n).split(".")[0] for n in cubepar.data_vars}))
+        msg = f"cube_build: {reference} has no {column!r} in table {table!r} (it holds {tables})"
         raise InputError(msg)
     return np.asarray(cubepar[name].values)
 
@@ -197,8 +197,10 @@ def _row(cubepar: xr.Dataset, table: str, band: Band, instrument: str) -> int:
     text = [np.char.lower(np.char.strip(_column(cubepar, table, k).astype(str))) for k in keys]
     (rows,) = np.nonzero((text[0] == band.first) & (text[1] == band.second))
     if not rows.size:
-        where = cubepar.attrs.get("filename", "the cubepar reference")
-        msg = f"cube_build: table {table!r} of {where} has no row for {band.first} {band.second}"
+        reference = cubepar.attrs.get("filename", "the cubepar reference")
+        msg = (
+            f"cube_build: table {table!r} of {reference} has no row for {band.first} {band.second}"
+        )
         raise InputError(msg)
     return int(rows[-1])
 
@@ -216,13 +218,11 @@ def read_sampling(
     bands: Sequence[Band],
     instrument: str,
     params: Parameters,
-    *,
-    internal: bool = False,
 ) -> CubeSampling:
     """Return the sampling of a cube.
 
-    Linear planes start at the lowest wavelength; those of an internal cube go equally far beyond
-    both ends of the range, and no radius of influence is needed for it.
+    Linear planes start at the lowest wavelength; those of a cube in the plane of the slicer go
+    equally far beyond both ends of the range, and no radius of influence is needed for it.
 
     Raises
     ------
@@ -231,6 +231,7 @@ def read_sampling(
     ParameterError
         If `wavelengths` does not ascend, or there are too few planes or too many.
     """
+    internal = params.coord_system == "internal_cal"
     weighting = "drizzle" if internal else params.weighting
     linear = internal or (params.linear_wave and params.output_type != "multi")
 
