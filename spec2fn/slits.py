@@ -29,8 +29,10 @@ __all__ = [
     "PADDING",
     "Slits",
     "apply_by_slit",
+    "as_one_slit",
     "bucketize",
     "group_shapes",
+    "strings",
     "with_problems",
 ]
 
@@ -175,6 +177,29 @@ class Slits(Pieces):
         import xarray as xr
 
         return xr.DataTree.from_dict({str(s["slit_name"].item()): s for s in self})
+
+
+def as_one_slit(ds: xr.Dataset, names: tuple[str, ...]) -> xr.Dataset:
+    """Return planes of an exposure as a bucket with a single slit, which shares their memory.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Exposure, dims ``([integration,] y, x)``.
+    names : tuple of str
+        The variables to take, as far as there are any.
+    """
+    planes = {n: ds.variables[n] for n in names if n in ds}
+    return ds.drop_vars(list(ds.variables)).assign(
+        {n: (("slit", *v.dims), v.data[None], v.attrs) for n, v in planes.items()}
+    )
+
+
+def strings(ds: xr.Dataset, name: str) -> list[str]:
+    """Return a text variable on ``slit`` (empty texts if there is none)."""
+    if name not in ds:
+        return [""] * ds.sizes["slit"]
+    return [str(v).strip() for v in ds[name].values]
 
 
 def group_shapes(shapes: Sequence[tuple[int, int]], most: int = MAX_BUCKETS) -> list[list[int]]:

@@ -26,10 +26,10 @@ from spec2fn.forward.operators import (
 from spec2fn.forward.reference_files import ARCSEC2
 from spec2fn.plan_base import array
 from spec2fn.plans.cubes.cube_geometry import layout_of, slice_frame
-from spec2fn.plans.cubes.cube_grid import project
 from spec2fn.schema import meta_of
 from spec2fn.typing import Array, HostArray
-from spec2fn.wcs.tangent_grid import evaluate_between
+from spec2fn.wcs.cube_grid import project
+from spec2fn.wcs.evaluate import evaluate_between
 
 if TYPE_CHECKING:
     import xarray as xr

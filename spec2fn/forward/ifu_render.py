@@ -120,7 +120,7 @@ def nirspec_ifu(references: Mapping[str, xr.Dataset], seed: int) -> Rendered:
 
 def _middle(exposure: xr.Dataset) -> tuple[float, float]:
     """V2 and V3 of the middle of the slicer [arcsec]."""
-    from spec2fn.wcs.tangent_grid import evaluate_between
+    from spec2fn.wcs.evaluate import evaluate_between
 
     v2, v3, _ = evaluate_between(meta_of(exposure).wcs, "slicer", "v2v3", 0.0, 0.0, 2.0e-6)
     return float(v2), float(v3)

@@ -11,17 +11,16 @@ from pixels to voxels, and no larger for fine wavelength grids.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
 from spec2fn.host.quadrilaterals import Entries, joined
-from spec2fn.plan_base import Plan, array
+from spec2fn.kernels.cubes import CubeOperator
 from spec2fn.threads import in_threads
-from spec2fn.typing import Array
+from spec2fn.typing import HostArray
 
 __all__ = [
-    "CubeOperator",
     "assemble",
     "paired",
     "plane_overlaps",
@@ -32,74 +31,13 @@ __all__ = [
 # Pixels worked on at once, in threads.
 _CHUNK = 65536
 
-
-class CubeOperator(Plan):
-    """Sparse operator from detector pixels to voxels, entries sorted by voxel.
-
-    A pixel contributes to the planes ``d = 0, 1, …`` after its first. Element ``(voxel, pixel)``
-    of the operator, for the voxel ``rows[r] + d * ny * nx`` and entry ``e`` of row ``r``, is
-    ``spatial[e] * spectral[d, cols[e]]``, or, with `power` > 0,
-    ``1 / max((spatial[e] + spectral[d, cols[e]]) ** (power / 2), softening)``. A negative
-    `spectral` means that the pixel does not reach the plane.
-
-    Attributes
-    ----------
-    pixels : (p,) int32
-        Flat index of each pixel that contributes, in the order of its first plane. In cubes along
-        the slicer a pixel is listed once for every plane.
-    first : (p,) int32
-        First plane of each pixel.
-    rows : (m,) int32
-        Flat index of the voxels in which entries start, ascending.
-    starts : (m + 1,) int32
-        First entry of each row, and the number of entries.
-    cols : (n,) int32
-        Position in `pixels` of each entry.
-    spatial : (n,) float32
-        Share of the spaxel, weight, or squared distance [spaxels^2].
-    spectral : (d, p) float32
-        Share of the plane [um], weight, or squared distance [planes^2]; -1 outside.
-    power, softening : (p,) float32, optional
-        Of the modified Shepard weights.
-    voxels : (v,) int32
-        Flat index of all voxels that may be reached, ascending.
-    position : (d, m) int32
-        Where in `voxels` the voxel of each row is, in the planes after its first; v beyond the
-        last plane.
-    shape_in : tuple of int
-        (y, x) of the detector.
-    shape : tuple of int
-        (wave, y, x) of the cube.
-    """
-
-    pixels: Array = array("pixel")
-    first: Array = array("pixel")
-    rows: Array = array("row")
-    starts: Array = array("_")
-    cols: Array = array("entry")
-    spatial: Array = array("entry")
-    spectral: Array = array("plane pixel")
-    power: Array | None = array("pixel")
-    softening: Array | None = array("pixel")
-    voxels: Array = array("voxel")
-    position: Array = array("plane row")
-    shape_in: tuple[int, int]
-    shape: tuple[int, int, int]
-
-    @property
-    def n_out(self) -> int:
-        """Number of voxels."""
-        return self.shape[0] * self.shape[1] * self.shape[2]
-
-    @property
-    def plane(self) -> int:
-        """Number of spaxels in a plane."""
-        return self.shape[1] * self.shape[2]
+Weight: TypeAlias = Callable[[HostArray, HostArray], HostArray]
+"""A value by plane (or squared distance) and pixel."""
 
 
 def plane_overlaps(
-    wavelength: np.ndarray, width: np.ndarray, lower: np.ndarray, upper: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+    wavelength: HostArray, width: HostArray, lower: HostArray, upper: HostArray
+) -> tuple[HostArray, HostArray]:
     """Return how far pixels and planes overlap in wavelength.
 
     Parameters
@@ -119,7 +57,7 @@ def plane_overlaps(
     low, high = wavelength - width / 2, wavelength + width / 2
     first = np.searchsorted(upper, low, side="right")
 
-    def value(plane: Any, pixel: Any) -> Any:
+    def value(plane: HostArray, pixel: HostArray) -> HostArray:
         shared = np.minimum(high[pixel], upper[plane]) - np.maximum(low[pixel], lower[plane])
         return np.where(shared > 0, shared, -1.0)
 
@@ -127,13 +65,13 @@ def plane_overlaps(
 
 
 def _planes(
-    first: np.ndarray,
-    reached: Callable[[Any, Any], Any],
-    value: Callable[[Any, Any], Any],
+    first: HostArray,
+    reached: Weight,
+    value: Weight,
     planes: int,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[HostArray, HostArray]:
     """Evaluate ``value(plane, pixel)`` from `first` on, while ``reached(plane, pixel)``."""
-    out: list[np.ndarray] = []
+    out: list[HostArray] = []
     pixel = np.flatnonzero(first < planes)
     while True:
         plane = first[pixel] + len(out)
@@ -152,12 +90,12 @@ def _planes(
 
 
 def roi_planes(
-    wavelength: np.ndarray,
-    roi: np.ndarray,
-    centre: np.ndarray,
-    thickness: np.ndarray,
-    weight: Callable[[Any, Any], Any],
-) -> tuple[np.ndarray, np.ndarray]:
+    wavelength: HostArray,
+    roi: HostArray,
+    centre: HostArray,
+    thickness: HostArray,
+    weight: Weight,
+) -> tuple[HostArray, HostArray]:
     """Return what pixels give to the planes within a region of influence.
 
     Parameters
@@ -177,7 +115,7 @@ def roi_planes(
     first = np.searchsorted(centre, wavelength - roi, side="left")
     high = wavelength + roi
 
-    def value(plane: Any, pixel: Any) -> Any:
+    def value(plane: HostArray, pixel: HostArray) -> HostArray:
         away = (wavelength[pixel] - centre[plane]) / thickness[plane]
         return weight(away * away, pixel)
 
@@ -185,11 +123,11 @@ def roi_planes(
 
 
 def roi_entries(
-    x: np.ndarray,
-    y: np.ndarray,
-    roi: np.ndarray,
+    x: HostArray,
+    y: HostArray,
+    roi: HostArray,
     shape: tuple[int, int],
-    weight: Callable[[Any, Any], Any],
+    weight: Weight,
 ) -> Entries:
     """Return what pixels give to the spaxels within a circle.
 
@@ -228,7 +166,7 @@ def roi_entries(
     return joined(found)
 
 
-def _blocks(first: np.ndarray) -> Iterator[slice]:
+def _blocks(first: HostArray) -> Iterator[slice]:
     """Cut pixels, sorted by their first plane, into blocks of whole planes."""
     ends = np.append(np.flatnonzero(np.diff(first)) + 1, first.size)
     start = 0
@@ -239,15 +177,15 @@ def _blocks(first: np.ndarray) -> Iterator[slice]:
 
 
 def assemble(
-    first: np.ndarray,
-    spectral: np.ndarray,
-    pixels: np.ndarray,
-    entries: Callable[[np.ndarray], Entries],
+    first: HostArray,
+    spectral: HostArray,
+    pixels: HostArray,
+    entries: Callable[[HostArray], Entries],
     *,
     shape_in: tuple[int, int],
     shape: tuple[int, int, int],
-    power: np.ndarray | None = None,
-    softening: np.ndarray | None = None,
+    power: HostArray | None = None,
+    softening: HostArray | None = None,
 ) -> CubeOperator:
     """Put the operator together, plane after plane.
 
@@ -267,8 +205,6 @@ def assemble(
     -------
     CubeOperator
     """
-    from scipy.sparse import coo_array
-
     planes, plane = shape[0], shape[1] * shape[2]
     # 16 bits are sorted by radix
     key = first.astype(np.uint16 if planes < 2**16 else np.int32)
@@ -276,19 +212,14 @@ def assemble(
     order = order[: int((first < planes).sum())]
     sorted_first = first[order]
 
-    def part(block: slice) -> tuple[np.ndarray, ...]:
+    def part(block: slice) -> tuple[HostArray, ...]:
         base = int(sorted_first[block.start])
         who, cell, value = entries(order[block])
         local = (sorted_first[block][who] - base).astype(np.int32) * np.int32(plane) + cell
         size = (int(sorted_first[block.stop - 1]) - base + 1) * plane
         shape_of = (size, block.stop - block.start)
-        made = coo_array((value.astype(np.float32), (local, who)), shape_of)
-        made.has_canonical_format = True  # no entry occurs twice
-        made = made.tocsr()
-        count = np.diff(made.indptr)
-        (held,) = np.nonzero(count)
-        cols = made.indices.astype(np.int32) + np.int32(block.start)
-        return held + base * plane, count[held], cols, made.data
+        row, count, cols, values = _by_row(local, who, value, shape_of)
+        return row + base * plane, count, cols + np.int32(block.start), values
 
     found = in_threads(part, _blocks(sorted_first))
     rows, counts, cols, values = zip(*found, strict=True) if found else ((),) * 4
@@ -309,6 +240,20 @@ def assemble(
         shape_in=shape_in,
         shape=shape,
     )
+
+
+def _by_row(
+    row: HostArray, col: HostArray, value: HostArray, shape: tuple[int, int]
+) -> tuple[HostArray, HostArray, HostArray, HostArray]:
+    """Sort entries, each given once, by row: rows that have any, how many, columns, values."""
+    from scipy.sparse import coo_array
+
+    matrix = coo_array((value.astype(np.float32), (row, col)), shape)
+    matrix.has_canonical_format = True
+    matrix = matrix.tocsr()
+    count = np.diff(matrix.indptr)
+    (rows,) = np.nonzero(count)
+    return rows, count[rows], matrix.indices.astype(np.int32), matrix.data
 
 
 def paired(op: CubeOperator, offset: tuple[int, int, int]) -> CubeOperator:
@@ -352,15 +297,13 @@ def paired(op: CubeOperator, offset: tuple[int, int, int]) -> CubeOperator:
         cols=both.indices.astype(np.int32),
         spatial=both.data,
         spectral=joint,
-        power=None,
-        softening=None,
         **_reached(row, joint.shape[0], op.plane, op.n_out),
         shape_in=op.shape_in,
         shape=op.shape,
     )
 
 
-def _reached(row: np.ndarray, depth: int, plane: int, size: int) -> dict[str, np.ndarray]:
+def _reached(row: HostArray, depth: int, plane: int, size: int) -> dict[str, HostArray]:
     """Voxels of the rows and of the planes after them, and the position of each among these."""
     mask = np.zeros(size + 1, bool)
     for d in range(depth):
@@ -375,15 +318,15 @@ def _reached(row: np.ndarray, depth: int, plane: int, size: int) -> dict[str, np
     return {"voxels": voxels, "position": position}
 
 
-def _integer(largest: int) -> Any:
+def _integer(largest: int) -> type[np.int32 | np.int64]:
     return np.int32 if largest < 2**31 else np.int64
 
 
 def assemble_voxels(
-    pixels: np.ndarray,
-    who: np.ndarray,
-    voxel: np.ndarray,
-    value: np.ndarray,
+    pixels: HostArray,
+    who: HostArray,
+    voxel: HostArray,
+    value: HostArray,
     *,
     shape_in: tuple[int, int],
     shape: tuple[int, int, int],
@@ -399,29 +342,22 @@ def assemble_voxels(
     shape_in, shape : tuple of int
         (y, x) of the detector and (wave, y, x) of the cube.
     """
-    from scipy.sparse import coo_array
-
     plane = voxel // (shape[1] * shape[2])
     listed, who = np.unique(plane.astype(np.int64) * pixels.size + who, return_inverse=True)
     first, one = np.divmod(listed, pixels.size)
     pixels = pixels[one]
-    size = (shape[0] * shape[1] * shape[2], pixels.size)
-    made = coo_array((value.astype(np.float32), (voxel, who)), size)
-    made.has_canonical_format = True
-    made = made.tocsr()
-    count = np.diff(made.indptr)
-    row = np.flatnonzero(count).astype(_integer(size[0]))
+    n_out = shape[0] * shape[1] * shape[2]
+    row, count, cols, spatial = _by_row(voxel, who, value, (n_out, pixels.size))
+    row = row.astype(_integer(n_out))
     return CubeOperator(
         pixels=pixels.astype(np.int32),
         first=first.astype(np.int32),
         rows=row,
-        starts=np.concatenate([[0], np.cumsum(count[row])]).astype(_integer(made.nnz)),
-        cols=made.indices.astype(np.int32),
-        spatial=made.data,
+        starts=np.concatenate([[0], np.cumsum(count)]).astype(_integer(cols.size)),
+        cols=cols,
+        spatial=spatial,
         spectral=np.ones((1, pixels.size), np.float32),
-        power=None,
-        softening=None,
-        **_reached(row, 1, shape[1] * shape[2], size[0]),
+        **_reached(row, 1, shape[1] * shape[2], n_out),
         shape_in=shape_in,
         shape=shape,
     )

@@ -12,12 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from spec2fn.host.quadrilaterals import quad_entries
-from spec2fn.plan_base import Plan, array
-from spec2fn.typing import Array
+from spec2fn.kernels.resampling import Overlap, Pairs
+from spec2fn.typing import HostArray
 
 __all__ = [
-    "Overlap",
-    "Pairs",
     "corners",
     "drizzle_overlap",
     "neighbour_pairs",
@@ -29,90 +27,17 @@ __all__ = [
 _POINT_PIXFRAC = 1e-3
 
 
-class Overlap(Plan):
-    """Sparse operator from input to output pixels, entries sorted by output pixel.
-
-    Attributes
-    ----------
-    rows, cols : (n,) int32
-        Flat index of the output pixel and of the input pixel (within its cutout) of each entry.
-    area : (n,) float64
-        Fraction of the (shrunken) input pixel that falls on the output pixel.
-    starts : (m,) int64
-        First entry of each output pixel that has any.
-    occupied : (m,) int32
-        Those output pixels.
-    shape_in, shape_out : tuple of int
-        (y, x) of the input cutout and of the output image.
-    """
-
-    rows: Array = array("(slit entry)")
-    cols: Array = array("(slit entry)")
-    area: Array = array("(slit entry)")
-    starts: Array = array("(slit row)")
-    occupied: Array = array("(slit row)")
-    shape_in: tuple[int, int]
-    shape_out: tuple[int, int]
-
-    @property
-    def n_in(self) -> int:
-        """Number of input pixels."""
-        return self.shape_in[0] * self.shape_in[1]
-
-    @property
-    def n_out(self) -> int:
-        """Number of output pixels."""
-        return self.shape_out[0] * self.shape_out[1]
-
-
-class Pairs(Plan):
-    """Pairs of entries of an :class:`Overlap` that share their input pixel.
-
-    Attributes
-    ----------
-    first, second : (n,) int32
-        Indices of the two entries; the second lies ``lag`` output pixels further.
-    slots : (n,) int32
-        ``(lag - 1) * n_out + row`` of the first entry, ascending.
-    starts : (m,) int64
-        First pair of each slot that has any.
-    occupied : (m,) int32
-        Those slots.
-    lags : int
-        Largest lag (at least 1).
-    n_out : int
-        Number of output pixels.
-    """
-
-    first: Array = array("(slit pair)")
-    second: Array = array("(slit pair)")
-    slots: Array = array("(slit pair)")
-    starts: Array = array("(slit slot)")
-    occupied: Array = array("(slit slot)")
-    lags: int
-    n_out: int
-
-    @property
-    def size(self) -> int:
-        """Number of slots."""
-        return self.lags * self.n_out
-
-
-def corners(
-    pixel_map: np.ndarray, half: float, at_edge: tuple[bool, bool, bool, bool]
-) -> tuple[np.ndarray, np.ndarray]:
+def corners(pixel_map: HostArray, half: float) -> tuple[HostArray, HostArray]:
     """Return where the corners of shrunken input pixels fall in the output image.
 
     Parameters
     ----------
     pixel_map : (2, y, x) float64
-        x and y in the output image of the centre of each input pixel; NaN where unknown.
+        x and y in the output image of the centre of each input pixel; NaN where unknown. It is
+        extrapolated linearly: where its edge is not that of the detector, a border of NaN belongs
+        to it.
     half : float
         Half of the width of the shrunken pixel [input pixels], at most 0.5.
-    at_edge : tuple of bool
-        Whether the map's bottom, top, left and right edge is the edge of the detector: there the
-        map is extrapolated linearly. Elsewhere pixels beyond the edge have no position, and the
-        outermost pixels therefore no corners.
 
     Returns
     -------
@@ -125,23 +50,18 @@ def corners(
     are not evaluated with the WCS.
     """
     padded = np.pad(pixel_map, ((0, 0), (1, 1), (1, 1)), constant_values=np.nan)
-    bottom, top, left, right = at_edge
-    if left:
-        padded[:, :, 0] = 2 * padded[:, :, 1] - padded[:, :, 2]
-    if right:
-        padded[:, :, -1] = 2 * padded[:, :, -2] - padded[:, :, -3]
-    if bottom:
-        padded[:, 0] = 2 * padded[:, 1] - padded[:, 2]
-    if top:
-        padded[:, -1] = 2 * padded[:, -2] - padded[:, -3]
+    padded[:, :, 0] = 2 * padded[:, :, 1] - padded[:, :, 2]
+    padded[:, :, -1] = 2 * padded[:, :, -2] - padded[:, :, -3]
+    padded[:, 0] = 2 * padded[:, 1] - padded[:, 2]
+    padded[:, -1] = 2 * padded[:, -2] - padded[:, -3]
     centre = padded[:, :, 1:-1] * (1.0 - half)
     to_left = centre + half * padded[:, :, :-2]
     to_right = centre + half * padded[:, :, 2:]
 
-    def up(columns: np.ndarray) -> np.ndarray:
+    def up(columns: HostArray) -> HostArray:
         return columns[:, 1:-1] * (1.0 - half) + half * columns[:, 2:]
 
-    def down(columns: np.ndarray) -> np.ndarray:
+    def down(columns: HostArray) -> HostArray:
         return columns[:, 1:-1] * (1.0 - half) + half * columns[:, :-2]
 
     found = np.stack([up(to_left), up(to_right), down(to_right), down(to_left)])
@@ -150,14 +70,14 @@ def corners(
     return found[:, 0], found[:, 1]
 
 
-def _round(x: np.ndarray) -> np.ndarray:
+def _round(x: HostArray) -> HostArray:
     # nearest integer, halves away from zero: -0.5 belongs to no pixel, 0.5 to pixel 1
     return np.trunc(x + np.copysign(0.5, x)).astype(np.int64)
 
 
 def _square_entries(
-    x: np.ndarray, y: np.ndarray, shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    x: HostArray, y: HostArray, shape: tuple[int, int]
+) -> tuple[HostArray, HostArray, HostArray]:
     """Return output index, input index and overlap fraction for quadrilaterals (4, n)."""
     jacobian = 0.5 * ((x[1] - x[3]) * (y[0] - y[2]) - (x[0] - x[2]) * (y[1] - y[3]))
     (known,) = np.nonzero(np.isfinite(jacobian) & (jacobian != 0))
@@ -168,8 +88,8 @@ def _square_entries(
 
 
 def _point_entries(
-    pixel_map: np.ndarray, shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    pixel_map: HostArray, shape: tuple[int, int]
+) -> tuple[HostArray, HostArray, HostArray]:
     ny, nx = shape
     x, y = pixel_map.reshape(2, -1)
     col = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
@@ -178,7 +98,7 @@ def _point_entries(
     return (iy * nx + ix)[inside], col[inside], np.ones(int(inside.sum()))
 
 
-def _segments(sorted_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _segments(sorted_ids: HostArray) -> tuple[HostArray, HostArray]:
     if not sorted_ids.size:
         return np.zeros(0, np.int64), np.zeros(0, np.int32)
     starts = np.concatenate([[0], np.flatnonzero(np.diff(sorted_ids)) + 1])
@@ -186,18 +106,17 @@ def _segments(sorted_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def drizzle_overlap(
-    pixel_map: np.ndarray,
+    pixel_map: HostArray,
     shape_out: tuple[int, int],
     kernel: str = "square",
     pixfrac: float = 1.0,
-    at_edge: tuple[bool, bool, bool, bool] = (True, True, True, True),
 ) -> Overlap:
     """Return the overlap of input pixels with output pixels.
 
     Parameters
     ----------
     pixel_map : (2, y, x) float64
-        x and y in the output image of the centre of each input pixel; NaN where unknown.
+        See :func:`corners`.
     shape_out : tuple of int
         (y, x) of the output image.
     kernel : {"square", "point"}
@@ -205,8 +124,6 @@ def drizzle_overlap(
         output pixel that holds its centre.
     pixfrac : float
         Linear size of the shrunken pixel; at most 0.001 means "point".
-    at_edge : tuple of bool
-        See :func:`corners`.
 
     Returns
     -------
@@ -215,7 +132,7 @@ def drizzle_overlap(
     if kernel == "point" or pixfrac <= _POINT_PIXFRAC:
         rows, cols, area = _point_entries(pixel_map, shape_out)
     else:
-        x, y = corners(pixel_map, 0.5 * pixfrac, at_edge)
+        x, y = corners(pixel_map, 0.5 * pixfrac)
         rows, cols, area = _square_entries(x.reshape(4, -1), y.reshape(4, -1), shape_out)
     shape_in = (pixel_map.shape[1], pixel_map.shape[2])
     order = np.argsort(rows.astype(np.int64) * (shape_in[0] * shape_in[1]) + cols)
@@ -284,7 +201,7 @@ def neighbour_pairs(overlap: Overlap, axis: int) -> Pairs:
     )
 
 
-def _moved(flat: np.ndarray, width: int, target: tuple[int, int], position: int) -> np.ndarray:
+def _moved(flat: HostArray, width: int, target: tuple[int, int], position: int) -> HostArray:
     # flat indices of an image inside the image at `position` of a stack of padded ones
     y, x = np.divmod(flat.astype(np.int64), width)
     return y * target[1] + x + position * (target[0] * target[1])

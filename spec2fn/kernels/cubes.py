@@ -1,21 +1,23 @@
 """Cubes of an integral-field unit as weighted means over detector pixels.
 
-The weights come as :class:`spec2fn.host.cube_overlap.CubeOperator`; one operator serves data,
-variances, the number of pixels that contribute, and the way back. With NumPy the sums are sparse
-matrix products, with JAX sorted segment sums.
+One :class:`CubeOperator` (from :mod:`spec2fn.host.cube_overlap`) serves data, variances, the number
+of pixels that contribute, and the way back. With NumPy the sums are sparse matrix products, with
+JAX sorted segment sums.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from types import ModuleType
 
 import numpy as np
 
 from spec2fn.kernels.namespace import array_namespace, safe_divide
+from spec2fn.plan_base import Plan, array
 from spec2fn.threads import in_threads
+from spec2fn.typing import Array, Number
 
 __all__ = [
-    "Weights",
+    "CubeOperator",
     "apply",
     "apply_adjoint",
     "by_plane",
@@ -27,67 +29,71 @@ __all__ = [
 ]
 
 
-class Weights(Protocol):
-    """See :class:`spec2fn.host.cube_overlap.CubeOperator`."""
+class CubeOperator(Plan):
+    """Sparse operator from detector pixels to voxels, entries sorted by voxel.
 
-    @property
-    def pixels(self) -> Any:
-        """Flat index on the detector of each pixel that contributes."""
+    A pixel contributes to the planes ``d = 0, 1, …`` after its first. Element ``(voxel, pixel)``
+    of the operator, for the voxel ``rows[r] + d * ny * nx`` and entry ``e`` of row ``r``, is
+    ``spatial[e] * spectral[d, cols[e]]``, or, with `power` > 0,
+    ``1 / max((spatial[e] + spectral[d, cols[e]]) ** (power / 2), softening)``. A negative
+    `spectral` means that the pixel does not reach the plane.
 
-    @property
-    def first(self) -> Any:
-        """First plane of each pixel."""
+    Attributes
+    ----------
+    pixels : (p,) int32
+        Flat index of each pixel that contributes, in the order of its first plane. In cubes along
+        the slicer a pixel is listed once for every plane.
+    first : (p,) int32
+        First plane of each pixel.
+    rows : (m,) int32
+        Flat index of the voxels in which entries start, ascending.
+    starts : (m + 1,) int32
+        First entry of each row, and the number of entries.
+    cols : (n,) int32
+        Position in `pixels` of each entry.
+    spatial : (n,) float32
+        Share of the spaxel, weight, or squared distance [spaxels^2].
+    spectral : (d, p) float32
+        Share of the plane [um], weight, or squared distance [planes^2]; -1 outside.
+    voxels : (v,) int32
+        Flat index of all voxels that may be reached, ascending.
+    position : (d, m) int32
+        Where in `voxels` the voxel of each row is, in the planes after its first; v beyond the
+        last plane.
+    shape_in : tuple of int
+        (y, x) of the detector.
+    shape : tuple of int
+        (wave, y, x) of the cube.
+    power, softening : (p,) float32, optional
+        Of the modified Shepard weights.
+    """
 
-    @property
-    def rows(self) -> Any:
-        """Voxels in which entries start."""
-
-    @property
-    def starts(self) -> Any:
-        """First entry of each row, and their number."""
-
-    @property
-    def cols(self) -> Any:
-        """Pixel of each entry."""
-
-    @property
-    def spatial(self) -> Any:
-        """Spatial part of the weight of each entry."""
-
-    @property
-    def spectral(self) -> Any:
-        """Spectral part of the weight by plane and pixel."""
-
-    @property
-    def power(self) -> Any:
-        """Power of the distance, for weights that are no products."""
-
-    @property
-    def softening(self) -> Any:
-        """Least value of that power."""
-
-    @property
-    def voxels(self) -> Any:
-        """Voxels that may be reached, ascending."""
-
-    @property
-    def position(self) -> Any:
-        """Where in `voxels` each row is, by plane."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(wave, y, x) of the cube."""
+    pixels: Array = array("pixel")
+    first: Array = array("pixel")
+    rows: Array = array("row")
+    starts: Array = array("_")
+    cols: Array = array("entry")
+    spatial: Array = array("entry")
+    spectral: Array = array("plane pixel")
+    voxels: Array = array("voxel")
+    position: Array = array("plane row")
+    shape_in: tuple[int, int]
+    shape: tuple[int, int, int]
+    power: Array | None = array("pixel", default=None)
+    softening: Array | None = array("pixel", default=None)
 
     @property
     def n_out(self) -> int:
         """Number of voxels."""
+        return self.shape[0] * self.shape[1] * self.shape[2]
 
     @property
     def plane(self) -> int:
         """Number of spaxels in a plane."""
+        return self.shape[1] * self.shape[2]
 
 
-def _spectral(op: Weights, d: int, power: int, xp: Any) -> Any:
+def _spectral(op: CubeOperator, d: int, power: int, xp: ModuleType) -> Array:
     """Factor of each pixel in the plane `d` planes after its first, to a power (0: reached)."""
     part = xp.asarray(op.spectral[d])
     zero, one = (xp.asarray(v, dtype=part.dtype) for v in (0, 1))
@@ -96,7 +102,7 @@ def _spectral(op: Weights, d: int, power: int, xp: Any) -> Any:
     return xp.maximum(part, zero) ** power
 
 
-def _entries(op: Weights, d: int, power: int, xp: Any) -> Any:
+def _entries(op: CubeOperator, d: int, power: int, xp: ModuleType) -> Array:
     """Factor of each entry in that plane, to a power."""
     spatial = xp.asarray(op.spatial)
     if power == 0:
@@ -112,7 +118,7 @@ def _entries(op: Weights, d: int, power: int, xp: Any) -> Any:
     return xp.maximum(away, xp.asarray(op.softening)[op.cols]) ** (-power)
 
 
-def _row_of_entry(op: Weights, xp: Any) -> Any:
+def _row_of_entry(op: CubeOperator, xp: ModuleType) -> Array:
     starts = xp.asarray(op.starts)
     rows = xp.arange(op.rows.shape[0])
     if xp is np:
@@ -120,7 +126,7 @@ def _row_of_entry(op: Weights, xp: Any) -> Any:
     return xp.repeat(rows, xp.diff(starts), total_repeat_length=op.cols.shape[0])
 
 
-def _matrix(op: Weights, entries: Any) -> Any:
+def _matrix(op: CubeOperator, entries: Array) -> Array:
     from scipy.sparse import csr_array
 
     # the index arrays are those of the plan, which is read-only: nothing is copied
@@ -130,14 +136,14 @@ def _matrix(op: Weights, entries: Any) -> Any:
     )
 
 
-def apply(op: Weights, values: Any, power: int = 1) -> Any:
+def apply(op: CubeOperator, values: Array, power: int = 1) -> Array:
     """Return weighted sums of pixels, ``out[voxel] = sum(weight**power * value)``.
 
     Only for the voxels that any pixel reaches, ``op.voxels``; :func:`to_cube` makes a cube of it.
 
     Parameters
     ----------
-    op : Weights
+    op : CubeOperator
     values : (..., p) float
         Of the pixels ``op.pixels``; finite.
     power : int
@@ -179,7 +185,7 @@ def apply(op: Weights, values: Any, power: int = 1) -> Any:
     return xp.moveaxis(out[:-1], 0, -1)
 
 
-def to_cube(op: Weights, values: Any, fill: Any = 0) -> Any:
+def to_cube(op: CubeOperator, values: Array, fill: Number = 0) -> Array:
     """Put values of the voxels ``op.voxels`` (..., v) into a cube (..., wave, y, x)."""
     xp = array_namespace(values)
     lead = values.shape[:-1]
@@ -191,12 +197,12 @@ def to_cube(op: Weights, values: Any, fill: Any = 0) -> Any:
     return out.reshape(*lead, *op.shape)
 
 
-def apply_adjoint(op: Weights, values: Any, power: int = 1) -> Any:
+def apply_adjoint(op: CubeOperator, values: Array, power: int = 1) -> Array:
     """Return the adjoint of :func:`apply`: ``out[pixel] = sum(weight**power * value[voxel])``.
 
     Parameters
     ----------
-    op : Weights
+    op : CubeOperator
     values : (..., v) float
         Of the voxels ``op.voxels``.
     power : int
@@ -211,7 +217,7 @@ def apply_adjoint(op: Weights, values: Any, power: int = 1) -> Any:
     return sum(planes, start=none)
 
 
-def _from_planes(op: Weights, values: Any, d: int, power: int = 1) -> Any:
+def _from_planes(op: CubeOperator, values: Array, d: int, power: int = 1) -> Array:
     """Weighted sums, by pixel, of the voxels in the plane `d` planes after the pixel's first."""
     xp = array_namespace(values)
     entries = _entries(op, d, power, xp).astype(values.dtype)
@@ -229,12 +235,12 @@ def _from_planes(op: Weights, values: Any, d: int, power: int = 1) -> Any:
     return factor * xp.moveaxis(summed, 0, -1)
 
 
-def combine(op: Weights, sci: Any, err: Any, good: Any) -> dict[str, Any]:
+def combine(op: CubeOperator, sci: Array, err: Array, good: Array) -> dict[str, Array]:
     """Return the weighted means of good pixels, their error, and their number.
 
     Parameters
     ----------
-    op : Weights
+    op : CubeOperator
     sci, err : (..., p) float32
         Values and standard errors of the pixels ``op.pixels``.
     good : (..., p) bool
@@ -257,7 +263,7 @@ def combine(op: Weights, sci: Any, err: Any, good: Any) -> dict[str, Any]:
     return {"weight": weight, "sci": flux / safe, "var": noise / (safe * safe), "wmap": number}
 
 
-def by_plane(op: Weights, values: Any) -> Any:
+def by_plane(op: CubeOperator, values: Array) -> Array:
     """Return the sums of the planes (..., wave) of values (..., v) of the voxels ``op.voxels``."""
     xp = array_namespace(values)
     if xp is np:
@@ -274,7 +280,7 @@ def by_plane(op: Weights, values: Any) -> Any:
     )
 
 
-def low_coverage(covered: Any, share: float = 0.75, percentile: float = 0.03) -> Any:
+def low_coverage(covered: Array, share: float = 0.75, percentile: float = 0.03) -> Array:
     """Return planes of which much less is covered than of the others.
 
     Parameters
@@ -306,7 +312,9 @@ def low_coverage(covered: Any, share: float = 0.75, percentile: float = 0.03) ->
     return (counts > 0) & (counts < share * limit)
 
 
-def variance_inflation(op: Weights, weight: Any, variance: Any, var: Any, keep: Any) -> Any:
+def variance_inflation(
+    op: CubeOperator, weight: Array, variance: Array, var: Array, keep: Array
+) -> Array:
     """Return how much noisier the sum of a plane is than its voxels say.
 
     Neighbouring voxels share detector pixels, so that the variance of a sum over many of them is
@@ -314,7 +322,7 @@ def variance_inflation(op: Weights, weight: Any, variance: Any, var: Any, keep: 
 
     Parameters
     ----------
-    op : Weights
+    op : CubeOperator
     weight : (..., v) float
         Sum of the weights of each voxel of ``op.voxels``.
     variance : (..., p) float
@@ -344,7 +352,7 @@ def variance_inflation(op: Weights, weight: Any, variance: Any, var: Any, keep: 
     return safe_divide(joint, alone, alone > 0, fill=1.0)
 
 
-def _sums(values: Any, plane: Any, planes: int, xp: Any) -> Any:
+def _sums(values: Array, plane: Array, planes: int, xp: ModuleType) -> Array:
     if xp is np:
         flat = values.reshape(-1, values.shape[-1])
         summed = np.stack([np.bincount(plane, v, planes)[:planes] for v in flat])
@@ -356,15 +364,19 @@ def _sums(values: Any, plane: Any, planes: int, xp: Any) -> Any:
 
 
 def covariance(
-    op: Weights, pairs: Weights, weight: Any, variance: Any, offset: tuple[int, int, int]
-) -> Any:
+    op: CubeOperator,
+    pairs: CubeOperator,
+    weight: Array,
+    variance: Array,
+    offset: tuple[int, int, int],
+) -> Array:
     """Return the covariance of each voxel with the one `offset` further.
 
     Parameters
     ----------
-    op : Weights
+    op : CubeOperator
         Of which the weights are products (`power` is None).
-    pairs : Weights
+    pairs : CubeOperator
         The same for pairs of spaxels that far apart
         (:func:`spec2fn.host.cube_overlap.paired`).
     weight : (..., v) float

@@ -5,20 +5,19 @@ Data have their pixels flattened into the last axis; leading axes (integrations)
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
 import numpy as np
 
-from spec2fn.kernels.namespace import array_namespace, is_jax, safe_divide
+from spec2fn.kernels.namespace import array_namespace, is_jax, positive_root, safe_divide
+from spec2fn.plan_base import Plan, array
+from spec2fn.typing import Array
 
 __all__ = [
-    "Operator",
-    "PairList",
+    "Overlap",
+    "Pairs",
     "apply",
     "apply_adjoint",
     "coefficients",
     "drizzle_weight",
-    "common_error",
     "pair_covariance",
     "propagate_flags",
     "resample_variance",
@@ -26,76 +25,76 @@ __all__ = [
 ]
 
 
-class Operator(Protocol):
-    """Sparse overlap of input and output pixels (:class:`spec2fn.host.drizzle.Overlap`).
+class Overlap(Plan):
+    """Sparse operator from input to output pixels, entries sorted by output pixel.
 
-    Entries are sorted by output pixel: ``rows``, ``cols`` and ``area`` (n,) hold output pixel,
-    input pixel, and the fraction of the input pixel on the output pixel; ``starts`` and
-    ``occupied`` (m,) the first entry of each output pixel that has any, and those pixels.
+    Attributes
+    ----------
+    rows, cols : (n,) int32
+        Flat index of the output pixel and of the input pixel (within its cutout) of each entry.
+    area : (n,) float64
+        Fraction of the (shrunken) input pixel that falls on the output pixel.
+    starts : (m,) int64
+        First entry of each output pixel that has any.
+    occupied : (m,) int32
+        Those output pixels.
+    shape_in, shape_out : tuple of int
+        (y, x) of the input cutout and of the output image.
     """
 
-    @property
-    def rows(self) -> Any:
-        """Output pixel of each entry."""
-
-    @property
-    def cols(self) -> Any:
-        """Input pixel of each entry."""
-
-    @property
-    def area(self) -> Any:
-        """Fraction of the input pixel on the output pixel."""
-
-    @property
-    def starts(self) -> Any:
-        """First entry of each occupied output pixel."""
-
-    @property
-    def occupied(self) -> Any:
-        """Output pixels with entries."""
+    rows: Array = array("(slit entry)")
+    cols: Array = array("(slit entry)")
+    area: Array = array("(slit entry)")
+    starts: Array = array("(slit row)")
+    occupied: Array = array("(slit row)")
+    shape_in: tuple[int, int]
+    shape_out: tuple[int, int]
 
     @property
     def n_in(self) -> int:
         """Number of input pixels."""
+        return self.shape_in[0] * self.shape_in[1]
 
     @property
     def n_out(self) -> int:
         """Number of output pixels."""
+        return self.shape_out[0] * self.shape_out[1]
 
 
-class PairList(Protocol):
-    """Pairs of entries that share an input pixel (:class:`spec2fn.host.drizzle.Pairs`).
+class Pairs(Plan):
+    """Pairs of entries of an :class:`Overlap` that share their input pixel.
 
-    ``first`` and ``second`` (p,) are entries of an :class:`Operator`; the product of the two is
-    added to the slot in ``slots`` (p,), ascending.
+    Attributes
+    ----------
+    first, second : (n,) int32
+        Indices of the two entries; the second lies ``lag`` output pixels further.
+    slots : (n,) int32
+        ``(lag - 1) * n_out + row`` of the first entry, ascending.
+    starts : (m,) int64
+        First pair of each slot that has any.
+    occupied : (m,) int32
+        Those slots.
+    lags : int
+        Largest lag (at least 1).
+    n_out : int
+        Number of output pixels.
     """
 
-    @property
-    def first(self) -> Any:
-        """One entry of each pair."""
-
-    @property
-    def second(self) -> Any:
-        """The other entry."""
-
-    @property
-    def slots(self) -> Any:
-        """Where the pair is added."""
-
-    @property
-    def starts(self) -> Any:
-        """First pair of each occupied slot."""
-
-    @property
-    def occupied(self) -> Any:
-        """Slots with pairs."""
+    first: Array = array("(slit pair)")
+    second: Array = array("(slit pair)")
+    slots: Array = array("(slit pair)")
+    starts: Array = array("(slit slot)")
+    occupied: Array = array("(slit slot)")
+    lags: int
+    n_out: int
 
     @property
     def size(self) -> int:
         """Number of slots."""
+        return self.lags * self.n_out
 
 
-def segment_sum(values: Any, segments: Any, starts: Any, occupied: Any, size: int) -> Any:
+def segment_sum(values: Array, segments: Array, starts: Array, occupied: Array, size: int) -> Array:
     """Sum values of equal segment, for segments in ascending order.
 
     Parameters
@@ -127,14 +126,14 @@ def segment_sum(values: Any, segments: Any, starts: Any, occupied: Any, size: in
 
 
 def drizzle_weight(
-    dq: Any,
-    planes: tuple[Any, ...],
+    dq: Array,
+    planes: tuple[Array, ...],
     bad_bits: int,
     *,
     weight_type: str | None = "ivm",
-    var_rnoise: Any = None,
-    exposure_time: Any = None,
-) -> Any:
+    var_rnoise: Array | None = None,
+    exposure_time: Array | None = None,
+) -> Array:
     """Return the weight of each input pixel.
 
     Parameters
@@ -178,12 +177,12 @@ def drizzle_weight(
     return xp.where(good, one, zero)
 
 
-def coefficients(operator: Operator, weight: Any) -> tuple[Any, Any]:
+def coefficients(overlap: Overlap, weight: Array) -> tuple[Array, Array]:
     """Return the normalised coefficient of each overlap and the total weight.
 
     Parameters
     ----------
-    operator : Operator
+    overlap : Overlap
     weight : (..., n_in) float
         Weight of the input pixels.
 
@@ -194,10 +193,10 @@ def coefficients(operator: Operator, weight: Any) -> tuple[Any, Any]:
     total : (..., n_out) float
         ``sum(a w)``, the drizzle weight (eq. 4 of Fruchter & Hook 2002).
     """
-    xp = array_namespace(weight, operator.area)
-    weighted = xp.asarray(operator.area).astype(weight.dtype) * weight[..., operator.cols]
-    total = _to_output(operator, weighted)
-    gathered = total[..., operator.rows]
+    xp = array_namespace(weight, overlap.area)
+    weighted = xp.asarray(overlap.area).astype(weight.dtype) * weight[..., overlap.cols]
+    total = _to_output(overlap, weighted)
+    gathered = total[..., overlap.rows]
     positive = gathered > 0
     if xp is not np:
         # for the derivative, which holds the square of the denominator: nothing else changes by
@@ -210,16 +209,16 @@ def coefficients(operator: Operator, weight: Any) -> tuple[Any, Any]:
     return safe_divide(weighted, gathered, positive, fill=0.0), total
 
 
-def _to_output(operator: Operator, values: Any) -> Any:
-    return segment_sum(values, operator.rows, operator.starts, operator.occupied, operator.n_out)
+def _to_output(overlap: Overlap, values: Array) -> Array:
+    return segment_sum(values, overlap.rows, overlap.starts, overlap.occupied, overlap.n_out)
 
 
-def apply(operator: Operator, coefficient: Any, data: Any) -> Any:
+def apply(overlap: Overlap, coefficient: Array, data: Array) -> Array:
     """Return the resampled data, ``out[row] = sum(coefficient * data[col])``.
 
     Parameters
     ----------
-    operator : Operator
+    overlap : Overlap
     coefficient : (..., n) float
         From :func:`coefficients`.
     data : (..., n_in) float
@@ -231,17 +230,17 @@ def apply(operator: Operator, coefficient: Any, data: Any) -> Any:
         0 where no input pixel contributes.
     """
     xp = array_namespace(coefficient, data)
-    gathered = data[..., operator.cols]
+    gathered = data[..., overlap.cols]
     gathered = xp.where(coefficient != 0, gathered, xp.zeros((), dtype=data.dtype))
-    return _to_output(operator, coefficient * gathered)
+    return _to_output(overlap, coefficient * gathered)
 
 
-def apply_adjoint(operator: Operator, coefficient: Any, image: Any) -> Any:
+def apply_adjoint(overlap: Overlap, coefficient: Array, image: Array) -> Array:
     """Return the adjoint of :func:`apply`, ``out[col] = sum(coefficient * image[row])``.
 
     Parameters
     ----------
-    operator : Operator
+    overlap : Overlap
     coefficient : (..., n) float
     image : (..., n_out) float
         Output image.
@@ -250,8 +249,8 @@ def apply_adjoint(operator: Operator, coefficient: Any, image: Any) -> Any:
     -------
     (..., n_in) float
     """
-    cols, size = operator.cols, operator.n_in
-    values = coefficient * image[..., operator.rows]
+    cols, size = overlap.cols, overlap.n_in
+    values = coefficient * image[..., overlap.rows]
     if is_jax(values):
         import jax
 
@@ -263,7 +262,7 @@ def apply_adjoint(operator: Operator, coefficient: Any, image: Any) -> Any:
     return out.reshape(*values.shape[:-1], size).astype(values.dtype)
 
 
-def resample_variance(operator: Operator, coefficient: Any, variance: Any) -> Any:
+def resample_variance(overlap: Overlap, coefficient: Array, variance: Array) -> Array:
     """Return the variance plane of a JWST ``_s2d`` product.
 
     The square of the resampled standard deviation: correct for errors that neighbours share
@@ -271,7 +270,7 @@ def resample_variance(operator: Operator, coefficient: Any, variance: Any) -> An
 
     Parameters
     ----------
-    operator, coefficient
+    overlap, coefficient
         See :func:`apply`.
     variance : (..., n_in) float
 
@@ -279,31 +278,16 @@ def resample_variance(operator: Operator, coefficient: Any, variance: Any) -> An
     -------
     (..., n_out) float
     """
-    xp = array_namespace(variance, coefficient)
-    positive = variance > 0
-    zero = xp.zeros((), dtype=variance.dtype)
-    sigma = xp.where(
-        positive, xp.sqrt(xp.where(positive, variance, xp.ones((), dtype=variance.dtype))), zero
-    )
-    return apply(operator, coefficient, sigma) ** 2
+    return apply(overlap, coefficient, positive_root(variance)) ** 2
 
 
-def common_error(share: Any, variance: Any) -> Any:
-    """Return the standard error that is a share of a variance; 0 where either is unknown."""
-    xp = array_namespace(share, variance)
-    part = share * variance
-    positive = part > 0
-    one = xp.ones((), dtype=part.dtype)
-    return xp.where(positive, xp.sqrt(xp.where(positive, part, one)), xp.zeros((), part.dtype))
-
-
-def pair_covariance(operator: Operator, pairs: PairList, coefficient: Any, variance: Any) -> Any:
+def pair_covariance(overlap: Overlap, pairs: Pairs, coefficient: Array, variance: Array) -> Array:
     """Return covariances of output pixels, ``A diag(v) A^T``, for listed pairs of entries.
 
     Parameters
     ----------
-    operator : Operator
-    pairs : PairList
+    overlap : Overlap
+    pairs : Pairs
         Entries that share an input pixel.
     coefficient : (..., n) float
     variance : (..., n_in) float
@@ -315,17 +299,17 @@ def pair_covariance(operator: Operator, pairs: PairList, coefficient: Any, varia
     """
     xp = array_namespace(coefficient, variance)
     product = coefficient[..., pairs.first] * coefficient[..., pairs.second]
-    shared = variance[..., operator.cols[pairs.first]]
+    shared = variance[..., overlap.cols[pairs.first]]
     shared = xp.where(product != 0, shared, xp.zeros((), dtype=variance.dtype))
     return segment_sum(product * shared, pairs.slots, pairs.starts, pairs.occupied, pairs.size)
 
 
-def propagate_flags(operator: Operator, coefficient: Any, dq: Any) -> Any:
+def propagate_flags(overlap: Overlap, coefficient: Array, dq: Array) -> Array:
     """Return the bitwise OR of the flags of all input pixels that contribute.
 
     Parameters
     ----------
-    operator, coefficient
+    overlap, coefficient
         See :func:`apply`.
     dq : (..., n_in) uint32
 
@@ -334,12 +318,12 @@ def propagate_flags(operator: Operator, coefficient: Any, dq: Any) -> Any:
     (..., n_out) uint32
     """
     xp = array_namespace(dq, coefficient)
-    size = operator.n_out
-    gathered = xp.where(coefficient != 0, dq[..., operator.cols], xp.zeros((), dtype=dq.dtype))
+    size = overlap.n_out
+    gathered = xp.where(coefficient != 0, dq[..., overlap.cols], xp.zeros((), dtype=dq.dtype))
     if not is_jax(gathered):
         out = np.zeros((*gathered.shape[:-1], size), dtype=dq.dtype)
         if gathered.shape[-1]:
-            out[..., operator.occupied] = np.bitwise_or.reduceat(gathered, operator.starts, axis=-1)
+            out[..., overlap.occupied] = np.bitwise_or.reduceat(gathered, overlap.starts, axis=-1)
         return out
     import jax
 
@@ -347,6 +331,6 @@ def propagate_flags(operator: Operator, coefficient: Any, dq: Any) -> Any:
     out = xp.zeros((size, *moved.shape[1:]), dtype=dq.dtype)
     for bit in range(32):
         mask = xp.asarray(1 << bit, dtype=dq.dtype)
-        found = jax.ops.segment_max(moved & mask, operator.rows, size, indices_are_sorted=True)
+        found = jax.ops.segment_max(moved & mask, overlap.rows, size, indices_are_sorted=True)
         out = out | found
     return xp.moveaxis(out, 0, -1)

@@ -11,7 +11,6 @@ from spec2fn.deferred import as_deferred
 from spec2fn.errors import DatasetError
 from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.modes import mode_of
-from spec2fn.plans.slits.slit_frame import strings
 from spec2fn.schema import (
     EXTRACTED,
     NOT_EXTRACTED,
@@ -19,6 +18,7 @@ from spec2fn.schema import (
     meta_of,
     warnings_of,
 )
+from spec2fn.slits import strings
 from spec2fn.typing import Array, Arrays
 from spec2fn.wcs.spectrum import SpectralWcs
 

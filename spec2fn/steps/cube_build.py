@@ -9,20 +9,22 @@ from spec2fn.cubes import Cubes
 from spec2fn.dq import Pixel
 from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels import cubes as kernel
-from spec2fn.kernels.namespace import array_namespace, is_traced
+from spec2fn.kernels.cubes import CubeOperator
+from spec2fn.kernels.namespace import array_namespace, is_traced, positive_root
 from spec2fn.modes import mode_of
-from spec2fn.parameters import Range
+from spec2fn.parameters import Parameters, Range
 from spec2fn.plans.cubes.cube_build import (
     COVARIANCE_OFFSETS,
     CubeBuildPlan,
-    CubeOptions,
-    CubePlan,
+    OneCubePlan,
     make_plan,
 )
-from spec2fn.plans.cubes.cube_wcs import with_cards
 from spec2fn.schema import meta_of, set_scalars, with_attrs, with_meta
+from spec2fn.typing import Array
+from spec2fn.wcs.cube_wcs import with_cards
 
 if TYPE_CHECKING:
+    import numpy as np
     import xarray as xr
 
 __all__ = ["cube_build", "plan_cube_build"]
@@ -36,32 +38,7 @@ _GONE = ("V2_REF", "V3_REF", "RA_REF", "DEC_REF", "ROLL_REF", "V3I_YANG", "VPARI
 
 
 def plan_cube_build(
-    ds: xr.Dataset,
-    cubepar: xr.Dataset | None = None,
-    *,
-    channel: str = "all",
-    band: str = "all",
-    grating: str = "all",
-    filter: str = "all",  # noqa: A002 - the name of the official parameter
-    output_type: str = "band",
-    linear_wave: bool = True,
-    scalexy: float = 0.0,
-    scalew: float = 0.0,
-    weighting: str = "drizzle",
-    coord_system: str = "skyalign",
-    ra_center: float | None = None,
-    dec_center: float | None = None,
-    cube_pa: float | None = None,
-    nspax_x: int | None = None,
-    nspax_y: int | None = None,
-    rois: float = 0.0,
-    roiw: float = 0.0,
-    weight_power: float = 2.0,
-    wavemin: float | None = None,
-    wavemax: float | None = None,
-    wavelengths: tuple[float, ...] | None = None,
-    offset_file: str | None = None,
-    covariance: bool = False,
+    ds: xr.Dataset, cubepar: xr.Dataset | None = None, *, params: Parameters
 ) -> CubeBuildPlan | Skip:
     """Compute grids and weights of the cubes on the host; see :func:`cube_build`.
 
@@ -83,32 +60,7 @@ def plan_cube_build(
         return Skip(f"{mode.exp_type or 'the exposure'} is not of an integral-field unit")
     if cubepar is None:
         return Skip("no cubepar reference for this exposure")
-    options = CubeOptions(
-        channel=channel,
-        band=band,
-        grating=grating,
-        filter=filter,
-        output_type=output_type,
-        linear_wave=linear_wave,
-        scalexy=scalexy,
-        scalew=scalew,
-        weighting=weighting,
-        coord_system=coord_system,
-        ra_center=ra_center,
-        dec_center=dec_center,
-        cube_pa=cube_pa,
-        nspax_x=nspax_x,
-        nspax_y=nspax_y,
-        rois=rois,
-        roiw=roiw,
-        weight_power=weight_power,
-        wavemin=wavemin,
-        wavemax=wavemax,
-        wavelengths=wavelengths,
-        offset_file=offset_file,
-        covariance=covariance,
-    )
-    return make_plan(ds, cubepar, options)
+    return make_plan(ds, cubepar, params)
 
 
 @step(
@@ -233,13 +185,11 @@ def cube_build(
         "cube_weighting": "area" if coord_system == "internal_cal" else weighting,
         "cube_coord_system": "skyalign" if coord_system == "world" else coord_system,
     }
-    made = [_cube(ds, part, labels, holes=not skip_dqflagging) for part in plan.parts]
-    if len(made) == 1:
-        return made[0]
-    return Cubes(tuple(part.name for part in plan.parts), tuple(made))
+    cubes = tuple(_cube(ds, part, labels, holes=not skip_dqflagging) for part in plan.parts)
+    return cubes[0] if len(cubes) == 1 else Cubes(tuple(part.name for part in plan.parts), cubes)
 
 
-def _cube(ds: xr.Dataset, part: CubePlan, labels: dict[str, str], *, holes: bool) -> xr.Dataset:
+def _cube(ds: xr.Dataset, part: OneCubePlan, labels: dict[str, str], *, holes: bool) -> xr.Dataset:
     op = part.operator
     sci, err, dq = (ds[n].data for n in ("sci", "err", "dq"))
     xp = array_namespace(sci, err)
@@ -255,12 +205,10 @@ def _cube(ds: xr.Dataset, part: CubePlan, labels: dict[str, str], *, holes: bool
     if ds.attrs.get("instrument") == "MIRI":
         low = kernel.low_coverage(kernel.by_plane(op, reached.astype(sci.dtype)))
         keep = reached & ~low[..., xp.asarray(op.voxels) // op.plane]
-    zero, one = (xp.asarray(v, dtype=sci.dtype) for v in (0, 1))
-    nan = xp.asarray(math.nan, dtype=sci.dtype)
-    sigma = xp.where(var > 0, xp.sqrt(xp.where(var > 0, var, one)), zero)
+    zero, nan = (xp.asarray(v, dtype=sci.dtype) for v in (0, math.nan))
     planes = {
         "sci": kernel.to_cube(op, xp.where(keep, found["sci"], nan), nan),
-        "err": kernel.to_cube(op, xp.where(keep, sigma, nan), nan),
+        "err": kernel.to_cube(op, xp.where(keep, positive_root(var), nan), nan),
         "dq": _flags(op, keep, reached, dq.dtype, holes=holes),
         "wmap": kernel.to_cube(op, xp.where(keep, found["wmap"], zero), zero),
     }
@@ -281,12 +229,14 @@ def _cube(ds: xr.Dataset, part: CubePlan, labels: dict[str, str], *, holes: bool
     return _assembled(ds, part, new, labels)
 
 
-def _pixels(plane: Any, op: Any) -> Any:
+def _pixels(plane: Array, op: CubeOperator) -> Array:
     flat = plane.reshape(*plane.shape[:-2], plane.shape[-2] * plane.shape[-1])
     return flat[..., op.pixels]
 
 
-def _flags(op: Any, keep: Any, reached: Any, dtype: Any, *, holes: bool) -> Any:
+def _flags(
+    op: CubeOperator, keep: Array, reached: Array, dtype: np.dtype[Any], *, holes: bool
+) -> Array:
     xp = array_namespace(keep)
     outside, hole, none = (xp.asarray(v, dtype=dtype) for v in (_OUTSIDE, _HOLE, 0))
     flags = xp.where(keep, none, outside)
@@ -298,7 +248,7 @@ def _flags(op: Any, keep: Any, reached: Any, dtype: Any, *, holes: bool) -> Any:
 
 
 def _assembled(
-    ds: xr.Dataset, part: CubePlan, new: dict[str, Any], labels: dict[str, str]
+    ds: xr.Dataset, part: OneCubePlan, new: dict[str, Any], labels: dict[str, str]
 ) -> xr.Dataset:
     gone = [n for n, v in ds.variables.items() if {"y", "x"} & set(v.dims)]
     out = ds.drop_vars(gone).assign(new)

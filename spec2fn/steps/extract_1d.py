@@ -12,7 +12,7 @@ from spec2fn.parameters import Parameters, Range
 from spec2fn.pieces import Exposure, Pieces, pieces_of
 from spec2fn.plans.extraction.extract_cube import CubeExtractionPlan, plan_cube
 from spec2fn.plans.extraction.extract_images import ImagesPlan, plan_images
-from spec2fn.plans.slits.slit_frame import strings
+from spec2fn.slits import strings
 from spec2fn.spectra.cube_spectra import extract_cube
 from spec2fn.spectra.image_spectra import extract_images
 

@@ -18,7 +18,6 @@ from spec2fn.plans.background.master_background import (
     smooth,
     user_spectrum,
 )
-from spec2fn.plans.slits.slit_frame import strings
 from spec2fn.schema import (
     COMMON_SHARE,
     EXTRACTED,
@@ -27,7 +26,7 @@ from spec2fn.schema import (
     status_of,
     with_meta,
 )
-from spec2fn.slits import Slits
+from spec2fn.slits import Slits, strings
 from spec2fn.steps.barshadow import barshadow
 from spec2fn.steps.extract_1d import extract_1d
 from spec2fn.steps.flat_field import flat_field

@@ -24,8 +24,9 @@ from spec2fn.plans.flux.nirspec_pathloss import (
     plan_nirspec_slits,
 )
 from spec2fn.plans.flux.pathloss import PathlossPlan, plan_lrs_slit
-from spec2fn.plans.slits.slit_frame import as_one_slit, require_slits
+from spec2fn.plans.slits.slit_frame import require_slits
 from spec2fn.schema import replace_data, require
+from spec2fn.slits import as_one_slit
 
 if TYPE_CHECKING:
     import xarray as xr

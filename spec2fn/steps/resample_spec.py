@@ -9,24 +9,21 @@ import numpy as np
 
 from spec2fn.dq import Pixel
 from spec2fn.engine.step import PLANNED, Skip, step
-from spec2fn.errors import InputError, ParameterError
+from spec2fn.errors import ParameterError
 from spec2fn.kernels import resampling
-from spec2fn.kernels.namespace import array_namespace, is_traced
-from spec2fn.modes import mode_of
-from spec2fn.parameters import Range
-from spec2fn.plans.resampling.resample import ResampleSpecPlan, Slit, make_plan, require_wcs
-from spec2fn.plans.resampling.resample_slits import ResampleSlitsPlan, plan_slits
+from spec2fn.kernels.namespace import array_namespace, is_traced, positive_root
+from spec2fn.parameters import Parameters, Range
+from spec2fn.plans.resampling.resample import ResamplePlan, make_plan
 from spec2fn.schema import (
     COMMON_ERROR,
     COMMON_SHARE,
     SCALARS,
-    meta_of,
     set_scalars,
     with_attrs,
     with_meta,
 )
-from spec2fn.slits import PADDING, with_problems
-from spec2fn.wcs.slit_grid import first_image
+from spec2fn.slits import PADDING, as_one_slit, with_problems
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -35,108 +32,32 @@ __all__ = ["plan_resample_spec", "resample_spec"]
 
 _BAD_BITS = int(Pixel.DO_NOT_USE | Pixel.NON_SCIENCE)
 _VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
+_PLANES = ("sci", "err", "dq", *_VARIANCES, COMMON_SHARE)
+# planes with another dim before y and x, and what stands beyond the edges of a slit instead of NaN
+_INNER = {"con": "context", "covariance": "lag"}
+_OUTSIDE = {"dq": PADDING, "con": 0, "wht": 0, "covariance": 0}
 
 
-def plan_resample_spec(
-    ds: xr.Dataset,
-    *,
-    pixfrac: float = 1.0,
-    kernel: str = "square",
-    fillval: str = "NAN",
-    weight_type: str | None = "ivm",
-    output_shape: tuple[int, int] | None = None,
-    pixel_scale_ratio: float = 1.0,
-    pixel_scale: float | None = None,
-    output_wcs: Any = "",
-) -> ResampleSpecPlan | ResampleSlitsPlan | Skip:
-    """Compute output grid and pixel overlaps on the host; see :func:`resample_spec`.
+def plan_resample_spec(ds: xr.Dataset, *, params: Parameters) -> ResamplePlan | Skip:
+    """Compute output grids and pixel overlaps on the host; see :func:`resample_spec`.
 
     Returns
     -------
-    ResampleSpecPlan, ResampleSlitsPlan or Skip
+    ResamplePlan or Skip
         The plan depends on the WCS and on header values, not on pixel values; only the point
         where the tangent plane of a NIRSpec slit touches the sky follows the light in it, which
         changes the result by less than a millionth of a pixel.
 
     Raises
     ------
-    InputError
+    DatasetError, InputError
         If there is no WCS, no dispersion direction, or an output WCS that cannot be used.
     ParameterError
-        If a pixel scale is not positive or `fillval` is no number.
+        If the size of the output cannot be found or wanted, or `fillval` is no number.
     """
-    _fill(fillval)
-    meta = meta_of(ds)
-    attrs = ds.attrs
-    if "slit" not in ds.dims:
-        wcs = require_wcs(meta.wcs)
-    dispaxis = attrs.get("dispaxis", meta.get("DISPAXIS"))
-    if dispaxis not in (1, 2):
-        msg = (
-            "resample_spec: needs the dispersion direction (DISPAXIS 1 or 2), found"
-            f" {dispaxis!r}; run assign_wcs first"
-        )
-        raise InputError(msg)
-    exposure_time = _exposure_time(ds)
-    if weight_type == "exptime" and not exposure_time > 0:
-        msg = (
-            "resample_spec: weight_type='exptime' needs a positive exposure time (TMEASURE,"
-            f" EFFEXPTM or XPOSURE), found {exposure_time}; use weight_type='ivm'"
-        )
-        raise InputError(msg)
-    if "slit" in ds.dims:
-        return plan_slits(
-            ds,
-            exposure_time=exposure_time,
-            pixfrac=pixfrac,
-            kernel=kernel,
-            output_shape=output_shape,
-            pixel_scale_ratio=pixel_scale_ratio,
-            pixel_scale=pixel_scale,
-            output_wcs=output_wcs,
-        )
-    area = _scalar(ds, "pixar_sr", meta.get("PIXAR_SR"))
-    source = None
-    # only here the position is given in pixels of the exposure, not in slit units
-    if mode_of(ds).slit:
-        x, y = (_scalar(ds, f"source_{axis}pos", None) for axis in "xy")
-        source = None if x is None or y is None else (x, y)
-    ny, nx = ds["sci"].shape[-2:]
-    slit = Slit(
-        wcs=wcs,
-        shape=(ny, nx),
-        dispaxis=dispaxis,
-        instrument=str(attrs.get("instrument", "")),
-        pixel_area=area,
-        source=source,
-        s_region=attrs.get("s_region", meta.get("S_REGION")),
-        exposure_time=exposure_time,
-        image=first_image(ds["sci"].data) if attrs.get("instrument") == "NIRSPEC" else None,
-    )
-    plan = make_plan(
-        slit,
-        pixfrac=pixfrac,
-        kernel=kernel,
-        output_shape=output_shape,
-        pixel_scale_ratio=pixel_scale_ratio,
-        pixel_scale=pixel_scale,
-        output_wcs=output_wcs,
-    )
+    _fill(params.fillval)
+    plan = make_plan(ds, params)
     return Skip(plan) if isinstance(plan, str) else plan
-
-
-def _scalar(ds: xr.Dataset, name: str, default: Any) -> float | None:
-    value = float(ds[name].item()) if name in ds else default
-    return None if value is None or not math.isfinite(value) else float(value)
-
-
-def _exposure_time(ds: xr.Dataset) -> float:
-    meta = meta_of(ds)
-    for keyword in ("TMEASURE", "EFFEXPTM"):
-        value = meta.get(keyword)
-        if isinstance(value, (int, float)):
-            return float(value)
-    return _scalar(ds, "exposure_time", None) or math.nan
 
 
 def _fill(fillval: str) -> float:
@@ -162,7 +83,7 @@ def _fill(fillval: str) -> float:
 def resample_spec(
     ds: xr.Dataset,
     *,
-    plan: ResampleSpecPlan | ResampleSlitsPlan = PLANNED,
+    plan: ResamplePlan = PLANNED,
     pixfrac: Annotated[float, Range(0.0, 1.0)] = 1.0,
     kernel: Literal["square", "point"] = "square",
     fillval: str = "NAN",
@@ -180,7 +101,7 @@ def resample_spec(
     ds : xarray.Dataset
         ``sci``, ``err``, ``dq``, variances, with dims ([integration,] y, x), and the gwcs; or a
         bucket of slits, dims (slit, [integration,] y, x).
-    plan : ResampleSpecPlan or ResampleSlitsPlan
+    plan : ResamplePlan
         Output grid and overlaps, from :func:`plan_resample_spec`.
     pixfrac : float
         Linear size to which an input pixel is shrunk before it is laid on the output grid.
@@ -236,74 +157,56 @@ def resample_spec(
     resampled standard deviations, squared, times the change of pixel size. They overestimate the
     error of one pixel and know nothing of its neighbours; the two planes above do.
     """
-    var = {n: ds[n].data for n in _VARIANCES if n in ds}
-    sci = _cut(ds["sci"].data, plan)
-    dq = _cut(ds["dq"].data, plan)
-    var = {n: _cut(v, plan) for n, v in var.items()}
+    alone = "slit" not in ds.dims
+    slits = as_one_slit(ds, _PLANES) if alone else ds
+    planes = _resampled(slits, plan, weight_type, _fill(fillval), flags=propagate_dq)
+    xp = array_namespace(planes["sci"])
+    count, (ny, nx) = len(plan.problems), plan.shape
+    inside = (xp.arange(nx) < xp.asarray(plan.xsize)[:, None, None]) & (
+        xp.arange(ny)[:, None] < xp.asarray(plan.ysize)[:, None, None]
+    )
+    new: dict[str, Any] = {}
+    for name, flat in planes.items():
+        inner = {"con": (1,), "covariance": (plan.pairs.lags,)}.get(name, ())
+        data = flat.reshape(*flat.shape[:-1], *inner, count, ny, nx)
+        data = xp.where(inside, data, xp.asarray(_OUTSIDE.get(name, math.nan), dtype=data.dtype))
+        dims = (*slits["sci"].dims[:-2], *([_INNER[name]] if inner else ()), "y", "x")
+        new[name] = (dims, xp.moveaxis(data, -3, 0), dict(ds[name].attrs) if name in ds else {})
+    new["wavelength"] = (("slit", "y", "x"), plan.wavelength, {"units": "um"})
+    gone = [n for n, v in ds.variables.items() if {"y", "x"} & set(v.dims)]
+    out = with_attrs(
+        ds.drop_vars(gone),
+        model="SlitModel" if alone else "MultiSlitModel",
+        resample_ndriz=1,
+        resample_weight_type=weight_type,
+        resample_pixfrac=pixfrac,
+    )
+    return _image(out, new, plan) if alone else _bucket(out, new, plan)
+
+
+def _resampled(
+    ds: xr.Dataset, plan: ResamplePlan, weight_type: str | None, fill: float, *, flags: bool
+) -> dict[str, Array]:
+    """Return the planes of the output: all slits on top of each other, pixels in the last axis."""
+    planes_in = {n: _pixels(ds[n].data, plan) for n in _PLANES if n in ds}
+    sci, dq = planes_in["sci"], planes_in["dq"]
+    var = {n: planes_in[n] for n in _VARIANCES if n in planes_in}
     xp = array_namespace(sci, *var.values())
+    overlap = plan.overlap
     weight = resampling.drizzle_weight(
         dq,
-        (sci, _cut(ds["err"].data, plan), *var.values()),
+        (sci, planes_in["err"], *var.values()),
         _BAD_BITS,
         weight_type=weight_type,
         var_rnoise=var.get("var_rnoise"),
         exposure_time=plan.exposure_time,
     )
-    coefficient, total = resampling.coefficients(plan.overlap, weight)
-    scale, ratio = (xp.asarray(v).astype(sci.dtype) for v in _scales(ds, plan, xp))
-    planes = _resample(plan, coefficient, sci, var, (scale, ratio))
-    if COMMON_SHARE in ds and "var_poisson" in var:
-        share = _cut(ds[COMMON_SHARE].data, plan)
-        planes[COMMON_ERROR] = scale * resampling.apply(
-            plan.overlap, coefficient, resampling.common_error(share, var["var_poisson"])
-        )
-    planes["wht"] = total
-    planes["con"] = (total > 0).astype("int32")
-    if propagate_dq:
-        planes["dq"] = resampling.propagate_flags(plan.overlap, coefficient, dq)
-    sampled = total > 0
-    nan = xp.asarray(math.nan, dtype=sci.dtype)
-    planes["sci"] = xp.where(sampled, planes["sci"], xp.asarray(_fill(fillval), dtype=sci.dtype))
-    for name in (*var, "err", "variance_cov", COMMON_ERROR):
-        if name in planes:
-            planes[name] = xp.where(sampled, planes[name], nan)
-    if isinstance(plan, ResampleSlitsPlan):
-        return _assemble_slits(ds, plan, planes, weight_type, pixfrac)
-    return _assemble(ds, plan, planes, weight_type, pixfrac)
-
-
-def _cut(data: Any, plan: ResampleSpecPlan | ResampleSlitsPlan) -> Any:
-    # all pixels, flattened: of the slits on top of each other, or of the bounding box
-    if isinstance(plan, ResampleSlitsPlan):
-        xp = array_namespace(data)
-        stacked = xp.moveaxis(data, 0, -3)
-        return stacked.reshape(*stacked.shape[:-3], -1)
-    y0, y1, x0, x1 = plan.window
-    cut = data[..., y0:y1, x0:x1]
-    return cut.reshape(*cut.shape[:-2], (y1 - y0) * (x1 - x0))
-
-
-def _scales(ds: xr.Dataset, plan: ResampleSpecPlan | ResampleSlitsPlan, xp: Any) -> tuple[Any, Any]:
-    # how values change with the size of the pixel, and that change; one number, or one by pixel
-    if isinstance(plan, ResampleSlitsPlan):
-        size = plan.shape[0] * plan.shape[1]
-        return xp.repeat(xp.asarray(plan.scale), size), xp.repeat(xp.asarray(plan.ratio), size)
-    # flux density per pixel follows the size of the pixel, surface brightness does not
-    units = str(ds["sci"].attrs.get("units", "")).strip()
-    per_pixel = units in ("Jy", "mJy", "uJy", "nJy", "MJy")
-    return (1.0 / plan.ratio if per_pixel and plan.pixar_sr is not None else 1.0), plan.ratio
-
-
-def _resample(
-    plan: ResampleSpecPlan | ResampleSlitsPlan,
-    coefficient: Any,
-    sci: Any,
-    var: dict[str, Any],
-    sizes: tuple[Any, Any],
-) -> dict[str, Any]:
-    xp = array_namespace(coefficient, sci)
-    overlap = plan.overlap
-    scale, ratio = sizes
+    coefficient, total = resampling.coefficients(overlap, weight)
+    # how values change with the size of the pixel, and that change, by pixel
+    size = plan.shape[0] * plan.shape[1]
+    scale, ratio = (
+        xp.repeat(xp.asarray(v), size).astype(sci.dtype) for v in (plan.scale, plan.ratio)
+    )
     out = {"sci": scale * resampling.apply(overlap, coefficient, sci)}
     growth = scale * scale * ratio
     for name, values in var.items():
@@ -314,97 +217,67 @@ def _resample(
         positive, xp.sqrt(xp.where(positive, summed, xp.ones_like(summed))), summed
     )
     variance = sum(var.values(), start=xp.zeros_like(sci))
-    gain = (scale[overlap.rows] if scale.ndim else scale) * coefficient
+    gain = scale[overlap.rows] * coefficient
     out["variance_cov"] = resampling.apply(overlap, gain * gain, variance)
     out["covariance"] = resampling.pair_covariance(overlap, plan.pairs, gain, variance)
+    if COMMON_SHARE in planes_in and "var_poisson" in var:
+        error = positive_root(planes_in[COMMON_SHARE] * var["var_poisson"])
+        out[COMMON_ERROR] = scale * resampling.apply(overlap, coefficient, error)
+    out["wht"] = total
+    out["con"] = (total > 0).astype("int32")
+    if flags:
+        out["dq"] = resampling.propagate_flags(overlap, coefficient, dq)
+    for name in ("sci", *var, "err", "variance_cov", COMMON_ERROR):
+        if name in out:
+            missing = xp.asarray(fill if name == "sci" else math.nan, dtype=sci.dtype)
+            out[name] = xp.where(total > 0, out[name], missing)
     return out
 
 
-def _assemble(
-    ds: xr.Dataset,
-    plan: ResampleSpecPlan,
-    planes: dict[str, Any],
-    weight_type: str | None,
-    pixfrac: float,
-) -> xr.Dataset:
-    lead = ds["sci"].dims[:-2]
-    extra = {"con": ("context",), "covariance": ("lag",)}
-    new: dict[str, Any] = {}
-    for name, flat in planes.items():
-        middle = {"con": (1,), "covariance": (plan.pairs.lags,)}.get(name, ())
-        data = flat.reshape(*flat.shape[:-1], *middle, *plan.overlap.shape_out)
-        attrs = dict(ds[name].attrs) if name in ds else {}
-        new[name] = ((*lead, *extra.get(name, ()), "y", "x"), data, attrs)
-    new["wavelength"] = (("y", "x"), plan.wavelength, {"units": "um"})
-    gone = [n for n, v in ds.variables.items() if {"y", "x"} & set(v.dims)]
-    out = set_scalars(
-        ds.drop_vars(gone).assign(new), pixar_sr=plan.pixar_sr, pixar_a2=plan.pixar_a2
+def _pixels(data: Array, plan: ResamplePlan) -> Array:
+    """Return the pixels of the slits on top of each other, flattened."""
+    y0, y1, x0, x1 = plan.window
+    stacked = array_namespace(data).moveaxis(data[..., y0:y1, x0:x1], 0, -3)
+    return stacked.reshape(*stacked.shape[:-3], -1)
+
+
+def _image(out: xr.Dataset, new: dict[str, Any], plan: ResamplePlan) -> xr.Dataset:
+    """Return the exposure `out` with new variables, those of its one slit."""
+    out = out.assign(
+        {name: (dims[1:], data[0], attrs) for name, (dims, data, attrs) in new.items()}
     )
+    numbers = {n: getattr(plan, n) for n in ("pixar_sr", "pixar_a2")}
     if plan.source_xpos is not None:
-        out = set_scalars(out, source_xpos=plan.source_xpos, source_ypos=plan.source_ypos)
-    out = with_attrs(
-        out,
-        model="SlitModel",
-        resample_ndriz=1,
-        resample_weight_type=weight_type,
-        resample_pixfrac=pixfrac,
-    )
-    if is_traced(planes["sci"]):
+        numbers |= {"source_xpos": plan.source_xpos, "source_ypos": plan.source_ypos}
+    out = set_scalars(out, **{n: None if v is None else v[0] for n, v in numbers.items()})
+    if is_traced(out["sci"].data):
         # what describes the output grid does not enter a trace
         return out
-    out = with_attrs(
-        out,
-        s_region=plan.provenance.s_region,
-        resample_pixel_scale_ratio=float(plan.ratio),
-    )
-    return with_meta(out, wcs=plan.provenance.wcs)
+    told = plan.provenance
+    out = with_attrs(out, s_region=told.s_region[0], resample_pixel_scale_ratio=_ratio(plan))
+    return with_meta(out, wcs=told.wcs[0])
 
 
-def _assemble_slits(
-    ds: xr.Dataset,
-    plan: ResampleSlitsPlan,
-    planes: dict[str, Any],
-    weight_type: str | None,
-    pixfrac: float,
-) -> xr.Dataset:
-    xp = array_namespace(planes["sci"])
-    slits, (ny, nx) = ds.sizes["slit"], plan.shape
-    inside = (xp.arange(nx) < xp.asarray(plan.xsize)[:, None, None]) & (
-        xp.arange(ny)[:, None] < xp.asarray(plan.ysize)[:, None, None]
-    )
-    extra = {"con": ("context",), "covariance": ("lag",)}
-    fills = {"dq": PADDING, "con": 0, "wht": 0, "covariance": 0}
-    lead = ds["sci"].dims[:-2]
-    new: dict[str, Any] = {}
-    for name, flat in planes.items():
-        middle = {"con": (1,), "covariance": (plan.pairs.lags,)}.get(name, ())
-        data = flat.reshape(*flat.shape[:-1], *middle, slits, ny, nx)
-        data = xp.where(inside, data, xp.asarray(fills.get(name, math.nan), dtype=data.dtype))
-        attrs = dict(ds[name].attrs) if name in ds else {}
-        new[name] = ((*lead, *extra.get(name, ()), "y", "x"), xp.moveaxis(data, -3, 0), attrs)
-    new["wavelength"] = (("slit", "y", "x"), plan.wavelength, {"units": "um"})
+def _bucket(out: xr.Dataset, new: dict[str, Any], plan: ResamplePlan) -> xr.Dataset:
+    """Return the bucket `out` with new variables."""
     for name in ("xsize", "ysize"):
         # keywords go on describing the cut-out of the exposure
         cut = f"cutout_{name}"
-        new[cut] = ("slit", ds[cut if cut in ds else name].data)
+        new[cut] = ("slit", out[cut if cut in out else name].data)
         new[name] = ("slit", getattr(plan, name))
     for name in ("pixar_sr", "pixar_a2"):
         new[name] = ("slit", getattr(plan, name), {"units": SCALARS[name].unit})
-    gone = [n for n, v in ds.variables.items() if {"y", "x"} & set(v.dims)]
-    out = with_attrs(
-        with_problems(ds.drop_vars(gone).assign(new), plan.problems),
-        model="MultiSlitModel",
-        resample_ndriz=1,
-        resample_weight_type=weight_type,
-        resample_pixfrac=pixfrac,
-    )
-    if is_traced(planes["sci"]):
-        # what describes the output grid does not enter a trace, that of the input is wrong now
+    out = with_problems(out.assign(new), plan.problems)
+    if is_traced(out["sci"].data):
+        # nor does it here, and that of the input is wrong now
         return out.drop_vars("s_region", errors="ignore")
+    told = plan.provenance
+    regions = np.array([region or "" for region in told.s_region], dtype=str)
+    out = out.assign(s_region=("slit", regions))
+    return with_meta(with_attrs(out, resample_pixel_scale_ratio=_ratio(plan)), wcs=told.wcs)
+
+
+def _ratio(plan: ResamplePlan) -> float:
+    """Return the ratio of pixel sizes, which the slits of an exposure share."""
     known = np.asarray(plan.ratio)[[not p for p in plan.problems]]
-    regions = [r or "" for r in plan.provenance.s_region or ()]
-    out = with_attrs(
-        out.assign(s_region=("slit", np.array(regions, dtype=str))),
-        resample_pixel_scale_ratio=float(known[0]) if known.size else 1.0,
-    )
-    return with_meta(out, wcs=plan.provenance.wcs)
+    return float(known[0]) if known.size else 1.0

@@ -14,8 +14,8 @@ import numpy as np
 from spec2fn.errors import InputError
 from spec2fn.schema import meta_of
 from spec2fn.typing import HostArray
+from spec2fn.wcs.evaluate import evaluate_between
 from spec2fn.wcs.slices import IfuSlices, ifu_slices
-from spec2fn.wcs.tangent_grid import evaluate_between
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -10,9 +10,9 @@ Source of the algorithm: JWST pipeline documentation, "resample_spec".
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,12 +20,19 @@ from spec2fn.deferred import DeferredWcs
 from spec2fn.kernels.interpolation_linear import interpolate1d
 from spec2fn.kernels.sphere import to_cartesian, to_spherical
 from spec2fn.kernels.statistics import clip_bounds
+from spec2fn.typing import Array, HostArray
+from spec2fn.wcs.evaluate import is_celestial
 from spec2fn.wcs.lower import lower
 from spec2fn.wcs.lowered import Lowered, chain
-from spec2fn.wcs.tangent_grid import is_celestial, line, rows_along
+from spec2fn.wcs.tangent_grid import line, rows_along, with_shape
+
+if TYPE_CHECKING:
+    from astropy.modeling import Model
+    from gwcs import WCS
+    from gwcs.coordinate_frames import CoordinateFrame
+    from numpy.typing import ArrayLike
 
 __all__ = [
-    "first_image",
     "LazyWcs",
     "Locator",
     "SlitGrid",
@@ -62,15 +69,15 @@ class SlitGrid:
     slope: tuple[float, float]
     intercept: tuple[float, float]
     main: int
-    wavelength: np.ndarray
-    along: np.ndarray
+    wavelength: HostArray
+    along: HostArray
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
         return self.along.size, self.wavelength.size
 
-    def table(self) -> tuple[np.ndarray, np.ndarray]:
+    def table(self) -> tuple[HostArray, HostArray]:
         """Columns and their wavelengths [um], with the outer edges of the first and last."""
         wave, column = self.wavelength, np.arange(self.wavelength.size, dtype=np.float64)
         if wave.size == 1:
@@ -80,7 +87,7 @@ class SlitGrid:
         column = np.concatenate([[-0.5], column, [wave.size - 0.5]])
         return column, np.concatenate([[low], wave, [high]])
 
-    def pixels(self, ra: Any, dec: Any, wavelength: Any) -> np.ndarray:
+    def pixels(self, ra: HostArray, dec: HostArray, wavelength: HostArray) -> HostArray:
         """Return x and y (stacked in front) of world coordinates [deg, deg, um].
 
         NaN where the wavelength lies beyond the grid; rows are extrapolated.
@@ -90,7 +97,7 @@ class SlitGrid:
         plane = _to_plane(self.centre, ra, dec)[self.main]
         return np.stack([x, (plane - self.intercept[self.main]) / self.slope[self.main]])
 
-    def sky(self, rows: Any) -> tuple[np.ndarray, np.ndarray]:
+    def sky(self, rows: ArrayLike) -> tuple[HostArray, HostArray]:
         """Return right ascension and declination [deg] of rows."""
         rows = np.asarray(rows, dtype=np.float64)
         x, y = (a + b * rows for a, b in zip(self.intercept, self.slope, strict=True))
@@ -101,18 +108,18 @@ class SlitGrid:
         """Whether there is more than one row and one column."""
         return min(self.shape) > 1
 
-    def world(self, x: Any, y: Any) -> tuple[Any, Any, Any]:
+    def world(self, x: Array, y: Array) -> tuple[Array, Array, Array]:
         """Return right ascension, declination [deg] and wavelength [um] of pixels."""
         column, wave = self.table()
         return (*self.sky(y), interpolate1d(column, wave, x, np.nan))
 
-    def slit(self, x: Any, y: Any) -> tuple[Any, Any, Any]:
+    def slit(self, x: Array, y: Array) -> tuple[Array, Array, Array]:
         """Return the position in the slit, across and along it, and wavelength [um] of pixels."""
         column, wave = self.table()
         along = interpolate1d(np.arange(self.along.size, dtype=np.float64), self.along, y)
         return np.zeros_like(along), along, interpolate1d(column, wave, x, np.nan)
 
-    def detector(self, _across: Any, along: Any, wavelength: Any) -> tuple[Any, Any]:
+    def detector(self, _across: Array, along: Array, wavelength: Array) -> tuple[Array, Array]:
         """Return the pixels of positions in the slit; the grid must be invertible."""
         column, wave = self.table()
         rows = np.arange(self.along.size, dtype=np.float64)
@@ -122,7 +129,11 @@ class SlitGrid:
             interpolate1d(self.along[turn], rows[turn], np.asarray(along)),
         )
 
-    def gwcs(self) -> Any:
+    def sized(self, output_shape: tuple[int, int] | None) -> SlitGrid | WCS:
+        """Return this grid, or the gwcs for an output of (x, y) pixels if this is not None."""
+        return self if output_shape is None else with_shape(self.gwcs(), output_shape[::-1])
+
+    def gwcs(self) -> WCS:
         """Build the gwcs: frames ``detector``, ``slit_frame`` and ``world``."""
         return self.deferred().load()
 
@@ -140,7 +151,7 @@ class SlitGrid:
         return DeferredWcs(lambda *n: _build_gwcs(main, *n), numbers, kind)
 
 
-class LazyWcs(Mapping[int, Any]):
+class LazyWcs(Mapping[int, "WCS"]):
     """The gwcs of slits by id, built when they are looked up.
 
     Parameters
@@ -148,11 +159,11 @@ class LazyWcs(Mapping[int, Any]):
     grids : mapping of int to SlitGrid or gwcs.WCS
     """
 
-    def __init__(self, grids: Mapping[int, Any]) -> None:
+    def __init__(self, grids: Mapping[int, SlitGrid | WCS]) -> None:
         self._grids = dict(grids)
-        self._deferred: dict[int, Any] = {}
+        self._deferred: dict[int, DeferredWcs | WCS] = {}
 
-    def __getitem__(self, key: int) -> Any:
+    def __getitem__(self, key: int) -> WCS:
         wcs = self.deferred(key)
         return wcs.load() if isinstance(wcs, DeferredWcs) else wcs
 
@@ -161,7 +172,7 @@ class LazyWcs(Mapping[int, Any]):
         grid = self._grids[key]
         return grid if isinstance(grid, SlitGrid) else None
 
-    def deferred(self, key: int) -> Any:
+    def deferred(self, key: int) -> DeferredWcs | WCS:
         """Return the gwcs of a slit, or what stands for it until it is made."""
         if key not in self._deferred:
             grid = self._grids[key]
@@ -175,13 +186,7 @@ class LazyWcs(Mapping[int, Any]):
         return len(self._grids)
 
 
-def first_image(data: Any) -> np.ndarray:
-    """Return the first of all leading axes: a plan does not depend on how many are in work."""
-    data = np.asarray(data)
-    return data.reshape(-1, *data.shape[-2:])[0]
-
-
-def source_weights(image: np.ndarray) -> np.ndarray:
+def source_weights(image: HostArray) -> HostArray:
     """Return the weight of every pixel in the mean position of the light.
 
     Parameters
@@ -205,8 +210,8 @@ def source_weights(image: np.ndarray) -> np.ndarray:
 
 
 def build_slit_grid(
-    world: tuple[np.ndarray, np.ndarray, np.ndarray],
-    weight: np.ndarray,
+    world: Sequence[HostArray],
+    weight: HostArray,
     to_slit: Callable[..., Any],
     ratio: float = 1.0,
 ) -> SlitGrid | str:
@@ -268,9 +273,9 @@ class Locator:
     """Finds positions within slits; transforms that slits share are lowered once."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[Any, Lowered]] = {}
+        self._known: dict[int, tuple[Model, Lowered]] = {}
 
-    def __call__(self, wcs: Any) -> Lowered | None:
+    def __call__(self, wcs: WCS) -> Lowered | None:
         """Return the transform from the world to the slit, or None if the gwcs has no slit."""
         frames = [getattr(f, "name", f) for f in wcs.available_frames]
         if "slit_frame" not in frames[:-1]:
@@ -281,7 +286,7 @@ class Locator:
             found = one if found is None else chain(found, one)
         return found
 
-    def _inverse(self, transform: Any) -> Lowered:
+    def _inverse(self, transform: Model) -> Lowered:
         # the transform is kept, so that no other one gets its identity
         if id(transform) not in self._known:
             self._known[id(transform)] = transform, lower(transform.inverse)
@@ -289,9 +294,9 @@ class Locator:
 
 
 def nirspec_grid(
-    wcs: Any,
-    world: tuple[np.ndarray, np.ndarray, np.ndarray],
-    image: np.ndarray,
+    wcs: WCS,
+    world: Sequence[HostArray],
+    image: HostArray,
     ratio: float,
     locate: Locator | None = None,
 ) -> SlitGrid | str:
@@ -326,12 +331,12 @@ def _with_positions(grid: SlitGrid, to_slit: Callable[..., Any]) -> SlitGrid | s
     return replace(grid, along=along)
 
 
-def _monotonic(values: np.ndarray) -> bool:
+def _monotonic(values: HostArray) -> bool:
     step = np.diff(values)
     return bool((step > 0).all() or (step < 0).all())
 
 
-def _middle_column(on_sky: np.ndarray) -> int | None:
+def _middle_column(on_sky: HostArray) -> int | None:
     # that nearest to the middle which has two positions
     usable = np.flatnonzero(on_sky.sum(axis=0) >= 2)
     if not usable.size:
@@ -340,7 +345,7 @@ def _middle_column(on_sky: np.ndarray) -> int | None:
     return int(usable[np.argmin(np.abs(usable - middle))])
 
 
-def _column_wavelengths(wavelength: np.ndarray, known: np.ndarray) -> np.ndarray:
+def _column_wavelengths(wavelength: HostArray, known: HostArray) -> HostArray:
     values = np.sort(np.nanmedian(wavelength[:, known.any(axis=0)], axis=0))
     step = np.diff(values)
     if not step.size:
@@ -350,7 +355,7 @@ def _column_wavelengths(wavelength: np.ndarray, known: np.ndarray) -> np.ndarray
 
 
 def _mean_direction(
-    ra: np.ndarray, dec: np.ndarray, weight: np.ndarray, known: np.ndarray
+    ra: HostArray, dec: HostArray, weight: HostArray, known: HostArray
 ) -> tuple[float, float]:
     w = weight[known] if weight.any() else np.ones(int(known.sum()))
     vector = to_cartesian(np.deg2rad(ra[known]), np.deg2rad(dec[known]))
@@ -358,7 +363,7 @@ def _mean_direction(
     return float(np.rad2deg(lon) % 360.0), float(np.rad2deg(lat))
 
 
-def _to_plane(centre: tuple[float, float], ra: Any, dec: Any) -> np.ndarray:
+def _to_plane(centre: tuple[float, float], ra: ArrayLike, dec: ArrayLike) -> HostArray:
     # gnomonic projection [deg], x towards east and y towards north
     dec0, a, d = (np.deg2rad(v) for v in (centre[1], np.asarray(ra) - centre[0], dec))
     sin, cos = np.sin(d), np.cos(d)
@@ -367,13 +372,15 @@ def _to_plane(centre: tuple[float, float], ra: Any, dec: Any) -> np.ndarray:
     return np.rad2deg(np.stack([cos * np.sin(a) / depth, north / depth]))
 
 
-def _from_plane(centre: tuple[float, float], x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+def _from_plane(
+    centre: tuple[float, float], x: HostArray, y: HostArray
+) -> tuple[HostArray, HostArray]:
     x, y, dec0 = (np.deg2rad(v) for v in (x, y, centre[1]))
     lon, lat = to_spherical(np.cos(dec0) - y * np.sin(dec0), x, np.sin(dec0) + y * np.cos(dec0))
     return (np.rad2deg(lon) + centre[0]) % 360.0, np.rad2deg(lat)
 
 
-def _build_gwcs(main: int, *numbers: Any) -> Any:
+def _build_gwcs(main: int, *numbers: float | HostArray) -> WCS:
     from astropy.modeling.models import (
         Const1D,
         Linear1D,
@@ -407,7 +414,7 @@ def _build_gwcs(main: int, *numbers: Any) -> Any:
 
 
 @functools.cache
-def _frames() -> tuple[Any, Any, Any]:
+def _frames() -> tuple[CoordinateFrame, CoordinateFrame, CoordinateFrame]:
     import astropy.units as u
     from astropy.coordinates import ICRS
     from gwcs import coordinate_frames as cf

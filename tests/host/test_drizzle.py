@@ -9,14 +9,16 @@ from spec2fn.kernels import resampling
 
 def test_corners_of_a_regular_grid():
     pixel_map = np.stack(np.meshgrid(np.arange(4.0), np.arange(3.0)))
-    x, y = corners(pixel_map, 0.5, (True, True, True, True))
+    x, y = corners(pixel_map, 0.5)
     np.testing.assert_allclose(x[:, 0, 0], [-0.5, 0.5, 0.5, -0.5])
     np.testing.assert_allclose(y[:, 0, 0], [0.5, 0.5, -0.5, -0.5])
     np.testing.assert_allclose(x[:, 2, 3], [2.5, 3.5, 3.5, 2.5])
-    x, y = corners(pixel_map, 0.25, (False, True, False, True))
-    assert np.isnan(x[:, 0]).all()
-    assert np.isnan(y[:, :, 0]).all()
-    np.testing.assert_allclose(x[:, 2, 3], [2.75, 3.25, 3.25, 2.75])
+    # below and on the left the map goes on
+    bordered = np.pad(pixel_map, ((0, 0), (1, 0), (1, 0)), constant_values=np.nan)
+    x, y = corners(bordered, 0.25)
+    assert np.isnan(x[:, :2]).all()
+    assert np.isnan(y[:, :, :2]).all()
+    np.testing.assert_allclose(x[:, 3, 4], [2.75, 3.25, 3.25, 2.75])
 
 
 def test_unknown_neighbours_take_the_outline():

@@ -1,23 +1,14 @@
 """Output grids of resampled slits."""
 
-import asdf
 import numpy as np
 import pytest
-from astropy.coordinates import ICRS, SkyCoord
+from astropy.coordinates import ICRS
 from astropy.modeling.models import Mapping, Polynomial2D
 from gwcs import WCS
 from gwcs import coordinate_frames as cf
 
-from spec2fn.errors import InputError, ParameterError
-from spec2fn.wcs.tangent_grid import (
-    build_tangent_plane,
-    custom_grid,
-    evaluate,
-    is_celestial,
-    sample_slit,
-    slit_region,
-    spatial_scale,
-)
+from spec2fn.wcs.evaluate import evaluate, is_celestial, pixel_size_deg, sample_slit
+from spec2fn.wcs.tangent_grid import build_tangent_plane
 
 SCALE = 0.11  # arcsec
 
@@ -71,15 +62,15 @@ def test_grid_is_straight_and_invertible(dispaxis, angle):
     along = wave[:, 0] if dispaxis == 2 else wave[0]
     assert np.all(np.diff(along) < 0) if dispaxis == 2 else np.all(np.diff(along) > 0)
     assert np.ptp(wave, axis=1 if dispaxis == 2 else 0).max() == 0
-    np.testing.assert_allclose(spatial_scale(out, dispaxis) * 3600, SCALE, rtol=1e-4)
-    np.testing.assert_allclose(spatial_scale(wcs, dispaxis) * 3600, SCALE, rtol=1e-4)
+    np.testing.assert_allclose(pixel_size_deg(out, dispaxis) * 3600, SCALE, rtol=1e-4)
+    np.testing.assert_allclose(pixel_size_deg(wcs, dispaxis) * 3600, SCALE, rtol=1e-4)
 
 
 def test_pixel_scale_ratio():
     samples = sample_slit(slit_wcs())
     one = build_tangent_plane(samples, 2, 1.0, descending=True)
     fine = build_tangent_plane(samples, 2, 2.0, descending=True)
-    np.testing.assert_allclose(spatial_scale(one, 2), 2 * spatial_scale(fine, 2), rtol=1e-6)
+    np.testing.assert_allclose(pixel_size_deg(one, 2), 2 * pixel_size_deg(fine, 2), rtol=1e-6)
     assert abs(fine.array_shape[1] - 2 * one.array_shape[1]) <= 1
 
 
@@ -108,74 +99,3 @@ def test_nothing_to_build_from():
 def test_is_celestial():
     assert is_celestial(slit_wcs())
     assert not is_celestial(slit_wcs(sky=False))
-
-
-def test_survives_asdf(tmp_path):
-    out = build_tangent_plane(sample_slit(slit_wcs()), 2, 1.0, descending=True)
-    asdf.AsdfFile({"wcs": out}).write_to(tmp_path / "wcs.asdf")
-    grid = custom_grid(
-        str(tmp_path / "wcs.asdf"), None, dispaxis=2, scale_in=SCALE / 3600, area_in=1e-13
-    )
-    assert grid.shape == out.array_shape
-    np.testing.assert_allclose(grid.wcs(3.0, 7.0), out(3.0, 7.0), rtol=1e-14)
-    np.testing.assert_allclose(grid.wcs.invert(*out(3.0, 7.0)), (3, 7), rtol=1e-8)
-    assert grid.ratio == pytest.approx(1, abs=1e-4)
-
-
-def test_custom_grid(tmp_path):
-    out = build_tangent_plane(sample_slit(slit_wcs()), 2, 1.0, descending=True)
-    known = {"dispaxis": 2, "scale_in": SCALE / 3600, "area_in": 1e-13}
-    assert custom_grid(out, (12, 34), **known).shape == (34, 12)
-    assert out.array_shape != (34, 12)
-
-    def saved(**tree):
-        asdf.AsdfFile({"wcs": out, **tree}).write_to(tmp_path / "wcs.asdf")
-        return str(tmp_path / "wcs.asdf")
-
-    scaled = custom_grid(saved(pixel_scale=SCALE / 2), None, **known)
-    assert scaled.ratio == pytest.approx(2)
-    assert scaled.area == pytest.approx(5e-14)
-    arcsec2 = 2e-13 * np.rad2deg(3600.0) ** 2
-    area = custom_grid(saved(pixel_area=arcsec2), None, **known)
-    assert area.ratio == pytest.approx(0.5)
-    assert area.area == pytest.approx(2e-13)
-
-    out.array_shape = None
-    assert custom_grid(saved(pixel_shape=(7, 9)), None, **known).shape == (9, 7)
-    shape = custom_grid(saved(), None, **known).shape
-    assert shape == tuple(int(high + 0.5) for _, high in out.bounding_box.bounding_box("F")[::-1])
-    out.bounding_box = None
-    with pytest.raises(ParameterError, match="output_shape"):
-        custom_grid(out, None, **known)
-
-
-def test_custom_grid_that_cannot_be_used(tmp_path):
-    known = {"dispaxis": 2, "scale_in": SCALE / 3600, "area_in": None}
-    with pytest.raises(InputError, match="not a file"):
-        custom_grid(str(tmp_path / "none.asdf"), None, **known)
-    (tmp_path / "bad.asdf").write_text("no")
-    with pytest.raises(InputError, match="readable ASDF"):
-        custom_grid(str(tmp_path / "bad.asdf"), None, **known)
-    asdf.AsdfFile({"other": 1}).write_to(tmp_path / "empty.asdf")
-    with pytest.raises(InputError, match="key 'wcs'"):
-        custom_grid(str(tmp_path / "empty.asdf"), None, **known)
-    with pytest.raises(InputError, match="three world axes"):
-        custom_grid(object(), None, **known)
-
-
-def test_slit_region():
-    wcs = slit_wcs(angle=30)
-    out = build_tangent_plane(sample_slit(wcs), 2, 1.0, descending=True)
-    width, length = 0.5, 4.0
-    centre = SkyCoord(10.0, 5.0, unit="deg")
-    corners = []
-    for w, s in ((1, 1), (1, -1), (-1, -1), (-1, 1)):
-        c = centre.spherical_offsets_by(w * width / 2 * centre.ra.unit / 3600, 0 * centre.ra.unit)
-        corners += [c.ra.deg, c.dec.deg + s * length / 2 / 3600]
-    region = "POLYGON ICRS  " + " ".join(f"{v:.9f}" for v in corners)
-    found = np.array(slit_region(region, out).split()[2:], dtype=float).reshape(4, 2)
-    sky = SkyCoord(found, unit="deg")
-    sides = [sky[k].separation(sky[(k + 1) % 4]).arcsec for k in range(4)]
-    assert min(sides) == pytest.approx(width, rel=1e-3)
-    assert max(sides) == pytest.approx(SCALE * (out.array_shape[1] - 1), rel=1e-3)
-    assert slit_region("UNKNOWN", out) is None

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from dataclasses import replace as _replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.errors import InputError, ParameterError
 from spec2fn.host.cube_overlap import (
-    CubeOperator,
     assemble,
     assemble_voxels,
     paired,
@@ -21,7 +18,8 @@ from spec2fn.host.cube_overlap import (
     roi_planes,
 )
 from spec2fn.host.quadrilaterals import quad_entries
-from spec2fn.parameters import user_path
+from spec2fn.kernels.cubes import CubeOperator
+from spec2fn.parameters import Parameters, user_path
 from spec2fn.plan_base import Plan, array
 from spec2fn.plans.cubes.cube_geometry import (
     PixelGeometry,
@@ -31,26 +29,26 @@ from spec2fn.plans.cubes.cube_geometry import (
     pixel_labels,
     position_angle,
 )
-from spec2fn.plans.cubes.cube_grid import (
+from spec2fn.plans.cubes.sampling import (
     Band,
-    CubeGrid,
-    CubeParameters,
-    Influence,
+    CubeSampling,
     bands_of,
-    check_size,
     cube_name,
     groups_of,
-    internal_grid,
-    read_parameters,
-    sky_grid,
-    unwrap_ra,
+    read_sampling,
 )
-from spec2fn.plans.cubes.cube_wcs import STERADIAN, cube_gwcs, footprint, wcs_keywords
 from spec2fn.schema import meta_of
-from spec2fn.typing import Array, Number
+from spec2fn.typing import Array, HostArray, Number
 from spec2fn.wcs.coordinates import with_coordinates
+from spec2fn.wcs.cube_grid import CubeGrid, check_cube_size, internal_grid, sky_grid
+from spec2fn.wcs.cube_wcs import STERADIAN, cube_gwcs, footprint, wcs_keywords
+from spec2fn.wcs.s_region import unwrap_ra
 
-__all__ = ["COVARIANCE_OFFSETS", "CubeBuildPlan", "CubeOptions", "CubePlan", "make_plan"]
+if TYPE_CHECKING:
+    import xarray as xr
+    from gwcs import WCS
+
+__all__ = ["COVARIANCE_OFFSETS", "CubeBuildPlan", "OneCubePlan", "make_plan"]
 
 COVARIANCE_OFFSETS = ((0, 0, 1), (0, 1, 0), (1, 0, 0))
 """Neighbours (planes, rows, columns) whose covariance is computed."""
@@ -59,35 +57,6 @@ _SLICES = 30
 # columns of an internal NIRSpec cube by slice, as the slices lie side by side
 _COLUMNS = (15, 14, 16, 13, 17, 12, 18, 11, 19, 10, 20, 9, 21, 8, 22, 7, 23, 6, 24, 5, 25, 4, 26)
 _SLICE_COLUMNS = np.array([*_COLUMNS, 3, 27, 2, 28, 1, 29, 0])
-
-
-@dataclass(frozen=True)
-class CubeOptions:
-    """Parameters of :func:`spec2fn.steps.cube_build.cube_build`."""
-
-    channel: str = "all"
-    band: str = "all"
-    grating: str = "all"
-    filter: str = "all"
-    output_type: str = "band"
-    linear_wave: bool = True
-    scalexy: float = 0.0
-    scalew: float = 0.0
-    weighting: str = "drizzle"
-    coord_system: str = "skyalign"
-    ra_center: float | None = None
-    dec_center: float | None = None
-    cube_pa: float | None = None
-    nspax_x: int | None = None
-    nspax_y: int | None = None
-    rois: float = 0.0
-    roiw: float = 0.0
-    weight_power: float = 2.0
-    wavemin: float | None = None
-    wavemax: float | None = None
-    wavelengths: tuple[float, ...] | None = None
-    offset_file: str | None = None
-    covariance: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +77,7 @@ class CubeProvenance:
     primary: Any = field(default=None, compare=False, repr=False)
 
 
-class CubePlan(Plan):
+class OneCubePlan(Plan):
     """One cube; valid for every integration of the exposure.
 
     Attributes
@@ -141,10 +110,10 @@ class CubePlan(Plan):
 class CubeBuildPlan(Plan):
     """The cubes that ``cube_build`` makes of an exposure."""
 
-    parts: tuple[CubePlan, ...]
+    parts: tuple[OneCubePlan, ...]
 
 
-def make_plan(ds: Any, cubepar: Any, options: CubeOptions) -> CubeBuildPlan:
+def make_plan(ds: xr.Dataset, cubepar: xr.Dataset, params: Parameters) -> CubeBuildPlan:
     """Plan all cubes of an exposure.
 
     Parameters
@@ -153,7 +122,8 @@ def make_plan(ds: Any, cubepar: Any, options: CubeOptions) -> CubeBuildPlan:
         After ``assign_wcs``.
     cubepar : xarray.Dataset
         CUBEPAR reference.
-    options : CubeOptions
+    params : Parameters
+        Of :func:`spec2fn.steps.cube_build.cube_build`.
 
     Raises
     ------
@@ -161,19 +131,14 @@ def make_plan(ds: Any, cubepar: Any, options: CubeOptions) -> CubeBuildPlan:
         See :func:`spec2fn.steps.cube_build.plan_cube_build`.
     """
     instrument = str(ds.attrs.get("instrument"))
-    if options.coord_system == "world":
-        options = _replace(options, coord_system="skyalign")
-    internal = options.coord_system == "internal_cal"
-    if internal:
-        if instrument != "NIRSPEC":
-            msg = (
-                "cube_build: coord_system='internal_cal' is for NIRSpec, found"
-                f" {instrument}; use 'ifualign'"
-            )
-            raise ParameterError(msg)
-        options = _replace(options, output_type="band", linear_wave=True, weighting="emsm")
-    wanted = {n: getattr(options, n) for n in ("channel", "band", "grating", "filter")}
-    bands = bands_of(ds, wanted)
+    internal = params.coord_system == "internal_cal"
+    if internal and instrument != "NIRSPEC":
+        msg = (
+            "cube_build: coord_system='internal_cal' is for NIRSpec, found"
+            f" {instrument}; use 'ifualign'"
+        )
+        raise ParameterError(msg)
+    bands = bands_of(ds, params)
     meta = meta_of(ds)
     wcs = meta.wcs
     if hasattr(wcs, "load") and "slices" not in meta.records:
@@ -183,56 +148,42 @@ def make_plan(ds: Any, cubepar: Any, options: CubeOptions) -> CubeBuildPlan:
         raise InputError(msg)
     layout_of(ds)
     ds = with_coordinates(ds, "cube_build")
-    ds = _with_offset(ds, options.offset_file)
+    ds = _with_offset(ds, params.offset_file)
     make = _internal_cube if internal else _sky_cube
-    groups = groups_of(bands, options.output_type, instrument)
-    return CubeBuildPlan(tuple(make(ds, wcs, cubepar, group, options) for group in groups))
-
-
-def _parameters(
-    ds: Any, cubepar: Any, bands: Sequence[Band], options: CubeOptions, **more: Any
-) -> CubeParameters:
-    names = ("scalexy", "scalew", "rois", "roiw", "weight_power", "wavemin", "wavemax")
-    values = {n: getattr(options, n) for n in (*names, "wavelengths")}
-    return read_parameters(
-        cubepar,
-        bands,
-        str(ds.attrs["instrument"]),
-        linear=options.linear_wave and options.output_type != "multi",
-        **{**values, "weighting": options.weighting, **more},
-    )
+    groups = groups_of(bands, "band" if internal else params.output_type, instrument)
+    return CubeBuildPlan(tuple(make(ds, wcs, cubepar, group, params) for group in groups))
 
 
 def _sky_cube(
-    ds: Any, wcs: Any, cubepar: Any, bands: Sequence[Band], options: CubeOptions
-) -> CubePlan:
-    sampling = _parameters(ds, cubepar, bands, options)
+    ds: xr.Dataset, wcs: WCS, cubepar: xr.Dataset, bands: Sequence[Band], params: Parameters
+) -> OneCubePlan:
+    sampling = read_sampling(cubepar, bands, str(ds.attrs["instrument"]), params)
     angle = 0.0
-    if options.coord_system == "ifualign":
+    if params.coord_system == "ifualign":
         angle = position_angle(ds, wcs, bands[0])
-    elif options.cube_pa is not None:
-        angle = float(options.cube_pa)
-    ra, dec = _extent(ds, bands, options)
-    centres = {n: getattr(options, n) for n in ("ra_center", "dec_center", "nspax_x", "nspax_y")}
-    grid = sky_grid(ra, dec, sampling.spaxel, angle=angle, **centres)
-    check_size(grid, sampling.wavelength.size)
-    drizzle = options.weighting == "drizzle"
+    elif params.cube_pa is not None:
+        angle = float(params.cube_pa)
+    ra, dec = _extent(ds, bands, params)
+    centre = (params.ra_center, params.dec_center)
+    size = (params.nspax_x, params.nspax_y)
+    grid = sky_grid(ra, dec, sampling.spaxel, angle=angle, centre=centre, size=size)
+    check_cube_size(grid, sampling.wavelength.size)
+    drizzle = params.weighting == "drizzle"
     geometry = pixel_geometry(ds, wcs, bands, grid, outlines=drizzle)
-    shape_in = ds["sci"].shape[-2:]
-    if drizzle:
-        operator = _drizzle(geometry, grid, sampling, shape_in)
-    else:
-        operator = _shepard(geometry, grid, sampling, shape_in)
-    return _cube_plan(ds, bands, grid, sampling, operator, options=options)
+    operator_of = _drizzle if drizzle else _shepard
+    operator = operator_of(geometry, grid, sampling, (ds.sizes["y"], ds.sizes["x"]))
+    return _cube_plan(ds, bands, grid, sampling, operator, params=params)
 
 
-def _extent(ds: Any, bands: Sequence[Band], options: CubeOptions) -> tuple[np.ndarray, np.ndarray]:
+def _extent(
+    ds: xr.Dataset, bands: Sequence[Band], params: Parameters
+) -> tuple[HostArray, HostArray]:
     """Corners of the field of view: those of S_REGION, or the outermost pixels of each band."""
     meta = meta_of(ds)
     region = str(ds.attrs.get("s_region") or meta.get("S_REGION", ""))
-    whole = options.coord_system == "skyalign" and options.cube_pa is None
+    whole = params.coord_system in ("skyalign", "world") and params.cube_pa is None
     # S_REGION is that of the larger channel
-    small = ds.attrs["instrument"] == "MIRI" and options.output_type != "multi"
+    small = ds.attrs["instrument"] == "MIRI" and params.output_type != "multi"
     small = small and any(b.first in ("1", "3") for b in bands)
     numbers = region.split()[2:10]
     if whole and not small and len(numbers) == 8 and meta.get("TARGTYPE") != "MOVING":
@@ -258,7 +209,7 @@ def _extent(ds: Any, bands: Sequence[Band], options: CubeOptions) -> tuple[np.nd
 def _drizzle(
     geometry: PixelGeometry,
     grid: CubeGrid,
-    sampling: CubeParameters,
+    sampling: CubeSampling,
     shape_in: tuple[int, int],
 ) -> CubeOperator:
     first, spectral = plane_overlaps(
@@ -274,7 +225,7 @@ def _drizzle(
     first = np.where(known, first, planes)
     # cell (i, j) of the grid covers i to i + 1, j to j + 1
 
-    def cells(which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def cells(which: HostArray) -> tuple[HostArray, HostArray]:
         outline = (geometry.corners_x, geometry.corners_y)
         scale = zip(outline, grid.start, grid.cdelt, strict=True)
         x, y = ((v.take(which, axis=1) - start) / step + 0.5 for v, start, step in scale)
@@ -293,26 +244,25 @@ def _drizzle(
 def _shepard(
     geometry: PixelGeometry,
     grid: CubeGrid,
-    sampling: CubeParameters,
+    sampling: CubeSampling,
     shape_in: tuple[int, int],
 ) -> CubeOperator:
-    centre = sampling.wavelength
+    centre, spaxel = sampling.wavelength, grid.cdelt[0]
     assert sampling.influence is not None
     nearest = np.searchsorted((centre[1:] + centre[:-1]) / 2, geometry.wavelength, side="right")
-    held = sampling.influence.at(nearest)
-    count = geometry.pixel.size
+    influence = sampling.influence.at(nearest)
+    scale = None if influence.scale is None else influence.scale / spaxel
 
-    def each(values: Any) -> np.ndarray:
-        return np.broadcast_to(np.asarray(values, dtype=float), count)
+    def weight(square: HostArray, pixel: HostArray) -> HostArray:
+        # of a squared distance on the sky or in wavelength, if not of the sum of both
+        return square if scale is None else np.exp(-square / scale[pixel])
 
-    spatial, spectral_roi = each(held.spatial), each(held.spectral)
+    first, spectral = roi_planes(
+        geometry.wavelength, influence.spectral, centre, sampling.thickness, weight
+    )
     x, y = (
         (v - s) / d
         for v, s, d in zip((geometry.x, geometry.y), grid.start, grid.cdelt, strict=True)
-    )
-    on_sky, in_wave, shape_of = _weights(held, each, grid.cdelt[0])
-    first, spectral = roi_planes(
-        geometry.wavelength, spectral_roi, centre, sampling.thickness, in_wave
     )
     return assemble(
         first,
@@ -321,37 +271,21 @@ def _shepard(
         lambda which: roi_entries(
             x[which],
             y[which],
-            spatial[which] / grid.cdelt[0],
+            influence.spatial[which] / spaxel,
             grid.shape,
-            lambda away, who: on_sky(away, which[who]),
+            lambda square, who: weight(square, which[who]),
         ),
         shape_in=shape_in,
         shape=(centre.size, *grid.shape),
-        **shape_of,
-    )
-
-
-def _weights(held: Influence, each: Any, spaxel: float) -> tuple[Any, Any, dict[str, Any]]:
-    """Weights of squared distances on the sky and in wavelength, by pixel."""
-    if held.scale is not None:
-        scale = each(held.scale) / spaxel
-
-        def decay(away: Any, pixel: Any) -> Any:
-            return np.exp(-away / scale[pixel])
-
-        return decay, decay, {}
-    return (
-        lambda away, _pixel: away,
-        lambda away, _pixel: away,
-        {"power": each(held.power), "softening": each(held.softening)},
+        power=influence.power,
+        softening=influence.softening,
     )
 
 
 def _internal_cube(
-    ds: Any, wcs: Any, cubepar: Any, bands: Sequence[Band], options: CubeOptions
-) -> CubePlan:
-    # no radius of influence is needed
-    sampling = _parameters(ds, cubepar, bands, options, weighting="drizzle", centred=True)
+    ds: xr.Dataset, wcs: WCS, cubepar: xr.Dataset, bands: Sequence[Band], params: Parameters
+) -> OneCubePlan:
+    sampling = read_sampling(cubepar, bands, str(ds.attrs["instrument"]), params)
     outlines = internal_outlines(ds, wcs)
     grid = internal_grid(outlines.along, outlines.across, _SLICES)
     if sampling.step is None:
@@ -372,39 +306,37 @@ def _internal_cube(
         who,
         (plane * ny + along) * nx + column[who],
         area / full[who],
-        shape_in=ds["sci"].shape[-2:],
+        shape_in=(ds.sizes["y"], ds.sizes["x"]),
         shape=(planes, ny, nx),
     )
-    return _cube_plan(ds, bands, grid, sampling, operator, options=options)
+    return _cube_plan(ds, bands, grid, sampling, operator, params=params)
 
 
 def _cube_plan(
-    ds: Any,
+    ds: xr.Dataset,
     bands: Sequence[Band],
     grid: CubeGrid,
-    sampling: CubeParameters,
+    sampling: CubeSampling,
     operator: CubeOperator,
     *,
-    options: CubeOptions,
-) -> CubePlan:
+    params: Parameters,
+) -> OneCubePlan:
     instrument = str(ds.attrs["instrument"])
-    internal = instrument if options.coord_system == "internal_cal" else ""
-    if options.covariance and operator.power is not None:
+    if params.covariance and operator.power is not None:
         msg = "cube_build: covariance is for weighting 'drizzle' or 'emsm'; msm has too many pairs"
         raise ParameterError(msg)
-    pairs = tuple(paired(operator, o) for o in COVARIANCE_OFFSETS) if options.covariance else ()
+    pairs = tuple(paired(operator, o) for o in COVARIANCE_OFFSETS) if params.covariance else ()
     area = grid.cdelt[0] * grid.cdelt[1]
-    name = cube_name(bands, instrument) + ("_internal" if internal else "")
+    name = cube_name(bands, instrument) + ("_internal" if grid.internal else "")
     primary = {
         "FLUXEXT": "SCI",
         "ERREXT": "ERR",
         "MASKEXT": "DQ",
-        **_influence_keywords(sampling, options, internal),
+        **_influence_keywords(sampling, params),
     }
     if instrument == "MIRI":
         primary["CHANNEL"] = "".join(sorted({b.first for b in bands}))
-    region = "" if internal else footprint(grid)
-    return CubePlan(
+    return OneCubePlan(
         name=name,
         bands=",".join(cube_name([b], instrument) for b in bands),
         operator=operator,
@@ -413,29 +345,30 @@ def _cube_plan(
         pixar_a2=np.float64(area),
         pixar_sr=np.float64(area * STERADIAN),
         provenance=CubeProvenance(
-            wcs=cube_gwcs(grid, sampling, internal),
-            s_region=region,
-            science=wcs_keywords(grid, sampling, internal)
-            | ({"S_REGION": None} if internal else {}),
+            wcs=cube_gwcs(grid, sampling.wavelength, sampling.step),
+            s_region="" if grid.internal else footprint(grid),
+            science=wcs_keywords(grid, sampling.wavelength, sampling.step)
+            | ({"S_REGION": None} if grid.internal else {}),
             primary=primary,
         ),
     )
 
 
-def _influence_keywords(
-    sampling: CubeParameters, options: CubeOptions, internal: str
-) -> Mapping[str, Any]:
-    held = sampling.influence
-    out: dict[str, Any] = {"ROIS": 0, "ROIW": 0, "WTYPE": options.weighting, "WPOWER": 0}
-    if held is None or internal:
-        return out
-    out["ROIS"] = float(held.spatial) if held.spatial.ndim == 0 else None
-    out["ROIW"] = float(np.mean(held.spectral))
-    out["WPOWER"] = float(options.weight_power) if math.isfinite(options.weight_power) else 0
-    return out
+def _influence_keywords(sampling: CubeSampling, params: Parameters) -> Mapping[str, Any]:
+    influence = sampling.influence
+    if influence is None:
+        # as the JWST pipeline says of cubes in the plane of the slicer
+        weighting = "emsm" if params.coord_system == "internal_cal" else params.weighting
+        return {"ROIS": 0, "ROIW": 0, "WTYPE": weighting, "WPOWER": 0}
+    return {
+        "ROIS": float(influence.spatial) if influence.spatial.ndim == 0 else None,
+        "ROIW": float(np.mean(influence.spectral)),
+        "WTYPE": params.weighting,
+        "WPOWER": float(params.weight_power),
+    }
 
 
-def _with_offset(ds: Any, path: str | None) -> Any:
+def _with_offset(ds: xr.Dataset, path: str | None) -> xr.Dataset:
     """Shift the sky coordinates by what an offset file says for this exposure."""
     if path is None:
         return ds

@@ -12,15 +12,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spec2fn.errors import InputError
-from spec2fn.plans.cubes.cube_grid import Band, CubeGrid, project
+from spec2fn.plans.cubes.sampling import Band
 from spec2fn.schema import meta_of
 from spec2fn.threads import in_threads
-from spec2fn.wcs.tangent_grid import evaluate_between
+from spec2fn.typing import HostArray
+from spec2fn.wcs.cube_grid import CubeGrid, project
+from spec2fn.wcs.evaluate import evaluate_between
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from gwcs import WCS
+
+    from spec2fn.wcs.assign.nirspec_ifu import SliceBatch
 
 __all__ = [
     "InternalOutlines",
@@ -31,6 +39,7 @@ __all__ = [
     "pixel_geometry",
     "pixel_labels",
     "position_angle",
+    "seen_slices",
     "slice_frame",
 ]
 
@@ -88,17 +97,17 @@ class PixelGeometry:
         Around the outline [arcsec]; NaN where not known.
     """
 
-    pixel: np.ndarray
-    band: np.ndarray
-    x: np.ndarray
-    y: np.ndarray
-    wavelength: np.ndarray
-    width: np.ndarray
-    corners_x: np.ndarray
-    corners_y: np.ndarray
+    pixel: HostArray
+    band: HostArray
+    x: HostArray
+    y: HostArray
+    wavelength: HostArray
+    width: HostArray
+    corners_x: HostArray
+    corners_y: HostArray
 
 
-def layout_of(ds: Any) -> Layout:
+def layout_of(ds: xr.Dataset) -> Layout:
     """Return the layout of the instrument.
 
     Raises
@@ -113,7 +122,7 @@ def layout_of(ds: Any) -> Layout:
     return _LAYOUTS[instrument]
 
 
-def slice_frame(ds: Any, wcs: Any, pixel: np.ndarray) -> tuple[np.ndarray, ...]:
+def slice_frame(ds: xr.Dataset, wcs: WCS, pixel: HostArray) -> tuple[HostArray, ...]:
     """Return position along and across the slices of some pixels, and the third coordinate.
 
     MIRI: alpha and beta [arcsec], and the wavelength [um]. NIRSpec: y and x [m] in the slicer
@@ -130,12 +139,15 @@ def slice_frame(ds: Any, wcs: Any, pixel: np.ndarray) -> tuple[np.ndarray, ...]:
     return (first, second, third) if layout.along == 1 else (second, first, third)
 
 
-def _slices(ds: Any) -> Any:
+def _slices(ds: xr.Dataset) -> SliceBatch | None:
     """What ``assign_wcs`` keeps of the slices of NIRSpec, which spares making a gwcs of them."""
-    return meta_of(ds).records.get("slices")
+    batch: SliceBatch | None = meta_of(ds).records.get("slices")
+    return batch
 
 
-def _world(ds: Any, wcs: Any, along: Any, across: Any, third: Any) -> tuple[Any, Any]:
+def _world(
+    ds: xr.Dataset, wcs: WCS, along: HostArray, across: HostArray, third: HostArray
+) -> tuple[HostArray, HostArray]:
     layout, batch = layout_of(ds), _slices(ds)
     if batch is not None:
         ra, dec, _ = batch.optics.lowered.sky(across, along, third)
@@ -145,11 +157,17 @@ def _world(ds: Any, wcs: Any, along: Any, across: Any, third: Any) -> tuple[Any,
     return ra, dec
 
 
-def pixel_labels(ds: Any, bands: Sequence[Band]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the slice of each pixel (0: none wanted) and the bands' positions by pixel."""
+def seen_slices(ds: xr.Dataset) -> HostArray:
+    """Return the slice of each pixel; 0 where there is none, or no coordinates."""
     label = np.asarray(ds["slice_id"].data).astype(np.int32)
     for name in ("ra", "wavelength"):
         label[~np.isfinite(np.asarray(ds[name].data))] = 0
+    return label
+
+
+def pixel_labels(ds: xr.Dataset, bands: Sequence[Band]) -> tuple[HostArray, HostArray]:
+    """Return the slice of each pixel (0: none wanted) and the bands' positions by pixel."""
+    label = seen_slices(ds)
     if ds.attrs.get("instrument") != "MIRI":
         return label, np.zeros(label.shape, np.int8)
     channel = label // 100
@@ -163,7 +181,7 @@ def pixel_labels(ds: Any, bands: Sequence[Band]) -> tuple[np.ndarray, np.ndarray
 
 
 def pixel_geometry(
-    ds: Any, wcs: Any, bands: Sequence[Band], grid: CubeGrid, *, outlines: bool = True
+    ds: xr.Dataset, wcs: WCS, bands: Sequence[Band], grid: CubeGrid, *, outlines: bool = True
 ) -> PixelGeometry:
     """Return pixels and outlines of the exposure in the tangent plane of a cube.
 
@@ -214,7 +232,7 @@ def pixel_geometry(
         where = (x[mine], y[mine], wavelength[pixel[mine]])
         aside = _across(ds, wcs, pixel[mine], where, grid, label=label)
 
-        def place(part: np.ndarray, aside: Callable[..., np.ndarray] = aside) -> None:
+        def place(part: HostArray, aside: Callable[..., HostArray] = aside) -> None:
             start, end = across.parabolas(pixel[part]).at(wavelength, -_HALF, _HALF)
             width[part] = np.abs(end - start)
             parabola = along.parabolas(pixel[part])
@@ -231,7 +249,7 @@ def pixel_geometry(
     return PixelGeometry(pixel, number, x, y, wavelength[pixel], width, corners[0], corners[1])
 
 
-def _without_position(ds: Any, wcs: Any, parabola: _Parabola, limit: float) -> np.ndarray:
+def _without_position(ds: xr.Dataset, wcs: WCS, parabola: _Parabola, limit: float) -> HostArray:
     """Edges (before or after, pixel) of pixels that reach beyond the end of the slice."""
     layout = layout_of(ds)
     out = np.zeros((2, parabola.pixel.size), bool)
@@ -241,11 +259,11 @@ def _without_position(ds: Any, wcs: Any, parabola: _Parabola, limit: float) -> n
         out[:] = (np.abs(reach) > limit).any(axis=0)
     elif layout.along == 0:
         (last,) = np.nonzero(parabola.shift)
-        out[:, last] = _beyond(wcs, layout, parabola.pixel[last], ds["sci"].shape[-1])
+        out[:, last] = _edge_unknown(wcs, layout, parabola.pixel[last], ds["sci"].shape[-1])
     return out
 
 
-def position_angle(ds: Any, wcs: Any, band: Band) -> float:
+def position_angle(ds: xr.Dataset, wcs: WCS, band: Band) -> float:
     """Return the angle of the axis across the slices, for cubes aligned with them [deg]."""
     layout = layout_of(ds)
     label, _ = pixel_labels(ds, [band])
@@ -275,15 +293,15 @@ class InternalOutlines:
         [m], [um].
     """
 
-    pixel: np.ndarray
-    number: np.ndarray
-    along: np.ndarray
-    across: np.ndarray
-    corners_along: np.ndarray
-    corners_wave: np.ndarray
+    pixel: HostArray
+    number: HostArray
+    along: HostArray
+    across: HostArray
+    corners_along: HostArray
+    corners_wave: HostArray
 
 
-def internal_outlines(ds: Any, wcs: Any) -> InternalOutlines:
+def internal_outlines(ds: xr.Dataset, wcs: WCS) -> InternalOutlines:
     """Return NIRSpec pixels as quadrilaterals of position along the slice and wavelength.
 
     As in the JWST pipeline, the corners of a pixel are its centre and those of the next pixels
@@ -308,7 +326,7 @@ def internal_outlines(ds: Any, wcs: Any) -> InternalOutlines:
     return InternalOutlines(pixel, label.reshape(-1)[pixel], along, across, corners[0], corners[1])
 
 
-def _beyond(wcs: Any, layout: Layout, pixel: np.ndarray, width: int) -> np.ndarray:
+def _edge_unknown(wcs: WCS, layout: Layout, pixel: HostArray, width: int) -> HostArray:
     """Which of the last pixels of a NIRSpec slice have an edge without a position."""
     y, x = np.divmod(pixel, width)
     ends = [evaluate_between(wcs, None, layout.frame, x, y + s * layout.half)[1] for s in (-1, 1)]
@@ -318,7 +336,7 @@ def _beyond(wcs: Any, layout: Layout, pixel: np.ndarray, width: int) -> np.ndarr
 class _Neighbours:
     """Which pixels have neighbours in their slice, along one axis of the detector."""
 
-    def __init__(self, label: np.ndarray, axis: int) -> None:
+    def __init__(self, label: HostArray, axis: int) -> None:
         same = np.zeros(label.shape, bool)
         front, back = (slice(1, None), slice(None)), (slice(None, -1), slice(None))
         if axis == 1:
@@ -329,7 +347,7 @@ class _Neighbours:
         self.step = label.shape[1] if axis == 0 else 1
         self.after, self.before = same.reshape(-1), moved.reshape(-1)
 
-    def parabolas(self, pixel: np.ndarray) -> _Parabola:
+    def parabolas(self, pixel: HostArray) -> _Parabola:
         """Return the parabolas through these pixels and their neighbours."""
         # where a neighbour is missing the parabola is that of the next pixel inside
         forward = self.after[pixel] & ~self.before[pixel]
@@ -345,13 +363,13 @@ class _Neighbours:
 class _Parabola:
     """Parabolas through pixels and their neighbours along one axis."""
 
-    pixel: np.ndarray
-    shift: np.ndarray
-    middle: np.ndarray
-    unknown: np.ndarray
+    pixel: HostArray
+    shift: HostArray
+    middle: HostArray
+    unknown: HostArray
     step: int
 
-    def at(self, plane: np.ndarray, *offsets: float) -> np.ndarray:
+    def at(self, plane: HostArray, *offsets: float) -> HostArray:
         """Values of a flat image at these distances from the pixels [pixel]."""
         before, centre, after = (plane[self.middle + k * self.step] for k in (-1, 0, 1))
         slope = 0.5 * (after - before)
@@ -368,21 +386,21 @@ class _Parabola:
 
 
 def _across(
-    ds: Any,
-    wcs: Any,
-    pixel: np.ndarray,
-    where: tuple[np.ndarray, np.ndarray, np.ndarray],
+    ds: xr.Dataset,
+    wcs: WCS,
+    pixel: HostArray,
+    where: tuple[HostArray, HostArray, HostArray],
     grid: CubeGrid,
     *,
-    label: np.ndarray,
-) -> Callable[..., np.ndarray]:
+    label: HostArray,
+) -> Callable[..., HostArray]:
     """Return a function of position and wavelength: how far the sides of the slice are.
 
     It gives (x or y, down or up, pixel), relative to the position in the middle of the slice.
     """
-    # fractions of the golden section spread over detector rows and columns alike
-    spread = (np.arange(1, _SAMPLES + 1) * 0.6180339887498949) % 1.0
-    chosen = np.unique((spread * pixel.size).astype(np.int64))
+    # fractions of the golden section lie in all detector rows and columns alike
+    golden = (np.arange(1, _SAMPLES + 1) * 0.6180339887498949) % 1.0
+    chosen = np.unique((golden * pixel.size).astype(np.int64))
     along, across, third = slice_frame(ds, wcs, pixel[chosen])
     width = _slice_width(across, label.reshape(-1)[pixel[chosen]], str(ds.attrs.get("instrument")))
     found = []
@@ -395,14 +413,14 @@ def _across(
     sample = _terms([v[chosen][good] for v in where], scale)
     solved = np.linalg.lstsq(sample.T, sides[:, :, good].reshape(4, -1).T, rcond=None)[0].T
 
-    def sides_at(*position: np.ndarray) -> np.ndarray:
+    def sides_at(*position: HostArray) -> HostArray:
         out = solved @ _terms(position, scale)
         return np.moveaxis(out.reshape(2, 2, -1), 0, 1)
 
     return sides_at
 
 
-def _terms(variables: Sequence[np.ndarray], scale: Sequence[tuple[float, float]]) -> np.ndarray:
+def _terms(variables: Sequence[HostArray], scale: Sequence[tuple[float, float]]) -> HostArray:
     scaled = [(v - m) / s for v, (m, s) in zip(variables, scale, strict=True)]
     out = np.empty((len(_POWERS), scaled[0].size))
     out[0] = 1.0
@@ -418,7 +436,7 @@ def _terms(variables: Sequence[np.ndarray], scale: Sequence[tuple[float, float]]
     return out
 
 
-def _slice_width(across: np.ndarray, label: np.ndarray, instrument: str) -> float:
+def _slice_width(across: HostArray, label: HostArray, instrument: str) -> float:
     """Distance between two neighbouring slices.
 
     Those in the middle of the NIRSpec slicer, which have the numbers 1 and 3, and the outermost

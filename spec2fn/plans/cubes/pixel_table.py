@@ -8,6 +8,7 @@ import numpy as np
 
 from spec2fn.errors import InputError
 from spec2fn.modes import mode_of
+from spec2fn.plans.cubes.cube_geometry import seen_slices
 from spec2fn.schema import require
 from spec2fn.wcs.coordinates import with_coordinates
 
@@ -68,9 +69,7 @@ def pixel_table(ds: xr.Dataset) -> xr.Dataset:
         )
         raise InputError(msg)
     ds = with_coordinates(ds, "pixel_table")
-    label = np.asarray(ds["slice_id"].data).astype(np.int32)
-    for name in ("ra", "wavelength"):
-        label[~np.isfinite(np.asarray(ds[name].data))] = 0
+    label = seen_slices(ds)
     pixel = np.flatnonzero(label)
     if not pixel.size:
         msg = "pixel_table: no pixel of the exposure belongs to a slice; check the WCS"

@@ -31,8 +31,9 @@ from spec2fn.plans.extraction.psf_profile import PsfProfiles, psf_profiles
 from spec2fn.plans.extraction.slit_geometry import Geometry, slit_geometry
 from spec2fn.plans.extraction.source_location import ImageGeometry, aperture_angle
 from spec2fn.plans.extraction.spectrum_definition import SpectrumDefinition, define_spectrum
-from spec2fn.plans.slits.slit_frame import chosen_types, strings
+from spec2fn.plans.slits.slit_frame import chosen_types
 from spec2fn.schema import is_calibrated, meta_of
+from spec2fn.slits import strings
 from spec2fn.typing import Array, Arrays, HostArray
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from spec2fn.host.interpolation import locate
 from spec2fn.modes import mode_of
 from spec2fn.plan_base import Plan, array, labels
 from spec2fn.plans.flux.tables import extrapolates
-from spec2fn.plans.slits.slit_frame import chosen_types, is_point, strings
+from spec2fn.plans.slits.slit_frame import chosen_types, is_point
 from spec2fn.schema import meta_of
+from spec2fn.slits import strings
 from spec2fn.typing import Array
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def plan_nirspec_ifu(
     Parameters
     ----------
     ds : xarray.Dataset
-        The exposure as one slit, see :func:`spec2fn.plans.slits.slit_frame.as_one_slit`.
+        The exposure as one slit, see :func:`spec2fn.slits.as_one_slit`.
     reference, source_type, extrapolate
         See :func:`plan_nirspec_slits`; the first aperture counts.
     """

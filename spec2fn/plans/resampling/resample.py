@@ -1,36 +1,49 @@
-"""Host-side half of ``resample_spec``: output grid, pixel map, overlap of pixels."""
+"""Host-side half of ``resample_spec``: output grids, and one drizzle operator for all slits.
+
+The one spectrum of an image is a bucket with a single slit: the pixels around its bounding box.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.errors import InputError, ParameterError
-from spec2fn.host.drizzle import Overlap, Pairs, drizzle_overlap, neighbour_pairs
-from spec2fn.plan_base import Plan, array
-from spec2fn.typing import Array, Number
-from spec2fn.wcs.slit_grid import nirspec_grid
-from spec2fn.wcs.tangent_grid import (
-    OutputGrid,
-    SlitSamples,
-    box_region,
-    build_tangent_plane,
-    check_size,
-    custom_grid,
-    evaluate,
-    is_celestial,
-    sample_slit,
-    slit_region,
-    spatial_scale,
-    with_shape,
+from spec2fn.deferred import as_deferred
+from spec2fn.errors import DatasetError, InputError, ParameterError
+from spec2fn.host.drizzle import drizzle_overlap, neighbour_pairs, stack_overlaps, stack_pairs
+from spec2fn.kernels.resampling import Overlap, Pairs
+from spec2fn.modes import mode_of
+from spec2fn.parameters import Parameters
+from spec2fn.plan_base import Plan, array, labels
+from spec2fn.schema import meta_of
+from spec2fn.slits import strings
+from spec2fn.typing import Array, HostArray, Number
+from spec2fn.wcs.custom_grid import custom_grid, load_custom_wcs
+from spec2fn.wcs.evaluate import SlitSamples, evaluate, is_celestial, pixel_size_deg, sample_slit
+from spec2fn.wcs.s_region import box_region, slit_region
+from spec2fn.wcs.slit_grid import (
+    LazyWcs,
+    Locator,
+    SlitGrid,
+    build_slit_grid,
+    nirspec_grid,
+    source_weights,
 )
+from spec2fn.wcs.tangent_grid import GwcsGrid, build_tangent_plane, check_size
 
-__all__ = ["Provenance", "ResampleSpecPlan", "Slit", "make_plan", "pixel_map", "require_wcs"]
+if TYPE_CHECKING:
+    import xarray as xr
+    from gwcs import WCS
+
+__all__ = ["ResamplePlan", "make_plan"]
 
 _ARCSEC2_PER_SR = np.rad2deg(3600.0) ** 2
+_PER_PIXEL = ("Jy", "mJy", "uJy", "nJy", "MJy")
+_WORLD = ("ra", "dec", "wavelength")
 _NO_PIXELS = "no pixel of the exposure has a wavelength and a position"
 
 
@@ -40,266 +53,376 @@ class Provenance:
 
     Attributes
     ----------
-    wcs : gwcs.WCS
-        Output WCS.
-        Or mapping of slit id to WCS.
-    s_region : str or tuple of str, optional
-        Of the slits of a bucket in their order.
+    wcs : mapping of int to gwcs.WCS
+        Output WCS by slit id.
+    s_region : tuple of (str or None)
+        S_REGION of the slits in their order.
     """
 
-    wcs: Any = field(default=None, compare=False, repr=False)
-    s_region: Any = field(default=None, compare=False)
+    wcs: Mapping[int, WCS] = field(default_factory=dict, compare=False, repr=False)
+    s_region: tuple[str | None, ...] = field(default=(), compare=False)
 
 
-class ResampleSpecPlan(Plan):
-    """Geometry of a resampled slit; valid for every integration of the exposure.
+class ResamplePlan(Plan):
+    """Geometry of resampled slits; valid for every integration.
 
     Attributes
     ----------
     overlap : Overlap
-        The drizzle operator, from the pixels in the window to those of the output.
+        The drizzle operator, for the slits on top of each other.
     pairs : Pairs
         Neighbours along the slit that share input pixels.
-    wavelength : (y, x) float64
-        Wavelength of the output pixels [um].
-    pixar_sr, pixar_a2 : () float64, optional
-        Pixel area of the output [sr] and [arcsec2]; None if that of the input is unknown.
-    source_xpos, source_ypos : () float64, optional
-        Position of the source in the output.
+    wavelength : (slit, y, x) float64
+        Wavelength of the output pixels [um]; NaN in the padding.
+    xsize, ysize : (slit,) int
+        True size of the output.
+    pixar_sr, pixar_a2 : (slit,) float64, optional
+        Pixel area of the output [sr] and [arcsec2]; NaN if that of the input is unknown, None if
+        it is that of an image.
+    ratio : (slit,) float64
+        Input over output pixel size along the slit.
+    scale : (slit,) float64
+        By which values change with the size of the pixel (flux density per pixel does).
     exposure_time : () float64
         Exposure time [s], for weights; NaN if unknown.
-    ratio : () float64
-        Input over output pixel size along the slit.
     window : tuple of int
-        Cutout of the input (y0, y1, x0, x1).
+        The pixels of the input that are used (y0, y1, x0, x1).
+    shape : tuple of int
+        (y, x) of the padded output.
+    problems : tuple of str
+        By slit: why it could not be resampled, or an empty string.
     provenance : Provenance
-        Output WCS and S_REGION.
+    source_xpos, source_ypos : (slit,) float64, optional
+        Position in the output of a source whose position is known in pixels.
     """
 
     overlap: Overlap
     pairs: Pairs
-    wavelength: Array = array("y x")
-    pixar_sr: Number | None = array("")
-    pixar_a2: Number | None = array("")
-    source_xpos: Number | None = array("")
-    source_ypos: Number | None = array("")
+    wavelength: Array = array("slit y x")
+    xsize: Array = array("slit")
+    ysize: Array = array("slit")
+    pixar_sr: Array | None = array("slit")
+    pixar_a2: Array | None = array("slit")
+    ratio: Array = array("slit")
+    scale: Array = array("slit")
     exposure_time: Number = array("")
-    ratio: Number = array("")
     window: tuple[int, int, int, int]
-    provenance: Provenance = field(default_factory=Provenance)
-
-
-@dataclass(frozen=True)
-class Slit:
-    """What is known of one slit of an exposure.
-
-    Attributes
-    ----------
-    wcs : gwcs.WCS
-    shape : tuple of int
-        (y, x) of the exposure.
-    dispaxis : {1, 2}
-        Dispersion along x or y.
-    instrument : str
-        MIRI spectra run towards shorter wavelengths, and so do their resampled images.
-    pixel_area : float, optional
-        Nominal area of a pixel [sr].
-    source : tuple of float, optional
-        Position of the source (x, y) in the exposure.
-    s_region : str, optional
-        S_REGION of the exposure.
-    exposure_time : float
-        Time that weights by exposure time use [s].
-    image : (y, x) float, optional
-        Pixels of a NIRSpec slit: where its light is.
-    """
-
-    wcs: Any
     shape: tuple[int, int]
+    problems: tuple[str, ...] = labels("slit")
+    provenance: Provenance = field(default_factory=Provenance)
+    source_xpos: Array | None = array("slit", default=None)
+    source_ypos: Array | None = array("slit", default=None)
+
+
+@dataclass(frozen=True, eq=False)
+class _Exposure:
+    """What the slits of an exposure share."""
+
+    params: Parameters
     dispaxis: int
-    instrument: str = ""
-    pixel_area: float | None = None
-    source: tuple[float, float] | None = None
-    s_region: str | None = None
-    exposure_time: float = math.nan
-    image: Any = None
+    instrument: str
+    s_region: str | None
+    time: float
+    custom: Mapping[str, Any] | None
+    locate: Locator
 
 
-def pixel_map(
-    samples: SlitSamples, wcs_out: Any, shape: tuple[int, int]
-) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """Return where the pixels of an exposure fall in the output image.
+@dataclass(frozen=True, eq=False)
+class _Slit:
+    """A slit of a bucket, or the part of an image around its one spectrum."""
 
-    Parameters
-    ----------
-    samples : SlitSamples
-        World coordinates of the pixels.
-    wcs_out : gwcs.WCS
-        With the same world axes.
-    shape : tuple of int
-        (y, x) of the exposure.
-
-    Returns
-    -------
-    map : (2, y, x) float64
-        x and y in the output, for the pixels in the window; NaN outside the bounding box and
-        where a pixel has no world coordinates.
-    window : tuple of int
-        (y0, y1, x0, x1), upper limits excluded: the bounding box within the exposure.
-    """
-    ny, nx = samples.ra.shape
-    oy, ox = samples.origin
-    y0, x0 = max(0, oy), max(0, ox)
-    y1, x1 = max(y0, min(shape[0], oy + ny)), max(x0, min(shape[1], ox + nx))
-    cut = (slice(y0 - oy, y1 - oy), slice(x0 - ox, x1 - ox))
-    world = [w[cut] for w in (samples.ra, samples.dec, samples.wavelength)]
-    known = np.logical_and.reduce([np.isfinite(w) for w in world])
-    out = np.full((2, *known.shape), np.nan)
-    if known.any():
-        out[:, known] = evaluate(wcs_out, *(w[known] for w in world), inverse=True)
-    return out, (y0, y1, x0, x1)
+    wcs: WCS
+    world: Sequence[HostArray]  # ra, dec [deg], wavelength [um]; NaN outside
+    image: HostArray
+    area: float | None  # of a pixel [sr]
+    shape_in: tuple[int, int]
+    to_slit: Callable[..., Any] | None = None  # from the world, where it is known beforehand
+    samples: SlitSamples | None = None  # of an image, also beyond its edges
 
 
-def make_plan(
-    slit: Slit,
-    *,
-    pixfrac: float = 1.0,
-    kernel: str = "square",
-    output_shape: tuple[int, int] | None = None,
-    pixel_scale_ratio: float = 1.0,
-    pixel_scale: float | None = None,
-    output_wcs: Any = "",
-) -> ResampleSpecPlan | str:
-    """Return the plan for one slit, or why it cannot be resampled.
+@dataclass(frozen=True, eq=False)
+class _Resampled:
+    """A slit that can be resampled."""
+
+    overlap: Overlap
+    pairs: Pairs
+    wavelength: HostArray
+    wcs: WCS | SlitGrid
+    region: str | None
+    ratio: float
+    area: float | None
+
+
+def make_plan(ds: xr.Dataset, params: Parameters) -> ResamplePlan | str:
+    """Return the plan for a bucket of slits or the one spectrum of an image.
 
     Parameters
     ----------
-    slit : Slit
-    pixfrac, kernel, output_shape, pixel_scale_ratio, pixel_scale, output_wcs
-        Parameters of :func:`spec2fn.steps.resample_spec.resample_spec`.
+    ds : xarray.Dataset
+        With ``sci`` and the gwcs (of each slit); planes ``ra``, ``dec``, ``wavelength`` of slits
+        spare their evaluation. The pixels (of the first integration) decide where the tangent
+        plane of a NIRSpec slit touches the sky, which the result hardly depends on.
+    params : Parameters
+        Of :func:`spec2fn.steps.resample_spec.resample_spec`.
 
     Returns
     -------
-    ResampleSpecPlan or str
+    ResamplePlan or str
+        Why there is none for an image; of slits the plan holds the problems.
 
     Raises
     ------
+    DatasetError, InputError
+        If there is no WCS (of slits), no dispersion direction, or `output_wcs` cannot be used.
     ParameterError
         If a pixel scale is not positive, or the size of the output cannot be found.
-    InputError
-        If `output_wcs` cannot be used.
     """
-    samples = sample_slit(slit.wcs)
-    if isinstance(output_wcs, str) and not output_wcs:
-        ratio = _pixel_ratio(slit, pixel_scale_ratio, pixel_scale)
-        grid = _built_grid(slit, samples, ratio, output_shape)
-    else:
-        grid = custom_grid(
-            output_wcs,
-            output_shape,
-            dispaxis=slit.dispaxis,
-            scale_in=spatial_scale(slit.wcs, slit.dispaxis),
-            area_in=slit.pixel_area,
+    meta = meta_of(ds)
+    dispaxis = ds.attrs.get("dispaxis", meta.get("DISPAXIS"))
+    if dispaxis not in (1, 2):
+        msg = (
+            "resample_spec: needs the dispersion direction (DISPAXIS 1 or 2), found"
+            f" {dispaxis!r}; run assign_wcs first"
         )
-    if isinstance(grid, str):
-        return grid
-    check_size(grid.shape, slit.shape)
-    positions, window = pixel_map(samples, grid.wcs, slit.shape)
-    if not np.isfinite(positions).any():
-        return _NO_PIXELS
-    y0, y1, x0, x1 = window
-    at_edge = (y0 == 0, y1 == slit.shape[0], x0 == 0, x1 == slit.shape[1])
-    overlap = drizzle_overlap(positions, grid.shape, kernel, pixfrac, at_edge)
-    if not overlap.rows.size:
-        return "the output grid covers no pixel of the exposure"
-    pairs = neighbour_pairs(overlap, axis=0 if slit.dispaxis == 1 else 1)
-    x, y = _moved_source(slit, grid.wcs)
-    ny, nx = grid.shape
-    world = evaluate(grid.wcs, np.arange(nx)[None, :], np.arange(ny)[:, None])
-    region = None
-    if slit.instrument == "NIRSPEC":
-        region = box_region(world[0], world[1])
-    elif slit.s_region:
-        region = slit_region(slit.s_region, grid.wcs)
-    return ResampleSpecPlan(
-        overlap=overlap,
-        pairs=pairs,
-        wavelength=np.array(world[2]),
-        pixar_sr=None if grid.area is None else np.float64(grid.area),
-        pixar_a2=None if grid.area is None else np.float64(grid.area * _ARCSEC2_PER_SR),
-        source_xpos=x,
-        source_ypos=y,
-        exposure_time=np.float64(slit.exposure_time),
-        ratio=np.float64(grid.ratio),
-        window=window,
-        provenance=Provenance(wcs=grid.wcs, s_region=region),
+        raise InputError(msg)
+    time = _exposure_time(ds)
+    if params.weight_type == "exptime" and not time > 0:
+        msg = (
+            "resample_spec: weight_type='exptime' needs a positive exposure time (TMEASURE,"
+            f" EFFEXPTM or XPOSURE), found {time}; use weight_type='ivm'"
+        )
+        raise InputError(msg)
+    wanted, slits = params.output_wcs, "slit" in ds.dims
+    exposure = _Exposure(
+        params=params,
+        dispaxis=dispaxis,
+        # the slits of no other instrument are resampled
+        instrument="NIRSPEC" if slits else str(ds.attrs.get("instrument", "")),
+        s_region=ds.attrs.get("s_region", meta.get("S_REGION")),
+        time=time,
+        custom=None if wanted == "" else load_custom_wcs(wanted, params.output_shape),
+        locate=Locator(),
     )
+    return _plan_slits(ds, exposure) if slits else _plan_image(ds, exposure)
 
 
-def _pixel_ratio(slit: Slit, ratio: float, scale: float | None) -> float:
-    if scale is not None:
-        ratio = math.nan
-        if scale > 0:
-            ratio = 3600.0 * spatial_scale(slit.wcs, slit.dispaxis) / scale
-        if not math.isfinite(ratio):
-            msg = (
-                "resample_spec.pixel_scale: needs a positive size in arcsec and an exposure whose"
-                f" centre lies on the sky, got {scale!r}; use pixel_scale_ratio instead"
-            )
-            raise ParameterError(msg)
-    return float(ratio)
+def _exposure_time(ds: xr.Dataset) -> float:
+    meta = meta_of(ds)
+    for keyword in ("TMEASURE", "EFFEXPTM"):
+        value = meta.get(keyword)
+        if isinstance(value, (int, float)):
+            return float(value)
+    return _number(ds, "exposure_time") or math.nan
 
 
-def _built_grid(
-    slit: Slit, samples: SlitSamples, ratio: float, output_shape: tuple[int, int] | None
-) -> OutputGrid | str:
-    # lamps (no sky) need a grid of their own kind
-    if not is_celestial(slit.wcs):
-        who = slit.instrument or "an unknown instrument"
-        return f"no rule makes an output grid for {who} without a sky; give output_wcs"
-    if slit.instrument == "NIRSPEC":
-        made = nirspec_grid(
-            slit.wcs, (samples.ra, samples.dec, samples.wavelength), _within(slit, samples), ratio
-        )
-        if isinstance(made, str):
-            return made
-        out = made.gwcs()
-    else:
-        descending = slit.instrument == "MIRI"
-        out = build_tangent_plane(samples, slit.dispaxis, ratio, descending=descending)
-        if out is None:
-            return _NO_PIXELS
-    if output_shape is not None:
-        out = with_shape(out, (output_shape[1], output_shape[0]))
-    area = slit.pixel_area / ratio if slit.pixel_area else None
-    return OutputGrid(out, tuple(out.array_shape), ratio, area)
+def _number(ds: xr.Dataset, name: str, default: float | None = None, i: int = 0) -> float | None:
+    """Return a number of the exposure or of slit `i`, None if it is not known."""
+    value = default
+    if name in ds:
+        known = ds.variables[name].values
+        value = float(known[i] if known.ndim else known)
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
-def _within(slit: Slit, samples: SlitSamples) -> np.ndarray:
-    # the pixels of the exposure that the samples are of
-    out = np.full(samples.ra.shape, np.nan)
-    if slit.image is None:
-        return out
-    ny, nx = samples.ra.shape
-    y = np.arange(ny) + samples.origin[0]
-    x = np.arange(nx) + samples.origin[1]
-    rows, columns = (y >= 0) & (y < slit.shape[0]), (x >= 0) & (x < slit.shape[1])
-    out[np.ix_(rows, columns)] = np.asarray(slit.image)[np.ix_(y[rows], x[columns])]
-    return out
-
-
-def _moved_source(slit: Slit, wcs_out: Any) -> tuple[Any, Any]:
-    if slit.source is None:
-        return None, None
-    x, y = evaluate(wcs_out, *evaluate(slit.wcs, *slit.source), inverse=True)
-    if not (np.isfinite(x) and np.isfinite(y)):
-        return None, None
-    return np.float64(x), np.float64(y)
-
-
-def require_wcs(wcs: Any) -> Any:
-    """Return the gwcs of one slit; :class:`InputError` if there is none."""
+def _plan_image(ds: xr.Dataset, exposure: _Exposure) -> ResamplePlan | str:
+    meta = meta_of(ds)
+    wcs = meta.wcs
     if not hasattr(wcs, "pipeline"):
         msg = "resample_spec: the exposure has no WCS; run assign_wcs first"
         raise InputError(msg)
-    return wcs
+    samples = sample_slit(wcs)
+    ny, nx = ds["sci"].shape[-2:]
+    y0, y1, x0, x1 = window = samples.window((ny, nx))
+    image = _first_image(ds["sci"].data)[y0:y1, x0:x1]
+    if not image.size:
+        return _NO_PIXELS
+    area = _number(ds, "pixar_sr", meta.get("PIXAR_SR"))
+    slit = _Slit(wcs, list(samples.cut(window)), image, area, (ny, nx), samples=samples)
+    one = _resampled(slit, exposure)
+    if isinstance(one, str):
+        return one
+    plan = _joined(ds, exposure, [0], [one], image.shape)
+    if one.area is None:
+        plan = replace(plan, pixar_sr=None, pixar_a2=None)
+    x, y = _moved_source(ds, wcs, plan.provenance.wcs[0])
+    return replace(plan, window=window, source_xpos=x, source_ypos=y)
+
+
+def _moved_source(
+    ds: xr.Dataset, wcs: WCS, wcs_out: WCS
+) -> tuple[HostArray | None, HostArray | None]:
+    """Return where the source is in the output, if its place in the image is known."""
+    x, y = (_number(ds, f"source_{axis}pos") for axis in "xy")
+    # of all others the position is given in units of the slit
+    if not mode_of(ds).slit or x is None or y is None:
+        return None, None
+    moved = np.array(evaluate(wcs_out, *evaluate(wcs, x, y), inverse=True))
+    return (moved[:1], moved[1:]) if np.isfinite(moved).all() else (None, None)
+
+
+def _plan_slits(ds: xr.Dataset, exposure: _Exposure) -> ResamplePlan:
+    wcs = meta_of(ds).wcs
+    if not isinstance(wcs, Mapping):
+        msg = (
+            "resample_spec: the Dataset holds no WCS of slits (meta.wcs by slit id);"
+            " run extract_2d first"
+        )
+        raise DatasetError(msg)
+    ids = [int(i) for i in ds["slit"].values]
+    slits = [_resampled_or_why(ds, i, wcs, exposure) for i in range(len(ids))]
+    return _joined(ds, exposure, ids, slits, (ds.sizes["y"], ds.sizes["x"]))
+
+
+def _resampled_or_why(
+    ds: xr.Dataset, i: int, wcs: Mapping[int, WCS], exposure: _Exposure
+) -> _Resampled | str:
+    """Return a slit of a bucket, or what is wrong with it: it must not stop the others."""
+    key = int(ds["slit"].values[i])
+    locator = getattr(wcs, "locator", None)
+    try:
+        known = as_deferred(wcs, key)
+        one: _Resampled | str = "the slit has no WCS"
+        if known is not None:
+            one = _resampled(_slit(ds, i, known, locator(key) if locator else None), exposure)
+    except ParameterError:
+        raise  # says nothing of this slit
+    except Exception as error:
+        one = " ".join(str(error).split()) or type(error).__name__
+    return f"resample_spec: {one}" if isinstance(one, str) else one
+
+
+def _slit(ds: xr.Dataset, i: int, wcs: WCS, to_slit: Callable[..., Any] | None) -> _Slit:
+    ny, nx = (int(ds.variables[n].values[i]) for n in ("ysize", "xsize"))
+    if all(name in ds for name in _WORLD):
+        world = [np.asarray(ds.variables[name].data)[i, :ny, :nx] for name in _WORLD]
+    else:
+        world = list(sample_slit(wcs).cut((0, ny, 0, nx)))
+    image = _first_image(ds.variables["sci"].data[i, ..., :ny, :nx])
+    area = _number(ds, "pixar_sr", meta_of(ds).get("PIXAR_SR"), i)
+    return _Slit(wcs, world, image, area, (ny, nx), to_slit=to_slit)
+
+
+def _first_image(data: Array) -> HostArray:
+    """Return the first of all leading axes: a plan does not depend on how many are in work."""
+    data = np.asarray(data)
+    return data.reshape(-1, *data.shape[-2:])[0]
+
+
+def _resampled(slit: _Slit, exposure: _Exposure) -> _Resampled | str:
+    """Return the overlap of a slit with its output grid, or why there is none."""
+    params = exposure.params
+    if not slit.image.size:
+        return "the slit has no pixels"
+    grid: GwcsGrid | SlitGrid | str
+    if exposure.custom is not None:
+        size_deg = pixel_size_deg(slit.wcs, exposure.dispaxis)
+        grid, ratio, area = custom_grid(exposure.custom, exposure.dispaxis, size_deg, slit.area)
+    else:
+        ratio = _pixel_ratio(slit.wcs, exposure)
+        grid, area = _rectified(slit, exposure, ratio), slit.area / ratio if slit.area else None
+    if isinstance(grid, str):
+        return grid
+    shape = grid.shape if params.output_shape is None else params.output_shape[::-1]
+    if params.output_shape is not None or exposure.custom is not None:
+        check_size(shape, slit.shape_in)
+    overlap = drizzle_overlap(grid.pixels(*slit.world), shape, params.kernel, params.pixfrac)
+    if not overlap.rows.size:
+        return "the output grid covers no pixel of the slit"
+    ra, dec, wavelength = grid.world(np.arange(shape[1])[None, :], np.arange(shape[0])[:, None])
+    wcs = grid.sized(params.output_shape if exposure.custom is None else None)
+    region = None
+    if exposure.instrument == "NIRSPEC":
+        region = box_region(ra, dec)
+    elif exposure.s_region:
+        region = slit_region(exposure.s_region, wcs)
+    return _Resampled(
+        overlap=overlap,
+        pairs=neighbour_pairs(overlap, axis=exposure.dispaxis - 1),
+        wavelength=np.broadcast_to(wavelength, shape),
+        wcs=wcs,
+        region=region,
+        ratio=ratio,
+        area=area,
+    )
+
+
+def _pixel_ratio(wcs: WCS, exposure: _Exposure) -> float:
+    params = exposure.params
+    if params.pixel_scale is None:
+        return float(params.pixel_scale_ratio)
+    ratio = 3600.0 * pixel_size_deg(wcs, exposure.dispaxis) / params.pixel_scale
+    if not math.isfinite(ratio):
+        msg = (
+            "resample_spec.pixel_scale: needs a slit whose centre lies on the sky; use"
+            " pixel_scale_ratio instead"
+        )
+        raise ParameterError(msg)
+    return ratio
+
+
+def _rectified(slit: _Slit, exposure: _Exposure, ratio: float) -> GwcsGrid | SlitGrid | str:
+    """Return the grid on which a spectrum is straight, or why there is none."""
+    if slit.to_slit is not None:
+        return build_slit_grid(slit.world, source_weights(slit.image), slit.to_slit, ratio)
+    who = exposure.instrument
+    if who == "NIRSPEC":
+        return nirspec_grid(slit.wcs, slit.world, slit.image, ratio, exposure.locate)
+    if not is_celestial(slit.wcs):
+        # lamps need a grid of their own kind
+        who = who or "an unknown instrument"
+        return f"no rule makes an output grid for {who} without a sky; give output_wcs"
+    assert slit.samples is not None
+    descending = who == "MIRI"
+    out = build_tangent_plane(slit.samples, exposure.dispaxis, ratio, descending=descending)
+    return _NO_PIXELS if out is None else GwcsGrid(out)
+
+
+def _joined(
+    ds: xr.Dataset,
+    exposure: _Exposure,
+    ids: Sequence[int],
+    slits: Sequence[_Resampled | str],
+    shape_in: tuple[int, int],
+) -> ResamplePlan:
+    """Return the plan of slits that stand on top of each other, padded to one size."""
+    good = [None if isinstance(s, str) else s for s in slits]
+    overlaps = [None if s is None else s.overlap for s in good]
+    units = [str(ds["sci"].attrs.get("units", "")).strip()] * len(ids)
+    sizes = np.zeros((len(ids), 2), np.int64)
+    if "slit" in ds.dims:
+        units = strings(ds, "bunit") if "bunit" in ds else units
+        # a slit that failed keeps its size, so that it has a place in the product
+        sizes = np.stack([ds["ysize"].values, ds["xsize"].values], axis=1).astype(np.int64)
+    for i, overlap in enumerate(overlaps):
+        if overlap is not None:
+            sizes[i] = overlap.shape_out
+    height, width = (int(n) for n in sizes.max(axis=0, initial=1))
+    wavelength = np.full((len(ids), height, width), np.nan)
+    ratio, area = np.ones(len(ids)), np.full(len(ids), np.nan)
+    for i, one in enumerate(good):
+        if one is not None:
+            ny, nx = one.overlap.shape_out
+            wavelength[i, :ny, :nx] = one.wavelength
+            ratio[i], area[i] = one.ratio, math.nan if one.area is None else one.area
+    # flux density per pixel follows the size of the pixel, surface brightness does not
+    per_pixel = np.array([u in _PER_PIXEL for u in units]) & np.isfinite(area)
+    pairs = [None if s is None else s.pairs for s in good]
+    return ResamplePlan(
+        overlap=stack_overlaps(overlaps, shape_in, (height, width)),
+        pairs=stack_pairs(pairs, overlaps, (height, width)),
+        wavelength=wavelength,
+        xsize=sizes[:, 1],
+        ysize=sizes[:, 0],
+        pixar_sr=area,
+        pixar_a2=area * _ARCSEC2_PER_SR,
+        ratio=ratio,
+        scale=np.where(per_pixel, 1.0 / ratio, 1.0),
+        exposure_time=np.float64(exposure.time),
+        window=(0, shape_in[0], 0, shape_in[1]),
+        shape=(height, width),
+        problems=tuple(s if isinstance(s, str) else "" for s in slits),
+        provenance=Provenance(
+            wcs=LazyWcs({i: s.wcs for i, s in zip(ids, good, strict=True) if s is not None}),
+            s_region=tuple(None if s is None else s.region for s in good),
+        ),
+    )

@@ -8,27 +8,12 @@ import numpy as np
 
 from spec2fn.errors import DatasetError
 from spec2fn.schema import require
+from spec2fn.slits import strings
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["as_one_slit", "chosen_types", "is_point", "require_slits", "strings"]
-
-
-def as_one_slit(ds: xr.Dataset, names: tuple[str, ...]) -> xr.Dataset:
-    """Return planes of an exposure as a bucket with a single slit, which shares their memory.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Exposure, dims ``([integration,] y, x)``.
-    names : tuple of str
-        The variables to take, as far as there are any.
-    """
-    planes = {n: ds.variables[n] for n in names if n in ds}
-    return ds.drop_vars(list(ds.variables)).assign(
-        {n: (("slit", *v.dims), v.data[None], v.attrs) for n, v in planes.items()}
-    )
+__all__ = ["chosen_types", "is_point", "require_slits"]
 
 
 def require_slits(ds: xr.Dataset, who: str, names: tuple[str, ...] = ()) -> None:
@@ -37,13 +22,6 @@ def require_slits(ds: xr.Dataset, who: str, names: tuple[str, ...] = ()) -> None
         msg = f"{who}: needs slits (a dimension 'slit'); run extract_2d first"
         raise DatasetError(msg)
     require(ds, names, who)
-
-
-def strings(ds: xr.Dataset, name: str) -> list[str]:
-    """Return a text variable on ``slit`` (empty texts if there is none)."""
-    if name not in ds:
-        return [""] * ds.sizes["slit"]
-    return [str(v).strip() for v in ds[name].values]
 
 
 def chosen_types(ds: xr.Dataset, source_type: str | None) -> list[str]:

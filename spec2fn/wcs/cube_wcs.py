@@ -4,37 +4,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.plans.cubes.cube_grid import CubeGrid, CubeParameters
+from spec2fn.typing import HostArray
+from spec2fn.wcs.cube_grid import CubeGrid
+from spec2fn.wcs.s_region import polygon
+
+if TYPE_CHECKING:
+    from astropy.io.fits import Header
+    from gwcs import WCS
 
 __all__ = ["STERADIAN", "cube_gwcs", "footprint", "wcs_keywords", "with_cards"]
 
 STERADIAN = 2.3504e-11
 """Square arcseconds to steradians, as in the products of the JWST pipeline."""
 
-_INTERNAL = {
-    "MIRI": ("arcsec", "MRSALPHA", "MRSBETA"),
-    "NIRSPEC": ("meter", "NRSSLICERX", "NRSSLICERY"),
-}
+_SLICER = ("meter", "NRSSLICERX", "NRSSLICERY")
 
 
 def _rotation(angle: float) -> tuple[float, float]:
     return math.cos(math.radians(angle)), math.sin(math.radians(angle))
 
 
-def cube_gwcs(grid: CubeGrid, sampling: CubeParameters, internal: str = "") -> Any:
+def cube_gwcs(grid: CubeGrid, wavelength: HostArray, step: float | None) -> WCS:
     """Return the gwcs of a cube: pixel (x, y, z) to (ra, dec, wavelength).
 
     Parameters
     ----------
     grid : CubeGrid
-    sampling : CubeParameters
-        Planes at even steps are linear, others are tabulated.
-    internal : str
-        Instrument whose slicer plane the spatial axes are in, instead of the sky.
+    wavelength : (w,) float64
+        Of the planes [um].
+    step : float, optional
+        Of planes at even steps, which are linear; others are tabulated.
     """
     import astropy.units as u
     from astropy.coordinates import ICRS
@@ -43,8 +46,8 @@ def cube_gwcs(grid: CubeGrid, sampling: CubeParameters, internal: str = "") -> A
     from gwcs import coordinate_frames as cf
 
     cos, sin = _rotation(grid.angle)
-    flip = 1.0 if internal else -1.0
-    scale = 1.0 if internal else 1 / 3600.0
+    flip = 1.0 if grid.internal else -1.0
+    scale = 1.0 if grid.internal else 1 / 3600.0
     matrix = np.array([[flip * cos, sin], [sin, cos]])
     spatial = (
         m.Shift(-(grid.crpix[0] - 1), name="crpix1") & m.Shift(-(grid.crpix[1] - 1), name="crpix2")
@@ -52,7 +55,7 @@ def cube_gwcs(grid: CubeGrid, sampling: CubeParameters, internal: str = "") -> A
         | m.Scale(grid.cdelt[0] * scale, name="cdelt1")
         & m.Scale(grid.cdelt[1] * scale, name="cdelt2")
     )
-    if internal:
+    if grid.internal:
         spatial = spatial | m.Shift(grid.crval[0], name="crval1") & m.Shift(
             grid.crval[1], name="crval2"
         )
@@ -62,10 +65,10 @@ def cube_gwcs(grid: CubeGrid, sampling: CubeParameters, internal: str = "") -> A
             | m.Pix2Sky_TAN(name="TAN")
             | m.RotateNative2Celestial(*grid.crval, 180.0, name="crval")
         )
-    if sampling.step is not None:
-        spectral = m.Shift(-0.0) | m.Scale(sampling.step) | m.Shift(float(sampling.wavelength[0]))
+    if step is not None:
+        spectral = m.Shift(-0.0) | m.Scale(step) | m.Shift(float(wavelength[0]))
     else:
-        spectral = m.Tabular1D(lookup_table=sampling.wavelength.astype(np.float32))
+        spectral = m.Tabular1D(lookup_table=wavelength.astype(np.float32))
     pixel = u.pix
     detector = cf.CoordinateFrame(
         name="detector",
@@ -75,9 +78,9 @@ def cube_gwcs(grid: CubeGrid, sampling: CubeParameters, internal: str = "") -> A
         axes_type=["SPATIAL", "SPATIAL", "SPECTRAL"],
         axes_names=("x", "y", "z"),
     )
-    if internal:
-        unit, *names = _INTERNAL[internal]
-        first: Any = cf.Frame2D(
+    if grid.internal:
+        unit, *names = _SLICER
+        first = cf.Frame2D(
             name="_".join(names), axes_order=(0, 1), unit=(unit, unit), axes_names=tuple(names)
         )
     else:
@@ -95,7 +98,7 @@ def cube_gwcs(grid: CubeGrid, sampling: CubeParameters, internal: str = "") -> A
         [(detector, spatial & spectral), (cf.CompositeFrame([first, wave], name="world"), None)]
     )
     ny, nx = grid.shape
-    out.bounding_box = ((0, nx - 1), (0, ny - 1), (0, sampling.wavelength.size - 1))
+    out.bounding_box = ((0, nx - 1), (0, ny - 1), (0, wavelength.size - 1))
     return out
 
 
@@ -113,8 +116,7 @@ def footprint(grid: CubeGrid) -> str:
     ra = np.rad2deg(ra0 + np.arctan2(xi, depth)) % 360
     dec = np.rad2deg(np.arctan2(math.sin(dec0) + eta * math.cos(dec0), np.hypot(xi, depth)))
     low, high = (ra.min(), dec.min()), (ra.max(), dec.max())
-    corners = (low[0], low[1], low[0], high[1], high[0], high[1], high[0], low[1])
-    return "POLYGON ICRS  " + " ".join(f"{v:.9f}" for v in corners)
+    return polygon([low, (low[0], high[1]), high, (high[0], low[1])])
 
 
 _COMMENTS = {
@@ -144,7 +146,7 @@ def _comment(keyword: str) -> str:
     return _COMMENTS.get(stem, "").format(keyword[-1])
 
 
-def with_cards(header: Any, title: str, keywords: Mapping[str, Any]) -> Any:
+def with_cards(header: Header | None, title: str, keywords: Mapping[str, Any]) -> Header | None:
     """Return a header with keywords replaced where they are, or put into a section.
 
     Parameters
@@ -179,15 +181,15 @@ def with_cards(header: Any, title: str, keywords: Mapping[str, Any]) -> Any:
     return Header([*cards[:at], *new, *cards[at:]])
 
 
-def wcs_keywords(grid: CubeGrid, sampling: CubeParameters, internal: str = "") -> dict[str, Any]:
+def wcs_keywords(grid: CubeGrid, wavelength: HostArray, step: float | None) -> dict[str, Any]:
     """Return the WCS keywords of the SCI header; None removes one.
 
     The wavelengths of a linear axis are in the WCS-TABLE as well.
     """
     cos, sin = _rotation(grid.angle)
-    scale = 1.0 if internal else 3600.0
-    unit, *names = _INTERNAL.get(internal, ("deg", "RA---TAN", "DEC--TAN"))
-    linear = sampling.step is not None
+    scale = 1.0 if grid.internal else 3600.0
+    unit, *names = _SLICER if grid.internal else ("deg", "RA---TAN", "DEC--TAN")
+    linear = step is not None
     return {
         "WCSAXES": 3,
         "CRPIX1": grid.crpix[0],
@@ -195,7 +197,7 @@ def wcs_keywords(grid: CubeGrid, sampling: CubeParameters, internal: str = "") -
         "CRPIX3": 1.0,
         "CRVAL1": grid.crval[0],
         "CRVAL2": grid.crval[1],
-        "CRVAL3": float(sampling.wavelength[0]) if linear else 1.0,
+        "CRVAL3": float(wavelength[0]) if linear else 1.0,
         "CTYPE1": names[0],
         "CTYPE2": names[1],
         "CTYPE3": "WAVE" if linear else "WAVE-TAB",
@@ -204,8 +206,8 @@ def wcs_keywords(grid: CubeGrid, sampling: CubeParameters, internal: str = "") -
         "CUNIT3": "um",
         "CDELT1": grid.cdelt[0] / scale,
         "CDELT2": grid.cdelt[1] / scale,
-        "CDELT3": sampling.step,
-        "PC1_1": cos if internal else -cos,
+        "CDELT3": step,
+        "PC1_1": cos if grid.internal else -cos,
         "PC1_2": sin,
         "PC1_3": 0,
         "PC2_1": sin,
