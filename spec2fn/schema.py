@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as _replace
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,7 @@ __all__ = [
     "RESIDUAL_FRINGES",
     "SCALARS",
     "SPECTRUM_COLUMNS",
+    "VARIANCES",
     "Allowed",
     "Meta",
     "Plane",
@@ -62,6 +63,7 @@ __all__ = [
     "warnings_of",
     "with_attrs",
     "with_meta",
+    "with_problems",
     "with_status",
     "with_warnings",
 ]
@@ -105,6 +107,9 @@ PLANES: Mapping[str, Plane] = {
     "slit_y": Plane("", "float64", "aux", "position along a slice of the NIRSpec IFU"),
 }
 """Array variables by name, in the order in which their HDUs appear in a product."""
+
+VARIANCES = tuple(name for name, plane in PLANES.items() if plane.kind == "variance")
+"""Names of the variances of an exposure."""
 
 
 @dataclass(frozen=True)
@@ -487,6 +492,29 @@ def with_warnings(ds: xr.Dataset, *warnings: str) -> xr.Dataset:
     held = meta_of(ds).records.get("warnings", ())
     new = tuple(w for w in dict.fromkeys(warnings) if w not in held)
     return with_meta(ds, records={"warnings": (*held, *new)}) if new else ds
+
+
+def with_problems(bucket: xr.Dataset, problems: Sequence[str], *, lost: bool = True) -> xr.Dataset:
+    """Return a bucket with problems of its slits recorded.
+
+    Parameters
+    ----------
+    bucket : xarray.Dataset
+        Problems that it records already are kept.
+    problems : sequence of str
+        By slit, empty where there is none.
+    lost : bool
+        The slits have no value any more (the variable ``slit_problem``); otherwise they go on,
+        and this is a warning (``slit_warning``).
+    """
+    name = "slit_problem" if lost else "slit_warning"
+    if not lost and not any(problems):
+        return bucket
+    before = [""] * len(problems)
+    if name in bucket:
+        before = [str(p) for p in bucket.variables[name].data]
+    both = ["; ".join(filter(None, pair)) for pair in zip(before, problems, strict=True)]
+    return bucket.assign({name: ("slit", np.array(both, dtype=str))})
 
 
 def warnings_of(ds: Any) -> tuple[str, ...]:

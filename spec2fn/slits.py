@@ -19,6 +19,7 @@ import numpy as np
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, InputError, Spec2fnError, nearest
 from spec2fn.pieces import Pieces
+from spec2fn.schema import with_problems
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -30,7 +31,6 @@ __all__ = [
     "apply_by_slit",
     "bucketize",
     "group_shapes",
-    "with_problems",
 ]
 
 MAX_BUCKETS = 16
@@ -318,29 +318,6 @@ def _given_up(one: xr.Dataset, model: xr.Dataset, problem: str) -> xr.Dataset:
     new["dq"] = (one["dq"].dims, one["dq"].values | np.uint32(PIXEL["DO_NOT_USE"]))
     attrs = {**model.attrs, "meta": one.attrs["meta"]} if "meta" in one.attrs else model.attrs
     return with_problems(one.assign(new).assign_attrs(attrs), [problem])
-
-
-def with_problems(bucket: xr.Dataset, problems: Sequence[str], *, lost: bool = True) -> xr.Dataset:
-    """Return a bucket with problems of its slits recorded.
-
-    Parameters
-    ----------
-    bucket : xarray.Dataset
-        Problems that it records already are kept.
-    problems : sequence of str
-        By slit, empty where there is none.
-    lost : bool
-        The slits have no value any more (the variable ``slit_problem``); otherwise they go on,
-        and this is a warning (``slit_warning``).
-    """
-    name = "slit_problem" if lost else "slit_warning"
-    if not lost and not any(problems):
-        return bucket
-    before = [""] * len(problems)
-    if name in bucket:
-        before = [str(p) for p in bucket.variables[name].data]
-    both = ["; ".join(filter(None, pair)) for pair in zip(before, problems, strict=True)]
-    return bucket.assign({name: ("slit", np.array(both, dtype=str))})
 
 
 def _padded(var: Any, height: int, width: int) -> np.ndarray[Any, Any]:

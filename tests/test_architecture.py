@@ -29,7 +29,7 @@ GROUND = {
     "units",
 }
 ALLOWED = {
-    "kernels": {"kernels", "threads"},
+    "kernels": {"kernels", "threads", "typing"},
     "host": GROUND | {"kernels", "host"},
     "wcs": GROUND | {"kernels", "host", "wcs"},
     "plans": GROUND | {"kernels", "host", "wcs", "plans"},

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from spec2fn.kernels.bands import by_rows
-from spec2fn.kernels.namespace import array_namespace
-from spec2fn.kernels.statistics import safe_sqrt
+from spec2fn.kernels.namespace import array_namespace, safe_sqrt
 
 __all__ = ["add_in_quadrature", "per_plane"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["array_namespace", "is_jax", "is_traced", "safe_divide"]
+__all__ = ["array_namespace", "is_jax", "is_traced", "safe_divide", "safe_sqrt"]
 
 
 def is_jax(array: Any) -> bool:
@@ -46,3 +46,11 @@ def safe_divide(a: Any, b: Any, where: Any, fill: float = np.nan) -> Any:
     one = xp.ones((), dtype=xp.asarray(b).dtype)
     out = a / xp.where(where, b, one)
     return xp.where(where, out, xp.asarray(fill, dtype=out.dtype))
+
+
+def safe_sqrt(a: Any) -> Any:
+    """Square root with a finite gradient (zero) at zero; NaN for negative values and NaN."""
+    xp = array_namespace(a)
+    zero, one, nan = (np.asarray(v, a.dtype) for v in (0.0, 1.0, np.nan))
+    root = xp.sqrt(xp.where(a > 0, a, one))
+    return xp.where(a > 0, root, xp.where(a == 0, zero, nan))

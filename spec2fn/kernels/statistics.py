@@ -16,7 +16,7 @@ import numpy as np
 
 from spec2fn.kernels.namespace import array_namespace
 
-__all__ = ["clip_bounds", "masked_median", "running_median", "safe_sqrt", "sorting_network"]
+__all__ = ["clip_bounds", "masked_median", "running_median", "sorting_network"]
 
 
 @functools.cache
@@ -218,11 +218,3 @@ def _clip_block(values: Any, sigma: float, maxiters: int | None) -> tuple[Any, A
         first[active], last[active] = a + below, b - above
         active = active[(below + above > 0) & (b - a > below + above)]
     return low, high
-
-
-def safe_sqrt(a: Any) -> Any:
-    """Square root with a finite gradient (zero) at zero; NaN for negative values and NaN."""
-    xp = array_namespace(a)
-    zero, one, nan = (np.asarray(v, a.dtype) for v in (0.0, 1.0, np.nan))
-    root = xp.sqrt(xp.where(a > 0, a, one))
-    return xp.where(a > 0, root, xp.where(a == 0, zero, nan))

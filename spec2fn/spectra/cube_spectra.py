@@ -17,8 +17,7 @@ from spec2fn.kernels.cube_extraction import (
     extract_aperture,
     extract_whole,
 )
-from spec2fn.kernels.namespace import array_namespace, is_traced
-from spec2fn.kernels.statistics import safe_sqrt
+from spec2fn.kernels.namespace import array_namespace, is_traced, safe_sqrt
 from spec2fn.modes import mode_of
 from spec2fn.plans.extraction.extract_cube import CubePlan
 from spec2fn.schema import RESIDUAL_FRINGES, SPECTRUM_COLUMNS, meta_of

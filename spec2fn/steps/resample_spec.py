@@ -24,8 +24,9 @@ from spec2fn.schema import (
     set_scalars,
     with_attrs,
     with_meta,
+    with_problems,
 )
-from spec2fn.slits import PADDING, with_problems
+from spec2fn.slits import PADDING
 from spec2fn.wcs.slit_grid import first_image
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from spec2fn.errors import DatasetError, ParameterError
 from spec2fn.kernels.statistics import clip_bounds
 from spec2fn.plan_base import Plan, array
 from spec2fn.schema import meta_of, require
+from spec2fn.subarray import subarray_origin
 from spec2fn.typing import Array
-from spec2fn.wcs.assign.pointing import subarray_origin
 
 if TYPE_CHECKING:
     import xarray as xr

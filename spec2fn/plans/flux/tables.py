@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.kernels.namespace import array_namespace
+from spec2fn.kernels.tables import cell_lines
 from spec2fn.plan_base import Plan, array
-from spec2fn.typing import Array
+from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,11 +25,10 @@ __all__ = [
     "PixelList",
     "Segment",
     "TableBank",
-    "beyond",
+    "outside_tables",
     "clean_wavelength",
     "distinct_segments",
-    "extrapolates",
-    "held_beyond",
+    "with_constant_ends",
     "in_memory",
     "list_pixels",
     "make_bank",
@@ -45,20 +45,20 @@ class PixelList(Plan):
 
     Attributes
     ----------
-    where : array of int, shape (n,)
-        Positions in the flattened ``(slit, y, x)`` array.
-    back : array of int32, shape (slit, y, x)
-        Position in the list; ``n`` for a pixel of a slit that is not in the list, ``n + 1`` for
+    position : array of int, shape (n,)
+        In the flattened ``(slit, y, x)`` array.
+    entry : array of int32, shape (slit, y, x)
+        Place in the list; ``n`` for a pixel of a slit that is not in the list, ``n + 1`` for
         padding.
     """
 
-    where: Array = array("(slit pixel)")
-    back: Array = array("[slit] y x")
+    position: Array = array("(slit pixel)")
+    entry: Array = array("slit y x")
 
     @property
-    def slit(self) -> Any:
+    def slit(self) -> HostArray:
         """Slit of each pixel of the list, as an index into the bucket."""
-        return self.where // int(np.prod(self.back.shape[1:]))
+        return np.asarray(self.position // int(np.prod(self.entry.shape[1:])))
 
 
 class TableBank(Plan):
@@ -79,6 +79,18 @@ class TableBank(Plan):
     elements: tuple[Array, ...] = array("_")
     knots: Array = array("knot")
     cells: Array = array("point (slit pixel)")
+
+    def values(self, ref: xr.Dataset, column: str = "") -> Array:
+        """Return a column of the tables (without a name: the images) at the knots."""
+        suffix = f".{column}" if column else ""
+        columns = [ref.variables[f"{n}{suffix}"].data for n in self.names]
+        xp = array_namespace(*columns, self.knots)
+        picked = [xp.asarray(c).reshape(-1)[e] for c, e in zip(columns, self.elements, strict=True)]
+        return xp.concatenate(picked).astype(xp.asarray(self.knots).dtype)
+
+    def lines(self, ref: xr.Dataset, column: str = "") -> tuple[Array, Array]:
+        """Return the straight lines between the knots of a column, or of the images."""
+        return cell_lines(self.knots, self.values(ref, column))
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,11 +169,11 @@ def list_pixels(listed: Any, true: Any) -> PixelList:
     listed, true : array of bool, shape (slit, y, x)
         Pixels to collect, and pixels that are no padding.
     """
-    where = np.flatnonzero(listed)
-    count = len(where)
-    back = np.where(true, np.int32(count), np.int32(count + 1))
-    back.reshape(-1)[where] = np.arange(count, dtype=np.int32)
-    return PixelList(where, back)
+    position = np.flatnonzero(listed)
+    count = len(position)
+    entry = np.where(true, np.int32(count), np.int32(count + 1))
+    entry.reshape(-1)[position] = np.arange(count, dtype=np.int32)
+    return PixelList(position, entry)
 
 
 def distinct_segments(segments: Sequence[Segment | None]) -> list[Segment]:
@@ -169,12 +181,7 @@ def distinct_segments(segments: Sequence[Segment | None]) -> list[Segment]:
     return sorted({id(s): s for s in segments if s is not None}.values(), key=lambda s: s.name)
 
 
-def extrapolates(ds: xr.Dataset, asked: bool | None) -> bool:
-    """Whether references are extrapolated: as asked, or if the user chose a wider range."""
-    return "nominal_range" in ds.attrs if asked is None else asked
-
-
-def held_beyond(segments: Sequence[Segment | None]) -> list[Segment | None]:
+def with_constant_ends(segments: Sequence[Segment | None]) -> list[Segment | None]:
     """Return tables that keep the values at their ends for all wavelengths beyond."""
     made: dict[int, Segment | None] = {id(None): None}
     for one in segments:
@@ -187,7 +194,7 @@ def held_beyond(segments: Sequence[Segment | None]) -> list[Segment | None]:
     return [made[id(one)] for one in segments]
 
 
-def beyond(segments: Sequence[Segment | None], slit: Any, points: Any) -> Any:
+def outside_tables(segments: Sequence[Segment | None], slit: Any, points: Any) -> Any:
     """Return which pixels are not within their tables: bool, shape (n,); see `make_bank`."""
     low, high = (
         np.array([np.inf if s is None else s.knots[end] for s in segments]) for end in (0, -1)

@@ -17,12 +17,12 @@ import numpy as np
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.modes import mode_of
 from spec2fn.schema import meta_of
+from spec2fn.subarray import subarray_origin
 from spec2fn.wcs.assign import AssignedWcs, WcsOptions, reference
 from spec2fn.wcs.assign.pointing import (
     dithered_position,
     number,
     polygon,
-    subarray_origin,
     subarray_shift,
     v2v3_to_sky,
     velocity_aberration,
