@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.errors import DatasetError, InputError, ReferenceError
+from spec2fn.pieces import pieces_of
 from spec2fn.schema import meta_of
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -19,7 +22,7 @@ FULL_FRAME = {"MIRI": (1024, 1032)}
 
 
 def subarray_slices(
-    ref: xr.Dataset | Any, ds: xr.Dataset, who: str, reftype: str
+    ref: xr.Dataset | HostArray, ds: xr.Dataset, who: str, reftype: str
 ) -> tuple[slice, slice]:
     """Return the rows and columns of a reference that belong to an exposure.
 
@@ -51,14 +54,15 @@ def subarray_slices(
         If the exposure does not say where its subarray stands, and that matters.
     """
     shape = tuple(ds["sci"].shape[-2:])
-    is_dataset = hasattr(ref, "data_vars")
-    if is_dataset and "sci" not in ref:
-        listed = ", ".join(sorted(map(str, ref.data_vars))) or "nothing"
-        msg = f"{who}: reference {reftype!r} needs a 'sci' image, but holds {listed}"
-        raise ReferenceError(msg)
-    ref_shape = tuple(np.shape(ref["sci"] if is_dataset else ref)[-2:])
-    attrs = ref.attrs if is_dataset else {}
-    corner = _corner(attrs)
+    image: Any = ref
+    corner = None
+    for one in pieces_of(ref):
+        if "sci" not in one:
+            listed = ", ".join(sorted(map(str, one.data_vars))) or "nothing"
+            msg = f"{who}: reference {reftype!r} needs a 'sci' image, but holds {listed}"
+            raise ReferenceError(msg)
+        image, corner = one["sci"], _corner(one.attrs)
+    ref_shape = tuple(np.shape(image)[-2:])
     if corner is None:
         if ref_shape == shape:
             return slice(0, shape[0]), slice(0, shape[1])
@@ -107,7 +111,7 @@ def subarray_origin(ds: xr.Dataset, who: str = "assign_wcs") -> tuple[int, int]:
     return origin[0], origin[1]
 
 
-def _corner(attrs: Any) -> tuple[int, int] | None:
+def _corner(attrs: Mapping[str, Any]) -> tuple[int, int] | None:
     if attrs.get("xstart") is None or attrs.get("ystart") is None:
         return None
     return int(attrs["xstart"]), int(attrs["ystart"])

@@ -44,7 +44,7 @@ def interpolate_by_slit(points: Array, values: Array, index: Array, x: Array) ->
     return _gather(xp, start, index) + _gather(xp, slope, index) * x
 
 
-def offsets_at(table: Array, positions: Array, where: Array) -> Array:
+def offsets_at(table: Array, positions: Array, place: Array) -> Array:
     """Interpolate linearly along the last axis of a table, at one position for each slit.
 
     Parameters
@@ -52,20 +52,20 @@ def offsets_at(table: Array, positions: Array, where: Array) -> Array:
     table : array, shape (slit, n, m)
     positions : array, shape (slit, m)
         Strictly ascending, m at least 2.
-    where : array, shape (slit,)
+    place : array, shape (slit,)
         Finite; beyond the positions the outermost cells are extrapolated.
 
     Returns
     -------
     array, shape (slit, n)
     """
-    xp = array_namespace(table, positions, where)
-    table, positions, where = xp.asarray(table), xp.asarray(positions), xp.asarray(where)
-    below = xp.sum(positions <= where[:, None], axis=1) - 1
+    xp = array_namespace(table, positions, place)
+    table, positions, place = xp.asarray(table), xp.asarray(positions), xp.asarray(place)
+    below = xp.sum(positions <= place[:, None], axis=1) - 1
     cell = xp.clip(below, 0, positions.shape[1] - 2)[:, None]
     low = xp.take_along_axis(positions, cell, axis=1)
     high = xp.take_along_axis(positions, cell + 1, axis=1)
-    t = (where[:, None] - low) / (high - low)
+    t = (place[:, None] - low) / (high - low)
     start = xp.take_along_axis(table, cell[:, None], axis=2)[..., 0]
     end = xp.take_along_axis(table, cell[:, None] + 1, axis=2)[..., 0]
     return start + t * (end - start)

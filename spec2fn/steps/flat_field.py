@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spec2fn.engine.step import PLANNED, Skip, as_reference, step
 from spec2fn.kernels.namespace import is_traced
@@ -84,7 +84,7 @@ def flat_field(
     *,
     plan: FlatPlan = PLANNED,
     save_interpolated_flat: bool = False,
-    user_supplied_flat: Any = None,
+    user_supplied_flat: object = None,
     inverse: bool = False,
     extrapolate: bool | None = None,
 ) -> xr.Dataset:

@@ -18,12 +18,13 @@ from spec2fn.kernels.slit_corrections import bilinear_by_slit, interpolate_by_sl
 from spec2fn.modes import mode_of
 from spec2fn.plan_base import Plan, array, labels
 from spec2fn.plans.flux.factors import Factor, extrapolates
-from spec2fn.plans.slits.slit_frame import as_one_slit, chosen_types, is_point, strings
+from spec2fn.plans.slits.buckets import as_one_slit, chosen_types, is_point, strings
 from spec2fn.schema import meta_of
 from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
+    from numpy.typing import DTypeLike
 
     from spec2fn.parameters import Parameters
 
@@ -50,7 +51,7 @@ class Wavelengths(Plan):
     covered: Array = array("slit y x")
     ends: Array | None = array("slit 2", default=None)
 
-    def on_pixels(self, vector: Array, wavelength: Array, dtype: Any) -> Array:
+    def on_pixels(self, vector: Array, wavelength: Array, dtype: DTypeLike) -> Array:
         """Interpolate the table of each slit; NaN where not covered."""
         xp = array_namespace(vector, wavelength)
         points = xp.asarray(self.points)

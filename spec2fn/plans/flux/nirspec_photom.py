@@ -36,7 +36,7 @@ from spec2fn.plans.flux.tables import (
     with_constant_ends,
 )
 from spec2fn.schema import SCALARS, require
-from spec2fn.typing import Array
+from spec2fn.typing import Array, HostArray
 from spec2fn.units import ARCSEC2_TO_SR
 
 if TYPE_CHECKING:
@@ -379,14 +379,14 @@ def plan_slit_photom(
 
 
 def _has_mode(ds: xr.Dataset, photom: xr.Dataset) -> bool:
-    found: Any = True
+    found = np.array(True)
     for key in ("filter", "grating"):
         column = np.asarray(photom[f"photom.{key}"].data).astype(str)
         found = found & (np.char.upper(np.char.strip(column)) == str(ds.attrs.get(key)).upper())
     return bool(np.any(found))
 
 
-def _rows(ds: xr.Dataset, photom: xr.Dataset, names: Any) -> list[int | None]:
+def _rows(ds: xr.Dataset, photom: xr.Dataset, names: HostArray) -> list[int | None]:
     keys = {"filter": ds.attrs.get("filter"), "grating": ds.attrs.get("grating")}
     if mode_of(ds).shutters:
         return [find_row(photom, "photom", **keys)] * len(names)
@@ -394,8 +394,8 @@ def _rows(ds: xr.Dataset, photom: xr.Dataset, names: Any) -> list[int | None]:
 
 
 def _areas(
-    ds: xr.Dataset, photom: xr.Dataset, area: xr.Dataset | None, names: Any
-) -> tuple[Any, Any]:
+    ds: xr.Dataset, photom: xr.Dataset, area: xr.Dataset | None, names: HostArray
+) -> tuple[HostArray, HostArray]:
     """Area of a pixel of each slit [arcsec2], and whether it is unknown."""
     if area is None:
         nominal = float(photom["pixar_a2"].data) if "pixar_a2" in photom else np.nan
@@ -418,7 +418,7 @@ def _areas(
     return np.where(at < 0, np.nan, values[at]), at < 0
 
 
-def _shutter_number(quadrant: Any, x: Any, y: Any) -> Any:
+def _shutter_number(quadrant: HostArray, x: HostArray, y: HostArray) -> HostArray:
     """One number for each shutter."""
     return (quadrant.astype(np.int64) << 40) + (x.astype(np.int64) << 20) + y
 

@@ -112,18 +112,19 @@ class Segment:
     """
 
     name: str
-    elements: Any
-    knots: Any
-    known: Any = None
-    extra: tuple[Any, ...] = ()
+    elements: HostArray
+    knots: HostArray
+    known: HostArray | None = None
+    extra: tuple[HostArray, ...] = ()
 
 
-def in_memory(variable: Any) -> Any:
+def in_memory(variable: xr.Variable) -> Array | None:
     """Return the data of a variable, or None if they have not been read."""
-    return variable.data if variable._in_memory else None  # noqa: SLF001 - nothing else tells
+    data: Array | None = variable.data if variable._in_memory else None  # noqa: SLF001 - nothing else tells
+    return data
 
 
-def take(variable: Any, positions: Any) -> Any:
+def take(variable: xr.Variable, positions: Array) -> Array:
     """Return elements of a variable of a reference, without reading the rest of a large one.
 
     Parameters
@@ -145,14 +146,14 @@ def take(variable: Any, positions: Any) -> Any:
     return array_namespace(data, positions).asarray(data).reshape(-1)[positions]
 
 
-def true_pixels(ds: xr.Dataset) -> Any:
+def true_pixels(ds: xr.Dataset) -> HostArray:
     """Return which pixels of a bucket belong to the slits: bool, shape (slit, y, x)."""
     rows, columns = np.arange(ds.sizes["y"]), np.arange(ds.sizes["x"])
     ysize, xsize = (np.asarray(ds[n].data).reshape(-1, 1, 1) for n in ("ysize", "xsize"))
     return np.asarray((rows[:, None] < ysize) & (columns < xsize))
 
 
-def clean_wavelength(wavelength: Any) -> Any:
+def clean_wavelength(wavelength: HostArray) -> HostArray:
     """Return wavelengths as products hold them: rounded to float32, NaN where not positive.
 
     Whether a pixel is covered by a table must not depend on digits that the product drops.
@@ -161,7 +162,7 @@ def clean_wavelength(wavelength: Any) -> Any:
     return np.where(wave > 0, wave, np.nan)
 
 
-def list_pixels(listed: Any, true: Any) -> PixelList:
+def list_pixels(listed: HostArray, true: HostArray) -> PixelList:
     """Collect pixels of a bucket.
 
     Parameters
@@ -183,18 +184,20 @@ def distinct_segments(segments: Sequence[Segment | None]) -> list[Segment]:
 
 def with_constant_ends(segments: Sequence[Segment | None]) -> list[Segment | None]:
     """Return tables that keep the values at their ends for all wavelengths beyond."""
-    made: dict[int, Segment | None] = {id(None): None}
+    extended: dict[int, Segment | None] = {id(None): None}
     for one in segments:
-        if one is not None and id(one) not in made:
+        if one is not None and id(one) not in extended:
             ends = np.concatenate([[0], np.arange(len(one.knots)), [len(one.knots) - 1]])
             knots = np.concatenate([[0.0], one.knots, [_FAR]])
             known = None if one.known is None else one.known[ends]
             extra = tuple(e[ends] for e in one.extra)
-            made[id(one)] = Segment(one.name, one.elements[ends], knots, known, extra)
-    return [made[id(one)] for one in segments]
+            extended[id(one)] = Segment(one.name, one.elements[ends], knots, known, extra)
+    return [extended[id(one)] for one in segments]
 
 
-def outside_tables(segments: Sequence[Segment | None], slit: Any, points: Any) -> Any:
+def outside_tables(
+    segments: Sequence[Segment | None], slit: HostArray, points: HostArray
+) -> HostArray:
     """Return which pixels are not within their tables: bool, shape (n,); see `make_bank`."""
     low, high = (
         np.array([np.inf if s is None else s.knots[end] for s in segments]) for end in (0, -1)
@@ -202,7 +205,7 @@ def outside_tables(segments: Sequence[Segment | None], slit: Any, points: Any) -
     return (np.minimum.reduce(points) < low[slit]) | (np.maximum.reduce(points) > high[slit])
 
 
-def _search(table: Any, x: Any) -> tuple[Any, Any]:
+def _search(table: HostArray, x: HostArray) -> tuple[HostArray, HostArray]:
     cell = np.searchsorted(table, x, side="right")
     cell -= 1
     np.clip(cell, 0, len(table) - 2, out=cell)
@@ -213,10 +216,10 @@ def _search(table: Any, x: Any) -> tuple[Any, Any]:
 
 def make_bank(
     segments: Sequence[Segment | None],
-    slit: Any,
-    points: Any,
-    found: dict[Any, tuple[Any, Any]] | None = None,
-) -> tuple[TableBank, np.ndarray[Any, Any]]:
+    slit: HostArray,
+    points: HostArray,
+    searched: dict[tuple[object, ...], tuple[HostArray, HostArray]] | None = None,
+) -> tuple[TableBank, HostArray]:
     """Put the tables of all slits into a bank and find the cell of every pixel.
 
     Parameters
@@ -227,7 +230,7 @@ def make_bank(
         Slit of each pixel.
     points : array of float64, shape (points, n)
         Wavelengths to look up [um]; NaN is not covered.
-    found : dict, optional
+    searched : dict, optional
         Results of searches for the same points, shared between banks.
 
     Returns
@@ -236,12 +239,10 @@ def make_bank(
     covered : array of bool, shape (n,)
         Whether all points of a pixel are within its table and between usable values.
     """
-    found = {} if found is None else found
+    searched = {} if searched is None else searched
     distinct = distinct_segments(segments)
-    start, begin = {}, 0
-    for segment in distinct:
-        start[id(segment)] = begin
-        begin += len(segment.knots)
+    ends = np.cumsum([0, *(len(s.knots) for s in distinct)])
+    start = {id(s): k for s, k in zip(distinct, ends[:-1], strict=True)}
     names = tuple(dict.fromkeys(s.name for s in distinct))
     elements = tuple(np.concatenate([s.elements for s in distinct if s.name == n]) for n in names)
     knots = np.concatenate([s.knots for s in distinct]) if distinct else np.zeros(0)
@@ -257,9 +258,9 @@ def make_bank(
         # one search serves all slits, and all parts, whose tables have the same wavelengths
         part: Any = slice(None) if len(groups) == 1 else np.flatnonzero(np.isin(slit, members))
         place = (key, tuple(members))
-        if place not in found:
-            found[place] = _search(np.frombuffer(key), points[:, part])
-        cells[:, part], covered[part] = found[place]
+        if place not in searched:
+            searched[place] = _search(np.frombuffer(key), points[:, part])
+        cells[:, part], covered[part] = searched[place]
     if offset.any():
         cells += offset[slit]
     if any(s.known is not None for s in distinct):

@@ -8,74 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import DatasetError
-from spec2fn.schema import meta_of, require
+from spec2fn.schema import meta_of
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = [
-    "as_one_slit",
-    "chosen_types",
-    "is_point",
-    "require_slits",
-    "slit_planes",
-    "strings",
-]
+__all__ = ["slit_planes"]
 
 _CHUNK = 2**18  # pixels evaluated at once
 
 
-def as_one_slit(ds: xr.Dataset, names: tuple[str, ...]) -> xr.Dataset:
-    """Return planes of an exposure as a bucket with a single slit, which shares their memory.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Exposure, dims ``([integration,] y, x)``.
-    names : tuple of str
-        The variables to take, as far as there are any.
-    """
-    planes = {n: ds.variables[n] for n in names if n in ds}
-    return ds.drop_vars(list(ds.variables)).assign(
-        {n: (("slit", *v.dims), v.data[None], v.attrs) for n, v in planes.items()}
-    )
-
-
-def require_slits(ds: xr.Dataset, who: str, names: tuple[str, ...] = ()) -> None:
-    """Raise :class:`DatasetError` unless `ds` is a bucket of slits with these variables."""
-    if "slit" not in ds.dims:
-        msg = f"{who}: needs slits (a dimension 'slit'); run extract_2d first"
-        raise DatasetError(msg)
-    require(ds, names, who)
-
-
-def strings(ds: xr.Dataset, name: str) -> list[str]:
-    """Return a text variable on ``slit`` (empty texts if there is none)."""
-    if name not in ds:
-        return [""] * ds.sizes["slit"]
-    return [str(v).strip() for v in ds[name].values]
-
-
-def chosen_types(ds: xr.Dataset, source_type: str | None) -> list[str]:
-    """Return the source type of every slit in capitals.
-
-    The parameter `source_type`, else the slit's own type, else that of the exposure.
-    """
-    if source_type is None and "source_type" not in ds:
-        source_type = str(ds.attrs.get("source_type", ""))
-    if source_type is not None:
-        return [source_type.upper()] * ds.sizes["slit"]
-    return [t.upper() for t in strings(ds, "source_type")]
-
-
-def is_point(types: list[str]) -> Any:
-    """Return which of the source types are POINT, as an array of bool."""
-    return np.array([t == "POINT" for t in types], dtype=bool)
-
-
 def slit_planes(
-    ds: xr.Dataset, wanted: Any, who: str, *, between_columns: bool = False
-) -> tuple[Any, Any, list[str]]:
+    ds: xr.Dataset, wanted: HostArray, who: str, *, between_columns: bool = False
+) -> tuple[HostArray, HostArray, list[str]]:
     """Evaluate the detector-to-slit transforms of the slits of a bucket.
 
     Parameters
@@ -115,7 +61,7 @@ def slit_planes(
     along, wavelength = np.full(shape, np.nan), np.full(shape, np.nan)
     problems = [""] * shape[0]
     heights, widths = ds["ysize"].values, ds["xsize"].values
-    done = _together(ds, wcs, wanted, (along, wavelength), extra)
+    done = _fill_from_batch(ds, wcs, wanted, (along, wavelength), extra)
     for i in np.flatnonzero(np.asarray(wanted, dtype=bool) & ~done):
         slit, ny, nx = int(ds["slit"].values[i]), int(heights[i]), int(widths[i]) + extra
         try:
@@ -130,9 +76,13 @@ def slit_planes(
     return along, wavelength, problems
 
 
-def _together(
-    ds: xr.Dataset, wcs: Mapping[int, Any], wanted: Any, planes: tuple[Any, Any], extra: int
-) -> Any:
+def _fill_from_batch(
+    ds: xr.Dataset,
+    wcs: Mapping[int, Any],
+    wanted: HostArray,
+    planes: tuple[HostArray, HostArray],
+    extra: int,
+) -> HostArray:
     """Fill the planes of slits whose gwcs need not be built; return which slits these are."""
     from spec2fn.wcs.assign.nirspec import SlitWcs
 
@@ -150,8 +100,8 @@ def _together(
     for first in range(0, which.size, step):
         some = which[first : first + step]
         with np.errstate(invalid="ignore", divide="ignore"):
-            found = wcs.slit_frame(ids[some, None, None], x - 0.5 * extra, y)
+            evaluated = wcs.slit_frame(ids[some, None, None], x - 0.5 * extra, y)
         inside = (x < widths[some, None, None]) & (y < heights[some, None, None])
-        for plane, values in zip(planes, found, strict=True):
+        for plane, values in zip(planes, evaluated, strict=True):
             plane[some] = np.where(inside, values, np.nan)
     return done

@@ -9,19 +9,23 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spec2fn.plans.extraction.source_location import BoundingBox, Location, middle_of, placed_trace
+from spec2fn.typing import HostArray
 from spec2fn.wcs.slit_grid import SlitGrid
+
+if TYPE_CHECKING:
+    from gwcs import WCS
 
 __all__ = ["GridGeometry", "SlitGeometry", "grid_geometry", "locate_in_slit", "slit_geometry"]
 
 METRES = 1.0e-6
 SLIT = "slit_frame"
 
-Transform = Callable[..., Any]
+Transform = Callable[..., tuple[HostArray, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +41,7 @@ class SlitGeometry:
         Position of the source in the slit, NaN if unknown.
     """
 
-    wcs: Any
+    wcs: WCS
     box: BoundingBox
     source: tuple[float, float]
 
@@ -65,7 +69,7 @@ class SlitGeometry:
         # what comes from the grating equation is in metres
         return METRES if "gwa" in self.wcs.available_frames else 1.0
 
-    def __call__(self, x: Any, y: Any) -> tuple[np.ndarray, ...]:
+    def __call__(self, x: HostArray, y: HostArray) -> tuple[HostArray, ...]:
         """World coordinates of pixels, NaN outside the bounding box."""
         x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
         (x0, x1), (y0, y1) = self.box
@@ -81,7 +85,7 @@ class SlitGeometry:
         with np.errstate(invalid="ignore", divide="ignore"):
             return float(self.detector(*position, wavelength * self.unit)[1])
 
-    def trace(self, shape: tuple[int, int], position: tuple[float, float]) -> np.ndarray:
+    def trace(self, shape: tuple[int, int], position: tuple[float, float]) -> HostArray:
         """Row at which a position in the slit is seen, at every column of an image.
 
         NaN outside the bounding box. Dispersion along x, as all of NIRSpec.
@@ -135,7 +139,7 @@ class GridGeometry(SlitGeometry):
         return 1.0
 
 
-def grid_geometry(wcs: Any, grid: SlitGrid, source: tuple[float, float]) -> SlitGeometry:
+def grid_geometry(wcs: WCS, grid: SlitGrid, source: tuple[float, float]) -> SlitGeometry:
     """Prepare the transforms of a resampled slit.
 
     Parameters
@@ -150,7 +154,7 @@ def grid_geometry(wcs: Any, grid: SlitGrid, source: tuple[float, float]) -> Slit
     return GridGeometry(wcs, ((-0.5, nx - 0.5), (-0.5, ny - 0.5)), source, grid)
 
 
-def slit_geometry(wcs: Any, shape: tuple[int, int], source: tuple[float, float]) -> SlitGeometry:
+def slit_geometry(wcs: WCS, shape: tuple[int, int], source: tuple[float, float]) -> SlitGeometry:
     """Prepare the transforms of a slit.
 
     Parameters
@@ -167,7 +171,7 @@ def slit_geometry(wcs: Any, shape: tuple[int, int], source: tuple[float, float])
     return SlitGeometry(wcs, box, source)
 
 
-def _between(wcs: Any, start: str, stop: str) -> Transform:
+def _between(wcs: WCS, start: str, stop: str) -> Transform:
     from spec2fn.errors import UnsupportedModelError
     from spec2fn.wcs.lower import evaluate_host, lower
 
