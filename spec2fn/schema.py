@@ -55,6 +55,7 @@ __all__ = [
     "described",
     "has_value",
     "meta_of",
+    "need",
     "replace_data",
     "require",
     "set_scalars",
@@ -593,6 +594,33 @@ def require(ds: xr.Dataset, names: Iterable[str], who: str) -> None:
         )
         hint = {"wavelength": "; run assign_wcs first"}.get(missing[0], "")
         raise DatasetError(msg + hint)
+
+
+def need(ref: xr.Dataset, names: Iterable[str], who: str) -> None:
+    """Raise unless a reference holds variables.
+
+    Parameters
+    ----------
+    ref : xarray.Dataset
+    names : iterable of str
+        Images, or ``<table>.<column>``.
+    who : str
+        Name of the step, for the message.
+
+    Raises
+    ------
+    ReferenceError
+        Naming the file and all that is missing.
+    """
+    missing = [n for n in names if n not in ref]
+    if missing:
+        held = sorted(map(str, ref.data_vars))
+        listed = ", ".join(held[:12]) + (", …" if len(held) > 12 else "")
+        msg = (
+            f"{who}: {described(ref)} has no {', '.join(map(repr, missing))} (it holds"
+            f" {listed or 'no image and no table'}); use the reference of this instrument mode"
+        )
+        raise ReferenceError(msg)
 
 
 def validate(ds: xr.Dataset) -> xr.Dataset:

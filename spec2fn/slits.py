@@ -19,7 +19,7 @@ import numpy as np
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, InputError, Spec2fnError, nearest
 from spec2fn.pieces import Pieces
-from spec2fn.schema import with_problems
+from spec2fn.schema import VARIANCES, with_problems
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -311,7 +311,7 @@ def _given_up(one: xr.Dataset, model: xr.Dataset, problem: str) -> xr.Dataset:
         fill: Any = np.nan if kind == "f" else "" if kind == "U" else 0
         shape = tuple(sizes[d] for d in var.dims)
         new[str(name)] = (var.dims, np.full(shape, fill, var.dtype), dict(var.attrs))
-    for name in ("sci", "err", "var_poisson", "var_rnoise", "var_flat"):
+    for name in ("sci", "err", *VARIANCES):
         if name in one:
             var = one[name]
             new[name] = (var.dims, np.full(var.shape, np.nan, var.dtype), dict(model[name].attrs))

@@ -29,6 +29,7 @@ from spec2fn.plans.cubes.cube_geometry import layout_of, slice_frame
 from spec2fn.plans.cubes.cube_grid import project
 from spec2fn.schema import meta_of, replace_data
 from spec2fn.typing import Array
+from spec2fn.units import ARCSEC2_TO_SR
 from spec2fn.wcs.tangent_grid import evaluate_between
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["IfuOperator", "Scattered", "StrayLight", "ifu_operators", "stray_light"]
 
-_ARCSEC2 = (np.pi / (180 * 3600)) ** 2  # [sr]
 _MEGA = 1e6
 _EDGE = 4  # reference columns, which see no light
 
@@ -251,7 +251,7 @@ def ifu_operators(
     lit = lit[cut]
     wave, index, fraction = wavelength_cells(np.asarray(grid, np.float64), wave[cut], lit)
     lower, upper, near, far = (np.where(lit, e[cut], 0.0) for e in ends)
-    area = (upper - lower) * (far - near) * _ARCSEC2 * _MEGA
+    area = (upper - lower) * (far - near) * ARCSEC2_TO_SR * _MEGA
     gain = {k: 1.0 / np.where(lit, v[cut], np.inf) for k, v in gains.items()}
     shared: dict[str, Any] = {
         "grid": np.asarray(grid, np.float64),

@@ -20,7 +20,7 @@ from spec2fn.kernels.cube_extraction import (
 from spec2fn.kernels.namespace import array_namespace, is_traced, safe_sqrt
 from spec2fn.modes import mode_of
 from spec2fn.plans.extraction.extract_cube import CubePlan
-from spec2fn.schema import RESIDUAL_FRINGES, SPECTRUM_COLUMNS, meta_of
+from spec2fn.schema import RESIDUAL_FRINGES, SPECTRUM_COLUMNS, VARIANCES, meta_of
 from spec2fn.wcs.spectrum import spectral_wcs
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ __all__ = ["extract_cube"]
 
 _LOG = logging.getLogger("spec2fn.extract_1d")
 MEGA = 1.0e6
-_VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
 _BLOCK = 1 << 18  # voxels handled at a time in NumPy: they stay in the processor's cache
 
 Box = tuple[slice, slice]
@@ -64,8 +63,8 @@ def _planes(ds: xr.Dataset) -> tuple[Any, tuple[Any, ...], Any]:
     dims = ds["sci"].dims
     data = ds["sci"].data
     xp = array_namespace(data)
-    if all(n in ds and ds[n].dims == dims for n in _VARIANCES):
-        errors = tuple(ds[n].data for n in _VARIANCES)
+    if all(n in ds and ds[n].dims == dims for n in VARIANCES):
+        errors = tuple(ds[n].data for n in VARIANCES)
     else:
         errors = (ds["err"].data,) if "err" in ds else ()
     cover = ds["wmap"].data if "wmap" in ds else xp.isfinite(data).astype(np.float32)
@@ -216,7 +215,7 @@ def _columns(ds: xr.Dataset, plan: CubePlan, sums: CubeSums) -> dict[str, Any]:
         out[error] = safe_sqrt(sum(scaled))
         # of a cube without components only the total is known
         parts = [zero] * 3 if single else scaled
-        for name, value in zip(_VARIANCES, parts, strict=True):
+        for name, value in zip(VARIANCES, parts, strict=True):
             out[f"{prefix}_{name}"] = value
     return out
 

@@ -20,14 +20,13 @@ from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.resampling import common_error
 from spec2fn.plans.extraction.extract_1d import ExtractionPlan
 from spec2fn.plans.extraction.extract_slits import GroupPlan
-from spec2fn.schema import COMMON_ERROR, COMMON_SHARE
+from spec2fn.schema import COMMON_ERROR, COMMON_SHARE, VARIANCES
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["bad_pixels", "extract_image"]
 
-VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
 PLANES = ("sci", "err", *VARIANCES, "dq")
 MEGA = 1.0e6
 

@@ -20,7 +20,7 @@ from spec2fn.plans.cubes.cube_build import (
     make_plan,
 )
 from spec2fn.plans.cubes.cube_wcs import with_cards
-from spec2fn.schema import meta_of, set_scalars, with_attrs, with_meta
+from spec2fn.schema import VARIANCES, meta_of, set_scalars, with_attrs, with_meta
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -30,7 +30,6 @@ __all__ = ["cube_build", "plan_cube_build"]
 _BAD_BITS = int(Pixel.DO_NOT_USE | Pixel.NON_SCIENCE)
 _HOLE = int(Pixel.DO_NOT_USE)
 _OUTSIDE = int(Pixel.DO_NOT_USE | Pixel.NON_SCIENCE)
-_VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
 # what describes the pointing of the exposure says nothing about the cube
 _GONE = ("V2_REF", "V3_REF", "RA_REF", "DEC_REF", "ROLL_REF", "V3I_YANG", "VPARITY")
 
@@ -244,7 +243,7 @@ def _cube(ds: xr.Dataset, part: CubePlan, labels: dict[str, str], *, holes: bool
     sci, err, dq = (ds[n].data for n in ("sci", "err", "dq"))
     xp = array_namespace(sci, err)
     good = (dq & xp.asarray(_BAD_BITS, dtype=dq.dtype)) == 0
-    for values in (sci, err, *(ds[n].data for n in _VARIANCES if n in ds)):
+    for values in (sci, err, *(ds[n].data for n in VARIANCES if n in ds)):
         good = good & xp.isfinite(values)
     # gathering is what takes time
     sci, err, good = (_pixels(plane, op) for plane in (sci, err, good))

@@ -14,7 +14,7 @@ from spec2fn.kernels.pixel_replace import Planes, fit_profile, minimum_gradient
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, Range
 from spec2fn.plan_base import Plan
-from spec2fn.schema import meta_of, replace_data
+from spec2fn.schema import VARIANCES, meta_of, replace_data
 from spec2fn.wcs.coordinates import slice_map
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def pixel_replace(
         ds["sci"].data,
         ds["dq"].data,
         {"err": ds["err"].data},
-        {v: ds[v].data for v in ("var_poisson", "var_rnoise", "var_flat") if v in ds},
+        {v: ds[v].data for v in VARIANCES if v in ds},
     )
     if algorithm == "mingrad":
         out = minimum_gradient(planes, _true_size(ds))

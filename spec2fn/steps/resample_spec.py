@@ -20,6 +20,7 @@ from spec2fn.schema import (
     COMMON_ERROR,
     COMMON_SHARE,
     SCALARS,
+    VARIANCES,
     meta_of,
     set_scalars,
     with_attrs,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["plan_resample_spec", "resample_spec"]
 
 _BAD_BITS = int(Pixel.DO_NOT_USE | Pixel.NON_SCIENCE)
-_VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
 
 
 def plan_resample_spec(
@@ -237,7 +237,7 @@ def resample_spec(
     resampled standard deviations, squared, times the change of pixel size. They overestimate the
     error of one pixel and know nothing of its neighbours; the two planes above do.
     """
-    var = {n: ds[n].data for n in _VARIANCES if n in ds}
+    var = {n: ds[n].data for n in VARIANCES if n in ds}
     sci = _cut(ds["sci"].data, plan)
     dq = _cut(ds["dq"].data, plan)
     var = {n: _cut(v, plan) for n, v in var.items()}

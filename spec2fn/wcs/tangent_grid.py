@@ -17,6 +17,7 @@ import numpy as np
 
 from spec2fn.errors import InputError, ParameterError, UnsupportedModelError
 from spec2fn.parameters import user_path
+from spec2fn.units import ARCSEC2_TO_SR
 from spec2fn.wcs.lower import box_of, lower
 
 # An output nobody can want: fewer pixels along the slit, or more than so many to one of the input
@@ -423,7 +424,7 @@ def custom_grid(
     wcs = tree["wcs"]
     area, scale = tree.get("pixel_area"), tree.get("pixel_scale")
     if area is not None:
-        area = float(area) * np.deg2rad(1 / 3600) ** 2
+        area = float(area) * ARCSEC2_TO_SR
         ratio = area_in / area if area_in else 1.0
         return OutputGrid(wcs, tuple(wcs.array_shape), float(ratio), area)
     scale_out = float(scale) / 3600 if scale is not None else spatial_scale(wcs, dispaxis)

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from spec2fn.units import ARCSEC2_TO_SR
+
 __all__ = [
     "FILTER_OFFSET",
     "GAIN",
@@ -39,7 +41,7 @@ __all__ = [
 PIXEL_SCALE = 0.11
 """Size of a pixel [arcsec]."""
 PIXEL_AREA_ARCSEC2 = PIXEL_SCALE**2
-PIXEL_AREA_SR = PIXEL_AREA_ARCSEC2 * (np.pi / (180 * 3600)) ** 2
+PIXEL_AREA_SR = PIXEL_AREA_ARCSEC2 * ARCSEC2_TO_SR
 V3_ANGLE = 4.835
 """Angle from V3 to the detector columns [deg]."""
 PHOTMJSR = 12.5

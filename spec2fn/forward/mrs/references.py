@@ -17,6 +17,7 @@ from spec2fn.forward.ifu_references import CubeImage, apcorr_table, apertures, c
 from spec2fn.forward.lrs.references import ReferenceFile, measured_flat
 from spec2fn.forward.mrs import instrument as mrs
 from spec2fn.forward.reference_files import image_hdu, table_hdu, write_asdf, write_fits
+from spec2fn.units import ARCSEC2_TO_SR
 
 __all__ = ["write_references"]
 
@@ -25,7 +26,6 @@ Content = tuple[str, dict[str, Any], list[Any]]
 
 _MODE = {"INSTRUME": "MIRI", "DETECTOR": "MIRIFUSHORT", "CHANNEL": "12", "BAND": mrs.BAND}
 _MATCH = {"exp_type": mrs.EXP_TYPE}
-_ARCSEC2 = (np.pi / (180 * 3600)) ** 2  # [sr]
 _MODELS = {
     "distortion": "DistortionMRSModel",
     "specwcs": "SpecwcsModel",
@@ -133,14 +133,14 @@ def _photom() -> Content:
         image_hdu("SCI", factor),
         image_hdu("ERR", np.zeros_like(factor)),
         image_hdu("DQ", np.zeros(factor.shape, np.uint32)),
-        image_hdu("PIXSIZ", np.full(factor.shape, area * _ARCSEC2, np.float32)),
+        image_hdu("PIXSIZ", np.full(factor.shape, area * ARCSEC2_TO_SR, np.float32)),
     ]
     wave = np.linspace(4.5, 29.0, 50)
     for number in range(1, 5):
         columns = {"binwave": wave, **mrs.time_dependence(wave)}
         columns = {k: v.astype(np.float32) for k, v in columns.items()}
         hdus.append(table_hdu(f"TIMECOEFF_POWERLAW_CH{number}", columns))
-    keywords = {"PIXAR_A2": area, "PIXAR_SR": area * _ARCSEC2, "PHOTMJSR": mrs.PHOTMJSR}
+    keywords = {"PIXAR_A2": area, "PIXAR_SR": area * ARCSEC2_TO_SR, "PHOTMJSR": mrs.PHOTMJSR}
     return "MirMrsPhotomModel", keywords, hdus
 
 

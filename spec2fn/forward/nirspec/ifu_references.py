@@ -27,6 +27,7 @@ from spec2fn.forward.nirspec.references import (
     write_msaoper,
 )
 from spec2fn.forward.reference_files import table_hdu, write_asdf, write_fits
+from spec2fn.units import ARCSEC2_TO_SR
 
 __all__ = ["EXP_TYPE", "sigma", "write_references"]
 
@@ -122,7 +123,7 @@ def _fore_flat() -> Any:
 def _photom(grating: str) -> Any:
     model, keywords, hdus = photom_content(grating, mos=True)
     area = nrs.PIXEL_SCALE * SLICE_WIDTH
-    own = {"PIXAR_A2": area, "PIXAR_SR": area * (np.pi / (180 * 3600)) ** 2}
+    own = {"PIXAR_A2": area, "PIXAR_SR": area * ARCSEC2_TO_SR}
     return model, keywords | own, hdus
 
 

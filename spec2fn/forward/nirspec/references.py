@@ -26,6 +26,7 @@ from spec2fn.forward.reference_files import (
     write_asdf,
     write_fits,
 )
+from spec2fn.units import ARCSEC2_TO_SR
 
 __all__ = [
     "BACKGROUND",
@@ -344,7 +345,7 @@ def photom_content(grating: str, *, mos: bool) -> Content:
         table_hdu("TIMECOEFF_POWERLAW", who | each(t0=_DAY, year1value=1.0, tsoft=1.0, alpha=0.0)),
     ]
     area = nrs.pixel_area("MOS")
-    keywords = {"PIXAR_A2": area, "PIXAR_SR": area * (np.pi / (180 * 3600)) ** 2}
+    keywords = {"PIXAR_A2": area, "PIXAR_SR": area * ARCSEC2_TO_SR}
     return ("NrsMosPhotomModel" if mos else "NrsFsPhotomModel"), keywords, hdus
 
 

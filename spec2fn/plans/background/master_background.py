@@ -10,6 +10,7 @@ import numpy as np
 from spec2fn.dq import PIXEL
 from spec2fn.errors import InputError
 from spec2fn.plan_base import Plan, array
+from spec2fn.schema import VARIANCES
 from spec2fn.typing import Array
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 _VALUES = ("flux", "surf_bright")
-_VARIANCES = ("sb_var_poisson", "sb_var_rnoise", "sb_var_flat")
+_VARIANCES = tuple(f"sb_{name}" for name in VARIANCES)
 _ERRORS = ("flux_error", "sb_error", "flux_error_cov")
 # a group of wavelengths is one if it is narrower than this share of what its neighbours span
 _NARROW = 0.8

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from spec2fn.errors import InputError, ParameterError
+from spec2fn.units import RAD_TO_ARCSEC
 
 __all__ = [
     "Band",
@@ -29,7 +30,6 @@ __all__ = [
     "unwrap_ra",
 ]
 
-ARCSEC = 180.0 * 3600.0 / math.pi
 # no field, and no spectrograph, has as many
 _MOST_SPAXELS, _MOST_PLANES, _MOST_VOXELS = 4000, 100_000, 2**29
 _FEW_EXPOSURES = (
@@ -410,8 +410,8 @@ def project(
     sin_dec, cos_dec = np.sin(dec), np.cos(dec)
     north = cos_dec * np.cos(away)
     depth = sin_dec * math.sin(dec0) + north * math.cos(dec0)
-    x = -ARCSEC * cos_dec * np.sin(away) / depth
-    y = ARCSEC * (sin_dec * math.cos(dec0) - north * math.sin(dec0)) / depth
+    x = -RAD_TO_ARCSEC * cos_dec * np.sin(away) / depth
+    y = RAD_TO_ARCSEC * (sin_dec * math.cos(dec0) - north * math.sin(dec0)) / depth
     if angle:
         turn = math.radians(-angle)
         cos, sin = math.cos(turn), math.sin(turn)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.contents import need, number, numbers
+from spec2fn.contents import number, numbers
 from spec2fn.errors import ReferenceError
-from spec2fn.schema import described, meta_of
+from spec2fn.schema import described, meta_of, need
 
 if TYPE_CHECKING:
     import xarray as xr

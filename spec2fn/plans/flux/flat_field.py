@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spec2fn.contents import need
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.pieces import pieces_of
 from spec2fn.plan_base import Plan, array
 from spec2fn.plans.flux.factors import Factor
+from spec2fn.schema import need
 from spec2fn.subarray import subarray_slices
 from spec2fn.typing import Array, HostArray
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spec2fn.contents import need
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.tables import GAUSS_3
@@ -30,7 +29,7 @@ from spec2fn.plans.flux.tables import (
     true_pixels,
     with_constant_ends,
 )
-from spec2fn.schema import require
+from spec2fn.schema import need, require
 from spec2fn.subarray import subarray_origin
 from spec2fn.typing import HostArray
 

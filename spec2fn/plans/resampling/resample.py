@@ -12,6 +12,7 @@ from spec2fn.errors import InputError, ParameterError
 from spec2fn.host.drizzle import Overlap, Pairs, drizzle_overlap, neighbour_pairs
 from spec2fn.plan_base import Plan, array
 from spec2fn.typing import Array, Number
+from spec2fn.units import SR_TO_ARCSEC2
 from spec2fn.wcs.slit_grid import nirspec_grid
 from spec2fn.wcs.tangent_grid import (
     OutputGrid,
@@ -30,7 +31,6 @@ from spec2fn.wcs.tangent_grid import (
 
 __all__ = ["Provenance", "ResampleSpecPlan", "Slit", "make_plan", "pixel_map", "require_wcs"]
 
-_ARCSEC2_PER_SR = np.rad2deg(3600.0) ** 2
 _NO_PIXELS = "no pixel of the exposure has a wavelength and a position"
 
 
@@ -226,7 +226,7 @@ def make_plan(
         pairs=pairs,
         wavelength=np.array(world[2]),
         pixar_sr=None if grid.area is None else np.float64(grid.area),
-        pixar_a2=None if grid.area is None else np.float64(grid.area * _ARCSEC2_PER_SR),
+        pixar_a2=None if grid.area is None else np.float64(grid.area * SR_TO_ARCSEC2),
         source_xpos=x,
         source_ypos=y,
         exposure_time=np.float64(slit.exposure_time),

@@ -24,6 +24,7 @@ from spec2fn.plans.resampling.resample import Provenance, pixel_map
 from spec2fn.plans.slits.buckets import strings
 from spec2fn.schema import meta_of
 from spec2fn.typing import Array, Number
+from spec2fn.units import SR_TO_ARCSEC2
 from spec2fn.wcs.slit_grid import (
     LazyWcs,
     Locator,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ResampleSlitsPlan", "plan_slits"]
 
-_ARCSEC2_PER_SR = np.rad2deg(3600.0) ** 2
 _PER_PIXEL = ("Jy", "mJy", "uJy", "nJy", "MJy")
 _WORLD = ("ra", "dec", "wavelength")
 _NO_WCS = "the slit has no WCS"
@@ -224,7 +224,7 @@ def _joined(ds: xr.Dataset, made: list[_One | str], exposure_time: float) -> Res
         xsize=sizes[:, 1],
         ysize=sizes[:, 0],
         pixar_sr=area,
-        pixar_a2=area * _ARCSEC2_PER_SR,
+        pixar_a2=area * SR_TO_ARCSEC2,
         ratio=ratio,
         scale=np.where(per_pixel, 1.0 / ratio, 1.0),
         exposure_time=np.float64(exposure_time),
