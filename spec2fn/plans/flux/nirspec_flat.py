@@ -7,6 +7,7 @@ neighbours it borrows from those of its own slit or slice.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -388,31 +389,24 @@ def _image_wavelengths(ref: xr.Dataset, suffix: str, reftype: str) -> HostArray:
     return knots[knots > 0]
 
 
-def _segments(
-    ds: xr.Dataset, ref: xr.Dataset | None, reftype: str, problems: list[str]
-) -> tuple[list[Segment | None] | None, None]:
+def _segments(ds: xr.Dataset, ref: xr.Dataset | None, reftype: str, problems: list[str]) -> Tables:
     """Tables of a part by slit; slits without one are noted in `problems`."""
     if ref is None:
         return None, None
     mode = mode_of(ds)
     by_slit = bool(mode.fixed_slits or mode.lamp) and f"{TABLE}.slit_name" in ref
     rows = np.char.lower(np.char.strip(ref[f"{TABLE}.slit_name"].data)) if by_slit else None
-    found: list[Segment | None] = []
-    read: dict[int, Segment | None] = {}
-    for i, name in enumerate(np.asarray(ds["slit_name"].data).astype(str)):
-        row = 0
-        if rows is not None:
-            match = np.flatnonzero((rows == "any") | (rows == name.lower()))
-            if not len(match):
-                problems[i] = f"flat_field: {reftype} has no row for slit {name}"
-                found.append(None)
-                continue
-            row = int(match[0])
-        if row not in read:
-            read[row] = _read_table(ref, "", row, reftype)
-        if read[row] is None:
+    read = functools.cache(lambda row: _read_table(ref, "", row, reftype))
+    names = np.asarray(ds["slit_name"].data).astype(str)
+    found: Segments = [None] * len(names)
+    for i, name in enumerate(names):
+        match = [0] if rows is None else np.flatnonzero(np.isin(rows, ("any", name.lower())))
+        if not len(match):
+            problems[i] = f"flat_field: {reftype} has no row for slit {name}"
+            continue
+        found[i] = read(int(match[0]))
+        if found[i] is None:
             problems[i] = f"flat_field: {reftype} has no usable table for slit {name}"
-        found.append(read[row])
     return found, None
 
 
@@ -440,45 +434,28 @@ def _read_table(ref: xr.Dataset, suffix: str, row: int, reftype: str) -> Segment
     return Segment(name, elements + first, waves[elements])
 
 
-def _fore_segments(
-    ds: xr.Dataset, fflat: xr.Dataset | None, problems: list[str]
-) -> tuple[list[Segment | None] | None, list[Segment | None] | None]:
+def _fore_segments(ds: xr.Dataset, fflat: xr.Dataset | None, problems: list[str]) -> Tables:
     """Tables of the fore optics and, for the micro-shutter array, errors of its image."""
     if fflat is None or not mode_of(ds).shutters:
         return _segments(ds, fflat, "fflat", problems)
     if "path" in fflat.attrs:
-        need(
-            fflat,
-            [str(n).replace("sci", "err") for n in fflat if str(n)[:3] == "sci"],
-            "flat_field",
-        )
-    found: list[Segment | None] = []
-    errors: list[Segment | None] = []
-    read: dict[int, Segment | None] = {}
-    names, quadrants, columns, rows = (
-        np.asarray(ds[n].data) for n in ("slit_name", "quadrant", "xcen", "ycen")
-    )
-    for i, (quadrant, x, y) in enumerate(zip(quadrants, columns, rows, strict=True)):
+        errs = [str(n).replace("sci", "err") for n in fflat if str(n)[:3] == "sci"]
+        need(fflat, errs, "flat_field")
+    read = functools.cache(lambda suffix: _read_table(fflat, suffix, 0, "fflat"))
+    names, *shutters = (np.asarray(ds[n].data) for n in ("slit_name", "quadrant", "xcen", "ycen"))
+    found: Segments = [None] * len(names)
+    errors: Segments = [None] * len(names)
+    for i, (quadrant, x, y) in enumerate(zip(*shutters, strict=True)):
         suffix = "" if quadrant == 1 else f"_{quadrant}"
         cube = fflat.variables.get(f"sci{suffix}")
         inside = cube is not None and 1 <= x <= cube.shape[-1] and 1 <= y <= cube.shape[-2]
         if not 1 <= quadrant <= 4 or not inside:
             where = f"shutter ({x}, {y}) of quadrant {quadrant}"
             problems[i] = f"flat_field: fflat does not cover {where} of slit {names[i]}"
-            found.append(None)
-            errors.append(None)
-            continue
-        if quadrant not in read:
-            read[int(quadrant)] = _read_table(fflat, suffix, 0, "fflat")
-        table = read[int(quadrant)]
-        if table is None:
+        elif (table := read(suffix)) is None:
             problems[i] = f"flat_field: fflat has no usable table for quadrant {quadrant}"
-            found.append(None)
-            errors.append(None)
-            continue
-        segment, error = _shutter_segment(fflat, suffix, table, int(x) - 1, int(y) - 1)
-        found.append(segment)
-        errors.append(error)
+        else:
+            found[i], errors[i] = _shutter_segment(fflat, suffix, table, int(x) - 1, int(y) - 1)
     return found, errors
 
 
@@ -506,8 +483,8 @@ def _shutter_segment(
 
 def _table_plan(
     bank: TableBank,
-    found: list[Segment | None],
-    errors: list[Segment | None] | None,
+    segments: Segments,
+    errors: Segments | None,
     slit: HostArray,
     x: HostArray,
 ) -> FlatTablePlan:
@@ -515,7 +492,7 @@ def _table_plan(
         return FlatTablePlan(bank)
     shutter = tuple(
         tuple(
-            np.concatenate([s.extra[i] for s in distinct_segments(found) if s.name == name])
+            np.concatenate([s.extra[i] for s in distinct_segments(segments) if s.name == name])
             for i in range(3)
         )
         for name in bank.names
