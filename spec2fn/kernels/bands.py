@@ -81,11 +81,11 @@ def _mapped(function: Callable[[Any], Any], tree: object) -> object:
     return function(tree)
 
 
-def _paired(function: Callable[[Any, Any], Any], tree: object, other: Any) -> None:
-    if isinstance(tree, Mapping):
+def _paired(function: Callable[[Any, Any], Any], tree: object, other: object) -> None:
+    if isinstance(tree, Mapping) and isinstance(other, Mapping):
         for k in tree:
             _paired(function, tree[k], other[k])
-    elif isinstance(tree, tuple):
+    elif isinstance(tree, tuple) and isinstance(other, tuple):
         for a, b in zip(tree, other, strict=True):
             _paired(function, a, b)
     else:

@@ -9,14 +9,10 @@ finite there whatever values they hold.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.namespace import array_namespace, safe_sqrt
 from spec2fn.typing import Array, Arrays
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["agree_on_invalid", "divide_by_flat", "expand_to", "rescale"]
 
@@ -103,7 +99,7 @@ def rescale(
     invalid = _any_nan(planes, xp) | ((dq & bit) != 0) | ~expand_to(usable, dq)
 
     filled = xp.where(usable, factor, xp.ones((), dtype=factor.dtype))
-    scales: dict[Array, Array] = {}
+    scales: dict[tuple[object, bool], Array] = {}
     out = {}
     for name, plane in planes.items():
         key = (plane.dtype, name in variances)

@@ -85,7 +85,8 @@ def apply_factor(ds: xr.Dataset, factor: Factor, *, inverse: bool = False) -> xr
     value, flags = expanded(factor.value), factor.flags
     divides = factor.divides != inverse
     xp = array_namespace(dq, value, *before.values())
-    if factor.error is not None and flags is not None:
+    if factor.error is not None:
+        assert flags is not None
         planes, new_dq = divide_by_flat(
             before["sci"],
             before["var_poisson"],
@@ -115,8 +116,9 @@ def apply_factor(ds: xr.Dataset, factor: Factor, *, inverse: bool = False) -> xr
         if factor.applies is not None and not (xp is np and np.all(factor.applies)):
             planes = {n: xp.where(chosen, p, before[n]) for n, p in planes.items()}
             new_dq = xp.where(chosen, new_dq, dq)
-    new = {n: (ds["sci"].dims, planes.pop(n)) for n in ("var_flat",) if factor.error is not None}
-    out = replace_data(ds, units=factor.units, dq=new_dq, **planes).assign(new)
+    if factor.error is not None:
+        ds = ds.assign(var_flat=(ds["sci"].dims, planes.pop("var_flat")))
+    out = replace_data(ds, units=factor.units, dq=new_dq, **planes)
     if factor.scalars:
         out = set_scalars(out, **factor.scalars)
     out = out.assign(factor.variables)

@@ -60,7 +60,7 @@ class MrsPhotomPlan(Plan):
             c: [photom.variables[f"{table}.{c}"].data for table in self.tables]
             for c in TIME_COLUMNS
         }
-        used = (image, *(column for found in columns.values() for column in found))
+        used = (image, *(column for joined in columns.values() for column in joined))
         xp = array_namespace(ds.variables["sci"].data, *used)
         exact = xp.asarray(0.0).dtype
         value = xp.asarray(image).astype(exact)

@@ -304,8 +304,8 @@ def widths_by_slice(wave: HostArray, slice_id: HostArray) -> HostArray:
     beside = wave[y, side]
     (missing,) = np.nonzero(np.isnan(beside))
     beside[missing] = _column_means(wave, slice_id, number[missing], side[missing])
-    found = np.where(end, here - beside, beside - here)
-    out[y, x] = np.where(np.isfinite(found), found, 0.0)
+    width = np.where(end, here - beside, beside - here)
+    out[y, x] = np.where(np.isfinite(width), width, 0.0)
     return out
 
 
@@ -398,16 +398,16 @@ def _segments(ds: xr.Dataset, ref: xr.Dataset | None, reftype: str, problems: li
     rows = np.char.lower(np.char.strip(ref[f"{TABLE}.slit_name"].data)) if by_slit else None
     read = functools.cache(lambda row: _read_table(ref, "", row, reftype))
     names = np.asarray(ds["slit_name"].data).astype(str)
-    found: Segments = [None] * len(names)
+    segments: Segments = [None] * len(names)
     for i, name in enumerate(names):
         match = [0] if rows is None else np.flatnonzero(np.isin(rows, ("any", name.lower())))
         if not len(match):
             problems[i] = f"flat_field: {reftype} has no row for slit {name}"
             continue
-        found[i] = read(int(match[0]))
-        if found[i] is None:
+        segments[i] = read(int(match[0]))
+        if segments[i] is None:
             problems[i] = f"flat_field: {reftype} has no usable table for slit {name}"
-    return found, None
+    return segments, None
 
 
 def _read_table(ref: xr.Dataset, suffix: str, row: int, reftype: str) -> Segment | None:
@@ -443,7 +443,7 @@ def _fore_segments(ds: xr.Dataset, fflat: xr.Dataset | None, problems: list[str]
         need(fflat, errs, "flat_field")
     read = functools.cache(lambda suffix: _read_table(fflat, suffix, 0, "fflat"))
     names, *shutters = (np.asarray(ds[n].data) for n in ("slit_name", "quadrant", "xcen", "ycen"))
-    found: Segments = [None] * len(names)
+    segments: Segments = [None] * len(names)
     errors: Segments = [None] * len(names)
     for i, (quadrant, x, y) in enumerate(zip(*shutters, strict=True)):
         suffix = "" if quadrant == 1 else f"_{quadrant}"
@@ -455,8 +455,8 @@ def _fore_segments(ds: xr.Dataset, fflat: xr.Dataset | None, problems: list[str]
         elif (table := read(suffix)) is None:
             problems[i] = f"flat_field: fflat has no usable table for quadrant {quadrant}"
         else:
-            found[i], errors[i] = _shutter_segment(fflat, suffix, table, int(x) - 1, int(y) - 1)
-    return found, errors
+            segments[i], errors[i] = _shutter_segment(fflat, suffix, table, int(x) - 1, int(y) - 1)
+    return segments, errors
 
 
 def _shutter_segment(

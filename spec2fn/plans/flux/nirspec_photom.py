@@ -379,11 +379,11 @@ def plan_slit_photom(
 
 
 def _has_mode(ds: xr.Dataset, photom: xr.Dataset) -> bool:
-    found = np.array(True)
+    match = np.array(True)
     for key in ("filter", "grating"):
         column = np.asarray(photom[f"photom.{key}"].data).astype(str)
-        found = found & (np.char.upper(np.char.strip(column)) == str(ds.attrs.get(key)).upper())
-    return bool(np.any(found))
+        match = match & (np.char.upper(np.char.strip(column)) == str(ds.attrs.get(key)).upper())
+    return bool(np.any(match))
 
 
 def _rows(ds: xr.Dataset, photom: xr.Dataset, names: HostArray) -> list[int | None]:
@@ -408,9 +408,9 @@ def _areas(
         table = _shutter_number(*(np.asarray(area[f"area.{c}"].data) for c in columns))
         wanted = _shutter_number(*(np.asarray(ds[n].data) for n in ("quadrant", "xcen", "ycen")))
         listed = np.flatnonzero(np.isin(table, wanted))
-        found = [listed[table[listed] == number] for number in wanted]
+        rows = [listed[table[listed] == number] for number in wanted]
         # a shutter that is listed twice has no area that could be trusted
-        place = [int(f[0]) if len(f) == 1 else -1 for f in found]
+        place = [int(r[0]) if len(r) == 1 else -1 for r in rows]
     else:
         slits = np.char.strip(np.asarray(area["area.slit_id"].data).astype(str)).tolist()
         place = [slits.index(n) if n in slits else -1 for n in names]

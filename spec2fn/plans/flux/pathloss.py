@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from spec2fn.parameters import Parameters
 
-__all__ = ["PathlossPlan", "plan_lrs_slit", "spatial_scale"]
+__all__ = ["PathlossPlan", "plan_lrs_slit", "size_of_pixel"]
 
 
 class PathlossPlan(Plan):
@@ -115,7 +115,7 @@ def plan_lrs_slit(ds: xr.Dataset, reference: xr.Dataset, params: Parameters) -> 
     x, y = x - aperture[0], y - aperture[1]
     offset = params.user_slit_loc
     if offset is not None:
-        y += offset / spatial_scale(wcs, aperture, int(ds.attrs.get("dispaxis", 2)))
+        y += offset / size_of_pixel(wcs, aperture, int(ds.attrs.get("dispaxis", 2)))
 
     grid_x, grid_y = _grid(reference, 1), _grid(reference, 2)
     n_rows, n_columns = reference["pathloss.pathloss"].shape[-2:]
@@ -145,7 +145,7 @@ def plan_lrs_slit(ds: xr.Dataset, reference: xr.Dataset, params: Parameters) -> 
     )
 
 
-def spatial_scale(wcs: WCS, pixel: tuple[float, float], dispaxis: int) -> float:
+def size_of_pixel(wcs: WCS, pixel: tuple[float, float], dispaxis: int) -> float:
     """Return the size of a pixel across the dispersion [arcsec].
 
     Parameters

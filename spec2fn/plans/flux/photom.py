@@ -192,8 +192,8 @@ def find_row(table: xr.Dataset, prefix: str, **wanted: str | None) -> int | None
         if name not in table:
             msg = f"photom: reference {prefix!r} has no column {column!r}; it needs one"
             raise ReferenceError(msg)
-        found = np.char.upper(np.char.strip(np.asarray(table[name].data).astype(str)))
-        matches.append(found == str(value or "").strip().upper())
+        texts = np.char.upper(np.char.strip(np.asarray(table[name].data).astype(str)))
+        matches.append(texts == str(value or "").strip().upper())
     rows = np.flatnonzero(np.logical_and.reduce(matches))
     if len(rows) > 1:
         what = ", ".join(f"{k}={v}" for k, v in wanted.items())
@@ -301,8 +301,8 @@ def time_tables(
     ReferenceError
         If a table lacks a column, or has not exactly one row for one of `rows`.
     """
-    found: list[str] = []
-    places: list[HostArray] = []
+    tables: list[str] = []
+    at: list[HostArray] = []
     for table, (_, columns) in TIME_TABLES.items() if params.apply_time_correction else ():
         names = [f"{table}.{c}" for c in columns]
         present = [n for n in names if n in photom]
@@ -314,15 +314,15 @@ def time_tables(
                 f" {', '.join(columns)}, and has no {', '.join(set(names) - set(present))}"
             )
             raise ReferenceError(msg)
-        found.append(table)
-        places.append(_time_rows(photom, table, rows))
-    if found and "mid_time" not in ds:
+        tables.append(table)
+        at.append(_time_rows(photom, table, rows))
+    if tables and "mid_time" not in ds:
         msg = (
             "photom: the time-dependent correction needs the mid time of the exposure (EXPMID);"
             " add the keyword, or set apply_time_correction=false"
         )
         raise InputError(msg)
-    return tuple(found), tuple(places)
+    return tuple(tables), tuple(at)
 
 
 def _time_rows(photom: xr.Dataset, table: str, rows: Sequence[int | None]) -> HostArray:
