@@ -458,6 +458,16 @@ class Meta:
             raise InputError(msg)
         return value
 
+    def number(self, keyword: str, who: str) -> float:
+        """Value of a FITS keyword; :class:`InputError` if it is missing or no finite number."""
+        value = self.require(keyword, who)
+        good = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        if good and math.isfinite(value):
+            return float(value)
+        file = self.filename or "the exposure"
+        msg = f"{who}: keyword {keyword} of {file} is {value!r}, needs a number"
+        raise InputError(msg)
+
     def replace(self, **changes: Any) -> Meta:
         """Return a copy with some fields replaced; ``records`` are merged."""
         if "records" in changes:

@@ -13,7 +13,7 @@ from spec2fn.kernels.extraction import Extraction
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.plans.extraction.extract_1d import ExtractionPlan
 from spec2fn.plans.extraction.extract_slits import GroupPlan
-from spec2fn.plans.slits.buckets import strings
+from spec2fn.plans.slits.slit_frame import strings
 from spec2fn.schema import EXTRACTED, NOT_EXTRACTED, meta_of, warnings_of
 from spec2fn.spectra.image_spectra import bad_pixels
 from spec2fn.spectra.images import SavedImages, saved_images, unfold

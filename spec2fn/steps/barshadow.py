@@ -8,7 +8,7 @@ from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.modes import mode_of
 from spec2fn.plans.flux.barshadow import BarshadowPlan, plan_barshadow
 from spec2fn.plans.flux.factors import apply_factor
-from spec2fn.plans.slits.buckets import require_slits
+from spec2fn.plans.slits.slit_frame import require_slits
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -18,7 +18,7 @@ from spec2fn.plans.background.master_background import (
     smooth,
     user_spectrum,
 )
-from spec2fn.plans.slits.buckets import strings
+from spec2fn.plans.slits.slit_frame import strings
 from spec2fn.schema import (
     COMMON_SHARE,
     EXTRACTED,

@@ -13,7 +13,7 @@ from spec2fn.plans.flux.nirspec_pathloss import (
     plan_nirspec_slits,
 )
 from spec2fn.plans.flux.pathloss import PathlossPlan, plan_lrs_slit
-from spec2fn.plans.slits.buckets import require_slits
+from spec2fn.plans.slits.slit_frame import require_slits
 from spec2fn.schema import require
 
 if TYPE_CHECKING:

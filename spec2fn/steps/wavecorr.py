@@ -11,7 +11,7 @@ from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.kernels.slit_corrections import interpolate_by_slit, offsets_at
 from spec2fn.modes import mode_of
-from spec2fn.plans.slits.buckets import require_slits
+from spec2fn.plans.slits.slit_frame import require_slits
 from spec2fn.plans.slits.wavecorr import WavecorrPlan, WavelengthChange, is_corrected, plan_wavecorr
 from spec2fn.schema import meta_of, replace_data, with_meta, with_problems
 from spec2fn.typing import HostArray

@@ -39,7 +39,7 @@ from spec2fn.plans.extraction.extract_1d import (
     window_of,
 )
 from spec2fn.plans.extraction.psf_profile import PsfProfiles, psf_profiles
-from spec2fn.plans.slits.buckets import chosen_types, strings
+from spec2fn.plans.slits.slit_frame import chosen_types, strings
 from spec2fn.plans.slits.slit_geometry import (
     SlitGeometry,
     grid_geometry,

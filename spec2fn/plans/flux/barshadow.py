@@ -11,8 +11,8 @@ from spec2fn.kernels.bar_shadows import assemble_shadows, bilinear_clipped
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.plan_base import Plan, array, labels
 from spec2fn.plans.flux.factors import Factor
-from spec2fn.plans.slits.buckets import chosen_types, is_point, strings
-from spec2fn.plans.slits.slit_frame import slit_planes
+from spec2fn.plans.slits.slit_frame import chosen_types, is_point, strings
+from spec2fn.plans.slits.slit_planes import slit_planes
 from spec2fn.schema import meta_of
 from spec2fn.typing import Array
 

@@ -18,7 +18,7 @@ from spec2fn.kernels.slit_corrections import bilinear_by_slit, interpolate_by_sl
 from spec2fn.modes import mode_of
 from spec2fn.plan_base import Plan, array, labels
 from spec2fn.plans.flux.factors import Factor, extrapolates
-from spec2fn.plans.slits.buckets import as_one_slit, chosen_types, is_point, strings
+from spec2fn.plans.slits.slit_frame import as_one_slit, chosen_types, is_point, strings
 from spec2fn.schema import meta_of
 from spec2fn.typing import Array, HostArray
 

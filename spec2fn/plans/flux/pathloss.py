@@ -15,7 +15,6 @@ from spec2fn.plan_base import Plan, array
 from spec2fn.plans.flux.factors import Factor
 from spec2fn.schema import meta_of, require
 from spec2fn.typing import Array, HostArray
-from spec2fn.wcs.assign.pointing import number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -203,7 +202,7 @@ def _source_position(
     if "source_xpos" in ds and "source_ypos" in ds:
         return float(ds["source_xpos"]), float(ds["source_ypos"])
     meta = meta_of(ds)
-    target = [number(meta, k, "pathloss") for k in ("TARG_RA", "TARG_DEC")]
+    target = [meta.number(k, "pathloss") for k in ("TARG_RA", "TARG_DEC")]
     wavelength = wcs(*aperture, with_bounding_box=False)[2]
     x, y = wcs.invert(*target, wavelength, with_bounding_box=False)[:2]
     if not (np.isfinite(x) and np.isfinite(y)):

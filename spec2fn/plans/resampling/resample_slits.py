@@ -21,7 +21,7 @@ from spec2fn.host.drizzle import (
 )
 from spec2fn.plan_base import Plan, array, labels
 from spec2fn.plans.resampling.resample import Provenance, pixel_map
-from spec2fn.plans.slits.buckets import strings
+from spec2fn.plans.slits.slit_frame import strings
 from spec2fn.schema import meta_of
 from spec2fn.typing import Array, Number
 from spec2fn.units import SR_TO_ARCSEC2

@@ -14,8 +14,8 @@ from spec2fn.errors import ReferenceError
 from spec2fn.kernels.slit_corrections import offsets_at
 from spec2fn.modes import mode_of
 from spec2fn.plan_base import Plan, array, labels
-from spec2fn.plans.slits.buckets import chosen_types, is_point, strings
-from spec2fn.plans.slits.slit_frame import slit_planes
+from spec2fn.plans.slits.slit_frame import chosen_types, is_point, strings
+from spec2fn.plans.slits.slit_planes import slit_planes
 from spec2fn.schema import described, meta_of
 from spec2fn.typing import Array, HostArray
 

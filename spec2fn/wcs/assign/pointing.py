@@ -7,12 +7,10 @@ JWST-STScI-001550, "Description and Use of the JWST Science Instrument Aperture 
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.errors import InputError
 from spec2fn.schema import Meta, meta_of
 from spec2fn.subarray import subarray_origin
 
@@ -36,13 +34,7 @@ _WHO = "assign_wcs"
 
 def number(meta: Meta, keyword: str, who: str = _WHO) -> float:
     """Return a keyword as a float; :class:`InputError` if it is missing or no finite number."""
-    value = meta.require(keyword, who)
-    good = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if good and math.isfinite(value):
-        return float(value)
-    file = meta.filename or "the exposure"
-    msg = f"{who}: keyword {keyword} of {file} is {value!r}, needs a number"
-    raise InputError(msg)
+    return meta.number(keyword, who)
 
 
 def subarray_shift(ds: xr.Dataset) -> Any:
