@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spec2fn.dq import PIXEL
-from spec2fn.engine import compose
+from spec2fn.engine import pipeline as compose
 from spec2fn.engine import run as running
 from spec2fn.testing import exposures
 
