@@ -17,8 +17,8 @@ DEFAULT = ("MIR_LRS-SLITLESS", "NRS_FIXEDSLIT")  # the others are slow: most tim
 # these compute with one list of the pixels of all slits, so that a slit costs what it has of them;
 # within a list the pixels of a slit are as many as they are, which is no dim
 LISTS = {
-    "flat_field": "PixelList.where",
-    "photom": "PixelList.where",
+    "flat_field": "PixelList.position",
+    "photom": "PixelList.position",
     "resample_spec": "Overlap.rows",
 }
 

@@ -6,45 +6,13 @@ line with the name of the file and of the entry.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from spec2fn.errors import ReferenceError
-from spec2fn.schema import described
 
-if TYPE_CHECKING:
-    import xarray as xr
-
-__all__ = ["need", "number", "numbers", "truth"]
-
-
-def need(ref: xr.Dataset, names: Iterable[str], who: str) -> None:
-    """Raise unless a reference holds variables.
-
-    Parameters
-    ----------
-    ref : xarray.Dataset
-    names : iterable of str
-        Images, or ``<table>.<column>``.
-    who : str
-        Name of the step, for the message.
-
-    Raises
-    ------
-    ReferenceError
-        Naming the file and all that is missing.
-    """
-    missing = [n for n in names if n not in ref]
-    if missing:
-        held = sorted(map(str, ref.data_vars))
-        listed = ", ".join(held[:12]) + (", …" if len(held) > 12 else "")
-        msg = (
-            f"{who}: {described(ref)} has no {', '.join(map(repr, missing))} (it holds"
-            f" {listed or 'no image and no table'}); use the reference of this instrument mode"
-        )
-        raise ReferenceError(msg)
+__all__ = ["number", "numbers", "truth"]
 
 
 def number(

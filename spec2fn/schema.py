@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as _replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -49,6 +49,7 @@ __all__ = [
     "RESIDUAL_FRINGES",
     "SCALARS",
     "SPECTRUM_COLUMNS",
+    "VARIANCES",
     "Allowed",
     "Meta",
     "Plane",
@@ -58,6 +59,7 @@ __all__ = [
     "has_value",
     "is_calibrated",
     "meta_of",
+    "need",
     "replace_data",
     "require",
     "set_scalars",
@@ -66,6 +68,7 @@ __all__ = [
     "warnings_of",
     "with_attrs",
     "with_meta",
+    "with_problems",
     "with_status",
     "with_warnings",
 ]
@@ -109,6 +112,9 @@ PLANES: Mapping[str, Plane] = {
     "slit_y": Plane("", "float64", "aux", "position along a slice of the NIRSpec IFU"),
 }
 """Array variables by name, in the order in which their HDUs appear in a product."""
+
+VARIANCES = tuple(name for name, plane in PLANES.items() if plane.kind == "variance")
+"""Names of the variances of an exposure."""
 
 
 @dataclass(frozen=True)
@@ -472,6 +478,29 @@ def with_warnings(ds: E, *warnings: str) -> E:
     return with_meta(ds, records={"warnings": (*known, *new)}) if new else ds
 
 
+def with_problems(bucket: xr.Dataset, problems: Sequence[str], *, lost: bool = True) -> xr.Dataset:
+    """Return a bucket with problems of its slits recorded.
+
+    Parameters
+    ----------
+    bucket : xarray.Dataset
+        Problems that it records already are kept.
+    problems : sequence of str
+        By slit, empty where there is none.
+    lost : bool
+        The slits have no value any more (the variable ``slit_problem``); otherwise they go on,
+        and this is a warning (``slit_warning``).
+    """
+    name = "slit_problem" if lost else "slit_warning"
+    if not lost and not any(problems):
+        return bucket
+    before = [""] * len(problems)
+    if name in bucket:
+        before = [str(p) for p in bucket.variables[name].data]
+    both = ["; ".join(filter(None, pair)) for pair in zip(before, problems, strict=True)]
+    return bucket.assign({name: ("slit", np.array(both, dtype=str))})
+
+
 def warnings_of(ds: Exposure) -> tuple[str, ...]:
     """Return the warnings recorded on a Dataset, slits or cubes, each once."""
     told = (w for part in pieces_of(ds) for w in meta_of(part).records.get("warnings", ()))
@@ -556,6 +585,33 @@ def require(ds: xr.Dataset, names: Iterable[str], who: str) -> None:
         )
         hint = {"wavelength": "; run assign_wcs first"}.get(missing[0], "")
         raise DatasetError(msg + hint)
+
+
+def need(ref: xr.Dataset, names: Iterable[str], who: str) -> None:
+    """Raise unless a reference holds variables.
+
+    Parameters
+    ----------
+    ref : xarray.Dataset
+    names : iterable of str
+        Images, or ``<table>.<column>``.
+    who : str
+        Name of the step, for the message.
+
+    Raises
+    ------
+    ReferenceError
+        Naming the file and all that is missing.
+    """
+    missing = [n for n in names if n not in ref]
+    if missing:
+        held = sorted(map(str, ref.data_vars))
+        listed = ", ".join(held[:12]) + (", …" if len(held) > 12 else "")
+        msg = (
+            f"{who}: {described(ref)} has no {', '.join(map(repr, missing))} (it holds"
+            f" {listed or 'no image and no table'}); use the reference of this instrument mode"
+        )
+        raise ReferenceError(msg)
 
 
 def validate(ds: xr.Dataset) -> xr.Dataset:

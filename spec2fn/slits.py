@@ -19,6 +19,7 @@ import numpy as np
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, InputError, Spec2fnError, nearest
 from spec2fn.pieces import Pieces
+from spec2fn.schema import VARIANCES, with_problems
 from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ __all__ = [
     "bucketize",
     "group_shapes",
     "strings",
-    "with_problems",
 ]
 
 MAX_BUCKETS = 16
@@ -338,36 +338,13 @@ def _given_up(one: xr.Dataset, model: xr.Dataset, problem: str) -> xr.Dataset:
         fill: Any = np.nan if kind == "f" else "" if kind == "U" else 0
         shape = tuple(sizes[d] for d in var.dims)
         new[str(name)] = (var.dims, np.full(shape, fill, var.dtype), dict(var.attrs))
-    for name in ("sci", "err", "var_poisson", "var_rnoise", "var_flat"):
+    for name in ("sci", "err", *VARIANCES):
         if name in one:
             var = one[name]
             new[name] = (var.dims, np.full(var.shape, np.nan, var.dtype), dict(model[name].attrs))
     new["dq"] = (one["dq"].dims, one["dq"].values | np.uint32(PIXEL["DO_NOT_USE"]))
     attrs = {**model.attrs, "meta": one.attrs["meta"]} if "meta" in one.attrs else model.attrs
     return with_problems(one.assign(new).assign_attrs(attrs), [problem])
-
-
-def with_problems(bucket: xr.Dataset, problems: Sequence[str], *, lost: bool = True) -> xr.Dataset:
-    """Return a bucket with problems of its slits recorded.
-
-    Parameters
-    ----------
-    bucket : xarray.Dataset
-        Problems that it records already are kept.
-    problems : sequence of str
-        By slit, empty where there is none.
-    lost : bool
-        The slits have no value any more (the variable ``slit_problem``); otherwise they go on,
-        and this is a warning (``slit_warning``).
-    """
-    name = "slit_problem" if lost else "slit_warning"
-    if not lost and not any(problems):
-        return bucket
-    before = [""] * len(problems)
-    if name in bucket:
-        before = [str(p) for p in bucket.variables[name].data]
-    both = ["; ".join(filter(None, pair)) for pair in zip(before, problems, strict=True)]
-    return bucket.assign({name: ("slit", np.array(both, dtype=str))})
 
 
 def _padded(var: xr.DataArray, height: int, width: int) -> HostArray:

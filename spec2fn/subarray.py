@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.errors import DatasetError, ReferenceError
+from spec2fn.errors import DatasetError, InputError, ReferenceError
+from spec2fn.pieces import pieces_of
+from spec2fn.schema import meta_of
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["match_subarray", "subarray_slices"]
+__all__ = ["subarray_origin", "subarray_slices"]
 
 FULL_FRAME = {"MIRI": (1024, 1032)}
 """Rows and columns of a full frame, where they are not 2048 x 2048."""
 
 
 def subarray_slices(
-    ref: xr.Dataset | Any, ds: xr.Dataset, who: str, reftype: str
+    ref: xr.Dataset | HostArray, ds: xr.Dataset, who: str, reftype: str
 ) -> tuple[slice, slice]:
     """Return the rows and columns of a reference that belong to an exposure.
 
@@ -50,14 +54,15 @@ def subarray_slices(
         If the exposure does not say where its subarray stands, and that matters.
     """
     shape = tuple(ds["sci"].shape[-2:])
-    is_dataset = hasattr(ref, "data_vars")
-    if is_dataset and "sci" not in ref:
-        listed = ", ".join(sorted(map(str, ref.data_vars))) or "nothing"
-        msg = f"{who}: reference {reftype!r} needs a 'sci' image, but holds {listed}"
-        raise ReferenceError(msg)
-    ref_shape = tuple(np.shape(ref["sci"] if is_dataset else ref)[-2:])
-    attrs = ref.attrs if is_dataset else {}
-    corner = _corner(attrs)
+    image: Any = ref
+    corner = None
+    for one in pieces_of(ref):
+        if "sci" not in one:
+            listed = ", ".join(sorted(map(str, one.data_vars))) or "nothing"
+            msg = f"{who}: reference {reftype!r} needs a 'sci' image, but holds {listed}"
+            raise ReferenceError(msg)
+        image, corner = one["sci"], _corner(one.attrs)
+    ref_shape = tuple(np.shape(image)[-2:])
     if corner is None:
         if ref_shape == shape:
             return slice(0, shape[0]), slice(0, shape[1])
@@ -80,36 +85,33 @@ def subarray_slices(
     return rows, columns
 
 
-def match_subarray(ref: xr.Dataset, ds: xr.Dataset) -> xr.Dataset:
-    """Return a reference cut to the subarray of an exposure.
-
-    Parameters
-    ----------
-    ref : xarray.Dataset
-        Reference with planes on dims ``y, x``.
-    ds : xarray.Dataset
-        Exposure.
-
-    Returns
-    -------
-    xarray.Dataset
-        `ref` on the pixels of `ds`, with the attributes that place it there.
+def subarray_origin(ds: xr.Dataset, who: str = "assign_wcs") -> tuple[int, int]:
+    """Return the zero-indexed full-frame pixel (x, y) of the first pixel of an exposure.
 
     Raises
     ------
-    ReferenceError, DatasetError
-        See :func:`subarray_slices`.
+    InputError
+        If the exposure is no full frame and does not say where it lies (SUBSTRT1, SUBSTRT2), or
+        lies beyond the detector.
     """
-    reftype = str(ref.attrs.get("reftype", "reference"))
-    rows, columns = subarray_slices(ref, ds, "match_subarray", reftype)
-    placed = {k: ds.attrs[k] for k in ("xstart", "ystart") if k in ds.attrs}
-    n_rows, n_columns = ds["sci"].shape[-2:]
-    return ref.isel(y=rows, x=columns).assign_attrs(
-        **placed, xsize=int(n_columns), ysize=int(n_rows)
-    )
+    rows, columns = FULL_FRAME.get(str(ds.attrs.get("instrument", "")).upper(), (2048, 2048))
+    origin = []
+    for axis, keyword, full in (("x", "SUBSTRT1", columns), ("y", "SUBSTRT2", rows)):
+        count = ds["sci"].shape[-1 if axis == "x" else -2]
+        first = ds.attrs.get(f"{axis}start", 1 if count == full else None)
+        if first is None or not 1 <= first <= full + 1 - count:
+            found = "missing" if first is None else first
+            msg = (
+                f"{who}: keyword {keyword} (attribute {axis}start) of"
+                f" {meta_of(ds).filename or 'the exposure'} is {found}, needs the first of its"
+                f" {count} pixels among the {full} of the detector, from 1; correct it"
+            )
+            raise InputError(msg)
+        origin.append(int(first) - 1)
+    return origin[0], origin[1]
 
 
-def _corner(attrs: Any) -> tuple[int, int] | None:
+def _corner(attrs: Mapping[str, Any]) -> tuple[int, int] | None:
     if attrs.get("xstart") is None or attrs.get("ystart") is None:
         return None
     return int(attrs["xstart"]), int(attrs["ystart"])

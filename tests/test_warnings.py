@@ -22,8 +22,7 @@ from spec2fn.errors import InputError, StepFailedError
 from spec2fn.io import base_name
 from spec2fn.pipelines import MIRI_LRS_SLITLESS
 from spec2fn.refs import cache_environment
-from spec2fn.schema import with_meta, with_warnings
-from spec2fn.slits import with_problems
+from spec2fn.schema import with_meta, with_problems, with_warnings
 from spec2fn.testing import exposures
 
 MOS = "NRS_MSASPEC"

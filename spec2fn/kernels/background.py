@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from spec2fn.kernels.bands import by_rows
-from spec2fn.kernels.namespace import array_namespace
-from spec2fn.kernels.statistics import safe_sqrt
+from spec2fn.kernels.namespace import array_namespace, safe_sqrt
 from spec2fn.typing import Array
 
 __all__ = ["add_in_quadrature", "per_plane"]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeGuard, TypeVar, cast
 
 import numpy as np
 
 from spec2fn.kernels.namespace import is_jax
 from spec2fn.threads import in_threads
+from spec2fn.typing import HostArray
 
 __all__ = ["by_rows"]
 
@@ -22,7 +23,7 @@ _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 _BAND = 1 << 17  # pixels
 
 
-def by_rows(kernel: _Kernel, *others: Any) -> _Kernel:
+def by_rows(kernel: _Kernel, *others: object) -> _Kernel:
     """Let a kernel work on bands of rows, unless JAX computes it.
 
     Parameters
@@ -36,7 +37,7 @@ def by_rows(kernel: _Kernel, *others: Any) -> _Kernel:
     """
 
     @functools.wraps(kernel)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: object, **kwargs: object) -> object:
         leaves: list[Any] = []
         _mapped(leaves.append, (args, kwargs))
         shape = np.broadcast_shapes(*(a.shape for a in leaves if _is_image(a)))
@@ -45,19 +46,20 @@ def by_rows(kernel: _Kernel, *others: Any) -> _Kernel:
             return kernel(*args, **kwargs)
         rows = max(1, _BAND * shape[-2] // pixels)
 
-        def band(first: int) -> Any:
-            def cut(leaf: Any) -> Any:
-                whole = not _is_image(leaf) or leaf.shape[-2] == 1
-                return leaf if whole else leaf[..., first : first + rows, :]
+        def band(first: int) -> object:
+            def cut(leaf: object) -> object:
+                if not _is_image(leaf) or leaf.shape[-2] == 1:
+                    return leaf
+                return leaf[..., first : first + rows, :]
 
-            given, named = _mapped(cut, (args, kwargs))
-            return kernel(*given, **named)
+            named = {k: _mapped(cut, v) for k, v in kwargs.items()}
+            return kernel(*(_mapped(cut, v) for v in args), **named)
 
         head = band(0)
         out = _mapped(lambda a: np.empty((*a.shape[:-2], shape[-2], a.shape[-1]), a.dtype), head)
 
-        def keep(first: int, found: Any) -> None:
-            _paired(lambda a, b: a[..., first : first + rows, :].__setitem__(..., b), out, found)
+        def keep(first: int, part: object) -> None:
+            _paired(lambda a, b: a[..., first : first + rows, :].__setitem__(..., b), out, part)
 
         keep(0, head)
         in_threads(lambda first: keep(first, band(first)), range(rows, shape[-2], rows))
@@ -66,11 +68,11 @@ def by_rows(kernel: _Kernel, *others: Any) -> _Kernel:
     return cast("_Kernel", run)
 
 
-def _is_image(leaf: Any) -> bool:
+def _is_image(leaf: object) -> TypeGuard[HostArray]:
     return getattr(leaf, "ndim", 0) >= 2
 
 
-def _mapped(function: Callable[[Any], Any], tree: Any) -> Any:
+def _mapped(function: Callable[[Any], Any], tree: object) -> object:
     """Apply a function to everything in tuples and mappings."""
     if isinstance(tree, Mapping):
         return {k: _mapped(function, v) for k, v in tree.items()}
@@ -79,11 +81,11 @@ def _mapped(function: Callable[[Any], Any], tree: Any) -> Any:
     return function(tree)
 
 
-def _paired(function: Callable[[Any, Any], Any], tree: Any, other: Any) -> None:
-    if isinstance(tree, Mapping):
+def _paired(function: Callable[[Any, Any], Any], tree: object, other: object) -> None:
+    if isinstance(tree, Mapping) and isinstance(other, Mapping):
         for k in tree:
             _paired(function, tree[k], other[k])
-    elif isinstance(tree, tuple):
+    elif isinstance(tree, tuple) and isinstance(other, tuple):
         for a, b in zip(tree, other, strict=True):
             _paired(function, a, b)
     else:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
 
 from spec2fn.kernels.namespace import array_namespace
+from spec2fn.typing import Array
 
 __all__ = ["interpolate1d", "interpolate2d", "nearest1d"]
 
 
-def _locate(xp: Any, points: Any, x: Any) -> tuple[Any, Any, Any]:
+def _locate(xp: ModuleType, points: Array, x: Array) -> tuple[Array, Array, Array]:
     # index of the interval and the fraction inside it; a NaN coordinate lands in some interval
     # and comes back out through the fraction
     n = points.shape[0]
@@ -22,13 +23,13 @@ def _locate(xp: Any, points: Any, x: Any) -> tuple[Any, Any, Any]:
     return index, fraction, (x >= points[0]) & (x <= points[n - 1])
 
 
-def _outside(xp: Any, value: Any, inside: Any, x: Any, fill: float | None) -> Any:
+def _outside(xp: ModuleType, value: Array, inside: Array, x: Array, fill: float | None) -> Array:
     if fill is None:
         return value
     return xp.where(inside | xp.isnan(x), value, xp.asarray(fill, dtype=value.dtype))
 
 
-def interpolate1d(points: Any, values: Any, x: Any, fill: float | None = None) -> Any:
+def interpolate1d(points: Array, values: Array, x: Array, fill: float | None = None) -> Array:
     """Interpolate linearly in a table.
 
     Parameters
@@ -37,7 +38,7 @@ def interpolate1d(points: Any, values: Any, x: Any, fill: float | None = None) -
         Strictly ascending.
     values : array, shape (n,)
     x : array
-        Any shape; NaN gives NaN.
+        Array shape; NaN gives NaN.
     fill : float, optional
         Value outside the table; None extrapolates the first and last interval.
 
@@ -54,7 +55,7 @@ def interpolate1d(points: Any, values: Any, x: Any, fill: float | None = None) -
     return _outside(xp, value, inside, x, fill)
 
 
-def nearest1d(points: Any, values: Any, x: Any, fill: float | None = None) -> Any:
+def nearest1d(points: Array, values: Array, x: Array, fill: float | None = None) -> Array:
     """Return the value of the nearest point (the lower one half way); arguments as above."""
     xp = array_namespace(points, values, x)
     index, t, inside = _locate(xp, points, x)
@@ -63,8 +64,8 @@ def nearest1d(points: Any, values: Any, x: Any, fill: float | None = None) -> An
 
 
 def interpolate2d(
-    points: tuple[Any, Any], values: Any, x: Any, y: Any, fill: float | None = None
-) -> Any:
+    points: tuple[Array, Array], values: Array, x: Array, y: Array, fill: float | None = None
+) -> Array:
     """Interpolate bilinearly.
 
     Parameters

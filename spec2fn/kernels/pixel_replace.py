@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spec2fn.kernels.namespace import array_namespace, safe_divide
-from spec2fn.kernels.statistics import masked_median, safe_sqrt
+from spec2fn.kernels.namespace import array_namespace, safe_divide, safe_sqrt
+from spec2fn.kernels.statistics import masked_median
 from spec2fn.typing import Array, Arrays, HostArray
 
 __all__ = ["Planes", "fit_profile", "minimum_gradient"]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from spec2fn.kernels.namespace import array_namespace
+from spec2fn.typing import Array
 
 __all__ = [
     "chebyshev_basis",
@@ -16,7 +15,7 @@ __all__ = [
 ]
 
 
-def polynomial1d(c: Any, x: Any) -> Any:
+def polynomial1d(c: Array, x: Array) -> Array:
     """Evaluate ``sum_i c[i] x**i``.
 
     Parameters
@@ -24,7 +23,7 @@ def polynomial1d(c: Any, x: Any) -> Any:
     c : array, shape (degree + 1,)
         Coefficients, lowest order first.
     x : array
-        Any shape.
+        Array shape.
 
     Returns
     -------
@@ -38,7 +37,7 @@ def polynomial1d(c: Any, x: Any) -> Any:
     return out
 
 
-def polynomial2d(c: Any, x: Any, y: Any) -> Any:
+def polynomial2d(c: Array, x: Array, y: Array) -> Array:
     """Evaluate ``sum_{i + j <= n} c[i, j] x**i y**j``.
 
     The inner polynomials depend on `x` only, so that with ``x`` of shape (1, nx) and ``y`` of
@@ -62,7 +61,7 @@ def polynomial2d(c: Any, x: Any, y: Any) -> Any:
     return out
 
 
-def map_domain(x: Any, domain: tuple[float, float], window: tuple[float, float]) -> Any:
+def map_domain(x: Array, domain: tuple[float, float], window: tuple[float, float]) -> Array:
     """Map `x` linearly so that `domain` becomes `window`."""
     if tuple(domain) == tuple(window):
         return x
@@ -70,7 +69,7 @@ def map_domain(x: Any, domain: tuple[float, float], window: tuple[float, float])
     return (window[0] * domain[1] - window[1] * domain[0]) / (domain[1] - domain[0]) + scale * x
 
 
-def chebyshev_basis(x: Any, degree: int) -> list[Any]:
+def chebyshev_basis(x: Array, degree: int) -> list[Array]:
     """Return the Chebyshev polynomials of the first kind T_0 … T_degree at `x`."""
     xp = array_namespace(x)
     basis = [xp.ones_like(x), x]
@@ -79,7 +78,7 @@ def chebyshev_basis(x: Any, degree: int) -> list[Any]:
     return basis[: degree + 1]
 
 
-def legendre_basis(x: Any, degree: int) -> list[Any]:
+def legendre_basis(x: Array, degree: int) -> list[Array]:
     """Return the Legendre polynomials P_0 … P_degree at `x` (Bonnet's recurrence)."""
     xp = array_namespace(x)
     basis = [xp.ones_like(x), x]
@@ -88,7 +87,7 @@ def legendre_basis(x: Any, degree: int) -> list[Any]:
     return basis[: degree + 1]
 
 
-def series2d(c: Any, left: list[Any], right: list[Any]) -> Any:
+def series2d(c: Array, left: list[Array], right: list[Array]) -> Array:
     """Evaluate ``sum_ij c[i, j] left[i] right[j]`` from two lists of basis functions."""
     rows = []
     for i, basis in enumerate(left):

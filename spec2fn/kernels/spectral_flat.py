@@ -5,11 +5,11 @@ Factors of a flat are given as a list of pixels, with their relative variances.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from spec2fn.kernels.namespace import array_namespace, safe_divide
-from spec2fn.kernels.statistics import safe_sqrt
-from spec2fn.kernels.tables import follow
+from spec2fn.kernels.namespace import array_namespace, safe_divide, safe_sqrt
+from spec2fn.kernels.tables import on_lines
+from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["between_images", "multiply_factors"]
 
 
-def between_images(below: Any, above: Any, lower: Any, knots: Any, x: Any) -> Any:
+def between_images(below: Array, above: Array, lower: Array, knots: Array, x: Array) -> Array:
     """Interpolate linearly between the images of a cube, each pixel at its own wavelength.
 
     Parameters
@@ -42,11 +42,13 @@ def between_images(below: Any, above: Any, lower: Any, knots: Any, x: Any) -> An
     # the place in the cell as a straight line of wavelength
     step = knots[1:] - knots[:-1]
     slope = safe_divide(xp.ones_like(step), step, step != 0, fill=0.0)
-    fraction = follow((-slope * knots[:-1], slope), lower, x)
+    fraction = on_lines((-slope * knots[:-1], slope), lower, x)
     return below.astype(knots.dtype) + fraction * rise.astype(knots.dtype)
 
 
-def multiply_factors(factors: Sequence[tuple[Any, Any]], usable: Any) -> tuple[Any, Any, Any]:
+def multiply_factors(
+    factors: Sequence[tuple[Array, Array]], usable: Array
+) -> tuple[Array, Array, Array]:
     """Multiply the factors of a flat and combine their relative errors.
 
     Parameters

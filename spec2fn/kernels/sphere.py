@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from spec2fn.kernels.namespace import array_namespace
+from spec2fn.typing import Array
 
 __all__ = ["apply_matrix", "rotation_matrix", "safe_hypot", "to_cartesian", "to_spherical"]
 
 
-def safe_hypot(x: Any, y: Any) -> Any:
+def safe_hypot(x: Array, y: Array) -> Array:
     """Return ``sqrt(x**2 + y**2)`` with a zero instead of a NaN derivative at the origin."""
     xp = array_namespace(x, y)
     square = x * x + y * y
@@ -21,7 +21,7 @@ def safe_hypot(x: Any, y: Any) -> Any:
     return xp.where(positive, root, square)
 
 
-def rotation_matrix(angles: Any, axes: Sequence[str]) -> list[list[Any]]:
+def rotation_matrix(angles: Array, axes: Sequence[str]) -> list[list[Array]]:
     """Matrix of successive rotations of the coordinate system about its axes.
 
     Parameters
@@ -37,7 +37,7 @@ def rotation_matrix(angles: Any, axes: Sequence[str]) -> list[list[Any]]:
     list of three lists of three scalars
     """
     xp = array_namespace(angles)
-    rows: list[list[Any]] = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    rows: list[list[Array]] = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     cosines, sines = xp.cos(angles), xp.sin(angles)
     for k, axis in enumerate(axes):
         a = "xyz".index(axis)
@@ -49,20 +49,22 @@ def rotation_matrix(angles: Any, axes: Sequence[str]) -> list[list[Any]]:
     return rows
 
 
-def apply_matrix(matrix: Sequence[Sequence[Any]], x: Any, y: Any, z: Any) -> tuple[Any, Any, Any]:
+def apply_matrix(
+    matrix: Sequence[Sequence[Array]], x: Array, y: Array, z: Array
+) -> tuple[Array, Array, Array]:
     """Multiply the vectors (x, y, z), any shape, by a 3 x 3 matrix given as rows."""
     a, b, c = (row[0] * x + row[1] * y + row[2] * z for row in matrix)
     return a, b, c
 
 
-def to_cartesian(lon: Any, lat: Any) -> tuple[Any, Any, Any]:
+def to_cartesian(lon: Array, lat: Array) -> tuple[Array, Array, Array]:
     """Unit vector of longitude and latitude in radians."""
     xp = array_namespace(lon, lat)
     cos_lat = xp.cos(lat)
     return cos_lat * xp.cos(lon), cos_lat * xp.sin(lon), xp.sin(lat)
 
 
-def to_spherical(x: Any, y: Any, z: Any) -> tuple[Any, Any]:
+def to_spherical(x: Array, y: Array, z: Array) -> tuple[Array, Array]:
     """Longitude (-pi, pi] and latitude in radians of a vector; the longitude of a pole is 0."""
     xp = array_namespace(x, y, z)
     h = safe_hypot(x, y)

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spec2fn.kernels.namespace import array_namespace, safe_sqrt
+from spec2fn.kernels.namespace import array_namespace
 from spec2fn.typing import Array, HostArray
 
-__all__ = ["clip_bounds", "masked_median", "running_median", "safe_sqrt", "sorting_network"]
+__all__ = ["clip_bounds", "masked_median", "running_median", "sorting_network"]
 
 
 @functools.cache

@@ -9,14 +9,14 @@ to the values.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.namespace import array_namespace, safe_divide
+from spec2fn.typing import Array
 
-__all__ = ["average_across", "chords", "follow", "indices", "spread"]
+__all__ = ["average_across", "cell_lines", "indices", "on_lines", "onto_image"]
 
 GAUSS_3 = (
     (-math.sqrt(0.6) / 2.0, 5.0 / 18.0),
@@ -26,7 +26,7 @@ GAUSS_3 = (
 """Gauss-Legendre abscissas and weights with three points, on an interval of length one."""
 
 
-def indices(stored: Any) -> Any:
+def indices(stored: Array) -> Array:
     """Return indices in the type in which NumPy gathers fastest; JAX's are left as they are.
 
     Plans store them in less, because there are many.
@@ -34,7 +34,7 @@ def indices(stored: Any) -> Any:
     return stored.astype(np.intp) if isinstance(stored, np.ndarray) else stored
 
 
-def chords(knots: Any, values: Any) -> tuple[Any, Any]:
+def cell_lines(knots: Array, values: Array) -> tuple[Array, Array]:
     """Return intercept and slope of the straight line of every cell.
 
     Parameters
@@ -43,7 +43,6 @@ def chords(knots: Any, values: Any) -> tuple[Any, Any]:
         Increasing within each table; where a table ends the cell between two tables is never
         looked at and its line is arbitrary.
     values : array, shape (m,)
-
         NaN where unknown; the line of a cell that touches such a value is zero.
 
     Returns
@@ -63,13 +62,13 @@ def chords(knots: Any, values: Any) -> tuple[Any, Any]:
     return xp.where(both, values[:-1] - slope * knots[:-1], zero), slope
 
 
-def follow(lines: tuple[Any, Any], cell: Any, x: Any) -> Any:
+def on_lines(lines: tuple[Array, Array], cell: Array, x: Array) -> Array:
     """Interpolate: the line of each pixel's cell at its place.
 
     Parameters
     ----------
     lines : (array, array)
-        From :func:`chords`.
+        From :func:`cell_lines`.
     cell : array of int, shape (n,)
     x : array, shape (n,)
 
@@ -82,13 +81,13 @@ def follow(lines: tuple[Any, Any], cell: Any, x: Any) -> Any:
     return intercept[cell] + slope[cell] * x
 
 
-def average_across(lines: tuple[Any, Any], cells: Any, x: Any, width: Any) -> Any:
+def average_across(lines: tuple[Array, Array], cells: Array, x: Array, width: Array) -> Array:
     """Average a table over an interval around each place, with three Gaussian points.
 
     Parameters
     ----------
     lines : (array, array)
-        From :func:`chords`.
+        From :func:`cell_lines`.
     cells : array of int, shape (3, n)
         Cell of every point of :data:`GAUSS_3`.
     x, width : array, shape (n,)
@@ -105,32 +104,30 @@ def average_across(lines: tuple[Any, Any], cells: Any, x: Any, width: Any) -> An
     """
     total = None
     for cell, (offset, weight) in zip(cells, GAUSS_3, strict=True):
-        term = weight * follow(lines, cell, x + offset * width if offset else x)
+        term = weight * on_lines(lines, cell, x + offset * width if offset else x)
         total = term if total is None else total + term
     return total
 
 
-def spread(listed: Any, back: Any, *others: float | bool) -> Any:
-    """Put the values of a list of pixels back into an array.
+def onto_image(listed: Array, entry: Array, *others: float | bool) -> Array:
+    """Put the values of a list of pixels back into an image.
 
     Parameters
     ----------
     listed : array, shape (n,)
-    back : array of int, any shape
-        Position in the list; ``n + i`` for the value ``others[i]``.
+    entry : array of int, any shape
+        Of each pixel: its place in the list; ``n + i`` for the value ``others[i]``.
     *others : float or bool
         Values of pixels that are not in the list.
 
     Returns
     -------
     array
-        Of the shape of `back` and the dtype of `listed`.
+        Of the shape of `entry` and the dtype of `listed`.
     """
-    xp = array_namespace(listed, back)
+    xp = array_namespace(listed, entry)
     table = xp.concatenate([listed, xp.asarray(others, dtype=listed.dtype)])
-    return table[back] if xp is not np else _looked_up(table, back)
-
-
-def _looked_up(table: Any, back: Any) -> Any:
+    if xp is not np:
+        return table[entry]
     # in the cache, indices need not be written in the type in which NumPy gathers
-    return by_rows(lambda index: table[indices(index)])(back)
+    return by_rows(lambda index: table[indices(index)])(entry)

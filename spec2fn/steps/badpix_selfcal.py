@@ -12,7 +12,7 @@ from spec2fn.kernels.background import per_plane
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.parameters import Parameters, Range
 from spec2fn.plans.background.selfcal import SelfcalPlan, find_bad_pixels, minimum_image
-from spec2fn.schema import replace_data
+from spec2fn.schema import VARIANCES, replace_data
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -101,7 +101,7 @@ def badpix_selfcal(
     bits = xp.asarray(PIXEL["DO_NOT_USE"] | PIXEL["OTHER_BAD_PIXEL"], dtype=dq.dtype)
     bad = per_plane(plan.bad, dq)
     new = {"dq": xp.where(bad, dq | bits, dq)}
-    for name in ("sci", "err", "var_poisson", "var_rnoise", "var_flat"):
+    for name in ("sci", "err", *VARIANCES):
         if name in ds:
             old = ds[name].data
             new[name] = xp.where(per_plane(plan.bad, old), np.asarray(np.nan, old.dtype), old)

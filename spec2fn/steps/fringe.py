@@ -5,37 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from spec2fn.engine.step import PLANNED, Skip, step
-from spec2fn.errors import DatasetError
 from spec2fn.kernels.namespace import array_namespace
-from spec2fn.kernels.photometry import expand_to
+from spec2fn.kernels.scaling import expand_to
 from spec2fn.modes import mode_of
-from spec2fn.plan_base import Plan
-from spec2fn.schema import replace_data
+from spec2fn.plans.flux.flat_field import ImagePlan
+from spec2fn.schema import VARIANCES, replace_data
 from spec2fn.subarray import subarray_slices
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["FringePlan", "fringe"]
-
-_VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
+__all__ = ["fringe"]
 
 
-class FringePlan(Plan):
-    """Rows and columns (first, end) of the fringe flat that belong to the exposure."""
-
-    rows: tuple[int, int]
-    columns: tuple[int, int]
-
-
-def _plan(ds: xr.Dataset, fringe: xr.Dataset | None) -> FringePlan | Skip:
+def _plan(ds: xr.Dataset, fringe: xr.Dataset | None) -> ImagePlan | Skip:
     mode = mode_of(ds)
     if not mode.etalon:
         return Skip(f"there are fringe flats of MIR_MRS, not of {mode.exp_type}")
     if fringe is None:
         return Skip("no fringe reference for this exposure")
     rows, columns = subarray_slices(fringe, ds, "fringe", "fringe")
-    return FringePlan((rows.start, rows.stop), (columns.start, columns.stop))
+    return ImagePlan((rows.start, rows.stop), (columns.start, columns.stop))
 
 
 @step(
@@ -46,7 +36,7 @@ def _plan(ds: xr.Dataset, fringe: xr.Dataset | None) -> FringePlan | Skip:
     needs_refs=("fringe",),
 )
 def fringe(
-    ds: xr.Dataset, fringe: xr.Dataset | None = None, *, plan: FringePlan = PLANNED
+    ds: xr.Dataset, fringe: xr.Dataset | None = None, *, plan: ImagePlan = PLANNED
 ) -> xr.Dataset:
     """Divide an MRS exposure by the fringes of extended light.
 
@@ -60,7 +50,7 @@ def fringe(
     fringe : xarray.Dataset
         Fringe flat with ``sci`` (y, x). It is read here, not in the plan, so that the result can
         be differentiated with respect to it.
-    plan : FringePlan
+    plan : ImagePlan
         From ``fringe.plan(ds, fringe)``.
 
     Returns
@@ -84,14 +74,9 @@ def fringe(
     641, A150).
     """
     assert fringe is not None
-    flat = fringe["sci"].data[slice(*plan.rows), slice(*plan.columns)]
-    values = {n: ds[n].data for n in ("sci", "err", *_VARIANCES) if n in ds}
-    if flat.shape != values["sci"].shape[-2:]:
-        msg = (
-            f"fringe: the plan is for planes of {flat.shape} but 'sci' is"
-            f" {values['sci'].shape[-2:]}; make it with fringe.plan(ds, fringe) for this exposure"
-        )
-        raise DatasetError(msg)
+    flat = plan.part(fringe["sci"].data)
+    plan.check(flat, ds, "fringe.plan(ds, fringe)")
+    values = {n: ds[n].data for n in ("sci", "err", *VARIANCES) if n in ds}
     xp = array_namespace(flat, *values.values())
     flat = xp.asarray(flat)
     usable = xp.isfinite(flat) & (flat != 0)
@@ -101,6 +86,6 @@ def fringe(
         scale = expand_to(flat.astype(plane.dtype), plane)
         finite = xp.isfinite(plane)
         safe = xp.where(finite, plane, xp.zeros_like(plane))
-        divided = safe / (scale * scale) if name in _VARIANCES else safe / scale
+        divided = safe / (scale * scale) if name in VARIANCES else safe / scale
         new[name] = xp.where(finite, divided, plane)
     return replace_data(ds, **new)

@@ -22,6 +22,7 @@ from spec2fn.schema import (
     COMMON_SHARE,
     EXTRACTED,
     FIXED_SLIT_QUADRANT,
+    VARIANCES,
     replace_data,
     status_of,
     with_meta,
@@ -260,7 +261,7 @@ def _scaled(bucket: xr.Dataset, unit: xr.Dataset) -> xr.Dataset:
     if "var_flat" in unit:
         # proportional to the square of the signal, unlike the others
         planes["var_flat"] = sci * sci * unit["var_flat"].values
-    names = [n for n in ("var_poisson", "var_rnoise", "var_flat") if n in unit]
+    names = [n for n in VARIANCES if n in unit]
     total = sum(planes.get(n, unit[n].values) for n in names)
     planes["err"] = np.sqrt(total) if names else unit["err"].values
     return replace_data(unit, **planes)

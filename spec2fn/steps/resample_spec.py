@@ -21,8 +21,9 @@ from spec2fn.schema import (
     set_scalars,
     with_attrs,
     with_meta,
+    with_problems,
 )
-from spec2fn.slits import PADDING, as_one_slit, with_problems
+from spec2fn.slits import PADDING, as_one_slit
 from spec2fn.typing import Array
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from spec2fn.modes import ACQUISITION_IMAGE, mode_of
 from spec2fn.parameters import Parameters
 from spec2fn.plans.slits.target_position import TargetPosition, dither_on_detector
 from spec2fn.schema import meta_of, set_scalars, with_warnings
-from spec2fn.wcs.assign.pointing import subarray_origin, uncorrected
+from spec2fn.subarray import subarray_origin
+from spec2fn.wcs.assign.pointing import uncorrected
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -13,8 +13,8 @@ from spec2fn.kernels.slit_corrections import interpolate_by_slit, offsets_at
 from spec2fn.modes import mode_of
 from spec2fn.plans.slits.slit_frame import require_slits
 from spec2fn.plans.slits.wavecorr import WavecorrPlan, WavelengthChange, is_corrected, plan_wavecorr
-from spec2fn.schema import meta_of, replace_data, with_meta
-from spec2fn.slits import with_problems
+from spec2fn.schema import meta_of, replace_data, with_meta, with_problems
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -88,8 +88,8 @@ def wavecorr(
     applies = xp.asarray(plan.applies)
 
     # positions may be unknown where nothing is corrected
-    where = xp.where(applies, xp.asarray(position, dtype=float), 0.0)
-    shift = offsets_at(plan.offsets, plan.positions, where)
+    place = xp.where(applies, xp.asarray(position, dtype=float), 0.0)
+    shift = offsets_at(plan.offsets, plan.positions, place)
     values = xp.asarray(plan.points) + shift * xp.asarray(plan.dispersion)
     valid = applies[:, None, None] & xp.isfinite(wavelength)
     metres = xp.where(valid, wavelength, 1.0) * 1e-6
@@ -109,7 +109,7 @@ def wavecorr(
 
 
 def _corrected(
-    ds: xr.Dataset, wcs: Mapping[int, Any], plan: WavecorrPlan, values: Any
+    ds: xr.Dataset, wcs: Mapping[int, Any], plan: WavecorrPlan, values: HostArray
 ) -> Mapping[int, Any]:
     changes = {}
     for i in np.flatnonzero(np.asarray(plan.applies)):

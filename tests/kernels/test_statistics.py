@@ -3,13 +3,8 @@
 import numpy as np
 import pytest
 
-from spec2fn.kernels.statistics import (
-    clip_bounds,
-    masked_median,
-    running_median,
-    safe_sqrt,
-    sorting_network,
-)
+from spec2fn.kernels.namespace import safe_sqrt
+from spec2fn.kernels.statistics import clip_bounds, masked_median, running_median, sorting_network
 
 
 @pytest.mark.parametrize("n", range(1, 19))

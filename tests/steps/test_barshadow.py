@@ -9,7 +9,7 @@ from scipy.ndimage import map_coordinates
 
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, ReferenceError
-from spec2fn.kernels.slit_corrections import assemble_shadows
+from spec2fn.kernels.bar_shadows import assemble_shadows
 from spec2fn.schema import Meta, status_of
 from spec2fn.steps.barshadow import barshadow
 from spec2fn.transforms import jit, value_and_grad

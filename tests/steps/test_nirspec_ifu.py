@@ -7,7 +7,7 @@ import xarray as xr
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.io import open_product, save
-from spec2fn.plans.flux.nirspec_ifu_flat import widths_by_slice
+from spec2fn.plans.flux.nirspec_flat import widths_by_slice
 from spec2fn.schema import meta_of, status_of, with_meta
 from spec2fn.steps.flat_field import flat_field
 from spec2fn.steps.msaflagopen import msaflagopen

@@ -8,7 +8,7 @@ from astropy.io import fits
 
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, InputError, ParameterError, ReferenceError
-from spec2fn.plans.flux.pathloss import spatial_scale
+from spec2fn.plans.flux.pathloss import size_of_pixel
 from spec2fn.schema import Meta, status_of
 from spec2fn.steps.pathloss import pathloss
 from spec2fn.transforms import jit, value_and_grad, vmap
@@ -186,9 +186,9 @@ def test_errors_name_what_is_missing():
         pathloss(exposure(), reference().drop_vars("pathloss.pathloss"))
 
 
-def test_spatial_scale_is_that_across_the_dispersion():
-    assert spatial_scale(SlitWCS(), CENTRE, 2) == pytest.approx(SCALE, rel=1e-6)
-    assert spatial_scale(SlitWCS(), CENTRE, 1) == pytest.approx(SCALE, rel=1e-6)
+def test_size_of_pixel_is_that_across_the_dispersion():
+    assert size_of_pixel(SlitWCS(), CENTRE, 2) == pytest.approx(SCALE, rel=1e-6)
+    assert size_of_pixel(SlitWCS(), CENTRE, 1) == pytest.approx(SCALE, rel=1e-6)
 
 
 def test_jit_equals_eager_and_vmap_equals_loop():

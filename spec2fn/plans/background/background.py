@@ -19,8 +19,8 @@ from spec2fn.kernels.background import add_in_quadrature, per_plane
 from spec2fn.kernels.statistics import clip_bounds
 from spec2fn.plan_base import Plan, array
 from spec2fn.schema import meta_of, require
+from spec2fn.subarray import subarray_origin
 from spec2fn.typing import Array, HostArray
-from spec2fn.wcs.assign.pointing import subarray_origin
 
 if TYPE_CHECKING:
     import xarray as xr

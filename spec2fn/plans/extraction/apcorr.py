@@ -15,7 +15,7 @@ import numpy as np
 
 from spec2fn.contents import need, number, numbers
 from spec2fn.errors import ReferenceError
-from spec2fn.schema import described, meta_of
+from spec2fn.schema import described, meta_of, need
 from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:

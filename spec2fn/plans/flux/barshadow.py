@@ -1,4 +1,4 @@
-"""Host-side half of the correction of the shadows that bars cast between open shutters."""
+"""Shadows that bars cast between open shutters: where the pixels of slitlets stand on them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spec2fn.errors import ReferenceError
+from spec2fn.kernels.bar_shadows import assemble_shadows, bilinear_clipped
+from spec2fn.kernels.namespace import array_namespace
 from spec2fn.plan_base import Plan, array, labels
+from spec2fn.plans.flux.factors import Factor
 from spec2fn.plans.slits.slit_frame import chosen_types, is_point
 from spec2fn.plans.slits.slit_planes import slit_planes
 from spec2fn.schema import meta_of
@@ -16,6 +19,8 @@ from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from spec2fn.parameters import Parameters
 
 __all__ = ["BarshadowPlan", "plan_barshadow"]
 
@@ -54,10 +59,29 @@ class BarshadowPlan(Plan):
     problems: tuple[str, ...] = labels("slit")
     left_alone: tuple[str, ...] = labels("slit")
 
+    def factor(self, ds: xr.Dataset, reference: xr.Dataset) -> Factor:
+        """Return the transmission of the shutters at every pixel."""
+        single, triple = (reference.variables[n].data for n in ("data1x1", "data1x3"))
+        name = "wavelength_uncorrected" if "wavelength_uncorrected" in ds else "wavelength"
+        wavelength = ds.variables[name].data
+        dtype = ds.variables["sci"].dtype
+        xp = array_namespace(ds.variables["sci"].data, wavelength, single, triple)
 
-def plan_barshadow(
-    ds: xr.Dataset, reference: xr.Dataset, source_type: str | None = None
-) -> BarshadowPlan:
+        applies = xp.asarray(self.applies)
+        covered = xp.asarray(self.covered) & xp.isfinite(wavelength)
+        shadows = assemble_shadows(single, triple, self.states or ("x",))
+        column = (xp.where(covered, wavelength, self.start) - self.start) / self.increment
+        shadow = bilinear_clipped(shadows, self.which, self.row, column)
+        value = xp.where(covered, shadow, xp.nan).astype(dtype)
+        value = xp.where(applies[:, None, None], value, xp.ones((), dtype=dtype))
+        new = {
+            "barshadow": (("slit", "y", "x"), value),
+            "barshadow_corrected": (("slit",), applies),
+        }
+        return Factor(value, divides=True, applies=applies, variables=new, problems=self.problems)
+
+
+def plan_barshadow(ds: xr.Dataset, reference: xr.Dataset, params: Parameters) -> BarshadowPlan:
     """Place the pixels of the slitlets in a bucket on the shadows of their shutters.
 
     Point sources, and slitlets without shutters, are left alone.
@@ -68,8 +92,8 @@ def plan_barshadow(
         Bucket with ``shutter_state``, ``source_type`` and ``slit_yscale``.
     reference : xarray.Dataset
         ``data1x1`` and ``data1x3`` with the keywords of their coordinates.
-    source_type : str, optional
-        Treat all sources as of this type.
+    params : Parameters
+        Of :func:`spec2fn.steps.barshadow.barshadow`.
 
     Raises
     ------
@@ -80,7 +104,7 @@ def plan_barshadow(
     """
     start, increment, step = _grid(reference)
     states = strings(ds, "shutter_state")
-    point = is_point(chosen_types(ds, source_type))
+    point = is_point(chosen_types(ds, params.source_type))
     left_alone = tuple(
         "the source is POINT" if is_one else "" if state else "no shutters"
         for is_one, state in zip(point, states, strict=True)

@@ -1,4 +1,4 @@
-"""Host-side half of the flux calibration of the MIRI MRS."""
+"""Flux calibration of the MIRI MRS, by an image."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spec2fn.errors import InputError, ReferenceError
+from spec2fn.kernels.namespace import array_namespace
+from spec2fn.kernels.photometry import interpolate_planned, power_law_change
 from spec2fn.plan_base import Plan, array
+from spec2fn.plans.flux.factors import Factor
+from spec2fn.plans.flux.photom import photom_scalars, pixel_area
 from spec2fn.schema import meta_of, require
-from spec2fn.typing import Array
+from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["TIME_COLUMNS", "MrsPhotomPlan", "plan_mrs_photom"]
+    from spec2fn.parameters import Parameters
+
+__all__ = ["MrsPhotomPlan", "plan_mrs_photom"]
 
 TIME_COLUMNS = ("t0", "year1value", "tsoft", "alpha")
 """Columns of the tables of the time dependence, besides the wavelength ``binwave`` [um]."""
@@ -45,10 +51,47 @@ class MrsPhotomPlan(Plan):
     timed: Array | None = array("y x", default=None)
     nominal: float | None = None
 
+    def factor(
+        self, ds: xr.Dataset, photom: xr.Dataset, area: xr.Dataset | None, *, inverse: bool
+    ) -> Factor:
+        """Return surface brightness per count rate."""
+        image = photom.variables["sci"].data
+        columns = {
+            c: [photom.variables[f"{table}.{c}"].data for table in self.tables]
+            for c in TIME_COLUMNS
+        }
+        used = (image, *(column for joined in columns.values() for column in joined))
+        xp = array_namespace(ds.variables["sci"].data, *used)
+        exact = xp.asarray(0.0).dtype
+        value = xp.asarray(image).astype(exact)
+        usable = xp.isfinite(value)
+        value = xp.where(usable, value, xp.ones_like(value))
+        if inverse:
+            usable = usable & (value != 0)
+        if self.tables:
+            time = xp.asarray(ds.variables["mid_time"].data).astype(exact)
+            joined = (
+                xp.concatenate([xp.asarray(c).astype(exact) for c in columns[name]])
+                for name in TIME_COLUMNS
+            )
+            # the throughput does not grow beyond that of the beginning
+            change = xp.minimum(power_law_change(time, *joined), xp.ones((), dtype=exact))
+            throughput = interpolate_planned(change, self.index, xp.asarray(self.fraction))
+            value = value / xp.where(self.timed, throughput, xp.ones_like(throughput))
+        flags = None
+        if "dq" in photom:
+            flags = xp.asarray(photom.variables["dq"].data).astype(np.uint32)
+        sizes = (pixel_area("pixar_sr", area, photom), pixel_area("pixar_a2", area, photom))
+        return Factor(
+            value.astype(ds.variables["sci"].dtype),
+            usable,
+            flags=flags,
+            units="DN/s" if inverse else "MJy/sr",
+            scalars=photom_scalars(self.nominal, *sizes),
+        )
 
-def plan_mrs_photom(
-    ds: xr.Dataset, photom: xr.Dataset, *, apply_time_correction: bool
-) -> MrsPhotomPlan:
+
+def plan_mrs_photom(ds: xr.Dataset, photom: xr.Dataset, params: Parameters) -> MrsPhotomPlan:
     """Place the pixels of an exposure on the time dependence of their channels.
 
     Parameters
@@ -57,8 +100,8 @@ def plan_mrs_photom(
         Exposure with ``wavelength`` [um] and ``slice_id``, dims ``(y, x)``.
     photom : xarray.Dataset
         PHOTOM reference with ``sci`` [(MJy/sr)/(DN/s)] and tables ``timecoeff_powerlaw_ch<n>``.
-    apply_time_correction : bool
-        Whether to apply the time dependence.
+    params : Parameters
+        Of :func:`spec2fn.steps.photom.photom`.
 
     Raises
     ------
@@ -82,7 +125,7 @@ def plan_mrs_photom(
     stated = meta_of(photom).get("PHOTMJSR")
     nominal = float(stated) if isinstance(stated, (int, float)) else None
     names = [f"timecoeff_powerlaw_ch{c}" for c in _CHANNELS]
-    if not apply_time_correction or not any(f"{n}.binwave" in photom for n in names):
+    if not params.apply_time_correction or not any(f"{n}.binwave" in photom for n in names):
         return MrsPhotomPlan(nominal=nominal)
     if "mid_time" not in ds:
         msg = (
@@ -110,13 +153,13 @@ def plan_mrs_photom(
     return MrsPhotomPlan(tuple(tables), index, fraction, timed & (channel > 0), nominal)
 
 
-def _knots(photom: xr.Dataset, name: str) -> np.ndarray:
+def _knots(photom: xr.Dataset, name: str) -> HostArray:
     columns = [f"{name}.{c}" for c in ("binwave", *TIME_COLUMNS)]
     missing = [c for c in columns if c not in photom]
     if missing:
         msg = f"photom: reference 'photom' has no {', '.join(missing)}; fetch the file again"
         raise ReferenceError(msg)
-    knots: np.ndarray = np.asarray(photom[columns[0]].data, dtype=np.float64)
+    knots: HostArray = np.asarray(photom[columns[0]].data, dtype=np.float64)
     if len(knots) < 2 or not (np.diff(knots) > 0).all():
         msg = (
             f"photom: 'binwave' of table {name!r} needs two or more increasing wavelengths;"

@@ -1,159 +1,55 @@
-"""Host-side half of the flat fields of NIRSpec spectra: three parts, each with its own axes.
+"""Host-side half of the flat fields of NIRSpec spectra: where pixels stand on the three parts.
 
-A flat is the product of a fore-optics, a spectrograph and a detector part. Each part is an image
-that changes slowly with wavelength times a table that changes fast; the image of the fore optics
-of the micro-shutter array is in shutters, not pixels. Here every pixel of a bucket of slits is
-placed on all of them.
+The pixels of slits, or of the slices of the integral-field unit, are placed on the images and the
+tables of the fore optics, the spectrograph and the detector. What a pixel borrows from its
+neighbours it borrows from those of its own slit or slice.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spec2fn.contents import need
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.tables import GAUSS_3
 from spec2fn.modes import mode_of
-from spec2fn.plan_base import Plan, array, labels, positions
+from spec2fn.plans.flux.factors import extrapolates
+from spec2fn.plans.flux.spectral_flat import FlatImagePlan, FlatTablePlan, SpectralFlatPlan
 from spec2fn.plans.flux.tables import (
-    PixelList,
     Segment,
     TableBank,
-    beyond,
     clean_wavelength,
     distinct_segments,
-    extrapolates,
-    held_beyond,
     list_pixels,
     make_bank,
+    outside_tables,
     true_pixels,
+    with_constant_ends,
 )
-from spec2fn.schema import require
-from spec2fn.typing import Array
+from spec2fn.schema import need, require
+from spec2fn.subarray import subarray_origin
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = [
-    "FlatImagePlan",
-    "FlatTablePlan",
-    "SpectralFlatPlan",
-    "SuppliedFlatPlan",
-    "detector_shape",
-    "outside_nominal",
-    "plan_images",
-    "plan_spectral_flat",
-    "plan_supplied_flat",
-    "read_table",
-]
+    from spec2fn.parameters import Parameters
+
+__all__ = ["plan_ifu_flat", "plan_spectral_flat", "widths_by_slice"]
 
 TABLE = "fast_variation"
 _NEEDED = ("wavelength", "slit_name", "xstart", "ystart", "xsize", "ysize", "source_type")
 
-
-class FlatTablePlan(Plan):
-    """The table of fast variation of one part of a flat.
-
-    Attributes
-    ----------
-    bank : TableBank
-        Cells of the three Gaussian points of every pixel, shape (3, n).
-    shutter : tuple of tuple of array, optional
-        For each name of the bank, by row of the bank: position in the flattened image cube of
-        the shutters, weight of the next image, and whether there are images on both sides; the
-        values of the table are multiplied by the image there.
-    shutter_errors : TableBank, optional
-        Errors of the image of the shutter by wavelength, cells of shape (1, n).
-    shutter_covered : array of bool, shape (n,), optional
-        Where `shutter_errors` apply.
-    """
-
-    bank: TableBank
-    shutter: tuple[tuple[Array, ...], ...] | None = array("_", default=None)
-    shutter_errors: TableBank | None = None
-    shutter_covered: Array | None = array("(slit pixel)", default=None)
+Parts = dict[str, "xr.Dataset | None"]
+Segments = list[Segment | None]
+Tables = tuple[Segments | None, Segments | None]
 
 
-class FlatImagePlan(Plan):
-    """The image of slow variation of one part of a flat.
-
-    Attributes
-    ----------
-    lower, upper : array of int16, shape (slit, y, x), optional
-        Images below and above each pixel (both the same for a pixel exactly at an image);
-        None for a single image.
-    knots : array of float64, shape (z,), optional
-        Wavelengths of the images [um].
-    """
-
-    lower: Array | None = array("[slit] y x", default=None)
-    upper: Array | None = array("[slit] y x", default=None)
-    knots: Array | None = array("knot", default=None)
-
-
-class SpectralFlatPlan(Plan):
-    """Where the pixels of a bucket of slits stand on the parts of a flat.
-
-    Attributes
-    ----------
-    pixels : PixelList
-        Pixels that have a flat; all others of the slits are flagged.
-    usable : array of bool, shape (n,)
-        Pixels within all tables and images.
-    lit : array of bool, shape (n,), optional
-        Pixels that have a wavelength; all if None. The tables are 1 for the others.
-    width : array of float64, shape (n,)
-        Range of wavelengths in each pixel [um].
-    position : array of int32, shape (slit, y, x)
-        Position in the flattened image of the detector, -1 outside.
-    tables : tuple of FlatTablePlan or None
-        Of the fore optics, the spectrograph, and the detector.
-    images : tuple of FlatImagePlan or None
-        Of the spectrograph, and the detector.
-    problems : tuple of str
-        By slit: why it has no flat, or an empty string.
-    point : tuple of int
-        Slits for which the flats of point and uniform sources are kept.
-    uniform : SpectralFlatPlan, optional
-        Of these slits with wavelengths for uniform sources; None if these are the same.
-    held, outside : array of bool, shape (n,), optional
-        With extrapolation: pixels beyond a table or image, where its end is used, and pixels
-        beyond the nominal range, where the image of the spectrograph may be undefined.
-    """
-
-    pixels: PixelList
-    usable: Array = array("(slit pixel)")
-    lit: Array | None = array("(slit pixel)")
-    width: Array = array("(slit pixel)")
-    position: Array = array("[slit] y x")
-    tables: tuple[FlatTablePlan | None, ...]
-    images: tuple[FlatImagePlan | None, ...]
-    problems: tuple[str, ...] = labels("slit")
-    point: tuple[int, ...] = positions("slit", default=())
-    uniform: SpectralFlatPlan | None = None
-    held: Array | None = array("(slit pixel)", default=None)
-    outside: Array | None = array("(slit pixel)", default=None)
-
-
-class SuppliedFlatPlan(Plan):
-    """A flat given by the user, padded like the bucket: ``sci``, ``err``, ``dq``."""
-
-    sci: Array = array("slit y x")
-    err: Array = array("slit y x")
-    dq: Array = array("slit y x")
-
-
-def plan_spectral_flat(
-    ds: xr.Dataset,
-    fflat: xr.Dataset | None,
-    sflat: xr.Dataset | None,
-    dflat: xr.Dataset | None,
-    extrapolate: bool | None = None,
-) -> SpectralFlatPlan:
+def plan_spectral_flat(ds: xr.Dataset, parts: Parts, params: Parameters) -> SpectralFlatPlan:
     """Place the pixels of a bucket of slits on the parts of their flats.
 
     Parameters
@@ -162,10 +58,11 @@ def plan_spectral_flat(
         Bucket with dims ``(slit, [integration,] y, x)``, ``wavelength`` [um] and the variables of
         extract_2d and srctype; for NRS_MSASPEC also ``quadrant``, ``xcen``, ``ycen``. The
         attributes ``xstart``, ``ystart`` say where the subarray stands on the detector.
-    fflat, sflat, dflat : xarray.Dataset, optional
-        Parts; lamp exposures have no fore optics. At least one is needed.
-    extrapolate : bool, optional
-        See :func:`spec2fn.steps.flat_field.flat_field`.
+    parts : dict of xarray.Dataset or None
+        ``fflat``, ``sflat``, ``dflat``; lamp exposures have no fore optics. At least one is
+        needed.
+    params : Parameters
+        Of :func:`spec2fn.steps.flat_field.flat_field`.
 
     Raises
     ------
@@ -183,8 +80,8 @@ def plan_spectral_flat(
         raise DatasetError(msg)
     mos = mode_of(ds).shutters
     require(ds, (*_NEEDED, "quadrant", "xcen", "ycen") if mos else _NEEDED, "flat_field")
-    extend = extrapolates(ds, extrapolate)
-    plan = _plan(ds, (fflat, sflat, dflat), "wavelength", extend)
+    extend = extrapolates(ds, params.extrapolate)
+    plan = _plan_slits(ds, parts, "wavelength", extend)
     if not mode_of(ds).several_slits:
         return plan
     types = np.char.upper(np.asarray(ds["source_type"].data).astype(str))
@@ -192,24 +89,114 @@ def plan_spectral_flat(
     uniform = None
     if point and "wavelength_uncorrected" in ds:
         some = ds.isel(slit=list(point))
-        uniform = _plan(some, (fflat, sflat, dflat), "wavelength_uncorrected", extend)
+        uniform = _plan_slits(some, parts, "wavelength_uncorrected", extend)
     return replace(plan, point=point, uniform=uniform)
 
 
-def _plan(ds: xr.Dataset, parts: tuple[Any, Any, Any], name: str, extend: bool) -> SpectralFlatPlan:
-    wave = clean_wavelength(ds[name].data)
+def plan_ifu_flat(ds: xr.Dataset, parts: Parts, params: Parameters) -> SpectralFlatPlan:
+    """Place the pixels of an IFU exposure on the parts of its flat.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Exposure with ``wavelength`` [um] and ``slice_id``, dims ``(y, x)``. The attributes
+        ``xstart``, ``ystart`` say where it stands on the detector.
+    parts, params
+        See :func:`plan_spectral_flat`; of the table of the fore optics the first row counts.
+
+    Returns
+    -------
+    SpectralFlatPlan
+        The exposure as one slit; pixels outside the slices count as padding.
+
+    Raises
+    ------
+    DatasetError
+        If a variable is missing.
+    ReferenceError
+        If a part lacks an image, a table or a column, or the images differ in size.
+    """
+    require(ds, ("wavelength", "slice_id"), "flat_field")
+    wave = np.asarray(ds["wavelength"].data, dtype=np.float64)
+    tables: dict[str, Tables] = {}
+    for reftype, ref in parts.items():
+        segment = None if ref is None else _read_table(ref, "", 0, reftype)
+        if ref is not None and segment is None:
+            msg = (
+                f"flat_field: reference {reftype!r} has fewer than two usable rows in its table of"
+                " the fast variation; fetch it again from CRDS"
+            )
+            raise ReferenceError(msg)
+        tables[reftype] = ([segment], None)
+    x, y = subarray_origin(ds)
+    return _placed(
+        ds,
+        parts,
+        wave=wave[None],
+        true=np.isfinite(wave)[None],
+        width=widths_by_slice(wave, np.asarray(ds["slice_id"].data))[None],
+        origin=(np.array([y]), np.array([x])),
+        tables=tables,
+        problems=[""],
+        extend=extrapolates(ds, params.extrapolate),
+    )
+
+
+def _plan_slits(ds: xr.Dataset, parts: Parts, name: str, extend: bool) -> SpectralFlatPlan:
     true = true_pixels(ds)
-    wave = np.where(true, wave, np.nan)
+    wave = np.where(true, clean_wavelength(ds[name].data), np.nan)
     problems = [""] * ds.sizes["slit"]
-    segments = [
-        _fore_segments(ds, parts[0], problems),
-        _segments(ds, parts[1], "sflat", problems),
-        _segments(ds, parts[2], "dflat", problems),
-    ]
-    position = _positions(ds, true, detector_shape([ref for ref in parts[1:] if ref is not None]))
+    tables = {
+        "fflat": _fore_segments(ds, parts["fflat"], problems),
+        "sflat": _segments(ds, parts["sflat"], "sflat", problems),
+        "dflat": _segments(ds, parts["dflat"], "dflat", problems),
+    }
+    # the cut-out is placed in the image, the image in the frame of the detector
+    y, x = (np.asarray(ds[n].data) + int(ds.attrs.get(n, 1)) - 2 for n in ("ystart", "xstart"))
+    return _placed(
+        ds,
+        parts,
+        wave=wave,
+        true=true,
+        width=_widths(wave, np.asarray(ds["xsize"].data)),
+        origin=(y, x),
+        tables=tables,
+        problems=problems,
+        extend=extend,
+    )
+
+
+def _placed(
+    ds: xr.Dataset,
+    parts: Parts,
+    *,
+    wave: HostArray,
+    true: HostArray,
+    width: HostArray,
+    origin: tuple[HostArray, HostArray],
+    tables: dict[str, Tables],
+    problems: list[str],
+    extend: bool,
+) -> SpectralFlatPlan:
+    """Place pixels on the parts.
+
+    Parameters
+    ----------
+    ds, parts
+    wave, true, width : array, shape (slit, y, x)
+        Wavelengths, NaN in the dark; which pixels are no padding; the range of wavelengths in
+        each.
+    origin : (array, array)
+        Row and column of the detector at which each slit begins.
+    tables, problems
+        Tables of the parts by slit, and why slits have none.
+    extend : bool
+        Whether the parts are extrapolated.
+    """
+    position = _positions(true, origin, _detector_shape(parts))
     images, within = [], np.ones(wave.shape, dtype=bool)
-    for ref, reftype in zip(parts[1:], ("sflat", "dflat"), strict=True):
-        plan, inside = plan_images(ref, reftype, wave)
+    for reftype in ("sflat", "dflat"):
+        plan, inside = _plan_images(parts[reftype], reftype, wave)
         images.append(plan)
         within &= inside
     fine = np.array([not p for p in problems], dtype=bool).reshape(-1, 1, 1)
@@ -218,46 +205,40 @@ def _plan(ds: xr.Dataset, parts: tuple[Any, Any, Any], name: str, extend: bool) 
     listed = true & fine & (position >= 0) & (extend | within)
     if cubes:
         listed &= ~np.isnan(wave)
-    pixels = list_pixels(listed, true)
-    x = wave.reshape(-1)[pixels.where]
-    width = _widths(wave, np.asarray(ds["xsize"].data)).reshape(-1)[pixels.where]
-    lit, slit = ~np.isnan(x), pixels.slit
+    some = list_pixels(listed, true)
+    x, width = (v.reshape(-1)[some.position] for v in (wave, width))
+    lit, slit = ~np.isnan(x), some.slit
     usable = np.ones(len(x), dtype=bool)
     points = np.stack([x + offset * width for offset, _ in GAUSS_3])
-    held = ~np.broadcast_to(within, wave.shape).reshape(-1)[pixels.where] if extend else None
-    tables: list[FlatTablePlan | None] = []
-    searched: dict[Any, Any] = {}
-    for found, errors in segments:
-        if found is None or not any(found):
-            tables.append(None)
+    extrapolated = ~within.reshape(-1)[some.position] if extend else None
+    plans: list[FlatTablePlan | None] = []
+    searched: dict[tuple[object, ...], tuple[HostArray, HostArray]] = {}
+    for segments, errors in tables.values():
+        if segments is None or not any(segments):
+            plans.append(None)
             continue
-        if held is not None:
-            held |= lit & beyond(found, slit, points)
-        used = found if held is None else held_beyond(found)
-        bank, covered = make_bank(used, slit, points, searched)
+        if extrapolated is not None:
+            extrapolated |= lit & outside_tables(segments, slit, points)
+            segments = with_constant_ends(segments)  # noqa: PLW2901
+        bank, covered = make_bank(segments, slit, points, searched)
         usable &= covered | ~lit
-        tables.append(_table_plan(bank, used, errors, slit, x))
+        plans.append(_table_plan(bank, segments, errors, slit, x))
+    low, high = ds.attrs.get("nominal_range", (-np.inf, np.inf))
     return SpectralFlatPlan(
-        pixels=pixels,
+        pixels=some,
         usable=usable,
         lit=None if lit.all() else lit,
         width=np.where(lit & np.isfinite(width), width, 0.0),
         position=position,
-        tables=tuple(tables),
+        tables=tuple(plans),
         images=tuple(images),
         problems=tuple(problems),
-        held=held,
-        outside=outside_nominal(ds, x) if extend else None,
+        extrapolated=extrapolated,
+        outside=(x < low) | (x > high) if extend else None,
     )
 
 
-def outside_nominal(ds: xr.Dataset, x: Any) -> Any:
-    """Return which wavelengths [um] lie outside the nominal range that the user exceeded."""
-    low, high = ds.attrs.get("nominal_range", (-np.inf, np.inf))
-    return (x < low) | (x > high)
-
-
-def _widths(wave: Any, xsize: Any) -> Any:
+def _widths(wave: HostArray, xsize: HostArray) -> HostArray:
     """Range of wavelengths in each pixel: the step to the next column.
 
     Where the pixel of the next column has no wavelength, the mean of that column stands in; the
@@ -281,15 +262,70 @@ def _widths(wave: Any, xsize: Any) -> Any:
     return step
 
 
-def detector_shape(parts: list[xr.Dataset]) -> tuple[int, int]:
-    """Return the shape (y, x) of the images of the parts, that of the detector without any.
+def widths_by_slice(wave: HostArray, slice_id: HostArray) -> HostArray:
+    """Range of wavelengths in each pixel: the step to the next column.
 
-    Raises
-    ------
-    ReferenceError
-        If they differ.
+    Where the pixel of the next column has no wavelength, the mean of that column of the slice
+    stands in; the last column of a slice repeats the step before it.
+
+    Parameters
+    ----------
+    wave : array of float64, shape (y, x)
+        NaN outside the slices.
+    slice_id : array of int, shape (y, x)
+
+    Returns
+    -------
+    array of float64, shape (y, x)
+        0 outside the slices.
     """
-    shapes = {np.shape(ref["sci"])[-2:] for ref in parts if "sci" in ref}
+    nx = wave.shape[1]
+    out = np.zeros(wave.shape)
+    if nx < 2:
+        return out
+    lit = np.isfinite(wave)
+    step = np.full(wave.shape, np.nan)
+    np.subtract(wave[:, 1:], wave[:, :-1], out=step[:, :-1])
+    # the last column of a slice looks back, every other one ahead
+    changes = lit.copy()
+    changes[:, :-1] &= slice_id[:, 1:] != slice_id[:, :-1]
+    y, x = np.nonzero(changes)
+    last = np.zeros(int(slice_id.max(initial=0)) + 1, dtype=np.intp)
+    np.maximum.at(last, slice_id[y, x], x)
+    end = x == last[slice_id[y, x]]
+    step[y[end], x[end]] = np.nan
+    known = np.isfinite(step)
+    np.copyto(out, step, where=known)
+
+    y, x = np.nonzero(lit & ~known)
+    here, number = wave[y, x], slice_id[y, x]
+    end = x == last[number]
+    side = np.where(end, x - 1, x + 1).clip(0, nx - 1)
+    beside = wave[y, side]
+    (missing,) = np.nonzero(np.isnan(beside))
+    beside[missing] = _column_means(wave, slice_id, number[missing], side[missing])
+    width = np.where(end, here - beside, beside - here)
+    out[y, x] = np.where(np.isfinite(width), width, 0.0)
+    return out
+
+
+def _column_means(
+    wave: HostArray, slice_id: HostArray, number: HostArray, column: HostArray
+) -> HostArray:
+    """Mean wavelength of columns of slices; NaN where a slice has none there."""
+    pairs, back = np.unique(np.stack([number, column]), axis=1, return_inverse=True)
+    values = wave[:, pairs[1]]
+    mine = (slice_id[:, pairs[1]] == pairs[0]) & np.isfinite(values)
+    count = mine.sum(axis=0)
+    total = np.where(mine, values, 0.0).sum(axis=0)
+    mean = np.where(count > 0, total / np.where(count > 0, count, 1), np.nan)
+    return mean[back.reshape(-1)]
+
+
+def _detector_shape(parts: Parts) -> tuple[int, int]:
+    """Shape (y, x) of the images of the parts, that of the detector without any."""
+    refs = [parts[n] for n in ("sflat", "dflat")]
+    shapes = {np.shape(ref["sci"])[-2:] for ref in refs if ref is not None and "sci" in ref}
     if len(shapes) > 1:
         msg = f"flat_field: references 'sflat' and 'dflat' differ in size: {sorted(shapes)}"
         raise ReferenceError(msg)
@@ -297,40 +333,21 @@ def detector_shape(parts: list[xr.Dataset]) -> tuple[int, int]:
     return height, width
 
 
-def _positions(ds: xr.Dataset, true: Any, shape: tuple[int, int]) -> Any:
+def _positions(
+    true: HostArray, origin: tuple[HostArray, HostArray], shape: tuple[int, int]
+) -> HostArray:
     height, width = shape
-    # the cut-out is placed in the image, the image in the frame of the detector
-    start = {n: np.asarray(ds[n].data) + int(ds.attrs.get(n, 1)) - 2 for n in ("xstart", "ystart")}
-    y = np.arange(ds.sizes["y"])[:, None] + start["ystart"].reshape(-1, 1, 1)
-    x = np.arange(ds.sizes["x"]) + start["xstart"].reshape(-1, 1, 1)
+    first_y, first_x = (v.reshape(-1, 1, 1) for v in origin)
+    y = np.arange(true.shape[1])[:, None] + first_y
+    x = np.arange(true.shape[2]) + first_x
     on = true & (y >= 0) & (y < height) & (x >= 0) & (x < width)
     return np.where(on, y * width + x, -1).astype(np.int32)
 
 
-def plan_images(ref: Any, reftype: str, wave: Any) -> tuple[FlatImagePlan | None, Any]:
-    """Place pixels between the images of a part; also, which pixels are between images.
-
-    Parameters
-    ----------
-    ref : xarray.Dataset or None
-        With ``sci`` ([wavelength,] y, x).
-    reftype : str
-        For messages.
-    wave : array
-        Wavelengths of the pixels [um]; NaN is allowed.
-
-    Returns
-    -------
-    FlatImagePlan or None
-        None without a reference.
-    bool array
-        Broadcasts against `wave`.
-
-    Raises
-    ------
-    ReferenceError
-        If there is no image, or not a wavelength for each of several.
-    """
+def _plan_images(
+    ref: xr.Dataset | None, reftype: str, wave: HostArray
+) -> tuple[FlatImagePlan | None, HostArray]:
+    """Place pixels between the images of a part; also, which pixels are between images."""
     everywhere = np.ones((1, 1, 1), dtype=bool)
     if ref is None:
         return None, everywhere
@@ -354,7 +371,7 @@ def plan_images(ref: Any, reftype: str, wave: Any) -> tuple[FlatImagePlan | None
 
 
 @by_rows
-def _between_knots(wave: Any, knots: Any) -> tuple[Any, Any, Any]:
+def _between_knots(wave: HostArray, knots: HostArray) -> tuple[HostArray, HostArray, HostArray]:
     # pixels without wavelength are flagged; only the flags of the first images matter there
     known = np.where(np.isnan(wave), 0.0, wave)
     lower = np.clip(np.searchsorted(knots, known, side="right") - 1, 0, len(knots) - 2)
@@ -363,7 +380,7 @@ def _between_knots(wave: Any, knots: Any) -> tuple[Any, Any, Any]:
     return lower.astype(np.int16), upper.astype(np.int16), inside
 
 
-def _image_wavelengths(ref: xr.Dataset, suffix: str, reftype: str) -> Any:
+def _image_wavelengths(ref: xr.Dataset, suffix: str, reftype: str) -> HostArray:
     name = f"wavelength{suffix}.wavelength"
     if name not in ref.variables:
         msg = f"flat_field: reference {reftype!r} has several images but no {name!r}; it needs it"
@@ -372,57 +389,29 @@ def _image_wavelengths(ref: xr.Dataset, suffix: str, reftype: str) -> Any:
     return knots[knots > 0]
 
 
-def _segments(
-    ds: xr.Dataset, ref: xr.Dataset | None, reftype: str, problems: list[str]
-) -> tuple[list[Segment | None] | None, None]:
+def _segments(ds: xr.Dataset, ref: xr.Dataset | None, reftype: str, problems: list[str]) -> Tables:
     """Tables of a part by slit; slits without one are noted in `problems`."""
     if ref is None:
         return None, None
     mode = mode_of(ds)
     by_slit = bool(mode.fixed_slits or mode.lamp) and f"{TABLE}.slit_name" in ref
     rows = np.char.lower(np.char.strip(ref[f"{TABLE}.slit_name"].data)) if by_slit else None
-    found: list[Segment | None] = []
-    read: dict[int, Segment | None] = {}
-    for i, name in enumerate(np.asarray(ds["slit_name"].data).astype(str)):
-        row = 0
-        if rows is not None:
-            match = np.flatnonzero((rows == "any") | (rows == name.lower()))
-            if not len(match):
-                problems[i] = f"flat_field: {reftype} has no row for slit {name}"
-                found.append(None)
-                continue
-            row = int(match[0])
-        if row not in read:
-            read[row] = read_table(ref, "", row, reftype)
-        if read[row] is None:
+    read = functools.cache(lambda row: _read_table(ref, "", row, reftype))
+    names = np.asarray(ds["slit_name"].data).astype(str)
+    segments: Segments = [None] * len(names)
+    for i, name in enumerate(names):
+        match = [0] if rows is None else np.flatnonzero(np.isin(rows, ("any", name.lower())))
+        if not len(match):
+            problems[i] = f"flat_field: {reftype} has no row for slit {name}"
+            continue
+        segments[i] = read(int(match[0]))
+        if segments[i] is None:
             problems[i] = f"flat_field: {reftype} has no usable table for slit {name}"
-        found.append(read[row])
-    return found, None
+    return segments, None
 
 
-def read_table(ref: xr.Dataset, suffix: str, row: int, reftype: str) -> Segment | None:
-    """Rows of a table that count, or None if there are fewer than two.
-
-    Parameters
-    ----------
-    ref : xarray.Dataset
-    suffix : str
-        Of the name of the table.
-    row : int
-        Row of the reference, whose elements are the rows of the table.
-    reftype : str
-        For messages.
-
-    Returns
-    -------
-    Segment or None
-        Sorted by wavelength; elements without wavelength or value are left out.
-
-    Raises
-    ------
-    ReferenceError
-        If a column is missing.
-    """
+def _read_table(ref: xr.Dataset, suffix: str, row: int, reftype: str) -> Segment | None:
+    """Rows of a table that count, by wavelength, or None if there are fewer than two."""
     name = f"{TABLE}{suffix}"
     columns = [f"{name}.{c}" for c in ("wavelength", "data", "error")]
     missing = [c for c in columns if c not in ref]
@@ -445,46 +434,29 @@ def read_table(ref: xr.Dataset, suffix: str, row: int, reftype: str) -> Segment 
     return Segment(name, elements + first, waves[elements])
 
 
-def _fore_segments(
-    ds: xr.Dataset, fflat: xr.Dataset | None, problems: list[str]
-) -> tuple[list[Segment | None] | None, list[Segment | None] | None]:
+def _fore_segments(ds: xr.Dataset, fflat: xr.Dataset | None, problems: list[str]) -> Tables:
     """Tables of the fore optics and, for the micro-shutter array, errors of its image."""
     if fflat is None or not mode_of(ds).shutters:
         return _segments(ds, fflat, "fflat", problems)
     if "path" in fflat.attrs:
-        need(
-            fflat,
-            [str(n).replace("sci", "err") for n in fflat if str(n)[:3] == "sci"],
-            "flat_field",
-        )
-    found: list[Segment | None] = []
-    errors: list[Segment | None] = []
-    read: dict[int, Segment | None] = {}
-    names, quadrants, columns, rows = (
-        np.asarray(ds[n].data) for n in ("slit_name", "quadrant", "xcen", "ycen")
-    )
-    for i, (quadrant, x, y) in enumerate(zip(quadrants, columns, rows, strict=True)):
+        errs = [str(n).replace("sci", "err") for n in fflat if str(n)[:3] == "sci"]
+        need(fflat, errs, "flat_field")
+    read = functools.cache(lambda suffix: _read_table(fflat, suffix, 0, "fflat"))
+    names, *shutters = (np.asarray(ds[n].data) for n in ("slit_name", "quadrant", "xcen", "ycen"))
+    segments: Segments = [None] * len(names)
+    errors: Segments = [None] * len(names)
+    for i, (quadrant, x, y) in enumerate(zip(*shutters, strict=True)):
         suffix = "" if quadrant == 1 else f"_{quadrant}"
         cube = fflat.variables.get(f"sci{suffix}")
         inside = cube is not None and 1 <= x <= cube.shape[-1] and 1 <= y <= cube.shape[-2]
         if not 1 <= quadrant <= 4 or not inside:
             where = f"shutter ({x}, {y}) of quadrant {quadrant}"
             problems[i] = f"flat_field: fflat does not cover {where} of slit {names[i]}"
-            found.append(None)
-            errors.append(None)
-            continue
-        if quadrant not in read:
-            read[int(quadrant)] = read_table(fflat, suffix, 0, "fflat")
-        table = read[int(quadrant)]
-        if table is None:
+        elif (table := read(suffix)) is None:
             problems[i] = f"flat_field: fflat has no usable table for quadrant {quadrant}"
-            found.append(None)
-            errors.append(None)
-            continue
-        segment, error = _shutter_segment(fflat, suffix, table, int(x) - 1, int(y) - 1)
-        found.append(segment)
-        errors.append(error)
-    return found, errors
+        else:
+            segments[i], errors[i] = _shutter_segment(fflat, suffix, table, int(x) - 1, int(y) - 1)
+    return segments, errors
 
 
 def _shutter_segment(
@@ -511,16 +483,16 @@ def _shutter_segment(
 
 def _table_plan(
     bank: TableBank,
-    found: list[Segment | None],
-    errors: list[Segment | None] | None,
-    slit: Any,
-    x: Any,
+    segments: Segments,
+    errors: Segments | None,
+    slit: HostArray,
+    x: HostArray,
 ) -> FlatTablePlan:
     if errors is None:
         return FlatTablePlan(bank)
     shutter = tuple(
         tuple(
-            np.concatenate([s.extra[i] for s in distinct_segments(found) if s.name == name])
+            np.concatenate([s.extra[i] for s in distinct_segments(segments) if s.name == name])
             for i in range(3)
         )
         for name in bank.names
@@ -529,68 +501,3 @@ def _table_plan(
         return FlatTablePlan(bank, shutter)
     error_bank, covered = make_bank(errors, slit, x[None])
     return FlatTablePlan(bank, shutter, error_bank, covered)
-
-
-def plan_supplied_flat(ds: xr.Dataset, flat: Any) -> SuppliedFlatPlan:
-    """Bring a flat given by the user into the shape of a bucket.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Bucket with dims ``(slit, [integration,] y, x)``.
-    flat : xarray.Dataset
-        Either with dims ``(slit, y, x)`` and ``slit_name`` (what ``save_interpolated_flat``
-        keeps), or as read from a file with one image by slit (``sci``, ``sci_2``, …, in the order
-        of the product, or named by SLTNAME), or a single image for a single slit.
-
-    Raises
-    ------
-    ReferenceError
-        If there is no flat for a slit, or its size differs.
-    """
-    names = np.asarray(ds["slit_name"].data).astype(str)
-    shape = (ds.sizes["slit"], ds.sizes["y"], ds.sizes["x"])
-    planes = {
-        "sci": np.ones(shape, np.float32),
-        "err": np.zeros(shape, np.float32),
-        "dq": np.zeros(shape, np.uint32),
-    }
-    images = _supplied_images(flat)
-    for i, (name, number) in enumerate(zip(names, ds["slit"].values, strict=True)):
-        one = images.get(name, images.get(int(number) + 1))
-        size = (int(ds["ysize"].data[i]), int(ds["xsize"].data[i]))
-        if one is None or one.get("size", one["sci"].shape[-2:]) != size:
-            found = "none" if one is None else f"one of {one['sci'].shape}"
-            msg = f"flat_field: the user-supplied flat needs an image of {size} for slit {name}"
-            raise ReferenceError(f"{msg}, but has {found}")
-        for key, plane in planes.items():
-            if one.get(key) is not None:
-                plane[i, : size[0], : size[1]] = one[key][: size[0], : size[1]]
-    return SuppliedFlatPlan(**planes)
-
-
-def _supplied_images(flat: Any) -> dict[Any, dict[Any, Any]]:
-    """Images by name of the slit, or by number counted from one."""
-
-    def get(name: str) -> Any:
-        return np.asarray(flat[name].data) if name in flat else None
-
-    images: dict[Any, dict[Any, Any]] = {}
-    if "slit" in flat.dims:
-        for i, name in enumerate(np.asarray(flat["slit_name"].data).astype(str)):
-            planes = {k: get(k) for k in ("sci", "err", "dq")}
-            one: dict[Any, Any] = {k: v[i] for k, v in planes.items() if v is not None}
-            if "xsize" in flat:
-                one["size"] = (int(flat["ysize"].data[i]), int(flat["xsize"].data[i]))
-            images[name] = one
-        return images
-    meta = flat.attrs.get("meta")
-    headers = meta.records.get("headers", {}) if meta is not None else {}
-    for number in range(1, len(flat.variables) + 1):
-        suffix = "" if number == 1 else f"_{number}"
-        if f"sci{suffix}" not in flat:
-            break
-        name = headers.get(f"sci{suffix}", {}).get("SLTNAME")
-        key = number if name is None else str(name)
-        images[key] = {k: get(f"{k}{suffix}") for k in ("sci", "err", "dq")}
-    return images

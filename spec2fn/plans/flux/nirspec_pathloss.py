@@ -1,25 +1,33 @@
-"""Host-side half of the aperture-loss correction of NIRSpec slits."""
+"""Aperture losses of NIRSpec: which aperture a slit has, where sources and pixels stand."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.errors import ReferenceError
 from spec2fn.host.interpolation import locate
+from spec2fn.kernels.bands import by_rows
+from spec2fn.kernels.namespace import array_namespace
+from spec2fn.kernels.slit_corrections import bilinear_by_slit, interpolate_by_slit
 from spec2fn.modes import mode_of
 from spec2fn.plan_base import Plan, array, labels
-from spec2fn.plans.flux.tables import extrapolates
+from spec2fn.plans.flux.factors import Factor, extrapolates
 from spec2fn.plans.slits.slit_frame import chosen_types, is_point
 from spec2fn.schema import meta_of
-from spec2fn.slits import strings
-from spec2fn.typing import Array
+from spec2fn.slits import as_one_slit, strings
+from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
+    from numpy.typing import DTypeLike
+
+    from spec2fn.parameters import Parameters
 
 __all__ = ["SlitPathlossPlan", "Wavelengths", "plan_nirspec_ifu", "plan_nirspec_slits"]
 
@@ -43,6 +51,25 @@ class Wavelengths(Plan):
     index: Array = array("slit y x")
     covered: Array = array("slit y x")
     ends: Array | None = array("slit 2", default=None)
+
+    def on_pixels(self, vector: Array, wavelength: Array, dtype: DTypeLike) -> Array:
+        """Interpolate the table of each slit; NaN where not covered."""
+        xp = array_namespace(vector, wavelength)
+        points = xp.asarray(self.points)
+        missing = points.shape[1] - vector.shape[1]
+        if missing > 0:
+            vector = xp.pad(vector, ((0, 0), (0, missing)))
+        ends = None if self.ends is None else xp.asarray(self.ends)[:, :, None, None]
+
+        def correction(covered: Array, index: Array, wavelength: Array) -> Array:
+            safe = xp.where(covered, wavelength, points[:, :1, None])
+            if ends is not None:
+                safe = xp.clip(safe, ends[:, 0], ends[:, 1])
+            value = interpolate_by_slit(points, vector, index, safe)
+            return xp.where(covered, value, xp.nan).astype(dtype)
+
+        planes = (xp.asarray(self.covered), xp.asarray(self.index), wavelength)
+        return by_rows(correction, points, vector)(*planes)
 
 
 class SlitPathlossPlan(Plan):
@@ -86,6 +113,59 @@ class SlitPathlossPlan(Plan):
     kinds: tuple[str, ...] = labels("slit")
     left_alone: tuple[str, ...] = labels("slit")
 
+    def factor(self, ds: xr.Dataset, reference: xr.Dataset) -> Factor:
+        """Return the share of the light that passes the apertures."""
+        image = "slit" not in ds.dims
+        slits = as_one_slit(ds, ("sci", "wavelength")) if image else ds
+        cubes = [reference.variables[f"ps{s}"].data for s in self.suffixes]
+        vectors = [reference.variables[f"uni{s}"].data for s in self.suffixes]
+        wavelength = slits.variables["wavelength"].data
+        place = [slits.variables[n].data for n in ("source_xpos", "source_ypos") if n in slits]
+        xp = array_namespace(slits.variables["sci"].data, wavelength, *place, *cubes, *vectors)
+        dtype = slits.variables["sci"].dtype
+        if not cubes:
+            cubes, vectors = [np.ones((2, 2, 2))], [np.ones(2)]
+
+        column, row = (self._cell(xp, slits, k) for k in (0, 1))
+        point = bilinear_by_slit(_stacked(xp, cubes), self.which, column, row)
+        uniform = xp.asarray(self.shares) @ _stacked(xp, vectors).astype(self.shares.dtype)
+        uniform_wave = wavelength
+        if "wavelength_uncorrected" in slits:
+            before = slits.variables["wavelength_uncorrected"].data
+            shifted_back = xp.asarray(self.shifted_back)[:, None, None]
+            uniform_wave = xp.where(shifted_back, before, wavelength)
+        planes = {
+            "pathloss_ps": self.point_waves.on_pixels(point, wavelength, dtype),
+            "pathloss_un": self.uniform_waves.on_pixels(uniform, uniform_wave, dtype),
+        }
+        value = xp.where(xp.asarray(self.point)[:, None, None], *planes.values())
+        new: dict[str, Any] = {n: (("slit", "y", "x"), plane) for n, plane in planes.items()}
+        new["pathloss_correction_type"] = ("slit", np.array(self.kinds, dtype="U7"))
+        if image:
+            value = value[0]
+            new = {n: (("y", "x"), plane[0]) for n, plane in planes.items()}
+        return Factor(value, divides=True, applies=self.applies, variables=new)
+
+    def _cell(self, xp: ModuleType, ds: xr.Dataset, axis: int) -> Array:
+        """Zero-based place of each source on the grid of its aperture, along x (0) or y (1)."""
+        name, grid = (("source_xpos", self.grid_x), ("source_ypos", self.grid_y))[axis]
+        place = xp.asarray(ds.variables[name].data if name in ds else xp.zeros(len(self.kinds)))
+        place = xp.where(xp.isfinite(place), place, 0.0)
+        grid = xp.asarray(grid)
+        if axis == 1:
+            place = place + xp.asarray(self.shift)
+        return grid[:, 0] + (place - grid[:, 1]) / grid[:, 2] - 1
+
+
+def _stacked(xp: ModuleType, arrays: list[Array]) -> Array:
+    shape = tuple(max(sizes) for sizes in zip(*(a.shape for a in arrays), strict=True))
+    return xp.stack(
+        [
+            xp.pad(xp.asarray(a), [(0, n - m) for n, m in zip(shape, a.shape, strict=True)])
+            for a in arrays
+        ]
+    )
+
 
 @dataclass(frozen=True)
 class _Aperture:
@@ -97,19 +177,16 @@ class _Aperture:
     shape: tuple[int, ...]
     n_uniform: int
 
-    def wavelengths(self, *, uniform: bool) -> Any:
+    def wavelengths(self, *, uniform: bool) -> HostArray:
         pixel, value, step = self.uniform if uniform else self.point[2]
         n = self.n_uniform if uniform else self.shape[0]
-        metres = value + (np.arange(n) + 1.0 - pixel) * step
+        metres: HostArray = value + (np.arange(n) + 1.0 - pixel) * step
         # the precision of the table decides whether a pixel at its very end is covered
         return metres.astype(np.float32) * np.float32(1e6)
 
 
 def plan_nirspec_slits(
-    ds: xr.Dataset,
-    reference: xr.Dataset,
-    source_type: str | None = None,
-    extrapolate: bool | None = None,
+    ds: xr.Dataset, reference: xr.Dataset, params: Parameters
 ) -> SlitPathlossPlan:
     """Place the sources of a bucket of slits on the apertures of a pathloss reference.
 
@@ -123,10 +200,8 @@ def plan_nirspec_slits(
     reference : xarray.Dataset
         For each aperture a cube ``ps`` (wavelength, y, x) and a vector ``uni``, with the
         keywords APERTURE, SHUTTERS and those of their coordinates [m].
-    source_type : str, optional
-        Treat all sources as of this type.
-    extrapolate : bool, optional
-        See :func:`spec2fn.steps.pathloss.pathloss`.
+    params : Parameters
+        Of :func:`spec2fn.steps.pathloss.pathloss`.
 
     Raises
     ------
@@ -156,41 +231,40 @@ def plan_nirspec_slits(
             uniform[i] = pair[0]
         else:
             shares[i, used.index(aperture)] = 1.0
-    return _assemble(
-        ds, (chosen, uniform, used), shares, shift, (names, mos, source_type, extrapolate)
-    )
+    return _assemble(ds, (chosen, uniform, used), shares, shift, params)
 
 
-def plan_nirspec_ifu(
-    ds: xr.Dataset,
-    reference: xr.Dataset,
-    source_type: str | None = None,
-    extrapolate: bool | None = None,
-) -> SlitPathlossPlan:
+def plan_nirspec_ifu(ds: xr.Dataset, reference: xr.Dataset, params: Parameters) -> SlitPathlossPlan:
     """Place the source of an IFU exposure, which is taken to be centred, on the aperture.
 
     Parameters
     ----------
     ds : xarray.Dataset
-        The exposure as one slit, see :func:`spec2fn.slits.as_one_slit`.
-    reference, source_type, extrapolate
+        Exposure with ``wavelength`` [um].
+    reference, params
         See :func:`plan_nirspec_slits`; the first aperture counts.
+
+    Returns
+    -------
+    SlitPathlossPlan
+        The exposure as one slit.
     """
     aperture = _apertures(reference)[0]
-    facts = (["of the IFU"], False, source_type, extrapolate)
-    return _assemble(ds, ([aperture], [aperture], [aperture]), np.ones((1, 1)), np.zeros(1), facts)
+    one = as_one_slit(ds, ("wavelength",)).assign(slit_name=("slit", ["of the IFU"]))
+    chosen = ([aperture], [aperture], [aperture])
+    return _assemble(one, chosen, np.ones((1, 1)), np.zeros(1), params)
 
 
 def _assemble(
     ds: xr.Dataset,
-    apertures: tuple[list[_Aperture | None], list[_Aperture | None], list[_Aperture]],
-    shares: Any,
-    shift: Any,
-    facts: tuple[list[str], bool, str | None, bool | None],
+    apertures: tuple[Sequence[_Aperture | None], Sequence[_Aperture | None], list[_Aperture]],
+    shares: HostArray,
+    shift: HostArray,
+    params: Parameters,
 ) -> SlitPathlossPlan:
     chosen, uniform, used = apertures
-    names, mos, source_type, extrapolate = facts
-    point = is_point(chosen_types(ds, source_type))
+    names = strings(ds, "slit_name")
+    point = is_point(chosen_types(ds, params.source_type))
     neutral = (1.0, 0.0, 1.0)
     grids = [np.array([a.point[k] if a else neutral for a in chosen]) for k in (0, 1)]
     place = [_position(ds, "source_xpos"), _position(ds, "source_ypos") + shift]
@@ -212,11 +286,11 @@ def _assemble(
 
     corrected = np.asarray(ds["wavelength"].data)
     before = np.asarray(ds.get("wavelength_uncorrected", ds["wavelength"]).data)
-    back = point & (not mos)
-    extend = extrapolates(ds, extrapolate)
+    shifted_back = point & (not mode_of(ds).shutters)
+    extend = extrapolates(ds, params.extrapolate)
     point_waves = _locate(corrected, chosen, inside, extend, uniform=False)
-    if back.any() or any(_differ(a, u) for a, u in zip(chosen, uniform, strict=True)):
-        waves = np.where(back[:, None, None], before, corrected)
+    if shifted_back.any() or any(_differ(a, u) for a, u in zip(chosen, uniform, strict=True)):
+        waves = np.where(shifted_back[:, None, None], before, corrected)
         uniform_waves = _locate(waves, uniform, inside, extend, uniform=True)
     else:
         uniform_waves = point_waves
@@ -229,7 +303,7 @@ def _assemble(
         shift=shift,
         applies=inside,
         point=point,
-        shifted_back=back,
+        shifted_back=shifted_back,
         point_waves=point_waves,
         uniform_waves=uniform_waves,
         kinds=tuple(
@@ -247,9 +321,9 @@ def _differ(point: _Aperture | None, uniform: _Aperture | None) -> bool:
 
 
 def _locate(
-    wavelength: Any,
-    apertures: list[_Aperture | None],
-    applies: Any,
+    wavelength: HostArray,
+    apertures: Sequence[_Aperture | None],
+    applies: HostArray,
     extend: bool,
     *,
     uniform: bool,
@@ -276,7 +350,7 @@ def _locate(
     return Wavelengths(points, index, covered, ends if extend else None)
 
 
-def _position(ds: xr.Dataset, name: str) -> Any:
+def _position(ds: xr.Dataset, name: str) -> HostArray:
     if name not in ds:
         return np.zeros(ds.sizes["slit"])
     return np.nan_to_num(np.asarray(ds[name].data, dtype=np.float64))
@@ -352,8 +426,8 @@ def _apertures(reference: xr.Dataset) -> list[_Aperture]:
     return out
 
 
-def _axis(header: Any, axis: int, extension: str) -> tuple[float, ...]:
-    values = [header.get(f"{word}{axis}") for word in ("CRPIX", "CRVAL", "CDELT")]
+def _axis(header: Mapping[str, Any], axis: int, extension: str) -> tuple[float, ...]:
+    values: list[Any] = [header.get(f"{word}{axis}") for word in ("CRPIX", "CRVAL", "CDELT")]
     if any(v is None for v in values) or not values[2]:
         msg = (
             f"pathloss: extension {extension.upper()} of the reference lacks CRPIX{axis},"

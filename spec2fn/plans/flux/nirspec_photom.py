@@ -1,4 +1,4 @@
-"""Host-side half of the flux calibration of NIRSpec slits: rows, areas, units by slit."""
+"""Flux calibration of NIRSpec: rows, areas and units by slit, areas by slice."""
 
 from __future__ import annotations
 
@@ -6,40 +6,51 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.host.interpolation import locate
+from spec2fn.kernels.bands import by_rows
+from spec2fn.kernels.namespace import array_namespace
+from spec2fn.kernels.photometry import interpolate_planned
+from spec2fn.kernels.tables import on_lines, onto_image
 from spec2fn.modes import mode_of
 from spec2fn.plan_base import Plan, array, labels, positions
-from spec2fn.plans.flux.photom import find_row, response_row, time_tables
+from spec2fn.plans.flux.factors import Factor, by_source_type, extrapolates
+from spec2fn.plans.flux.photom import (
+    find_row,
+    need_columns,
+    photom_scalars,
+    response_row,
+    throughput,
+    time_tables,
+)
 from spec2fn.plans.flux.tables import (
     PixelList,
     Segment,
     TableBank,
-    beyond,
     clean_wavelength,
-    extrapolates,
-    held_beyond,
     list_pixels,
     make_bank,
+    outside_tables,
     true_pixels,
+    with_constant_ends,
 )
-from spec2fn.schema import require
-from spec2fn.typing import Array
+from spec2fn.schema import SCALARS, require
+from spec2fn.typing import Array, HostArray
+from spec2fn.units import ARCSEC2_TO_SR
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from spec2fn.parameters import Parameters
+
 __all__ = [
-    "A2_TO_SR",
     "IfuPhotomPlan",
     "ResponsePlan",
     "SlitPhotomPlan",
     "plan_ifu_photom",
     "plan_slit_photom",
 ]
-
-A2_TO_SR = (np.pi / (180.0 * 3600.0)) ** 2
-"""Steradians in a square arcsecond."""
 
 
 class ResponsePlan(Plan):
@@ -51,13 +62,26 @@ class ResponsePlan(Plan):
         Pixels within the response.
     bank : TableBank
         Cells of shape (1, n) in the responses of the rows that are used.
-    held : array of bool, shape (n,), optional
+    extrapolated : array of bool, shape (n,), optional
         With extrapolation: pixels beyond the response, where its end is used.
     """
 
     pixels: PixelList
     bank: TableBank
-    held: Array | None = array("(slit pixel)", default=None)
+    extrapolated: Array | None = array("(slit pixel)", default=None)
+
+    def evaluated(self, ds: xr.Dataset, photom: xr.Dataset, name: str) -> tuple[Array, Array]:
+        """Return the response of every pixel (0 where unknown), and where it is known.
+
+        `name` is that of the variable with the wavelengths for which the plan was made.
+        """
+        wave = ds.variables[name].data
+        xp = array_namespace(photom.variables["photom.relresponse"].data, wave, self.bank.knots)
+        response = x = xp.asarray(wave).reshape(-1)[self.pixels.position]
+        if self.bank.names:
+            response = on_lines(self.bank.lines(photom, "relresponse"), self.bank.cells[0], x)
+        entry = self.pixels.entry
+        return onto_image(response, entry, 0.0, 0.0), entry < response.shape[0]
 
 
 class SlitPhotomPlan(Plan):
@@ -101,6 +125,49 @@ class SlitPhotomPlan(Plan):
     uniform: ResponsePlan | None = None
     warnings: tuple[str, ...] = ()
 
+    def factor(self, ds: xr.Dataset, photom: xr.Dataset, _: object, *, inverse: bool) -> Factor:
+        """Return flux density or surface brightness per count rate, slit by slit."""
+        photmj = photom.variables["photom.photmj"].data
+        xp = array_namespace(ds.variables["sci"].data, photmj, self.pixar_sr)
+        area = xp.asarray(self.pixar_sr)
+        one = xp.ones((), dtype=area.dtype)
+
+        flux = xp.asarray(photmj)[self.rows].astype(area.dtype)
+        conversion = flux / xp.where(self.point, one, area)
+        conversion = throughput(conversion, ds, photom, self.time_tables, self.time_rows)
+        response, covered = self.response.evaluated(ds, photom, "wavelength")
+        dtype = ds.variables["sci"].dtype
+        value = (conversion[:, None, None] * response).astype(dtype)
+        flags = None
+        if self.response.extrapolated is not None:
+            beyond = xp.asarray(self.response.extrapolated)
+            beyond = onto_image(beyond, self.response.pixels.entry, False, False)
+            flags = xp.where(beyond, np.uint32(PIXEL["FLUX_ESTIMATED"]), np.uint32(0))
+        units = ["DN/s"] * len(self.units) if inverse else list(self.units)
+        scalars = photom_scalars(conversion, area, xp.asarray(self.pixar_a2))
+        variables: dict[str, Any] = {
+            n: ("slit", v, {"units": SCALARS[n].unit}) for n, v in scalars.items()
+        }
+        variables["bunit"] = ("slit", np.array(units, dtype=str))
+        if mode_of(ds).several_slits:
+            kept = np.array(self.kept, dtype=int)
+            uniform = response[kept]
+            if self.uniform is not None:
+                some = ds.isel(slit=list(self.kept))
+                uniform, _ = self.uniform.evaluated(some, photom, "wavelength_uncorrected")
+            uniform = ((flux / area)[kept, None, None] * uniform).astype(dtype)
+            variables |= by_source_type("photom", self.kept, value, uniform)
+        return Factor(
+            value,
+            covered,
+            flags=flags,
+            # one attribute cannot say it where units differ from slit to slit
+            units=units[0] if len(set(units)) == 1 else "see bunit",
+            variables=variables,
+            problems=self.problems,
+            warnings=self.warnings,
+        )
+
 
 class IfuPhotomPlan(Plan):
     """What converts the slices of an IFU exposure into surface brightness.
@@ -119,7 +186,7 @@ class IfuPhotomPlan(Plan):
         Row of the table ``area`` of each slice.
     slice_index : array of int8, shape (y, x)
         Slice of each pixel, from 0; 0 where not covered.
-    held : array of bool, shape (y, x), optional
+    extrapolated : array of bool, shape (y, x), optional
         With extrapolation: pixels beyond the response, where its end is used (as it is without).
     """
 
@@ -130,15 +197,48 @@ class IfuPhotomPlan(Plan):
     covered: Array = array("y x")
     slices: Array = array("slice")
     slice_index: Array = array("y x")
-    held: Array | None = array("y x", default=None)
+    extrapolated: Array | None = array("y x", default=None)
+
+    def factor(
+        self, ds: xr.Dataset, photom: xr.Dataset, area: xr.Dataset | None, *, inverse: bool
+    ) -> Factor:
+        """Return surface brightness per count rate, each slice with its own area of a pixel."""
+        assert area is not None
+        columns = [photom.variables[f"photom.{n}"].data for n in ("photmj", "relresponse")]
+        areas = area.variables["area.pixarea"].data
+        xp = array_namespace(ds.variables["sci"].data, *columns, areas)
+        dtype, exact = ds.variables["sci"].dtype, xp.asarray(self.fraction).dtype
+
+        flux, response = (xp.asarray(c)[self.row] for c in columns)
+        flux, response = flux.astype(exact), response[self.order]
+        areas = xp.asarray(areas).astype(exact)
+        size = areas[self.slices]
+
+        def conversion_of(index: Array, fraction: Array, slice_index: Array) -> Array:
+            relative = interpolate_planned(response, index, fraction)
+            value: Array = flux * relative / (size[slice_index] * ARCSEC2_TO_SR)
+            return value.astype(dtype)
+
+        value = by_rows(conversion_of, flux, response, size)(
+            self.index, self.fraction, self.slice_index
+        )
+        flags = xp.where(xp.asarray(self.covered), np.uint32(0), np.uint32(PIXEL["NON_SCIENCE"]))
+        if self.extrapolated is not None:
+            estimated = np.uint32(PIXEL["FLUX_ESTIMATED"])
+            flags = xp.where(xp.asarray(self.extrapolated), flags | estimated, flags)
+        mean = xp.nanmean(areas)
+        in_sr = mean * ARCSEC2_TO_SR
+        return Factor(
+            value,
+            self.covered,
+            flags=flags,
+            units="DN/s" if inverse else "MJy/sr",
+            scalars=photom_scalars(flux / in_sr, in_sr, mean),
+        )
 
 
 def plan_ifu_photom(
-    ds: xr.Dataset,
-    photom: xr.Dataset,
-    area: xr.Dataset | None,
-    row: int,
-    extrapolate: bool | None = None,
+    ds: xr.Dataset, photom: xr.Dataset, area: xr.Dataset | None, row: int, params: Parameters
 ) -> IfuPhotomPlan:
     """Place the pixels of an IFU exposure on the relative response and on the areas of slices.
 
@@ -152,8 +252,8 @@ def plan_ifu_photom(
         AREA reference with the columns ``slice_id`` (from 0) and ``pixarea`` [arcsec2].
     row : int
         Row of the PHOTOM reference that applies.
-    extrapolate : bool, optional
-        See :func:`spec2fn.steps.photom.photom`.
+    params : Parameters
+        Of :func:`spec2fn.steps.photom.photom`.
 
     Raises
     ------
@@ -163,15 +263,14 @@ def plan_ifu_photom(
         If the AREA reference is missing, a column is, or a slice.
     """
     require(ds, ("wavelength", "slice_id"), "photom")
-    exp_type = ds.attrs.get("exp_type")
-    _need_columns(photom, "photom", ("photmj", "wavelength", "relresponse"), exp_type)
+    need_columns(photom, "photom", ("photmj", "wavelength", "relresponse"), ds)
     if area is None:
         msg = (
             "photom: reference 'area' is missing; the areas of the slices are needed: pass"
             " area=… or set CRDS up so that it selects one"
         )
         raise ReferenceError(msg)
-    _need_columns(area, "area", ("slice_id", "pixarea"), exp_type)
+    need_columns(area, "area", ("slice_id", "pixarea"), ds)
     listed = np.asarray(area["area.slice_id"].data).astype(int).tolist()
     number = np.asarray(ds["slice_id"].data)
     seen = np.flatnonzero(np.bincount(number.reshape(-1))[1:])  # from 0, as they are listed
@@ -190,27 +289,14 @@ def plan_ifu_photom(
         covered=inside & (number > 0),
         slices=np.array([listed.index(i) if i in listed else 0 for i in range(30)]),
         slice_index=np.maximum(number - 1, 0).astype(np.int8),
-        held=(wave < waves[0]) | (wave > waves[-1]) if extrapolates(ds, extrapolate) else None,
+        extrapolated=(wave < waves[0]) | (wave > waves[-1])
+        if extrapolates(ds, params.extrapolate)
+        else None,
     )
 
 
-def _need_columns(
-    ref: xr.Dataset, reftype: str, columns: tuple[str, ...], exp_type: str | None
-) -> None:
-    missing = [c for c in columns if f"{reftype}.{c}" not in ref]
-    if missing:
-        msg = f"photom: reference {reftype!r} has no column {', '.join(map(repr, missing))}"
-        raise ReferenceError(f"{msg}; {exp_type} needs them")
-
-
 def plan_slit_photom(
-    ds: xr.Dataset,
-    photom: xr.Dataset,
-    area: xr.Dataset | None,
-    *,
-    source_type: str | None,
-    apply_time_correction: bool,
-    extrapolate: bool | None = None,
+    ds: xr.Dataset, photom: xr.Dataset, area: xr.Dataset | None, params: Parameters
 ) -> SlitPhotomPlan | None:
     """Find rows, areas and units of the slits of a bucket, and where its pixels stand.
 
@@ -224,11 +310,8 @@ def plan_slit_photom(
         ``relresponse`` and, for fixed slits, ``slit``.
     area : xarray.Dataset, optional
         AREA reference; without it every pixel has the nominal area of the PHOTOM reference.
-    source_type : {"POINT", "EXTENDED"}, optional
-        Overrules the type of every slit.
-    apply_time_correction : bool
-    extrapolate : bool, optional
-        See :func:`spec2fn.steps.photom.photom`.
+    params : Parameters
+        Of :func:`spec2fn.steps.photom.photom`.
 
     Returns
     -------
@@ -249,8 +332,7 @@ def plan_slit_photom(
     mos = mode_of(ds).shutters
     needed = ("wavelength", "slit_name", "source_type", "xsize", "ysize")
     require(ds, (*needed, "quadrant", "xcen", "ycen") if mos else needed, "photom")
-    exp_type = ds.attrs.get("exp_type")
-    _need_columns(photom, "photom", ("photmj", "wavelength", "relresponse"), exp_type)
+    need_columns(photom, "photom", ("photmj", "wavelength", "relresponse"), ds)
 
     names = np.asarray(ds["slit_name"].data).astype(str)
     rows = _rows(ds, photom, names)
@@ -261,15 +343,16 @@ def plan_slit_photom(
         for n, r in zip(names, rows, strict=True)
     ]
     own = np.char.upper(np.asarray(ds["source_type"].data).astype(str))
-    types = own if source_type is None else np.full(len(own), source_type.upper())
-    point = types == "POINT"
+    point = own == "POINT"
+    if params.source_type is not None:
+        point = np.full(len(own), params.source_type == "POINT")
     areas, unknown = _areas(ds, photom, area, names)
     warnings = [""] * len(names)
     for i in np.flatnonzero(unknown & ~point):
         warnings[i] = f"photom: no pixel area for slit {names[i]}, taken as 1 sr"
 
     segments = _segments(photom, rows)
-    extend = extrapolates(ds, extrapolate)
+    extend = extrapolates(ds, params.extrapolate)
     kept: tuple[int, ...] = ()
     uniform = None
     if mode_of(ds).several_slits:
@@ -278,11 +361,11 @@ def plan_slit_photom(
             some = ds.isel(slit=list(kept))
             some_segments = [segments[i] for i in kept]
             uniform = _response(some, "wavelength_uncorrected", some_segments, extend)
-    tables, time_rows = time_tables(ds, photom, rows) if apply_time_correction else ((), ())
+    tables, time_rows = time_tables(ds, photom, rows, params)
     return SlitPhotomPlan(
         rows=np.array([0 if r is None else r for r in rows], dtype=int),
         point=point,
-        pixar_sr=np.where(unknown, 1.0, areas * A2_TO_SR),
+        pixar_sr=np.where(unknown, 1.0, areas * ARCSEC2_TO_SR),
         pixar_a2=np.where(unknown, 1.0, areas),
         response=_response(ds, "wavelength", segments, extend),
         time_tables=tables,
@@ -296,14 +379,14 @@ def plan_slit_photom(
 
 
 def _has_mode(ds: xr.Dataset, photom: xr.Dataset) -> bool:
-    found: Any = True
+    match = np.array(True)
     for key in ("filter", "grating"):
         column = np.asarray(photom[f"photom.{key}"].data).astype(str)
-        found = found & (np.char.upper(np.char.strip(column)) == str(ds.attrs.get(key)).upper())
-    return bool(np.any(found))
+        match = match & (np.char.upper(np.char.strip(column)) == str(ds.attrs.get(key)).upper())
+    return bool(np.any(match))
 
 
-def _rows(ds: xr.Dataset, photom: xr.Dataset, names: Any) -> list[int | None]:
+def _rows(ds: xr.Dataset, photom: xr.Dataset, names: HostArray) -> list[int | None]:
     keys = {"filter": ds.attrs.get("filter"), "grating": ds.attrs.get("grating")}
     if mode_of(ds).shutters:
         return [find_row(photom, "photom", **keys)] * len(names)
@@ -311,23 +394,23 @@ def _rows(ds: xr.Dataset, photom: xr.Dataset, names: Any) -> list[int | None]:
 
 
 def _areas(
-    ds: xr.Dataset, photom: xr.Dataset, area: xr.Dataset | None, names: Any
-) -> tuple[Any, Any]:
+    ds: xr.Dataset, photom: xr.Dataset, area: xr.Dataset | None, names: HostArray
+) -> tuple[HostArray, HostArray]:
     """Area of a pixel of each slit [arcsec2], and whether it is unknown."""
     if area is None:
         nominal = float(photom["pixar_a2"].data) if "pixar_a2" in photom else np.nan
         return np.full(len(names), nominal), np.full(len(names), np.isnan(nominal))
     mos = mode_of(ds).shutters
     columns = ("quadrant", "shutter_x", "shutter_y") if mos else ("slit_id",)
-    _need_columns(area, "area", (*columns, "pixarea"), ds.attrs.get("exp_type"))
+    need_columns(area, "area", (*columns, "pixarea"), ds)
     values = np.asarray(area["area.pixarea"].data).astype(np.float64)
     if mos:
         table = _shutter_number(*(np.asarray(area[f"area.{c}"].data) for c in columns))
         wanted = _shutter_number(*(np.asarray(ds[n].data) for n in ("quadrant", "xcen", "ycen")))
         listed = np.flatnonzero(np.isin(table, wanted))
-        found = [listed[table[listed] == number] for number in wanted]
+        rows = [listed[table[listed] == number] for number in wanted]
         # a shutter that is listed twice has no area that could be trusted
-        place = [int(f[0]) if len(f) == 1 else -1 for f in found]
+        place = [int(r[0]) if len(r) == 1 else -1 for r in rows]
     else:
         slits = np.char.strip(np.asarray(area["area.slit_id"].data).astype(str)).tolist()
         place = [slits.index(n) if n in slits else -1 for n in names]
@@ -335,7 +418,7 @@ def _areas(
     return np.where(at < 0, np.nan, values[at]), at < 0
 
 
-def _shutter_number(quadrant: Any, x: Any, y: Any) -> Any:
+def _shutter_number(quadrant: HostArray, x: HostArray, y: HostArray) -> HostArray:
     """One number for each shutter."""
     return (quadrant.astype(np.int64) << 40) + (x.astype(np.int64) << 20) + y
 
@@ -359,14 +442,14 @@ def _response(
     listed = np.flatnonzero(have & ~np.isnan(wave))
     slit = listed // int(np.prod(wave.shape[1:]))
     points = wave.reshape(-1)[listed][None]
-    held = None
+    extrapolated = None
     if extend:
-        held = beyond(segments, slit, points)
-        segments = held_beyond(segments)
+        extrapolated = outside_tables(segments, slit, points)
+        segments = with_constant_ends(segments)
     bank, covered = make_bank(segments, slit, points)
     if not covered.all():
         listed = listed[covered]
         bank = TableBank(bank.names, bank.elements, bank.knots, bank.cells[:, covered])
     mask = np.zeros(wave.size, dtype=bool)
     mask[listed] = True
-    return ResponsePlan(list_pixels(mask.reshape(wave.shape), true), bank, held)
+    return ResponsePlan(list_pixels(mask.reshape(wave.shape), true), bank, extrapolated)

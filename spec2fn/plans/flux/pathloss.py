@@ -1,24 +1,31 @@
-"""Host-side half of the aperture-loss correction: where the source and the pixels stand."""
+"""Aperture losses in the slit of MIRI: where the source and the pixels stand."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spec2fn.errors import DatasetError, InputError, ParameterError, ReferenceError
 from spec2fn.host.interpolation import locate
+from spec2fn.kernels.namespace import array_namespace
+from spec2fn.kernels.photometry import interpolate_planned
+from spec2fn.kernels.slit_corrections import bilinear_by_slit
 from spec2fn.plan_base import Plan, array
+from spec2fn.plans.flux.factors import Factor
 from spec2fn.schema import meta_of, require
-from spec2fn.typing import Array
-from spec2fn.wcs.assign.pointing import number
+from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import xarray as xr
+    from astropy.modeling import Model
+    from gwcs import WCS
 
-__all__ = ["PathlossPlan", "plan_lrs_slit", "spatial_scale"]
+    from spec2fn.parameters import Parameters
+
+__all__ = ["PathlossPlan", "plan_lrs_slit", "size_of_pixel"]
 
 
 class PathlossPlan(Plan):
@@ -46,10 +53,24 @@ class PathlossPlan(Plan):
     fraction: Array = array("y x")
     covered: Array = array("y x")
 
+    def factor(self, ds: xr.Dataset, reference: xr.Dataset) -> Factor:
+        """Return what the flux of a point source is multiplied by."""
+        cube = reference.variables["pathloss.pathloss"].data
+        xp = array_namespace(ds.variables["sci"].data, cube, self.x, self.index)
+        column, row = (
+            xp.asarray(g[0] + (p - g[1]) / g[2] - 1)[None]
+            for p, g in ((self.x, self.grid_x), (self.y, self.grid_y))
+        )
+        (vector,) = bilinear_by_slit(xp.asarray(cube)[None], np.zeros(1, int), column, row)
+        if self.flipped:
+            vector = vector[::-1]
+        dtype = ds.variables["sci"].dtype
+        value = interpolate_planned(vector, self.index, self.fraction).astype(dtype)
+        applied = xp.where(self.covered, value, xp.asarray(np.nan, dtype=dtype))
+        return Factor(value, self.covered, variables={"pathloss_ps": (("y", "x"), applied)})
 
-def plan_lrs_slit(
-    ds: xr.Dataset, reference: xr.Dataset, user_slit_loc: float | None = None
-) -> PathlossPlan:
+
+def plan_lrs_slit(ds: xr.Dataset, reference: xr.Dataset, params: Parameters) -> PathlossPlan:
     """Place the source of a MIRI LRS slit exposure on the pathloss reference.
 
     The position is ``source_xpos``, ``source_ypos`` if target acquisition has measured it, else
@@ -63,8 +84,8 @@ def plan_lrs_slit(
     reference : xarray.Dataset
         Pathloss table (``pathloss.wavelength``, ``pathloss.pathloss``) with the keywords of its
         spatial grid.
-    user_slit_loc : float, optional
-        Offset of the source along the dispersion, from where the pointing puts it [arcsec].
+    params : Parameters
+        Of :func:`spec2fn.steps.pathloss.pathloss`.
 
     Raises
     ------
@@ -91,15 +112,16 @@ def plan_lrs_slit(
     aperture = _aperture_centre(wcs)
     x, y = _source_position(ds, wcs, aperture)
     x, y = x - aperture[0], y - aperture[1]
-    if user_slit_loc is not None:
-        y += user_slit_loc / spatial_scale(wcs, aperture, int(ds.attrs.get("dispaxis", 2)))
+    offset = params.user_slit_loc
+    if offset is not None:
+        y += offset / size_of_pixel(wcs, aperture, int(ds.attrs.get("dispaxis", 2)))
 
     grid_x, grid_y = _grid(reference, 1), _grid(reference, 2)
     n_rows, n_columns = reference["pathloss.pathloss"].shape[-2:]
     if not (_inside(x, grid_x, n_columns) and _inside(y, grid_y, n_rows)):
-        if user_slit_loc:
+        if offset:
             msg = (
-                f"pathloss.user_slit_loc={user_slit_loc:g} arcsec puts the source outside the grid"
+                f"pathloss.user_slit_loc={offset:g} arcsec puts the source outside the grid"
                 " of the pathloss reference; the slit is 0.51 arcsec wide: give its offset in it"
             )
             raise ParameterError(msg)
@@ -122,7 +144,7 @@ def plan_lrs_slit(
     )
 
 
-def spatial_scale(wcs: Any, pixel: tuple[float, float], dispaxis: int) -> float:
+def size_of_pixel(wcs: WCS, pixel: tuple[float, float], dispaxis: int) -> float:
     """Return the size of a pixel across the dispersion [arcsec].
 
     Parameters
@@ -150,7 +172,7 @@ def spatial_scale(wcs: Any, pixel: tuple[float, float], dispaxis: int) -> float:
     return float(np.degrees(2 * np.arcsin(np.sqrt(chord))) * 3600.0)
 
 
-def _aperture_centre(wcs: Any) -> tuple[float, float]:
+def _aperture_centre(wcs: WCS) -> tuple[float, float]:
     """Zero-based detector position of the reference point of the LRS aperture.
 
     The transform of an LRS exposure begins by moving the origin there.
@@ -165,7 +187,7 @@ def _aperture_centre(wcs: Any) -> tuple[float, float]:
     raise DatasetError(msg)
 
 
-def _leaves(model: Any) -> Iterator[Any]:
+def _leaves(model: Model) -> Iterator[Model]:
     left = getattr(model, "left", None)
     if left is None:
         yield model
@@ -175,12 +197,12 @@ def _leaves(model: Any) -> Iterator[Any]:
 
 
 def _source_position(
-    ds: xr.Dataset, wcs: Any, aperture: tuple[float, float]
+    ds: xr.Dataset, wcs: WCS, aperture: tuple[float, float]
 ) -> tuple[float, float]:
     if "source_xpos" in ds and "source_ypos" in ds:
         return float(ds["source_xpos"]), float(ds["source_ypos"])
     meta = meta_of(ds)
-    target = [number(meta, k, "pathloss") for k in ("TARG_RA", "TARG_DEC")]
+    target = [meta.number(k, "pathloss") for k in ("TARG_RA", "TARG_DEC")]
     wavelength = wcs(*aperture, with_bounding_box=False)[2]
     x, y = wcs.invert(*target, wavelength, with_bounding_box=False)[:2]
     if not (np.isfinite(x) and np.isfinite(y)):
@@ -192,7 +214,7 @@ def _source_position(
     return float(x), float(y)
 
 
-def _grid(reference: xr.Dataset, axis: int) -> Any:
+def _grid(reference: xr.Dataset, axis: int) -> HostArray:
     meta = meta_of(reference)
     values = [meta.get(f"{word}{axis}") for word in ("CRPIX", "CRVAL", "CDELT")]
     if any(v is None for v in values) or not values[2]:
@@ -204,6 +226,6 @@ def _grid(reference: xr.Dataset, axis: int) -> Any:
     return np.array(values, dtype=np.float64)
 
 
-def _inside(position: float, grid: Any, count: int) -> bool:
+def _inside(position: float, grid: HostArray, count: int) -> bool:
     index = grid[0] + (position - grid[1]) / grid[2] - 1
     return bool(0 <= index < count - 1)

@@ -1,38 +1,52 @@
-"""Host-side half of the flux calibration: which row of the table, and where pixels stand on it."""
+"""Flux calibration by a response that depends on wavelength, and what all kinds of it share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.host.interpolation import locate
+from spec2fn.kernels.namespace import array_namespace
+from spec2fn.kernels.photometry import (
+    exponential_change,
+    interpolate_planned,
+    linear_change,
+    power_law_change,
+)
 from spec2fn.plan_base import Plan, array
-from spec2fn.schema import described, require
-from spec2fn.typing import Array
+from spec2fn.plans.flux.factors import Factor
+from spec2fn.schema import described, meta_of, require
+from spec2fn.typing import Array, HostArray, Number
+from spec2fn.units import MJSR_TO_UJA2
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from spec2fn.parameters import Parameters
+
 __all__ = [
-    "TIME_TABLES",
     "PhotomPlan",
     "find_row",
+    "need_columns",
+    "photom_scalars",
+    "pixel_area",
     "plan_spectral_response",
     "response_row",
+    "throughput",
     "time_tables",
 ]
 
 _METRES_BELOW = 1.0e-4  # a longest wavelength below this is in metres, not micrometres
 
-TIME_TABLES = {
-    "timecoeff_linear": ("t0", "lossperyear"),
-    "timecoeff_exponential": ("t0", "amplitude", "tau", "const"),
-    "timecoeff_powerlaw": ("t0", "year1value", "tsoft", "alpha"),
+TIME_TABLES: dict[str, tuple[Callable[..., Array], tuple[str, ...]]] = {
+    "timecoeff_linear": (linear_change, ("t0", "lossperyear")),
+    "timecoeff_exponential": (exponential_change, ("t0", "amplitude", "tau", "const")),
+    "timecoeff_powerlaw": (power_law_change, ("t0", "year1value", "tsoft", "alpha")),
 }
-"""Tables of the time dependence in a PHOTOM reference, with their columns."""
+"""Tables of the time dependence in a PHOTOM reference: their form, and their columns."""
 
 _KEYS = ("filter", "pupil", "grating", "slit", "subarray", "order")
 _NO_KEY = ("", "N/A")
@@ -61,7 +75,93 @@ class PhotomPlan(Plan):
     fraction: Array = array("y x")
     covered: Array = array("y x")
     time_tables: tuple[str, ...]
-    time_rows: tuple[Any, ...] = ()
+    time_rows: tuple[int, ...] = ()
+
+    def factor(
+        self, ds: xr.Dataset, photom: xr.Dataset, area: xr.Dataset | None, *, inverse: bool
+    ) -> Factor:
+        """Return surface brightness per count rate."""
+        columns = [photom.variables[f"photom.{n}"].data for n in ("photmjsr", "relresponse")]
+        dtype = ds.variables["sci"].dtype
+        xp = array_namespace(ds.variables["sci"].data, *columns, self.fraction)
+        exact = xp.asarray(self.fraction).dtype
+
+        photmjsr, relresponse = (xp.asarray(c)[self.row] for c in columns)
+        conversion = photmjsr.astype(exact)
+        conversion = throughput(conversion, ds, photom, self.time_tables, self.time_rows)
+        response = interpolate_planned(relresponse[self.order], self.index, self.fraction)
+        sizes = (pixel_area("pixar_sr", area, photom), pixel_area("pixar_a2", area, photom))
+        return Factor(
+            (conversion * response).astype(dtype),
+            self.covered,
+            units="DN/s" if inverse else "MJy/sr",
+            scalars=photom_scalars(conversion, *sizes),
+        )
+
+
+def throughput(
+    conversion: Array,
+    ds: xr.Dataset,
+    photom: xr.Dataset,
+    tables: tuple[str, ...],
+    rows: tuple[int | Array, ...],
+) -> Array:
+    """Return a factor divided by the relative throughput at the time of the exposure.
+
+    Parameters
+    ----------
+    conversion : array
+    ds, photom : xarray.Dataset
+        The exposure, and the reference.
+    tables, rows
+        See :func:`time_tables`.
+    """
+    xp, dtype = array_namespace(conversion), conversion.dtype
+    product = None
+    for table, row in zip(tables, rows, strict=True):
+        form, columns = TIME_TABLES[table]
+        time = xp.asarray(ds.variables["mid_time"].data).astype(dtype)
+        coefficients = (
+            xp.asarray(photom.variables[f"{table}.{column}"].data)[row].astype(dtype)
+            for column in columns
+        )
+        change = form(time, *coefficients)
+        product = change if product is None else product * change
+    return conversion if product is None else conversion / product
+
+
+def photom_scalars(
+    conversion: Number | None, pixar_sr: Number | None, pixar_a2: Number | None
+) -> dict[str, Number | None]:
+    """Return the numbers that photom records, from the factor and the area of a pixel."""
+    return {
+        "photmjsr": conversion,
+        "photuja2": None if conversion is None else conversion * MJSR_TO_UJA2,
+        "pixar_sr": pixar_sr,
+        "pixar_a2": pixar_a2,
+    }
+
+
+def pixel_area(name: str, area: xr.Dataset | None, photom: xr.Dataset) -> Number | None:
+    """Return ``pixar_sr`` or ``pixar_a2`` of the first reference that knows it."""
+    for reference in (area, photom):
+        if reference is None:
+            continue
+        if name in reference.variables:
+            value: Array = reference.variables[name].data
+            return value
+        recorded = meta_of(reference).get(name.upper())
+        if recorded is not None:
+            return float(recorded)
+    return None
+
+
+def need_columns(ref: xr.Dataset, reftype: str, columns: Sequence[str], ds: xr.Dataset) -> None:
+    """Raise :class:`ReferenceError` unless a table has all `columns`."""
+    missing = [c for c in columns if f"{reftype}.{c}" not in ref]
+    if missing:
+        msg = f"photom: reference {reftype!r} has no column {', '.join(map(repr, missing))}"
+        raise ReferenceError(f"{msg}; {ds.attrs.get('exp_type')} needs them")
 
 
 def find_row(table: xr.Dataset, prefix: str, **wanted: str | None) -> int | None:
@@ -86,15 +186,15 @@ def find_row(table: xr.Dataset, prefix: str, **wanted: str | None) -> int | None
     ReferenceError
         If a column is missing, or several rows match.
     """
-    match: Any = True
+    matches = []
     for column, value in wanted.items():
         name = f"{prefix}.{column}"
         if name not in table:
             msg = f"photom: reference {prefix!r} has no column {column!r}; it needs one"
             raise ReferenceError(msg)
-        found = np.char.upper(np.char.strip(np.asarray(table[name].data).astype(str)))
-        match = match & (found == str(value or "").strip().upper())
-    rows = np.flatnonzero(match)
+        texts = np.char.upper(np.char.strip(np.asarray(table[name].data).astype(str)))
+        matches.append(texts == str(value or "").strip().upper())
+    rows = np.flatnonzero(np.logical_and.reduce(matches))
     if len(rows) > 1:
         what = ", ".join(f"{k}={v}" for k, v in wanted.items())
         msg = f"photom: reference {prefix!r} has {len(rows)} rows for {what}; one is needed"
@@ -103,7 +203,7 @@ def find_row(table: xr.Dataset, prefix: str, **wanted: str | None) -> int | None
 
 
 def plan_spectral_response(
-    ds: xr.Dataset, photom: xr.Dataset, row: int, *, apply_time_correction: bool
+    ds: xr.Dataset, photom: xr.Dataset, row: int, params: Parameters
 ) -> PhotomPlan:
     """Place the pixels of an exposure on the relative response of a row.
 
@@ -115,8 +215,8 @@ def plan_spectral_response(
         PHOTOM reference with the columns ``wavelength`` and ``relresponse``.
     row : int
         Row that applies.
-    apply_time_correction : bool
-        Whether to apply the tables of the time dependence.
+    params : Parameters
+        Of :func:`spec2fn.steps.photom.photom`.
 
     Raises
     ------
@@ -135,11 +235,11 @@ def plan_spectral_response(
         raise ReferenceError(f"{msg}; {ds.attrs.get('exp_type')} needs a response by wavelength")
     order, waves = response_row(photom, row)
     index, fraction, covered = locate(ds["wavelength"].data, waves)
-    tables, rows = time_tables(ds, photom, [row]) if apply_time_correction else ((), ())
+    tables, rows = time_tables(ds, photom, [row], params)
     return PhotomPlan(row, order, index, fraction, covered, tables, tuple(int(r[0]) for r in rows))
 
 
-def response_row(photom: xr.Dataset, row: int) -> tuple[Any, Any]:
+def response_row(photom: xr.Dataset, row: int) -> tuple[HostArray, HostArray]:
     """Return which elements of a row of the relative response count, and their wavelengths.
 
     Returns
@@ -172,8 +272,8 @@ def response_row(photom: xr.Dataset, row: int) -> tuple[Any, Any]:
 
 
 def time_tables(
-    ds: xr.Dataset, photom: xr.Dataset, rows: Sequence[int | None]
-) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    ds: xr.Dataset, photom: xr.Dataset, rows: Sequence[int | None], params: Parameters
+) -> tuple[tuple[str, ...], tuple[HostArray, ...]]:
     """Return the tables of the time dependence that a reference holds, and the rows that apply.
 
     Parameters
@@ -184,6 +284,8 @@ def time_tables(
         PHOTOM reference.
     rows : sequence of int or None
         Of the table ``photom``.
+    params : Parameters
+        Of the step; there are no tables without ``apply_time_correction``.
 
     Returns
     -------
@@ -199,8 +301,9 @@ def time_tables(
     ReferenceError
         If a table lacks a column, or has not exactly one row for one of `rows`.
     """
-    found, places = [], []
-    for table, columns in TIME_TABLES.items():
+    tables: list[str] = []
+    at: list[HostArray] = []
+    for table, (_, columns) in TIME_TABLES.items() if params.apply_time_correction else ():
         names = [f"{table}.{c}" for c in columns]
         present = [n for n in names if n in photom]
         if not present:
@@ -211,18 +314,18 @@ def time_tables(
                 f" {', '.join(columns)}, and has no {', '.join(set(names) - set(present))}"
             )
             raise ReferenceError(msg)
-        found.append(table)
-        places.append(_time_rows(photom, table, rows))
-    if found and "mid_time" not in ds:
+        tables.append(table)
+        at.append(_time_rows(photom, table, rows))
+    if tables and "mid_time" not in ds:
         msg = (
             "photom: the time-dependent correction needs the mid time of the exposure (EXPMID);"
             " add the keyword, or set apply_time_correction=false"
         )
         raise InputError(msg)
-    return tuple(found), tuple(places)
+    return tuple(tables), tuple(at)
 
 
-def _time_rows(photom: xr.Dataset, table: str, rows: Sequence[int | None]) -> Any:
+def _time_rows(photom: xr.Dataset, table: str, rows: Sequence[int | None]) -> HostArray:
     keys = {}
     for column in _KEYS:
         names = (f"{table}.{column}", f"photom.{column}")
@@ -235,7 +338,7 @@ def _time_rows(photom: xr.Dataset, table: str, rows: Sequence[int | None]) -> An
         if row is None:
             at.append(0)
             continue
-        count = photom[f"{table}.{TIME_TABLES[table][0]}"].shape[0]
+        count = photom[f"{table}.{TIME_TABLES[table][1][0]}"].shape[0]
         hit = np.arange(count) == row
         if keys:
             hit = np.logical_and.reduce([own == key[row] for own, key in keys.values()])

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.kernels.namespace import array_namespace
+from spec2fn.kernels.tables import cell_lines
 from spec2fn.plan_base import Plan, array
-from spec2fn.typing import Array
+from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,11 +25,10 @@ __all__ = [
     "PixelList",
     "Segment",
     "TableBank",
-    "beyond",
+    "outside_tables",
     "clean_wavelength",
     "distinct_segments",
-    "extrapolates",
-    "held_beyond",
+    "with_constant_ends",
     "in_memory",
     "list_pixels",
     "make_bank",
@@ -45,20 +45,20 @@ class PixelList(Plan):
 
     Attributes
     ----------
-    where : array of int, shape (n,)
-        Positions in the flattened ``(slit, y, x)`` array.
-    back : array of int32, shape (slit, y, x)
-        Position in the list; ``n`` for a pixel of a slit that is not in the list, ``n + 1`` for
+    position : array of int, shape (n,)
+        In the flattened ``(slit, y, x)`` array.
+    entry : array of int32, shape (slit, y, x)
+        Place in the list; ``n`` for a pixel of a slit that is not in the list, ``n + 1`` for
         padding.
     """
 
-    where: Array = array("(slit pixel)")
-    back: Array = array("[slit] y x")
+    position: Array = array("(slit pixel)")
+    entry: Array = array("slit y x")
 
     @property
-    def slit(self) -> Any:
+    def slit(self) -> HostArray:
         """Slit of each pixel of the list, as an index into the bucket."""
-        return self.where // int(np.prod(self.back.shape[1:]))
+        return np.asarray(self.position // int(np.prod(self.entry.shape[1:])))
 
 
 class TableBank(Plan):
@@ -80,6 +80,18 @@ class TableBank(Plan):
     knots: Array = array("knot")
     cells: Array = array("point (slit pixel)")
 
+    def values(self, ref: xr.Dataset, column: str = "") -> Array:
+        """Return a column of the tables (without a name: the images) at the knots."""
+        suffix = f".{column}" if column else ""
+        columns = [ref.variables[f"{n}{suffix}"].data for n in self.names]
+        xp = array_namespace(*columns, self.knots)
+        picked = [xp.asarray(c).reshape(-1)[e] for c, e in zip(columns, self.elements, strict=True)]
+        return xp.concatenate(picked).astype(xp.asarray(self.knots).dtype)
+
+    def lines(self, ref: xr.Dataset, column: str = "") -> tuple[Array, Array]:
+        """Return the straight lines between the knots of a column, or of the images."""
+        return cell_lines(self.knots, self.values(ref, column))
+
 
 @dataclass(frozen=True, eq=False)
 class Segment:
@@ -100,18 +112,19 @@ class Segment:
     """
 
     name: str
-    elements: Any
-    knots: Any
-    known: Any = None
-    extra: tuple[Any, ...] = ()
+    elements: HostArray
+    knots: HostArray
+    known: HostArray | None = None
+    extra: tuple[HostArray, ...] = ()
 
 
-def in_memory(variable: Any) -> Any:
+def in_memory(variable: xr.Variable) -> Array | None:
     """Return the data of a variable, or None if they have not been read."""
-    return variable.data if variable._in_memory else None  # noqa: SLF001 - nothing else tells
+    data: Array | None = variable.data if variable._in_memory else None  # noqa: SLF001 - nothing else tells
+    return data
 
 
-def take(variable: Any, positions: Any) -> Any:
+def take(variable: xr.Variable, positions: Array) -> Array:
     """Return elements of a variable of a reference, without reading the rest of a large one.
 
     Parameters
@@ -133,14 +146,14 @@ def take(variable: Any, positions: Any) -> Any:
     return array_namespace(data, positions).asarray(data).reshape(-1)[positions]
 
 
-def true_pixels(ds: xr.Dataset) -> Any:
+def true_pixels(ds: xr.Dataset) -> HostArray:
     """Return which pixels of a bucket belong to the slits: bool, shape (slit, y, x)."""
     rows, columns = np.arange(ds.sizes["y"]), np.arange(ds.sizes["x"])
     ysize, xsize = (np.asarray(ds[n].data).reshape(-1, 1, 1) for n in ("ysize", "xsize"))
     return np.asarray((rows[:, None] < ysize) & (columns < xsize))
 
 
-def clean_wavelength(wavelength: Any) -> Any:
+def clean_wavelength(wavelength: HostArray) -> HostArray:
     """Return wavelengths as products hold them: rounded to float32, NaN where not positive.
 
     Whether a pixel is covered by a table must not depend on digits that the product drops.
@@ -149,7 +162,7 @@ def clean_wavelength(wavelength: Any) -> Any:
     return np.where(wave > 0, wave, np.nan)
 
 
-def list_pixels(listed: Any, true: Any) -> PixelList:
+def list_pixels(listed: HostArray, true: HostArray) -> PixelList:
     """Collect pixels of a bucket.
 
     Parameters
@@ -157,11 +170,11 @@ def list_pixels(listed: Any, true: Any) -> PixelList:
     listed, true : array of bool, shape (slit, y, x)
         Pixels to collect, and pixels that are no padding.
     """
-    where = np.flatnonzero(listed)
-    count = len(where)
-    back = np.where(true, np.int32(count), np.int32(count + 1))
-    back.reshape(-1)[where] = np.arange(count, dtype=np.int32)
-    return PixelList(where, back)
+    position = np.flatnonzero(listed)
+    count = len(position)
+    entry = np.where(true, np.int32(count), np.int32(count + 1))
+    entry.reshape(-1)[position] = np.arange(count, dtype=np.int32)
+    return PixelList(position, entry)
 
 
 def distinct_segments(segments: Sequence[Segment | None]) -> list[Segment]:
@@ -169,25 +182,22 @@ def distinct_segments(segments: Sequence[Segment | None]) -> list[Segment]:
     return sorted({id(s): s for s in segments if s is not None}.values(), key=lambda s: s.name)
 
 
-def extrapolates(ds: xr.Dataset, asked: bool | None) -> bool:
-    """Whether references are extrapolated: as asked, or if the user chose a wider range."""
-    return "nominal_range" in ds.attrs if asked is None else asked
-
-
-def held_beyond(segments: Sequence[Segment | None]) -> list[Segment | None]:
+def with_constant_ends(segments: Sequence[Segment | None]) -> list[Segment | None]:
     """Return tables that keep the values at their ends for all wavelengths beyond."""
-    made: dict[int, Segment | None] = {id(None): None}
+    extended: dict[int, Segment | None] = {id(None): None}
     for one in segments:
-        if one is not None and id(one) not in made:
+        if one is not None and id(one) not in extended:
             ends = np.concatenate([[0], np.arange(len(one.knots)), [len(one.knots) - 1]])
             knots = np.concatenate([[0.0], one.knots, [_FAR]])
             known = None if one.known is None else one.known[ends]
             extra = tuple(e[ends] for e in one.extra)
-            made[id(one)] = Segment(one.name, one.elements[ends], knots, known, extra)
-    return [made[id(one)] for one in segments]
+            extended[id(one)] = Segment(one.name, one.elements[ends], knots, known, extra)
+    return [extended[id(one)] for one in segments]
 
 
-def beyond(segments: Sequence[Segment | None], slit: Any, points: Any) -> Any:
+def outside_tables(
+    segments: Sequence[Segment | None], slit: HostArray, points: HostArray
+) -> HostArray:
     """Return which pixels are not within their tables: bool, shape (n,); see `make_bank`."""
     low, high = (
         np.array([np.inf if s is None else s.knots[end] for s in segments]) for end in (0, -1)
@@ -195,7 +205,7 @@ def beyond(segments: Sequence[Segment | None], slit: Any, points: Any) -> Any:
     return (np.minimum.reduce(points) < low[slit]) | (np.maximum.reduce(points) > high[slit])
 
 
-def _search(table: Any, x: Any) -> tuple[Any, Any]:
+def _search(table: HostArray, x: HostArray) -> tuple[HostArray, HostArray]:
     cell = np.searchsorted(table, x, side="right")
     cell -= 1
     np.clip(cell, 0, len(table) - 2, out=cell)
@@ -206,10 +216,10 @@ def _search(table: Any, x: Any) -> tuple[Any, Any]:
 
 def make_bank(
     segments: Sequence[Segment | None],
-    slit: Any,
-    points: Any,
-    found: dict[Any, tuple[Any, Any]] | None = None,
-) -> tuple[TableBank, np.ndarray[Any, Any]]:
+    slit: HostArray,
+    points: HostArray,
+    searched: dict[tuple[object, ...], tuple[HostArray, HostArray]] | None = None,
+) -> tuple[TableBank, HostArray]:
     """Put the tables of all slits into a bank and find the cell of every pixel.
 
     Parameters
@@ -220,7 +230,7 @@ def make_bank(
         Slit of each pixel.
     points : array of float64, shape (points, n)
         Wavelengths to look up [um]; NaN is not covered.
-    found : dict, optional
+    searched : dict, optional
         Results of searches for the same points, shared between banks.
 
     Returns
@@ -229,12 +239,10 @@ def make_bank(
     covered : array of bool, shape (n,)
         Whether all points of a pixel are within its table and between usable values.
     """
-    found = {} if found is None else found
+    searched = {} if searched is None else searched
     distinct = distinct_segments(segments)
-    start, begin = {}, 0
-    for segment in distinct:
-        start[id(segment)] = begin
-        begin += len(segment.knots)
+    ends = np.cumsum([0, *(len(s.knots) for s in distinct)])
+    start = {id(s): k for s, k in zip(distinct, ends[:-1], strict=True)}
     names = tuple(dict.fromkeys(s.name for s in distinct))
     elements = tuple(np.concatenate([s.elements for s in distinct if s.name == n]) for n in names)
     knots = np.concatenate([s.knots for s in distinct]) if distinct else np.zeros(0)
@@ -250,9 +258,9 @@ def make_bank(
         # one search serves all slits, and all parts, whose tables have the same wavelengths
         part: Any = slice(None) if len(groups) == 1 else np.flatnonzero(np.isin(slit, members))
         place = (key, tuple(members))
-        if place not in found:
-            found[place] = _search(np.frombuffer(key), points[:, part])
-        cells[:, part], covered[part] = found[place]
+        if place not in searched:
+            searched[place] = _search(np.frombuffer(key), points[:, part])
+        cells[:, part], covered[part] = searched[place]
     if offset.any():
         cells += offset[slit]
     if any(s.known is not None for s in distinct):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spec2fn.errors import DatasetError
 from spec2fn.schema import require
 from spec2fn.slits import strings
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,6 +37,6 @@ def chosen_types(ds: xr.Dataset, source_type: str | None) -> list[str]:
     return [t.upper() for t in strings(ds, "source_type")]
 
 
-def is_point(types: list[str]) -> Any:
+def is_point(types: list[str]) -> HostArray:
     """Return which of the source types are POINT, as an array of bool."""
     return np.array([t == "POINT" for t in types], dtype=bool)

@@ -9,6 +9,7 @@ import numpy as np
 
 from spec2fn.errors import DatasetError
 from spec2fn.schema import meta_of
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -19,8 +20,8 @@ _CHUNK = 2**18  # pixels evaluated at once
 
 
 def slit_planes(
-    ds: xr.Dataset, wanted: Any, who: str, *, between_columns: bool = False
-) -> tuple[Any, Any, list[str]]:
+    ds: xr.Dataset, wanted: HostArray, who: str, *, between_columns: bool = False
+) -> tuple[HostArray, HostArray, list[str]]:
     """Evaluate the detector-to-slit transforms of the slits of a bucket.
 
     Parameters
@@ -60,7 +61,7 @@ def slit_planes(
     along, wavelength = np.full(shape, np.nan), np.full(shape, np.nan)
     problems = [""] * shape[0]
     heights, widths = ds["ysize"].values, ds["xsize"].values
-    done = _together(ds, wcs, wanted, (along, wavelength), extra)
+    done = _fill_from_batch(ds, wcs, wanted, (along, wavelength), extra)
     for i in np.flatnonzero(np.asarray(wanted, dtype=bool) & ~done):
         slit, ny, nx = int(ds["slit"].values[i]), int(heights[i]), int(widths[i]) + extra
         try:
@@ -75,9 +76,13 @@ def slit_planes(
     return along, wavelength, problems
 
 
-def _together(
-    ds: xr.Dataset, wcs: Mapping[int, Any], wanted: Any, planes: tuple[Any, Any], extra: int
-) -> Any:
+def _fill_from_batch(
+    ds: xr.Dataset,
+    wcs: Mapping[int, Any],
+    wanted: HostArray,
+    planes: tuple[HostArray, HostArray],
+    extra: int,
+) -> HostArray:
     """Fill the planes of slits whose gwcs need not be built; return which slits these are."""
     from spec2fn.wcs.assign.nirspec import SlitWcs
 
@@ -95,8 +100,8 @@ def _together(
     for first in range(0, which.size, step):
         some = which[first : first + step]
         with np.errstate(invalid="ignore", divide="ignore"):
-            found = wcs.slit_frame(ids[some, None, None], x - 0.5 * extra, y)
+            evaluated = wcs.slit_frame(ids[some, None, None], x - 0.5 * extra, y)
         inside = (x < widths[some, None, None]) & (y < heights[some, None, None])
-        for plane, values in zip(planes, found, strict=True):
+        for plane, values in zip(planes, evaluated, strict=True):
             plane[some] = np.where(inside, values, np.nan)
     return done

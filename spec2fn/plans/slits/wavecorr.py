@@ -18,10 +18,11 @@ from spec2fn.plans.slits.slit_frame import chosen_types, is_point
 from spec2fn.plans.slits.slit_planes import slit_planes
 from spec2fn.schema import described, meta_of
 from spec2fn.slits import strings
-from spec2fn.typing import Array
+from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
+    from gwcs import WCS
 
 __all__ = ["WavecorrPlan", "corrected_wcs", "is_corrected", "plan_wavecorr"]
 
@@ -148,7 +149,7 @@ def is_corrected(ds: xr.Dataset) -> bool:
     return any("wavecorr_frame" in getattr(w, "available_frames", ()) for w in known)
 
 
-def corrected_wcs(wcs: Any, points: Any, values: Any) -> Any:
+def corrected_wcs(wcs: WCS, points: HostArray, values: HostArray) -> WCS:
     """Return a slit's gwcs with a correction of the wavelength after ``slit_frame``.
 
     Parameters
@@ -200,7 +201,7 @@ class WavelengthChange:
     points, values : array of float64, shape (n,)
     """
 
-    def __init__(self, points: Any, values: Any) -> None:
+    def __init__(self, points: HostArray, values: HostArray) -> None:
         self.numbers = (points, values)
 
     @property
@@ -208,12 +209,12 @@ class WavelengthChange:
         """What makes a change of :attr:`numbers`."""
         return type(self)
 
-    def __call__(self, wcs: Any) -> Any:
+    def __call__(self, wcs: WCS) -> WCS:
         """Return the corrected gwcs."""
         return corrected_wcs(wcs, *self.numbers)
 
 
-def _apertures(reference: xr.Dataset) -> dict[str, tuple[Any, Any, Any]]:
+def _apertures(reference: xr.Dataset) -> dict[str, tuple[HostArray, HostArray, HostArray]]:
     tree = reference.attrs.get("tree")
     listed = tree.get("apertures") if isinstance(tree, Mapping) else None
     if not listed:
@@ -222,7 +223,7 @@ def _apertures(reference: xr.Dataset) -> dict[str, tuple[Any, Any, Any]]:
             " zero-point offsets is needed"
         )
         raise ReferenceError(msg)
-    out: dict[str, tuple[Any, Any, Any]] = {}
+    out: dict[str, tuple[HostArray, HostArray, HostArray]] = {}
     for i, aperture in enumerate(listed):
         where = f"wavecorr: {described(reference)}: aperture {i}"
         known = isinstance(aperture, Mapping) and "aperture_name" in aperture
@@ -237,7 +238,7 @@ def _apertures(reference: xr.Dataset) -> dict[str, tuple[Any, Any, Any]]:
     return out
 
 
-def _mean_of_rows(planes: Any) -> Any:
+def _mean_of_rows(planes: HostArray) -> HostArray:
     finite = np.isfinite(planes)
     number = finite.sum(axis=-2)
     total = np.where(finite, planes, 0.0).sum(axis=-2)
@@ -260,7 +261,9 @@ def _neutral(ds: xr.Dataset, n: int, m: int, problems: tuple[str, ...]) -> Wavec
     )
 
 
-def _fill(plan: WavecorrPlan, i: int, points: Any, width: Any, table: tuple[Any, ...]) -> None:
+def _fill(
+    plan: WavecorrPlan, i: int, points: HostArray, width: HostArray, table: tuple[HostArray, ...]
+) -> None:
     wave, position, offset = table
     k, m, n = len(points), len(position), plan.points.shape[1]
     cell = np.clip(np.searchsorted(wave, points, side="right") - 1, 0, len(wave) - 2)

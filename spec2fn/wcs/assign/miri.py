@@ -16,6 +16,7 @@ import numpy as np
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.modes import mode_of
 from spec2fn.schema import meta_of
+from spec2fn.subarray import subarray_origin
 from spec2fn.typing import HostArray
 from spec2fn.wcs.assign import AssignedWcs, References, WcsOptions, file_of, reference
 from spec2fn.wcs.assign.miri_gwcs import image_gwcs, spectral_gwcs
@@ -24,7 +25,6 @@ from spec2fn.wcs.assign.pointing import (
     number,
     of_subarray,
     polygon,
-    subarray_origin,
     velocity_correction,
 )
 

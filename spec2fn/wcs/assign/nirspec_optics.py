@@ -18,11 +18,11 @@ import numpy as np
 
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.schema import meta_of
+from spec2fn.subarray import subarray_origin
 from spec2fn.typing import HostArray
 from spec2fn.wcs.assign import References, reference
 from spec2fn.wcs.assign.pointing import (
     number,
-    subarray_origin,
     v2v3_to_sky,
     velocity_aberration,
     velocity_correction,

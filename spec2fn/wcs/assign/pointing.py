@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spec2fn.errors import InputError
 from spec2fn.schema import Meta, meta_of
-from spec2fn.subarray import FULL_FRAME
+from spec2fn.subarray import subarray_origin
 from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ __all__ = [
     "of_subarray",
     "polygon",
     "rectangle_around",
-    "subarray_origin",
     "uncorrected",
     "v2v3_to_sky",
     "velocity_aberration",
@@ -43,32 +41,6 @@ _CIRCLE = 360.0
 def number(meta: Meta, keyword: str, who: str = _WHO) -> float:
     """Return a keyword as a float; :class:`InputError` if it is missing or no finite number."""
     return meta.number(keyword, who)
-
-
-def subarray_origin(ds: xr.Dataset, who: str = _WHO) -> tuple[int, int]:
-    """Return the zero-indexed full-frame pixel (x, y) of the first pixel of an exposure.
-
-    Raises
-    ------
-    InputError
-        If the exposure is no full frame and does not say where it lies (SUBSTRT1, SUBSTRT2), or
-        lies beyond the detector.
-    """
-    rows, columns = FULL_FRAME.get(str(ds.attrs.get("instrument", "")).upper(), (2048, 2048))
-    origin = []
-    for axis, keyword, full in (("x", "SUBSTRT1", columns), ("y", "SUBSTRT2", rows)):
-        count = ds["sci"].shape[-1 if axis == "x" else -2]
-        first = ds.attrs.get(f"{axis}start", 1 if count == full else None)
-        if first is None or not 1 <= first <= full + 1 - count:
-            found = "missing" if first is None else first
-            msg = (
-                f"{who}: keyword {keyword} (attribute {axis}start) of"
-                f" {meta_of(ds).filename or 'the exposure'} is {found}, needs the first of its"
-                f" {count} pixels among the {full} of the detector, from 1; correct it"
-            )
-            raise InputError(msg)
-        origin.append(int(first) - 1)
-    return origin[0], origin[1]
 
 
 def of_subarray(ds: xr.Dataset, model: Model) -> Model:

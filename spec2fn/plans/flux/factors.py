@@ -1,0 +1,157 @@
+"""What multiplicative steps share: a factor for every pixel, and how it is applied.
+
+The plan of such a step makes the :class:`Factor` of an exposure (a method ``factor``, traced: it
+reads the references anew); :func:`apply_factor` does the rest, for images and slits alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from spec2fn.dq import PIXEL
+from spec2fn.kernels.namespace import array_namespace
+from spec2fn.kernels.scaling import divide_by_flat, rescale
+from spec2fn.schema import VARIANCES, replace_data, set_scalars, with_problems
+from spec2fn.typing import Array, Arrays, Number
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Factor", "apply_factor", "by_source_type", "extrapolates"]
+
+
+class Factor(NamedTuple):
+    """What an exposure is multiplied or divided by, dims ``([slit,] y, x)``.
+
+    Attributes
+    ----------
+    value : array
+    usable : array of bool, optional
+        Where `value` is defined, elsewhere pixels become NaN and are flagged; where it is finite
+        if None. A factor with an `error` says by `flags` (DO_NOT_USE) where it is not.
+    divides : bool
+        The exposure is divided by `value`.
+    error : array, optional
+        Standard error of `value`; it becomes ``var_flat``, and ``err`` the root of the sum of the
+        variances.
+    flags : array of uint32, optional
+        Flags to be added.
+    applies : array of bool, shape (slit,), optional
+        The other slits are left as they are.
+    units : str, optional
+        Of the values afterwards.
+    scalars : mapping
+        Of :func:`spec2fn.schema.set_scalars`.
+    variables : mapping
+        What the exposure holds afterwards besides.
+    problems, warnings : tuple of str
+        By slit: why it is lost, and what is to be known of it.
+    """
+
+    value: Array
+    usable: Array | None = None
+    divides: bool = False
+    error: Array | None = None
+    flags: Array | None = None
+    applies: Array | None = None
+    units: str | None = None
+    scalars: Mapping[str, Number | None] = {}
+    variables: Mapping[str, Any] = {}
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def apply_factor(ds: xr.Dataset, factor: Factor, *, inverse: bool = False) -> xr.Dataset:
+    """Return an exposure scaled by a factor, with its errors, variances and flags.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Dims ``([slit,] [integration,] y, x)``.
+    factor : Factor
+    inverse : bool
+        Undo it.
+    """
+    before: Arrays = {n: ds.variables[n].data for n in ("sci", "err", *VARIANCES) if n in ds}
+    dq = ds.variables["dq"].data
+    between = {"slit", "integration"} <= set(ds["sci"].dims)
+
+    def expanded(plane: Array) -> Array:
+        return plane[:, None] if between else plane
+
+    value, flags = expanded(factor.value), factor.flags
+    divides = factor.divides != inverse
+    xp = array_namespace(dq, value, *before.values())
+    if factor.error is not None:
+        assert flags is not None
+        planes, new_dq = divide_by_flat(
+            before["sci"],
+            before["var_poisson"],
+            before["var_rnoise"],
+            dq,
+            flat=value,
+            flat_err=expanded(factor.error),
+            flat_dq=expanded(flags),
+            do_not_use=PIXEL["DO_NOT_USE"],
+            inverse=not divides,
+        )
+    else:
+        usable = xp.isfinite(value) if factor.usable is None else expanded(factor.usable)
+        chosen = True
+        if factor.applies is not None:
+            chosen = xp.reshape(xp.asarray(factor.applies), (-1, *(1,) * (len(dq.shape) - 1)))
+            usable = usable | ~chosen
+        planes, new_dq = rescale(
+            {n: before[n] for n in ("sci", "err")},
+            {n: before[n] for n in VARIANCES if n in before},
+            dq if flags is None else dq | expanded(flags),
+            value,
+            usable,
+            do_not_use=PIXEL["DO_NOT_USE"],
+            inverse=divides,
+        )
+        if factor.applies is not None and not (xp is np and np.all(factor.applies)):
+            planes = {n: xp.where(chosen, p, before[n]) for n, p in planes.items()}
+            new_dq = xp.where(chosen, new_dq, dq)
+    if factor.error is not None:
+        ds = ds.assign(var_flat=(ds["sci"].dims, planes.pop("var_flat")))
+    out = replace_data(ds, units=factor.units, dq=new_dq, **planes)
+    if factor.scalars:
+        out = set_scalars(out, **factor.scalars)
+    out = out.assign(factor.variables)
+    if factor.problems:
+        out = with_problems(out, factor.problems)
+    return with_problems(out, factor.warnings, lost=False)
+
+
+def by_source_type(
+    prefix: str, point: tuple[int, ...], value: Array, uniform: Array
+) -> dict[str, tuple[tuple[str, ...], Array]]:
+    """Return the factors of point and uniform sources, NaN in slits that hold no point source.
+
+    Parameters
+    ----------
+    prefix : str
+        Of the names ``<prefix>_point``, ``<prefix>_uniform``.
+    point : tuple of int
+        Slits that hold a point source.
+    value : array, shape (slit, y, x)
+    uniform : array, shape (point, y, x)
+    """
+    xp = array_namespace(value, uniform)
+    nothing = xp.full((1, *value.shape[1:]), np.nan, dtype=value.dtype)
+    entry = np.full(value.shape[0], len(point))
+    entry[list(point)] = np.arange(len(point))
+    planes = {
+        f"{prefix}_point": xp.where((entry < len(point))[:, None, None], value, nothing),
+        f"{prefix}_uniform": xp.concatenate([uniform.astype(value.dtype), nothing])[entry],
+    }
+    return {n: (("slit", "y", "x"), p) for n, p in planes.items()}
+
+
+def extrapolates(ds: xr.Dataset, asked: bool | None) -> bool:
+    """Whether references are extrapolated: as asked, or if the user chose a wider range."""
+    return "nominal_range" in ds.attrs if asked is None else asked
