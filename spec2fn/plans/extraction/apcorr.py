@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spec2fn.contents import need, number, numbers
+from spec2fn.contents import number, numbers
 from spec2fn.errors import ReferenceError
 from spec2fn.schema import described, meta_of, need
 from spec2fn.typing import HostArray
