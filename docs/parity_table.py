@@ -41,7 +41,7 @@ def _row(allowed: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
-def _tolerance(value: Any) -> str:
+def _tolerance(value: object) -> str:
     mantissa, _, exponent = f"{float(value):e}".partition("e")
     return f"{float(mantissa):g}e{int(exponent)}"
 

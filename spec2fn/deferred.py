@@ -71,7 +71,7 @@ class DeferredWcs:
         """Evaluate the gwcs."""
         return self.load()(*args, **kwargs)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a gwcs has
         if name.startswith("__") or name in ("_make", "_numbers", "_kind", "_wcs"):
             raise AttributeError(name)
         return getattr(self.load(), name)

@@ -84,7 +84,7 @@ class Parameter:
         """The type as shown to a user."""
         return _describe(self.hint)
 
-    def coerce(self, value: object, who: str) -> Any:
+    def coerce(self, value: object, who: str) -> Any:  # noqa: ANN401 - of the type that the hint says
         """Return `value` as the declared type; text (command line, CRDS) is parsed.
 
         Raises
@@ -124,7 +124,7 @@ class Parameters(Mapping[str, Any]):
         object.__setattr__(self, "_step", step)
         object.__setattr__(self, "_values", types.MappingProxyType(dict(values)))
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - of the type that the hint says
         if name.startswith("__"):  # what copy and pickle look for
             raise AttributeError(name)
         if name not in self._values:
@@ -134,7 +134,7 @@ class Parameters(Mapping[str, Any]):
     def __setattr__(self, name: str, value: object) -> None:
         raise ContractError(f"the parameters of {self._step} are frozen: no {name} = {value!r}")
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - of the type that the hint says
         return self._values[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -237,7 +237,7 @@ def _describe(hint: object) -> str:
     return getattr(hint, "__name__", str(hint))
 
 
-def _coerce(hint: object, value: Any) -> Any:  # noqa: C901 - one case per kind of type
+def _coerce(hint: object, value: Any) -> Any:  # noqa: ANN401, C901 - one case per kind of type
     origin = get_origin(hint)
     if hint is Any or hint is object:
         return value

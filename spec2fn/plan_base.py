@@ -53,7 +53,7 @@ def _fit(names: str, ndim: int) -> tuple[str, ...] | None:
     return tuple(n.strip("[]") for n in found) if ndim == len(found) else None
 
 
-def array(dims: str, *, default: object = dataclasses.MISSING) -> Any:
+def array(dims: str, *, default: object = dataclasses.MISSING) -> Any:  # noqa: ANN401 - takes the type of the field
     """Declare a field of arrays, with the dims of their axes (see :mod:`spec2fn.plan_base`).
 
     Parameters
@@ -66,12 +66,12 @@ def array(dims: str, *, default: object = dataclasses.MISSING) -> Any:
     return field(default=default, metadata={"dims": Dims("array", dims)})
 
 
-def labels(dim: str, *, default: object = dataclasses.MISSING) -> Any:
+def labels(dim: str, *, default: object = dataclasses.MISSING) -> Any:  # noqa: ANN401 - takes the type of the field
     """Declare a tuple that holds something else than an array for each position along `dim`."""
     return field(default=default, metadata={"dims": Dims("labels", dim)})
 
 
-def positions(dim: str, *, default: object = dataclasses.MISSING) -> Any:
+def positions(dim: str, *, default: object = dataclasses.MISSING) -> Any:  # noqa: ANN401 - takes the type of the field
     """Declare a tuple of positions along `dim`, such as the slits that a plan is for."""
     return field(default=default, metadata={"dims": Dims("positions", dim)})
 

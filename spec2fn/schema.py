@@ -252,7 +252,7 @@ ALLOWED: Mapping[str, Allowed] = {
 """What keywords of exposures may hold, checked whenever one is read (:meth:`Meta.get`)."""
 
 
-def allowed(keyword: str, value: Any, file: str) -> Any:
+def allowed(keyword: str, value: Any, file: str) -> Any:  # noqa: ANN401 - keywords have values of several types
     """Return the value of a keyword, as the type that :data:`ALLOWED` says.
 
     Raises
@@ -398,7 +398,7 @@ class Meta:
         # xarray deep-copies attributes; this value is immutable and its gwcs is large.
         return self
 
-    def get(self, keyword: str, default: object = None) -> Any:
+    def get(self, keyword: str, default: object = None) -> Any:  # noqa: ANN401 - keywords have values of several types
         """Value of a FITS keyword of the PRIMARY or SCI header, or `default`.
 
         Raises
@@ -420,7 +420,7 @@ class Meta:
                     return value
         return None
 
-    def require(self, keyword: str, who: str) -> Any:
+    def require(self, keyword: str, who: str) -> Any:  # noqa: ANN401 - keywords have values of several types
         """Value of a FITS keyword; :class:`InputError` naming file and keyword if absent."""
         value = self.get(keyword)
         if value is None:
@@ -441,7 +441,7 @@ class Meta:
         msg = f"{who}: keyword {keyword} of {file} is {value!r}, needs a number"
         raise InputError(msg)
 
-    def replace(self, *, records: Mapping[str, Any] | None = None, **changes: Any) -> Meta:
+    def replace(self, *, records: Mapping[str, Any] | None = None, **changes: Any) -> Meta:  # noqa: ANN401 - keywords have values of several types
         """Return a copy with some fields replaced; ``records`` are merged."""
         if records is not None:
             changes["records"] = {**self.records, **records}
@@ -460,7 +460,7 @@ def described(ref: xr.Dataset) -> str:
     return f"reference {ref.attrs.get('reftype') or 'of unknown type'!r} ({name})"
 
 
-def with_meta(ds: E, **changes: Any) -> E:
+def with_meta(ds: E, **changes: Any) -> E:  # noqa: ANN401 - keywords have values of several types
     """Return `ds` with fields of its :class:`Meta` replaced."""
     if isinstance(ds, Pieces):  # each has a WCS of its own
         return ds.map(lambda part: with_meta(part, **changes))

@@ -181,7 +181,7 @@ class Step(Generic[P]):
         check_order(self.name, {**self.defaults(), **values}, self.ordered)
         return replace(self, bound=tuple(values.items()), skip=self.skip if skip is None else skip)
 
-    def __call__(self, ds: Exposure, *refs: P.args, **kwargs: P.kwargs) -> Any:
+    def __call__(self, ds: Exposure, *refs: P.args, **kwargs: P.kwargs) -> Any:  # noqa: ANN401 - what the step takes and makes
         """Apply the step.
 
         Parameters
@@ -250,7 +250,7 @@ class Step(Generic[P]):
         status = blank_status(ds, out, getattr(plan, "problems", ())) or "COMPLETE"
         return freeze(out, ds), status, getattr(plan, "left_alone", ())
 
-    def plan(self, ds: Exposure, *refs: object, **kwargs: object) -> Any:
+    def plan(self, ds: Exposure, *refs: object, **kwargs: object) -> Any:  # noqa: ANN401 - what the step takes and makes
         """Compute the host-side half of a two-phase step, or None if it has none.
 
         Takes what the step itself takes. For slits in buckets it is a tuple with the plan of each
@@ -278,7 +278,6 @@ class Step(Generic[P]):
         taken = {role: exposures for role, exposures in given.members.items() if role in named}
         if "params" in named:
             taken["params"] = given.parameters
-        taken |= {name: value for name, value in given.parameters.items() if name in named}  # TODO
         plan = self.planner(ds, *given.references, **taken)
         if not isinstance(plan, Skip):
             check_members(ds, given.members)
@@ -340,10 +339,13 @@ def _check_planner(owner: Step[...]) -> None:
             f" and the references {owner.refs}; parameters are in the keyword argument params"
         )
         raise ContractError(msg)
-    unknown = set(_keywords(owner.planner)) - {"params", *owner.members, *owner.parameters}
-    for name in (*sorted(unknown), *_asked(owner.planner)):
+    unknown = sorted(set(_keywords(owner.planner)) - {"params", *owner.members})
+    for name in (*unknown, *_asked(owner.planner)):
         if name not in owner.parameters:
             raise unknown_parameter(owner.name, name, owner.parameters)
+    if unknown:
+        msg = f"{owner.name}: its planner takes {', '.join(unknown)}; read params.{unknown[0]}"
+        raise ContractError(msg)
 
 
 def _asked(planner: Callable[..., Any]) -> Iterator[str]:
@@ -373,7 +375,7 @@ def as_reference(
 @overload
 def step(function: Callable[Concatenate[Any, P], Any]) -> Step[P]: ...
 @overload
-def step(**options: Any) -> Callable[[Callable[Concatenate[Any, P], Any]], Step[P]]: ...
+def step(**options: Any) -> Callable[[Callable[Concatenate[Any, P], Any]], Step[P]]: ...  # noqa: ANN401 - what the step takes and makes
 def step(
     function: Callable[Concatenate[Any, P], Any] | None = None, **options: Any
 ) -> Step[P] | Callable[[Callable[Concatenate[Any, P], Any]], Step[P]]:

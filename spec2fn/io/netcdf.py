@@ -184,7 +184,7 @@ def encode(value: object) -> object:
     raise TypeError(type(value))
 
 
-def decode(value: Any) -> Any:
+def decode(value: Any) -> Any:  # noqa: ANN401 - any value of JSON
     """Return the value that :func:`encode` made `value` of."""
     if isinstance(value, list):
         return [decode(v) for v in value]

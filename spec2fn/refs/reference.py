@@ -188,7 +188,7 @@ def coerce_reference(
     return ref
 
 
-def _coerce(value: Any, reftype: str) -> xr.Dataset | None:
+def _coerce(value: Any, reftype: str) -> xr.Dataset | None:  # noqa: ANN401 - whatever a user gives
     if value is None or hasattr(value, "data_vars"):
         return cast("xr.Dataset | None", value)
     if isinstance(value, LazyReference):
@@ -497,7 +497,7 @@ def _same_type(found: str, wanted: str) -> bool:
     return found == wanted or found in _SYNONYMS.get(wanted, ())
 
 
-def _describe(value: Any) -> str:
+def _describe(value: Any) -> str:  # noqa: ANN401 - whatever a user gives
     shape = getattr(value, "shape", None)
     if shape is None:
         return f"{type(value).__name__}"

@@ -81,10 +81,10 @@ def master_background(  # noqa: PLR0917 - one for each reference
     median_kernel: Annotated[int, Range(1, 4095)] = 1,
     force_subtract: bool = False,
     save_background: bool = False,
-    user_background: Any = None,
+    user_background: Any = None,  # noqa: ANN401 - whatever a user gives
     inverse: bool = False,
     propagate_variance: bool = True,
-    corrections: Any = None,
+    corrections: Any = None,  # noqa: ANN401 - whatever a user gives
 ) -> Slits | Skip:
     """Subtract the background that slitlets without a source have measured.
 

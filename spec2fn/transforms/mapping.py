@@ -81,7 +81,7 @@ def vmap(
 
 def _by_bucket(
     function: Callable[..., Any], slits: Slits, args: tuple[object, ...], kwargs: dict[str, object]
-) -> Any:
+) -> Any:  # noqa: ANN401 - what the function returns
     """Call a function with every bucket of slits, and with the plan of each."""
 
     def of_bucket(value: object, i: int) -> object:

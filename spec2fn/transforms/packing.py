@@ -99,7 +99,7 @@ def _register() -> None:
     jax.tree_util.register_pytree_node(Static, lambda s: ((), s), lambda aux, _: aux)
 
 
-def pack(value: Any) -> PyTree:
+def pack(value: Any) -> PyTree:  # noqa: ANN401 - any value in any nesting
     """Return `value` as a pytree: Datasets, slits, cubes and plans become :class:`Packed`."""
     _register()
     if hasattr(value, "data_vars"):
@@ -125,7 +125,7 @@ def pack(value: Any) -> PyTree:
     return Static(value)
 
 
-def unpack(value: PyTree) -> Any:
+def unpack(value: PyTree) -> Any:  # noqa: ANN401 - any value in any nesting
     """Invert :func:`pack`."""
     if isinstance(value, Packed):
         return _UNPACKED[value.kind](value)
@@ -238,7 +238,7 @@ def _first_exposure(args: Iterable[object]) -> Exposure | None:
     return None
 
 
-def _with_meta_of(source: Exposure, value: Any) -> Any:
+def _with_meta_of(source: Exposure, value: Any) -> Any:  # noqa: ANN401 - any value in any nesting
     sources = pieces_of(source)
     if isinstance(value, Pieces):
         if len(sources) != len(value.pieces):

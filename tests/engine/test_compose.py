@@ -48,8 +48,8 @@ def scale(ds, gain=None, *, factor: float = 2.0, mode: Literal["up", "down"] = "
     return ds.assign(sci=ds["sci"] * k * float(gain["sci"].data.mean()))
 
 
-def plan_shift(ds, *, by: int = 1):
-    return by * int(ds.sizes["x"])
+def plan_shift(ds, *, params):
+    return params.by * int(ds.sizes["x"])
 
 
 def shift(ds, *, plan, by: Annotated[int, Range(0, 9)] = 1):
@@ -308,6 +308,7 @@ def test_a_step_shows_its_own_arguments():
     [
         (lambda ds, *, params: params.shifted, ParameterError, "no parameter 'shifted'.*by"),
         (lambda ds, *, shifted: shifted, ParameterError, "no parameter 'shifted'.*by"),
+        (lambda ds, *, by: by, ContractError, "read params.by"),
         (lambda ds, flat: flat, ContractError, "2 positional arguments, needs the Dataset"),
     ],
 )

@@ -305,7 +305,7 @@ class TreeWriter:
         self._named += 1
         return f"id{self._named:05d}"
 
-    def _emit(self, value: Any, out: list[Any]) -> None:
+    def _emit(self, value: Any, out: list[Any]) -> None:  # noqa: ANN401 - any value of a tree
         kind = type(value)
         if kind is float:
             out.append(self._slots.get(value) or _float(value))

@@ -120,7 +120,7 @@ def _tree(refs: References, reftype: str) -> tuple[Mapping[str, Any], str]:
     return ref.attrs.get("tree", {}), f"reference {reftype!r} ({file_of(ref)})"
 
 
-def _entry(tree: Mapping[str, Any], label: str, *path: str) -> Any:
+def _entry(tree: Mapping[str, Any], label: str, *path: str) -> Any:  # noqa: ANN401 - any leaf of a tree
     value: Any = tree
     for key in path:
         value = value.get(key) if hasattr(value, "get") else None
@@ -130,7 +130,7 @@ def _entry(tree: Mapping[str, Any], label: str, *path: str) -> Any:
     return value
 
 
-def _by_band(tree: Mapping[str, Any], label: str, name: str, column: str, wanted: str) -> Any:
+def _by_band(tree: Mapping[str, Any], label: str, name: str, column: str, wanted: str) -> Any:  # noqa: ANN401 - any leaf of a tree
     """Return what a table with a column ``channel_band`` says of a channel and band."""
     bands = list(_entry(tree, label, name, "channel_band"))
     if wanted not in bands:

@@ -279,7 +279,7 @@ def tree(ds: xr.Dataset, refs: References, name: str) -> Mapping[str, Any]:
     return content
 
 
-def entry(tree: Mapping[str, Any], key: str, name: str) -> Any:
+def entry(tree: Mapping[str, Any], key: str, name: str) -> Any:  # noqa: ANN401 - any leaf of a tree
     """Return an entry of the reference `name`; :class:`ReferenceError` if it lacks it."""
     value = tree.get(key)
     if value is None:
