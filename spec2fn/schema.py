@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from spec2fn.errors import DatasetError, InputError
+from spec2fn.errors import DatasetError, InputError, ReferenceError
 from spec2fn.pieces import Exposure, Pieces, pieces_of
 from spec2fn.typing import Array, Number
 
