@@ -31,7 +31,9 @@ def short(ref, name):
         # its rows must be complete: cut the table instead
         row = ref["photom.wavelength"].values[0]
         keep = np.flatnonzero((row >= NARROW[0]) & (row <= NARROW[1]))
-        return ref.isel(e=keep).assign({"photom.nelem": ref["photom.nelem"] * 0 + len(keep)})
+        # columns of as many elements lie on dims of their own
+        along = {ref[f"photom.{n}"].dims[-1]: keep for n in ("wavelength", "relresponse")}
+        return ref.isel(along).assign({"photom.nelem": ref["photom.nelem"] * 0 + len(keep)})
     return ref.assign(changes)
 
 
