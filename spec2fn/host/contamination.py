@@ -1,0 +1,562 @@
+"""Simulated spectra of all sources of a slitless exposure, and how their colours are fitted.
+
+Every pixel of the direct image that belongs to a source is dispersed into each order. What that
+gives is linear in the spectrum of the source, so that it is kept as one image for each member of
+a basis of spectra, on the box of the detector it falls on. The model of an exposure, what one
+source contributes to it, and the fit of all spectra at once are then sums over these images.
+
+N. Pirzkal & R. Ryan 2017, WFC3 ISR 2017-01 (the dispersion of pixels); R. Ryan, S. Casertano &
+N. Pirzkal 2018, PASP 130, 034501 (the joint, damped solution for the spectra of all sources).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+import scipy.sparse
+
+from spec2fn.errors import InputError
+from spec2fn.typing import HostArray
+
+__all__ = [
+    "Box",
+    "Cutout",
+    "DirectPixels",
+    "Dispersed",
+    "JointFit",
+    "SpectralGrid",
+    "Trace",
+    "add",
+    "cut",
+    "disperse_source",
+    "fit_in_turn",
+    "fit_jointly",
+    "hat_functions",
+    "legendre",
+    "merge",
+]
+
+Box: TypeAlias = tuple[int, int, int, int]
+"""First row, first column, rows and columns."""
+Disperse: TypeAlias = Callable[[HostArray, HostArray, HostArray], tuple[HostArray, HostArray]]
+"""Undispersed x, y [pixel] and wavelength [um] to the place on the grism image."""
+
+_SAMPLES = 400_000  # pixels times wavelengths that are dispersed at once
+_ROUNDS = 6  # of finding the scatter of the spectra
+_SCATTER = (0.01, 10.0)
+_SETTLED = 0.02
+
+
+@dataclass(frozen=True)
+class DirectPixels:
+    """Pixels of one source on the direct image.
+
+    Attributes
+    ----------
+    source : int
+        Label of the source.
+    x, y : ndarray, (pixel,)
+        Undispersed places on the detector [pixel].
+    flux : ndarray, (pixel,)
+        Brightness times the area of the pixel in those of the detector [MJy/sr].
+    """
+
+    source: int
+    x: HostArray
+    y: HostArray
+    flux: HostArray
+
+
+@dataclass(frozen=True)
+class SpectralGrid:
+    """Wavelengths at which light is dispersed.
+
+    Attributes
+    ----------
+    wavelength : ndarray, (wave,)
+        [um], ascending.
+    gain : ndarray, (wave,)
+        Count rate for 1 MJy/sr of the interval around each; 0 without response.
+    basis : ndarray, (basis, wave)
+        Spectra relative to the brightness on the direct image.
+    """
+
+    wavelength: HostArray
+    gain: HostArray
+    basis: HostArray
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one source contributes to one order.
+
+    Attributes
+    ----------
+    source, order : int
+    y, x : int
+        First row and column of the box.
+    images : ndarray, (basis, y, x)
+        For each spectrum of the basis [DN/s].
+    """
+
+    source: int
+    order: int
+    y: int
+    x: int
+    images: HostArray
+
+    @property
+    def box(self) -> Box:
+        """The box on the detector."""
+        return (self.y, self.x, *self.images.shape[1:])
+
+
+def cut(image: HostArray, at: tuple[int, int], box: Box) -> HostArray:
+    """Cut a box out of an image that begins at a row and column; zero where there is none.
+
+    Parameters
+    ----------
+    image : ndarray, (..., y, x)
+    at : (int, int)
+        Row and column of its first pixel.
+    box : Box
+
+    Returns
+    -------
+    ndarray, (..., rows, columns)
+    """
+    out = np.zeros((*image.shape[:-2], *box[2:]), image.dtype)
+    ours, theirs = [], []
+    for first, start, length, size in zip(at, box[:2], box[2:], image.shape[-2:], strict=True):
+        low, high = max(first, start), min(first + size, start + length)
+        if low >= high:
+            return out
+        ours.append(slice(low - start, high - start))
+        theirs.append(slice(low - first, high - first))
+    out[(..., *ours)] = image[(..., *theirs)]
+    return out
+
+
+def add(out: HostArray, image: HostArray, box: Box) -> None:
+    """Add what lies on a box to an image, in place."""
+    y, x, height, width = box
+    out[y : y + height, x : x + width] += image
+
+
+def legendre(wavelength: HostArray, ends: tuple[float, float], degree: int) -> HostArray:
+    """Legendre polynomials of degree 0 to `degree` between two wavelengths, (degree + 1, wave)."""
+    place = 2.0 * (wavelength - ends[0]) / (ends[1] - ends[0]) - 1.0
+    return np.polynomial.legendre.legvander(place, degree).T
+
+
+def hat_functions(wavelength: HostArray, knots: HostArray) -> HostArray:
+    """Piecewise linear functions that are one at one knot each, (knot, wave).
+
+    The first and the last are constant beyond the ends, so that they add up to one everywhere.
+    """
+    return np.array([np.interp(wavelength, knots, row) for row in np.eye(len(knots))])
+
+
+def disperse_source(
+    pixels: DirectPixels, order: int, grid: SpectralGrid, disperse: Disperse, shape: tuple[int, int]
+) -> Trace | None:
+    """Disperse the pixels of one source into one order.
+
+    Parameters
+    ----------
+    pixels : DirectPixels
+    order : int
+    grid : SpectralGrid
+    disperse : callable
+        ``disperse(x, y, wavelength)`` for arrays that broadcast.
+    shape : (int, int)
+        Rows and columns of the detector.
+
+    Returns
+    -------
+    Trace or None
+        None if nothing falls on the detector. The box is that of all pixels lit at wavelengths of
+        the grid, with response or not.
+    """
+    length = max(1, _SAMPLES // max(len(grid.wavelength), 1))
+    parts = []
+    for start in range(0, len(pixels.x), length):
+        part = slice(start, start + length)
+        x, y = disperse(
+            pixels.x[None, part], pixels.y[None, part], np.asarray(grid.wavelength[:, None])
+        )
+        laid = _lay(x, y, pixels.flux[part], grid, shape)
+        if laid is not None:
+            (row, column), images = laid
+            parts.append(Trace(pixels.source, order, row, column, images))
+    return merge(parts)
+
+
+def merge(parts: Sequence[Trace]) -> Trace | None:
+    """Add up parts of one trace that lie on different boxes; None if there are none."""
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    boxes = np.array([t.box for t in parts])
+    low, high = boxes[:, :2].min(axis=0), (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
+    box = (*map(int, low), *map(int, high - low))
+    images = sum(cut(t.images, (t.y, t.x), box) for t in parts)
+    return replace(parts[0], y=box[0], x=box[1], images=images)
+
+
+def _lay(
+    x: HostArray, y: HostArray, flux: HostArray, grid: SpectralGrid, shape: tuple[int, int]
+) -> tuple[tuple[int, int], HostArray] | None:
+    """First pixel and images of a block of samples, dims (wave, pixel)."""
+    column, row = np.floor(x), np.floor(y)
+    u, v = x - column, y - row
+    # the upper neighbour gets nothing of what lies on the center of a pixel
+    reach = [(row, v, shape[0]), (column, u, shape[1])]
+    lit = np.ones(x.shape, bool)
+    for first, share, size in reach:
+        lit &= (first + (share > 0) >= 0) & (first < size)
+    if not lit.any():
+        return None
+    bounds = []
+    for first, share, size in reach:
+        low = int(first[lit].min())
+        high = int((first + (share > 0))[lit].max())
+        bounds.append((max(low, 0), min(high, size - 1)))
+    (y0, y1), (x0, x1) = bounds
+    # with a margin of one pixel, onto which falls what lies beside the detector
+    width, height = x1 - x0 + 4, y1 - y0 + 4
+    index = np.where(
+        lit,
+        (np.clip(row - y0, -1, height - 3).astype(np.intp) + 1) * width
+        + np.clip(column - x0, -1, width - 3).astype(np.intp)
+        + 1,
+        0,
+    )
+    light = np.where(lit, flux, 0.0) * grid.gain[:, None]
+    shares = ((0, (1 - u) * (1 - v)), (1, u * (1 - v)), (width, (1 - u) * v), (width + 1, u * v))
+    corners = [(index + step, light * share) for step, share in shares]
+    images = np.zeros((len(grid.basis), height * width))
+    for k, spectrum in enumerate(grid.basis):
+        (at,) = np.nonzero(spectrum)
+        if not at.size:
+            continue
+        waves = slice(at[0], at[-1] + 1)
+        for places, values in corners:
+            images[k] += np.bincount(
+                places[waves].ravel(),
+                (values[waves] * spectrum[waves, None]).ravel(),
+                minlength=height * width,
+            )
+    images = images.reshape(-1, height, width)
+    return (y0, x0), images[:, 1 : 2 + y1 - y0, 1 : 2 + x1 - x0]
+
+
+class Dispersed:
+    """The simulated spectra of all sources in all orders: a linear operator of their spectra.
+
+    Parameters
+    ----------
+    traces : sequence of Trace
+    shape : (int, int)
+        Rows and columns of the detector.
+    basis : int
+        Number of spectra of the basis.
+    """
+
+    def __init__(self, traces: Sequence[Trace], shape: tuple[int, int], basis: int) -> None:
+        self.traces = tuple(traces)
+        self.shape = shape
+        self.basis = basis
+        self.index = {(t.source, t.order): i for i, t in enumerate(self.traces)}
+        self.sources = tuple(sorted({t.source for t in self.traces}))
+        self._boxes = np.array([t.box for t in self.traces], dtype=int).reshape(-1, 4)
+
+    def __len__(self) -> int:
+        return len(self.traces)
+
+    def flat(self) -> HostArray:
+        """Coefficients of spectra that are those of the basis's first member, (trace, basis)."""
+        out = np.zeros((len(self), self.basis))
+        out[:, 0] = 1.0
+        return out
+
+    def own(self, i: int, coefficients: HostArray) -> HostArray:
+        """Image of one trace on its box [DN/s]."""
+        return np.tensordot(coefficients[i], self.traces[i].images, 1)
+
+    def image(self, coefficients: HostArray, sources: Sequence[int] | None = None) -> HostArray:
+        """Simulated grism image of all sources, or of some.
+
+        Parameters
+        ----------
+        coefficients : ndarray, (trace, basis)
+        sources : sequence of int, optional
+            Labels.
+
+        Returns
+        -------
+        ndarray, (y, x)
+            [DN/s]
+        """
+        out = np.zeros(self.shape)
+        for i, trace in enumerate(self.traces):
+            if sources is None or trace.source in sources:
+                add(out, self.own(i, coefficients), trace.box)
+        return out
+
+    def adjoint(self, image: HostArray) -> HostArray:
+        """The adjoint of :meth:`image`, (trace, basis)."""
+        out = np.zeros((len(self), self.basis))
+        for i, t in enumerate(self.traces):
+            y, x, height, width = t.box
+            out[i] = np.tensordot(t.images, image[y : y + height, x : x + width], 2)
+        return out
+
+    def overlapping(self, box: Box) -> HostArray:
+        """Positions of the traces that reach into a box."""
+        low = self._boxes[:, :2]
+        high = low + self._boxes[:, 2:]
+        start, size = np.array(box[:2]), np.array(box[2:])
+        return np.flatnonzero(((low < start + size) & (high > start)).all(axis=1))
+
+    def matrix(self, weight: HostArray) -> scipy.sparse.csr_array:
+        """The operator on spectra that all orders of a source share, times weights.
+
+        Parameters
+        ----------
+        weight : ndarray, (y, x)
+            Pixels without weight are left out.
+
+        Returns
+        -------
+        scipy.sparse.csr_array, (pixel with weight, source * basis)
+        """
+        places = np.flatnonzero(weight.ravel())
+        position = np.full(weight.size, -1)
+        position[places] = np.arange(places.size)
+        position = position.reshape(weight.shape)
+        column = {source: i * self.basis for i, source in enumerate(self.sources)}
+        rows, columns, values = [], [], []
+        for t in self.traces:
+            y, x, height, width = t.box
+            window = np.s_[y : y + height, x : x + width]
+            k, j, i = np.nonzero(np.where(position[window] >= 0, t.images, 0.0))
+            rows.append(position[window][j, i])
+            columns.append(column[t.source] + k)
+            values.append(t.images[k, j, i] * weight[window][j, i])
+        shape = (places.size, len(self.sources) * self.basis)
+        if not rows:
+            return scipy.sparse.csr_array(shape)
+        triple = [np.concatenate(part) for part in (values, rows, columns)]
+        return scipy.sparse.coo_array((triple[0], (triple[1], triple[2])), shape=shape).tocsr()
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """An observed spectrum.
+
+    Attributes
+    ----------
+    source, order : int
+    box : Box
+        On the detector.
+    image, error : ndarray, (y, x)
+        [DN/s]
+    usable : bool ndarray, (y, x)
+    """
+
+    source: int
+    order: int
+    box: Box
+    image: HostArray
+    error: HostArray
+    usable: HostArray
+
+
+def fit_in_turn(
+    dispersed: Dispersed,
+    cutouts: Sequence[Cutout],
+    *,
+    alpha: float,
+    threshold: float,
+    rounds: int,
+    own_of: Callable[[Trace, Cutout], HostArray],
+) -> tuple[HostArray, tuple[int, ...]]:
+    """Fit one spectrum after the other, the brightest first, each with the latest of the others.
+
+    Parameters
+    ----------
+    dispersed : Dispersed
+        The first spectrum of its basis is the flat one.
+    cutouts : sequence of Cutout
+    alpha : float
+        Added to the diagonal of the weighted normal equations.
+    threshold : float
+        A fit is rejected if it changes the brightness by a larger part than this.
+    rounds : int
+        How often; ends when a round fits nothing.
+    own_of : callable
+        ``own_of(trace, cutout)`` cuts the images of a trace to an observed spectrum.
+
+    Returns
+    -------
+    coefficients : ndarray, (trace, basis)
+    fitted : tuple of int
+        Number of spectra fitted in each round.
+    """
+    coefficients = dispersed.flat()
+    known = [
+        (cutout, i, own_of(dispersed.traces[i], cutout))
+        for cutout in cutouts
+        if (i := dispersed.index.get((cutout.source, cutout.order))) is not None
+    ]
+    known.sort(key=lambda one: -np.nansum(one[2][0]))
+    total = dispersed.image(coefficients)
+    fitted = []
+    for _ in range(rounds):
+        done = 0
+        for cutout, i, images in known:
+            basis = np.concatenate([np.tensordot(coefficients[i], images, 1)[None], images[1:]])
+            alone = cutout.image - (cut(total, (0, 0), cutout.box) - basis[0])
+            found = _fit_one(alone, basis, cutout, alpha)
+            if found is None or abs(found[0] - 1.0) > threshold:
+                continue
+            before = dispersed.own(i, coefficients)
+            coefficients[i] *= found[0]
+            coefficients[i, 1:] += found[1:]
+            change = dispersed.own(i, coefficients) - before
+            add(total, change, dispersed.traces[i].box)
+            done += 1
+        fitted.append(done)
+        if not done:
+            break
+    return coefficients, tuple(fitted)
+
+
+def _fit_one(image: HostArray, basis: HostArray, cutout: Cutout, alpha: float) -> HostArray | None:
+    """Weighted least squares of one spectrum; None with fewer pixels than unknowns."""
+    use = np.isfinite(image) & np.isfinite(basis[0]) & (basis[0] != 0) & cutout.usable
+    weighed = use & np.isfinite(cutout.error) & (cutout.error > 0)
+    if use.sum() < len(basis) or not weighed.any():
+        return None
+    error = cutout.error[weighed].astype(float)
+    design = (basis[:, weighed] / error).T
+    data = image[weighed] / error
+    if alpha == 0:
+        return np.asarray(np.linalg.lstsq(design, data, rcond=None)[0])
+    normal = design.T @ design + alpha * np.eye(len(basis))
+    return np.asarray(np.linalg.solve(normal, design.T @ data))
+
+
+@dataclass(frozen=True)
+class JointFit:
+    """Spectra of all sources.
+
+    Attributes
+    ----------
+    coefficients : ndarray, (source, basis)
+        In the order of :attr:`Dispersed.sources`.
+    covariance : ndarray, (source, basis, basis)
+        Of the coefficients of each source, with those of the others held.
+    scatter : float
+        Standard deviation of the coefficients about 1 that was assumed a priori.
+    chi2 : float
+        Weighted sum of squared residuals.
+    pixels : int
+        Number of pixels that were fitted.
+    """
+
+    coefficients: HostArray
+    covariance: HostArray
+    scatter: float
+    chi2: float
+    pixels: int
+
+
+def fit_jointly(
+    dispersed: Sequence[Dispersed],
+    images: Sequence[HostArray],
+    errors: Sequence[HostArray],
+    scatter: float | None = None,
+) -> JointFit:
+    """Fit the spectra of all sources to one or several exposures of a field.
+
+    Least squares on all pixels, damped towards a spectrum that is flat at the brightness of the
+    direct image: a priori the coefficients are 1 with a standard deviation `scatter`. Without
+    one it is found from the spectra themselves (empirical Bayes: the scatter that the fit has,
+    until it no longer changes), between 0.01 and 10.
+
+    Parameters
+    ----------
+    dispersed : sequence of Dispersed
+        Of each exposure, with the same basis.
+    images, errors : sequence of ndarray, (y, x)
+        [DN/s]; pixels that are not finite or have no positive error are left out.
+    scatter : float, optional
+
+    Returns
+    -------
+    JointFit
+    """
+    basis = dispersed[0].basis
+    sources = sorted({s for d in dispersed for s in d.sources})
+    blocks, data = [], []
+    for one, image, error in zip(dispersed, images, errors, strict=True):
+        usable = np.isfinite(image) & np.isfinite(error) & (error > 0)
+        weight = np.where(usable, 1.0 / np.where(usable, error, 1.0), 0.0)
+        matrix = one.matrix(weight)
+        place = np.array([sources.index(s) for s in one.sources], dtype=int)
+        columns = (place[:, None] * basis + np.arange(basis)).ravel()
+        widen = scipy.sparse.csr_array(
+            (np.ones(columns.size), (np.arange(columns.size), columns)),
+            shape=(columns.size, len(sources) * basis),
+        )
+        blocks.append(matrix @ widen)
+        data.append((image * weight)[weight > 0])
+    matrix = scipy.sparse.csr_array(scipy.sparse.vstack(blocks))
+    residual = np.concatenate(data) - matrix.sum(axis=1)  # of flat spectra
+    normal, right = (matrix.T @ matrix).tocsr(), matrix.T @ residual
+    parts = [slice(i * basis, (i + 1) * basis) for i in range(len(sources))]
+    own = np.array([normal[p, p].toarray() for p in parts]).reshape(-1, basis, basis)
+    seen = normal.diagonal()
+    assumed = 1.0 if scatter is None else scatter
+    for _ in range(_ROUNDS):
+        covariance = np.linalg.inv(own + np.eye(basis) / assumed**2)
+        change = _solve(normal, right, assumed, covariance)
+        told = seen * assumed**2 > 1  # coefficients about which the data say something
+        if scatter is not None or not told.any():
+            break
+        found = float(np.clip(np.sqrt(np.mean(change[told] ** 2)), *_SCATTER))
+        if abs(found - assumed) < _SETTLED * assumed:
+            break
+        assumed = found
+    left = residual - matrix @ change
+    return JointFit(
+        1.0 + change.reshape(-1, basis), covariance, assumed, float(left @ left), left.size
+    )
+
+
+def _solve(
+    normal: scipy.sparse.csr_array, right: HostArray, scatter: float, inverse: HostArray
+) -> HostArray:
+    """Damped normal equations by conjugate gradients; each source's own block is inverted."""
+    from scipy.sparse.linalg import LinearOperator, cg
+
+    size = right.size
+
+    def precondition(vector: HostArray) -> HostArray:
+        return np.einsum("skl,sl->sk", inverse, vector.reshape(inverse.shape[:2])).ravel()
+
+    damped = normal + scipy.sparse.eye_array(size) / scatter**2
+    solution, unsettled = cg(
+        damped, right, rtol=1e-10, maxiter=1000, M=LinearOperator((size, size), precondition)
+    )
+    if unsettled:
+        msg = (
+            f"the spectra of {inverse.shape[0]} sources could not be told apart in 1000 rounds;"
+            " assume a smaller scatter of the spectra"
+        )
+        raise InputError(msg)
+    return np.asarray(solution)
