@@ -2,7 +2,7 @@
 
 E. Bertin & S. Arnouts 1996, A&AS 117, 393: the image is cut into boxes, each is sigma-clipped
 and its median taken, the mesh of medians is median-filtered and interpolated by bicubic splines.
-Boxes with more than a tenth of their pixels masked or clipped take the mean of their neighbours.
+Boxes with too many of their pixels masked or clipped take the mean of their neighbours.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ def _box_size_for(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def background_mesh(
-    image: HostArray, mask: HostArray, box: tuple[int, int] | None = None
+    image: HostArray,
+    mask: HostArray,
+    box: tuple[int, int] | None = None,
+    *,
+    filter_size: int = 5,
+    excluded: float = 10.0,
 ) -> HostArray | None:
     """Fit a background that varies slowly over an image.
 
@@ -33,6 +38,10 @@ def background_mesh(
     box : (int, int), optional
         Rows and columns of a box; by default the largest of at most 32 x 32 pixels that divides
         the image evenly.
+    filter_size : int
+        Boxes along each side of the median filter.
+    excluded : float
+        Percentage of a box that may be masked or clipped.
 
     Returns
     -------
@@ -48,8 +57,8 @@ def background_mesh(
             image,
             size,
             mask=~mask,
-            filter_size=(5, 5),
-            exclude_percentile=10.0,
+            filter_size=filter_size,
+            exclude_percentile=excluded,
             sigma_clip=SigmaClip(sigma=3.0, maxiters=5),
             bkg_estimator=MedianBackground(),
         )
