@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spec2fn.kernels.dispersal import Dispersal, OrderGeometry, gather, splat
+
+SHAPE = (23, 31)
+
+
+def squares(x, y, light, shape):
+    """Areas that unit squares share with pixels, one square and one pixel at a time."""
+    out = np.zeros(shape)
+    for xs, ys, value in zip(x.ravel(), y.ravel(), light.ravel(), strict=True):
+        for j in range(shape[0]):
+            for i in range(shape[1]):
+                dx = max(0.0, min(xs, i) + 1 - max(xs, i))
+                dy = max(0.0, min(ys, j) + 1 - max(ys, j))
+                out[j, i] += value * dx * dy
+    return out
+
+
+def drawn(seed, number=40, margin=4.0):
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-margin, SHAPE[1] + margin, number)
+    y = rng.uniform(-margin, SHAPE[0] + margin, number)
+    return x, y, rng.normal(size=number), rng.normal(size=SHAPE)
+
+
+@given(st.integers(0, 2**31))
+@settings(max_examples=20, deadline=None)
+def test_light_falls_on_pixels_by_the_area_they_share(seed):
+    x, y, light, _ = drawn(seed)
+    np.testing.assert_allclose(splat(x, y, light, SHAPE), squares(x, y, light, SHAPE), atol=1e-13)
+
+
+@given(st.integers(0, 2**31))
+@settings(max_examples=50, deadline=None)
+def test_picking_up_is_adjoint_to_laying_down(seed):
+    x, y, light, image = drawn(seed)
+    ours, theirs = (splat(x, y, light, SHAPE) * image).sum(), (light * gather(x, y, image)).sum()
+    assert abs(ours - theirs) <= 1e-12 * np.abs(light).sum()
+
+
+def test_jax_agrees():
+    jnp = pytest.importorskip("jax.numpy")
+    x, y, light, image = drawn(4)
+    arrays = [jnp.asarray(a) for a in (x, y, light, image)]
+    np.testing.assert_allclose(splat(*arrays[:3], SHAPE), splat(x, y, light, SHAPE), atol=1e-12)
+    np.testing.assert_allclose(
+        gather(arrays[0], arrays[1], arrays[3]), gather(x, y, image), atol=1e-12
+    )
+
+
+def operator(seed=0, pixels=30, waves=17):
+    rng = np.random.default_rng(seed)
+    x0, y0 = rng.uniform(2, 28, pixels), rng.uniform(2, 20, pixels)
+    wave = np.linspace(1.0, 1.4, waves)
+    orders = {
+        str(m): OrderGeometry(
+            x0 + m * 30 * (wave[:, None] - 1.1),
+            y0 + m * 3 * (wave[:, None] - 1.1),
+            wave,
+            rng.uniform(0.1, 1.0, waves),
+        )
+        for m in (1, 2)
+    }
+    source = np.sort(rng.integers(0, 3, pixels))
+    spectra = {m: rng.uniform(0.5, 1.5, (3, waves)) for m in orders}
+    return Dispersal(orders, source, SHAPE), rng.uniform(0, 2, pixels), spectra, rng
+
+
+def test_the_operator_has_adjoints_in_the_image_and_in_the_spectra():
+    dispersal, flux, spectra, rng = operator()
+    image = rng.normal(size=SHAPE)
+    forward = (dispersal(flux, spectra) * image).sum()
+    np.testing.assert_allclose(
+        forward, (flux * dispersal.adjoint(image, spectra)).sum(), rtol=1e-12
+    )
+    back = dispersal.adjoint_spectra(image, flux)
+    np.testing.assert_allclose(
+        forward, sum((spectra[m] * back[m]).sum() for m in spectra), rtol=1e-12
+    )
+
+
+def test_orders_and_sources_add_up():
+    dispersal, flux, spectra, _ = operator()
+    whole = dispersal(flux, spectra)
+    by_order = sum(
+        Dispersal({m: g}, dispersal.source, SHAPE)(flux, spectra)
+        for m, g in dispersal.orders.items()
+    )
+    by_source = sum(dispersal(flux * (dispersal.source == s), spectra) for s in range(3))
+    np.testing.assert_allclose(by_order, whole, atol=1e-13)
+    np.testing.assert_allclose(by_source, whole, atol=1e-13)
+
+
+def test_gradients_agree_with_finite_differences():
+    jax = pytest.importorskip("jax")
+    jnp = jax.numpy
+    dispersal, flux, spectra, rng = operator()
+    image = rng.normal(size=SHAPE)
+
+    def loss(flux, shift, scale):
+        orders = {
+            m: OrderGeometry(g.x + shift, g.y, g.wavelength, g.gain * scale)
+            for m, g in dispersal.orders.items()
+        }
+        moved = Dispersal(orders, dispersal.source, SHAPE)
+        return (jnp.asarray(moved(flux, spectra)) * image).sum()
+
+    at = (jnp.asarray(flux), jnp.asarray(0.03), jnp.asarray(1.0))
+    gradients = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*at)
+    step = 1e-6
+    for k, exact in enumerate(gradients):
+        way = rng.normal(size=np.shape(at[k]))
+        ends = [
+            float(loss(*(a + s * step * way if i == k else a for i, a in enumerate(at))))
+            for s in (1, -1)
+        ]
+        numeric = (ends[0] - ends[1]) / (2 * step)
+        np.testing.assert_allclose(np.sum(exact * way), numeric, rtol=1e-5)
