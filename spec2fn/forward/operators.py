@@ -8,6 +8,7 @@ added. Everything is planned once on the host; application is array work for Num
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -75,7 +76,7 @@ def gaussian_fractions(lower: Array, upper: Array, center: Array, sigma: Array) 
     return 0.5 * (erf((upper - center) * scale) - erf((lower - center) * scale))
 
 
-class Sampled(Plan):
+class Sampled(Plan, abc.ABC):
     """Spectrum on a wavelength grid → count rate of the pixels of a window of the detector.
 
     Linear in the spectrum and in the flat. Kinds of sources differ in :meth:`image`.
@@ -132,9 +133,9 @@ class Sampled(Plan):
         """Shapes of the result and of the argument."""
         return tuple(self.gain.shape), tuple(self.grid.shape)
 
+    @abc.abstractmethod
     def image(self, place: Array | None = None) -> Array:
         """Light of the source that each pixel gets, shape (y, x)."""
-        raise NotImplementedError
 
     def weights(self, place: Array | None = None, flat: Array | None = None) -> Array:
         """Count rate per unit of the spectrum at each pixel's wavelength, shape (y, x)."""

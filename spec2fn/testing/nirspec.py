@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.forward.exposures import to_dataset
+from spec2fn.forward.nirspec.exposures import nirspec_setup
 from spec2fn.forward.nirspec.msa import fixed_slit, shutter
 from spec2fn.forward.nirspec.msa import msa_metadata as assemble
 from spec2fn.forward.nirspec.optics import CONFIGURATIONS, reference_dataset
 from spec2fn.forward.nirspec.optics import optics as references
-from spec2fn.schema import Meta
 from spec2fn.wcs.open_slits import FIXED_SLITS
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ __all__ = [
     "reference_dataset",
     "references",
 ]
+
+_UNSAID: Mapping[str, Any] = {"SRCTYAPT": None, "SRCTYPE": None}  # the steps decide
 
 
 def exposure(
@@ -57,57 +60,26 @@ def exposure(
     xarray.Dataset
         ``sci`` is column + row / 4096 (+ 10000 per integration) in the image.
     """
-    import xarray as xr
-    from astropy.io.fits import Header
-
-    from spec2fn.io.fits.exposures import mode_attrs
-
     x, y, nx, ny = window
-    header = {
-        "TELESCOP": "JWST",
-        "INSTRUME": "NIRSPEC",
-        "EXP_TYPE": exp_type,
-        "DETECTOR": detector,
-        "GRATING": grating,
-        "FILTER": CONFIGURATIONS[grating][0],
-        "SUBARRAY": subarray,
-        "FXD_SLIT": "NONE" if exp_type == "NRS_MSASPEC" else "S200A1",
-        "PROGRAM": "01234",
-        "GWA_XTIL": 0.34,
-        "GWA_YTIL": 0.2,
-        "GWA_TILT": 38.0,
-        "MSAMETFL": "jw01234_01_msa.fits",
-        "MSAMETID": 1,
-        "PATT_NUM": 1,
-        "V2_REF": 331.867,
-        "V3_REF": -479.4175,
-        "V3I_YANG": 138.5,
-        "VPARITY": -1,
-        "ROLL_REF": 30.0,
-        "RA_REF": 53.1,
-        "DEC_REF": -27.8,
-        "VELOSYS": 12345.6,
-        "VA_SCALE": 1.00002,
-        "XOFFSET": 0.0,
-        "YOFFSET": 0.0,
-        **keywords,
-    }
-    header = {k: v for k, v in header.items() if v is not None}
     image = np.arange(nx, dtype=np.float32) + np.arange(ny, dtype=np.float32)[:, None] / 4096
-    dims: tuple[str, ...] = ("y", "x")
     if integrations:
         number = np.arange(integrations, dtype=np.float32)[:, None, None]
-        image, dims = image + np.float32(10000) * number, ("integration", *dims)
-    meta = Meta(Header(header), None, "jw01234_nrs_rate.fits")
-    place = {"xstart": x, "ystart": y, "xsize": nx, "ysize": ny}
-    return xr.Dataset(
-        {
-            "sci": (dims, image, {"units": "DN/s"}),
-            "err": (dims, np.ones_like(image)),
-            "dq": (dims, np.zeros(image.shape, dtype=np.uint32)),
-        },
-        attrs={**mode_attrs(meta), **place, "meta": meta},
+        image = image + np.float32(10000) * number
+    setup = nirspec_setup(
+        exp_type,
+        name="jw01234_nrs_rate.fits",
+        shape=image.shape,
+        integration_time=100.0,
+        grating=grating,
+        detector=detector,
+        fixed_slit="NONE" if exp_type == "NRS_MSASPEC" else "S200A1",
+        at=(331.867, -479.4175),
+        subarray=subarray,
+        corner=(x, y),
+        extra={**_UNSAID, "MSAMETFL": "jw01234_01_msa.fits", "MSAMETID": 1, **keywords},
     )
+    planes = {"sci": image, "err": np.ones_like(image), "dq": np.zeros(image.shape, np.uint32)}
+    return to_dataset(setup, planes)
 
 
 def msa_metadata(extra: tuple[Mapping[str, Any], ...] = ()) -> xr.Dataset:

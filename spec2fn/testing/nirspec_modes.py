@@ -14,7 +14,7 @@ import numpy as np
 
 from spec2fn.forward.nirspec import ifu_optics as nirspec_ifu_optics
 from spec2fn.testing import nirspec as toy
-from spec2fn.testing.nirspec_references import calibration_references
+from spec2fn.testing.nirspec_references import GRATING, calibration_references
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,7 +27,6 @@ SLIT_TYPES = ("NRS_FIXEDSLIT", "NRS_BRIGHTOBJ", "NRS_MSASPEC")
 EXP_TYPES = (*SLIT_TYPES, "NRS_IFU")
 """Exposure types there are exposures of."""
 
-_GRATING = "PRISM"
 # first column and row, one-based, and size
 _WINDOWS = {
     "NRS_FIXEDSLIT": (1341, 955, 128, 156),
@@ -55,14 +54,14 @@ def _empty(
 ) -> xr.Dataset:
     return toy.exposure(
         exp_type,
-        _GRATING,
+        GRATING,
         subarray="SUB512" if exp_type == "NRS_BRIGHTOBJ" else "ALLSLITS",
         window=_WINDOWS[exp_type],
         integrations=integrations,
         FXD_SLIT=_PRIMARY.get(exp_type, "NONE"),
         SLOWAXIS=2,
         SPORDER=-1,
-        OBSERVTN="001",
+        **({"DATAMODL": "IFUImageModel"} if exp_type == "NRS_IFU" else {}),
         **(keywords or {}),
     )
 
@@ -75,7 +74,7 @@ def _pointing(exp_type: str) -> Mapping[str, float]:
 
     if exp_type not in _PRIMARY:
         return {}
-    refs: dict[str, Any] = dict(toy.references(_GRATING))
+    refs: dict[str, Any] = dict(toy.references(GRATING))
     ds = assign_wcs(_empty(exp_type), **refs)
     wcs = meta_of(ds).wcs
     (i,) = (i for i in wcs if wcs.batch.slits[i].name == _PRIMARY[exp_type])
@@ -117,15 +116,8 @@ def exposure(
         "var_poisson": rng.uniform(1e-3, 2e-3, shape),
         "var_rnoise": rng.uniform(5e-4, 1e-3, shape),
     }
-    data = {n: (dims, v.astype(np.float32)) for n, v in values.items()}
-    ds = ds.assign(data).assign(mid_time=((), np.float64(60000.0)))
+    ds = ds.assign({n: (dims, v.astype(np.float32)) for n, v in values.items()})
     ds["sci"].attrs["units"] = "DN/s"
-    ds = ds.assign(exposure_time=((), np.float64(100.0)))
-    model = "IFUImageModel" if exp_type == "NRS_IFU" else "CubeModel" if series else "ImageModel"
-    ds = ds.assign_attrs(model=model, tso=series)
-    if series:
-        times = 60000.0 + 0.01 * np.arange(integrations)
-        ds = ds.assign(int_mid_mjd_utc=("integration", times))
     for variable in ds.variables.values():
         variable.data.setflags(write=False)
     return ds
@@ -136,15 +128,14 @@ def references(exp_type: str) -> Mapping[str, Any]:
     """Return the references of a mode by type."""
     x, y, nx, ny = _WINDOWS[exp_type]
     frame = (y + ny - 1, x + nx - 1)
-    name = toy.CONFIGURATIONS[_GRATING][0]
     refs = {
-        **toy.references(_GRATING),
-        **(nirspec_ifu_optics.optics(_GRATING) if exp_type == "NRS_IFU" else {}),
-        **calibration_references(exp_type, _GRATING, name, frame),
+        **toy.references(GRATING),
+        **(nirspec_ifu_optics.optics(GRATING) if exp_type == "NRS_IFU" else {}),
+        **calibration_references(exp_type, frame),
     }
     if exp_type == "NRS_MSASPEC":
         # of the fixed slit among the slitlets
-        fixed = calibration_references("NRS_FIXEDSLIT", _GRATING, name, frame)
+        fixed = calibration_references("NRS_FIXEDSLIT", frame)
         refs |= {f"fs:{k}": v for k, v in fixed.items()}
     return refs
 

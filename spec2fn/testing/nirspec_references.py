@@ -13,30 +13,32 @@ import numpy as np
 import xarray as xr
 from astropy.io.fits import Header
 
+from spec2fn.forward.nirspec.optics import CONFIGURATIONS
 from spec2fn.schema import Meta
 from spec2fn.typing import HostArray
 from spec2fn.wcs.open_slits import FIXED_SLITS
 
-__all__ = ["calibration_references"]
+__all__ = ["GRATING", "calibration_references"]
 
 WAVES = np.linspace(0.5, 5.5, 41)  # um
+GRATING = "PRISM"
+"""That exposures are taken with."""
+_FILTER = CONFIGURATIONS[GRATING][0]
 _SLITS = tuple(FIXED_SLITS)
+_SHUTTERS = (171, 365)
 _SLICES = 30
 _SPECTRAL = {"CRPIX": 1.0, "CRVAL": 0.5e-6, "CDELT": 0.25e-6}  # of pathloss, in m
 _N_PATHLOSS = 21
 
 
 @functools.cache
-def calibration_references(
-    exp_type: str, grating: str, filter_name: str, frame: tuple[int, int]
-) -> Mapping[str, xr.Dataset]:
+def calibration_references(exp_type: str, frame: tuple[int, int]) -> Mapping[str, xr.Dataset]:
     """Return the references of flux, source position and extraction, by type.
 
     Parameters
     ----------
     exp_type : str
         ``NRS_FIXEDSLIT``, ``NRS_BRIGHTOBJ``, ``NRS_MSASPEC`` or ``NRS_IFU``.
-    grating, filter_name : str
     frame : (int, int)
         Rows and columns of the images of the flats, which begin at the corner of the detector.
 
@@ -44,48 +46,31 @@ def calibration_references(
     -------
     mapping of str to xarray.Dataset
         Flats in three parts, ``pathloss``, ``barshadow``, ``photom``, ``area``, ``wavecorr``,
-        ``extract1d``, ``apcorr``, ``msaoper``, as far as the mode needs them.
+        ``extract1d``, ``apcorr``, ``msaoper``, ``cubepar``, as far as the mode needs them.
     """
-    mos = exp_type == "NRS_MSASPEC"
-    if exp_type == "NRS_IFU":
-        return _named(_of_slices(grating, filter_name, frame))
-    refs = dict(zip(("fflat", "sflat", "dflat"), _flats(frame, mos=mos), strict=True))
-    refs |= {
+    mos, ifu = exp_type == "NRS_MSASPEC", exp_type == "NRS_IFU"
+    refs = _flats(frame, mos=mos) | {
         "pathloss": _pathloss(mos=mos),
-        "photom": _photom(grating, filter_name, mos=mos),
-        "area": _areas(mos=mos),
-        "wavecorr": _wavecorr(mos=mos),
-        "extract1d": xr.Dataset(
-            attrs={"tree": {"apertures": [{"id": "ANY", "extract_width": 5}]}, "meta": Meta()}
-        ),
-        "apcorr": _apcorr(grating, filter_name, mos=mos),
+        "photom": _photom(single=mos or ifu),
+        "area": _areas(exp_type),
     }
+    if ifu:
+        refs |= _of_cubes()
+    else:
+        boxes = {"apertures": [{"id": "ANY", "extract_width": 5}]}
+        refs["extract1d"] = xr.Dataset(attrs={"tree": boxes, "meta": Meta()})
+        refs |= {"wavecorr": _wavecorr(mos=mos), "apcorr": _apcorr(mos=mos)}
     if mos:
-        refs |= {"barshadow": _barshadow(), "msaoper": _msaoper()}
-    return _named(refs)
-
-
-def _named(refs: Mapping[str, xr.Dataset]) -> Mapping[str, xr.Dataset]:
+        refs["barshadow"] = _barshadow()
+    if mos or ifu:
+        refs["msaoper"] = _msaoper()
     return {
         name: ds.assign_attrs(reftype=name, filename=f"jwst_nirspec_{name}_9999")
         for name, ds in refs.items()
     }
 
 
-def _of_slices(grating: str, filter_name: str, frame: tuple[int, int]) -> dict[str, xr.Dataset]:
-    refs = dict(zip(("fflat", "sflat", "dflat"), _flats(frame, mos=False), strict=True))
-    number = np.arange(_SLICES, dtype=np.int16)
-    areas = (0.01 * (1 + 0.01 * np.arange(_SLICES))).astype(np.float32)
-    return refs | {
-        "pathloss": _pathloss(mos=False),
-        "photom": _photom(grating, filter_name, mos=True),
-        "area": xr.Dataset(_table("area", slice_id=number, pixarea=areas)),
-        "msaoper": _msaoper(),
-        **_of_cubes(grating, filter_name),
-    }
-
-
-def _of_cubes(grating: str, filter_name: str) -> dict[str, xr.Dataset]:
+def _of_cubes() -> dict[str, xr.Dataset]:
     """References of cube_build and of spectra of cubes."""
     wave = np.arange(0.5, 5.5, 0.02, dtype=np.float32)
     shepard = {"roispatial": 0.3, "roispectral": 0.05}
@@ -95,7 +80,7 @@ def _of_cubes(grating: str, filter_name: str) -> dict[str, xr.Dataset]:
         "cubepar_emsm": {**shepard, "scalerad": 0.1},
     }
     variables: dict[str, Any] = {}
-    who = {"disperser": np.array([grating]), "filter": np.array([filter_name])}
+    who = {"disperser": np.array([GRATING]), "filter": np.array([_FILTER])}
     for name, values in tables.items():
         columns = {k: np.array([v], np.float32) for k, v in values.items()}
         variables |= _table(name, **who, **columns)
@@ -112,8 +97,8 @@ def _of_cubes(grating: str, filter_name: str) -> dict[str, xr.Dataset]:
         "radius": sizes * np.ones(6),
         "radius_units": "arcsec",
         "apcorr": 1 + np.exp(-sizes / 0.3) * waves / 5,
-        "filter": filter_name,
-        "grating": grating,
+        "filter": _FILTER,
+        "grating": GRATING,
     }
     method = {"method": "exact", "subpixels": 8, "subtract_background": True}
     return {
@@ -163,19 +148,22 @@ def _images(
     }
 
 
-def _flats(frame: tuple[int, int], *, mos: bool) -> tuple[xr.Dataset, ...]:
-    dflat = xr.Dataset(_images((0.5, 2.0, 5.2), frame) | _fast(phase=1.0))
-    if not mos:
-        single = {k: v for k, v in _images((1.0,), frame).items() if k != "wavelength.wavelength"}
-        single = {k: (("y", "x"), v[1].reshape(frame)) for k, v in single.items()}
-        sflat = xr.Dataset(single | _fast(phase=2.0))
-        return xr.Dataset(_fast(rows=_SLITS, phase=3.0)), sflat, dflat
-    sflat = xr.Dataset(_images((0.5, 5.4), frame, cube_dq=True) | _fast(phase=2.0))
+def _flats(frame: tuple[int, int], *, mos: bool) -> dict[str, xr.Dataset]:
     fore: dict[str, Any] = {}
-    for quadrant, suffix in enumerate(("", "_2", "_3", "_4")):
-        fore |= _images((0.5, 2.5, 5.5), (171, 365), suffix, cube_dq=True)
-        fore |= _fast(suffix, phase=3.0 + quadrant)
-    return xr.Dataset(fore), sflat, dflat
+    if mos:
+        spectrograph = _images((0.5, 5.4), frame, cube_dq=True)
+        for quadrant, suffix in enumerate(("", "_2", "_3", "_4")):
+            fore |= _images((0.5, 2.5, 5.5), _SHUTTERS, suffix, cube_dq=True)
+            fore |= _fast(suffix, phase=3.0 + quadrant)
+    else:
+        planes = _images((1.0,), frame)
+        spectrograph = {k: (("y", "x"), planes[k][1].reshape(frame)) for k in ("sci", "err", "dq")}
+        fore = _fast(rows=_SLITS, phase=3.0)
+    return {
+        "fflat": xr.Dataset(fore),
+        "sflat": xr.Dataset(spectrograph | _fast(phase=2.0)),
+        "dflat": xr.Dataset(_images((0.5, 2.0, 5.2), frame) | _fast(phase=1.0)),
+    }
 
 
 def _pathloss(*, mos: bool) -> xr.Dataset:
@@ -218,30 +206,38 @@ def _barshadow() -> xr.Dataset:
     )
 
 
-def _photom(grating: str, filter_name: str, *, mos: bool) -> xr.Dataset:
-    names = ("ANY",) if mos else _SLITS
+def _who(names: tuple[str, ...], *, slits: bool = True) -> dict[str, HostArray]:
+    """Columns that say what the rows of a table are for."""
+    n = len(names)
+    who = {"filter": np.array([_FILTER] * n), "grating": np.array([GRATING] * n)}
+    return who | ({"slit": np.array(names)} if slits else {})
+
+
+def _photom(*, single: bool) -> xr.Dataset:
+    names = ("ANY",) if single else _SLITS
     n = len(names)
     response = 1 + 0.2 * np.cos(WAVES + np.arange(n)[:, None])
     table = _table(
         "photom",
-        filter=np.array([filter_name] * n),
-        grating=np.array([grating] * n),
+        **_who(names, slits=not single),
         photmj=(1e-12 * (1 + 0.1 * np.arange(n))).astype(np.float32),
         nelem=np.full(n, len(WAVES), np.int16),
         wavelength=np.tile(WAVES.astype(np.float32), (n, 1)),
         relresponse=response.astype(np.float32),
-        **({} if mos else {"slit": np.array(names)}),
     )
     table |= _table("timecoeff_linear", t0=np.full(n, 59635.0), lossperyear=np.full(n, 0.01))
     area = {"pixar_a2": ((), np.float64(0.0105)), "pixar_sr": ((), np.float64(2.5e-13))}
     return xr.Dataset(table | area)
 
 
-def _areas(*, mos: bool) -> xr.Dataset:
-    if not mos:
-        areas = (0.01 * (1 + 0.1 * np.arange(len(_SLITS)))).astype(np.float32)
-        return xr.Dataset(_table("area", slit_id=np.array(_SLITS), pixarea=areas))
-    y, x = (a.ravel() + 1 for a in np.indices((171, 365)))
+def _areas(exp_type: str) -> xr.Dataset:
+    if exp_type != "NRS_MSASPEC":
+        ifu = exp_type == "NRS_IFU"
+        number = np.arange(_SLICES if ifu else len(_SLITS), dtype=np.int16)
+        names = {"slice_id": number} if ifu else {"slit_id": np.array(_SLITS)}
+        areas = (0.01 * (1 + (0.01 if ifu else 0.1) * number)).astype(np.float32)
+        return xr.Dataset(_table("area", **names, pixarea=areas))
+    y, x = (a.ravel() + 1 for a in np.indices(_SHUTTERS))
     table = _table(
         "area",
         quadrant=np.repeat(np.arange(1, 5, dtype=np.int16), x.size),
@@ -263,7 +259,7 @@ def _wavecorr(*, mos: bool) -> xr.Dataset:
     return xr.Dataset(attrs={"tree": {"apertures": apertures}})
 
 
-def _apcorr(grating: str, filter_name: str, *, mos: bool) -> xr.Dataset:
+def _apcorr(*, mos: bool) -> xr.Dataset:
     names = ("MOS",) if mos else _SLITS
     n = len(names)
     waves = np.linspace(0.5, 5.5, 6)
@@ -276,9 +272,7 @@ def _apcorr(grating: str, filter_name: str, *, mos: bool) -> xr.Dataset:
 
     columns = _table(
         "apcorr",
-        filter=np.array([filter_name] * n),
-        grating=np.array([grating] * n),
-        slit=np.array(names),
+        **_who(names),
         wavelength=rows(waves),
         nelem_wl=np.full(n, 6),
         size=rows(sizes),
