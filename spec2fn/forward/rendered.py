@@ -98,6 +98,8 @@ class Rendered:
     sources : tuple of Source
         Of every slit, if there are several.
     msa_metadata : xarray.Dataset, optional
+    files : mapping of str to (str, bytes)
+        Name and content of other files that belong to the exposure, by role.
     seed : int
         Of noise, flat and bad pixels.
     reference_files : sequence of ReferenceFile
@@ -110,6 +112,7 @@ class Rendered:
     truth: Truth
     sources: tuple[Source, ...] = ()
     msa_metadata: xr.Dataset | None = None
+    files: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)
     seed: int = 0
     reference_files: Sequence[ReferenceFile] = ()
     references: Mapping[str, xr.Dataset] = field(default_factory=dict)
@@ -141,7 +144,25 @@ class Rendered:
         members: dict[str, tuple[xr.Dataset, ...]] = {r: (self.exposure(r),) for r in roles}
         if self.msa_metadata is not None:
             members["msa_metadata"] = (self.msa_metadata,)
-        return members
+        return members | self._opened()
+
+    def _opened(self) -> dict[str, tuple[xr.Dataset, ...]]:
+        """The other files, read."""
+        import tempfile
+
+        from spec2fn.io.catalogs import open_field_member
+
+        out = {}
+        for role, (name, content) in self.files.items():
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, name)
+                path.write_bytes(content)
+                ds = open_field_member(role, path).load()
+                wcs = ds.attrs["meta"].wcs
+                if wcs is not None:
+                    wcs.load()
+            out[role] = (ds,)
+        return out
 
     def exposure(self, role: str) -> xr.Dataset:
         """Return an exposure as a Dataset."""
@@ -182,6 +203,9 @@ class Rendered:
         for role, setup in self.setups.items():
             write_exposure(folder / setup.name, setup, self.pieces(role))
             members.append({"expname": setup.name, "exptype": role})
+        for role, (name, data) in self.files.items():
+            (folder / name).write_bytes(data)
+            members.append({"expname": name, "exptype": role})
         science = self.setups["science"].name
         content = {
             "asn_type": "spec2",

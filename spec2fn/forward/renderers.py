@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,9 @@ from spec2fn.forward.nirspec import references as nirspec_references
 from spec2fn.forward.nirspec import render as nirspec
 from spec2fn.forward.reference_files import Reference, ReferenceFile, open_references
 from spec2fn.forward.rendered import Rendered
+from spec2fn.forward.slitless import references as slitless_references
+from spec2fn.forward.slitless import render as slitless
+from spec2fn.forward.slitless.instrument import GRISMS
 from spec2fn.modes import MODES
 
 __all__ = ["RENDERERS", "Renderer", "render", "write_references"]
@@ -54,6 +58,12 @@ RENDERERS: Mapping[str, Renderer] = {
     "NRS_BRIGHTOBJ": Renderer(nirspec_references.references, nirspec.nirspec_bots, series=True),
     "NRS_MSASPEC": Renderer(nirspec_references.references, nirspec.nirspec_mos),
     "NRS_IFU": Renderer(nirspec_ifu_references.references, ifu_render.nirspec_ifu),
+    **{
+        exp_type: Renderer(
+            slitless_references.references, functools.partial(slitless.wide_field, exp_type)
+        )
+        for exp_type in GRISMS
+    },
 }
 """Renderers by exposure type."""
 

@@ -1,0 +1,1 @@
+"""Synthetic slitless spectrographs: NIRISS and NIRCam with a grism in the beam."""
