@@ -37,6 +37,7 @@ E = TypeVar("E", bound="Exposure")
 
 __all__ = [
     "ALLOWED",
+    "AREA",
     "EXTRACTED",
     "FIELD_FILES",
     "FIELD_KEYWORDS",
@@ -115,6 +116,9 @@ PLANES: Mapping[str, Plane] = {
     "slit_y": Plane("", "float64", "aux", "position along a slice of the NIRSpec IFU"),
 }
 """Array variables by name, in the order in which their HDUs appear in a product."""
+
+AREA = "area"
+"""Variable: relative area of the pixels of the whole detector, dims ``(area_y, area_x)``."""
 
 VARIANCES = tuple(name for name, plane in PLANES.items() if plane.kind == "variance")
 """Names of the variances of an exposure."""

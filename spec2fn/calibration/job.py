@@ -54,6 +54,9 @@ _MEMBER_PARAMETERS = {
     ("targ_centroid", "ta_file"): "target_acquisition",
 }
 
+# The step that saves what the parameter of the pipeline asks for.
+_ELECTRONS = "electron_rate"
+
 _LOG = logging.getLogger("spec2fn.calibration")
 _GO_ON = "--from {0}, or start={0!r} in Python"
 
@@ -192,6 +195,8 @@ def prepare(
                 also=needed_references(rest),
             )
             crds, defaults = recommended, recommended.options
+            if defaults.get("save_wfss_esec") and any(s.name == _ELECTRONS for s in steps_of(rest)):
+                crds = {_ELECTRONS: {"skip": False}, **crds}
         settings = resolve_settings(pipeline, params, crds, compatibility)
         settings = _settled(obs.science, settings, rest, params)
         obs = _with_member_files(obs, settings)

@@ -123,11 +123,11 @@ def _table(where: Path) -> Any:  # noqa: ANN401 - a table of astropy, which has 
         raise InputError(msg) from error
 
 
-def _plain(column: Any, fill: object = np.nan) -> HostArray:  # noqa: ANN401 - any column
+def _plain(column: Any) -> HostArray:  # noqa: ANN401 - any column
     values = getattr(column, "value", column)  # without its unit
     if isinstance(values, np.ma.MaskedArray):
-        kind = values.astype(float) if fill is np.nan and values.dtype.kind in "if" else values
-        values = kind.filled(fill) if kind.dtype.kind in "fb" else kind.filled()
+        number = values.dtype.kind in "iuf"
+        values = values.astype(float).filled(np.nan) if number else values.filled(False)
     return np.asarray(values)
 
 
@@ -163,7 +163,7 @@ def _numbers(where: Path, name: str, column: Any) -> HostArray:  # noqa: ANN401 
 
 
 def _flags(where: Path, column: Any) -> HostArray:  # noqa: ANN401 - any column
-    values = _plain(column, fill=False)
+    values = _plain(column)
     if values.dtype.kind == "U":
         text = np.char.upper(np.char.strip(values))
         if np.isin(text, ("TRUE", "FALSE")).all():
@@ -183,7 +183,7 @@ def _sky(where: Path, name: str, table: Any) -> HostArray:  # noqa: ANN401 - a t
         return np.stack([_numbers(where, name, p) for p in parts])
     column = table[name]
     if not hasattr(column, "icrs"):
-        msg = f"{where}: column {name} holds {str(column[0])!r}, needs positions on the sky; correct it"
+        msg = f"{where}: column {name} holds {str(column[0])!r}, needs positions; correct it"
         raise InputError(msg)
     place = column.icrs
     return np.stack([np.asarray(place.ra.deg, float), np.asarray(place.dec.deg, float)])

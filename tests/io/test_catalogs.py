@@ -188,7 +188,7 @@ def test_the_header_names_the_catalog(tmp_path):
     assert found.sizes["source"] == 3
     assert find_field_member(ds, "segmap", [str(tmp_path)]) is None
     elsewhere = tmp_path / "elsewhere"
-    with pytest.raises(InputError, match="Source catalog direct_cat.ecsv .SCATFILE. is not in"):
+    with pytest.raises(InputError, match=r"Source catalog direct_cat.ecsv .SCATFILE. is not in"):
         find_field_member(ds, "sourcecat", [str(elsewhere)])
 
 
