@@ -26,6 +26,7 @@ from spec2fn.steps.background import background
 from spec2fn.steps.badpix_selfcal import badpix_selfcal
 from spec2fn.steps.barshadow import barshadow
 from spec2fn.steps.cube_build import cube_build
+from spec2fn.steps.electron_rate import electron_rate
 from spec2fn.steps.extract_1d import extract_1d
 from spec2fn.steps.extract_2d import extract_2d
 from spec2fn.steps.flat_field import flat_field
@@ -52,7 +53,10 @@ __all__ = [
     "MIRI_LRS_FIXEDSLIT",
     "MIRI_LRS_SLITLESS",
     "MIRI_MRS",
+    "MIRI_WFSS",
     "MODES",
+    "NIRCAM_WFSS",
+    "NIRISS_WFSS",
     "NIRSPEC_BRIGHTOBJ",
     "NIRSPEC_FIXEDSLIT",
     "NIRSPEC_IFU",
@@ -226,6 +230,39 @@ NIRSPEC_IFU: Pipeline = (
     product("x1d", of="extract_1d"),
 )
 
+NIRISS_WFSS: Pipeline = (
+    assign_wcs,
+    background,
+    product("bsub", of="background", optional=True),
+    flat_field,
+    electron_rate,
+    extract_2d,
+    srctype,
+    photom,
+    product("cal"),
+    pixel_replace,
+    extract_1d,
+    product("x1d", of="extract_1d"),
+)
+
+NIRCAM_WFSS: Pipeline = NIRISS_WFSS
+
+# with electrons that have not been through the flat, as the observatory keeps them
+MIRI_WFSS: Pipeline = (
+    assign_wcs,
+    background,
+    product("bsub", of="background", optional=True),
+    electron_rate,
+    flat_field,
+    extract_2d,
+    srctype,
+    photom,
+    product("cal"),
+    pixel_replace,
+    extract_1d,
+    product("x1d", of="extract_1d"),
+)
+
 MODES: dict[str, tuple[str, Pipeline]] = {
     "MIR_LRS-FIXEDSLIT": ("MIRI_LRS_FIXEDSLIT", MIRI_LRS_FIXEDSLIT),
     "MIR_LRS-SLITLESS": ("MIRI_LRS_SLITLESS", MIRI_LRS_SLITLESS),
@@ -234,6 +271,9 @@ MODES: dict[str, tuple[str, Pipeline]] = {
     "NRS_BRIGHTOBJ": ("NIRSPEC_BRIGHTOBJ", NIRSPEC_BRIGHTOBJ),
     "NRS_IFU": ("NIRSPEC_IFU", NIRSPEC_IFU),
     "NRS_MSASPEC": ("NIRSPEC_MOS", NIRSPEC_MOS),
+    "NIS_WFSS": ("NIRISS_WFSS", NIRISS_WFSS),
+    "NRC_WFSS": ("NIRCAM_WFSS", NIRCAM_WFSS),
+    "MIR_WFSS": ("MIRI_WFSS", MIRI_WFSS),
 }
 """Name of the mode (EXP_TYPE, and OPMODE of a lamp: ``NRS_LAMP:IFU``) to the name of its pipeline
 and the pipeline itself."""

@@ -89,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--output-dir", default=".", metavar="DIR", help="default: this folder")
     run.add_argument("--save-bsub", action="store_true", help="save the _bsub product")
     run.add_argument(
+        "--save-wfss-esec",
+        action="store_true",
+        help="save a slitless exposure in electrons per second, _esec",
+    )
+    run.add_argument(
         "--save-step",
         action="append",
         default=[],
@@ -258,6 +263,7 @@ def _run(args: argparse.Namespace) -> int:
             args.output_dir,
             save_steps=args.save_step,
             save_bsub=args.save_bsub,
+            save_wfss_esec=args.save_wfss_esec,
             file_format=args.format,
             chunk_integrations=args.chunk_integrations,
             progress=progress,

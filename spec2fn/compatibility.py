@@ -13,6 +13,8 @@ PRESETS: Mapping[str, tuple[tuple[str, str, Any], ...]] = {
     "jwst-3.0": (
         # the official errors leave the variance of what is subtracted out
         ("background", "propagate_variance", False),
+        # orders that are not extracted count as background
+        ("background", "wfss_all_orders", False),
         ("imprint", "propagate_variance", False),
         ("master_background", "propagate_variance", False),
         # clean_flicker_noise, the successor of nsclean

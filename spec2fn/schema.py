@@ -37,7 +37,10 @@ E = TypeVar("E", bound="Exposure")
 
 __all__ = [
     "ALLOWED",
+    "AREA",
     "EXTRACTED",
+    "FIELD_FILES",
+    "FIELD_KEYWORDS",
     "INT_TIMES",
     "MODE_ATTRS",
     "COMMON_ERROR",
@@ -88,6 +91,7 @@ PLANES: Mapping[str, Plane] = {
     "sci": Plane("SCI", "float32", "value", "count rate, then surface brightness or flux density"),
     "err": Plane("ERR", "float32", "value", "standard error of sci"),
     "dq": Plane("DQ", "uint32", "flag", "data-quality bits (spec2fn.dq)"),
+    "mask": Plane("MASK", "uint32", "flag", "1 where a slitless exposure sees background alone"),
     "regions": Plane("REGIONS", "int32", "flag", "regions of an IFU as products hold them"),
     "wavelength": Plane("WAVELENGTH", "float64", "aux", "wavelength [um]"),
     "wavelength_uncorrected": Plane("", "float64", "aux", "wavelength before wavecorr [um]"),
@@ -113,6 +117,9 @@ PLANES: Mapping[str, Plane] = {
 }
 """Array variables by name, in the order in which their HDUs appear in a product."""
 
+AREA = "area"
+"""Variable: relative area of the pixels of the whole detector, dims ``(area_y, area_x)``."""
+
 VARIANCES = tuple(name for name, plane in PLANES.items() if plane.kind == "variance")
 """Names of the variances of an exposure."""
 
@@ -126,6 +133,7 @@ class Scalar:
     unit: str
     about: str
     read: bool = False  # read from the header when an exposure is opened
+    section: str = ""  # title of its section in the PRIMARY header, where it has one
 
 
 SCALARS: Mapping[str, Scalar] = {
@@ -143,6 +151,9 @@ SCALARS: Mapping[str, Scalar] = {
     "source_ypos": Scalar("SRCYPOS", "SCI", "pixel", "source position in slit (y-axis)"),
     "dithered_ra": Scalar("DITH_RA", "PRIMARY", "deg", "RA of dithered pointing location"),
     "dithered_dec": Scalar("DITH_DEC", "PRIMARY", "deg", "Dec of dithered pointing location"),
+    "background_scale": Scalar(
+        "BKGD_SCL", "PRIMARY", "", "Background scale factor", section="Background information"
+    ),
 }
 
 # name -> (FITS keyword, type); a keyword that is absent leaves the attribute out.
@@ -285,6 +296,16 @@ def allowed(keyword: str, value: Any, file: str) -> Any:  # noqa: ANN401 - keywo
     msg = f"{file or 'the exposure'}: keyword {keyword} is {value!r}, needs {rule.said()}"
     raise InputError(f"{msg}; correct it")
 
+
+FIELD_KEYWORDS: Mapping[str, tuple[str, str]] = {
+    "sourcecat": ("SCATFILE", "Source catalog"),
+    "segmap": ("SEGMFILE", "Segmentation map"),
+    "direct_image": ("DIRIMAGE", "WFSS direct image"),
+}
+"""Files that describe the field of a slitless exposure: keyword and what it is, by role."""
+
+FIELD_FILES = "field_files"
+"""Record of the names of these files, by role."""
 
 NOT_EXTRACTED = "slits_not_extracted"
 """Record of spectra that could not be extracted: why, by name of the slit."""

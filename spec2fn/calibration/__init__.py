@@ -77,6 +77,7 @@ def calibrate(
     compatibility: str | None = None,
     save_steps: Iterable[str] = (),
     save_bsub: bool = False,
+    save_wfss_esec: bool = False,
     file_format: Format = "fits",
     chunk_integrations: int | None = None,
     progress: Callable[[str], Any] | None = None,
@@ -99,6 +100,8 @@ def calibrate(
         Steps whose own output is saved too.
     save_bsub : bool
         Save the background-subtracted exposure.
+    save_wfss_esec : bool
+        Save a slitless exposure in electrons per second.
     file_format : {"fits", "netcdf"}
     chunk_integrations : int, optional
         Integrations in work at once; default: as many as fit a fixed amount of memory. The
@@ -123,6 +126,8 @@ def calibrate(
     wanted = {k: dict(v) for k, v in (params or {}).items()}
     for name in skip:
         wanted.setdefault(name, {})["skip"] = True
+    if save_wfss_esec:
+        wanted.setdefault("electron_rate", {}).setdefault("skip", False)
     job = prepare(
         source,
         start=start,

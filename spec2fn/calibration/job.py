@@ -33,7 +33,7 @@ from spec2fn.engine.step import Step
 from spec2fn.errors import InputError, ParameterError
 from spec2fn.modes import mode_of
 from spec2fn.pieces import Exposure, Pieces, pieces_of
-from spec2fn.schema import meta_of, with_meta, with_warnings
+from spec2fn.schema import FIELD_KEYWORDS, meta_of, with_meta, with_warnings
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -53,6 +53,9 @@ _MEMBER_PARAMETERS = {
     ("background", "bkg_list"): "background",
     ("targ_centroid", "ta_file"): "target_acquisition",
 }
+
+# The step that saves what the parameter of the pipeline asks for.
+_ELECTRONS = "electron_rate"
 
 _LOG = logging.getLogger("spec2fn.calibration")
 _GO_ON = "--from {0}, or start={0!r} in Python"
@@ -192,9 +195,12 @@ def prepare(
                 also=needed_references(rest),
             )
             crds, defaults = recommended, recommended.options
+            if defaults.get("save_wfss_esec") and any(s.name == _ELECTRONS for s in steps_of(rest)):
+                crds = {_ELECTRONS: {"skip": False}, **crds}
         settings = resolve_settings(pipeline, params, crds, compatibility)
         settings = _settled(obs.science, settings, rest, params)
         obs = _with_member_files(obs, settings)
+        obs = _with_field(obs, settings.pipeline)
         references = _references(
             obs,
             settings.pipeline,
@@ -239,6 +245,24 @@ def _with_msa_metadata(obs: Observation) -> Observation:
     folders = [str(f) for k in ("folder", "asn_folder") if (f := meta.records.get(k))]
     metadata = find_msa_metadata(meta, folders)
     return obs if metadata is None else obs.replace(msa_metadata=(metadata,))
+
+
+def _with_field(obs: Observation, pipeline: Pipeline) -> Observation:
+    """Add the files that describe the field, which the header names, as far as steps take them."""
+    taken = {m for s in steps_of(pipeline) if not s.skip for m in s.members}
+    wanted = [r for r in FIELD_KEYWORDS if r in taken and r not in obs.members]
+    if not wanted or mode_of(obs.science).layout != "traces":
+        return obs
+    from spec2fn.io.catalogs import find_field_member
+
+    science = next(iter(pieces_of(obs.science)))
+    records = meta_of(science).records
+    folders = [str(f) for k in ("folder", "asn_folder") if (f := records.get(k))]
+    for role in wanted:
+        found = find_field_member(science, role, folders)
+        if found is not None:
+            obs = obs.replace(**{role: (found,)})
+    return obs
 
 
 def _settled(

@@ -147,11 +147,12 @@ def _foreseen_skip(
     values = step.defaults()
     supplied = [r for r in step.needs_refs if values.get(f"user_supplied_{r}") is not None]
     selected = [r for r in step.needs_refs if refs.get(r) is not None]
-    if step.needs_refs and not supplied and not selected:
-        return f"no {' or '.join(step.needs_refs)} reference for this exposure"
-    if step.needs_members and not any(members.get(m) for m in step.needs_members):
+    found = [m for m in step.needs_members if members.get(m)]
+    if supplied or selected or found or not (step.needs_refs or step.needs_members):
+        return ""
+    if step.needs_members:
         return f"no {' or '.join(step.needs_members)} exposure is associated"
-    return ""
+    return f"no {' or '.join(step.needs_refs)} reference for this exposure"
 
 
 # Planes alive at once at the worst moment of a run (input, output, and temporaries of a step),

@@ -84,14 +84,15 @@ class Step(Generic[P]):
     aliases : tuple of str
         Other names of the step (those of the peer).
     needs_refs : tuple of str
-        Reference types without any of which the step is skipped.
+        Reference types without any of which the step is skipped, unless it has members.
     without : callable, optional
         ``without(ds, parameters)`` says by reference type what it means that there is none, for
         those types without which the numbers are others: it becomes a warning.
     refs_of : str
         Role of the associated exposure whose header selects the references (``""``: science).
     needs_members : tuple of str
-        Roles of associated exposures without any of which the step is skipped.
+        Roles of associated exposures without any of which the step is skipped, unless it has
+        references.
     scope : str
         ``"dataset"``: works on one Dataset, and bucket by bucket on :class:`~spec2fn.slits.Slits`;
         ``"slits"``: wants all slits at once.
@@ -248,6 +249,8 @@ class Step(Generic[P]):
         if isinstance(out, Skip):
             return ds, f"SKIPPED: {out.reason}", ()
         status = blank_status(ds, out, getattr(plan, "problems", ())) or "COMPLETE"
+        failure = getattr(plan, "failure", "")
+        status = f"FAILED: {failure}" if failure else status
         return freeze(out, ds), status, getattr(plan, "left_alone", ())
 
     def plan(self, ds: Exposure, *refs: object, **kwargs: object) -> Any:  # noqa: ANN401 - what the step takes and makes

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from spec2fn.errors import InputError, nearest
 from spec2fn.io.naming import base_name
 from spec2fn.parameters import user_path
+from spec2fn.schema import FIELD_FILES, FIELD_KEYWORDS
 
 if TYPE_CHECKING:
     from spec2fn.engine.pipeline import Observation
@@ -122,6 +123,7 @@ def open_association(
         )
         raise InputError(msg)
     _refuse_repeated(science[0], members, name)
+    _refuse_several(members, name)
     return Association(
         product=str(product.get("name") or base_name(science[0])),
         science=science[0],
@@ -142,6 +144,15 @@ def _refuse_repeated(science: Path, members: Mapping[str, tuple[Path, ...]], nam
                 msg = f"{name}: {role} member {path.name} is {seen[where]}; leave it out"
                 raise InputError(msg)
             seen[where] = "listed twice"
+
+
+def _refuse_several(members: Mapping[str, tuple[Path, ...]], name: str) -> None:
+    for role in FIELD_KEYWORDS:
+        found = members.get(role, ())
+        if len(found) > 1:
+            listed = ", ".join(p.name for p in found)
+            msg = f"{name}: {len(found)} members are of exptype {role!r} ({listed}); keep one"
+            raise InputError(msg)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -339,6 +350,12 @@ def open_observation(
         for role, paths in asn.members.items()
         if role in _EXPOSURES
     }
+    field = {role: paths[0] for role, paths in asn.members.items() if role in FIELD_KEYWORDS}
+    if field:
+        from spec2fn.io.catalogs import open_field_member
+
+        members |= {role: (open_field_member(role, path),) for role, path in field.items()}
+        records[FIELD_FILES] = {role: path.name for role, path in field.items()}
     science = with_warnings(with_meta(science, records=records), *asn.warnings)
     return Observation(science, members)
 

@@ -31,6 +31,7 @@ from spec2fn.io.fits.keywords import (
 from spec2fn.io.fits.layout import RECORD_HDU, TIME_COLUMNS
 from spec2fn.io.fits.lazy import lazy_variable
 from spec2fn.io.fits.slit_reading import extra_dims, holds_slits, read_slits
+from spec2fn.io.fits.source_tables import holds_sources, source_variables
 from spec2fn.schema import SCALARS, SPECTRUM_COLUMNS, Meta
 
 if TYPE_CHECKING:
@@ -256,6 +257,8 @@ def _extracted(file: FitsFile) -> xr.Dataset:
         held = ", ".join(names) or "no column"
         msg = f"{file.path}: EXTRACT1D holds {held}; a spectrum has WAVELENGTH and FLUX"
         raise InputError(msg)
+    if holds_sources(tables):
+        return _of_sources(file, tables, hdus)
     if any(t.names != names for t in tables):
         msg = f"{file.path}: its EXTRACT1D tables have different columns; give one file of one kind"
         raise InputError(msg)
@@ -290,6 +293,19 @@ def _extracted(file: FitsFile) -> xr.Dataset:
     attrs["model"] = str(meta.get("DATAMODL", "MultiSpecModel"))
     meta = meta.replace(records=records)
     return xr.Dataset(variables, attrs={**attrs, "meta": meta})
+
+
+def _of_sources(file: FitsFile, tables: list[Table], hdus: list[Hdu]) -> xr.Dataset:
+    """Spectra of the sources of a slitless exposure."""
+    import xarray as xr
+
+    meta = header_meta(file, None, {})
+    attrs = mode_attrs(meta)
+    dispaxis = hdus[0].get("DISPAXIS")
+    if dispaxis is not None:
+        attrs["dispaxis"] = int(dispaxis)
+    attrs["model"] = str(meta.get("DATAMODL", "WFSSMultiSpecModel"))
+    return xr.Dataset(source_variables(tables, hdus), attrs={**attrs, "meta": meta})
 
 
 def _integrations(file: FitsFile, hdus: list[Hdu]) -> list[list[int]]:

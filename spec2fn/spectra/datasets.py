@@ -48,6 +48,11 @@ _MSA: Mapping[str, str] = {
     "slit_yscale": "sltyscl",
     "barshadow_corrected": "barshdw",
 }
+_TRACES: Mapping[str, str] = {
+    "source_ra": "srcra",
+    "source_dec": "srcdec",
+    **{n: f"extract2d_{n}" for n in ("xstart", "ystart", "xsize", "ysize")},
+}
 
 
 def slit_metadata(bucket: xr.Dataset) -> dict[str, Array]:
@@ -66,6 +71,8 @@ def slit_metadata(bucket: xr.Dataset) -> dict[str, Array]:
     names = dict(_ALWAYS)
     if any(strings(bucket, "shutter_state")):
         names |= _MSA
+    if "spectral_order" in bucket:
+        names |= _TRACES
     return {
         new: bucket.variables[old].data
         for old, new in names.items()
@@ -224,6 +231,7 @@ def spectra_dataset(
     coords = {n: v for n, v in kept.items() if n in ds.coords}
     values |= {str(n): v for n, v in kept.items() if n not in coords}
     model = "MRSMultiSpecModel" if mode_of(ds).etalon else "MultiSpecModel"
+    model = "WFSSMultiSpecModel" if "extract2d_xstart" in per_spectrum else model
     attrs = {**ds.attrs, "model": "TSOMultiSpecModel" if lead else model}
     if cube:  # it has no dispersion axis that a spectrum could inherit
         attrs.pop("dispaxis", None)
@@ -252,6 +260,9 @@ def with_wcs(
     if is_traced(spectra["flux"].data):
         return spectra
     position = np.stack([spectra["slit_ra"].values, spectra["slit_dec"].values], axis=1)
+    if spectra.attrs["model"] == "WFSSMultiSpecModel":  # whose tables have no WCS
+        meta = meta_of(source).replace(wcs=None, records=records or {})
+        return spectra.assign_attrs(meta=meta)
     names, wavelength = spectra["sltname"].values, np.asarray(spectra["wavelength"].data)
     wcs = SpectralWcs(names, position, wavelength)
     return spectra.assign_attrs(meta=meta_of(source).replace(wcs=wcs, records=records or {}))

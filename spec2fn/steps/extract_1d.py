@@ -49,7 +49,8 @@ def _without(ds: Exposure, params: Parameters) -> Mapping[str, str]:
     for part in pieces_of(ds):
         several = "slit" in part.dims
         types += strings(part, "source_type") if several else [part.attrs.get("source_type", "")]
-    effects = {} if _is_cube(ds) else {"extract1d": "the whole image is summed"}
+    traces = mode_of(ds).layout == "traces" and not mode_of(ds).one_source
+    effects = {} if _is_cube(ds) or traces else {"extract1d": "the whole image is summed"}
     return effects | (_UNCORRECTED if params.apply_apcorr and "POINT" in types else {})
 
 
@@ -107,7 +108,8 @@ def extract_1d(
         of a resampled image. Or a cube, ([integration,] wave, y, x), with ``wmap`` and
         ``wavelength`` (wave). NIRSpec: slits, or one bucket of them, with a leading dimension
         ``slit``; with ``source_type``, ``source_xpos``, ``source_ypos``, ``pixar_sr`` on it, and
-        ``bunit`` if units differ (``"MJy"`` for point sources, ``"MJy/sr"`` for others).
+        ``bunit`` if units differ (``"MJy"`` for point sources, ``"MJy/sr"`` for others). Sources
+        without slits: cut-outs, with ``spectral_order`` on ``slit``, which are summed as they are.
     extract1d, apcorr, psf : xarray.Dataset, optional
         Apertures; aperture correction; PSF profile (needed for optimal extraction).
     plan : ImagesPlan or CubeExtractionPlan

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.modes import mode_of
-from spec2fn.parameters import Parameters
+from spec2fn.parameters import Parameters, Range
 from spec2fn.plans.slits.extract_2d import Extract2dPlan, bucket, chosen, cut_outs, cut_wcs
+from spec2fn.plans.slits.grism_cutouts import plan_grism_cutouts
 from spec2fn.schema import meta_of
 from spec2fn.slits import PADDING, Slits, group_shapes
 from spec2fn.typing import Array
@@ -25,11 +26,21 @@ _ANY_WAVELENGTH = 2.0  # um; the position in the slit hardly depends on it
 
 
 def _plan(
-    ds: xr.Dataset, wavelengthrange: xr.Dataset | None, *, params: Parameters
+    ds: xr.Dataset,
+    wavelengthrange: xr.Dataset | None,
+    *,
+    sourcecat: tuple[xr.Dataset, ...] = (),
+    params: Parameters,
 ) -> Extract2dPlan | Skip:
     mode = mode_of(ds)
-    if mode.layout != "slits":
-        return Skip(f"EXP_TYPE {mode.exp_type} has no slits to cut out")
+    if mode.layout == "slits":
+        return _plan_slits(ds, params)
+    if mode.layout == "traces" and not mode.one_source:
+        return plan_grism_cutouts(ds, wavelengthrange, sourcecat, params)
+    return Skip(f"EXP_TYPE {mode.exp_type} has no slits to cut out")
+
+
+def _plan_slits(ds: xr.Dataset, params: Parameters) -> Extract2dPlan:
     cuts, left_out = cut_outs(ds, chosen(ds, params.slit_names, params.source_ids))
     wcs = cut_wcs(ds, cuts)
     positions = _measured_positions(ds, wcs)
@@ -40,6 +51,7 @@ def _plan(
 
 @step(
     refs=("wavelengthrange",),
+    members=("sourcecat",),
     reads=("sci", "err", "dq"),
     provides=("wavelength", "ra", "dec"),
     planner=_plan,
@@ -49,23 +61,48 @@ def extract_2d(
     wavelengthrange: xr.Dataset | None = None,
     *,
     plan: Extract2dPlan = PLANNED,
+    sourcecat: tuple[xr.Dataset, ...] = (),
     slit_names: tuple[str, ...] | None = None,
     source_ids: tuple[int, ...] | None = None,
+    source_ra: tuple[Annotated[float, Range(-360.0, 360.0)], ...] | None = None,
+    source_dec: tuple[Annotated[float, Range(-90.0, 90.0)], ...] | None = None,
+    source_max_sep: Annotated[float, Range(0.0)] = 2.0,
+    extract_orders: tuple[int, ...] | None = None,
+    wfss_extract_half_height: Annotated[int, Range(0)] | None = 5,
+    wfss_mmag_extract: float | None = None,
+    wfss_nbright: Annotated[int, Range(1)] = 1000,
 ) -> Slits:
-    """Cut a rectangle around the spectrum of every slit.
+    """Cut a rectangle around the spectrum of every slit, or of every source without slits.
 
     Parameters
     ----------
     ds : xarray.Dataset
-        NIRSpec exposure of slits after ``assign_wcs``; variables ([integration,] y, x).
+        Exposure of NIRSpec slits, or without slits, after ``assign_wcs``; variables
+        ([integration,] y, x).
     wavelengthrange : xarray.Dataset, optional
-        Not used for slits.
+        Without slits: which orders to extract, and their wavelengths.
     plan : Extract2dPlan
         From ``extract_2d.plan(ds, ...)``.
+    sourcecat : tuple of xarray.Dataset
+        Without slits: the catalog of the sources in the field, from
+        :func:`spec2fn.io.catalogs.read_catalog`.
     slit_names : tuple of str, optional
-        Names of the slits to keep; all by default.
+        Names of the slits to keep; all by default. Without slits, labels of sources.
     source_ids : tuple of int, optional
         Keep the slits that hold these sources (besides those of `slit_names`).
+    source_ra, source_dec : tuple of float, optional
+        Without slits: keep (besides) the source nearest to each of these positions [deg].
+    source_max_sep : float
+        Largest distance between them [arcsec].
+    extract_orders : tuple of int, optional
+        Without slits: the spectral orders to extract, instead of those of `wavelengthrange`.
+    wfss_extract_half_height : int, optional
+        Without slits: half the height of the rectangles across the dispersion [pixel], for
+        sources that are not extended; None takes it from the catalog as for those that are.
+    wfss_mmag_extract : float, optional
+        Without slits: leave out sources that are not brighter than this AB magnitude.
+    wfss_nbright : int
+        Without slits: keep so many sources, the brightest of those on the image.
 
     Returns
     -------
@@ -74,13 +111,17 @@ def extract_2d(
         ``ra``, ``dec`` [deg] (slit, y, x) float64, NaN outside the slit; and the variables on
         ``slit`` described in :mod:`spec2fn.slits`. The id of a slit is its position among all
         open slits, whatever is selected. ``xstart``, ``ystart`` are one-indexed in the image of
-        the exposure, so that a subarray adds its own origin.
+        the exposure, so that a subarray adds its own origin. Without slits, a slit is an order of
+        a source: the name of the slit is the label of the source, ``spectral_order`` the order,
+        ``source_xpos``, ``source_ypos`` the place of the source in the undispersed image [pixel],
+        and ``ra``, ``dec`` are left out; the brightest source comes first.
 
     Raises
     ------
     InputError
-        If a slit or source that is asked for does not exist, no slit lies in the image, or a
-        keyword is missing that says where the target is in its fixed slit.
+        If a slit, source or order that is asked for does not exist, no slit lies in the image,
+        there is no catalog, or a keyword is missing that says where the target is in its fixed
+        slit.
     DatasetError
         If assign_wcs has not run.
 
@@ -96,6 +137,7 @@ def extract_2d(
         records["warnings"] = (*meta.records.get("warnings", ()), *plan.warnings)
     model = "SlitModel" if mode_of(ds).one_slit else "MultiSlitModel"
     attrs = {**ds.attrs, "model": model, "meta": meta.replace(wcs=plan.wcs, records=records)}
+    ds = ds.drop_vars("mask", errors="ignore")  # it is one of the whole exposure
     imaged = [name for name, var in ds.variables.items() if {"y", "x"} <= set(var.dims)]
     rest = ds.drop_vars(imaged)
     out = []

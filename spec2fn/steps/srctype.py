@@ -30,6 +30,10 @@ def _plan(ds: xr.Dataset, *, params: Parameters) -> SourceTypePlan | Skip:
     if mode.shutters and "stellarity" in ds:
         types = tuple(type_by_stellarity(float(v)) for v in ds["stellarity"].values)
         return SourceTypePlan("", ds.attrs.get("source_type_apt"), types)
+    if "is_extended" in ds:
+        extended = ds["is_extended"].values
+        types = tuple("EXTENDED" if e else "POINT" for e in extended)
+        return SourceTypePlan("", ds.attrs.get("source_type_apt"), types)
     if mode.shutters or (mode.layout == "traces" and not mode.one_source):
         return Skip(f"sources of {mode.exp_type} have their types slit by slit")
     if not mode.one_source:
@@ -75,13 +79,14 @@ def srctype(
     the mode (EXTENDED for integral-field units, POINT otherwise).
 
     Of several fixed slits the one with the target has that type, the others are EXTENDED. MSA
-    slitlets have the types that the stellarity of their sources implies.
+    slitlets have the types that the stellarity of their sources implies, sources without slits
+    those of their catalog.
 
     Parameters
     ----------
     ds : xarray.Dataset
-        Exposure, or bucket of slits; attributes are read, and of slits ``slit_name`` and
-        ``stellarity``.
+        Exposure, or bucket of slits; attributes are read, and of slits ``slit_name``,
+        ``stellarity`` and ``is_extended``.
     plan : SourceTypePlan
         From ``srctype.plan(ds, ...)``.
     source_type : {"POINT", "EXTENDED"}, optional

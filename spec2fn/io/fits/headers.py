@@ -25,7 +25,7 @@ from spec2fn.io.fits.keywords import (
     SLIT_KEYWORDS,
     STEP_KEYWORDS,
 )
-from spec2fn.schema import MODE_ATTRS, SCALARS, meta_of
+from spec2fn.schema import FIELD_FILES, FIELD_KEYWORDS, MODE_ATTRS, SCALARS, meta_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -170,7 +170,8 @@ def primary_cards(ds: xr.Dataset, filename: str) -> list[Card]:
     given = {c.keyword: c for _, cards in sections for c in cards}
     new = [
         (_REFERENCES, _references(ds, given)),
-        (_STEPS, _steps(ds, given)),
+        (_STEPS, [*_steps(ds, given), *_field(ds, given)]),
+        *_own_sections(ds, given),
         (_RESAMPLE, _resample(ds, given)),
     ]
     ours = {c.keyword for _, cards in new for c in cards}
@@ -220,7 +221,7 @@ def _put_mode_attrs(ds: xr.Dataset, sections: list[tuple[str, list[Card]]]) -> N
 
 def _put_scalars(ds: xr.Dataset, sections: list[tuple[str, list[Card]]]) -> None:
     for name, scalar in SCALARS.items():
-        if scalar.hdu != "PRIMARY" or name not in ds or ds.variables[name].ndim:
+        if scalar.hdu != "PRIMARY" or scalar.section or name not in ds or ds.variables[name].ndim:
             continue
         value = float(ds.variables[name].values)
         if not math.isfinite(value):
@@ -299,6 +300,28 @@ def _steps(ds: xr.Dataset, given: Mapping[str, Card]) -> list[Card]:
     return _section(
         given, ((keyword, said.get(name), what) for name, (keyword, what) in STEP_KEYWORDS.items())
     )
+
+
+def _field(ds: xr.Dataset, given: Mapping[str, Card]) -> list[Card]:
+    """Files that describe the field of a slitless exposure."""
+    names = meta_of(ds).records.get(FIELD_FILES, {})
+    entries = (
+        (keyword, names.get(role), f"{what} filename")
+        for role, (keyword, what) in FIELD_KEYWORDS.items()
+    )
+    return _section(given, entries)
+
+
+def _own_sections(ds: xr.Dataset, given: Mapping[str, Card]) -> list[tuple[str, list[Card]]]:
+    """Scalars that have a section of their own."""
+    out: dict[str, list[Card]] = {}
+    for name, scalar in SCALARS.items():
+        if scalar.section:
+            held = name in ds and not ds.variables[name].ndim
+            value = float(ds.variables[name].values) if held else None
+            cards = _section(given, [(scalar.keyword, value, scalar.about)])
+            out.setdefault(scalar.section, []).extend(cards)
+    return list(out.items())
 
 
 def _resample(ds: xr.Dataset, given: Mapping[str, Card]) -> list[Card]:

@@ -24,6 +24,7 @@ from spec2fn.io.fits.extents import (
 from spec2fn.io.fits.fitsfile import BLOCK
 from spec2fn.io.fits.headers import Field, card, encode_header, table_cards, value_at
 from spec2fn.io.fits.keywords import SPECTRUM_KEYWORDS
+from spec2fn.io.fits.source_tables import source_extents
 from spec2fn.modes import mode_of
 from spec2fn.schema import FIXED_SLIT_QUADRANT, PLANES, SPECTRUM_COLUMNS, meta_of
 from spec2fn.typing import HostArray
@@ -58,6 +59,8 @@ def extents(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
 
     PRIMARY comes before, RECORD and ASDF (:func:`tail`) behind.
     """
+    if ds.attrs.get("model") == "WFSSMultiSpecModel" and "flux" in ds:
+        return source_extents(ds)
     if "flux" in ds and "spectrum" in ds.dims:
         times = int_times(ds, integrations)
         return [*([times] if times else []), *_spectra(ds, integrations)]

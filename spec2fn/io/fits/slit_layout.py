@@ -41,7 +41,7 @@ from spec2fn.io.fits.keywords import (
     SLIT_SECTIONS,
 )
 from spec2fn.modes import mode_of
-from spec2fn.schema import FIXED_SLIT_QUADRANT, PLANES, SCALARS, meta_of
+from spec2fn.schema import AREA, FIXED_SLIT_QUADRANT, PLANES, SCALARS, meta_of
 from spec2fn.slits import Slits
 from spec2fn.typing import HostArray
 
@@ -147,13 +147,31 @@ def _slit(
     size = (int(ds.variables["ysize"].values[k]), int(ds.variables["xsize"].values[k]))
     # pixels of the cut-out come first in a product of many slits, then their quality
     names = ["sci", "dq", "err", *(n for n in PLANES if n not in ("sci", "dq", "err"))]
+    names.insert(names.index("wavelength") + 1, AREA)
     for name in (*names, *EXTRA_PLANES):
+        if name == AREA:
+            # of the whole detector, which the first slit brings along
+            if AREA in ds and place.version == 1:
+                yield _area(ds, place, headers)
+            continue
         hdu = EXTRA_PLANES[name] if name in EXTRA_PLANES else PLANES[name].hdu
         if name in EXTRA_PLANES and place.version > 1:
             # stdatamodels keeps one extension of each name that its schemas do not know
             hdu = f"{hdu}_{place.version}"
         if hdu and name in ds and _applies(ds, name, k, size):
             yield _plane(ds, (name, hdu), place, integrations, headers)
+
+
+def _area(ds: xr.Dataset, place: _Place, headers: _Headers) -> Extent:
+    var = ds.variables[AREA]
+
+    def header(stored: str, shape: tuple[int, ...]) -> list[str]:
+        return headers.plane("AREA", place.version, stored, shape, "")
+
+    def values(part: Slits, _rows: slice) -> HostArray:
+        return np.asarray(part.buckets[place.bucket].variables[AREA].values)
+
+    return plane_extent(AREA, var.dims, var.shape, var.dtype, None, header=header, values=values)
 
 
 def _applies(ds: xr.Dataset, name: str, k: int, size: tuple[int, int]) -> bool:
@@ -206,6 +224,8 @@ class _Headers:
         self._images: dict[tuple[str, str, str], str] = {}
         self._structures: dict[tuple[str, str], list[str]] = {}
         self._headings = {t: [c.image for c in heading(t)] for t in SLIT_SECTIONS}
+        # sources without slits have but what is said of each
+        self._repeats = mode_of(ds).layout != "traces"
         meta = meta_of(ds)
         kept = [] if meta.science is None else list(meta.science.cards)
         kept = [c for c in kept if not is_structure(c.keyword)]
@@ -275,7 +295,7 @@ class _Headers:
         value = values.get(keyword)
         if value is None:
             # what is known of one slit does not hold for another
-            return "" if keyword in _BY_SLIT else image
+            return image if self._repeats and keyword not in _BY_SLIT else ""
         if type(old) is type(value) and old == value:
             return image
         if comment is None:
@@ -289,10 +309,13 @@ _BY_SLIT = (*(SCALARS[name].keyword for name in PHOTOMETRY), "S_REGION")
 def _slit_values(ds: xr.Dataset, k: int) -> dict[str, Any]:
     """Keywords of a slit."""
     msa = bool(value_at(ds, "shutter_state", k))
+    sky = ("SRCRA", "SRCDEC") if mode_of(ds).layout == "traces" else ()
     fixed = value_at(ds, "quadrant", k) in (None, FIXED_SLIT_QUADRANT)
     out = {}
     for keyword, (name, _) in SLIT_KEYWORDS.items():
-        if (keyword in ONLY_MSA and not msa) or (keyword == "BARSHDW" and fixed):
+        if (keyword in ONLY_MSA and not msa and keyword not in sky) or (
+            keyword == "BARSHDW" and fixed
+        ):
             continue
         value = value_at(ds, f"cutout_{name}", k) if keyword.startswith("SLTSIZE") else None
         value = value_at(ds, name, k) if value is None else value
@@ -309,6 +332,8 @@ def _repeated_values(ds: xr.Dataset, k: int) -> dict[str, Any]:
         "SPECSYS": ds.attrs.get("specsys"),
         **spectral_range(ds),
     }
+    order = value_at(ds, "spectral_order", k)
+    out |= {} if order is None else {"SPORDER": order}
     for name in PHOTOMETRY:
         out[SCALARS[name].keyword] = value_at(ds, name, k)
     return {n: None if v is None else np.asarray(v).item() for n, v in out.items()}

@@ -22,8 +22,17 @@ from spec2fn.io.fits.exposures import (
 from spec2fn.io.fits.extents import EXTRA_PLANES
 from spec2fn.io.fits.fitsfile import FitsFile, Hdu
 from spec2fn.io.fits.keywords import PHOTOMETRY, SLIT_KEYWORDS
-from spec2fn.io.fits.lazy import lazy_stack
-from spec2fn.schema import COMMON_ERROR, COMMON_SHARE, FIXED_SLIT_QUADRANT, PLANES, SCALARS, Meta
+from spec2fn.io.fits.lazy import lazy_stack, lazy_variable
+from spec2fn.modes import mode_named
+from spec2fn.schema import (
+    AREA,
+    COMMON_ERROR,
+    COMMON_SHARE,
+    FIXED_SLIT_QUADRANT,
+    PLANES,
+    SCALARS,
+    Meta,
+)
 from spec2fn.slits import PADDING, Slits, group_shapes
 from spec2fn.typing import HostArray
 
@@ -96,6 +105,10 @@ def read_slits(file: FitsFile, *, any_exp_type: bool = False) -> Slits:
     attrs = _attrs(meta)
     attrs["model"] = str(meta.get("DATAMODL", "MultiSlitModel"))
     columns = _variables(file.path, science, slits)
+    if mode_named(str(attrs["exp_type"])).layout == "traces":
+        orders = [h.get("SPORDER") for h in science]
+        _check_numbers(file.path, "SPORDER", orders)
+        columns["spectral_order"] = np.array([1 if o is None else int(o) for o in orders])
     kinds = columns["source_type"]
     columns["bunit"] = np.array(
         [
@@ -172,7 +185,11 @@ def _common(
     """Variables that every bucket has alike."""
     count = slits[0]["SCI"].shape[0] if len(dims) == 3 else None
     scalars = (n for n, s in SCALARS.items() if s.read or s.hdu == "PRIMARY")
-    return {**time_variables(file, count, meta, records), **scalar_variables(meta, scalars)}
+    out = {**time_variables(file, count, meta, records), **scalar_variables(meta, scalars)}
+    area = slits[0].get("AREA")
+    if area is not None and len(area.shape) == 2:
+        out[AREA] = lazy_variable(("area_y", "area_x"), file, area, "float32")
+    return out
 
 
 def _variables(path: Path, science: Sequence[Hdu], slits: list[dict[str, Hdu]]) -> dict[str, Any]:

@@ -64,6 +64,14 @@ class BackgroundPlan(Plan):
                     new[name] = old + per_plane(getattr(self, name), old)
         return new
 
+    def recorded(self, ds: xr.Dataset) -> xr.Dataset:
+        """Return an exposure with what there is to record of its background: nothing."""
+        return ds
+
+    def subtracted(self, ds: xr.Dataset) -> xr.Dataset:
+        """Return the image that is subtracted, with the headers of the science exposure."""
+        return describe(self, ds)
+
 
 def combine_backgrounds(
     science: xr.Dataset,

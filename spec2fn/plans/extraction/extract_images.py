@@ -30,6 +30,7 @@ from spec2fn.plans.extraction.aperture import Aperture, polynomial_basis, select
 from spec2fn.plans.extraction.psf_profile import PsfProfiles, psf_profiles
 from spec2fn.plans.extraction.slit_geometry import Geometry, slit_geometry
 from spec2fn.plans.extraction.source_location import ImageGeometry, aperture_angle
+from spec2fn.plans.extraction.source_trace import field_scale, trace_geometry
 from spec2fn.plans.extraction.spectrum_definition import SpectrumDefinition, define_spectrum
 from spec2fn.plans.slits.slit_frame import chosen_types
 from spec2fn.schema import is_calibrated, meta_of
@@ -144,6 +145,7 @@ class _Slit:
     integrated: bool
     wavelength: HostArray
     geometry: Geometry
+    order: int
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -177,6 +179,7 @@ class _Spectrum:
             aperture.bkg_order,
             self.smoothing,
             len(self.defined.profiles),
+            self.slit.order,
             # the boxcar repeats the last element, which must not be padding
             self.slit.shape if self.smoothing else None,
         )
@@ -217,8 +220,6 @@ def plan_images(
     single = not isinstance(ds, Pieces) and "slit" not in ds["sci"].dims
     if single and buckets[0].attrs.get("dispaxis") not in (1, 2):
         return "the dispersion direction (DISPAXIS) is not known"
-    if any(_spectral_order(b) == 0 and not _is_prism(b) for b in buckets):
-        return "spectral order 0 is a direct image"
     if not single:
         return _plan_slits(buckets, references, params)
     (image,) = buckets
@@ -247,7 +248,7 @@ def _plan_slits(
             except Exception as error:  # a broken slit must not stop the others
                 spectrum = " ".join(str(error).split()) or type(error).__name__
             if isinstance(spectrum, str):
-                problems[name] = spectrum
+                problems[_label(bucket, i, name)] = spectrum
             else:
                 alike.setdefault(spectrum.manner, []).append(spectrum)
         groups += [_stack(bucket, number, spectra, params) for spectra in alike.values()]
@@ -256,6 +257,13 @@ def _plan_slits(
     if errors:
         raise errors[0]
     return "; ".join(f"slit {k}: {v}" for k, v in problems.items()) or "there are no slits"
+
+
+def _label(bucket: xr.Dataset, i: int, name: str) -> str:
+    """Name of a slit, with the order if orders of a source share the name."""
+    if "spectral_order" not in bucket:
+        return name
+    return f"{name} (order {int(bucket.variables['spectral_order'].values[i])})"
 
 
 def _spectral_order(ds: xr.Dataset) -> int:
@@ -278,18 +286,24 @@ def _open_image(ds: xr.Dataset) -> _Slit:
     plane = ds["wavelength"].values if "wavelength" in ds else None
     geometry = ImageGeometry(ds, ds.attrs["dispaxis"])
     integrated = _holds_flux(ds, source_type)
-    return _Slit(0, name, source_type, integrated, _wavelengths(plane, geometry), geometry)
+    waves = _wavelengths(plane, geometry)
+    return _Slit(0, name, source_type, integrated, waves, geometry, _spectral_order(ds))
 
 
 def _open_slit(bucket: xr.Dataset, i: int, name: str, source_type: str) -> _Slit:
-    geometry = slit_geometry(bucket, i)
+    traces = "spectral_order" in bucket
+    geometry = trace_geometry(bucket, i) if traces else slit_geometry(bucket, i)
     height, width = geometry.shape
     plane = None
     if "wavelength" in bucket:
         plane = bucket.variables["wavelength"].values[i, :height, :width]
     unit = str(bucket.variables["bunit"].values[i]).strip() if "bunit" in bucket else ""
     integrated = unit == "MJy" if unit else _holds_flux(bucket, source_type)
-    return _Slit(i, name, source_type, integrated, _wavelengths(plane, geometry), geometry)
+    order = _spectral_order(bucket)
+    if traces:
+        order = int(bucket.variables["spectral_order"].values[i])
+    waves = _wavelengths(plane, geometry)
+    return _Slit(i, name, source_type, integrated, waves, geometry, order)
 
 
 def _wavelengths(plane: HostArray | None, geometry: Geometry) -> HostArray:
@@ -318,15 +332,18 @@ def _define(
     """Define one spectrum, or say why there is none."""
     if 0 in slit.shape:
         return "it has no pixels"
+    if slit.order == 0 and not _is_prism(ds):
+        return "spectral order 0 is a direct image"
     psf = references.psf
     point, dispaxis = slit.source_type == "POINT", int(ds.attrs.get("dispaxis", 1))
     aperture = select_aperture(
-        references.extract1d,
+        # sources without slits are cut out as they are to be summed
+        None if "spectral_order" in ds else references.extract1d,
         slit.shape,
         dispaxis,
         params,
         slit_name=slit.name,
-        spectral_order=_spectral_order(ds),
+        spectral_order=slit.order,
         mode=mode_of(ds),
         point=point,
         has_psf=psf is not None,
@@ -405,7 +422,10 @@ def _correction(
 ) -> tuple[HostArray, HostArray]:
     """Aperture sizes, and the correction for each, at every wavelength."""
     by_slit = "slit" in ds["sci"].dims
+    traces = "spectral_order" in ds
     names = ("filter", "grating") if by_slit else ("subarray",)
+    if traces:
+        names = ("filter", "pupil") if "apcorr.pupil" in apcorr else ("subarray",)
     criteria = {name: str(ds.attrs.get(name, "")) for name in names}
     if by_slit and mode_of(ds).fixed_slits:
         criteria["slit"] = slit.name
@@ -413,11 +433,13 @@ def _correction(
     wavelength = defined.mean[defined.elements]
 
     def scale() -> float:
+        if traces:
+            return field_scale(ds, slit.index)
         ra, dec = (float(v) for v in defined.position)
         world = ra, dec, float(np.median(wavelength) if by_slit else wavelength.min())
         return cross_dispersion_scale(slit.geometry.wcs, world, defined.aperture.dispaxis)
 
-    return correction_table(apcorr, row, wavelength, scale, phased=by_slit)
+    return correction_table(apcorr, row, wavelength, scale, phased=by_slit and not traces)
 
 
 def _stack(
@@ -485,7 +507,7 @@ def _stack(
         calibrated=_calibrated(bucket),
         smoothing_length=first.smoothing,
         dispaxis=dispaxis,
-        spectral_order=_spectral_order(bucket),
+        spectral_order=first.slit.order,
     )
 
 
