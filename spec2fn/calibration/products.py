@@ -16,7 +16,7 @@ from spec2fn.engine.pipeline import steps_of
 from spec2fn.engine.run import Result
 from spec2fn.errors import InputError
 from spec2fn.parameters import user_path
-from spec2fn.pieces import pieces_of
+from spec2fn.pieces import Pieces, pieces_of
 from spec2fn.schema import has_value, meta_of, with_meta
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ def _side_products(job: Job, result: Result) -> dict[str, Any]:
     from xarray import Dataset
 
     records = meta_of(result.dataset).records
-    images = {_SUFFIXES.get(k, k): v for k, v in records.items() if isinstance(v, Dataset)}
+    kept = {k: v for k, v in records.items() if isinstance(v, (Dataset, Pieces))}
+    images: dict[str, Any] = {_SUFFIXES.get(k, k): v for k, v in kept.items()}
     for step in steps_of(job.settings.pipeline):
         if keeps_members(step):
             for i, ds in enumerate(result.members.get("background", ())):
