@@ -29,6 +29,7 @@ MARGIN = 140
 _NOISE = 0.004  # of the direct image [MJy/sr]
 _LEVEL = 0.25  # background of the direct image [MJy/sr]
 _ZERO = 8.9  # AB magnitude of 1 Jy
+_BRIGHT = 21.3  # AB magnitude of a typical source
 _SEGMENT = 3.0  # radius of segments in standard deviations
 
 
@@ -102,7 +103,7 @@ def sources_of_field(grism: Grism, seed: int) -> tuple[FieldSource, ...]:
                 int(labels[k]),
                 float(x),
                 float(y),
-                float(bright * 10 ** (-0.4 * (20.2 - _ZERO))),
+                float(bright * 10 ** (-0.4 * (_BRIGHT - _ZERO))),
                 size or grism.width,
                 size > 0,
                 float(rng.uniform(-0.6, 0.6)),
@@ -136,15 +137,22 @@ def gaussian_image(
         edges = (np.concatenate([first, first[:, -1:] + 1], axis=1) - 0.5 - center[:, None]) / width
         return first, np.diff(0.5 * erf(edges / np.sqrt(2)), axis=1)
 
-    for part in range(0, len(x), 256):
-        s = slice(part, part + 256)
+    for part in range(0, len(x), 64):
+        s = slice(part, part + 64)
         columns, across = shares(x[s])
         rows, up = shares(y[s])
-        inside = (rows[:, :, None] >= 0) & (rows[:, :, None] < out.shape[0])
-        inside = inside & (columns[:, None] >= 0) & (columns[:, None] < out.shape[1])
-        index = np.where(inside, rows[:, :, None] * out.shape[1] + columns[:, None], 0)
+        # the part of the image that these reach
+        low = [max(int(k.min()), 0) for k in (rows, columns)]
+        high = [min(int(k.max()) + 1, n) for k, n in zip((rows, columns), out.shape, strict=True)]
+        if low[0] >= high[0] or low[1] >= high[1]:
+            continue
+        rows, columns = rows[:, :, None] - low[0], columns[:, None] - low[1]
+        height, width_ = high[0] - low[0], high[1] - low[1]
+        inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width_)
+        index = np.where(inside, rows * width_ + columns, 0)
         value = np.where(inside, light[s, None, None] * up[:, :, None] * across[:, None], 0.0)
-        out += np.bincount(index.ravel(), value.ravel(), minlength=out.size).reshape(out.shape)
+        sums = np.bincount(index.ravel(), value.ravel(), minlength=height * width_)
+        out[low[0] : high[0], low[1] : high[1]] += sums.reshape(height, width_)
 
 
 def direct_files(
@@ -194,8 +202,8 @@ def direct_files(
     stem = "jw01234-o001_t001_" + grism.instrument.lower()
     catalog = _catalog(sources, (x, y), places, wcs, scale)
     return {
-        "direct_image": (f"{stem}_i2d.fits", _image_file("ImageModel", image, wcs, "MJy/sr")),
-        "segmap": (f"{stem}_segm.fits", _image_file("SegmentationMapModel", segments, wcs)),
+        "direct_image": (f"{stem}_i2d.fits", _image_file(grism, "ImageModel", image, wcs)),
+        "segmap": (f"{stem}_segm.fits", _image_file(grism, "SegmentationMapModel", segments, wcs)),
         "sourcecat": (f"{stem}_cat.ecsv", catalog),
     }
 
@@ -228,16 +236,25 @@ def _north_up(ra: float, dec: float, pixel: float, middle: float, shape: tuple[i
     return wcs
 
 
-def _image_file(model: str, data: HostArray, wcs: WCS, unit: str = "") -> bytes:
+def _image_file(grism: Grism, model: str, data: HostArray, wcs: WCS) -> bytes:
     from astropy.io import fits
 
     from spec2fn.io.fits.asdf_wcs import asdf_bytes
 
     primary = fits.PrimaryHDU()
-    primary.header.update({"TELESCOP": "JWST", "DATAMODL": model})
-    science = fits.ImageHDU(data if unit == "" else data.astype(np.float32), name="SCI")
-    if unit:
-        science.header["BUNIT"] = unit
+    primary.header.update(
+        {
+            "TELESCOP": "JWST",
+            "DATAMODL": model,
+            "INSTRUME": grism.instrument,
+            "DETECTOR": grism.keywords["DETECTOR"],
+            "EXP_TYPE": f"{grism.exp_type[:3]}_IMAGE",
+        }
+    )
+    measured = data.dtype.kind == "f"
+    science = fits.ImageHDU(data.astype(np.float32) if measured else data, name="SCI")
+    if measured:
+        science.header["BUNIT"] = "MJy/sr"
     content = np.frombuffer(asdf_bytes(model, wcs), np.uint8)
     column = fits.Column("ASDF_METADATA", f"{content.size}B", array=content[None])
     table = fits.BinTableHDU.from_columns([column], name="ASDF")
