@@ -44,6 +44,7 @@ from spec2fn.steps.srctype import srctype
 from spec2fn.steps.straylight import straylight
 from spec2fn.steps.targ_centroid import targ_centroid
 from spec2fn.steps.wavecorr import wavecorr
+from spec2fn.steps.wfss_contam import wfss_contam
 from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
@@ -238,6 +239,7 @@ NIRISS_WFSS: Pipeline = (
     electron_rate,
     extract_2d,
     srctype,
+    wfss_contam,
     photom,
     product("cal"),
     pixel_replace,

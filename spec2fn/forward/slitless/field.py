@@ -240,6 +240,7 @@ def _image_file(grism: Grism, model: str, data: HostArray, wcs: WCS) -> bytes:
     from astropy.io import fits
 
     from spec2fn.io.fits.asdf_wcs import asdf_bytes
+    from spec2fn.refs.plugins import light_asdf
 
     primary = fits.PrimaryHDU()
     primary.header.update(
@@ -255,7 +256,8 @@ def _image_file(grism: Grism, model: str, data: HostArray, wcs: WCS) -> bytes:
     science = fits.ImageHDU(data.astype(np.float32) if measured else data, name="SCI")
     if measured:
         science.header["BUNIT"] = "MJy/sr"
-    content = np.frombuffer(asdf_bytes(model, wcs), np.uint8)
+    with light_asdf():
+        content = np.frombuffer(asdf_bytes(model, wcs), np.uint8)
     column = fits.Column("ASDF_METADATA", f"{content.size}B", array=content[None])
     table = fits.BinTableHDU.from_columns([column], name="ASDF")
     file = io.BytesIO()
