@@ -18,7 +18,7 @@ from spec2fn.testing.fields import StraightTraces, catalog_dataset
 
 SHAPE = (80, 120)
 X = np.array([20.0, 40.0, 70.0, 300.0])
-Y = np.array([10.0, 60.0, 35.0, 30.0])
+Y = np.array([10.0, 25.0, 38.0, 30.0])
 
 
 class Field:
