@@ -11,6 +11,10 @@ __all__ = ["PRESETS", "preset"]
 
 PRESETS: Mapping[str, tuple[tuple[str, str, Any], ...]] = {
     "jwst-3.0": (
+        # traces of slitless spectra
+        ("assign_wcs", "grism_rotation", "opposite"),
+        ("assign_wcs", "grism_inverse", "approximate"),
+        ("assign_wcs", "grism_reference", "keyword"),
         # the official errors leave the variance of what is subtracted out
         ("background", "propagate_variance", False),
         # orders that are not extracted count as background

@@ -242,6 +242,10 @@ ALLOWED: Mapping[str, Allowed] = {
     "VELOSYS": Allowed(float, -1e6, 1e6),
     "PA_APER": Allowed(float),
     **_each("GWA_XTIL GWA_YTIL", Allowed(float, -10, 10)),
+    # of the filter wheel of NIRISS
+    "FWCPOS": Allowed(float, -360, 720, needs="an angle [deg]"),
+    # beyond the detector if the target is
+    **_each("XREF_SCI YREF_SCI", Allowed(float, -4096, 4096)),
     "GWA_TILT": Allowed(float, sys.float_info.min, 400, needs="a temperature [K] from 0 to 400"),
     "EXPMID": Allowed(float, 5e4, 1e5, needs="a modified Julian date from 50000 to 100000"),
     **_each("XPOSURE TMEASURE EFFEXPTM", Allowed(float, 0)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from spec2fn.engine.step import step
 from spec2fn.errors import InputError
@@ -61,13 +61,17 @@ def assign_wcs(
     slit_y_high: Annotated[float, Range(-10.0, 10.0)] = 0.55,
     wavelength_range: tuple[_Wavelength, _Wavelength] | None = None,
     nrs_ifu_slice_wcs: bool = False,
+    grism_rotation: Literal["consistent", "opposite"] = "consistent",
+    grism_inverse: Literal["exact", "approximate"] = "exact",
+    grism_reference: Literal["pixel", "keyword"] = "pixel",
 ) -> xr.Dataset:
     """Give an exposure its world coordinate system.
 
     A gwcs is built from the references and kept in ``meta.wcs``; wavelength, right ascension and
     declination of every pixel become variables. Where a pixel may belong to several slits
     (NIRSpec fixed slits and MOS) every open slit has a gwcs of its own, ``meta.wcs`` is a mapping
-    of slit id to gwcs, built on use, and it is ``extract_2d`` that evaluates them.
+    of slit id to gwcs, built on use, and it is ``extract_2d`` that evaluates them. So it does for
+    slitless spectra, where a pixel has a place for every source whose light it may hold.
 
     Parameters
     ----------
@@ -77,7 +81,8 @@ def assign_wcs(
         In the order of ``assign_wcs.refs``; each mode uses some of them (the LRS ``distortion``
         and ``specwcs``; the MRS these, ``regions`` and ``wavelengthrange``; NIRSpec slits
         ``camera collimator disperser fore fpa msa ote wavelengthrange``; the NIRSpec IFU these,
-        ``ifufore``, ``ifuslicer``, ``ifupost`` and optionally ``chromcorr``).
+        ``ifufore``, ``ifuslicer``, ``ifupost`` and optionally ``chromcorr``; slitless spectra
+        ``distortion``, ``specwcs`` and optionally ``filteroffset``).
     msa_metadata : tuple of xarray.Dataset
         NIRSpec MOS: the content of the MSA metadata file that MSAMETFL names, from
         :func:`spec2fn.io.msa.read_msa_metadata`.
@@ -92,6 +97,18 @@ def assign_wcs(
     nrs_ifu_slice_wcs : bool
         NIRSpec IFU: a gwcs that takes the number of the slice, from 0, besides the pixel, instead
         of one that finds it.
+    grism_rotation : {"consistent", "opposite"}
+        NIRISS grisms: how the traces turn with the filter wheel where wavelengths of pixels are
+        looked up. "opposite" turns them against the way in which light is sent to pixels, as the
+        JWST pipeline does, so that the two directions do not agree.
+    grism_inverse : {"exact", "approximate"}
+        Slitless spectra: traces and distortion are inverted by Newton's method, or as the JWST
+        pipeline does, by the inverse polynomials of the references and by 10 (NIRISS, MIRI) or
+        40 (NIRCam) samples of the trace.
+    grism_reference : {"pixel", "keyword"}
+        NIRCam grism time series: the source is at the pixel that XREF_SCI and YREF_SCI count from
+        1, moved by the dither offsets, or, as the JWST pipeline has it, at the zero-indexed pixel
+        of the same numbers.
 
     Returns
     -------
@@ -134,12 +151,15 @@ def assign_wcs(
         wavelength_range,
         msa_metadata[0] if msa_metadata else None,
         nrs_ifu_slice_wcs,
+        grism_rotation,
+        grism_inverse,
+        grism_reference,
     )
     built = builder_for(mode_named(exp_type, str(ds.attrs.get("lamp_mode", ""))))(
         ds, dict(zip(_REFS, references, strict=False)), options
     )
     planes = dict(built.planes)
-    if not planes and not isinstance(built.wcs, Mapping):
+    if not planes and built.of_pixels and not isinstance(built.wcs, Mapping):
         shape = ds["sci"].shape[-2:]
         planes["ra"], planes["dec"], planes["wavelength"] = evaluate_on_box(
             lower(built.wcs), (shape[0], shape[1]), box_of(built.wcs)

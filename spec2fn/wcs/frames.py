@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["plane", "spectral", "world"]
 
 
-def plane(name: str, unit: Unit, axes: tuple[str, str] = ("x", "y")) -> Frame2D:
+def plane(name: str, unit: Unit | str, axes: tuple[str, str] = ("x", "y")) -> Frame2D:
     """Return the frame of two coordinates in one unit."""
     from gwcs.coordinate_frames import Frame2D
 

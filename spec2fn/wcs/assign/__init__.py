@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from gwcs import WCS
 
+    from spec2fn.deferred import DeferredWcs
+
 __all__ = ["AssignedWcs", "References", "WcsOptions", "builder_for", "file_of", "reference"]
 
 References: TypeAlias = "Mapping[str, xr.Dataset | None]"
@@ -43,6 +45,15 @@ class WcsOptions:
         MSA metadata of a NIRSpec MOS exposure.
     nrs_ifu_slice_wcs : bool
         NIRSpec IFU: a gwcs that takes the number of the slice besides the pixel.
+    grism_rotation : {"consistent", "opposite"}
+        How the traces of NIRISS turn with the wheel, from pixel to wavelength: as they do from
+        wavelength to pixel, or against that.
+    grism_inverse : {"exact", "approximate"}
+        How traces and distortion of slitless spectra are inverted: by Newton's method, or by the
+        polynomials of the references and by samples.
+    grism_reference : {"pixel", "keyword"}
+        Which zero-indexed pixel XREF_SCI and YREF_SCI name for a grism time series: that which
+        they count from 1, moved by the dither, or the one of the same numbers.
     """
 
     slit_y_low: float = -0.55
@@ -50,6 +61,9 @@ class WcsOptions:
     wavelength_range: tuple[float, float] | None = None
     msa_metadata: xr.Dataset | None = None
     nrs_ifu_slice_wcs: bool = False
+    grism_rotation: str = "consistent"
+    grism_inverse: str = "exact"
+    grism_reference: str = "pixel"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +72,7 @@ class AssignedWcs:
 
     Attributes
     ----------
-    wcs : gwcs.WCS, or mapping of int to gwcs.WCS
+    wcs : gwcs.WCS (or what stands for it), or mapping of int to gwcs.WCS
         Detector (x, y), zero-indexed in the subarray, to the sky and wavelength [um]; of every
         slit by its id where a pixel may belong to several slits.
     dispaxis : int, optional
@@ -74,15 +88,19 @@ class AssignedWcs:
         builder has evaluated them already; empty to have ``wcs`` evaluated on its bounding box.
     nominal_range : (float, float), optional
         Nominal range of wavelengths [um], where the user has chosen wavelengths beyond it.
+    of_pixels : bool
+        Whether a pixel alone has world coordinates; without a source, those of slitless spectra
+        have none.
     """
 
-    wcs: WCS | Mapping[int, WCS]
+    wcs: WCS | DeferredWcs | Mapping[int, WCS]
     dispaxis: int | None = None
     s_region: str | None = None
     scalars: Mapping[str, float] = field(default_factory=dict)
     records: Mapping[str, Any] = field(default_factory=dict)
     planes: Mapping[str, HostArray] = field(default_factory=dict)
     nominal_range: tuple[float, float] | None = None
+    of_pixels: bool = True
 
 
 Builder: TypeAlias = "Callable[[xr.Dataset, References, WcsOptions], AssignedWcs]"
