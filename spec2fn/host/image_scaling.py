@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,13 +22,13 @@ class Scaling(NamedTuple):
         NaN if no pixel is left.
     iterations : int
         How often pixels were rejected.
-    used : bool array, shape (y, x)
-        The pixels that the factor was found with.
+    pixels : int
+        How many pixels the factor was found with.
     """
 
     factor: float
     iterations: int
-    used: HostArray
+    pixels: int
 
 
 def scale_to_fit(
@@ -75,34 +76,34 @@ def scale_to_fit(
     (https://jwst-pipeline.readthedocs.io).
     """
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        weight = 1.0 / np.square(error, dtype=np.float64)
-        good = np.asarray(usable, bool) & np.isfinite(data) & np.isfinite(image)
-        good &= np.isfinite(weight)
+        weight = image / np.square(error, dtype=np.float64)
+        good = np.asarray(usable, bool) & np.isfinite(data) & np.isfinite(weight)
     (places,) = np.nonzero(good.ravel())
-    values, shape_of, weight = (
-        np.asarray(a).ravel()[places].astype(np.float64) for a in (data, image, weight)
-    )
+    values, shape_of, weight = (np.asarray(a).ravel()[places] for a in (data, image, weight))
+    # what a pixel adds to both sums: the few that are rejected are taken off again
+    terms = weight * values, weight * shape_of
+    sums = [float(term.sum()) for term in terms]
+    kept = np.ones(places.size, bool)
     last, count = np.inf, 0
-    while count < max_iterations and places.size:
-        residual = values - _factor(values, shape_of, weight) * shape_of
+    while count < max_iterations and kept.any():
+        # single precision tells which pixels stand out
+        residual = values - values.dtype.type(_ratio(sums)) * shape_of
         if least_change > 0:
-            spread = _profile_spread(residual, places, good.shape, profile_axis)
+            spread = _profile_spread(residual[kept], places[kept], good.shape, profile_axis)
             if np.isfinite(last) and (last - spread) / last < least_change:
                 break
             last = spread
         count += 1
-        low, high = np.percentile(residual, (percent, 100 - percent))
-        kept = (residual >= low) & (residual <= high)
-        places, values, shape_of, weight = (a[kept] for a in (places, values, shape_of, weight))
-    used = np.zeros(good.size, bool)
-    used[places] = True
-    return Scaling(_factor(values, shape_of, weight), count, used.reshape(good.shape))
+        low, high = np.percentile(residual[kept], (percent, 100 - percent))
+        (out,) = np.nonzero(kept & ((residual < low) | (residual > high)))
+        kept[out] = False
+        sums = [total - float(term[out].sum()) for total, term in zip(sums, terms, strict=True)]
+    pixels = int(np.count_nonzero(kept))
+    return Scaling(_ratio(sums) if pixels else np.nan, count, pixels)
 
 
-def _factor(values: HostArray, image: HostArray, weight: HostArray) -> float:
-    weighted = weight * image
-    norm = float(weighted @ image)
-    return float(weighted @ values) / norm if norm > 0 else np.nan
+def _ratio(sums: Sequence[float]) -> float:
+    return sums[0] / sums[1] if sums[1] > 0 else np.nan
 
 
 def _profile_spread(

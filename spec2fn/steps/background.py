@@ -76,7 +76,7 @@ def background(
     sigma: Annotated[float, Range(0.0, above=True)] = 3.0,
     maxiters: Annotated[int, Range(1)] | None = None,
     propagate_variance: bool = True,
-    wfss_mmag_extract: float | None = None,
+    wfss_mmag_extract: Annotated[float, Range(-50.0, 1000.0)] | None = None,
     wfss_mask: object = None,
     wfss_all_orders: bool = True,
     wfss_maxiter: Annotated[int, Range(0)] = 5,

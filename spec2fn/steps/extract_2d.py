@@ -67,9 +67,9 @@ def extract_2d(
     source_ra: tuple[Annotated[float, Range(-360.0, 360.0)], ...] | None = None,
     source_dec: tuple[Annotated[float, Range(-90.0, 90.0)], ...] | None = None,
     source_max_sep: Annotated[float, Range(0.0)] = 2.0,
-    extract_orders: tuple[int, ...] | None = None,
+    extract_orders: tuple[Annotated[int, Range(-9, 9)], ...] | None = None,
     wfss_extract_half_height: Annotated[int, Range(0)] | None = 5,
-    wfss_mmag_extract: float | None = None,
+    wfss_mmag_extract: Annotated[float, Range(-50.0, 1000.0)] | None = None,
     wfss_nbright: Annotated[int, Range(1)] = 1000,
 ) -> Slits:
     """Cut a rectangle around the spectrum of every slit, or of every source without slits.

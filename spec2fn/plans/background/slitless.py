@@ -66,7 +66,7 @@ class ScaledBackgroundPlan(Plan):
             return {}
         sci, dq = ds["sci"].data, ds["dq"].data
         xp = array_namespace(sci, self.scale)
-        scaled = (xp.asarray(self.scale) * self.image).astype(sci.dtype)
+        scaled = xp.asarray(self.scale).astype(sci.dtype) * self.image
         return {"sci": sci - per_plane(scaled, sci), "dq": dq | per_plane(self.dq, dq)}
 
     def recorded(self, ds: xr.Dataset) -> xr.Dataset:

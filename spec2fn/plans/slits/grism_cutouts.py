@@ -38,10 +38,8 @@ def grism_geometry(ds: xr.Dataset, who: str) -> GrismGeometry:
     DatasetError
         If assign_wcs has not run.
     """
-    from spec2fn.wcs.grism import GrismGeometry
-
-    found = getattr(meta_of(ds).wcs, "geometry", None)
-    if not isinstance(found, GrismGeometry):
+    found: GrismGeometry | None = getattr(meta_of(ds).wcs, "geometry", None)
+    if found is None:
         msg = f"{who}: the exposure has no WCS of a grism; run assign_wcs first"
         raise DatasetError(msg)
     return found
