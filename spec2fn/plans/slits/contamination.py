@@ -262,16 +262,19 @@ def simulate(
     -------
     Dispersed
     """
-    sources = list(_by_source(direct, geometry, official=chunk is not None))
+    every = None if chunk is not None else list(_by_source(direct, geometry))
     parts: dict[tuple[int, int], list[Trace]] = {}
     place = _shifted(geometry) if chunk is not None else geometry.disperse
     for response in responses:
-        chosen = sources
+        bright = None
         if limits is not None:
-            known = magnitudes or {}
-            bright = limits[response.order]
-            chosen = [s for s in sources if known.get(s.source, np.inf) < bright]
-        blocks = [[s] for s in chosen] if chunk is None else _chunks(chosen, chunk)
+            limit = limits[response.order]
+            bright = frozenset(k for k, m in (magnitudes or {}).items() if m < limit)
+        if every is not None:
+            blocks = [[s] for s in every if bright is None or s.source in bright]
+        else:
+            assert chunk is not None
+            blocks = _chunks(list(_by_source(direct, geometry, bright, official=True)), chunk)
         for block in blocks:
             wavelength, step = _wavelengths(block[0], response, place, oversample, chunk)
             for pixels in block:
@@ -305,10 +308,17 @@ def _shifted(geometry: Geometry) -> Callable[..., tuple[HostArray, HostArray]]:
 
 
 def _by_source(
-    direct: DirectImage, geometry: Geometry, *, official: bool
+    direct: DirectImage,
+    geometry: Geometry,
+    chosen: frozenset[int] | None = None,
+    *,
+    official: bool = False,
 ) -> Iterator[DirectPixels]:
     """Pixels of each source, with their places on the detector of the grism image."""
-    rows, columns = np.nonzero(direct.segments)
+    wanted = direct.segments != 0
+    if chosen is not None:
+        wanted &= np.isin(direct.segments, list(chosen))
+    rows, columns = np.nonzero(wanted)
     if not rows.size:
         return
     labels = direct.segments[rows, columns]
