@@ -27,6 +27,9 @@ PRESETS: Mapping[str, tuple[tuple[str, str, Any], ...]] = {
         ("nsclean", "mask_spectral_regions", False),
         ("nsclean", "n_sigma", 2.0),
         ("nsclean", "single_mask", True),
+        ("wfss_contam", "flag_above", None),
+        ("wfss_contam", "official_model", True),
+        ("wfss_contam", "propagate_variance", False),
     ),
 }
 """Steps, parameters and values by name of the preset."""

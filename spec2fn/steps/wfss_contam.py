@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -196,8 +196,10 @@ def wfss_contam(
     if save_contam_images:
         records["contam"] = _images(out, contaminations)
     if save_simulated_image and plan.own is not None:
-        models = [m for m in plan.own if len(m)]
-        records |= {"simul_slits": _images(out, models), "simul": _frame(out, plan.simulated)}
+        records["simul"] = _frame(out, plan.simulated)
+        models = [m for m, kept in zip(plan.own, plan.kept, strict=True) if kept]
+        shown = [m for m, kept in zip(plan.modelled, plan.kept, strict=True) if kept]
+        records["simul_slits"] = _images(out, models, shown)
     return out.map(lambda b: with_meta(b, records=records)) if records else out
 
 
@@ -224,19 +226,19 @@ def _subtract(
     return replace_data(bucket, **new)
 
 
-def _images(slits: Slits, images: list[Array]) -> Slits:
-    """Images of the cut-outs as a product of their own."""
-    return Slits(
-        tuple(
-            b[["sci"]].assign(
-                {
-                    "sci": (b["sci"].dims, np.asarray(image, b["sci"].dtype), b["sci"].attrs),
-                    **{n: v for n, v in b.variables.items() if v.dims == ("slit",)},
-                }
-            )
-            for b, image in zip(slits.buckets, images, strict=True)
-        )
-    )
+def _images(
+    slits: Slits, images: Sequence[Array], shown: Sequence[Sequence[int]] | None = None
+) -> Slits:
+    """Images of cut-outs, of all or of some, as a product of their own."""
+    out = []
+    for k, (bucket, image) in enumerate(zip(slits.buckets, images, strict=True)):
+        labels = {n: v for n, v in bucket.variables.items() if v.dims == ("slit",)}
+        sci = (bucket["sci"].dims, np.asarray(image, bucket["sci"].dtype), bucket["sci"].attrs)
+        one = bucket[["sci"]].assign({**labels, "sci": sci})
+        which = range(one.sizes["slit"]) if shown is None else shown[k]
+        if which:
+            out.append(one.isel(slit=list(which)))
+    return Slits(tuple(out))
 
 
 def _frame(slits: Slits, image: Array | None) -> xr.Dataset:

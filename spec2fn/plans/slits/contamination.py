@@ -190,6 +190,8 @@ class ContaminationPlan(Plan):
         Grism image of all sources [DN/s].
     own : tuple of array, (slit, y, x), or None
         What the source of each cut-out contributes itself [DN/s], by bucket.
+    modelled : tuple of tuple of int
+        Cut-outs, among those kept, whose own source is simulated.
     note : str
         What the fit of the spectra has found.
     """
@@ -199,6 +201,7 @@ class ContaminationPlan(Plan):
     kept: tuple[tuple[int, ...], ...]
     simulated: Array | None = array("row col", default=None)
     own: tuple[Array, ...] | None = array("...", default=None)
+    modelled: tuple[tuple[int, ...], ...] = ()
     note: str = ""
 
 
@@ -535,7 +538,7 @@ def plan_contamination(
     -------
     ContaminationPlan
     """
-    planned, own, kept = [], [], []
+    planned, own, kept, modelled = [], [], [], []
     for cutouts, shape in zip(buckets, shapes, strict=True):
         chosen = tuple(
             k for k, c in enumerate(cutouts) if not official or c.source in (segmented or ())
@@ -544,6 +547,7 @@ def plan_contamination(
         entries: list[tuple[HostArray, HostArray, HostArray]] = []
         variance = None if covariance is None else np.zeros((len(chosen), *shape))
         models = np.zeros((len(chosen), *shape))
+        found: list[int] = []
         for k, cutout in enumerate([cutouts[c] for c in chosen]):
             itself = dispersed.index.get((cutout.source, cutout.order))
             height, width = cutout.box[2:]
@@ -553,7 +557,9 @@ def plan_contamination(
                 mine = (_cropped if official else _own)(trace, cutout)
                 lost = _own(trace, cutout) - mine if official else None
                 models[k, :height, :width] = np.tensordot(coefficients[itself], mine, 1)
-            if official and (itself is None or not _overlap(trace, cutout)):
+            if itself is not None and (not official or _overlap(trace, cutout)):
+                found.append(k)
+            elif official:
                 continue
             for i in dispersed.overlapping(cutout.box):
                 images = lost if i == itself else _own(dispersed.traces[i], cutout)
@@ -574,11 +580,13 @@ def plan_contamination(
         )
         planned.append(BucketContamination(index, column, value, (len(chosen), *shape), variance))
         own.append(models)
+        modelled.append(tuple(found))
     return ContaminationPlan(
         coefficients.ravel(),
         tuple(planned),
         tuple(kept),
         dispersed.image(coefficients) if keep_models else None,
         tuple(own) if keep_models else None,
+        tuple(modelled),
         note,
     )
