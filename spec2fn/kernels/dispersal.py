@@ -130,11 +130,15 @@ class Dispersal(Plan):
         Position of the source of each pixel among the spectra.
     shape : (int, int)
         Of the grism image.
+    x0, y0 : array, (pixel,), optional
+        Undispersed places [pixel], from which other traces can be made.
     """
 
     orders: Mapping[str, OrderGeometry]
     source: Array = array("pixel")
     shape: Shape
+    x0: Array | None = array("pixel", default=None)
+    y0: Array | None = array("pixel", default=None)
 
     def __call__(self, brightness: Array, spectra: Mapping[str, Array]) -> Array:
         """Grism image.

@@ -33,7 +33,7 @@ from spec2fn.wcs.lower import lower
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["order_responses", "plan_exposure", "read_seds"]
+__all__ = ["direct_of", "order_responses", "plan_exposure", "read_seds"]
 
 _WHO = "wfss_contam"
 _BOXES = 5  # of the background of the direct image, along each side
@@ -76,7 +76,7 @@ def plan_exposure(
     direct_image, segmap, catalog = field
     responses = order_responses(example, references, geometry.orders, params.orders, params)
     labels = segmap["label"].values
-    direct = _direct(direct_image, labels, segmap, official=params.official_model)
+    direct = direct_of(direct_image, segmap, official=params.official_model)
     limits, magnitudes = None, {}
     if params.magnitude_limit is not None:
         magnitudes = _magnitudes(catalog)
@@ -209,9 +209,21 @@ def order_responses(
     return out
 
 
-def _direct(
-    image: xr.Dataset, labels: HostArray, segmap: xr.Dataset, *, official: bool
-) -> DirectImage:
+def direct_of(image: xr.Dataset, segmap: xr.Dataset, *, official: bool = False) -> DirectImage:
+    """Return a direct image without its background, and its sources.
+
+    Parameters
+    ----------
+    image, segmap : xarray.Dataset
+    official : bool
+        Let sources count in the background, as the official pipeline does.
+
+    Raises
+    ------
+    InputError
+        If the two differ in size, or the image has no WCS.
+    """
+    labels = segmap["label"].values
     names = [meta_of(ds).filename or "in memory" for ds in (image, segmap)]
     data = np.asarray(image["sci"].values)
     if data.shape != labels.shape:

@@ -40,6 +40,7 @@ __all__ = [
     "Geometry",
     "OrderResponse",
     "Spectra",
+    "direct_pixels",
     "magnitude_limits",
     "simulate",
 ]
@@ -265,7 +266,7 @@ def simulate(
     -------
     Dispersed
     """
-    every = None if chunk is not None else list(_by_source(direct, geometry))
+    every = None if chunk is not None else list(direct_pixels(direct, geometry))
     parts: dict[tuple[int, int], list[Trace]] = {}
     place = _shifted(geometry) if chunk is not None else geometry.disperse
     for response in responses:
@@ -277,7 +278,7 @@ def simulate(
             blocks = [[s] for s in every if bright is None or s.source in bright]
         else:
             assert chunk is not None
-            blocks = _chunks(list(_by_source(direct, geometry, bright, official=True)), chunk)
+            blocks = _chunks(list(direct_pixels(direct, geometry, bright, official=True)), chunk)
         for block in blocks:
             wavelength, step = _wavelengths(block[0], response, place, oversample, chunk)
             for pixels in block:
@@ -310,14 +311,25 @@ def _shifted(geometry: Geometry) -> Callable[..., tuple[HostArray, HostArray]]:
     return place
 
 
-def _by_source(
+def direct_pixels(
     direct: DirectImage,
     geometry: Geometry,
     chosen: frozenset[int] | None = None,
     *,
     official: bool = False,
 ) -> Iterator[DirectPixels]:
-    """Pixels of each source, with their places on the detector of the grism image."""
+    """Yield the pixels of each source, with their places on the detector of the grism image.
+
+    Parameters
+    ----------
+    direct : DirectImage
+    geometry : Geometry
+    chosen : frozenset of int, optional
+        Labels of the sources that are wanted.
+    official : bool
+        As the official pipeline: the corners of pixels instead of their centers, whatever their
+        area.
+    """
     wanted = direct.segments != 0
     if chosen is not None:
         wanted &= np.isin(direct.segments, list(chosen))
