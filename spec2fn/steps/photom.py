@@ -9,6 +9,7 @@ from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.errors import InputError
 from spec2fn.modes import mode_of
 from spec2fn.plans.flux.factors import apply_factor
+from spec2fn.plans.flux.grism_photom import GrismPhotomPlan, plan_grism_photom
 from spec2fn.plans.flux.mrs_photom import MrsPhotomPlan, plan_mrs_photom
 from spec2fn.plans.flux.nirspec_photom import (
     IfuPhotomPlan,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["photom"]
 
-AnyPhotomPlan = PhotomPlan | SlitPhotomPlan | IfuPhotomPlan | MrsPhotomPlan
+AnyPhotomPlan = PhotomPlan | SlitPhotomPlan | IfuPhotomPlan | MrsPhotomPlan | GrismPhotomPlan
 
 
 def _plan(
@@ -46,6 +47,9 @@ def _plan(
         if row is None:
             return Skip(f"{no_row} {keys['filter']} and grating {keys['grating']}")
         return plan_ifu_photom(ds, photom, area, row, params)
+    if mode.layout == "traces":
+        traces = plan_grism_photom(ds, photom, params)
+        return Skip(traces) if isinstance(traces, str) else traces
     if mode.layout != "image" or not mode.instrument:
         msg = f"photom: cannot calibrate {mode.exp_type or 'exposures of no type'}"
         raise InputError(msg)
@@ -83,6 +87,7 @@ def photom(
     source_type: Literal["POINT", "EXTENDED"] | None = None,
     apply_time_correction: bool = True,
     extrapolate: bool | None = None,
+    round_wavelengths: bool = False,
 ) -> xr.Dataset:
     """Convert count rates into surface brightness, or flux density.
 
@@ -92,7 +97,7 @@ def photom(
     for any other; for the NIRSpec IFU it is always ``photmj`` per area of a pixel of the slice,
     beyond the wavelengths of the response that at its ends, and does not depend on time. For the
     MIRI MRS the factors are an image, and the throughput is tabulated by wavelength for every
-    channel.
+    channel. Slitless spectra are divided by the wavelength that a pixel spans, besides.
 
     Parameters
     ----------
@@ -102,14 +107,15 @@ def photom(
         ``(slit, [integration,] y, x)``.
     photom : xarray.Dataset
         PHOTOM reference: table ``photom`` (filter, subarray, photmjsr [(MJy/sr)/(DN/s)],
-        wavelength [um], relresponse), tables ``timecoeff_*``, scalars ``pixar_sr``,
-        ``pixar_a2``. Factors are read here, not in the plan, so that the result can be
-        differentiated with respect to them.
+        wavelength [um], relresponse; for slitless spectra filter, pupil, order, and photmjsr
+        [MJy um s/(DN sr)]), tables ``timecoeff_*``, scalars ``pixar_sr``, ``pixar_a2``. Factors
+        are read here, not in the plan, so that the result can be differentiated with respect to
+        them.
     area : xarray.Dataset, optional
         AREA reference; its nominal pixel areas precede those of `photom`. NIRSpec: areas by
         slit (``area.slit_id``), shutter (``area.quadrant``, ``shutter_x``, ``shutter_y``) or slice
         (``area.slice_id``, from 0).
-    plan : PhotomPlan, SlitPhotomPlan, IfuPhotomPlan or MrsPhotomPlan
+    plan : PhotomPlan, SlitPhotomPlan, IfuPhotomPlan, MrsPhotomPlan or GrismPhotomPlan
         From ``photom.plan(ds, photom, area, ...)``.
     inverse : bool
         Convert surface brightness back into count rates.
@@ -122,6 +128,9 @@ def photom(
         NIRSpec slits: beyond the wavelengths of the reference, take the value at its end and
         flag FLUX_ESTIMATED instead of NaN. By default this is done if
         ``assign_wcs.wavelength_range`` goes beyond the nominal range.
+    round_wavelengths : bool
+        Slitless spectra: take the wavelength that a pixel spans from wavelengths rounded to
+        float32, as the JWST pipeline does, which adds noise of 1e-4.
 
     Returns
     -------
