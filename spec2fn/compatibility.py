@@ -21,6 +21,9 @@ PRESETS: Mapping[str, tuple[tuple[str, str, Any], ...]] = {
         ("background", "wfss_all_orders", False),
         ("imprint", "propagate_variance", False),
         ("master_background", "propagate_variance", False),
+        # spectra without slits
+        ("photom", "dispersion", "differences"),
+        ("photom", "uncalibrated", "kept"),
         # clean_flicker_noise, the successor of nsclean
         ("nsclean", "fit_method", "median"),
         ("nsclean", "background_method", "median"),
