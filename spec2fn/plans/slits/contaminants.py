@@ -12,6 +12,7 @@ from spec2fn.host.background_mesh import background_mesh
 from spec2fn.host.contamination import Cutout, Dispersed
 from spec2fn.parameters import Parameters
 from spec2fn.plans.flux.photom import find_row, response_row, throughput, time_tables
+from spec2fn.plans.flux.slitless_photom import unit_of
 from spec2fn.plans.slits.contamination import (
     ContaminationPlan,
     DirectImage,
@@ -201,7 +202,7 @@ def order_responses(
             )
             raise ReferenceError(msg)
         elements, wavelength = response_row(photom, row)
-        scale = np.asarray(float(photom["photom.photmjsr"].values[row]) * unit_factor(photom, _WHO))
+        scale = np.asarray(float(photom["photom.photmjsr"].values[row]) * unit_of(photom))
         tables, rows = time_tables(ds, photom, [row], corrected)
         scale = throughput(scale, ds, photom, tables, tuple(int(r[0]) for r in rows))
         relative = photom["photom.relresponse"].values[row][elements].astype(float)
@@ -348,7 +349,3 @@ def read_seds(given: Any) -> Mapping[int, Any]:  # noqa: ANN401 - whatever a use
     if wavelength.ndim == 1:
         return {int(k): (wavelength[label == k], flux[label == k]) for k in np.unique(label)}
     return {int(k): (w, f) for k, w, f in zip(label, wavelength, flux, strict=True)}
-
-
-def unit_factor(photom: xr.Dataset, who: str) -> float:  # TODO replace by that of photom
-    return 1.0
