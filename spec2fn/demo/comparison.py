@@ -27,6 +27,8 @@ _RADIUS = 2.5  # distance from the source in a cube, in widths of its image
 _CLOSE = 1.2  # planes and pixels on either side of a flagged pixel that share its light
 _COMPLETE = 0.999
 _JY = 1e6  # in a MJy
+_EDGE = 0.22  # part of a band at either end of which the response falls
+_FEWEST = 20  # wavelengths of a spectrum that is worth a comparison
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,9 @@ def compare(products: Mapping[str, Any], rendered: Rendered) -> tuple[Comparison
             _of_cube(name, one, products["cal"], rendered)
             for name, one in zip(names, pieces_of(x1d), strict=True)
         )
+    if rendered.files:
+        found = (_of_trace(products, source) for source in rendered.sources)
+        return tuple(one for one in found if one is not None)
     if rendered.sources:
         # the slitlet that the background is measured in is no source
         mos = rendered.setups["science"].exp_type == "NRS_MSASPEC"
@@ -203,6 +208,34 @@ def _of_slit(products: Mapping[str, Any], source: Source) -> Comparison:
     clean &= ~_columns_touched(slit, near, wave)
     brightness = "Jy" if source.kind == "point" else "MJy/sr"
     return Comparison(wave, flux, error, truth, clean, source.name, source.slit, brightness)
+
+
+def _of_trace(products: Mapping[str, Any], source: Source) -> Comparison | None:
+    """Compare the first order of a source without a slit; None if little of it was seen."""
+    spectra = products["x1d"]
+    rows = (spectra["sltname"].values == source.name) & (spectra["sporder"].values == 1)
+    if not rows.any():
+        return None
+    (row,) = np.flatnonzero(rows)
+    wave, flux, error = _columns(spectra.isel(spectrum=int(row)))
+    cal = products["cal"]
+    k = int(
+        np.flatnonzero(
+            (cal.variable("spectral_order") == 1) & (np.array(cal.names) == source.name)
+        )[0]
+    )
+    slit = cal.slit(cal.ids[k])
+    known = np.isfinite(wave)
+    truth = source.truth.at(np.where(known, wave, source.truth.wavelength[0]))
+    # where the filter lets through little, a spectrum is that of its neighbours
+    low, high = source.truth.wavelength[[0, -1]]
+    margin = _EDGE * (high - low)
+    clean = _usable(wave, flux, error) & (wave > low + margin) & (wave < high - margin)
+    bad = _flagged(slit).any(axis=0)
+    clean &= ~_in_order(bad, np.nanmedian(slit["wavelength"].values, axis=0), wave)
+    if clean.sum() < _FEWEST:
+        return None
+    return Comparison(wave, flux, error, truth, clean, source.name, source.slit)
 
 
 def _along(slit: xr.Dataset) -> tuple[HostArray, float]:

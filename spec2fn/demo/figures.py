@@ -37,9 +37,13 @@ def plot(
     comparisons : sequence of Comparison
     products : mapping
         ``s3d`` and ``x1d`` of cubes, which are collapsed; ``s2d``, the rectified images of slits.
+        Of a slitless exposure ``cal``, ``flat_field`` and ``simul``, the image and its model, and
+        ``uncorrected``, comparisons of spectra from which no contamination is subtracted.
     """
     if "s3d" in products:
         _plot_cubes(path, mode, comparisons, products)
+    elif "simul" in products:
+        _plot_field(path, mode, comparisons, products)
     elif len(comparisons) == 1:
         _plot_target(path, mode, comparisons[0])
     else:
@@ -164,6 +168,53 @@ def _plot_slits(path: Path, mode: str, comparisons: Sequence[Comparison], rectif
             one.tick_params(labelbottom=False)
     # tight: a last row of backgrounds only leaves room below
     figure.savefig(path, dpi=90, bbox_inches="tight", metadata=_METADATA)
+
+
+def _plot_field(
+    path: Path, mode: str, comparisons: Sequence[Comparison], products: Mapping[str, Any]
+) -> None:
+    """Plot the grism image with its boxes, the model and what is left, and spectra."""
+    image, model = (np.asarray(products[n]["sci"].values) for n in ("flat_field", "simul"))
+    rows = -(-len(comparisons) // _COLUMNS)
+    figure = _figure((18, 4.6 + 3.4 * rows))
+    figure.suptitle(
+        f"{mode}: grism image with the boxes of orders, model of all sources, residual; spectra of"
+        " order 1 against truth"
+    )
+    grid = figure.add_gridspec(rows + 1, 12, height_ratios=[1.5, *[1.0] * rows])
+    level = 6 * float(np.nanmedian(np.abs(image - np.nanmedian(image)))) * 1.48
+    titles = ("image", "model", "image - model")
+    for k, (title, shown) in enumerate(zip(titles, (image, model, image - model), strict=True)):
+        axis = figure.add_subplot(grid[0, 4 * k : 4 * k + 4])
+        axis.imshow(shown, origin="lower", vmin=-level, vmax=level, cmap="RdBu_r", aspect="auto")
+        axis.set_title(title, fontsize=10)
+        axis.tick_params(labelsize=7)
+        if not k:
+            _boxes(axis, products["cal"])
+    before = {c.name: c for c in products["uncorrected"]}
+    for k, c in enumerate(comparisons):
+        row, column = divmod(k, _COLUMNS)
+        axis = figure.add_subplot(grid[row + 1, 3 * column : 3 * column + 3])
+        raw = before.get(c.name)
+        if raw is not None:
+            axis.plot(raw.wavelength, 1e6 * raw.flux, "-", color="C1", lw=0.8, label="uncorrected")
+        _plot_small(axis, c)
+        axis.set_title(_title(c).replace("slit", "source", 1), fontsize=9)
+        axis.set_xlabel("wavelength [µm]", fontsize=8)
+        axis.tick_params(labelsize=7)
+        if raw is not None and not k:
+            axis.legend(frameon=False, fontsize=7)
+    figure.savefig(path, dpi=90, metadata=_METADATA)
+
+
+def _boxes(axis: Axes, slits: Slits) -> None:
+    from matplotlib.patches import Rectangle
+
+    names = ("xstart", "ystart", "xsize", "ysize", "spectral_order")
+    for x, y, width, height, order in zip(*map(slits.variable, names), strict=True):
+        corner = (float(x) - 1.5, float(y) - 1.5)
+        color = f"C{2 + int(order) % 7}"
+        axis.add_patch(Rectangle(corner, int(width), int(height), fill=False, ec=color, lw=0.6))
 
 
 def _title(c: Comparison) -> str:

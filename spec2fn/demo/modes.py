@@ -14,5 +14,7 @@ DEMOS: Mapping[str, str] = {
     "nirspec-bots": "NRS_BRIGHTOBJ",
     "nirspec-mos": "NRS_MSASPEC",
     "nirspec-ifu": "NRS_IFU",
+    "niriss-wfss": "NIS_WFSS",
+    "nircam-wfss": "NRC_WFSS",
 }
 """Exposure type of each."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["DEMOS", "Comparison", "Demo", "run_demo"]
 
 CONTEXT = "jwst_0001.pmap"
+_KNOTS = {"niriss-wfss": 25, "nircam-wfss": 60}
+"""Of the spectra that are fitted all at once."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ def run_demo(
         msg = f"demo: integrations must be at least 1, got {integrations}"
         raise InputError(msg)
     from spec2fn.calibration import calibrate, output_folder
+    from spec2fn.io import open_product
     from spec2fn.refs import use_cache
 
     tell = progress or (lambda _: None)
@@ -155,17 +158,36 @@ def run_demo(
     if mode in ("miri-mrs", "nirspec-ifu"):
         # what is clipped counts in the area of the annulus, and biases the background
         params["extract_1d"] = {"bkg_sigma_clip": 10.0}
+    shown: dict[str, Any] = {}
     with use_cache(cache, CONTEXT):
-        result = calibrate(association, folder / "products", params=params, progress=progress)
+        if mode.endswith("wfss"):
+            params["wfss_contam"] = {"skip": True}
+            shown["uncorrected"] = calibrate(association, params=params).products
+            params["wfss_contam"] = {
+                "skip": False,
+                "joint_knots": _KNOTS[mode],
+                "save_simulated_image": True,
+            }
+        result = calibrate(
+            association,
+            folder / "products",
+            params=params,
+            save_steps=["flat_field"] if shown else (),
+            progress=progress,
+        )
     clock.lap("calibrate")
     tell("compare")
     comparisons = compare(result.products, rendered)
+    shown |= result.products
+    if "uncorrected" in shown:
+        shown["uncorrected"] = compare(shown["uncorrected"], rendered)
+        shown |= {n: open_product(result.files[n]) for n in ("flat_field", "simul")}
     files = {
         "input": association,
         "cache": cache,
         **dict(result.files),
         "truth": _write_truth(folder / "truth.fits", rendered),
-        "figure": plot(folder / f"{mode}.png", mode, comparisons, result.products),
+        "figure": plot(folder / f"{mode}.png", mode, comparisons, shown),
     }
     clock.lap("compare")
     return Demo(mode, folder, files, comparisons, clock.laps)

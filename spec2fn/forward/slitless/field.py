@@ -29,7 +29,7 @@ MARGIN = 140
 _NOISE = 0.004  # of the direct image [MJy/sr]
 _LEVEL = 0.25  # background of the direct image [MJy/sr]
 _ZERO = 8.9  # AB magnitude of 1 Jy
-_BRIGHT = 21.3  # AB magnitude of a typical source
+_BRIGHT = 22.6  # AB magnitude of a typical source
 _SEGMENT = 3.0  # radius of segments in standard deviations
 
 

@@ -63,19 +63,33 @@ def wide_field(
     for source in sources:
         for order in grism.orders:
             rate += dispersed(grism, geometry, source, order)
-    wave = np.linspace(grism.ends[0] - 0.05, grism.ends[1] + 0.05, 2001)
     known = tuple(
-        Source(
-            str(s.label),
-            str(s.label),
-            "extended" if s.extended else "point",
-            Truth(wave, spectrum(s, wave, grism.ends)),
-        )
+        Source(str(s.label), str(s.label), "extended" if s.extended else "point", _seen(grism, s))
         for s in sources
     )
     exposures = {"science": Exposed(setup, rate * true_flat(grism, seed))}
     files = direct_files(grism, geometry, sources, seed, scale)
     return Rendered(exposures, known[0].truth, known, files=files)
+
+
+def _seen(grism: Grism, source: FieldSource) -> Truth:
+    """Spectrum at the resolution of order 1: that of its image, and of pixels."""
+    from scipy.ndimage import gaussian_filter1d, uniform_filter1d
+
+    trace = grism.orders[1]
+    span = abs(trace.wave[1] / sum(powers[0] for powers in trace.dx[1:]))  # um per pixel
+    low, high = (
+        end + s * 8 * source.width * span for end, s in zip(grism.ends, (-1, 1), strict=True)
+    )
+    wave = np.linspace(low, high, 8001)
+    per_pixel = span / (wave[1] - wave[0])
+    response = grism.response(wave)
+    light = gaussian_filter1d(
+        spectrum(source, wave, grism.ends) * response, source.width * per_pixel
+    )
+    # what is divided by the response at one wavelength was gathered at its neighbours'
+    flux = uniform_filter1d(light, round(per_pixel)) / np.maximum(response, 1e-6)
+    return Truth(wave, flux)
 
 
 def _setup(grism: Grism) -> Setup:

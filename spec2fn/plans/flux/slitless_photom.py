@@ -210,9 +210,7 @@ def plan_slitless_photom(
     if not single:
         return plan
     arrays = {n: getattr(plan, n) for n, d in plan.declared.items() if d.kind == "array"}
-    first = {
-        n: tuple(a[0] for a in v) if isinstance(v, tuple) else v[0] for n, v in arrays.items()
-    }
+    first = {n: tuple(a[0] for a in v) if isinstance(v, tuple) else v[0] for n, v in arrays.items()}
     return replace(plan, **first, problems=(), left_alone=())
 
 
