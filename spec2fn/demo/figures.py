@@ -199,10 +199,12 @@ def _plot_field(
         if raw is not None:
             axis.plot(raw.wavelength, 1e6 * raw.flux, "-", color="C1", lw=0.8, label="uncorrected")
         _plot_small(axis, c)
+        low, high = (f(c.wavelength[c.clean]) for f in (np.min, np.max))
+        axis.set_xlim(low - 0.04 * (high - low), high + 0.04 * (high - low))
         axis.set_title(_title(c).replace("slit", "source", 1), fontsize=9)
         axis.set_xlabel("wavelength [µm]", fontsize=8)
         axis.tick_params(labelsize=7)
-        if raw is not None and not k:
+        if raw is not None:
             axis.legend(frameon=False, fontsize=7)
     figure.savefig(path, dpi=90, metadata=_METADATA)
 

@@ -29,7 +29,7 @@ MARGIN = 140
 _NOISE = 0.004  # of the direct image [MJy/sr]
 _LEVEL = 0.25  # background of the direct image [MJy/sr]
 _ZERO = 8.9  # AB magnitude of 1 Jy
-_BRIGHT = 22.6  # AB magnitude of a typical source
+_PAIRS = 4.6  # rows between sources whose spectra overlap
 _SEGMENT = 3.0  # radius of segments in standard deviations
 
 
@@ -79,15 +79,16 @@ def sources_of_field(grism: Grism, seed: int) -> tuple[FieldSource, ...]:
     rng = np.random.default_rng([seed, 7])
     rows, columns = grism.shape
     length = abs(sum(p[0] for p in grism.orders[1].dx[1:]))
-    # place (columns, rows, as parts of the frame), brightness, size; pairs share their rows
+    # place (columns, rows, as parts of the frame), brightness, size; pairs share most of their rows
+    apart = _PAIRS / rows
     scene = [
         (0.52, 0.11, 1.0, 0.0),
         (0.58, 0.31, 0.8, 0.0),
         (0.55, 0.91, 0.7, 2.4),
         (0.44, 0.50, 0.9, 0.0),
-        (0.44 + min(0.45 * length / columns, 0.3), 0.505, 0.75, 0.0),
+        (0.44 + min(0.45 * length / columns, 0.3), 0.50 + apart, 0.75, 0.0),
         (0.61, 0.70, 0.8, 2.2),
-        (0.61 - min(0.40 * length / columns, 0.25), 0.708, 0.9, 0.0),
+        (0.61 - min(0.40 * length / columns, 0.25), 0.70 + apart, 0.9, 0.0),
         (0.33, 0.22, 0.5, 0.0),
         (0.72, 0.82, 0.6, 2.8),
         (1.02, 0.40, 1.2, 0.0),
@@ -103,7 +104,7 @@ def sources_of_field(grism: Grism, seed: int) -> tuple[FieldSource, ...]:
                 int(labels[k]),
                 float(x),
                 float(y),
-                float(bright * 10 ** (-0.4 * (_BRIGHT - _ZERO))),
+                float(bright * 10 ** (-0.4 * (grism.magnitude - _ZERO))),
                 size or grism.width,
                 size > 0,
                 float(rng.uniform(-0.6, 0.6)),

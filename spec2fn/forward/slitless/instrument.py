@@ -9,7 +9,7 @@ thing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -71,6 +71,10 @@ class Grism:
         Standard deviation of the image of a star [pixel].
     sky : float
         Count rate of the background [DN/s].
+    curvature : float
+        Of the distortion [1/pixel].
+    magnitude : float
+        Of a typical source (AB).
     """
 
     exp_type: str
@@ -87,7 +91,8 @@ class Grism:
     wheel: tuple[float, float] | None = None
     width: float = 0.9
     sky: float = 0.35
-    curvature: float = field(default=6.0e-6)
+    curvature: float = 6.0e-6
+    magnitude: float = 23.4
 
     @property
     def pixel_area(self) -> float:
@@ -198,6 +203,7 @@ def _nircam() -> Grism:
             ),
         },
         extracted=(1,),
+        magnitude=23.9,
     )
 
 
