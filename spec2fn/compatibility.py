@@ -15,13 +15,15 @@ PRESETS: Mapping[str, tuple[tuple[str, str, Any], ...]] = {
         ("assign_wcs", "grism_rotation", "opposite"),
         ("assign_wcs", "grism_inverse", "approximate"),
         ("assign_wcs", "grism_reference", "keyword"),
-        ("photom", "round_wavelengths", True),
         # the official errors leave the variance of what is subtracted out
         ("background", "propagate_variance", False),
         # orders that are not extracted count as background
         ("background", "wfss_all_orders", False),
         ("imprint", "propagate_variance", False),
         ("master_background", "propagate_variance", False),
+        # spectra without slits
+        ("photom", "dispersion", "differences"),
+        ("photom", "uncalibrated", "kept"),
         # clean_flicker_noise, the successor of nsclean
         ("nsclean", "fit_method", "median"),
         ("nsclean", "background_method", "median"),
