@@ -142,7 +142,9 @@ def test_slits_of_several_orders():
     assert list(out["bunit"].values) == ["MJy/sr"] * 3
     lost = photom(ds, rows)
     assert np.isnan(lost["sci"][1]).all()
-    assert "no row for filter GR150C, pupil F200W and order 2" in str(lost["slit_problem"].values[1])
+    assert "no row for filter GR150C, pupil F200W and order 2" in str(
+        lost["slit_problem"].values[1]
+    )
     np.testing.assert_array_equal(lost["sci"][0], out["sci"][0])
     assert np.isnan(lost["photmjsr"][1])
     # a bucket of an order that is missing is not left in counts

@@ -231,11 +231,13 @@ SCIENCE_ORDER: Mapping[str, tuple[str, str]] = {
     "ROLL_REF": ("[deg] V3 roll angle at the ref point (N over E)", ""),
     "VELOSYS": ("[m/s] Barycentric correction to radial velocity", ""),
     "SPECSYS": ("Spectral reference frame", "WCS parameters"),
+    "XREF_SCI": ("Aperture X reference point in SCI frame", "WCS parameters"),
+    "YREF_SCI": ("Aperture Y reference point in SCI frame", "WCS parameters"),
     "EXTVER": ("extension value", ""),
     **{
         keyword: (comment, "")
         for keyword, (_, comment) in SLIT_KEYWORDS.items()
-        if keyword not in (*ONLY_MSA, "SRCTYPE", "BARSHDW")
+        if keyword in ("SRCNAME", "SRCALIAS") or keyword not in (*ONLY_MSA, "SRCTYPE", "BARSHDW")
     },
 }
 
