@@ -23,7 +23,7 @@ PRESETS: Mapping[str, tuple[tuple[str, str, Any], ...]] = {
         ("imprint", "propagate_variance", False),
         ("master_background", "propagate_variance", False),
         # spectra without slits
-        ("photom", "dispersion", "differences"),
+        ("photom", "round_wavelengths", True),
         ("photom", "uncalibrated", "kept"),
         # clean_flicker_noise, the successor of nsclean
         ("nsclean", "fit_method", "median"),

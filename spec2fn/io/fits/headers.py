@@ -17,13 +17,13 @@ import numpy as np
 
 from spec2fn.io.fits.fitsfile import BLOCK
 from spec2fn.io.fits.keywords import (
-    ONLY_MIRI,
     RECORDED_WITH,
     REFERENCE_KEYWORDS,
     RESAMPLE_KEYWORDS,
     SCIENCE_ORDER,
     SLIT_KEYWORDS,
     STEP_KEYWORDS,
+    UNRECORDED,
 )
 from spec2fn.schema import FIELD_FILES, FIELD_KEYWORDS, MODE_ATTRS, SCALARS, meta_of
 
@@ -295,8 +295,7 @@ def _steps(ds: xr.Dataset, given: Mapping[str, Card]) -> list[Card]:
         for name in names
         if STEP_KEYWORDS[name][0] not in given
     }
-    if ds.attrs.get("instrument") == "NIRSPEC":
-        implied -= set(ONLY_MIRI)
+    implied -= set(UNRECORDED.get(str(ds.attrs.get("instrument")), UNRECORDED["MIRI"]))
     said = {**dict.fromkeys(implied, "SKIPPED"), **said}
     return _section(
         given, ((keyword, said.get(name), what) for name, (keyword, what) in STEP_KEYWORDS.items())

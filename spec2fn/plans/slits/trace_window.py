@@ -35,6 +35,8 @@ class WindowPlan(Plan):
         Of the pixels of the window [um].
     source : array, shape (2,)
         Pixel (x, y) of the source in the window, from 0.
+    reference : array, shape (2,)
+        What XREF_SCI and YREF_SCI say of it.
     rows : (int, int)
         First row of the window, from 0, and the end.
     order : int
@@ -47,6 +49,7 @@ class WindowPlan(Plan):
 
     wavelength: Array = array("y x")
     source: Array = array("2")
+    reference: Array = array("2")
     rows: tuple[int, int]
     order: int
     wcs: Any
@@ -61,7 +64,7 @@ class WindowPlan(Plan):
         new: dict[str, Any] = {n: ((), np.int64(v)) for n, v in numbers.items()}
         for k, axis in enumerate("xy"):
             new[f"source_{axis}pos"] = ((), self.source[k], {"units": "pixel"})
-            new[f"{axis}ref_sci"] = ((), self.source[k] + 1.0, {"units": "pixel"})
+            new[f"{axis}ref_sci"] = ((), self.reference[k], {"units": "pixel"})
         new |= {"slit_name": ((), np.array("1")), "source_id": ((), np.int64(1))}
         for name, text in zip(("source_name", "source_alias"), self.names, strict=True):
             new[name] = ((), np.array(text))
@@ -106,19 +109,20 @@ def plan_window(
     rows = min(params.tsgrism_extract_height or _HEIGHT, height)
     assert geometry.source is not None
     x0, y0 = map(float, geometry.source)
-    start = 0
-    source = (x0, y0)
     if params.tsgrism_window == "fixed":
-        source = (_dithered_column(ds, geometry), float(_SOURCE_ROW))
+        start, source = 0, np.array([_dithered_column(ds, geometry), _SOURCE_ROW])
+        reference = source + np.array([1, 0])  # the official row counts from 0
     else:
         start = int(np.clip(round(y0) - _SOURCE_ROW, 0, height - rows))
-        source = (x0, y0 - start)
+        source = np.array([x0, y0 - start])
+        reference = source + 1
     x, y = np.arange(width, dtype=float), np.arange(rows, dtype=float)[:, None] + start
     waves = geometry.wavelength(x, y, x0, y0, order)
     name, alias = (str(meta.get(k) or "") for k in ("TARGNAME", "TARGPROP"))
     return WindowPlan(
         np.array(np.broadcast_to(waves, (rows, width))),
-        np.array(source),
+        source,
+        reference,
         (start, start + rows),
         order,
         meta.wcs.window((0, start), (rows, width), order),
