@@ -56,6 +56,7 @@ __all__ = [
     "MIRI_MRS",
     "MIRI_WFSS",
     "MODES",
+    "NIRCAM_TSGRISM",
     "NIRCAM_WFSS",
     "NIRISS_WFSS",
     "NIRSPEC_BRIGHTOBJ",
@@ -249,6 +250,18 @@ NIRISS_WFSS: Pipeline = (
 
 NIRCAM_WFSS: Pipeline = NIRISS_WFSS
 
+NIRCAM_TSGRISM: Pipeline = (
+    assign_wcs,
+    flat_field,
+    extract_2d,
+    srctype,
+    photom,
+    product("cal"),
+    pixel_replace,
+    extract_1d,
+    product("x1d", of="extract_1d"),
+)
+
 # with electrons that have not been through the flat, as the observatory keeps them
 MIRI_WFSS: Pipeline = (
     assign_wcs,
@@ -274,6 +287,7 @@ MODES: dict[str, tuple[str, Pipeline]] = {
     "NRS_IFU": ("NIRSPEC_IFU", NIRSPEC_IFU),
     "NRS_MSASPEC": ("NIRSPEC_MOS", NIRSPEC_MOS),
     "NIS_WFSS": ("NIRISS_WFSS", NIRISS_WFSS),
+    "NRC_TSGRISM": ("NIRCAM_TSGRISM", NIRCAM_TSGRISM),
     "NRC_WFSS": ("NIRCAM_WFSS", NIRCAM_WFSS),
     "MIR_WFSS": ("MIRI_WFSS", MIRI_WFSS),
 }

@@ -15,6 +15,7 @@ PRESETS: Mapping[str, tuple[tuple[str, str, Any], ...]] = {
         ("assign_wcs", "grism_rotation", "opposite"),
         ("assign_wcs", "grism_inverse", "approximate"),
         ("assign_wcs", "grism_reference", "keyword"),
+        ("extract_2d", "tsgrism_window", "fixed"),
         # the official errors leave the variance of what is subtracted out
         ("background", "propagate_variance", False),
         # orders that are not extracted count as background
@@ -22,7 +23,7 @@ PRESETS: Mapping[str, tuple[tuple[str, str, Any], ...]] = {
         ("imprint", "propagate_variance", False),
         ("master_background", "propagate_variance", False),
         # spectra without slits
-        ("photom", "dispersion", "differences"),
+        ("photom", "round_wavelengths", True),
         ("photom", "uncalibrated", "kept"),
         # clean_flicker_noise, the successor of nsclean
         ("nsclean", "fit_method", "median"),

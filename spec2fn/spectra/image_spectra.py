@@ -37,8 +37,13 @@ __all__ = ["extract_images"]
 
 MEGA = 1.0e6
 
-# positions of the source that become columns of the table of spectra
-_POSITIONS = ("ta_xpos", "ta_ypos", "source_xpos", "source_ypos")
+# what is known of the one source of an image, by its name in the table of spectra
+_OF_SOURCE = {
+    **{n: n for n in ("ta_xpos", "ta_ypos", "source_xpos", "source_ypos")},
+    "sourceid": "source_id",
+    "srcname": "source_name",
+    "srcalias": "source_alias",
+}
 
 
 def extract_images(ds: Exposure, plan: ImagesPlan, saved: tuple[bool, bool, bool]) -> xr.Dataset:
@@ -104,7 +109,8 @@ def _as_dataset(
     if "slit" in bucket.coords:
         per_spectrum |= {"slit": np.asarray(bucket["slit"].values), **slit_metadata(bucket)}
     else:
-        per_spectrum |= {n: bucket[n].data.reshape(1) for n in _POSITIONS if n in bucket}
+        held = {n: old for n, old in _OF_SOURCE.items() if old in bucket}
+        per_spectrum |= {n: bucket[old].data.reshape(1) for n, old in held.items()}
     shown = {n: xp.moveaxis(c, 0, -2) for n, c in columns.items()}
     return spectra_dataset(
         bucket,

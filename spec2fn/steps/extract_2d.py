@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import TYPE_CHECKING, Annotated, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from spec2fn.engine.step import PLANNED, Skip, step
-from spec2fn.kernels.namespace import array_namespace
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, Range
 from spec2fn.plans.slits.extract_2d import Extract2dPlan, bucket, chosen, cut_outs, cut_wcs
 from spec2fn.plans.slits.grism_cutouts import plan_grism_cutouts
+from spec2fn.plans.slits.trace_window import WindowPlan, plan_window
 from spec2fn.schema import meta_of
-from spec2fn.slits import PADDING, Slits, group_shapes
-from spec2fn.typing import Array
+from spec2fn.slits import Slits, group_shapes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,11 +27,13 @@ def _plan(
     *,
     sourcecat: tuple[xr.Dataset, ...] = (),
     params: Parameters,
-) -> Extract2dPlan | Skip:
+) -> Extract2dPlan | WindowPlan | Skip:
     mode = mode_of(ds)
     if mode.layout == "slits":
         return _plan_slits(ds, params)
-    if mode.layout == "traces" and not mode.one_source:
+    if mode.layout == "traces":
+        if mode.one_source:
+            return plan_window(ds, wavelengthrange, params)
         return plan_grism_cutouts(ds, wavelengthrange, sourcecat, params)
     return Skip(f"EXP_TYPE {mode.exp_type} has no slits to cut out")
 
@@ -60,7 +58,7 @@ def extract_2d(
     ds: xr.Dataset,
     wavelengthrange: xr.Dataset | None = None,
     *,
-    plan: Extract2dPlan = PLANNED,
+    plan: Extract2dPlan | WindowPlan = PLANNED,
     sourcecat: tuple[xr.Dataset, ...] = (),
     slit_names: tuple[str, ...] | None = None,
     source_ids: tuple[int, ...] | None = None,
@@ -71,7 +69,9 @@ def extract_2d(
     wfss_extract_half_height: Annotated[int, Range(0)] | None = 5,
     wfss_mmag_extract: Annotated[float, Range(-50.0, 1000.0)] | None = None,
     wfss_nbright: Annotated[int, Range(1)] = 1000,
-) -> Slits:
+    tsgrism_extract_height: Annotated[int, Range(1)] | None = None,
+    tsgrism_window: Literal["source", "fixed"] = "source",
+) -> Slits | xr.Dataset:
     """Cut a rectangle around the spectrum of every slit, or of every source without slits.
 
     Parameters
@@ -81,7 +81,7 @@ def extract_2d(
         ([integration,] y, x).
     wavelengthrange : xarray.Dataset, optional
         Without slits: which orders to extract, and their wavelengths.
-    plan : Extract2dPlan
+    plan : Extract2dPlan or WindowPlan
         From ``extract_2d.plan(ds, ...)``.
     sourcecat : tuple of xarray.Dataset
         Without slits: the catalog of the sources in the field, from
@@ -103,6 +103,12 @@ def extract_2d(
         Without slits: leave out sources that are not brighter than this AB magnitude.
     wfss_nbright : int
         Without slits: keep so many sources, the brightest of those on the image.
+    tsgrism_extract_height : int, optional
+        Time series without slits: rows to cut out; 64 by default.
+    tsgrism_window : {"source", "fixed"}
+        Time series without slits: cut rows out of which the 34th, counted from 0, is that of the
+        source, as far as the image has them; or, as the JWST pipeline does, the first rows of the
+        image, and take the source to be in the 34th whatever YREF_SCI says.
 
     Returns
     -------
@@ -114,7 +120,10 @@ def extract_2d(
         the exposure, so that a subarray adds its own origin. Without slits, a slit is an order of
         a source: the name of the slit is the label of the source, ``spectral_order`` the order,
         ``source_xpos``, ``source_ypos`` the place of the source in the undispersed image [pixel],
-        and ``ra``, ``dec`` are left out; the brightest source comes first.
+        and ``ra``, ``dec`` are left out; the brightest source comes first. Of a time series
+        without slits, the image of the one source, with ``wavelength`` (y, x) and
+        zero-dimensional variables instead of those on ``slit``; ``source_xpos``, ``source_ypos``
+        are then its place in the cut-out, and ``xref_sci``, ``yref_sci`` the same, from 1.
 
     Raises
     ------
@@ -131,44 +140,7 @@ def extract_2d(
     (XOFFSET, YOFFSET, both 0 for a target that is centred) and the orientation of the aperture.
     That of MSA sources is the planned one.
     """
-    meta = meta_of(ds)
-    records: dict[str, Any] = {}
-    if plan.warnings:
-        records["warnings"] = (*meta.records.get("warnings", ()), *plan.warnings)
-    model = "SlitModel" if mode_of(ds).one_slit else "MultiSlitModel"
-    attrs = {**ds.attrs, "model": model, "meta": meta.replace(wcs=plan.wcs, records=records)}
-    ds = ds.drop_vars("mask", errors="ignore")  # it is one of the whole exposure
-    imaged = [name for name, var in ds.variables.items() if {"y", "x"} <= set(var.dims)]
-    rest = ds.drop_vars(imaged)
-    out = []
-    for planned in plan.buckets:
-        cut = {name: _cut(ds[name], planned) for name in imaged}
-        cut_out = planned.assign(cut).assign(rest.variables)
-        cut_out.attrs = dict(attrs)
-        out.append(cut_out)
-    return Slits(tuple(out))
-
-
-def _cut(
-    var: xr.DataArray, bucket: xr.Dataset
-) -> tuple[tuple[Hashable, ...], Array, dict[str, Any]]:
-    # only the rows and columns that any slit of the bucket needs are read
-    size = np.stack([bucket["xsize"].values, bucket["ysize"].values], axis=1)
-    start = np.stack([bucket["xstart"].values, bucket["ystart"].values], axis=1) - 1
-    low, high = start.min(axis=0), (start + size).max(axis=0)
-    data = var.isel(x=slice(low[0], high[0]), y=slice(low[1], high[1])).data
-    dims = ("slit", *var.dims)
-    if len(size) == 1:
-        return dims, data[None], dict(var.attrs)
-    xp = array_namespace(data)
-    offset, most = start - low, high - low - 1
-    steps = (np.arange(bucket.sizes["x"]), np.arange(bucket.sizes["y"])[:, None])
-    pixels = [offset[:, k, None, None] + s for k, s in enumerate(steps)]
-    taken = data[..., np.minimum(pixels[1], most[1]), np.minimum(pixels[0], most[0])]
-    inside = (steps[0] < size[:, 0, None, None]) & (steps[1] < size[:, 1, None, None])
-    fill = np.nan if taken.dtype.kind == "f" else PADDING if var.name == "dq" else 0
-    taken = xp.where(inside, taken, np.asarray(fill, dtype=taken.dtype))
-    return dims, xp.moveaxis(taken, -3, 0), dict(var.attrs)
+    return plan.cut_out(ds)
 
 
 def _measured_positions(ds: xr.Dataset, wcs: SlitWcs) -> dict[int, tuple[float, float]]:

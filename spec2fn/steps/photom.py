@@ -9,6 +9,7 @@ from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.errors import InputError
 from spec2fn.modes import mode_of
 from spec2fn.plans.flux.factors import apply_factor
+from spec2fn.plans.flux.grism_photom import GrismPhotomPlan, plan_grism_photom
 from spec2fn.plans.flux.mrs_photom import MrsPhotomPlan, plan_mrs_photom
 from spec2fn.plans.flux.nirspec_photom import (
     IfuPhotomPlan,
@@ -17,7 +18,6 @@ from spec2fn.plans.flux.nirspec_photom import (
     plan_slit_photom,
 )
 from spec2fn.plans.flux.photom import PhotomPlan, find_row, plan_spectral_response
-from spec2fn.plans.flux.slitless_photom import SlitlessPhotomPlan, plan_slitless_photom
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["photom"]
 
-AnyPhotomPlan = PhotomPlan | SlitPhotomPlan | IfuPhotomPlan | MrsPhotomPlan | SlitlessPhotomPlan
+AnyPhotomPlan = PhotomPlan | SlitPhotomPlan | IfuPhotomPlan | MrsPhotomPlan | GrismPhotomPlan
 
 
 def _plan(
@@ -40,9 +40,6 @@ def _plan(
     if mode.layout == "slits":
         plan = plan_slit_photom(ds, photom, area, params)
         return plan or Skip(f"{no_row} {keys['filter']} and grating {keys['grating']}")
-    if mode.layout == "traces":
-        traces = plan_slitless_photom(ds, photom, params)
-        return Skip(traces) if isinstance(traces, str) else traces
     if mode.etalon:
         return plan_mrs_photom(ds, photom, params)
     if mode.sliced:
@@ -50,6 +47,9 @@ def _plan(
         if row is None:
             return Skip(f"{no_row} {keys['filter']} and grating {keys['grating']}")
         return plan_ifu_photom(ds, photom, area, row, params)
+    if mode.layout == "traces":
+        traces = plan_grism_photom(ds, photom, params)
+        return Skip(traces) if isinstance(traces, str) else traces
     if mode.layout != "image" or not mode.instrument:
         msg = f"photom: cannot calibrate {mode.exp_type or 'exposures of no type'}"
         raise InputError(msg)
@@ -87,7 +87,7 @@ def photom(
     source_type: Literal["POINT", "EXTENDED"] | None = None,
     apply_time_correction: bool = True,
     extrapolate: bool | None = None,
-    dispersion: Literal["exact", "differences"] = "exact",
+    round_wavelengths: bool = False,
     uncalibrated: Literal["lost", "kept"] = "lost",
 ) -> xr.Dataset:
     """Convert count rates into surface brightness, or flux density.
@@ -97,9 +97,8 @@ def photom(
     [MJy/(DN/s)] instead of ``photmjsr`` for a point source, and ``photmj`` per area of a pixel
     for any other; for the NIRSpec IFU it is always ``photmj`` per area of a pixel of the slice,
     beyond the wavelengths of the response that at its ends, and does not depend on time. For the
-    spectra without slits, it is divided by the wavelengths that a pixel spans; for the
     MIRI MRS the factors are an image, and the throughput is tabulated by wavelength for every
-    channel.
+    channel. Slitless spectra are divided by the wavelength that a pixel spans, besides.
 
     Parameters
     ----------
@@ -117,7 +116,7 @@ def photom(
         AREA reference; its nominal pixel areas precede those of `photom`. NIRSpec: areas by
         slit (``area.slit_id``), shutter (``area.quadrant``, ``shutter_x``, ``shutter_y``) or slice
         (``area.slice_id``, from 0).
-    plan : PhotomPlan, SlitPhotomPlan, IfuPhotomPlan, MrsPhotomPlan or SlitlessPhotomPlan
+    plan : PhotomPlan, SlitPhotomPlan, IfuPhotomPlan, MrsPhotomPlan or GrismPhotomPlan
         From ``photom.plan(ds, photom, area, ...)``.
     inverse : bool
         Convert surface brightness back into count rates.
@@ -130,13 +129,12 @@ def photom(
         NIRSpec slits: beyond the wavelengths of the reference, take the value at its end and
         flag FLUX_ESTIMATED instead of NaN. By default this is done if
         ``assign_wcs.wavelength_range`` goes beyond the nominal range.
-    dispersion : {"exact", "differences"}
-        Spectra without slits: the wavelengths that a pixel spans are those between its edges, or
-        half the difference of its neighbours', in single precision and with -1 in place of NaN,
-        as the JWST pipeline has it.
+    round_wavelengths : bool
+        Slitless spectra: take the wavelength that a pixel spans from wavelengths rounded to
+        float32, as the JWST pipeline does, which adds noise of 1e-4.
     uncalibrated : {"lost", "kept"}
-        Spectra without slits: what becomes of an order that the reference does not have.
-        "lost" makes it NaN, and says why; "kept" leaves it in DN/s, as the JWST pipeline does.
+        Slitless spectra: what becomes of those of an order that the reference does not have.
+        "lost" makes them NaN, and says why; "kept" leaves them in DN/s, as the JWST pipeline does.
 
     Returns
     -------
@@ -148,8 +146,8 @@ def photom(
         ``photom_uniform``: the factors of a slit that holds a point source, and those that would
         apply to a uniform one (as in the JWST pipeline, without the time dependence); NaN for
         other slits. A slit without a row in the reference is NaN, and the variable
-        ``slit_problem`` says why. Cut-outs of sources without slits are always in MJy/sr; with
-        `area` they have ``area`` (area_y, area_x), that of the whole detector.
+        ``slit_problem`` says why. Cut-outs of sources without slits have, with `area`, also
+        ``area`` (area_y, area_x), that of the whole detector.
 
     Raises
     ------

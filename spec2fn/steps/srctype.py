@@ -42,7 +42,7 @@ def _plan(ds: xr.Dataset, *, params: Parameters) -> SourceTypePlan | Skip:
     requested = ds.attrs.get("source_type_apt", ds.attrs.get("source_type"))
     decided, known = decide_source_type(ds, mode, params.source_type, requested)
     warnings = () if known else (_warning(ds, decided),)
-    if "slit_name" not in ds:
+    if "slit" not in ds.dims:
         return SourceTypePlan(decided, requested, warnings=warnings)
     names = [str(n) for n in ds["slit_name"].values]
     if not mode.several_slits:

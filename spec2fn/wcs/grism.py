@@ -268,7 +268,7 @@ class GrismWcs(DeferredWcs):
         super().__init__(make)
         self.geometry = geometry
 
-    def window(self, start: tuple[int, int], shape: tuple[int, int], order: int) -> DeferredWcs:
+    def window(self, start: tuple[int, int], shape: tuple[int, int], order: int) -> GrismWcs:
         """Return the gwcs of (x, y) in a cut-out of a time series.
 
         Parameters
@@ -279,7 +279,7 @@ class GrismWcs(DeferredWcs):
             Rows and columns.
         order : int
         """
-        return DeferredWcs(lambda: _window(self.load(), start, shape, order))
+        return GrismWcs(self.geometry, lambda: _window(self.load(), start, shape, order))
 
 
 def constant(value: float) -> Model:

@@ -68,11 +68,12 @@ def peerbench(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def scenario(peerbench, tmp_path_factory):
-    """``scenario(name, seed=0)``: folder with the exposures and the peer's products.
+    """``scenario(name, seed=0, without=())``: folder with exposures and the peer's products.
 
     ``peer_out`` holds the final products, ``steps`` the output of every step. The workers of a
     parallel run share the folders: whoever needs one first makes it, the others wait.
-    ``SPEC2FN_SCENARIOS`` names a folder that keeps them for the next session.
+    ``SPEC2FN_SCENARIOS`` names a folder that keeps them for the next session. `without` names
+    steps that the peer is to skip.
     """
     base = tmp_path_factory.getbasetemp()
     if os.environ.get("PYTEST_XDIST_WORKER"):
@@ -80,25 +81,27 @@ def scenario(peerbench, tmp_path_factory):
     base = Path(os.environ.get("SPEC2FN_SCENARIOS") or base / "scenarios")
     base.mkdir(exist_ok=True)
 
-    def make(name, seed=0):
-        folder = base / f"{name}-{seed}"
-        done = base / f"{name}-{seed}.done"
-        with (base / f"{name}-{seed}.lock").open("w") as lock:
+    def make(name, seed=0, without=()):
+        label = "-".join([name, str(seed), *(f"no_{step}" for step in without)])
+        folder = base / label
+        done = base / f"{label}.done"
+        with (base / f"{label}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not done.exists():
                 shutil.rmtree(folder, ignore_errors=True)
-                _make(peerbench, folder, name, seed)
+                _make(peerbench, folder, name, seed, without)
                 done.touch()
         return folder
 
     return make
 
 
-def _make(peerbench, folder, name, seed):
+def _make(peerbench, folder, name, seed, without):
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     env.pop("JAX_NUMPY_DTYPE_PROMOTION", None)
     _call([peerbench / "make.py", name, folder, "--seed", seed], env)
-    _call([peerbench / "run_peer.py", folder, "--save-all", "--out", folder / "steps"], env)
+    off = [a for step in without for a in ("--param", f"{step}.skip=true")]
+    _call([peerbench / "run_peer.py", folder, "--save-all", "--out", folder / "steps", *off], env)
     failed = json.loads((folder / "steps" / "timing.json").read_text())["error"]
     assert not failed, f"the peer failed on {name}: {failed}"
     out = folder / "peer_out"
@@ -270,6 +273,7 @@ class WholeRun:
             params={k: v for k, v in params.items() if k in known},
             save_steps=sorted({OUR_NAMES.get(n, n) for n in self.peer} & known),
             save_bsub=any(k.startswith("bsub") for k in self.peer),
+            save_wfss_esec="esec" in self.peer,
         )
         steps = {
             s["step"].rpartition("/")[2]
@@ -290,8 +294,8 @@ class WholeRun:
 def whole_run(scenario, crds_cache, tmp_path):
     """Name of a scenario -> :class:`WholeRun`."""
 
-    def make(name):
-        folder = scenario(name)
+    def make(name, **how):
+        folder = scenario(name, **how)
         crds_cache(folder)
         return WholeRun(folder, tmp_path)
 

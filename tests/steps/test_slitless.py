@@ -13,6 +13,7 @@ from spec2fn.steps.background import background
 from spec2fn.steps.electron_rate import electron_rate
 from spec2fn.steps.extract_1d import extract_1d
 from spec2fn.steps.extract_2d import extract_2d
+from spec2fn.steps.photom import photom
 from spec2fn.steps.srctype import srctype
 from spec2fn.testing.fields import StraightTraces, catalog_dataset
 
@@ -379,3 +380,59 @@ def test_cut_outs_are_written_and_read(tmp_path):
         assert again.variable(name).tolist() == slits.variable(name).tolist()
     one, other = extract_1d(slits), extract_1d(again)
     np.testing.assert_array_equal(one["flux"], other["flux"])
+
+
+def photom_reference(orders=(1, 2)):
+    waves = np.linspace(1.0, 2.0, 20)
+    count = len(orders)
+    table = {
+        "filter": np.array(["GR150C"] * count),
+        "pupil": np.array(["F115W"] * count),
+        "order": np.array(orders),
+        "photmjsr": np.array([0.5 * o for o in orders]),
+        "wavelength": np.tile(waves, (count, 1)),
+        "relresponse": np.tile(1 + waves, (count, 1)),
+    }
+    variables = {f"photom.{n}": (("photom_row", "knot")[: v.ndim], v) for n, v in table.items()}
+    sizes = {"pixar_sr": 1e-13, "pixar_a2": 0.0043}
+    attrs = {"reftype": "photom", "meta": Meta()}
+    return xr.Dataset(variables | {n: ((), np.float64(v)) for n, v in sizes.items()}, attrs=attrs)
+
+
+def test_count_rates_are_divided_by_the_dispersion():
+    slits = srctype(cut())
+    done = photom(slits, photom_reference())
+    for before, after in zip(slits, done, strict=True):
+        order = int(before["spectral_order"])
+        factor = 0.5 * order * (1 + before["wavelength"]) * 40.0 * order
+        np.testing.assert_allclose(after["sci"], factor * before["sci"], rtol=1e-5)
+        assert after["bunit"].item() == "MJy/sr"
+        assert after["photmjsr"].item() == 0.5 * order
+
+
+def test_an_order_that_the_reference_does_not_have():
+    slits = srctype(cut())
+    lost = photom(slits, photom_reference((1,)))
+    assert np.isnan(lost.slit(1)["sci"]).all()
+    assert "no row for filter GR150C, pupil F115W, order 2" in lost.slit(1)["slit_problem"].item()
+    kept = photom(slits, photom_reference((1,)), uncalibrated="kept")
+    np.testing.assert_array_equal(kept.slit(1)["sci"], slits.slit(1)["sci"])
+    assert kept.variable("bunit").tolist() == ["MJy/sr", "DN/s"] * 3
+    assert np.isnan(kept.variable("photmjsr")[1])
+    assert status_of(kept, "photom") == "COMPLETE"
+
+
+def test_the_area_of_the_detector_comes_with_the_first_slit(tmp_path):
+    plane = np.full((8, 9), 1.1, "f4")
+    area = xr.Dataset({"sci": (("y", "x"), plane)}, attrs={"reftype": "area", "meta": Meta()})
+    done = photom(srctype(cut()), photom_reference(), area)
+    wcs = dict.fromkeys(done.ids)
+    path = tmp_path / "a_cal.fits"
+    save(done.map(lambda b: b.assign_attrs(meta=meta_of(b).replace(wcs=wcs))), path)
+    with fits.open(path) as file:
+        names = [h.name for h in file]
+        assert names.count("AREA") == 1
+        assert names[1:6] == ["SCI", "DQ", "ERR", "WAVELENGTH", "AREA"]
+        np.testing.assert_array_equal(file["AREA"].data, plane)
+    again = open_product(path)
+    np.testing.assert_array_equal(again.buckets[0]["area"], plane)

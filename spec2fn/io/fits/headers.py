@@ -17,13 +17,13 @@ import numpy as np
 
 from spec2fn.io.fits.fitsfile import BLOCK
 from spec2fn.io.fits.keywords import (
-    ONLY_MIRI,
     RECORDED_WITH,
     REFERENCE_KEYWORDS,
     RESAMPLE_KEYWORDS,
     SCIENCE_ORDER,
     SLIT_KEYWORDS,
     STEP_KEYWORDS,
+    UNRECORDED,
 )
 from spec2fn.schema import FIELD_FILES, FIELD_KEYWORDS, MODE_ATTRS, SCALARS, meta_of
 
@@ -56,6 +56,7 @@ _IN_SCIENCE = ("SRCTYPE", "DISPAXIS")
 _OF_ONE_SLIT = [
     (k, v) for k, v in SLIT_KEYWORDS.items() if k in SCIENCE_ORDER and not k.startswith("TA_")
 ]
+_REFERENCE_POINT = (("xref_sci", "XREF_SCI"), ("yref_sci", "YREF_SCI"))
 _REFERENCES = "Reference file information"
 _STEPS = "Calibration step information"
 _ASSOCIATION = "Association information"
@@ -294,8 +295,7 @@ def _steps(ds: xr.Dataset, given: Mapping[str, Card]) -> list[Card]:
         for name in names
         if STEP_KEYWORDS[name][0] not in given
     }
-    if ds.attrs.get("instrument") == "NIRSPEC":
-        implied -= set(ONLY_MIRI)
+    implied -= set(UNRECORDED.get(str(ds.attrs.get("instrument")), UNRECORDED["MIRI"]))
     said = {**dict.fromkeys(implied, "SKIPPED"), **said}
     return _section(
         given, ((keyword, said.get(name), what) for name, (keyword, what) in STEP_KEYWORDS.items())
@@ -430,7 +430,8 @@ def spectral_range(ds: xr.Dataset) -> dict[str, Any]:
 def _one_slit(ds: xr.Dataset) -> dict[str, Any]:
     """Keywords of the slit of a time series."""
     values = spectral_range(ds)
-    for name, keyword in (("s_region", "S_REGION"), *((v, k) for k, (v, _) in _OF_ONE_SLIT)):
+    named = ((v, k) for k, (v, _) in _OF_ONE_SLIT)
+    for name, keyword in (("s_region", "S_REGION"), *_REFERENCE_POINT, *named):
         if name in ds and not ds.variables[name].ndim:
             value = np.asarray(ds.variables[name].values).item()
             known = value not in ("", "UNKNOWN") and value == value  # noqa: PLR0124 - NaN

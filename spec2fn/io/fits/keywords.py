@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 __all__ = [
     "ALWAYS_RECORDED",
-    "ONLY_MIRI",
     "ONLY_MSA",
     "PHOTOMETRY",
     "RECORDED_WITH",
@@ -21,6 +20,7 @@ __all__ = [
     "SLIT_SECTIONS",
     "SPECTRUM_KEYWORDS",
     "STEP_KEYWORDS",
+    "UNRECORDED",
 ]
 
 # reference type -> (keyword, comment), in the order of a product's header
@@ -142,12 +142,17 @@ STEP_KEYWORDS: Mapping[str, tuple[str, str]] = {
 ALWAYS_RECORDED = (
     "background", "badpix_selfcal", "barshadow", "clean_flicker_noise", "flat_field", "fringe",
     "imprint", "msaflagopen", "pathloss", "photom", "residual_fringe", "srctype", "straylight",
-    "targ_centroid",
+    "targ_centroid", "wfss_contam",
 )  # fmt: skip
 """Steps whose keyword every calibrated product has, SKIPPED where the mode lacks the step."""
 
-ONLY_MIRI = ("fringe", "residual_fringe", "straylight", "targ_centroid")
-"""Steps of :data:`ALWAYS_RECORDED` that products of other instruments do not mention."""
+UNRECORDED: Mapping[str, tuple[str, ...]] = {
+    "MIRI": ("wfss_contam",),
+    "NIRCAM": ("residual_fringe", "targ_centroid"),
+    "NIRISS": ("residual_fringe", "targ_centroid"),
+    "NIRSPEC": ("fringe", "residual_fringe", "straylight", "targ_centroid", "wfss_contam"),
+}
+"""Steps of :data:`ALWAYS_RECORDED` that products of an instrument do not mention."""
 
 RECORDED_WITH: Mapping[str, tuple[str, ...]] = {
     "photom": ALWAYS_RECORDED,
@@ -231,11 +236,13 @@ SCIENCE_ORDER: Mapping[str, tuple[str, str]] = {
     "ROLL_REF": ("[deg] V3 roll angle at the ref point (N over E)", ""),
     "VELOSYS": ("[m/s] Barycentric correction to radial velocity", ""),
     "SPECSYS": ("Spectral reference frame", "WCS parameters"),
+    "XREF_SCI": ("Aperture X reference point in SCI frame", "WCS parameters"),
+    "YREF_SCI": ("Aperture Y reference point in SCI frame", "WCS parameters"),
     "EXTVER": ("extension value", ""),
     **{
         keyword: (comment, "")
         for keyword, (_, comment) in SLIT_KEYWORDS.items()
-        if keyword not in (*ONLY_MSA, "SRCTYPE", "BARSHDW")
+        if keyword in ("SRCNAME", "SRCALIAS") or keyword not in (*ONLY_MSA, "SRCTYPE", "BARSHDW")
     },
 }
 

@@ -424,7 +424,7 @@ def _correction(
     by_slit = "slit" in ds["sci"].dims
     traces = "spectral_order" in ds
     names = ("filter", "grating") if by_slit else ("subarray",)
-    if traces:
+    if mode_of(ds).layout == "traces":
         names = ("filter", "pupil") if "apcorr.pupil" in apcorr else ("subarray",)
     criteria = {name: str(ds.attrs.get(name, "")) for name in names}
     if by_slit and mode_of(ds).fixed_slits:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.errors import DatasetError, InputError, nearest
+from spec2fn.kernels.namespace import array_namespace
+from spec2fn.modes import mode_of
 from spec2fn.plan_base import Plan
 from spec2fn.schema import meta_of
-from spec2fn.typing import HostArray
+from spec2fn.slits import PADDING, Slits
+from spec2fn.typing import Array, HostArray
 from spec2fn.wcs.open_slits import Slit
 
 if TYPE_CHECKING:
@@ -46,6 +49,47 @@ class Extract2dPlan(Plan):
     buckets: tuple[Any, ...]
     wcs: Any
     warnings: tuple[str, ...] = ()
+
+    def cut_out(self, ds: xr.Dataset) -> Slits:
+        """Cut the slits out of an exposure."""
+        meta = meta_of(ds)
+        records: dict[str, Any] = {}
+        if self.warnings:
+            records["warnings"] = (*meta.records.get("warnings", ()), *self.warnings)
+        model = "SlitModel" if mode_of(ds).one_slit else "MultiSlitModel"
+        attrs = {**ds.attrs, "model": model, "meta": meta.replace(wcs=self.wcs, records=records)}
+        ds = ds.drop_vars("mask", errors="ignore")  # it is one of the whole exposure
+        imaged = [name for name, var in ds.variables.items() if {"y", "x"} <= set(var.dims)]
+        rest = ds.drop_vars(imaged)
+        out = []
+        for planned in self.buckets:
+            cut = {name: _cut(ds[name], planned) for name in imaged}
+            cut_out = planned.assign(cut).assign(rest.variables)
+            cut_out.attrs = dict(attrs)
+            out.append(cut_out)
+        return Slits(tuple(out))
+
+
+def _cut(
+    var: xr.DataArray, bucket: xr.Dataset
+) -> tuple[tuple[Hashable, ...], Array, dict[str, Any]]:
+    # only the rows and columns that any slit of the bucket needs are read
+    size = np.stack([bucket["xsize"].values, bucket["ysize"].values], axis=1)
+    start = np.stack([bucket["xstart"].values, bucket["ystart"].values], axis=1) - 1
+    low, high = start.min(axis=0), (start + size).max(axis=0)
+    data = var.isel(x=slice(low[0], high[0]), y=slice(low[1], high[1])).data
+    dims = ("slit", *var.dims)
+    if len(size) == 1:
+        return dims, data[None], dict(var.attrs)
+    xp = array_namespace(data)
+    offset, most = start - low, high - low - 1
+    steps = (np.arange(bucket.sizes["x"]), np.arange(bucket.sizes["y"])[:, None])
+    pixels = [offset[:, k, None, None] + s for k, s in enumerate(steps)]
+    taken = data[..., np.minimum(pixels[1], most[1]), np.minimum(pixels[0], most[0])]
+    inside = (steps[0] < size[:, 0, None, None]) & (steps[1] < size[:, 1, None, None])
+    fill = np.nan if taken.dtype.kind == "f" else PADDING if var.name == "dq" else 0
+    taken = xp.where(inside, taken, np.asarray(fill, dtype=taken.dtype))
+    return dims, xp.moveaxis(taken, -3, 0), dict(var.attrs)
 
 
 @dataclass(frozen=True, eq=False)

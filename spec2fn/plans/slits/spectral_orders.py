@@ -52,8 +52,9 @@ def wavelength_ranges(
     tree, name = _tree(reference, who), passband(ds)
     found: dict[int, tuple[float, float]] = {}
     for row in tree["wavelengthrange"]:
-        if len(row) == 4 and str(row[1]).strip().upper() == name:
-            found[int(row[0])] = float(row[2]), float(row[3])
+        # those of time series name the place in the field besides
+        if len(row) in (4, 5) and str(row[-3]).strip().upper() == name:
+            found[int(row[0])] = float(row[-2]), float(row[-1])
     bad = [o for o, (low, high) in found.items() if not 0 < low < high < np.inf]
     if not found or bad:
         said = f"a wrong range for order {bad[0]}" if bad else "no row"
