@@ -11,8 +11,8 @@ from spec2fn.errors import InputError, ReferenceError
 from spec2fn.host.background_mesh import background_mesh
 from spec2fn.host.contamination import Cutout, Dispersed
 from spec2fn.parameters import Parameters
-from spec2fn.plans.flux.photom import find_row, response_row, throughput, time_tables
 from spec2fn.plans.flux.grism_photom import unit_of
+from spec2fn.plans.flux.photom import find_row, response_row, throughput, time_tables
 from spec2fn.plans.slits.contamination import (
     ContaminationPlan,
     DirectImage,
