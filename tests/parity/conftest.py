@@ -33,6 +33,8 @@ SLOW = (
     "nirspec_",
     "nsclean",
     "residual_fringe",
+    "slitless_",
+    "wfss_",
 )
 
 
