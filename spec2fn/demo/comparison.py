@@ -143,10 +143,12 @@ def _of_image(extracted: xr.Dataset, cal: xr.Dataset, rendered: Rendered) -> Com
     op = rendered.operators["science"]
     rows, columns = (slice(*w) for w in op.window)
     near = (op.lower < op.position + _REACH) & (op.upper > op.position - _REACH) & (op.gain > 0)
-    bad = (_flagged(cal, Pixel.JUMP_DET)[..., rows, columns] & near).any(-1)
+    across = -1 if cal.attrs["dispaxis"] == 2 else -2
+    bad = (_flagged(cal, Pixel.JUMP_DET)[..., rows, columns] & near).any(across)
     of_pixel = np.where(op.gain > 0, np.asarray(cal["wavelength"].data)[rows, columns], np.nan)
-    seen = np.isfinite(of_pixel).any(1)
-    touched = _in_order(bad[..., seen], np.nanmedian(of_pixel[seen], axis=1), wave)
+    lines = np.moveaxis(of_pixel, across, -1)
+    seen = np.isfinite(lines).any(1)
+    touched = _in_order(bad[..., seen], np.nanmedian(lines[seen], axis=1), wave)
     return Comparison(wave, flux, error, truth, _usable(wave, flux, error) & ~touched)
 
 
