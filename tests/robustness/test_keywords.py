@@ -21,7 +21,13 @@ from tests.robustness.conftest import Outcome, difference, edit_header, judge, p
 NEUTRAL = {"VELOSYS": 0.0, "VA_SCALE": 1.0}
 
 # variables of products that are the keyword's own copy, with which nothing is computed
-COPIES = {"XPOSURE": "exposure_time", "EXPMID": "mid_time", "PA_APER": "pa_aper"}
+COPIES = {
+    "XPOSURE": ("exposure_time",),
+    "EXPMID": ("mid_time",),
+    "PA_APER": ("pa_aper",),
+    "TARGNAME": ("source_name", "srcname"),
+    "TARGPROP": ("source_alias", "srcalias"),
+}
 
 # where keywords are read that tell modes apart: most matter in other modes only
 _BRANCHES = {"selection.py", "exposures.py"}
