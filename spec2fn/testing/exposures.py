@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from spec2fn.errors import InputError, nearest
-from spec2fn.testing import nirspec_modes
+from spec2fn.testing import nirspec_modes, slitless
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -42,7 +42,7 @@ RENDERED = ("MIR_LRS-FIXEDSLIT", "MIR_LRS-SLITLESS")
 MRS = "MIR_MRS"
 """Also rendered, on all of the detector: every step asks for it."""
 
-EXP_TYPES = (*RENDERED, MRS, *nirspec_modes.EXP_TYPES)
+EXP_TYPES = (*RENDERED, MRS, *nirspec_modes.EXP_TYPES, *slitless.EXP_TYPES)
 """Exposure types there are exposures of."""
 
 
@@ -93,6 +93,8 @@ def exposure(
     """
     if exp_type in nirspec_modes.EXP_TYPES:
         return nirspec_modes.exposure(exp_type, role, seed, integrations)
+    if exp_type in slitless.EXP_TYPES:
+        return slitless.exposure(exp_type, seed, integrations)
     ds = rendered(exp_type, seed, integrations).exposure(role)
     for variable in ds.variables.values():
         variable.data.setflags(write=False)
@@ -100,10 +102,12 @@ def exposure(
 
 
 def members(exp_type: str, seed: int = 0) -> dict[str, tuple[xr.Dataset, ...]]:
-    """Return the associated exposures, and MSA metadata, by role."""
+    """Return the associated exposures, MSA metadata and catalogs, by role."""
     if exp_type in nirspec_modes.EXP_TYPES:
         roles = [r for r in nirspec_modes.roles(exp_type) if r != "science"]
         more = nirspec_modes.metadata(exp_type)
+    elif exp_type in slitless.EXP_TYPES:
+        roles, more = [], slitless.metadata(exp_type)
     else:
         roles, more = [r for r in rendered(exp_type, seed).setups if r != "science"], {}
     return {**{role: (exposure(exp_type, role, seed),) for role in roles}, **more}
@@ -124,6 +128,8 @@ def references(exp_type: str, seed: int = 0) -> Mapping[str, Any]:
     """
     if exp_type in nirspec_modes.EXP_TYPES:
         return nirspec_modes.references(exp_type)
+    if exp_type in slitless.EXP_TYPES:
+        return slitless.references(exp_type)
     return rendered(exp_type, seed).references
 
 

@@ -33,6 +33,7 @@ SLOW = (
     "nirspec_",
     "nsclean",
     "residual_fringe",
+    "slitless_",
 )
 
 
