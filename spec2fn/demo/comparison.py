@@ -154,7 +154,8 @@ def _of_image(extracted: xr.Dataset, cal: xr.Dataset, rendered: Rendered) -> Com
     clean = _usable(wave, flux, error) & ~touched
     # a filter leaves most of a slitless image dark
     lit = ~((wave < of_line.min() - _DARK) | (wave > of_line.max() + _DARK))
-    return Comparison(wave[lit], *(v[..., lit] for v in (flux, error, truth, clean)))
+    flux, error, truth, clean = (v[..., lit] for v in (flux, error, truth, clean))
+    return Comparison(wave[lit], flux, error, truth, clean)
 
 
 def _of_cube(band: str, extracted: xr.Dataset, cal: xr.Dataset, rendered: Rendered) -> Comparison:

@@ -151,7 +151,8 @@ def _cut_out(meta: Meta) -> dict[str, Any]:
     """What the header says of the only cut-out of a time series, as variables."""
     if meta.get("SLTNAME") is None:
         return {}
-    keywords = {name: keyword for keyword, (name, _) in SLIT_KEYWORDS.items()} | REFERENCE_POINT
+    keywords = {name: keyword for keyword, (name, _) in SLIT_KEYWORDS.items()}
+    keywords |= REFERENCE_POINT
     values = {n: meta.get(k) for n, k in keywords.items() if n not in (*SCALARS, "source_type")}
     return {n: ((), np.array(v)) for n, v in values.items() if v is not None}
 

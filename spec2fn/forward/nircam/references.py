@@ -9,7 +9,7 @@ correction, as there is none for this mode.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -84,11 +84,11 @@ def _distortion() -> files.Reference:
     return files.Reference("distortion", _DETECTOR, {"model": model}, meta, "DistortionModel")
 
 
-def _line(coefficients: Sequence[float]) -> Model:
+def _line(coefficients: Iterable[float]) -> Model:
     from astropy.modeling.models import Polynomial1D
 
     named = {f"c{k}": float(c) for k, c in enumerate(coefficients)}
-    return Polynomial1D(len(coefficients) - 1, **named)
+    return Polynomial1D(len(named) - 1, **named)
 
 
 def _traces() -> dict[str, Any]:
