@@ -26,6 +26,7 @@ _MARGIN = 1.0  # pixels beside the box of a slit
 _RADIUS = 2.5  # distance from the source in a cube, in widths of its image
 _CLOSE = 1.2  # planes and pixels on either side of a flagged pixel that share its light
 _COMPLETE = 0.999
+_DARK = 0.02  # um beyond the wavelengths of a source in an image that are of no interest
 _JY = 1e6  # in a MJy
 _EDGE = 0.22  # part of a band at either end of which the response falls
 _FEWEST = 20  # wavelengths of a spectrum that is worth a comparison
@@ -148,11 +149,18 @@ def _of_image(extracted: xr.Dataset, cal: xr.Dataset, rendered: Rendered) -> Com
     op = rendered.operators["science"]
     rows, columns = (slice(*w) for w in op.window)
     near = (op.lower < op.position + _REACH) & (op.upper > op.position - _REACH) & (op.gain > 0)
-    bad = (_flagged(cal, Pixel.JUMP_DET)[..., rows, columns] & near).any(-1)
+    across = -1 if cal.attrs["dispaxis"] == 2 else -2
+    bad = (_flagged(cal, Pixel.JUMP_DET)[..., rows, columns] & near).any(across)
     of_pixel = np.where(op.gain > 0, np.asarray(cal["wavelength"].data)[rows, columns], np.nan)
-    seen = np.isfinite(of_pixel).any(1)
-    touched = _in_order(bad[..., seen], np.nanmedian(of_pixel[seen], axis=1), wave)
-    return Comparison(wave, flux, error, truth, _usable(wave, flux, error) & ~touched)
+    lines = np.moveaxis(of_pixel, across, -1)
+    seen = np.isfinite(lines).any(1)
+    of_line = np.nanmedian(lines[seen], axis=1)
+    touched = _in_order(bad[..., seen], of_line, wave)
+    clean = _usable(wave, flux, error) & ~touched
+    # a filter leaves most of a slitless image dark
+    lit = ~((wave < of_line.min() - _DARK) | (wave > of_line.max() + _DARK))
+    flux, error, truth, clean = (v[..., lit] for v in (flux, error, truth, clean))
+    return Comparison(wave[lit], flux, error, truth, clean)
 
 
 def _of_cube(band: str, extracted: xr.Dataset, cal: xr.Dataset, rendered: Rendered) -> Comparison:

@@ -10,6 +10,7 @@ DEMOS: Mapping[str, str] = {
     "miri-lrs-slit": "MIR_LRS-FIXEDSLIT",
     "miri-lrs-slitless": "MIR_LRS-SLITLESS",
     "miri-mrs": "MIR_MRS",
+    "nircam-tsgrism": "NRC_TSGRISM",
     "nirspec-fs": "NRS_FIXEDSLIT",
     "nirspec-bots": "NRS_BRIGHTOBJ",
     "nirspec-mos": "NRS_MSASPEC",

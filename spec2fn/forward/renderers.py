@@ -19,6 +19,8 @@ from spec2fn.forward import ifu_render
 from spec2fn.forward.lrs import references as lrs_references
 from spec2fn.forward.lrs import render as lrs
 from spec2fn.forward.mrs import references as mrs_references
+from spec2fn.forward.nircam import references as nircam_references
+from spec2fn.forward.nircam import render as nircam
 from spec2fn.forward.nirspec import ifu_references as nirspec_ifu_references
 from spec2fn.forward.nirspec import references as nirspec_references
 from spec2fn.forward.nirspec import render as nirspec
@@ -54,6 +56,7 @@ RENDERERS: Mapping[str, Renderer] = {
     "MIR_LRS-FIXEDSLIT": Renderer(lrs_references.references, lrs.miri_lrs_slit),
     "MIR_LRS-SLITLESS": Renderer(lrs_references.references, lrs.miri_lrs_slitless, series=True),
     "MIR_MRS": Renderer(mrs_references.references, ifu_render.miri_mrs),
+    "NRC_TSGRISM": Renderer(nircam_references.references, nircam.nircam_tsgrism, series=True),
     "NRS_FIXEDSLIT": Renderer(nirspec_references.references, nirspec.nirspec_fs),
     "NRS_BRIGHTOBJ": Renderer(nirspec_references.references, nirspec.nirspec_bots, series=True),
     "NRS_MSASPEC": Renderer(nirspec_references.references, nirspec.nirspec_mos),

@@ -124,8 +124,8 @@ def _table(where: Path) -> Any:  # noqa: ANN401 - a table of astropy, which has 
 
 
 def _plain(column: Any) -> HostArray:  # noqa: ANN401 - any column
-    values = getattr(column, "value", column)  # without its unit
-    if isinstance(values, np.ma.MaskedArray):
+    values: Any = getattr(column, "value", column)  # without its unit
+    if hasattr(values, "filled"):
         number = values.dtype.kind in "iuf"
         values = values.astype(float).filled(np.nan) if number else values.filled(False)
     return np.asarray(values)

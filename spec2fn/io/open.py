@@ -24,7 +24,9 @@ from spec2fn.io.fits.extents import EXTRA_PLANES
 from spec2fn.io.fits.fitsfile import FitsFile, Hdu, Table, scan
 from spec2fn.io.fits.keywords import (
     REFERENCE_KEYWORDS,
+    REFERENCE_POINT,
     RESAMPLE_KEYWORDS,
+    SLIT_KEYWORDS,
     SPECTRUM_KEYWORDS,
     STEP_KEYWORDS,
 )
@@ -141,7 +143,18 @@ def open_product(path: str | os.PathLike[str]) -> xr.Dataset | Slits:
     extra = {n: _extra_plane(file, hdu) for n, hdu in EXTRA_PLANES.items() if file.find(hdu)}
     if "sci" in ds:
         extra |= scalar_variables(meta, [n for n in SCALARS if n not in ds])
+        extra |= _cut_out(meta)
     return ds.assign(extra).assign_attrs(attrs)
+
+
+def _cut_out(meta: Meta) -> dict[str, Any]:
+    """What the header says of the only cut-out of a time series, as variables."""
+    if meta.get("SLTNAME") is None:
+        return {}
+    keywords = {name: keyword for keyword, (name, _) in SLIT_KEYWORDS.items()}
+    keywords |= REFERENCE_POINT
+    values = {n: meta.get(k) for n, k in keywords.items() if n not in (*SCALARS, "source_type")}
+    return {n: ((), np.array(v)) for n, v in values.items() if v is not None}
 
 
 read_product = open_product

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def electron_rate(ds: xr.Dataset, gain: xr.Dataset | None = None) -> xr.Dataset 
         raise ReferenceError(msg)
     mean = np.float32(np.mean(values, dtype=np.float64))
     held = [name for name in VARIANCES if name in ds]
-    new = {name: ds[name].values * mean * mean for name in held}
+    new: dict[str, Any] = {name: ds[name].values * mean * mean for name in held}
     new["err"] = positive_root(sum(new.values())) if held else ds["err"].values * mean
     electrons = replace_data(ds, sci=ds["sci"].values * mean, **new)
     return with_meta(ds, records={"esec": electrons})

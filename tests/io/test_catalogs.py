@@ -123,7 +123,8 @@ def test_a_file_that_is_no_catalog(content, message, tmp_path):
 def image(path, data, exp_type="NIS_IMAGE"):
     primary = fits.PrimaryHDU()
     primary.header["EXP_TYPE"] = exp_type
-    primary.header["INSTRUME"] = "NIRISS"
+    primary.header["INSTRUME"], primary.header["DETECTOR"] = "NIRISS", "NIS"
+    primary.header["FILTER"], primary.header["PUPIL"] = "GR150C", "F115W"
     fits.HDUList([primary, fits.ImageHDU(data, name="SCI")]).writeto(path)
     return path
 

@@ -21,7 +21,13 @@ from tests.robustness.conftest import Outcome, difference, edit_header, judge, p
 NEUTRAL = {"VELOSYS": 0.0, "VA_SCALE": 1.0}
 
 # variables of products that are the keyword's own copy, with which nothing is computed
-COPIES = {"XPOSURE": "exposure_time", "EXPMID": "mid_time", "PA_APER": "pa_aper"}
+COPIES = {
+    "XPOSURE": ("exposure_time",),
+    "EXPMID": ("mid_time",),
+    "PA_APER": ("pa_aper",),
+    "TARGNAME": ("source_name", "srcname"),
+    "TARGPROP": ("source_alias", "srcalias"),
+}
 
 # where keywords are read that tell modes apart: most matter in other modes only
 _BRANCHES = {"selection.py", "exposures.py"}
@@ -148,7 +154,7 @@ def test_where_the_target_is_in_a_fixed_slit(case, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["nirspec-bots", "nirspec-fs", "miri-lrs-slit"])
+@pytest.mark.parametrize("mode", ["nirspec-bots", "nirspec-fs", "miri-lrs-slit", "nircam-tsgrism"])
 def test_every_keyword(case, mode, tmp_path):
     assert len(check_all(case(mode), tmp_path, every=False)) > 40
 

@@ -7,7 +7,10 @@ from spec2fn import calibrate, open_product, save
 from spec2fn.errors import InputError
 from tests.robustness.conftest import difference, parts
 
-FAST = ("miri-lrs-slit", "miri-lrs-slitless", "nirspec-fs", "nirspec-bots", "nirspec-mos")
+FAST = (
+    *("miri-lrs-slit", "miri-lrs-slitless", "nircam-tsgrism"),
+    *("nirspec-fs", "nirspec-bots", "nirspec-mos"),
+)
 MODES = (*FAST, *(pytest.param(m, marks=pytest.mark.slow) for m in ("miri-mrs", "nirspec-ifu")))
 # of the largest value: planes of wavelengths, rounded to float32 in a file, move the output grid
 # by up to 5e-4 pixels

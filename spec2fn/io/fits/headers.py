@@ -19,6 +19,7 @@ from spec2fn.io.fits.fitsfile import BLOCK
 from spec2fn.io.fits.keywords import (
     RECORDED_WITH,
     REFERENCE_KEYWORDS,
+    REFERENCE_POINT,
     RESAMPLE_KEYWORDS,
     SCIENCE_ORDER,
     SLIT_KEYWORDS,
@@ -56,7 +57,6 @@ _IN_SCIENCE = ("SRCTYPE", "DISPAXIS")
 _OF_ONE_SLIT = [
     (k, v) for k, v in SLIT_KEYWORDS.items() if k in SCIENCE_ORDER and not k.startswith("TA_")
 ]
-_REFERENCE_POINT = (("xref_sci", "XREF_SCI"), ("yref_sci", "YREF_SCI"))
 _REFERENCES = "Reference file information"
 _STEPS = "Calibration step information"
 _ASSOCIATION = "Association information"
@@ -431,7 +431,7 @@ def _one_slit(ds: xr.Dataset) -> dict[str, Any]:
     """Keywords of the slit of a time series."""
     values = spectral_range(ds)
     named = ((v, k) for k, (v, _) in _OF_ONE_SLIT)
-    for name, keyword in (("s_region", "S_REGION"), *_REFERENCE_POINT, *named):
+    for name, keyword in (("s_region", "S_REGION"), *REFERENCE_POINT.items(), *named):
         if name in ds and not ds.variables[name].ndim:
             value = np.asarray(ds.variables[name].values).item()
             known = value not in ("", "UNKNOWN") and value == value  # noqa: PLR0124 - NaN

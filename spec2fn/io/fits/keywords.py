@@ -14,6 +14,7 @@ __all__ = [
     "PHOTOMETRY",
     "RECORDED_WITH",
     "REFERENCE_KEYWORDS",
+    "REFERENCE_POINT",
     "RESAMPLE_KEYWORDS",
     "SCIENCE_ORDER",
     "SLIT_KEYWORDS",
@@ -199,6 +200,9 @@ SLIT_KEYWORDS: Mapping[str, tuple[str, str]] = {
     "PTHLOSS": ("pathloss_correction_type", "Type of pathloss correction applied"),
     "BARSHDW": ("barshadow_corrected", "Barshadow corrected (T/F)"),
 }
+
+REFERENCE_POINT: Mapping[str, str] = {"xref_sci": "XREF_SCI", "yref_sci": "YREF_SCI"}
+"""Variables of a cut-out of a time series by the keywords that say where its source is, from 1."""
 
 ONLY_MSA = (
     "SLITID", "SRCNAME", "SRCALIAS", "STLARITY", "SHUTSTA", "MSAQUAD", "SRCRA", "SRCDEC",

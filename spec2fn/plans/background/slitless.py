@@ -194,13 +194,13 @@ def _from_catalog(
 
 def _given(user_mask: xr.Dataset | HostArray, shape: tuple[int, int]) -> HostArray:
     values: Any = user_mask
-    if hasattr(user_mask, "data_vars"):
-        name = next((n for n in ("mask", "sci") if n in user_mask), None)
+    if hasattr(values, "data_vars"):
+        name = next((n for n in ("mask", "sci") if n in values), None)
         if name is None:
-            held = ", ".join(sorted(map(str, user_mask.data_vars))) or "nothing"
+            held = ", ".join(sorted(map(str, values.data_vars))) or "nothing"
             msg = f"background: wfss_mask has no MASK (it holds {held}); give a file with one"
             raise InputError(msg)
-        values = user_mask[name].values
+        values = values[name].values
     values = np.asarray(values)
     if values.shape != shape:
         msg = (

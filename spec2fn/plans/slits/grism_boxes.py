@@ -235,13 +235,15 @@ def _of_order(
     middle: HostArray,
 ) -> tuple[HostArray, HostArray, HostArray]:
     """Lower and upper edge of the rectangles, and their middle: (source, 2) each."""
-    ends = [np.stack(geometry.disperse(*corner, wave, order), axis=-1) for wave in limits]
+    x0, y0 = corner
+    ends = [np.stack(geometry.disperse(x0, y0, wave, order), axis=-1) for wave in limits]
     reached = np.concatenate(ends, axis=1)  # source corner xy
     missing = np.isnan(reached).all(axis=1)
     low = np.where(np.isnan(reached), np.inf, reached).min(axis=1)
     high = np.where(np.isnan(reached), -np.inf, reached).max(axis=1)
     low[missing], high[missing] = np.nan, np.nan
-    centre = np.stack(geometry.disperse(*middle, sum(limits) / 2, order), axis=-1)
+    x0, y0 = middle
+    centre = np.stack(geometry.disperse(x0, y0, sum(limits) / 2, order), axis=-1)
     return low, high, centre
 
 
