@@ -300,7 +300,7 @@ def _integrations(file: FitsFile, hdus: list[Hdu]) -> list[list[int]]:
     groups: dict[Any, list[int]] = {}
     for k, hdu in enumerate(hdus):
         groups.setdefault(hdu.get("INT_NUM"), []).append(k)
-    rows = {tuple(int(hdus[k].structure["NAXIS2"]) for k in g) for g in groups.values()}
+    rows = {tuple(hdus[k].shape[0] for k in g) for g in groups.values()}
     if len(groups) == 1 or None in groups:
         return [list(range(len(hdus)))]
     if len(rows) > 1:

@@ -41,9 +41,7 @@ def lazy_variable(
     def read(key: Key) -> HostArray:
         first, rest = key[0], key[1:]
         if isinstance(first, slice):
-            backwards = None if first.step in (None, 1) else first.step
-            data = file.array(hdu, _ascending(first, shape[0]))
-            part = data[(slice(None, None, backwards), *rest)]
+            part = file.array(hdu, first)[(slice(None), *rest)]
         else:
             index = range(shape[0])[first]
             part = file.array(hdu, slice(index, index + 1))[(0, *rest)]
@@ -52,13 +50,6 @@ def lazy_variable(
         return part.astype(kind, copy=not whole)
 
     return deferred_array(dims, shape, kind, read, attrs)
-
-
-def _ascending(rows: slice, length: int) -> slice:
-    if rows.step in (None, 1):
-        return rows
-    hit = range(length)[rows]
-    return slice(min(hit, default=0), max(hit, default=-1) + 1)
 
 
 def lazy_stack(
