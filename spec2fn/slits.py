@@ -33,6 +33,7 @@ __all__ = [
     "as_one_slit",
     "bucketize",
     "group_shapes",
+    "padding",
     "strings",
 ]
 
@@ -195,6 +196,13 @@ def as_one_slit(ds: xr.Dataset, names: tuple[str, ...]) -> xr.Dataset:
     )
 
 
+def padding(name: str, dtype: np.dtype[Any]) -> np.generic:
+    """Return what a variable of a bucket has beyond a slit: NaN, :data:`PADDING` of dq, or 0."""
+    fill = np.nan if dtype.kind == "f" else PADDING if name == "dq" else 0
+    value: np.generic = dtype.type(fill)
+    return value
+
+
 def strings(ds: xr.Dataset, name: str) -> list[str]:
     """Return a text variable on ``slit`` (empty texts if there is none)."""
     if name not in ds:
@@ -354,10 +362,5 @@ def _padded(var: xr.DataArray, height: int, width: int) -> HostArray:
     missing = (height - data.shape[-2], width - data.shape[-1])
     if missing == (0, 0):
         return data
-    fill: Any = 0
-    if data.dtype.kind == "f":
-        fill = np.nan
-    elif var.name == "dq":
-        fill = PADDING
     edges = [(0, 0)] * (data.ndim - 2) + [(0, missing[0]), (0, missing[1])]
-    return np.pad(data, edges, constant_values=fill)
+    return np.pad(data, edges, constant_values=padding(str(var.name), data.dtype))

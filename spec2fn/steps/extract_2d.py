@@ -13,7 +13,7 @@ from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters
 from spec2fn.plans.slits.extract_2d import Extract2dPlan, bucket, chosen, cut_outs, cut_wcs
 from spec2fn.schema import meta_of
-from spec2fn.slits import PADDING, Slits, group_shapes
+from spec2fn.slits import Slits, group_shapes, padding
 from spec2fn.typing import Array
 
 if TYPE_CHECKING:
@@ -124,8 +124,7 @@ def _cut(
     pixels = [offset[:, k, None, None] + s for k, s in enumerate(steps)]
     taken = data[..., np.minimum(pixels[1], most[1]), np.minimum(pixels[0], most[0])]
     inside = (steps[0] < size[:, 0, None, None]) & (steps[1] < size[:, 1, None, None])
-    fill = np.nan if taken.dtype.kind == "f" else PADDING if var.name == "dq" else 0
-    taken = xp.where(inside, taken, np.asarray(fill, dtype=taken.dtype))
+    taken = xp.where(inside, taken, padding(str(var.name), np.dtype(taken.dtype)))
     return dims, xp.moveaxis(taken, -3, 0), dict(var.attrs)
 
 

@@ -34,7 +34,9 @@ __all__ = [
     "data_unit",
     "header_meta",
     "image_dataset",
+    "image_planes",
     "mode_attrs",
+    "plane_dims",
     "scalar_variables",
     "time_variables",
 ]
@@ -78,19 +80,9 @@ def image_dataset(
     if not product:
         _check_mode(file.path, meta)
     dims = _dims(file.path, science, meta)
-    variables: dict[str, Any] = {}
     unit = data_unit(file.path, meta, science.get("BUNIT"), meta.get("SRCTYPE"), records)
-    for name, plane in PLANES.items():
-        hdu = file.find(plane.hdu) if plane.hdu else None
-        if hdu is None or not hdu.shape or (name in _RESAMPLED and not product):
-            continue
-        _check_shape(file.path, hdu, science, name)
-        check_type(file.path, hdu, plane)
-        on = dims if len(hdu.shape) >= len(dims) else dims[-2:]
-        if len(hdu.shape) > len(dims):
-            on = (*dims[:-2], "context", *dims[-2:])
-        attrs = {"units": unit} if unit and plane.kind == "value" else {}
-        variables[name] = lazy_variable(on, file, hdu, plane.dtype, attrs)
+    names = [n for n in PLANES if product or n not in _RESAMPLED]
+    variables = image_planes(file, science, dims, names, unit)
     integrations = science.shape[0] if len(dims) == 3 else None
     times = time_variables(file, integrations, meta, records)
     variables.update(times)
@@ -98,7 +90,7 @@ def image_dataset(
         what = "no INT_TIMES table" if file.find("INT_TIMES") is None else "an empty INT_TIMES"
         count = f"{integrations} integrations"
         warning = f"{file.path.name}: has {what}; products do not say when its {count} were taken"
-        records["warnings"] = (warning,)
+        _warn(records, warning)
     variables.update(scalar_variables(meta))
     attrs = mode_attrs(meta)
     model = ("IFU" if mode_named(attrs["exp_type"]).sliced else "") + "ImageModel"
@@ -173,8 +165,12 @@ def data_unit(
             f"BUNIT is {unit!r} although S_PHOTOM is 'COMPLETE': the data are taken to be in"
             f" {known}; correct S_PHOTOM if they are not calibrated"
         )
-        records["warnings"] = tuple(dict.fromkeys((*records.get("warnings", ()), warning)))
+        _warn(records, warning)
     return known
+
+
+def _warn(records: dict[str, Any], warning: str) -> None:
+    records["warnings"] = tuple(dict.fromkeys((*records.get("warnings", ()), warning)))
 
 
 def check_values(ds: Exposure, needed: Container[str] = ()) -> None:
@@ -254,15 +250,37 @@ def _dims(path: Path, science: Hdu, meta: Meta) -> tuple[str, ...]:
     return ("integration", "y", "x")
 
 
-def _check_shape(path: Path, hdu: Hdu, science: Hdu, name: str) -> None:
-    if name == "con" and (*hdu.shape[:-3], *hdu.shape[-2:]) == science.shape:
-        return
-    fits = {science.shape}
-    if name in _TWO_DIMENSIONAL:
-        fits.add(science.shape[-2:])
-    if hdu.shape not in fits:
-        msg = f"{path}: {hdu.name} is {hdu.shape}, but SCI is {science.shape}; they must agree"
-        raise InputError(msg)
+def image_planes(
+    file: FitsFile, science: Hdu, dims: tuple[str, ...], names: Iterable[str], unit: str
+) -> dict[str, Any]:
+    """Return those of the planes that a file has, read when they are used.
+
+    Raises
+    ------
+    InputError
+        If one does not fit SCI, which is on `dims`.
+    """
+    variables: dict[str, Any] = {}
+    for name, plane in ((n, PLANES[n]) for n in names):
+        hdu = file.find(plane.hdu) if plane.hdu else None
+        if hdu is None or not hdu.shape:
+            continue
+        fits = {science.shape, science.shape[-2:] if name in _TWO_DIMENSIONAL else science.shape}
+        context = name == "con" and (*hdu.shape[:-3], *hdu.shape[-2:]) == science.shape
+        if hdu.shape not in fits and not context:
+            msg = f"{file.path}: {hdu.name} is {hdu.shape}, but SCI is {science.shape}"
+            raise InputError(f"{msg}; they must agree")
+        check_type(file.path, hdu, plane)
+        attrs = {"units": unit} if unit and plane.kind == "value" else {}
+        variables[name] = lazy_variable(plane_dims(name, hdu, dims), file, hdu, plane.dtype, attrs)
+    return variables
+
+
+def plane_dims(name: str, hdu: Hdu, dims: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the dims of a plane of an image on `dims`, of which it may have the last alone."""
+    if name == "con" and len(hdu.shape) > len(dims):
+        return (*dims[:-2], "context", *dims[-2:])
+    return dims[-len(hdu.shape) :]
 
 
 def time_variables(
@@ -302,12 +320,12 @@ def time_variables(
             f"{file.path.name}: INT_TIMES {problem}, which do not match the {integrations}"
             " integrations of SCI; the times are left out"
         )
-        records["warnings"] = (*records.get("warnings", ()), warning)
+        _warn(records, warning)
         return {}
     lacking = [column for column, _ in INT_TIMES.values() if column not in table.names]
     if lacking:
         warning = f"{file.path.name}: INT_TIMES has no column {', '.join(lacking)}"
-        records["warnings"] = (*records.get("warnings", ()), warning)
+        _warn(records, warning)
     return {
         name: xr.Variable(("integration",), table[column][chosen].astype(dtype))
         for name, (column, dtype) in INT_TIMES.items()

@@ -10,13 +10,15 @@ import contextlib
 import functools
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from spec2fn.io.fits.fitsfile import BLOCK
 from spec2fn.io.fits.keywords import (
+    ASSOCIATION_KEYWORDS,
+    CRDS_KEYWORDS,
     ONLY_MIRI,
     RECORDED_WITH,
     REFERENCE_KEYWORDS,
@@ -166,7 +168,9 @@ def primary_cards(ds: xr.Dataset, filename: str) -> list[Card]:
     _identify(ds, top, filename)
     _put_mode_attrs(ds, sections)
     _put_scalars(ds, sections)
-    sections = _replace_section(sections, _ASSOCIATION, _association(ds, sections), at=1)
+    association = _association(ds, sections)
+    sections = [s for s in sections if s[0] != _ASSOCIATION]
+    sections.insert(1, (_ASSOCIATION, association))
     given = {c.keyword: c for _, cards in sections for c in cards}
     new = [
         (_REFERENCES, _references(ds, given)),
@@ -214,40 +218,23 @@ def _put_mode_attrs(ds: xr.Dataset, sections: list[tuple[str, list[Card]]]) -> N
             continue
         if meta.science is not None and keyword in meta.science:
             continue
-        where = _find(sections, keyword)
-        _set(sections[0][1] if where is None else where, keyword, kind(value), "", ())
+        _set(_find(sections, keyword) or sections[0][1], keyword, kind(value), "", ())
 
 
 def _put_scalars(ds: xr.Dataset, sections: list[tuple[str, list[Card]]]) -> None:
     for name, scalar in SCALARS.items():
         if scalar.hdu != "PRIMARY" or name not in ds or ds.variables[name].ndim:
             continue
-        value = float(ds.variables[name].values)
-        if not math.isfinite(value):
-            continue
-        where = _find(sections, scalar.keyword)
-        if where is None:
-            where = _find(sections, "YOFFSET") or sections[0][1]
-        comment = {"DITH_RA": "RA", "DITH_DEC": "Dec"}.get(scalar.keyword, scalar.about)
-        if scalar.keyword.startswith("DITH_"):
-            comment += " of dithered pointing location"
-        _set(where, scalar.keyword, value, comment, ("YOFFSET", "DITH_RA"))
-
-
-def _replace_section(
-    sections: list[tuple[str, list[Card]]], title: str, cards: list[Card], at: int
-) -> list[tuple[str, list[Card]]]:
-    rest = [s for s in sections if s[0] != title]
-    return [*rest[:at], (title, cards), *rest[at:]]
+        value = value_at(ds, name, 0)
+        if value is not None:
+            where = _find(sections, scalar.keyword) or _find(sections, "YOFFSET") or sections[0][1]
+            _set(where, scalar.keyword, value, scalar.about, ("YOFFSET", "DITH_RA"))
 
 
 def _association(ds: xr.Dataset, sections: Sequence[tuple[str, list[Card]]]) -> list[Card]:
     cards = next((list(c) for title, c in sections if title == _ASSOCIATION), [])
     records = meta_of(ds).records
-    for key, keyword, what in (
-        ("asn_pool", "ASNPOOL", "Name of the ASN pool"),
-        ("asn_table", "ASNTABLE", "Name of the ASN table"),
-    ):
+    for key, (keyword, what) in ASSOCIATION_KEYWORDS.items():
         if records.get(key):
             _set(cards, keyword, str(records[key]), what, ("ASNPOOL",))
     return cards
@@ -269,10 +256,7 @@ def _references(ds: xr.Dataset, given: Mapping[str, Card]) -> list[Card]:
     names: Mapping[str, Any] = records.get("references", {})
     entries = [
         (keyword, str(records[key]) if records.get(key) else None, what)
-        for key, keyword, what in (
-            ("crds_version", "CRDS_VER", "Version of CRDS file selection software used"),
-            ("crds_context", "CRDS_CTX", "CRDS context (.pmap) used to select ref files"),
-        )
+        for key, (keyword, what) in CRDS_KEYWORDS.items()
     ]
     for reftype, (keyword, what) in REFERENCE_KEYWORDS.items():
         name = str(names[reftype] or "N/A") if reftype in names else None
@@ -306,7 +290,13 @@ def _resample(ds: xr.Dataset, given: Mapping[str, Card]) -> list[Card]:
     return _section(given, entries)
 
 
-def image_cards(name: str, stored: str, shape: Sequence[int], unit: str = "") -> list[Card]:
+def image_cards(
+    name: str,
+    stored: str,
+    shape: Sequence[int],
+    unit: str = "",
+    make: Callable[..., Any] = card,
+) -> list[Any]:
     """Cards of an image extension that carries no metadata of its own.
 
     Parameters
@@ -319,23 +309,25 @@ def image_cards(name: str, stored: str, shape: Sequence[int], unit: str = "") ->
         In numpy order.
     unit : str
         BUNIT, if not empty.
+    make : callable
+        Makes a card, or the image of one, of keyword, value and comment.
     """
     out = [
-        card("XTENSION", "IMAGE", "Image extension"),
-        card("BITPIX", _BITPIX[stored], "array data type"),
-        card("NAXIS", len(shape), "number of array dimensions"),
+        make("XTENSION", "IMAGE", "Image extension"),
+        make("BITPIX", _BITPIX[stored], "array data type"),
+        make("NAXIS", len(shape), "number of array dimensions"),
     ]
-    out += [card(f"NAXIS{i}", int(n)) for i, n in enumerate(reversed(shape), 1)]
+    out += [make(f"NAXIS{i}", int(n)) for i, n in enumerate(reversed(shape), 1)]
     out += [
-        card("PCOUNT", 0, "number of parameters"),
-        card("GCOUNT", 1, "number of groups"),
+        make("PCOUNT", 0, "number of parameters"),
+        make("GCOUNT", 1, "number of groups"),
     ]
     if stored == ">u4":
-        out += [card("BSCALE", 1), card("BZERO", 2**31)]
-    out.append(card("EXTNAME", name, "extension name"))
+        out += [make("BSCALE", 1), make("BZERO", 2**31)]
+    out.append(make("EXTNAME", name, "extension name"))
     if unit:
-        out.append(card("BUNIT", unit, SCIENCE_ORDER["BUNIT"][0]))
-    out.append(card("EXTVER", 1, "extension value"))
+        out.append(make("BUNIT", unit, SCIENCE_ORDER["BUNIT"][0]))
+    out.append(make("EXTVER", 1, "extension value"))
     return out
 
 
@@ -391,9 +383,8 @@ def _science_values(ds: xr.Dataset, shape: Sequence[int]) -> dict[str, Any]:
     elif "spectral_order" in meta_of(ds).records:
         values |= spectral_range(ds)
     for name, scalar in SCALARS.items():
-        if scalar.hdu == "SCI" and name in ds and ds.variables[name].ndim == 0:
-            value = float(ds.variables[name].values)
-            values[scalar.keyword] = value if math.isfinite(value) else None
+        if scalar.hdu == "SCI" and name in ds and not ds.variables[name].ndim:
+            values[scalar.keyword] = value_at(ds, name, 0)
     return {k: v for k, v in values.items() if v is not None}
 
 
@@ -409,9 +400,8 @@ def _one_slit(ds: xr.Dataset) -> dict[str, Any]:
     values = spectral_range(ds)
     for name, keyword in (("s_region", "S_REGION"), *((v, k) for k, (v, _) in _OF_ONE_SLIT)):
         if name in ds and not ds.variables[name].ndim:
-            value = np.asarray(ds.variables[name].values).item()
-            known = value not in ("", "UNKNOWN") and value == value  # noqa: PLR0124 - NaN
-            values[keyword] = value if known else None
+            value = value_at(ds, name, 0)
+            values[keyword] = None if value == "UNKNOWN" else value
     return {k: v for k, v in values.items() if v is not None}
 
 

@@ -17,6 +17,7 @@ from spec2fn.deferred import as_deferred
 from spec2fn.errors import DatasetError
 from spec2fn.io.fits.extents import (
     EXTRA_PLANES,
+    HDUS,
     Extent,
     extra_cards,
     int_times,
@@ -41,7 +42,7 @@ from spec2fn.io.fits.keywords import (
     SLIT_SECTIONS,
 )
 from spec2fn.modes import mode_of
-from spec2fn.schema import FIXED_SLIT_QUADRANT, PLANES, SCALARS, meta_of
+from spec2fn.schema import FIXED_SLIT_QUADRANT, SCALARS, meta_of
 from spec2fn.slits import Slits
 from spec2fn.typing import HostArray
 
@@ -146,13 +147,12 @@ def _slit(
     k = place.k
     size = (int(ds.variables["ysize"].values[k]), int(ds.variables["xsize"].values[k]))
     # pixels of the cut-out come first in a product of many slits, then their quality
-    names = ["sci", "dq", "err", *(n for n in PLANES if n not in ("sci", "dq", "err"))]
-    for name in (*names, *EXTRA_PLANES):
-        hdu = EXTRA_PLANES[name] if name in EXTRA_PLANES else PLANES[name].hdu
+    for name in dict.fromkeys(("sci", "dq", "err", *HDUS)):
+        hdu = HDUS[name]
         if name in EXTRA_PLANES and place.version > 1:
             # stdatamodels keeps one extension of each name that its schemas do not know
             hdu = f"{hdu}_{place.version}"
-        if hdu and name in ds and _applies(ds, name, k, size):
+        if name in ds and _applies(ds, name, k, size):
             yield _plane(ds, (name, hdu), place, integrations, headers)
 
 
@@ -204,7 +204,6 @@ class _Headers:
 
     def __init__(self, ds: xr.Dataset) -> None:
         self._images: dict[tuple[str, str, str], str] = {}
-        self._structures: dict[tuple[str, str], list[str]] = {}
         self._headings = {t: [c.image for c in heading(t)] for t in SLIT_SECTIONS}
         meta = meta_of(ds)
         kept = [] if meta.science is None else list(meta.science.cards)
@@ -220,7 +219,7 @@ class _Headers:
         self._early = any(c.keyword == "SRCTYPE" for c in mine)
         self._exposure = [c.image for c in join_sections(split_sections(mine))]
 
-    def _card(self, keyword: str, value: object, comment: str) -> str:
+    def _card(self, keyword: str, value: object, comment: str = "") -> str:
         if hasattr(value, "dtype"):
             value = np.asarray(value).item()
         key = (keyword, repr(value), comment)
@@ -233,14 +232,8 @@ class _Headers:
         self, hdu: str, version: int, stored: str, shape: tuple[int, ...], unit: str
     ) -> list[str]:
         """Cards of a plane that carries no metadata of its own."""
-        structure = self._structures.get((hdu, stored))
-        if structure is None:
-            cards = image_cards(hdu, stored, ())[:-1]
-            structure = self._structures[hdu, stored] = [c.image for c in cards]
-        axes = [self._card("NAXIS", len(shape), "number of array dimensions")]
-        axes += [self._card(f"NAXIS{i}", int(n), "") for i, n in enumerate(reversed(shape), 1)]
-        out = [*structure[:2], *axes, *structure[3:]]
-        out.append(self._card("EXTVER", version, "extension value"))
+        out = image_cards(hdu, stored, shape, make=self._card)
+        out[-1] = self._card("EXTVER", version, "extension value")
         if unit:
             out.append(self._card("BUNIT", unit, SCIENCE_ORDER["BUNIT"][0]))
         return out
