@@ -413,11 +413,9 @@ class Meta:
     def raw(self, keyword: str) -> object:
         """Value of a FITS keyword, whatever it is; None if it is absent or blank."""
         for header in (self.primary, self.science):
-            if header is not None and keyword in header:
-                value = header[keyword]
-                blank = isinstance(value, str) and not value.strip()
-                if not blank and type(value).__name__ != "Undefined":
-                    return value
+            value = None if header is None else header.get(keyword)
+            if value is not None and str(value).strip():
+                return value
         return None
 
     def require(self, keyword: str, who: str) -> Any:  # noqa: ANN401 - keywords have values of several types

@@ -95,15 +95,11 @@ class Slits(Pieces):
         return self._texts("slit_warning")
 
     def _texts(self, variable: str) -> dict[str, str]:
-        by_id = {
-            int(i): (str(name), str(text))
-            for b in self.buckets
-            if variable in b
-            for i, name, text in zip(
-                *(b[n].values for n in ("slit", "slit_name", variable)), strict=True
-            )
-        }
-        return {name: text for _, (name, text) in sorted(by_id.items()) if text}
+        held = Slits(tuple(b for b in self.buckets if variable in b))
+        if not held.buckets:
+            return {}
+        texts = zip(held.names, held.variable(variable), strict=True)
+        return {name: str(text) for name, text in texts if str(text)}
 
     @property
     def dims(self) -> tuple[str, ...]:

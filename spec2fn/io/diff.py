@@ -124,20 +124,10 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON-able data."""
         return {
+            **asdict(self),
             "same": self.same,
             "worst_ok": self.worst,
-            "rtol": self.rtol,
-            "atol": self.atol,
             "problems": list(self.problems),
-            "files": [
-                {
-                    "name": f.name,
-                    "planes": [asdict(p) for p in f.planes],
-                    "keywords": {k: [_plain(v) for v in pair] for k, pair in f.keywords.items()},
-                    "problems": list(f.problems),
-                }
-                for f in self.files
-            ],
         }
 
     def __str__(self) -> str:
@@ -164,10 +154,6 @@ class Report:
 
 def _shown(value: object) -> str:
     return "-" if value is None else repr(value)
-
-
-def _plain(value: object) -> str | float | None:
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
 _Plane: TypeAlias = tuple[Callable[[], HostArray], str]
@@ -348,11 +334,8 @@ def _planes(file: FitsFile, hdu: Hdu, name: str) -> dict[str, _Plane]:
 
 
 def _keywords(hdu: Hdu) -> dict[str, Any]:
-    return {
-        k: hdu.header[k]
-        for k in dict.fromkeys(hdu.header)
-        if k not in _VOLATILE and not k.startswith(_STORAGE)
-    }
+    keys = (k for k in dict.fromkeys(hdu.header) if k not in _VOLATILE)
+    return {k: hdu.header[k] for k in keys if not k.startswith(_STORAGE)}
 
 
 def _from_netcdf(path: Path) -> _Product:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import InputError
-from spec2fn.io.fits.asdf_wcs import WcsList, deferred_wcs
+from spec2fn.io.fits.asdf_wcs import deferred_list, deferred_wcs
 from spec2fn.io.fits.cube_layout import cube_dataset, holds_cube
 from spec2fn.io.fits.exposures import (
     header_meta,
@@ -189,7 +189,7 @@ def _wcs(
     names = [str(n) for n in ds["sltname"].values] if "sltname" in ds else []
     if len(set(names)) != count:
         names = [f"{n}" for n in range(count)]
-    return WcsList(content, where, "spec").named(names)
+    return deferred_list(content, where, "spec", names)
 
 
 def _attrs(meta: Meta) -> dict[str, Any]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Wcs: TypeAlias = gwcs.WCS | DeferredWcs | None
 
-__all__ = ["WcsList", "asdf_bytes", "deferred_wcs", "wcs_from_bytes", "wcs_of_cut"]
+__all__ = ["asdf_bytes", "deferred_list", "deferred_wcs", "wcs_from_bytes", "wcs_of_cut"]
 
 _Name = TypeVar("_Name")
 
@@ -52,8 +52,10 @@ def deferred_wcs(content: Callable[[], bytes], where: str = "") -> DeferredWcs:
     return DeferredWcs(lambda: wcs_from_bytes(content(), where))
 
 
-class WcsList:
-    """The gwcs of many slits or spectra in one ASDF extension, each read on first use.
+def deferred_list(
+    content: Callable[[], bytes], where: str, key: str, names: Iterable[_Name]
+) -> dict[_Name, DeferredWcs]:
+    """Return the gwcs of many slits or spectra in one ASDF file, each read on first use.
 
     Parameters
     ----------
@@ -63,45 +65,30 @@ class WcsList:
         Name of the file, for messages.
     key : str
         List that holds them: ``slits`` or ``spec``.
+    names : iterable of any key
+        Of the result, in the order of the file.
     """
+    whole: list[asdf.AsdfFile] = []
 
-    def __init__(self, content: Callable[[], bytes], where: str, key: str) -> None:
-        self._content = content
-        self._where = where
-        self._key = key
-        self._whole: list[dict[str, Any]] | None = None
-        self._file: asdf.AsdfFile | None = None
-
-    def named(self, names: Iterable[_Name]) -> dict[_Name, DeferredWcs]:
-        """Return the gwcs, in the order of the file, by these names."""
-        return {n: DeferredWcs(functools.partial(self.read, k)) for k, n in enumerate(names)}
-
-    def read(self, number: int) -> gwcs.WCS | None:
-        """Return the gwcs at a position of the list, or None.
-
-        Raises
-        ------
-        InputError
-            If the content cannot be read.
-        """
+    def read(number: int) -> gwcs.WCS | None:
         import asdf
 
-        if self._whole is None:
-            content = self._content()
-            one = cut_slit(content, number)
+        if not whole:
+            file = content()
+            one = cut_slit(file, number)
             if one is not None:
-                return wcs_of_cut(one, self._where)
-        with _unreadable(self._where):
-            if self._whole is None:
-                # the entries of another writer share nodes, so that all are read at once
-                with asdf.config_context() as config:
-                    config.validate_on_read = False
-                    # the arrays need the file for as long as they are not read
-                    self._file = asdf.open(io.BytesIO(content), memmap=False)
-                self._whole = self._file.tree.get(self._key, [])
-            entries = self._whole
+                return wcs_of_cut(one, where)
+            # the entries of another writer share nodes, so that all are read at once
+            with _unreadable(where), asdf.config_context() as config:
+                config.validate_on_read = False
+                # the arrays need the file for as long as they are not read
+                whole.append(asdf.open(io.BytesIO(file), memmap=False))
+        with _unreadable(where):
+            entries = whole[0].tree.get(key, [])
             wcs = entries[number].get("meta", {}).get("wcs") if number < len(entries) else None
             return _with_arrays(wcs)
+
+    return {n: DeferredWcs(functools.partial(read, k)) for k, n in enumerate(names)}
 
 
 def _with_arrays(wcs: gwcs.WCS | None) -> gwcs.WCS | None:

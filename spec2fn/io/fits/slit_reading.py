@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import InputError
-from spec2fn.io.fits.asdf_wcs import WcsList, deferred_wcs
+from spec2fn.io.fits.asdf_wcs import deferred_list, deferred_wcs
 from spec2fn.io.fits.exposures import (
     check_exp_type,
     check_type,
@@ -235,7 +235,7 @@ def _wcs(file: FitsFile, meta: Meta, count: int) -> dict[int, DeferredWcs] | Non
 
     if str(meta.get("DATAMODL")) == "SlitModel":
         return {0: deferred_wcs(content, meta.filename)}
-    return WcsList(content, meta.filename, "slits").named(range(count))
+    return deferred_list(content, meta.filename, "slits", range(count))
 
 
 def _bucket(  # noqa: PLR0917 - one call
