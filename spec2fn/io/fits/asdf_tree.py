@@ -429,19 +429,9 @@ def _block(content: bytes) -> bytes:
 
 
 def cut_slit(content: bytes, number: int) -> bytes | None:
-    """Cut an ASDF file made by :class:`TreeWriter` down to one entry.
+    """Cut an ASDF file made by :class:`TreeWriter` down to ``meta.wcs`` of the entry at a position.
 
-    Parameters
-    ----------
-    content : bytes
-    number : int
-        Position of the entry.
-
-    Returns
-    -------
-    bytes or None
-        An ASDF file with the entry's ``meta.wcs`` in ``meta.wcs``; empty if there is none. None if
-        another writer made the file.
+    The result is empty if the entry has none, and None if another writer made the file.
     """
     head, start, rest = content.partition(b"\n--- ")
     tree, end, blocks = rest.partition(b"\n...")

@@ -42,12 +42,7 @@ _KEPT_LISTS = 4
 def deferred_wcs(content: Callable[[], bytes], where: str = "") -> DeferredWcs:
     """Return the gwcs ``meta.wcs`` of an ASDF file, which is read on first use.
 
-    Parameters
-    ----------
-    content : callable
-        Returns the ASDF file.
-    where : str
-        Name of the file, for messages.
+    Messages name the file `where`.
     """
     return DeferredWcs(lambda: wcs_from_bytes(content(), where))
 
@@ -55,18 +50,9 @@ def deferred_wcs(content: Callable[[], bytes], where: str = "") -> DeferredWcs:
 def deferred_list(
     content: Callable[[], bytes], where: str, key: str, names: Iterable[_Name]
 ) -> dict[_Name, DeferredWcs]:
-    """Return the gwcs of many slits or spectra in one ASDF file, each read on first use.
+    """Return the gwcs of an ASDF file's list ``slits`` or ``spec``, each read on first use.
 
-    Parameters
-    ----------
-    content : callable
-        Returns the ASDF file.
-    where : str
-        Name of the file, for messages.
-    key : str
-        List that holds them: ``slits`` or ``spec``.
-    names : iterable of any key
-        Of the result, in the order of the file.
+    Messages name the file `where`; `names` are those of the result, in the order of the list.
     """
     whole: list[asdf.AsdfFile] = []
 
@@ -119,19 +105,7 @@ def _unreadable(where: str) -> Iterator[None]:
 
 
 def wcs_from_bytes(content: bytes, where: str = "") -> gwcs.WCS | None:
-    """Read ``meta.wcs`` of an ASDF file.
-
-    Parameters
-    ----------
-    content : bytes
-    where : str
-        Name of the file, for messages.
-
-    Raises
-    ------
-    InputError
-        If the content cannot be read.
-    """
+    """Read ``meta.wcs`` of an ASDF file; :class:`InputError` names the file if it cannot be."""
     import asdf
 
     short = _only_wcs(content)
@@ -147,20 +121,8 @@ def wcs_from_bytes(content: bytes, where: str = "") -> gwcs.WCS | None:
 def wcs_of_cut(content: bytes, where: str = "", *, validate: bool = False) -> gwcs.WCS | None:
     """Read ``meta.wcs`` of an ASDF file that holds nothing else; None if it is empty.
 
-    Parameters
-    ----------
-    content : bytes
-        As :func:`~spec2fn.io.fits.asdf_tree.cut_slit` returns it.
-    where : str
-        Name of the file, for messages.
-    validate : bool
-        Check the schemas, which takes longer than the rest: of what our own writer has written a
-        node that is wrong fails in its converter.
-
-    Raises
-    ------
-    InputError
-        If the content cannot be read.
+    To validate it against the schemas takes longer than the rest: of what our own writer has
+    written a node that is wrong fails in its converter.
     """
     import asdf
 
@@ -269,18 +231,8 @@ _ANY_MODEL = "AnyModel"
 def asdf_bytes(model: str, wcs: Wcs | Mapping[Any, Wcs] | list[Wcs] = None) -> bytes:
     """Return the ASDF file that goes into a product.
 
-    Parameters
-    ----------
-    model : str
-        Name of the data model.
-    wcs : gwcs.WCS, DeferredWcs, mapping of any key to them, or list of them, optional
-        Becomes ``meta.wcs``; the values of a mapping become ``spec[i].meta.wcs``, the elements of
-        a list ``slits[i].meta.wcs``.
-
-    Returns
-    -------
-    bytes
-        The same for the same input, on one set of library versions.
+    A gwcs becomes ``meta.wcs``, the values of a mapping ``spec[i].meta.wcs``, the elements of a
+    list ``slits[i].meta.wcs``. The same input gives the same bytes, on one set of library versions.
     """
     if isinstance(wcs, list) or (isinstance(wcs, Mapping) and len(wcs) > 1):
         key = "slits" if isinstance(wcs, list) else "spec"

@@ -52,18 +52,8 @@ def image_dataset(
 ) -> xr.Dataset:
     """Return the SCI extension of `file` and the planes that go with it as a Dataset.
 
-    Parameters
-    ----------
-    file : FitsFile
-    any_exp_type : bool
-        Accept exposures that are not spectroscopic.
-    product : bool
-        The file is a product: read the planes of resampled data as well.
-
-    Raises
-    ------
-    InputError
-        As :func:`open_exposure`.
+    Of a product the planes of resampled data are read as well. Errors are those of
+    :func:`spec2fn.io.open_exposure`.
     """
     import xarray as xr
 
@@ -353,21 +343,9 @@ def scalar_variables(meta: Meta, names: Iterable[str] | None = None) -> dict[str
 
 
 def mode_attrs(meta: Meta) -> dict[str, Any]:
-    """Read the attributes that steps branch on from the headers.
+    """Read the attributes that steps branch on (:data:`spec2fn.schema.MODE_ATTRS`) from headers.
 
-    Parameters
-    ----------
-    meta : Meta
-
-    Returns
-    -------
-    dict
-        By the names of :data:`spec2fn.schema.MODE_ATTRS`; keywords that are absent are left out.
-
-    Raises
-    ------
-    InputError
-        If a keyword holds what it may not.
+    Keywords that are absent are left out; what they may not hold is an :class:`InputError`.
     """
     out: dict[str, Any] = {}
     for name, (keyword, kind) in MODE_ATTRS.items():

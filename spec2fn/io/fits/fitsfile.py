@@ -14,7 +14,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -243,7 +243,7 @@ class FitsFile:
             plain = [f for f in fields if f is not None]
             rows, length = hdu.shape
             if len(plain) < len(fields):
-                return Table(_with_astropy(hdu, bytes(self.raw(hdu.start, hdu.size))), frozenset())
+                return Table(_with_astropy(hdu, self.raw(hdu.start, hdu.size)), frozenset())
         except InputError:
             raise
         except Exception as err:
@@ -266,7 +266,7 @@ class Table:
 
     Attributes
     ----------
-    stored : structured array
+    stored : structured array, or astropy.io.fits.FITS_rec
     unsigned : frozenset of str
         Columns of unsigned 32-bit integers, which are stored as signed ones.
     """
@@ -287,7 +287,7 @@ class Table:
         return self.stored.dtype[name].shape
 
     def __getitem__(self, name: str) -> HostArray:
-        column = self.stored[name]
+        column = np.asarray(self.stored[name])
         if name in self.unsigned:
             return column.astype(np.uint32) ^ np.uint32(2**31)
         if column.dtype.kind == "S":
@@ -296,15 +296,11 @@ class Table:
 
     def structured(self) -> HostArray:
         """Return the whole table as a native structured array."""
-        return _structured({name: self[name] for name in self.names}, len(self))
-
-
-def _structured(columns: Mapping[str, HostArray], rows: int) -> HostArray:
-    fields = [(name, c.dtype, c.shape[1:]) for name, c in columns.items()]
-    out = np.empty(rows, dtype=np.dtype(fields))
-    for name, column in columns.items():
-        out[name] = column
-    return out
+        columns = {name: self[name] for name in self.names}
+        out = np.empty(len(self), [(name, c.dtype, c.shape[1:]) for name, c in columns.items()])
+        for name, column in columns.items():
+            out[name] = column
+        return out
 
 
 _CODES = {"B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
@@ -333,15 +329,16 @@ def _field(hdu: Hdu, i: int) -> tuple[str, str, tuple[int, ...], bool] | None:
     return name, _CODES[code], shape, unsigned
 
 
-def _with_astropy(hdu: Hdu, raw: bytes) -> HostArray:
+def _with_astropy(hdu: Hdu, raw: bytearray) -> HostArray:
     from astropy.io import fits
 
     padded = raw.ljust(-(-hdu.size // BLOCK) * BLOCK, b"\0")
-    made = fits.BinTableHDU.fromstring(hdu.header.tostring().encode("ascii") + padded)
+    made = fits.BinTableHDU.fromstring(hdu.cards + padded)
     if made.columns.dtype.itemsize != hdu.shape[1]:
         raise ValueError("they do not fill its rows")
-    columns = {name: np.asarray(made.data[name]) for name in made.columns.names}
-    return _structured(columns, hdu.shape[0])
+    for name in made.columns.names:
+        made.data.field(name)  # converted here, and kept, lest damage be noticed later
+    return np.asanyarray(made.data)
 
 
 def _unreadable(path: Path, err: OSError) -> str:
@@ -350,14 +347,6 @@ def _unreadable(path: Path, err: OSError) -> str:
 
 def scan(path: str | os.PathLike[str]) -> FitsFile:
     """Find every extension of a FITS file (``.fits`` or ``.fits.gz``, images plain or in tiles).
-
-    Parameters
-    ----------
-    path : path
-
-    Returns
-    -------
-    FitsFile
 
     Raises
     ------

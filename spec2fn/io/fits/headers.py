@@ -147,19 +147,10 @@ def _set(
 
 
 def primary_cards(ds: xr.Dataset, filename: str) -> list[Card]:
-    """Cards of the PRIMARY header of the product `ds`.
+    """Cards of the PRIMARY header of the product `ds`, which gets this name.
 
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        With ``meta``: its ``primary`` header and the records ``references`` (name by reference
-        type), ``crds_context``, ``crds_version``, ``asn_pool``, ``asn_table``.
-    filename : str
-        Name the file will have.
-
-    Returns
-    -------
-    list of astropy.io.fits.Card
+    They come from the ``primary`` header of its ``meta`` and the records ``references`` (name by
+    reference type), ``crds_context``, ``crds_version``, ``asn_pool``, ``asn_table``.
     """
     meta = meta_of(ds)
     source = [] if meta.primary is None else meta.primary.cards
@@ -299,18 +290,8 @@ def image_cards(
 ) -> list[Any]:
     """Cards of an image extension that carries no metadata of its own.
 
-    Parameters
-    ----------
-    name : str
-        EXTNAME.
-    stored : str
-        Type of the numbers: ``>f4``, ``>f8``, ``>i4``, or ``>u4`` for unsigned integers.
-    shape : sequence of int
-        In numpy order.
-    unit : str
-        BUNIT, if not empty.
-    make : callable
-        Makes a card, or the image of one, of keyword, value and comment.
+    Numbers are `stored` as ``>f4``, ``>f8``, ``>i4``, or ``>u4`` (unsigned); `shape` is in numpy
+    order; `make` makes a card, or the image of one, of keyword, value and comment.
     """
     out = [
         make("XTENSION", "IMAGE", "Image extension"),
@@ -332,20 +313,7 @@ def image_cards(
 
 
 def science_cards(ds: xr.Dataset, stored: str, shape: Sequence[int]) -> list[Card]:
-    """Cards of the SCI header of the product `ds`.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        With ``meta.science``, mode attributes, scalars, and ``units`` on ``sci``.
-    stored : str
-    shape : sequence of int
-        As for :func:`image_cards`.
-
-    Returns
-    -------
-    list of astropy.io.fits.Card
-    """
+    """Cards of the SCI header of the product `ds`; type and shape are as in :func:`image_cards`."""
     meta = meta_of(ds)
     structure = image_cards("SCI", stored, shape)
     held = {"EXTNAME", "EXTVER"}
@@ -458,19 +426,7 @@ def table_cards(
     version: int = 1,
     extra: Sequence[Card] = (),
 ) -> list[Card]:
-    """Cards of a binary table.
-
-    Parameters
-    ----------
-    name : str
-        EXTNAME.
-    columns : sequence of Field
-    rows : int
-    version : int
-        EXTVER.
-    extra : sequence of Card
-        Cards behind EXTVER.
-    """
+    """Cards of a binary table of this EXTNAME and EXTVER, with `extra` ones behind."""
     length = sum(np.dtype(code).itemsize * math.prod(shape) for _, code, _, shape in columns)
     out = [
         card("XTENSION", "BINTABLE", "binary table extension"),

@@ -62,19 +62,7 @@ _REPEATED = {k for keywords in SLIT_SECTIONS.values() for k in keywords}
 def single_slit(product: xr.Dataset | Slits) -> xr.Dataset | Slits:
     """Return the one slit of a time series as a Dataset without ``slit``; others as they are.
 
-    Parameters
-    ----------
-    product : Slits or xarray.Dataset
-        A Dataset may be a bucket of slits.
-
-    Returns
-    -------
-    Slits or xarray.Dataset
-
-    Raises
-    ------
-    DatasetError
-        If there is no slit at all.
+    A Dataset may be a bucket of slits; without any slit this is a :class:`DatasetError`.
     """
     if not isinstance(product, Slits):
         if "sci" not in product or "slit" not in product.variables["sci"].dims:

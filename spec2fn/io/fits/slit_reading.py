@@ -68,19 +68,9 @@ def holds_slits(file: FitsFile) -> bool:
 
 
 def read_slits(file: FitsFile, *, any_exp_type: bool = False) -> Slits:
-    """Return the slits of a file.
+    """Return the slits of a MultiSlitModel, or the one of a SlitModel of NIRSpec.
 
-    Parameters
-    ----------
-    file : FitsFile
-        A MultiSlitModel, or the SlitModel of one slit of NIRSpec.
-    any_exp_type : bool
-        Accept exposures that are not spectroscopic.
-
-    Returns
-    -------
-    Slits
-        Pixels are read, bucket by bucket, when they are used. The ids count the slits of the file.
+    Pixels are read, bucket by bucket, when they are used. The ids count the slits of the file.
 
     Raises
     ------
