@@ -5,7 +5,8 @@ import pytest
 import xarray as xr
 
 from spec2fn.errors import DatasetError, InputError
-from spec2fn.slits import MAX_BUCKETS, PADDING, Slits, bucketize, group_shapes
+from spec2fn.slits import MAX_BUCKETS, PADDING, Slits, group_shapes
+from tests.buckets import bucketize
 
 SHAPES = [(20, 100), (22, 101), (5, 400), (20, 99), (0, 0), (6, 390)]
 

@@ -21,7 +21,8 @@ from spec2fn.io.fits.asdf_tree import TreeWriter, cut_slit
 from spec2fn.io.fits.asdf_wcs import asdf_bytes, wcs_of_cut
 from spec2fn.io.fits.fitsfile import FitsFile
 from spec2fn.schema import Meta, meta_of
-from spec2fn.slits import Slits, bucketize
+from spec2fn.slits import Slits
+from tests.buckets import bucketize
 
 SHAPES = [(4, 9), (5, 9), (4, 30), (2, 7)]
 

@@ -6,9 +6,9 @@ import xarray as xr
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.schema import Meta, meta_of, status_of
-from spec2fn.slits import bucketize
 from spec2fn.steps.flat_field import flat_field
 from spec2fn.transforms import jit, value_and_grad
+from tests.buckets import bucketize
 
 DNU = PIXEL["DO_NOT_USE"]
 NO_FLAT = PIXEL["NO_FLAT_FIELD"]

@@ -6,9 +6,9 @@ import xarray as xr
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, InputError, ReferenceError
 from spec2fn.schema import Meta, status_of
-from spec2fn.slits import bucketize
 from spec2fn.steps.photom import photom
 from spec2fn.transforms import jit, value_and_grad
+from tests.buckets import bucketize
 
 DNU = PIXEL["DO_NOT_USE"]
 A2_TO_SR = (np.pi / 180 / 3600) ** 2
