@@ -349,9 +349,8 @@ def _from_netcdf(path: Path) -> _Product:
     with tempfile.TemporaryDirectory() as folder:
         copy = write_product(read_netcdf(path), Path(folder) / "product.fits")
         product = _open(copy)
-        planes = {n: (_kept(read()), unit) for n, (read, unit) in product.planes.items()}
+        planes: dict[str, _Plane] = {
+            n: (functools.partial(np.asarray, read()), unit)
+            for n, (read, unit) in product.planes.items()
+        }
     return _Product(product.model, planes, product.keywords)
-
-
-def _kept(data: HostArray) -> Callable[[], HostArray]:
-    return lambda: data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,10 +134,9 @@ def open_product(path: str | os.PathLike[str]) -> xr.Dataset | Slits:
         raise InputError(msg)
     meta: Meta = ds.attrs["meta"]
     records = {**meta.records, **_records(file, meta)}
-    asdf = file.find("ASDF")
     wcs = None
-    if asdf is not None:
-        wcs = _wcs(ds, lambda: bytes(file.raw(asdf.start, asdf.size)), meta.filename)
+    if asdf := file.find("ASDF"):
+        wcs = _wcs(ds, partial(file.data, asdf), meta.filename)
     attrs = {**ds.attrs, **_attrs(meta), "meta": meta.replace(records=records, wcs=wcs)}
     extra: dict[str, Any] = {}
     for name, extension in EXTRA_PLANES.items():
@@ -215,7 +215,7 @@ def _records(file: FitsFile, meta: Meta) -> dict[str, Any]:
     hdu = file.find(RECORD_HDU)
     if hdu is not None:
         try:
-            out["run"] = json.loads(bytes(file.raw(hdu.start, hdu.size)))
+            out["run"] = json.loads(file.data(hdu))
         except ValueError as err:
             msg = f"{file.path}: the run record is damaged ({err}); make the product again"
             raise InputError(msg) from err

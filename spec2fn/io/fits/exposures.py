@@ -70,18 +70,17 @@ def image_dataset(
     if not product:
         _check_mode(file.path, meta)
     dims = _dims(file.path, science, meta)
-    unit = data_unit(file.path, meta, science.get("BUNIT"), meta.get("SRCTYPE"), records)
-    names = [n for n in PLANES if product or n not in _RESAMPLED]
-    variables = image_planes(file, science, dims, names, unit)
     integrations = science.shape[0] if len(dims) == 3 else None
     times = time_variables(file, integrations, meta, records)
-    variables.update(times)
     if integrations is not None and not (times or product or "warnings" in records):
         what = "no INT_TIMES table" if file.find("INT_TIMES") is None else "an empty INT_TIMES"
         count = f"{integrations} integrations"
         warning = f"{file.path.name}: has {what}; products do not say when its {count} were taken"
         _warn(records, warning)
-    variables.update(scalar_variables(meta))
+    unit = data_unit(file.path, meta, science.get("BUNIT"), meta.get("SRCTYPE"), records)
+    names = [n for n in PLANES if product or n not in _RESAMPLED]
+    variables = image_planes(file, science, dims, names, unit)
+    variables |= {**times, **scalar_variables(meta)}
     attrs = mode_attrs(meta)
     model = ("IFU" if mode_named(attrs["exp_type"]).sliced else "") + "ImageModel"
     attrs["model"] = str(meta.get("DATAMODL", model if len(dims) == 2 else "CubeModel"))

@@ -171,12 +171,9 @@ class FitsFile:
     hdus: tuple[Hdu, ...]
     content: bytes | None = None
 
-    def find(self, name: str, version: int | None = None) -> Hdu | None:
-        """Return the first extension called `name` (of that EXTVER), or None."""
-        for hdu in self.hdus:
-            if hdu.name == name and version in (None, hdu.version):
-                return hdu
-        return None
+    def find(self, name: str) -> Hdu | None:
+        """Return the first extension called `name`, or None."""
+        return next((hdu for hdu in self.hdus if hdu.name == name), None)
 
     @property
     def listed(self) -> str:
@@ -204,6 +201,10 @@ class FitsFile:
             msg = f"{self.path}: the file has become shorter while it was being read; restore it"
             raise InputError(msg)
         return out
+
+    def data(self, hdu: Hdu) -> bytes:
+        """Return the data of `hdu` as they are stored."""
+        return bytes(self.raw(hdu.start, hdu.size))
 
     def array(self, hdu: Hdu, rows: slice = slice(None)) -> HostArray:
         """Return the image of `hdu`, or the part `rows` of its first axis, in native byte order.
@@ -243,7 +244,7 @@ class FitsFile:
             plain = [f for f in fields if f is not None]
             rows, length = hdu.shape
             if len(plain) < len(fields):
-                return Table(_with_astropy(hdu, self.raw(hdu.start, hdu.size)), frozenset())
+                return Table(_with_astropy(hdu, self.data(hdu)), frozenset())
         except InputError:
             raise
         except Exception as err:
@@ -329,7 +330,7 @@ def _field(hdu: Hdu, i: int) -> tuple[str, str, tuple[int, ...], bool] | None:
     return name, _CODES[code], shape, unsigned
 
 
-def _with_astropy(hdu: Hdu, raw: bytearray) -> HostArray:
+def _with_astropy(hdu: Hdu, raw: bytes) -> HostArray:
     from astropy.io import fits
 
     padded = raw.ljust(-(-hdu.size // BLOCK) * BLOCK, b"\0")

@@ -104,7 +104,11 @@ def slit_extents(slits: Slits, integrations: int | None) -> list[Extent]:
     """
     first = slits.buckets[0]
     out: list[Extent] = []
-    place = {int(i): (b, k) for b, ds in enumerate(slits.buckets) for k, i in _numbered(ds)}
+    place = {
+        int(i): (b, k)
+        for b, ds in enumerate(slits.buckets)
+        for k, i in enumerate(ds["slit"].values)
+    }
     with cutting_comments():
         headers = _Headers(first)
         for version, slit in enumerate(slits.ids, 1):
@@ -115,10 +119,6 @@ def slit_extents(slits: Slits, integrations: int | None) -> list[Extent]:
         data = times.data
         out.append(replace(times, data=lambda part, rows: data(part.buckets[0], rows)))
     return out
-
-
-def _numbered(ds: xr.Dataset) -> Iterator[tuple[int, int]]:
-    return enumerate(np.asarray(ds["slit"].values))
 
 
 class _Place(NamedTuple):

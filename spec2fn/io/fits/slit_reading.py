@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -219,10 +220,7 @@ def _wcs(file: FitsFile, meta: Meta, count: int) -> dict[int, DeferredWcs] | Non
     asdf = file.find("ASDF")
     if asdf is None:
         return None
-
-    def content() -> bytes:
-        return bytes(file.raw(asdf.start, asdf.size))
-
+    content = functools.partial(file.data, asdf)
     if str(meta.get("DATAMODL")) == "SlitModel":
         return {0: deferred_wcs(content, meta.filename)}
     return deferred_list(content, meta.filename, "slits", range(count))
