@@ -325,12 +325,10 @@ def _planes(file: FitsFile, hdu: Hdu, name: str) -> dict[str, _Plane]:
     def column(name: str) -> HostArray:
         return table()[name]
 
-    out: dict[str, _Plane] = {}
-    for i in range(1, int(hdu.header["TFIELDS"]) + 1):
-        which = str(hdu.header[f"TTYPE{i}"]).strip()
-        unit = str(hdu.header.get(f"TUNIT{i}", ""))
-        out[f"{name}.{which}"] = (functools.partial(column, which), unit)
-    return out
+    return {
+        f"{name}.{which}": (functools.partial(column, which), unit or "")
+        for which, unit in hdu.units.items()
+    }
 
 
 def _keywords(hdu: Hdu) -> dict[str, Any]:

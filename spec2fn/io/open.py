@@ -291,7 +291,7 @@ def _columns(tables: list[Table], hdu: Hdu, lengths: list[int], many: bool) -> d
     held = tables[0].names
     lead = (len(tables[0]),) if many else ()
     dims = (*(("integration",) if many else ()), "spectrum", "wave")
-    units = _units(hdu)
+    units = hdu.units
     out: dict[str, Any] = {}
     for name, (current, _) in SPECTRUM_COLUMNS.items():
         column = current if current in held else _FORMER.get(current, "")
@@ -305,19 +305,9 @@ def _columns(tables: list[Table], hdu: Hdu, lengths: list[int], many: bool) -> d
             data = np.full((*lead, len(tables), width), fill, kind)
             for k, table in enumerate(tables):
                 data[..., k, : lengths[k]] = table[column]
-        attrs = {"units": units[column]} if column in units else {}
+        attrs = {} if units[column] is None else {"units": units[column]}
         out[name] = (dims, data, attrs)
     return out
-
-
-def _units(hdu: Hdu) -> dict[str, str]:
-    header = hdu.header
-    count = int(header["TFIELDS"])
-    return {
-        str(header[f"TTYPE{i}"]).strip(): str(header[f"TUNIT{i}"])
-        for i in range(1, count + 1)
-        if f"TUNIT{i}" in header
-    }
 
 
 def _spectrum_variables(hdus: list[Hdu]) -> dict[str, Any]:

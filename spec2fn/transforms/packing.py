@@ -118,7 +118,7 @@ def pack(value: Any) -> PyTree:  # noqa: ANN401 - any value in any nesting
         return {k: pack(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return tuple(pack(v) for v in value)
-    if _is_number(value) or (isinstance(value, float) and not isinstance(value, bool)):
+    if _is_number(value) or isinstance(value, float):
         return value
     if hasattr(value, "load") and not hasattr(value, "dtype"):
         return pack(value.load())
@@ -188,7 +188,7 @@ def _pack_plan(plan: Plan) -> Packed:
         value = getattr(plan, f.name)
         packed = pack(value)
         plain = f.name not in plan.declared and _plain_numbers(value)
-        if isinstance(packed, Static) or value is None or plain:
+        if isinstance(packed, Static) or plain:
             static[f.name] = value
         else:
             arrays[f.name] = packed

@@ -411,6 +411,11 @@ def test_errors(make, tmp_path):
         hdul["ERR", 2].data = np.zeros((3, 3), np.float32)
     with pytest.raises(InputError, match="ERR 2"):
         open_product(path)
+    path = write_product(make(), tmp_path / "b.fits")
+    with fits.open(path, mode="update") as hdul:
+        hdul["DQ", 3].data = hdul["DQ", 3].data[None]
+    with pytest.raises(InputError, match="DQ 3"):
+        open_product(path)
 
 
 @pytest.mark.parametrize("keyword", ["SHUTTRID", "PHOTMJSR", "SRCXPOS", "SLTSTRT1"])

@@ -12,7 +12,7 @@ from spec2fn.dq import PIXEL
 from spec2fn.errors import InputError, nearest
 from spec2fn.io.fits.fitsfile import FitsFile, Hdu
 from spec2fn.io.fits.lazy import lazy_variable
-from spec2fn.modes import MODES, Mode, known_exp_types, mode_named
+from spec2fn.modes import known_exp_types, mode_named
 from spec2fn.pieces import Exposure, Pieces
 from spec2fn.schema import (
     INT_TIMES,
@@ -205,7 +205,7 @@ def check_values(ds: Exposure, needed: Container[str] = ()) -> None:
 def _check_mode(path: Path, meta: Meta) -> None:
     """Raise :class:`InputError` unless detector, filter, … are such as the exposure type has."""
     exp_type = str(meta.get("EXP_TYPE")).strip()
-    for keyword, known in MODES.get(exp_type, Mode(exp_type)).keywords.items():
+    for keyword, known in mode_named(exp_type).keywords.items():
         value = meta.get(keyword)
         if str(value).strip().upper() in known:
             continue

@@ -121,6 +121,13 @@ class Hdu:
         """Whether this is a binary table."""
         return str(self.get("XTENSION")).strip() == "BINTABLE"
 
+    @property
+    def units(self) -> dict[str, str | None]:
+        """Units of the columns of a table, by their names; None where nothing is said."""
+        columns = range(1, int(self.value("TFIELDS")) + 1)
+        units = ((self.get(f"TTYPE{i}"), self.get(f"TUNIT{i}")) for i in columns)
+        return {str(name).strip(): None if u is None else str(u) for name, u in units}
+
     @functools.cached_property
     def shape(self) -> tuple[int, ...]:
         """Shape of the array in numpy order; () without data."""

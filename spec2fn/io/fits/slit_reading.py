@@ -38,7 +38,7 @@ __all__ = ["extra_dims", "holds_slits", "read_slits"]
 
 _UNKNOWN: dict[str, Any] = {
     "source_type": "UNKNOWN",
-    "quadrant": 5,
+    "quadrant": FIXED_SLIT_QUADRANT,
     "slitlet_id": 0,
     "shutter_id": 0,
     "source_id": 0,
