@@ -331,7 +331,7 @@ MSA_TABLES: Mapping[str, tuple[str, ...]] = {
 """Columns of the MSA metadata file by table; variables ``<table>.<column>`` on ``<table>_row``."""
 
 # name -> (FITS column, unit); dims ([integration,] spectrum, wave), float64 except dq (uint32).
-EXTRACTED: Mapping[str, tuple[str, str]] = {
+_OFFICIAL: Mapping[str, tuple[str, str]] = {
     "wavelength": ("WAVELENGTH", "um"),
     "flux": ("FLUX", "Jy"),
     "flux_error": ("FLUX_ERROR", "Jy"),
@@ -350,8 +350,10 @@ EXTRACTED: Mapping[str, tuple[str, str]] = {
     "bkgd_var_rnoise": ("BKGD_VAR_RNOISE", "MJy^2 / sr^2"),
     "bkgd_var_flat": ("BKGD_VAR_FLAT", "MJy^2 / sr^2"),
     "npixels": ("NPIXELS", ""),
-    "flux_error_cov": ("FLUX_ERROR_COV", "Jy"),
 }
+_OURS: Mapping[str, tuple[str, str]] = {"flux_error_cov": ("FLUX_ERROR_COV", "Jy")}
+
+EXTRACTED: Mapping[str, tuple[str, str]] = {**_OFFICIAL, **_OURS}
 """Columns of an extracted spectrum; ``flux_error_cov`` (ours) has the covariance of resampling."""
 
 RESIDUAL_FRINGES: Mapping[str, tuple[str, str]] = {
@@ -361,11 +363,7 @@ RESIDUAL_FRINGES: Mapping[str, tuple[str, str]] = {
 }
 """Columns that spectra of the MRS have besides: those without residual fringes."""
 
-SPECTRUM_COLUMNS: Mapping[str, tuple[str, str]] = {
-    name: column
-    for name, column in {**EXTRACTED, **RESIDUAL_FRINGES}.items()
-    if name != "flux_error_cov"
-} | {"flux_error_cov": EXTRACTED["flux_error_cov"]}
+SPECTRUM_COLUMNS: Mapping[str, tuple[str, str]] = {**_OFFICIAL, **RESIDUAL_FRINGES, **_OURS}
 """All columns in the order of a table: those of the official products, then ours."""
 
 

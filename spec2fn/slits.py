@@ -113,13 +113,13 @@ class Slits(Pieces):
         InputError
             If there is no such slit.
         """
+        number = isinstance(key, int | np.integer)
         for bucket in self.buckets:
-            labels = bucket["slit"].values if isinstance(key, int) else bucket["slit_name"].values
-            (places,) = np.nonzero(labels == key)
+            (places,) = np.nonzero(bucket["slit" if number else "slit_name"].values == key)
             if places.size:
                 one = bucket.isel(slit=int(places[0]))
                 return one.isel(y=slice(int(one["ysize"])), x=slice(int(one["xsize"])))
-        known = self.ids if isinstance(key, int) else self.names
+        known = self.ids if number else self.names
         msg = f"no slit {key!r}{nearest(str(key), known)}; there are {', '.join(map(str, known))}"
         raise InputError(msg)
 

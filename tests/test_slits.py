@@ -36,7 +36,7 @@ def test_every_slit_comes_back_as_it_was(slits):
         got = slits.slit(i)
         assert got["sci"].shape == shape
         np.testing.assert_array_equal(got["sci"], one(i, shape)["sci"])
-        assert slits.slit(f"S{i}")["source_id"] == 10 * i
+        assert slits.slit(f"S{i}")["source_id"] == slits.slit(np.int64(i))["source_id"] == 10 * i
     assert [s["sci"].shape for s in slits] == SHAPES
 
 

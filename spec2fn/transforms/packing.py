@@ -69,17 +69,15 @@ def content_key(value: object) -> Hashable:
     return value
 
 
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Packed:
     """A Dataset, a collection of them or a plan taken apart: `arrays` are traced, `template` not.
 
     The first element of the template's value says which of them it is.
     """
 
-    __slots__ = ("arrays", "template")
-
-    def __init__(self, arrays: dict[str, PyTree], template: Static) -> None:
-        self.arrays = arrays
-        self.template = template
+    arrays: dict[str, PyTree]
+    template: Static
 
     @property
     def kind(self) -> str:

@@ -58,10 +58,7 @@ _IN_SCIENCE = ("SRCTYPE", "DISPAXIS")
 _OF_ONE_SLIT = [
     (k, v) for k, v in SLIT_KEYWORDS.items() if k in SCIENCE_ORDER and not k.startswith("TA_")
 ]
-_REFERENCES = "Reference file information"
-_STEPS = "Calibration step information"
 _ASSOCIATION = "Association information"
-_RESAMPLE = "Resample Parameters"
 # of a column, by the type of its numbers as they are stored
 _LETTERS = {">i4": "J", ">u4": "J", ">f4": "E", ">f8": "D", "u1": "B", "S1": "A"}
 _BITPIX = {">f4": -32, ">f8": -64, ">u4": 32, ">i4": 32}
@@ -163,10 +160,11 @@ def primary_cards(ds: xr.Dataset, filename: str) -> list[Card]:
     sections = [s for s in sections if s[0] != _ASSOCIATION]
     sections.insert(1, (_ASSOCIATION, association))
     given = {c.keyword: c for _, cards in sections for c in cards}
+    references = {**CRDS_KEYWORDS, **REFERENCE_KEYWORDS}
     new = [
-        (_REFERENCES, _references(ds, given)),
-        (_STEPS, _steps(ds, given)),
-        (_RESAMPLE, _resample(ds, given)),
+        ("Reference file information", _section(given, references, _references(ds))),
+        ("Calibration step information", _section(given, STEP_KEYWORDS, _steps(ds, given))),
+        ("Resample Parameters", _section(given, RESAMPLE_KEYWORDS, ds.attrs)),
     ]
     ours = {c.keyword for _, cards in new for c in cards}
     rest = [(title, [c for c in cards if c.keyword not in ours]) for title, cards in sections]
@@ -231,31 +229,27 @@ def _association(ds: xr.Dataset, sections: Sequence[tuple[str, list[Card]]]) -> 
     return cards
 
 
-def _section(given: Mapping[str, Card], entries: Iterable[tuple[str, object, str]]) -> list[Card]:
-    """Make cards of keyword, value and comment; the card of the input stands in for None."""
+def _section(
+    given: Mapping[str, Card], keywords: Mapping[str, tuple[str, str]], values: Mapping[Any, Any]
+) -> list[Card]:
+    """Make cards of the values by name; without a value the card of the input stands in."""
     out = []
-    for keyword, value, comment in entries:
-        if value is not None:
-            out.append(card(keyword, value, comment))
+    for name, (keyword, comment) in keywords.items():
+        if values.get(name) is not None:
+            out.append(card(keyword, values[name], comment))
         elif keyword in given:
             out.append(given[keyword])
     return out
 
 
-def _references(ds: xr.Dataset, given: Mapping[str, Card]) -> list[Card]:
+def _references(ds: xr.Dataset) -> dict[str, str]:
     records = meta_of(ds).records
     names: Mapping[str, Any] = records.get("references", {})
-    entries = [
-        (keyword, str(records[key]) if records.get(key) else None, what)
-        for key, (keyword, what) in CRDS_KEYWORDS.items()
-    ]
-    for reftype, (keyword, what) in REFERENCE_KEYWORDS.items():
-        name = str(names[reftype] or "N/A") if reftype in names else None
-        entries.append((keyword, name, what))
-    return _section(given, entries)
+    said = {key: str(records[key]) for key in CRDS_KEYWORDS if records.get(key)}
+    return said | {reftype: str(name or "N/A") for reftype, name in names.items()}
 
 
-def _steps(ds: xr.Dataset, given: Mapping[str, Card]) -> list[Card]:
+def _steps(ds: xr.Dataset, given: Mapping[str, Card]) -> dict[str, str]:
     said = {
         name: str(ds.attrs[f"status_{name}"]).split(":")[0].split()[0]
         for name in STEP_KEYWORDS
@@ -270,15 +264,7 @@ def _steps(ds: xr.Dataset, given: Mapping[str, Card]) -> list[Card]:
     }
     if ds.attrs.get("instrument") == "NIRSPEC":
         implied -= set(ONLY_MIRI)
-    said = {**dict.fromkeys(implied, "SKIPPED"), **said}
-    return _section(
-        given, ((keyword, said.get(name), what) for name, (keyword, what) in STEP_KEYWORDS.items())
-    )
-
-
-def _resample(ds: xr.Dataset, given: Mapping[str, Card]) -> list[Card]:
-    entries = ((key, ds.attrs.get(name), what) for name, (key, what) in RESAMPLE_KEYWORDS.items())
-    return _section(given, entries)
+    return {**dict.fromkeys(implied, "SKIPPED"), **said}
 
 
 def image_cards(
@@ -319,9 +305,8 @@ def science_cards(ds: xr.Dataset, stored: str, shape: Sequence[int]) -> list[Car
     held = {"EXTNAME", "EXTVER"}
     kept = [] if meta.science is None else list(meta.science.cards)
     kept = [c for c in kept if not is_structure(c.keyword) and c.keyword not in held]
-    names = [c.keyword for c in kept]
     # the slit keywords come last, behind EXTVER
-    slit = next((i for i, n in enumerate(names) if n.startswith("SLT")), len(kept))
+    slit = next((i for i, c in enumerate(kept) if c.keyword.startswith("SLT")), len(kept))
     cards = [*structure[:-1], *kept[:slit], structure[-1], *kept[slit:]]
     for keyword, value in _science_values(ds, shape).items():
         _put_science(cards, keyword, value)
