@@ -71,7 +71,7 @@ def extents(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
         return [image_extent(ds, n, HDUS[n], integrations) for n in here]
 
     extra = images(EXTRA_PLANES)
-    if "wave" in ds["sci"].dims:
+    if "sci" in ds and "wave" in ds["sci"].dims:
         return [*images(CUBE_PLANES), *times, wavelength_table(ds), *extra]
     names = list(PLANES)
     if ds.attrs.get("model") == "IFUImageModel":
@@ -145,9 +145,10 @@ def _spectrum(ds: xr.Dataset, k: int, length: int, integrations: int | None) -> 
 
     count = length if integrations is None else integrations
     cards = table_cards("EXTRACT1D", fields, count, k + 1, _spectrum_cards(ds, k))
-    row = dtype.itemsize * (length if integrations is None else 1)
-    streamed = integrations is not None
-    return Extent(encode_header(cards), row, integrations or 1, streamed, data)
+    header = encode_header(cards)
+    if integrations is None:
+        return Extent(header, dtype.itemsize * length, 1, False, data)
+    return Extent(header, dtype.itemsize, integrations, True, data)
 
 
 _SAME = {"SRCXPOS": "source_xpos", "SRCYPOS": "source_ypos"}

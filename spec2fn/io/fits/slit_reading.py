@@ -38,7 +38,6 @@ __all__ = ["extra_dims", "holds_slits", "read_slits"]
 
 _UNKNOWN: dict[str, Any] = {
     "source_type": "UNKNOWN",
-    "quadrant": FIXED_SLIT_QUADRANT,
     "slitlet_id": 0,
     "shutter_id": 0,
     "source_id": 0,
@@ -172,13 +171,11 @@ def _variables(path: Path, science: Sequence[Hdu], slits: list[dict[str, Hdu]]) 
         if name not in _TEXT:
             _check_numbers(path, keyword, values)
         if name in _ALWAYS or any(v is not None for v in values):
-            missing = _UNKNOWN.get(name, "" if name in _TEXT else np.nan)
-            out[name] = np.array([missing if v is None else v for v in values])
+            missing = [_UNKNOWN.get(name, "" if name in _TEXT else np.nan)] * len(science)
             if name == "quadrant":  # of products older than MSAQUAD: 0 for that of a slitlet
-                old = [0 if h.get("SHUTSTA") else FIXED_SLIT_QUADRANT for h in science]
-                out[name] = np.array(
-                    [o if v is None else v for o, v in zip(old, values, strict=True)]
-                )
+                missing = [0 if h.get("SHUTSTA") else FIXED_SLIT_QUADRANT for h in science]
+            known = zip(missing, values, strict=True)
+            out[name] = np.array([m if v is None else v for m, v in known])
     size = np.array([planes["SCI"].shape[-2:] for planes in slits])
     for name, true in (("ysize", size[:, 0]), ("xsize", size[:, 1])):
         if name in out and not np.array_equal(out[name], true):
