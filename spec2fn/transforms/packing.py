@@ -89,10 +89,14 @@ class Packed:
 def _register() -> None:
     import jax
 
-    jax.tree_util.register_pytree_node(
+    jax.tree_util.register_pytree_with_keys(
         Packed,
-        lambda p: (tuple(p.arrays.values()), (tuple(p.arrays), p.template)),
+        lambda p: (
+            tuple((jax.tree_util.DictKey(k), v) for k, v in p.arrays.items()),
+            (tuple(p.arrays), p.template),
+        ),
         lambda aux, children: Packed(dict(zip(aux[0], children, strict=True)), aux[1]),
+        lambda p: (tuple(p.arrays.values()), (tuple(p.arrays), p.template)),
     )
     jax.tree_util.register_pytree_node(Static, lambda s: ((), s), lambda aux, _: aux)
 
