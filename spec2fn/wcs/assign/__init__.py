@@ -2,10 +2,11 @@
 
 The way in is the row of a mode (:mod:`spec2fn.modes`): its trait ``wcs`` names a function here,
 ``"miri:lrs"``. Such a builder takes the exposure, its references by type (those that ``assign_wcs``
-lists) and the user's :class:`WcsOptions`, and returns an :class:`AssignedWcs`. What builders of all
-instruments need is in :mod:`spec2fn.wcs.assign.pointing`: keywords, subarrays, the transforms from
-V2, V3 to the sky, footprints. What modes of an instrument share is in ``miri_gwcs``,
-``nirspec_optics`` and ``nirspec_frames``.
+lists, and ``msa_metadata``) and the parameters of ``assign_wcs``, of which it reads what it needs,
+and returns an :class:`AssignedWcs`. What builders of all instruments need is in
+:mod:`spec2fn.wcs.assign.pointing`: keywords, subarrays, the transforms from V2, V3 to the sky,
+footprints. What modes of an instrument share is in ``miri_gwcs``, ``nirspec_optics`` and
+``nirspec_frames``.
 """
 
 from __future__ import annotations
@@ -23,33 +24,12 @@ if TYPE_CHECKING:
     import xarray as xr
     from gwcs import WCS
 
-__all__ = ["AssignedWcs", "References", "WcsOptions", "builder_for", "file_of", "reference"]
+    from spec2fn.parameters import Parameters
+
+__all__ = ["AssignedWcs", "References", "builder_for", "file_of", "reference"]
 
 References: TypeAlias = "Mapping[str, xr.Dataset | None]"
 """References of an exposure by type; None where there is none."""
-
-
-@dataclass(frozen=True, eq=False)
-class WcsOptions:
-    """What a user may set; builders that have no use for it take no notice.
-
-    Attributes
-    ----------
-    slit_y_low, slit_y_high : float
-        Edges of NIRSpec slits in units of their height, from the centre.
-    wavelength_range : (float, float), optional
-        Wavelengths [um] of interest instead of the nominal ones (NIRSpec).
-    msa_metadata : xarray.Dataset, optional
-        MSA metadata of a NIRSpec MOS exposure.
-    nrs_ifu_slice_wcs : bool
-        NIRSpec IFU: a gwcs that takes the number of the slice besides the pixel.
-    """
-
-    slit_y_low: float = -0.55
-    slit_y_high: float = 0.55
-    wavelength_range: tuple[float, float] | None = None
-    msa_metadata: xr.Dataset | None = None
-    nrs_ifu_slice_wcs: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +65,7 @@ class AssignedWcs:
     nominal_range: tuple[float, float] | None = None
 
 
-Builder: TypeAlias = "Callable[[xr.Dataset, References, WcsOptions], AssignedWcs]"
+Builder: TypeAlias = "Callable[[xr.Dataset, References, Parameters], AssignedWcs]"
 
 
 def builder_for(mode: Mode) -> Builder:

@@ -18,7 +18,7 @@ from spec2fn.modes import mode_of
 from spec2fn.schema import meta_of
 from spec2fn.subarray import subarray_origin
 from spec2fn.typing import HostArray
-from spec2fn.wcs.assign import AssignedWcs, References, WcsOptions, file_of, reference
+from spec2fn.wcs.assign import AssignedWcs, References, file_of, reference
 from spec2fn.wcs.assign.miri_gwcs import image_gwcs, spectral_gwcs
 from spec2fn.wcs.assign.pointing import (
     dithered_position,
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from astropy.modeling import Model
     from gwcs import WCS
+
+    from spec2fn.parameters import Parameters
 
 __all__ = ["filter_offset", "imaging", "lrs"]
 
@@ -54,7 +56,7 @@ class _LrsGeometry:
     box: tuple[tuple[float, float], tuple[float, float]]
 
 
-def lrs(ds: xr.Dataset, refs: References, _: WcsOptions) -> AssignedWcs:
+def lrs(ds: xr.Dataset, refs: References, _: Parameters) -> AssignedWcs:
     """Build the WCS of a MIRI LRS exposure.
 
     Frames: detector → alpha_beta → v2v3 → v2v3vacorr → world, the last with axes RA, Dec [deg]

@@ -20,7 +20,7 @@ import numpy as np
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.schema import meta_of
 from spec2fn.typing import HostArray
-from spec2fn.wcs.assign import AssignedWcs, References, WcsOptions, file_of, reference
+from spec2fn.wcs.assign import AssignedWcs, References, file_of, reference
 from spec2fn.wcs.assign.miri_gwcs import spectral_gwcs
 from spec2fn.wcs.assign.pointing import rectangle_around, velocity_correction
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from astropy.modeling import Model
     from gwcs import WCS
+
+    from spec2fn.parameters import Parameters
 
 __all__ = ["mrs"]
 
@@ -59,7 +61,7 @@ class _Channel:
     range: tuple[float, float]
 
 
-def mrs(ds: xr.Dataset, refs: References, _: WcsOptions) -> AssignedWcs:
+def mrs(ds: xr.Dataset, refs: References, _: Parameters) -> AssignedWcs:
     """Build the WCS of a MIRI MRS exposure and evaluate it at every pixel.
 
     Frames: detector → alpha_beta → v2v3 → v2v3vacorr → world, all but the first with a wavelength

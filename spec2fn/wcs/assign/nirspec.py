@@ -20,7 +20,7 @@ from spec2fn.errors import InputError
 from spec2fn.modes import mode_of
 from spec2fn.schema import meta_of
 from spec2fn.typing import HostArray, Number
-from spec2fn.wcs.assign import AssignedWcs, References, WcsOptions
+from spec2fn.wcs.assign import AssignedWcs, References
 from spec2fn.wcs.assign.nirspec_batch import SlitBatch, metrology
 from spec2fn.wcs.assign.nirspec_boxes import bounding_boxes, on_detector, trace_boxes
 from spec2fn.wcs.assign.nirspec_frames import frames
@@ -39,13 +39,15 @@ if TYPE_CHECKING:
     from astropy.modeling import Model
     from gwcs import WCS
 
+    from spec2fn.parameters import Parameters
+
 __all__ = ["SlitWcs", "gwa_to_slit", "open_slits", "slit_to_plane", "slits"]
 
 _WHO = "assign_wcs"
 Change = Callable[["WCS"], "WCS"]
 
 
-def slits(ds: xr.Dataset, refs: References, options: WcsOptions) -> AssignedWcs:
+def slits(ds: xr.Dataset, refs: References, params: Parameters) -> AssignedWcs:
     """Build the WCS of a NIRSpec exposure of fixed slits or MSA slitlets.
 
     Parameters
@@ -53,8 +55,10 @@ def slits(ds: xr.Dataset, refs: References, options: WcsOptions) -> AssignedWcs:
     ds : xarray.Dataset
         Exposure of type NRS_FIXEDSLIT, NRS_BRIGHTOBJ or NRS_MSASPEC.
     refs : mapping
-        ``camera collimator disperser fore fpa msa ote wavelengthrange`` (ASDF).
-    options : WcsOptions
+        ``camera collimator disperser fore fpa msa ote wavelengthrange`` (ASDF); of MOS exposures
+        ``msa_metadata``.
+    params : Parameters
+        Of ``assign_wcs``.
 
     Returns
     -------
@@ -71,8 +75,8 @@ def slits(ds: xr.Dataset, refs: References, options: WcsOptions) -> AssignedWcs:
         For a missing or unfit reference.
     """
     check_grating(ds)
-    shared = optics(ds, refs, options.wavelength_range)
-    candidates = SlitBatch(shared, open_slits(ds, shared, options))
+    shared = optics(ds, refs, params.wavelength_range)
+    candidates = SlitBatch(shared, open_slits(ds, shared, refs, params))
     seen = np.flatnonzero(on_detector(trace_boxes(candidates)))
     if not seen.size:
         msg = (
@@ -92,7 +96,9 @@ def slits(ds: xr.Dataset, refs: References, options: WcsOptions) -> AssignedWcs:
     return AssignedWcs(wcs, dispaxis=1, records=records, nominal_range=exceeded_range(shared))
 
 
-def open_slits(ds: xr.Dataset, optics: Optics, options: WcsOptions) -> tuple[Slit, ...]:
+def open_slits(
+    ds: xr.Dataset, optics: Optics, refs: References, params: Parameters
+) -> tuple[Slit, ...]:
     """Return the slits that were open, whether or not they fall on the detector.
 
     Raises
@@ -100,11 +106,12 @@ def open_slits(ds: xr.Dataset, optics: Optics, options: WcsOptions) -> tuple[Sli
     InputError
         If the MSA metadata of a MOS exposure are missing, or do not fit it.
     """
-    y_range = (options.slit_y_low, options.slit_y_high)
+    y_range = (params.slit_y_low, params.slit_y_high)
     if not mode_of(ds).shutters:
         return open_fixed_slits(ds, y_range)
     meta = meta_of(ds)
-    if options.msa_metadata is None:
+    metadata = refs.get("msa_metadata")
+    if metadata is None:
         name = meta.get("MSAMETFL") or "N/A"
         msg = (
             f"{_WHO}: the MSA metadata file of {meta.filename or 'the exposure'} is missing"
@@ -113,7 +120,7 @@ def open_slits(ds: xr.Dataset, optics: Optics, options: WcsOptions) -> tuple[Sli
         raise InputError(msg)
     metadata_id, dither = msa_configuration(ds)
     slitlets = open_slitlets(
-        options.msa_metadata,
+        metadata,
         metadata_id,
         dither,
         program=str(meta.get("PROGRAM", "")),

@@ -20,7 +20,7 @@ import numpy as np
 from spec2fn.deferred import DeferredWcs
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.typing import HostArray
-from spec2fn.wcs.assign import AssignedWcs, References, WcsOptions
+from spec2fn.wcs.assign import AssignedWcs, References
 from spec2fn.wcs.assign.nirspec_batch import SlitBatch, SlitNumber, affine
 from spec2fn.wcs.assign.nirspec_boxes import bounding_boxes
 from spec2fn.wcs.assign.nirspec_ifu_gwcs import by_pixel, by_slice
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from astropy.modeling import Model
     from gwcs import WCS
+
+    from spec2fn.parameters import Parameters
 
 __all__ = ["SLICES", "IfuOptics", "SliceBatch", "ifu", "ifu_optics", "slice_planes"]
 
@@ -214,7 +216,7 @@ def _post(ifupost: Mapping[str, Any], i: int) -> Model:
     return linear & Identity(1) | Mapping((0, 1, 2, 0, 1, 2)) | both
 
 
-def ifu(ds: xr.Dataset, refs: References, options: WcsOptions) -> AssignedWcs:
+def ifu(ds: xr.Dataset, refs: References, params: Parameters) -> AssignedWcs:
     """Build the WCS of a NIRSpec IFU exposure, and evaluate it.
 
     Parameters
@@ -223,7 +225,8 @@ def ifu(ds: xr.Dataset, refs: References, options: WcsOptions) -> AssignedWcs:
         Exposure of type NRS_IFU.
     refs : mapping
         See :func:`ifu_optics`.
-    options : WcsOptions
+    params : Parameters
+        Of ``assign_wcs``.
 
     Returns
     -------
@@ -242,15 +245,15 @@ def ifu(ds: xr.Dataset, refs: References, options: WcsOptions) -> AssignedWcs:
         For a missing or unfit reference.
     """
     _check_light(ds)
-    y_range = (options.slit_y_low, options.slit_y_high)
-    shared = ifu_optics(ds, refs, options.wavelength_range)
+    y_range = (params.slit_y_low, params.slit_y_high)
+    shared = ifu_optics(ds, refs, params.wavelength_range)
     batch = SliceBatch(shared, tuple(Slit(str(i), i, *y_range, quadrant=0) for i in range(SLICES)))
     boxes = bounding_boxes(batch)
     shape = ds["sci"].shape[-2:]
     planes, lit = slice_planes(batch, boxes, (shape[0], shape[1]))
     if not lit.any():
         raise InputError(_no_light(ds))
-    sliced, slice_id = options.nrs_ifu_slice_wcs, planes["slice_id"]
+    sliced, slice_id = params.nrs_ifu_slice_wcs, planes["slice_id"]
 
     def gwcs() -> WCS:
         return by_slice(batch, boxes) if sliced else by_pixel(batch, slice_id)
