@@ -11,9 +11,9 @@ from spec2fn.plans.background.background import (
     BackgroundPlan,
     combine_backgrounds,
     describe,
+    grating_wheel_differs,
     require_opened,
 )
-from spec2fn.plans.slits.grating_wheel import grating_wheel_differs
 from spec2fn.schema import replace_data, with_meta
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ Source of the algorithm: JWST pipeline documentation, "resample_spec".
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from spec2fn.kernels.interpolation_linear import interpolate1d
 from spec2fn.kernels.sphere import to_cartesian, to_spherical
 from spec2fn.kernels.statistics import clip_bounds
 from spec2fn.typing import Array, HostArray
+from spec2fn.wcs.assign.nirspec_frames import frames
 from spec2fn.wcs.evaluate import is_celestial
 from spec2fn.wcs.lower import lower
 from spec2fn.wcs.lowered import Lowered, chain
@@ -29,7 +29,6 @@ from spec2fn.wcs.tangent_grid import line, rows_along, with_shape
 if TYPE_CHECKING:
     from astropy.modeling import Model
     from gwcs import WCS
-    from gwcs.coordinate_frames import CoordinateFrame
     from numpy.typing import ArrayLike
 
 __all__ = [
@@ -406,28 +405,14 @@ def _build_gwcs(main: int, *numbers: float | HostArray) -> WCS:
     across = Const1D(0)
     across.inverse = across  # light is taken to come from the middle of the slit's width
     to_slit = split | across & along & dispersion
-    detector, slit, world = _frames()
-    wcs = WCS([(detector, to_slit), (slit, to_slit.inverse | to_world), (world, None)])
+    named = frames()
+    wcs = WCS(
+        [
+            (named["detector"], to_slit),
+            (named["slit_frame"], to_slit.inverse | to_world),
+            (named["world"], None),
+        ]
+    )
     wcs.array_shape = (ny, nx)
     wcs.bounding_box = ((-0.5, right), (-0.5, top))
     return wcs
-
-
-@functools.cache
-def _frames() -> tuple[CoordinateFrame, CoordinateFrame, CoordinateFrame]:
-    import astropy.units as u
-    from astropy.coordinates import ICRS
-    from gwcs import coordinate_frames as cf
-
-    spectral = cf.SpectralFrame(
-        name="spectral", axes_order=(2,), unit=(u.micron,), axes_names=("wavelength",)
-    )
-    within = cf.Frame2D(
-        name="slit_spatial", axes_order=(0, 1), unit=("", ""), axes_names=("x_slit", "y_slit")
-    )
-    sky = cf.CelestialFrame(name="sky", axes_order=(0, 1), reference_frame=ICRS())
-    return (
-        cf.Frame2D(name="detector", axes_order=(0, 1)),
-        cf.CompositeFrame([within, spectral], name="slit_frame"),
-        cf.CompositeFrame([sky, spectral], name="world"),
-    )

@@ -26,9 +26,16 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import DTypeLike
 
-__all__ = ["BackgroundPlan", "combine_backgrounds", "describe", "require_opened"]
+__all__ = [
+    "BackgroundPlan",
+    "combine_backgrounds",
+    "describe",
+    "grating_wheel_differs",
+    "require_opened",
+]
 
 _VARIANCES = ("var_poisson", "var_rnoise")
+_SENSORS, _TOLERANCE = ("GWA_XTIL", "GWA_YTIL"), 1e-8  # of the tilt of the grating wheel
 
 
 class BackgroundPlan(Plan):
@@ -233,6 +240,44 @@ def _place(plane: HostArray, here: tuple[slice, slice], shape: tuple[int, ...]) 
     out = np.full(shape, np.nan, dtype=plane.dtype)
     out[here] = plane
     return out
+
+
+def grating_wheel_differs(science: xr.Dataset, others: Sequence[xr.Dataset]) -> str:
+    """Say whether the grating wheel moved between NIRSpec exposures.
+
+    The wheel does not return to exactly the same position, which moves the spectra on the
+    detector; two tilt sensors (GWA_XTIL, GWA_YTIL) tell.
+
+    Parameters
+    ----------
+    science : xarray.Dataset
+        Of any instrument.
+    others : sequence of xarray.Dataset
+        Exposures to compare with.
+
+    Returns
+    -------
+    str
+        Why they do not fit; empty if they do, or for other instruments.
+
+    Raises
+    ------
+    InputError
+        If a NIRSpec exposure lacks one of the keywords, or it is no number.
+    """
+    if str(science.attrs.get("instrument", "")).upper() != "NIRSPEC":
+        return ""
+    for sensor in _SENSORS:
+        own = meta_of(science).number(sensor, "background")
+        for other in others:
+            theirs = meta_of(other).number(sensor, "background")
+            if not abs(theirs - own) <= _TOLERANCE:
+                name = meta_of(other).filename or "a background exposure"
+                return (
+                    f"the grating wheel moved: {sensor} is {own} in the science exposure and"
+                    f" {theirs} in {name}"
+                )
+    return ""
 
 
 def require_opened(exposures: Sequence[xr.Dataset], paths: tuple[str, ...] | None) -> None:

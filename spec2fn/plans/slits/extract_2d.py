@@ -13,6 +13,7 @@ from spec2fn.plan_base import Plan
 from spec2fn.schema import meta_of
 from spec2fn.typing import HostArray
 from spec2fn.wcs.open_slits import Slit
+from spec2fn.wcs.s_region import polygon
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -223,8 +224,6 @@ def _attributes(slits: Sequence[Slit]) -> dict[str, HostArray]:
 
 
 def _footprints(batch: SlitBatch, ids: HostArray) -> HostArray:
-    from spec2fn.wcs.assign.pointing import polygon
-
     low, high = (batch.edges[ids, k, None] for k in (0, 1))
     along = np.concatenate([low, high, high, low], axis=1)
     ra, dec, _ = batch.sky(ids[:, None], _CORNERS, along, _FOOTPRINT_WAVELENGTH)

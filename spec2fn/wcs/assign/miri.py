@@ -22,11 +22,10 @@ from spec2fn.wcs.assign import AssignedWcs, References, file_of, reference
 from spec2fn.wcs.assign.miri_gwcs import image_gwcs, spectral_gwcs
 from spec2fn.wcs.assign.pointing import (
     dithered_position,
-    number,
     of_subarray,
-    polygon,
     velocity_correction,
 )
+from spec2fn.wcs.s_region import box_region, polygon
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -124,7 +123,7 @@ def _lrs_geometry(ds: xr.Dataset, distortion: xr.Dataset, specwcs: xr.Dataset) -
     header = meta_of(specwcs)
     origin = subarray_origin(ds)
     # the reference point is given in one-indexed pixels of the full frame
-    zero = tuple(number(header, k) - 1 - o for k, o in zip(keys, origin, strict=True))
+    zero = tuple(header.number(k, _WHO) - 1 - o for k, o in zip(keys, origin, strict=True))
     to_v2v3 = of_subarray(ds, _model_of(distortion))
     v2, v3 = to_v2v3(np.array([zero[0], zero[0] + 1]), np.array([zero[1], zero[1]]))
     rows = _column(specwcs, "y_center") + zero[1]
@@ -228,8 +227,7 @@ def _box_footprint(wcs: WCS, box: tuple[tuple[float, float], tuple[float, float]
 
     x, y = np.meshgrid(*map(np.array, box))
     ra, dec, _ = lower(wcs)(x.ravel(), y.ravel())
-    west, east, south, north = ra.min(), ra.max(), dec.min(), dec.max()
-    return polygon(np.mod([west, west, east, east], 360), [south, north, north, south])
+    return box_region(ra, dec, clockwise=True) if np.isfinite([ra, dec]).all() else None
 
 
 def filter_offset(filteroffset: xr.Dataset, name: str) -> tuple[float, float]:

@@ -22,7 +22,8 @@ from spec2fn.schema import meta_of
 from spec2fn.typing import HostArray
 from spec2fn.wcs.assign import AssignedWcs, References, file_of, reference
 from spec2fn.wcs.assign.miri_gwcs import spectral_gwcs
-from spec2fn.wcs.assign.pointing import rectangle_around, velocity_correction
+from spec2fn.wcs.assign.pointing import velocity_correction
+from spec2fn.wcs.s_region import box_region
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -112,7 +113,7 @@ def mrs(ds: xr.Dataset, refs: References, _: Parameters) -> AssignedWcs:
     return AssignedWcs(
         wcs,
         dispaxis=2,
-        s_region=rectangle_around(planes["ra"], planes["dec"]),
+        s_region=box_region(planes["ra"], planes["dec"]),
         planes=planes,
     )
 

@@ -33,10 +33,10 @@ from spec2fn.wcs.assign.nirspec_optics import (
     spectrograph,
     tree,
 )
-from spec2fn.wcs.assign.pointing import rectangle_around
 from spec2fn.wcs.lower import lower
 from spec2fn.wcs.lowered import Lowered
 from spec2fn.wcs.open_slits import Slit
+from spec2fn.wcs.s_region import box_region
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -266,7 +266,7 @@ def ifu(ds: xr.Dataset, refs: References, params: Parameters) -> AssignedWcs:
     return AssignedWcs(
         DeferredWcs(gwcs),  # most of what it takes to calibrate does not need it
         dispaxis=1,
-        s_region=rectangle_around(planes["ra"], planes["dec"]),
+        s_region=box_region(planes["ra"], planes["dec"]),
         records=records,
         planes=planes,
         nominal_range=exceeded_range(shared),

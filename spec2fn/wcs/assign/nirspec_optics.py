@@ -22,7 +22,6 @@ from spec2fn.subarray import subarray_origin
 from spec2fn.typing import HostArray
 from spec2fn.wcs.assign import References, reference
 from spec2fn.wcs.assign.pointing import (
-    number,
     v2v3_to_sky,
     velocity_aberration,
     velocity_correction,
@@ -375,7 +374,7 @@ def _grating_rotation(ds: xr.Dataset, disperser: Mapping[str, Any]) -> Model:
     meta = meta_of(ds)
     theta = {axis: float(entry(disperser, f"theta_{axis}", "disperser")) for axis in "xyz"}
     for keyword, sensor, axis in (("GWA_XTIL", "gwa_tiltx", "y"), ("GWA_YTIL", "gwa_tilty", "x")):
-        reading = number(meta, keyword)
+        reading = meta.number(keyword, _WHO)
         calibration = entry(disperser, sensor, "disperser")
         tilt = calibration["tilt_model"]
         moved = float(tilt(reading)) - float(tilt(calibration["zeroreadings"][0]))
@@ -435,7 +434,7 @@ def _prism(ds: xr.Dataset, disperser: Mapping[str, Any]) -> tuple[Model, Model]:
     from stdatamodels.jwst.transforms.models import RefractionIndexFromPrism, Snell
 
     glass = {key: entry(disperser, key, "disperser") for key in _GLASS}
-    temperature = number(meta_of(ds), "GWA_TILT")
+    temperature = meta_of(ds).number("GWA_TILT", _WHO)
     # the glass is in vacuum wherever it is used: there is no reading of the pressure
     law = Snell(**glass, temperature=temperature, pressure=glass["pref"], name="snell_law")
     grid = np.arange(*_PRISM_GRID) * 1e-6
