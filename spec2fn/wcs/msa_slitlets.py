@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import InputError
-from spec2fn.schema import FIXED_SLIT_QUADRANT, MSA_TABLES, meta_of
+from spec2fn.schema import FIXED_SLIT_QUADRANT, MSA_TABLES
 from spec2fn.wcs.open_slits import FIXED_SLITS, Slit
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["MSA_COLUMNS", "msa_configuration", "open_slitlets"]
+__all__ = ["MSA_COLUMNS", "open_slitlets"]
 
 MSA_COLUMNS = 365  # shutters of a quadrant along the dispersion
 _PITCH = 1.15  # of shutters along a slitlet, in units of the open area's height
@@ -56,18 +56,6 @@ class _Tables:
     dither: int
     y_range: tuple[float, float]
     scales: Mapping[int, tuple[float, float]]
-
-
-def msa_configuration(ds: xr.Dataset) -> tuple[int, int]:
-    """Return the configuration (MSAMETID) and the dither index (PATT_NUM) of an exposure.
-
-    Raises
-    ------
-    InputError
-        If a keyword is missing or no integer.
-    """
-    meta = meta_of(ds)
-    return meta.require("MSAMETID", "assign_wcs"), meta.require("PATT_NUM", "assign_wcs")
 
 
 def open_slitlets(
@@ -175,24 +163,20 @@ def _check_rows(rows: Mapping[str, np.ndarray], numbers: np.ndarray, file: str, 
 
 
 def _choose(rows: Mapping[str, np.ndarray], metadata_id: int, dither: int, file: str) -> np.ndarray:
-    same = rows["msa_metadata_id"] == metadata_id
-    if not same.any():
-        known = sorted({int(i) for i in rows["msa_metadata_id"]})
-        msg = (
-            f"assign_wcs: {file} has no configuration MSAMETID={metadata_id}; column"
-            f" msa_metadata_id of SHUTTER_INFO has {', '.join(map(str, known)) or 'none'}:"
-            " correct MSAMETID or MSAMETFL"
-        )
-        raise InputError(msg)
-    chosen = same & (rows["dither_point_index"] == dither)
-    if not chosen.any():
-        known = sorted({int(i) for i in rows["dither_point_index"][same]})
-        msg = (
-            f"assign_wcs: {file} has no dither index PATT_NUM={dither} for MSAMETID={metadata_id};"
-            f" column dither_point_index of SHUTTER_INFO has {', '.join(map(str, known))}: correct"
-            " PATT_NUM or MSAMETFL"
-        )
-        raise InputError(msg)
+    chosen = np.ones(len(rows["msa_metadata_id"]), dtype=bool)
+    for column, keyword, value, what, given in (
+        ("msa_metadata_id", "MSAMETID", metadata_id, "configuration", ""),
+        ("dither_point_index", "PATT_NUM", dither, "dither index", f" for MSAMETID={metadata_id}"),
+    ):
+        known = sorted({int(i) for i in rows[column][chosen]})
+        chosen &= rows[column] == value
+        if not chosen.any():
+            msg = (
+                f"assign_wcs: {file} has no {what} {keyword}={value}{given}; column {column} of"
+                f" SHUTTER_INFO has {', '.join(map(str, known)) or 'none'}: correct {keyword} or"
+                " MSAMETFL"
+            )
+            raise InputError(msg)
     return np.flatnonzero(chosen)
 
 

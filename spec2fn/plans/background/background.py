@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spec2fn.dq import PIXEL
-from spec2fn.errors import DatasetError, ParameterError
+from spec2fn.errors import DatasetError
 from spec2fn.kernels.background import add_in_quadrature, per_plane
 from spec2fn.kernels.statistics import clip_bounds
 from spec2fn.plan_base import Plan, array
@@ -31,7 +31,6 @@ __all__ = [
     "combine_backgrounds",
     "describe",
     "grating_wheel_differs",
-    "require_opened",
 ]
 
 _VARIANCES = ("var_poisson", "var_rnoise")
@@ -278,16 +277,6 @@ def grating_wheel_differs(science: xr.Dataset, others: Sequence[xr.Dataset]) -> 
                     f" {theirs} in {name}"
                 )
     return ""
-
-
-def require_opened(exposures: Sequence[xr.Dataset], paths: tuple[str, ...] | None) -> None:
-    """Raise :class:`ParameterError` if backgrounds are named by path but none was opened."""
-    if paths and not exposures:
-        msg = (
-            f"background: bkg_list names {', '.join(paths)}, which only a run from files opens;"
-            " pass the opened exposures as background=(dataset, ...)"
-        )
-        raise ParameterError(msg)
 
 
 def describe(plan: BackgroundPlan, science: xr.Dataset) -> xr.Dataset:

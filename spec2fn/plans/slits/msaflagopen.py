@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,14 +108,14 @@ def shutter_batch(ds: xr.Dataset, shutters: Sequence[Slit], refs: Mapping[str, A
         As ``assign_wcs`` if the optics have to be built.
     """
     from spec2fn.wcs.assign.nirspec_batch import SlitBatch
-    from spec2fn.wcs.assign.nirspec_optics import optics, with_quadrants
+    from spec2fn.wcs.assign.nirspec_optics import optics, quadrants
 
     meta = meta_of(ds)
     slices = meta.records.get("slices")
+    known = getattr(slices or getattr(meta.wcs, "batch", None), "optics", None)
     if slices is not None:
-        return SlitBatch(with_quadrants(slices.optics, ds, refs), tuple(shutters))
-    known = getattr(getattr(meta.wcs, "batch", None), "optics", None)
-    return SlitBatch(optics(ds, refs) if known is None else known, tuple(shutters))
+        known = replace(known, quadrants=quadrants(ds, refs))
+    return SlitBatch(known or optics(ds, refs), tuple(shutters))
 
 
 def illuminated_pixels(batch: SlitBatch, shape: tuple[int, int]) -> HostArray:
@@ -130,20 +131,10 @@ def illuminated_pixels(batch: SlitBatch, shape: tuple[int, int]) -> HostArray:
     -------
     bool ndarray, (y, x)
     """
-    from spec2fn.wcs.assign.nirspec_boxes import bounding_boxes
+    from spec2fn.wcs.assign.nirspec_boxes import bounding_boxes, lit_pixels
 
     lit = np.zeros(shape, dtype=bool)
-    if not batch.slits:
-        return lit
-    for number, box in enumerate(bounding_boxes(batch)):
-        # pixels whose centre is in the box
-        low = np.maximum(np.ceil(box[:, 0]), 0).astype(int)
-        high = np.minimum(np.floor(box[:, 1]), (shape[1] - 1, shape[0] - 1)).astype(int)
-        if (low > high).any():
-            continue
-        x = np.arange(low[0], high[0] + 1.0)
-        y = np.arange(low[1], high[1] + 1.0)[:, None]
-        along, wavelength = batch.slit_frame(np.asarray(number), x, y)
-        seen = np.isfinite(along) & np.isfinite(wavelength)
-        lit[low[1] : high[1] + 1, low[0] : high[0] + 1] |= seen
+    if batch.slits:
+        for _, window, along, wavelength in lit_pixels(batch, bounding_boxes(batch), shape):
+            lit[window] |= np.isfinite(along) & np.isfinite(wavelength)
     return lit

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from spec2fn.parameters import Parameters
 
-__all__ = ["AssignedWcs", "References", "builder_for", "file_of", "reference"]
+__all__ = ["AssignedWcs", "References", "builder_for", "entry", "file_of", "reference"]
 
 References: TypeAlias = "Mapping[str, xr.Dataset | None]"
 """References of an exposure by type; None where there is none."""
@@ -110,3 +110,14 @@ def reference(refs: References, reftype: str, who: str) -> xr.Dataset:
 def file_of(ref: xr.Dataset) -> str:
     """Return the name of the file of a reference, for messages."""
     return meta_of(ref).filename or str(ref.attrs.get("filename", "")) or "unnamed"
+
+
+def entry(tree: Mapping[str, Any], label: str, *path: str) -> Any:  # noqa: ANN401 - any leaf of a tree
+    """Return an entry of a tree; :class:`ReferenceError` with the `label` of its file without."""
+    value: Any = tree
+    for key in path:
+        value = value.get(key) if hasattr(value, "get") else None
+        if value is None:
+            msg = f"assign_wcs: {label} has no entry {'.'.join(path)!r}; fetch the file again"
+            raise ReferenceError(msg)
+    return value

@@ -31,7 +31,7 @@ from spec2fn.wcs.assign.nirspec_optics import (
     optics,
     slit_scales,
 )
-from spec2fn.wcs.msa_slitlets import msa_configuration, open_slitlets
+from spec2fn.wcs.msa_slitlets import open_slitlets
 from spec2fn.wcs.open_slits import Slit, open_fixed_slits
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def open_slits(
             f" (MSAMETFL is {name}); put it beside the exposure, or pass msa_metadata="
         )
         raise InputError(msg)
-    metadata_id, dither = msa_configuration(ds)
+    metadata_id, dither = (meta.require(k, _WHO) for k in ("MSAMETID", "PATT_NUM"))
     slitlets = open_slitlets(
         metadata,
         metadata_id,

@@ -20,14 +20,13 @@ import numpy as np
 from spec2fn.deferred import DeferredWcs
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.typing import HostArray
-from spec2fn.wcs.assign import AssignedWcs, References
+from spec2fn.wcs.assign import AssignedWcs, References, entry
 from spec2fn.wcs.assign.nirspec_batch import SlitBatch, SlitNumber, affine
-from spec2fn.wcs.assign.nirspec_boxes import bounding_boxes
+from spec2fn.wcs.assign.nirspec_boxes import bounding_boxes, lit_pixels
 from spec2fn.wcs.assign.nirspec_ifu_gwcs import by_pixel, by_slice
 from spec2fn.wcs.assign.nirspec_optics import (
     Optics,
     check_grating,
-    entry,
     exceeded_range,
     msa_to_sky,
     spectrograph,
@@ -170,7 +169,7 @@ def ifu_optics(
         **spectrograph(ds, refs, wavelength_range),
         quadrants={},
         to_sky=msa_to_sky(ds, trees),
-        slicer=entry(trees["ifuslicer"], "model", "ifuslicer"),
+        slicer=entry(trees["ifuslicer"], "reference 'ifuslicer'", "model"),
         metrology=_metrology(trees["ifuslicer"]),
         posts=_posts(trees["ifupost"]),
         is_prism=ds.attrs.get("grating") == "PRISM",
@@ -178,7 +177,7 @@ def ifu_optics(
 
 
 def _metrology(ifuslicer: Mapping[str, Any]) -> HostArray:
-    data = np.asarray(entry(ifuslicer, "data", "ifuslicer"))
+    data = np.asarray(entry(ifuslicer, "reference 'ifuslicer'", "data"))
     names = data.dtype.names or ()
     if len(names) != 5 or len(data) < SLICES:
         msg = (
@@ -203,9 +202,9 @@ def _posts(ifupost: Mapping[str, Any]) -> tuple[Model, ...]:
 def _post(ifupost: Mapping[str, Any], i: int) -> Model:
     from astropy.modeling.models import Identity, Mapping
 
-    name = f"ifupost slice_{i}"
-    parts = entry(ifupost, f"slice_{i}", "ifupost")
-    linear, x, x_by_wave, y, y_by_wave = (entry(parts, key, name) for key in _POST)
+    label = f"reference 'ifupost', slice_{i}"
+    parts = entry(ifupost, "reference 'ifupost'", f"slice_{i}")
+    linear, x, x_by_wave, y, y_by_wave = (entry(parts, label, key) for key in _POST)
 
     def along(still: Model, moving: Model) -> Model:
         # polynomials in x and y, one of which counts in proportion to the wavelength
@@ -317,20 +316,12 @@ def slice_planes(
     """
     planes = {name: np.full(shape, np.nan) for name in ("wavelength", "ra", "dec", "slit_y")}
     number = np.zeros(shape, dtype=np.int32)
-    first = np.maximum(np.ceil(boxes[:, :, 0]), 0).astype(int)
-    last = np.minimum(np.floor(boxes[:, :, 1]), [shape[1] - 1, shape[0] - 1]).astype(int)
     lit = np.zeros(len(boxes), dtype=bool)
-    for i in range(len(boxes)):
-        if (last[i] < first[i]).any():
-            continue
-        window = tuple(slice(a, b + 1) for a, b in zip(first[i][::-1], last[i][::-1], strict=True))
-        y, x = np.ogrid[window]
-        slit = np.array(i)
-        along, wavelength = batch.slit_frame(slit, x.astype(float), y.astype(float))
-        inside = np.isfinite(wavelength)
+    for i, window, y, metres in lit_pixels(batch, boxes, shape):
+        inside = np.isfinite(metres)
         lit[i] = inside.any()
-        along, wavelength = along[inside], wavelength[inside]
-        ra, dec = batch.celestial(slit, along, wavelength)
+        along, wavelength = y[inside], metres[inside]
+        ra, dec = batch.celestial(np.array(i), along, wavelength)
         number[window][inside] = i + 1
         for name, values in zip(planes, (wavelength * 1e6, ra, dec, along), strict=True):
             planes[name][window][inside] = values

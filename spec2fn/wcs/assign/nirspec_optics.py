@@ -10,7 +10,7 @@ grating does not say which slit the light came through, which is why every slit 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from spec2fn.errors import InputError, ReferenceError
 from spec2fn.schema import meta_of
 from spec2fn.subarray import subarray_origin
 from spec2fn.typing import HostArray
-from spec2fn.wcs.assign import References, reference
+from spec2fn.wcs.assign import References, entry, reference
 from spec2fn.wcs.assign.pointing import (
     v2v3_to_sky,
     velocity_aberration,
@@ -36,15 +36,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Optics",
     "check_grating",
-    "entry",
     "exceeded_range",
     "msa_to_sky",
     "optics",
+    "quadrants",
     "slit_scales",
     "spectral_range",
     "spectrograph",
     "tree",
-    "with_quadrants",
 ]
 
 _WHO = "assign_wcs"
@@ -188,37 +187,14 @@ def optics(
         For a missing or damaged reference, or one of another grating or filter.
     """
     shared = spectrograph(ds, refs, wavelength_range)
-    trees = {name: tree(ds, refs, name) for name in ("fore", "msa", "ote")}
-    return Optics(
-        **shared,
-        quadrants={q: _quadrant(trees["msa"], q) for q in range(1, 6)},
-        to_sky=msa_to_sky(ds, trees),
-    )
+    trees = {name: tree(ds, refs, name) for name in ("fore", "ote")}
+    return Optics(**shared, quadrants=quadrants(ds, refs), to_sky=msa_to_sky(ds, trees))
 
 
-def with_quadrants(known: Optics, ds: xr.Dataset, refs: References) -> Optics:
-    """Return the optics of an IFU exposure with the apertures of the MSA instead of the slices.
-
-    Parameters
-    ----------
-    known : Optics
-        Of the IFU; collimator to detector are the same.
-    ds, refs
-        See :func:`optics`; of the references ``msa``.
-
-    Raises
-    ------
-    ReferenceError
-        For a missing or damaged reference.
-
-    Notes
-    -----
-    Without a way to the sky, which starts at the slicer in `known`.
-    """
+def quadrants(ds: xr.Dataset, refs: References) -> dict[int, tuple[Model, HostArray]]:
+    """Return :attr:`Optics.quadrants`, from the reference ``msa``."""
     msa = tree(ds, refs, "msa")
-    shared = {f.name: getattr(known, f.name) for f in fields(Optics)}
-    own = {"quadrants": {q: _quadrant(msa, q) for q in range(1, 6)}, "to_sky": ()}
-    return Optics(**{**shared, **own})
+    return {q: _quadrant(msa, q) for q in range(1, 6)}
 
 
 def spectrograph(
@@ -278,15 +254,6 @@ def tree(ds: xr.Dataset, refs: References, name: str) -> Mapping[str, Any]:
     return content
 
 
-def entry(tree: Mapping[str, Any], key: str, name: str) -> Any:  # noqa: ANN401 - any leaf of a tree
-    """Return an entry of the reference `name`; :class:`ReferenceError` if it lacks it."""
-    value = tree.get(key)
-    if value is None:
-        msg = f"{_WHO}: reference {name!r} has no {key!r}; fetch it again from CRDS"
-        raise ReferenceError(msg)
-    return value
-
-
 def check_grating(ds: xr.Dataset) -> None:
     """Raise :class:`InputError` for an exposure whose light is not dispersed."""
     if str(ds.attrs.get("grating", "")).upper() in ("", "MIRROR"):
@@ -333,7 +300,7 @@ def spectral_range(
     """
     ref = reference(refs, "wavelengthrange", _WHO)
     tree = ref.attrs.get("tree", {})
-    configurations = list(entry(tree, "waverange_selector", "wavelengthrange"))
+    configurations = list(entry(tree, "reference 'wavelengthrange'", "waverange_selector"))
     name, grating = f"{ds.attrs.get('filter')}_{ds.attrs.get('grating')}", ds.attrs.get("grating")
     if name not in configurations and any_filter:
         same = [i for i, c in enumerate(configurations) if c.endswith(f"_{grating}")]
@@ -372,29 +339,36 @@ def _grating_rotation(ds: xr.Dataset, disperser: Mapping[str, Any]) -> Model:
 
     # the sensors read a tilt about one axis of the wheel, which turns the grating about the other
     meta = meta_of(ds)
-    theta = {axis: float(entry(disperser, f"theta_{axis}", "disperser")) for axis in "xyz"}
+    theta = {
+        axis: float(entry(disperser, "reference 'disperser'", f"theta_{axis}")) for axis in "xyz"
+    }
     for keyword, sensor, axis in (("GWA_XTIL", "gwa_tiltx", "y"), ("GWA_YTIL", "gwa_tilty", "x")):
         reading = meta.number(keyword, _WHO)
-        calibration = entry(disperser, sensor, "disperser")
+        calibration = entry(disperser, "reference 'disperser'", sensor)
         tilt = calibration["tilt_model"]
         moved = float(tilt(reading)) - float(tilt(calibration["zeroreadings"][0]))
         theta[axis] += 0.5 * moved / 3600.0
-    angles = [theta["x"], theta["y"], theta["z"], float(entry(disperser, "tilt_y", "disperser"))]
+    angles = [
+        theta["x"],
+        theta["y"],
+        theta["z"],
+        float(entry(disperser, "reference 'disperser'", "tilt_y")),
+    ]
     return Rotation3DToGWA(angles, axes_order="xyzy", name="rotation")
 
 
 def _sca_to_gwa(ds: xr.Dataset, trees: Mapping[str, Any], rotation: Model) -> Model:
     from stdatamodels.jwst.transforms.models import Unitless2DirCos
 
-    fpa = entry(trees["fpa"], f"{ds.attrs['detector'].lower()}_model", "fpa")
-    camera = entry(trees["camera"], "model", "camera")
+    fpa = entry(trees["fpa"], "reference 'fpa'", f"{ds.attrs['detector'].lower()}_model")
+    camera = entry(trees["camera"], "reference 'camera'", "model")
     return fpa | camera | Unitless2DirCos(name="unitless2directional_cosines") | rotation
 
 
 def _collimator_to_gwa(collimator: Mapping[str, Any], rotation: Model) -> Model:
     from stdatamodels.jwst.transforms.models import Unitless2DirCos
 
-    backward = entry(collimator, "model", "collimator").inverse
+    backward = entry(collimator, "reference 'collimator'", "model").inverse
     return backward | Unitless2DirCos(name="unitless2directional_cosines") | rotation
 
 
@@ -415,7 +389,7 @@ def _grating(disperser: Mapping[str, Any], order: int) -> tuple[Model, Model]:
     from gwcs.spectroscopy import AnglesFromGratingEquation3D, WavelengthFromGratingEquation
 
     # gwcs counts the angle along the dispersion with the opposite sign
-    density = float(entry(disperser, "groovedensity", "disperser"))
+    density = float(entry(disperser, "reference 'disperser'", "groovedensity"))
     wavelength = (
         Mapping((0, 2), n_inputs=3)
         | WavelengthFromGratingEquation(density, order, name="lambda_from_gratingeq")
@@ -433,7 +407,7 @@ def _prism(ds: xr.Dataset, disperser: Mapping[str, Any]) -> tuple[Model, Model]:
     from astropy.modeling.models import Tabular1D
     from stdatamodels.jwst.transforms.models import RefractionIndexFromPrism, Snell
 
-    glass = {key: entry(disperser, key, "disperser") for key in _GLASS}
+    glass = {key: entry(disperser, "reference 'disperser'", key) for key in _GLASS}
     temperature = meta_of(ds).number("GWA_TILT", _WHO)
     # the glass is in vacuum wherever it is used: there is no reading of the pressure
     law = Snell(**glass, temperature=temperature, pressure=glass["pref"], name="snell_law")
@@ -452,8 +426,8 @@ def _prism(ds: xr.Dataset, disperser: Mapping[str, Any]) -> tuple[Model, Model]:
 
 
 def _quadrant(msa: Mapping[str, Any], quadrant: int) -> tuple[Model, HostArray]:
-    apertures = entry(msa, f"Q{quadrant}", "msa")
-    data = np.asarray(entry(apertures, "data", "msa"))
+    apertures = entry(msa, "reference 'msa'", f"Q{quadrant}")
+    data = np.asarray(entry(apertures, "reference 'msa'", "data"))
     if len(data.dtype.names or ()) != len(_METROLOGY):
         msg = f"{_WHO}: quadrant {quadrant} of reference 'msa' needs columns {_METROLOGY}"
         raise ReferenceError(msg)
@@ -461,7 +435,7 @@ def _quadrant(msa: Mapping[str, Any], quadrant: int) -> tuple[Model, HostArray]:
         # columns count by position: their names have changed over the years
         data = data.copy()
         data.dtype.names = _METROLOGY
-    return entry(apertures, "model", "msa"), data
+    return entry(apertures, "reference 'msa'", "model"), data
 
 
 def slit_scales(optics: Optics) -> dict[int, tuple[float, float]]:
@@ -492,7 +466,7 @@ def msa_to_sky(
 
     def chromatic(reftype: str, mapping: str | None = None) -> Model:
         # distortions of the fore-optics depend on wavelength, which is passed on as well
-        fore = entry(trees[reftype], "model", reftype)
+        fore = entry(trees[reftype], f"reference {reftype!r}", "model")
         model = Mapping((0, 1, 2, 2), name=mapping) | fore & Identity(1)
         model.inverse = Mapping((0, 1, 2, 2)) | fore.inverse & Identity(1)
         return model
@@ -501,8 +475,11 @@ def msa_to_sky(
     msa_to_oteip = chromatic("fore", "msa2fore_mapping")
     correction, corrected = None, "oteip"
     if "chromcorr" in trees:
-        correction, corrected = entry(trees["chromcorr"], "model", "chromcorr"), "oteip_chromcorr"
-    oteip_to_v2v3 = entry(trees["ote"], "model", "ote") & Scale(1e6)
+        correction, corrected = (
+            entry(trees["chromcorr"], "reference 'chromcorr'", "model"),
+            "oteip_chromcorr",
+        )
+    oteip_to_v2v3 = entry(trees["ote"], "reference 'ote'", "model") & Scale(1e6)
     meta = meta_of(ds)
     steps = [
         ("slicer", slicer, "slicer2msa", ("x_slice", "y_slice"), ("x_msa", "y_msa")),
