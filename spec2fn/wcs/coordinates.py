@@ -128,9 +128,9 @@ def _nirspec(slices: IfuSlices, label: HostArray) -> dict[str, HostArray]:
     place = np.full((3, *label.shape), np.nan)
     for number in slices.numbers:
         y, x = np.nonzero(label == number)
-        along, wavelength = slices.slit_frame(number, x.astype(float), y.astype(float))
+        along, position = slices.located(number, x.astype(float), y.astype(float))
         planes["slit_y"][y, x] = along
-        place[:, y, x] = slices.slit_to_slicer(number, along, wavelength)
+        place[:, y, x] = position
     y, x = np.nonzero(label)
     for name, values in zip(names[1:], slices.world(*place[:, y, x]), strict=True):
         planes[name][y, x] = values

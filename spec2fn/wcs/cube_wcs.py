@@ -142,25 +142,23 @@ def with_cards(header: Header | None, title: str, keywords: Mapping[str, Any]) -
     """
     if header is None:
         return None
-    from astropy.io.fits import Card, Header
+    from astropy.io.fits import Card
 
-    held = {c.keyword for c in header.cards}
-    cards = []
-    for c in header.cards:
-        if c.keyword and c.keyword in keywords:
-            value = keywords[c.keyword]
-            if value is not None:
-                cards.append(Card(c.keyword, value, c.comment))
+    out = header.copy()
+    new = [Card(k, v, _comment(k)) for k, v in keywords.items() if v is not None and k not in out]
+    for keyword in keywords.keys() & header.keys():
+        if keywords[keyword] is None:
+            out.remove(keyword)
         else:
-            cards.append(c)
+            out[keyword] = keywords[keyword]
+    cards = list(out.cards)
     headings = [i for i, c in enumerate(cards) if not c.keyword and str(c.value).strip() == title]
-    new = [Card(k, v, _comment(k)) for k, v in keywords.items() if v is not None and k not in held]
     if headings:
         at = headings[0] + 2  # behind the blank card
     else:
         cards += [Card(), Card("", title), Card()]
         at = len(cards)
-    return Header([*cards[:at], *new, *cards[at:]])
+    return type(header)([*cards[:at], *new, *cards[at:]])
 
 
 def wcs_keywords(grid: CubeGrid, wavelength: HostArray, step: float | None) -> dict[str, Any]:

@@ -160,10 +160,13 @@ class LazyWcs(Mapping[int, "WCS"]):
 
     def __init__(self, grids: Mapping[int, SlitGrid | WCS]) -> None:
         self._grids = dict(grids)
-        self._deferred: dict[int, DeferredWcs | WCS] = {}
+        self._made = {
+            key: grid.deferred() if isinstance(grid, SlitGrid) else grid
+            for key, grid in grids.items()
+        }
 
     def __getitem__(self, key: int) -> WCS:
-        wcs = self.deferred(key)
+        wcs = self._made[key]
         return wcs.load() if isinstance(wcs, DeferredWcs) else wcs
 
     def grid(self, key: int) -> SlitGrid | None:
@@ -173,10 +176,7 @@ class LazyWcs(Mapping[int, "WCS"]):
 
     def deferred(self, key: int) -> DeferredWcs | WCS:
         """Return the gwcs of a slit, or what stands for it until it is made."""
-        if key not in self._deferred:
-            grid = self._grids[key]
-            self._deferred[key] = grid.deferred() if isinstance(grid, SlitGrid) else grid
-        return self._deferred[key]
+        return self._made[key]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._grids)

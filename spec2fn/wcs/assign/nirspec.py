@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["SlitWcs", "gwa_to_slit", "open_slits", "slit_to_plane", "slits"]
 
 _WHO = "assign_wcs"
+_CHUNK = 1 << 16  # pixels evaluated in one go
 Change = Callable[["WCS"], "WCS"]
 
 
@@ -257,9 +258,61 @@ class SlitWcs(Mapping[int, "WCS"]):
             )
         return x - start[0], y - start[1]
 
-    def cut(self, boxes: HostArray, starts: HostArray, ids: tuple[int, ...]) -> SlitWcs:
-        """Return the WCS of cut-outs: other boxes and first pixels, for the slits `ids`."""
-        return SlitWcs(self.batch, boxes, starts, ids, self.changes)
+    def world(
+        self, slit: HostArray, x: HostArray, y: HostArray
+    ) -> tuple[HostArray, HostArray, HostArray]:
+        """Right ascension, declination [deg] and wavelength [um], as :meth:`slit_frame`."""
+        start = self.starts[slit]
+        return self.batch.world(slit, x + start[..., 0], y + start[..., 1])
+
+    @property
+    def sizes(self) -> HostArray:
+        """Number of pixels (x, y) of the cut-outs, int array (slit, 2)."""
+        return np.rint(self.boxes[:, :, 1] - self.boxes[:, :, 0]).astype(int)
+
+    def on_pixels(
+        self,
+        function: Callable[..., tuple[HostArray, ...]],
+        slits: HostArray,
+        shape: tuple[int, int],
+        offset: float = 0.0,
+    ) -> tuple[HostArray, ...]:
+        """Evaluate :meth:`world` or :meth:`slit_frame` at the pixels of cut-outs.
+
+        Parameters
+        ----------
+        function : callable
+        slits : int array, shape (slit,)
+        shape : (int, int)
+            Rows and columns to which the cut-outs are padded.
+        offset : float
+            Of the columns. With -0.5 these are the edges of the pixels, one more than columns.
+
+        Returns
+        -------
+        tuple of array, shape (slit, y, x)
+            NaN in the padding.
+        """
+        (ny, nx), sizes = shape, self.sizes[slits] + (int(offset < 0), 0)
+        x, y = np.arange(nx, dtype=np.float64), np.arange(ny, dtype=np.float64)[:, None]
+        step = max(1, _CHUNK // max(ny * nx, 1))
+        out: list[HostArray] = []
+        for first in range(0, len(slits), step):
+            some = slice(first, first + step)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                values = function(slits[some, None, None], x + offset, y)
+            out = out or [np.full((len(slits), ny, nx), np.nan) for _ in values]
+            inside = (x < sizes[some, 0, None, None]) & (y < sizes[some, 1, None, None])
+            for plane, value in zip(out, values, strict=True):
+                np.copyto(plane[some], value, where=inside)
+        return tuple(out)
+
+    def cut(self, ids: HostArray, start: HostArray, size: HostArray) -> SlitWcs:
+        """Return the WCS of cut-outs of the slits `ids`: first pixels and sizes (slit, 2)."""
+        boxes, starts = self.boxes.copy(), self.starts.copy()
+        boxes[ids] = np.stack([np.zeros_like(size), size], axis=2) - 0.5
+        starts[ids] = start
+        return SlitWcs(self.batch, boxes, starts, tuple(ids.tolist()), self.changes)
 
     def changed(self, changes: Mapping[int, Change]) -> SlitWcs:
         """Return a copy in which the gwcs of some slits are changed once they are built.
