@@ -118,6 +118,6 @@ def entry(tree: Mapping[str, Any], label: str, *path: str) -> Any:  # noqa: ANN4
     for key in path:
         value = value.get(key) if hasattr(value, "get") else None
         if value is None:
-            msg = f"assign_wcs: {label} has no entry {'.'.join(path)!r}; fetch the file again"
+            msg = f"assign_wcs: {label} has no entry {'.'.join(path)!r}; fetch it again from CRDS"
             raise ReferenceError(msg)
     return value
