@@ -301,18 +301,8 @@ def nirspec_grid(
 ) -> SlitGrid | str:
     """Return the rectified grid of a NIRSpec slit, or why there is none.
 
-    Parameters
-    ----------
-    wcs : gwcs.WCS
-        With a frame ``slit_frame``.
-    world : tuple of (y, x) float64
-        Right ascension, declination [deg] and wavelength [um] of the pixels.
-    image : (y, x) float
-        The pixels.
-    ratio : float
-        Input over output pixel size along the slit.
-    locate : Locator, optional
-        Shared by the slits of an exposure.
+    As :func:`build_slit_grid`, from the gwcs of the slit (with a frame ``slit_frame``), and the
+    pixels (y, x) themselves; slits of an exposure share a `locate`.
     """
     to_slit = (locate or Locator())(wcs) if is_celestial(wcs) else None
     if to_slit is None:

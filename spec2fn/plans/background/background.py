@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BackgroundPlan",
+    "check_units",
     "combine_backgrounds",
     "describe",
     "grating_wheel_differs",
@@ -106,7 +107,7 @@ def combine_backgrounds(
     for number, exposure in enumerate(exposures, 1):
         who = f"background exposure {number} ({meta_of(exposure).filename or 'in memory'})"
         require(exposure, ("sci", "err", "dq", *_VARIANCES), f"background: {who}")
-        _check_units(science, exposure, who)
+        check_units(science, exposure, f"background: {who}")
         cut = _overlap(frame, _corners(exposure, who), science, exposure, who)
         if cut is None:
             continue
@@ -169,11 +170,12 @@ def _overlap(
     return (here[0], here[1]), (there[0], there[1])
 
 
-def _check_units(science: xr.Dataset, exposure: xr.Dataset, who: str) -> None:
+def check_units(science: xr.Dataset, exposure: xr.Dataset, who: str) -> None:
+    """Raise :class:`DatasetError` unless two exposures are in the same units, if they have any."""
     mine, other = (d["sci"].attrs.get("units") for d in (science, exposure))
     if mine and other and mine != other:
         msg = (
-            f"background: {who} is in {other} but the science exposure in {mine};"
+            f"{who} is in {other} but the science exposure in {mine};"
             " both must have had the same steps"
         )
         raise DatasetError(msg)
@@ -242,22 +244,10 @@ def _place(plane: HostArray, here: tuple[slice, slice], shape: tuple[int, ...]) 
 
 
 def grating_wheel_differs(science: xr.Dataset, others: Sequence[xr.Dataset]) -> str:
-    """Say whether the grating wheel moved between NIRSpec exposures.
+    """Say why the grating wheel moved between NIRSpec exposures; nothing if it did not.
 
     The wheel does not return to exactly the same position, which moves the spectra on the
     detector; two tilt sensors (GWA_XTIL, GWA_YTIL) tell.
-
-    Parameters
-    ----------
-    science : xarray.Dataset
-        Of any instrument.
-    others : sequence of xarray.Dataset
-        Exposures to compare with.
-
-    Returns
-    -------
-    str
-        Why they do not fit; empty if they do, or for other instruments.
 
     Raises
     ------

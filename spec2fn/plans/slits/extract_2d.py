@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from spec2fn.wcs.assign.nirspec import SlitWcs
     from spec2fn.wcs.assign.nirspec_batch import SlitBatch
 
-__all__ = ["Extract2dPlan", "bucket", "chosen", "cut_outs"]
+__all__ = ["Extract2dPlan", "bucket", "chosen", "cut_outs", "slit_wcs"]
 
 _FOOTPRINT_WAVELENGTH = 2e-6  # m; the outline of a slit hardly depends on it
 _CORNERS = np.array([-0.5, -0.5, 0.5, 0.5])
@@ -47,7 +47,8 @@ class Extract2dPlan(Plan):
     warnings: tuple[str, ...] = ()
 
 
-def _slit_wcs(ds: xr.Dataset) -> SlitWcs:
+def slit_wcs(ds: xr.Dataset) -> SlitWcs:
+    """Return the WCS of the slits of an exposure; :class:`DatasetError` if there is none."""
     wcs: Any = meta_of(ds).wcs
     if not hasattr(wcs, "batch"):
         msg = "extract_2d: the exposure has no WCS of its slits; run assign_wcs first"
@@ -57,7 +58,7 @@ def _slit_wcs(ds: xr.Dataset) -> SlitWcs:
 
 
 def chosen(
-    ds: xr.Dataset, slit_names: Sequence[str] | None, source_ids: Sequence[int] | None
+    slits: Sequence[Slit], slit_names: Sequence[str] | None, source_ids: Sequence[int] | None
 ) -> tuple[int, ...]:
     """Return the ids of the slits with one of these names or sources; of all without a choice.
 
@@ -65,43 +66,39 @@ def chosen(
     ------
     InputError
         If no open slit has the name, or holds the source.
-    DatasetError
-        If assign_wcs has not run.
     """
-    slits = _slit_wcs(ds).batch.slits
     if slit_names is None and source_ids is None:
         return tuple(range(len(slits)))
     names, sources = [s.name for s in slits], [s.source_id for s in slits]
-    for name in slit_names or ():
-        if str(name) not in names:
+    wanted, held = slit_names or (), source_ids or ()
+    for name in wanted:
+        if name not in names:
             msg = (
-                f"extract_2d: no open slit {str(name)!r} on this detector"
-                f"{nearest(str(name), names)}; there are {', '.join(names)}"
+                f"extract_2d: no open slit {name!r} on this detector{nearest(name, names)};"
+                f" there are {', '.join(names)}"
             )
             raise InputError(msg)
-    for source in source_ids or ():
-        if int(source) not in sources:
+    for source in held:
+        if source not in sources:
             listed = ", ".join(map(str, sorted(set(sources))))
             msg = f"extract_2d: no open slit holds source {source}; there are {listed}"
             raise InputError(msg)
-    names_wanted = {str(n) for n in slit_names or ()}
-    sources_wanted = {int(i) for i in source_ids or ()}
-    return tuple(
-        i for i, s in enumerate(slits) if s.name in names_wanted or s.source_id in sources_wanted
-    )
+    return tuple(i for i, s in enumerate(slits) if s.name in wanted or s.source_id in held)
 
 
-def cut_outs(ds: xr.Dataset, ids: Sequence[int]) -> tuple[SlitWcs, tuple[str, ...]]:
+def cut_outs(
+    wcs: SlitWcs, ids: Sequence[int], limit: tuple[int, int]
+) -> tuple[SlitWcs, tuple[str, ...]]:
     """Return the WCS of the cut-outs of slits, and warnings on those without a pixel in the image.
+
+    The image has `limit` pixels (x, y).
 
     Raises
     ------
     InputError
         If none has one.
     """
-    wcs = _slit_wcs(ds)
     wanted = np.array(ids)
-    limit = np.array([ds.sizes["x"], ds.sizes["y"]])
     edges = np.floor(wcs.boxes[wanted] + 0.5).astype(int)
     start = np.clip(edges[:, :, 0], 0, limit)
     size = np.clip(edges[:, :, 1], 0, limit) - start

@@ -119,18 +119,7 @@ def shutter_batch(ds: xr.Dataset, shutters: Sequence[Slit], refs: Mapping[str, A
 
 
 def illuminated_pixels(batch: SlitBatch, shape: tuple[int, int]) -> HostArray:
-    """Return the pixels that see light of the wavelengths of interest through any of some slits.
-
-    Parameters
-    ----------
-    batch : SlitBatch
-    shape : (int, int)
-        Rows and columns of the exposure.
-
-    Returns
-    -------
-    bool ndarray, (y, x)
-    """
+    """Return which pixels (y, x) see wavelengths of interest through any of some slits."""
     from spec2fn.wcs.assign.nirspec_boxes import bounding_boxes, lit_pixels
 
     lit = np.zeros(shape, dtype=bool)

@@ -187,20 +187,10 @@ def corrected_wcs(wcs: WCS, points: HostArray, values: HostArray) -> WCS:
 
 
 class WavelengthChange:
-    """The function ``gwcs -> gwcs`` of :func:`corrected_wcs` for a table of wavelengths.
-
-    Parameters
-    ----------
-    points, values : array of float64, shape (n,)
-    """
+    """The function ``gwcs -> gwcs`` of :func:`corrected_wcs` for a table of wavelengths."""
 
     def __init__(self, points: HostArray, values: HostArray) -> None:
-        self.numbers = (points, values)
-
-    @property
-    def kind(self) -> type[WavelengthChange]:
-        """What makes a change of :attr:`numbers`."""
-        return type(self)
+        self.kind, self.numbers = type(self), (points, values)
 
     def __call__(self, wcs: WCS) -> WCS:
         """Return the corrected gwcs."""

@@ -3,7 +3,9 @@
 The way in is the row of a mode (:mod:`spec2fn.modes`): its trait ``wcs`` names a function here,
 ``"miri:lrs"``. Such a builder takes the exposure, its references by type (those that ``assign_wcs``
 lists, and ``msa_metadata``) and the parameters of ``assign_wcs``, of which it reads what it needs,
-and returns an :class:`AssignedWcs`. What builders of all instruments need is in
+and returns an :class:`AssignedWcs`. It raises :class:`ReferenceError` for a reference that is
+missing, damaged or made for something else, and :class:`InputError` for a keyword that is missing
+or does not fit the others. What builders of all instruments need is in
 :mod:`spec2fn.wcs.assign.pointing`: keywords, subarrays, the transforms from V2, V3 to the sky,
 footprints. What modes of an instrument share is in ``miri_gwcs``, ``nirspec_optics`` and
 ``nirspec_frames``.

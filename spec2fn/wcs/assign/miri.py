@@ -56,27 +56,10 @@ class _LrsGeometry:
 
 
 def lrs(ds: xr.Dataset, refs: References, _: Parameters) -> AssignedWcs:
-    """Build the WCS of a MIRI LRS exposure.
+    """Build the WCS of a MIRI LRS exposure, from ``distortion`` (ASDF) and ``specwcs`` (FITS).
 
     Frames: detector → alpha_beta → v2v3 → v2v3vacorr → world, the last with axes RA, Dec [deg]
     (ICRS) and barycentric vacuum wavelength [um].
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Exposure of type MIR_LRS-FIXEDSLIT or MIR_LRS-SLITLESS.
-    refs : mapping
-        ``distortion`` (ASDF) and ``specwcs`` (FITS table).
-
-    Returns
-    -------
-    AssignedWcs
-
-    Raises
-    ------
-    ReferenceError, InputError
-        For a missing reference, a column or a keyword it lacks, or a keyword that the exposure
-        lacks.
     """
     specwcs = reference(refs, "specwcs", _WHO)
     geometry = _lrs_geometry(ds, reference(refs, "distortion", _WHO), specwcs)
@@ -246,18 +229,9 @@ def filter_offset(filteroffset: xr.Dataset, name: str) -> tuple[float, float]:
 
 
 def imaging(ds: xr.Dataset, refs: References) -> AssignedWcs:
-    """Build the WCS of a MIRI image (frames detector → v2v3 → v2v3vacorr → world).
+    """Build the WCS of a MIRI image, from ``distortion`` and ``filteroffset`` (both ASDF).
 
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Exposure of the imager.
-    refs : mapping
-        ``distortion`` and ``filteroffset`` (both ASDF).
-
-    Returns
-    -------
-    AssignedWcs
+    Frames: detector → v2v3 → v2v3vacorr → world.
     """
     from astropy.modeling import bind_bounding_box
     from astropy.modeling.models import Shift

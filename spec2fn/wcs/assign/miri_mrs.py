@@ -66,29 +66,13 @@ def mrs(ds: xr.Dataset, refs: References, _: Parameters) -> AssignedWcs:
     """Build the WCS of a MIRI MRS exposure and evaluate it at every pixel.
 
     Frames: detector → alpha_beta → v2v3 → v2v3vacorr → world, all but the first with a wavelength
-    [um], which is barycentric where VELOSYS is known.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Exposure of type MIR_MRS, with attributes ``channel`` and ``band``.
-    refs : mapping
-        ``distortion``, ``regions``, ``specwcs`` and ``wavelengthrange`` (ASDF).
+    [um], which is barycentric where VELOSYS is known. The exposure has attributes ``channel`` and
+    ``band``; ``distortion``, ``regions``, ``specwcs`` and ``wavelengthrange`` are ASDF files.
 
     Returns
     -------
     AssignedWcs
-        ``planes`` holds ``wavelength`` [um], ``ra``, ``dec`` [deg], ``alpha`` and ``beta``
-        [arcsec] (y, x) float64, NaN outside the slices, and ``slice_id`` int32 (100 times the
-        channel plus the number of the slice, 0 outside).
-
-    Raises
-    ------
-    ReferenceError
-        For a reference that is missing, incomplete, or for another channel or band.
-    InputError
-        For a keyword that the exposure lacks, or an exposure of another size than the map of
-        slices.
+        ``planes`` are those of :func:`spec2fn.wcs.coordinates.mrs_planes`.
     """
     from astropy.modeling import bind_bounding_box
 

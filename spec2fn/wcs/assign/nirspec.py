@@ -51,15 +51,8 @@ Change = Callable[["WCS"], "WCS"]
 def slits(ds: xr.Dataset, refs: References, params: Parameters) -> AssignedWcs:
     """Build the WCS of a NIRSpec exposure of fixed slits or MSA slitlets.
 
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Exposure of type NRS_FIXEDSLIT, NRS_BRIGHTOBJ or NRS_MSASPEC.
-    refs : mapping
-        ``camera collimator disperser fore fpa msa ote wavelengthrange`` (ASDF); of MOS exposures
-        ``msa_metadata``.
-    params : Parameters
-        Of ``assign_wcs``.
+    References: ``camera collimator disperser fore fpa msa ote wavelengthrange`` (ASDF), and of a
+    MOS exposure ``msa_metadata``.
 
     Returns
     -------
@@ -70,10 +63,8 @@ def slits(ds: xr.Dataset, refs: References, params: Parameters) -> AssignedWcs:
     Raises
     ------
     InputError
-        For a missing keyword, MSA metadata that do not fit the exposure, a filter and grating
-        that do not go together, or if no open slit falls on the detector.
-    ReferenceError
-        For a missing or unfit reference.
+        Also for MSA metadata that do not fit the exposure, and if no open slit falls on the
+        detector.
     """
     check_grating(ds)
     shared = optics(ds, refs, params.wavelength_range)
@@ -194,19 +185,10 @@ class SlitWcs(Mapping[int, "WCS"]):
     def slit_frame(
         self, slit: HostArray, x: HostArray, y: HostArray
     ) -> tuple[HostArray, HostArray]:
-        """Position along the slit and wavelength [m] of pixels of cut-outs.
+        """Position along the slit and wavelength [m] of pixels of cut-outs; NaN outside the slit.
 
-        Parameters
-        ----------
-        slit : int array
-            Slit ids; broadcasts against the pixels.
-        x, y : array
-            Zero-indexed pixels of the cut-outs.
-
-        Returns
-        -------
-        y_slit, wavelength : array
-            NaN outside the slit; what the slits' gwcs give, all slits in one go.
+        What the slits' gwcs give, all slits in one go: an array of slit ids broadcasts against
+        the zero-indexed pixels.
         """
         start = self.starts[slit]
         return self.batch.slit_frame(slit, x + start[..., 0], y + start[..., 1])

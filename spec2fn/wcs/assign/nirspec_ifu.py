@@ -145,22 +145,9 @@ def ifu_optics(
 ) -> IfuOptics:
     """Put the transforms of an IFU exposure together.
 
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Exposure; see :func:`~spec2fn.wcs.assign.nirspec_optics.optics`.
-    refs : mapping
-        ``camera collimator disperser fore fpa ifufore ifupost ifuslicer ote wavelengthrange``
-        and, if there is one, ``chromcorr`` (ASDF).
-    wavelength_range : (float, float), optional
-        Wavelengths [um] of interest instead of those of the reference.
-
-    Raises
-    ------
-    InputError
-        For a missing keyword, or a filter and grating that do not go together.
-    ReferenceError
-        For a missing or damaged reference, or one of another grating or filter.
+    As :func:`~spec2fn.wcs.assign.nirspec_optics.optics`, with the references ``camera collimator
+    disperser fore fpa ifufore ifupost ifuslicer ote wavelengthrange`` and, if there is one,
+    ``chromcorr`` (ASDF).
     """
     names = ["fore", "ifufore", "ifupost", "ifuslicer", "ote"]
     names += ["chromcorr"] * (refs.get("chromcorr") is not None)
@@ -216,16 +203,7 @@ def _post(ifupost: Mapping[str, Any], i: int) -> Model:
 
 
 def ifu(ds: xr.Dataset, refs: References, params: Parameters) -> AssignedWcs:
-    """Build the WCS of a NIRSpec IFU exposure, and evaluate it.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Exposure of type NRS_IFU.
-    refs : mapping
-        See :func:`ifu_optics`.
-    params : Parameters
-        Of ``assign_wcs``.
+    """Build the WCS of a NIRSpec IFU exposure, and evaluate it; references: :func:`ifu_optics`.
 
     Returns
     -------
@@ -238,10 +216,7 @@ def ifu(ds: xr.Dataset, refs: References, params: Parameters) -> AssignedWcs:
     Raises
     ------
     InputError
-        For a missing keyword, a filter and grating that do not go together, or if no slice falls
-        on the detector.
-    ReferenceError
-        For a missing or unfit reference.
+        Also if no slice falls on the detector.
     """
     _check_light(ds)
     y_range = (params.slit_y_low, params.slit_y_high)

@@ -212,16 +212,26 @@ def spectrograph(
     dict
         Fields of :class:`Optics`: all but ``quadrants`` and ``to_sky``.
     """
+    from stdatamodels.jwst.transforms.models import Unitless2DirCos
+
     # first, because CRDS has no references for filters and gratings that do not go together
     order, nominal = spectral_range(ds, refs, any_filter=wavelength_range is not None)
     waverange = nominal if wavelength_range is None else _in_metres(wavelength_range)
     trees = {name: tree(ds, refs, name) for name in ("camera", "collimator", "disperser", "fpa")}
     rotation = _grating_rotation(ds, trees["disperser"])
     wavelength, angles = _disperser(ds, trees["disperser"], order)
+    to_sca = _to_sca(ds)
+    fpa = entry(trees["fpa"], "reference 'fpa'", f"{ds.attrs['detector'].lower()}_model")
+    camera = entry(trees["camera"], "reference 'camera'", "model")
+    collimator = entry(trees["collimator"], "reference 'collimator'", "model").inverse
+
+    def cosines() -> Model:
+        return Unitless2DirCos(name="unitless2directional_cosines") | rotation
+
     return {
-        "to_sca": _to_sca(ds),
-        "sca_to_gwa": _sca_to_gwa(ds, trees, rotation),
-        "collimator_to_gwa": _collimator_to_gwa(trees["collimator"], rotation),
+        "to_sca": to_sca,
+        "sca_to_gwa": fpa | camera | cosines(),
+        "collimator_to_gwa": collimator | cosines(),
         "wavelength": wavelength,
         "angles": angles,
         "order": order,
@@ -355,21 +365,6 @@ def _grating_rotation(ds: xr.Dataset, disperser: Mapping[str, Any]) -> Model:
         float(entry(disperser, "reference 'disperser'", "tilt_y")),
     ]
     return Rotation3DToGWA(angles, axes_order="xyzy", name="rotation")
-
-
-def _sca_to_gwa(ds: xr.Dataset, trees: Mapping[str, Any], rotation: Model) -> Model:
-    from stdatamodels.jwst.transforms.models import Unitless2DirCos
-
-    fpa = entry(trees["fpa"], "reference 'fpa'", f"{ds.attrs['detector'].lower()}_model")
-    camera = entry(trees["camera"], "reference 'camera'", "model")
-    return fpa | camera | Unitless2DirCos(name="unitless2directional_cosines") | rotation
-
-
-def _collimator_to_gwa(collimator: Mapping[str, Any], rotation: Model) -> Model:
-    from stdatamodels.jwst.transforms.models import Unitless2DirCos
-
-    backward = entry(collimator, "reference 'collimator'", "model").inverse
-    return backward | Unitless2DirCos(name="unitless2directional_cosines") | rotation
 
 
 def _disperser(ds: xr.Dataset, disperser: Mapping[str, Any], order: int) -> tuple[Model, Model]:
