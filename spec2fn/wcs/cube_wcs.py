@@ -23,7 +23,7 @@ __all__ = ["STERADIAN", "cube_gwcs", "footprint", "wcs_keywords", "with_cards"]
 STERADIAN = 2.3504e-11
 """Square arcseconds to steradians, as in the products of the JWST pipeline."""
 
-_SLICER = ("meter", "NRSSLICERX", "NRSSLICERY")
+_SLICER = ("NRSSLICERX", "NRSSLICERY")
 
 
 def _rotation(angle: float) -> tuple[float, float]:
@@ -77,8 +77,7 @@ def cube_gwcs(grid: CubeGrid, wavelength: HostArray, step: float | None) -> WCS:
         axes_type=["SPATIAL", "SPATIAL", "SPECTRAL"],
         axes_names=("x", "y", "z"),
     )
-    unit, *names = _SLICER
-    place = plane("_".join(names), unit, tuple(names)) if grid.internal else sky(axes=RA_DEC)
+    place = plane("_".join(_SLICER), "meter", _SLICER) if grid.internal else sky(axes=RA_DEC)
     out = WCS([(detector, spatial & spectral), (world(wavelengths(), place), None)])
     ny, nx = grid.shape
     out.bounding_box = ((0, nx - 1), (0, ny - 1), (0, wavelength.size - 1))
@@ -168,7 +167,7 @@ def wcs_keywords(grid: CubeGrid, wavelength: HostArray, step: float | None) -> d
     """
     cos, sin = _rotation(grid.angle)
     scale = 1.0 if grid.internal else 3600.0
-    unit, *names = _SLICER if grid.internal else ("deg", "RA---TAN", "DEC--TAN")
+    names, unit = (_SLICER, "meter") if grid.internal else (("RA---TAN", "DEC--TAN"), "deg")
     linear = step is not None
     axes = {
         "CRPIX": (*grid.crpix, 1.0),

@@ -31,7 +31,7 @@ class SpectralWcs(Mapping[str, "WCS"]):
 
     def __init__(self, names: Iterable[object], position: HostArray, wavelength: HostArray) -> None:
         rows = zip(map(str, names), position, wavelength, strict=True)
-        self._made = {name: _deferred(*map(float, place), wave) for name, place, wave in rows}
+        self._made = {n: _deferred(float(ra), float(dec), w) for n, (ra, dec), w in rows}
 
     def __getitem__(self, name: str) -> WCS:
         return self._made[name].load()

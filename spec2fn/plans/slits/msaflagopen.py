@@ -112,9 +112,10 @@ def shutter_batch(ds: xr.Dataset, shutters: Sequence[Slit], refs: Mapping[str, A
 
     meta = meta_of(ds)
     slices = meta.records.get("slices")
-    known = getattr(slices or getattr(meta.wcs, "batch", None), "optics", None)
     if slices is not None:
-        known = replace(known, quadrants=quadrants(ds, refs))
+        known = replace(slices.optics, quadrants=quadrants(ds, refs))
+    else:
+        known = getattr(getattr(meta.wcs, "batch", None), "optics", None)
     return SlitBatch(known or optics(ds, refs), tuple(shutters))
 
 

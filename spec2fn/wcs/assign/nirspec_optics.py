@@ -225,13 +225,11 @@ def spectrograph(
     camera = entry(trees["camera"], "reference 'camera'", "model")
     collimator = entry(trees["collimator"], "reference 'collimator'", "model").inverse
 
-    def cosines() -> Model:
-        return Unitless2DirCos(name="unitless2directional_cosines") | rotation
-
+    cosines = [Unitless2DirCos(name="unitless2directional_cosines") for _ in range(2)]
     return {
         "to_sca": to_sca,
-        "sca_to_gwa": fpa | camera | cosines(),
-        "collimator_to_gwa": collimator | cosines(),
+        "sca_to_gwa": fpa | camera | cosines[0] | rotation,
+        "collimator_to_gwa": collimator | cosines[1] | rotation,
         "wavelength": wavelength,
         "angles": angles,
         "order": order,
