@@ -108,7 +108,7 @@ def build_tangent_plane(
     projected to the plane that touches the sky at the centre of the slit in the middle of the
     spectrum; a straight line through them there gives direction and pixel size.
     """
-    from astropy.modeling.models import Linear1D, Mapping
+    from astropy.modeling.models import Linear1D, Mapping, Pix2Sky_TAN, RotateNative2Celestial
     from gwcs import WCS
 
     ra, dec, wavelength = slit.ra, slit.dec, slit.wavelength
@@ -128,7 +128,7 @@ def build_tangent_plane(
 
     row = on_sky[middle]
     centre = float(unwrap_ra(ra[middle, row]).mean()), float(dec[middle, row].mean())
-    to_sky = _tangent_plane(*centre)
+    to_sky = Pix2Sky_TAN() | RotateNative2Celestial(*centre, 180)
     tangent = np.full((2, *ra.shape), np.nan)
     tangent[:, on_sky] = to_sky.inverse(ra[on_sky], dec[on_sky])
     lines = [line(t[middle, row], ratio) for t in tangent]
@@ -146,12 +146,6 @@ def build_tangent_plane(
     transform = mapping | (along | to_sky) & _wavelength_table(waves)
     out = WCS([(plane("detector"), transform), (world(spectral()), None)])
     return with_shape(out, (n, waves.size) if dispaxis == 1 else (waves.size, n))
-
-
-def _tangent_plane(ra: float, dec: float) -> Model:
-    from astropy.modeling.models import Pix2Sky_TAN, RotateNative2Celestial
-
-    return Pix2Sky_TAN() | RotateNative2Celestial(ra, dec, 180)
 
 
 def rows_along(extent: float, slope: float, ratio: float, extra: int = 0) -> int:

@@ -79,7 +79,9 @@ def slits(ds: xr.Dataset, refs: References, params: Parameters) -> AssignedWcs:
         raise InputError(msg)
     # slits are listed by quadrant of the MSA, as in published products
     batch = candidates.subset(sorted(seen, key=lambda i: candidates.slits[i].quadrant))
-    wcs = SlitWcs(batch, bounding_boxes(batch), np.zeros((len(batch.slits), 2), dtype=int))
+    count = len(batch.slits)
+    starts = np.zeros((count, 2), dtype=int)
+    wcs = SlitWcs(batch, bounding_boxes(batch), starts, tuple(range(count)))
     records = {
         "slits": batch.slits,
         "spectral_order": shared.order,
@@ -138,7 +140,7 @@ class SlitWcs(Mapping[int, "WCS"]):
     starts : int array, shape (slit, 2)
         Zero-indexed first pixel (x, y) of the cut-outs in the exposure.
     ids : tuple of int
-        The slits of the mapping; all of them by default.
+        The slits of the mapping.
     changes : mapping of int to callable
         What later steps have done to the gwcs of single slits: ``gwcs -> gwcs``. Of a change
         with attributes ``kind`` and ``numbers`` (see :class:`~spec2fn.deferred.DeferredWcs`),
@@ -148,13 +150,9 @@ class SlitWcs(Mapping[int, "WCS"]):
     batch: SlitBatch
     boxes: HostArray
     starts: HostArray
-    ids: tuple[int, ...] = ()
+    ids: tuple[int, ...]
     changes: Mapping[int, Change] = field(default_factory=dict)
     _built: dict[int, DeferredWcs] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.ids:
-            object.__setattr__(self, "ids", tuple(range(len(self.batch.slits))))
 
     def __getitem__(self, key: int) -> WCS:
         return self.deferred(key).load()
