@@ -15,14 +15,13 @@ import numpy as np
 
 from spec2fn.errors import InputError
 from spec2fn.schema import FIXED_SLIT_QUADRANT, MSA_TABLES
-from spec2fn.wcs.open_slits import FIXED_SLITS, Slit
+from spec2fn.wcs.open_slits import FIXED_SLITS, SHUTTERS_ACROSS, SHUTTERS_ALONG, Slit, shutter_id
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["MSA_COLUMNS", "open_slitlets"]
+__all__ = ["open_slitlets"]
 
-MSA_COLUMNS = 365  # shutters of a quadrant along the dispersion
 _PITCH = 1.15  # of shutters along a slitlet, in units of the open area's height
 _MARGIN = 0.5  # beyond the outermost shutters of a slitlet
 _SCALES = (1.35, 1.15)  # where the MSA reference has none (fixed slits)
@@ -33,8 +32,8 @@ _UNPLANNED = 0.5  # the centre of the shutter, in the coordinates of the plannin
 _RANGES: Mapping[str, tuple[int, int]] = {
     "slitlet_id": (1, 2**31),
     "shutter_quadrant": (1, 4),
-    "shutter_row": (1, MSA_COLUMNS),
-    "shutter_column": (1, 171),
+    "shutter_row": (1, SHUTTERS_ALONG),
+    "shutter_column": (1, SHUTTERS_ACROSS),
 }
 _WHOLE = (*_RANGES, "msa_metadata_id", "source_id", "dither_point_index")
 _CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -295,7 +294,7 @@ def _shutters(t: _Tables, name: str, members: list[int], primary: list[int]) -> 
     low, high = t.y_range
     return Slit(
         name,
-        xcen + (ycen - 1) * MSA_COLUMNS,
+        shutter_id(xcen, ycen),
         -(-low + _MARGIN) + (first - ycen) * _PITCH,
         high + _MARGIN + (last - ycen) * _PITCH,
         quadrant,

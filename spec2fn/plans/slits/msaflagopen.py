@@ -12,7 +12,7 @@ from spec2fn.errors import ReferenceError
 from spec2fn.plan_base import Plan, array
 from spec2fn.schema import meta_of
 from spec2fn.typing import Array, HostArray
-from spec2fn.wcs.open_slits import Slit
+from spec2fn.wcs.open_slits import SHUTTERS_ACROSS, SHUTTERS_ALONG, Slit, shutter_id
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FailedOpenPlan", "failed_open_shutters", "illuminated_pixels", "shutter_batch"]
 
-SHUTTERS_PER_ROW = 365
-_ROWS = 171
 _STATES = ("Internal state", "TA state", "state")
 
 
@@ -73,17 +71,17 @@ def failed_open_shutters(msaoper: xr.Dataset) -> tuple[Slit, ...]:
             needed = ", ".join(("Q", "x", "y", *_STATES))
             msg = f"msaflagopen: reference 'msaoper' ({name}): a shutter needs {needed}: {entry}"
             raise ReferenceError(msg) from None
-        if not (1 <= quadrant <= 4 and 1 <= x <= SHUTTERS_PER_ROW and 1 <= y <= _ROWS):
+        if not (1 <= quadrant <= 4 and 1 <= x <= SHUTTERS_ALONG and 1 <= y <= SHUTTERS_ACROSS):
             msg = (
                 f"msaflagopen: reference 'msaoper' ({name}): there is no shutter Q={quadrant},"
-                f" x={x}, y={y}; Q is 1 to 4, x 1 to {SHUTTERS_PER_ROW}, y 1 to {_ROWS}"
+                f" x={x}, y={y}; Q is 1 to 4, x 1 to {SHUTTERS_ALONG}, y 1 to {SHUTTERS_ACROSS}"
             )
             raise ReferenceError(msg)
         if "open" in states:
             failed.append(
                 Slit(
                     name=str(len(failed) + 1),
-                    shutter_id=x + (y - 1) * SHUTTERS_PER_ROW,
+                    shutter_id=shutter_id(x, y),
                     ymin=-0.5,
                     ymax=0.5,
                     quadrant=quadrant,

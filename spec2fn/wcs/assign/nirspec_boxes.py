@@ -14,10 +14,11 @@ import numpy as np
 
 from spec2fn.typing import HostArray
 from spec2fn.wcs.assign.nirspec_batch import SlitBatch
+from spec2fn.wcs.assign.nirspec_optics import DETECTOR_SIZE
 
 __all__ = ["bounding_boxes", "lit_pixels", "on_detector", "trace_boxes"]
 
-_LAST_PIXEL = 2047
+_LAST_PIXEL = DETECTOR_SIZE - 1
 _MARGIN_X, _MARGIN_Y = 10, 2  # pixels
 _STEP = 1e-10  # m
 _COARSE = 257  # wavelengths of the first look

@@ -28,12 +28,14 @@ from spec2fn.wcs.assign.pointing import (
 )
 from spec2fn.wcs.lower import lower
 from spec2fn.wcs.lowered import Lowered, chain
+from spec2fn.wcs.open_slits import SHUTTERS_ALONG
 
 if TYPE_CHECKING:
     import xarray as xr
     from astropy.modeling import Model
 
 __all__ = [
+    "DETECTOR_SIZE",
     "Optics",
     "check_grating",
     "exceeded_range",
@@ -47,12 +49,11 @@ __all__ = [
 ]
 
 _WHO = "assign_wcs"
-_DETECTOR_SIZE = 2048
+DETECTOR_SIZE = 2048
 _METROLOGY = ("NO", "XC", "YC", "SIZEX", "SIZEY")
 _GLASS = ("angle", "kcoef", "lcoef", "tcoef", "tref", "pref")
 # wavelengths [m] at which the refraction of the prism is tabulated, to be inverted
 _PRISM_GRID = (0.3, 8.005, 0.005)
-_SHUTTERS_ALONG = 365  # shutters in a row of a quadrant
 
 
 @dataclass(frozen=True, eq=False)
@@ -336,7 +337,7 @@ def _to_sca(ds: xr.Dataset) -> Model:
     if detector == "NRS1":
         return shift | Identity(2)
     if detector == "NRS2":
-        last = 1.0 - _DETECTOR_SIZE
+        last = 1.0 - DETECTOR_SIZE
         return shift | (Shift(last) & Shift(last) | Scale(-1) & Scale(-1))
     msg = f"{_WHO}: keyword DETECTOR is {detector!r}, needs NRS1 or NRS2"
     raise InputError(msg)
@@ -436,10 +437,10 @@ def slit_scales(optics: Optics) -> dict[int, tuple[float, float]]:
     out = {}
     for quadrant in range(1, 5):
         _, data = optics.quadrants[quadrant]
-        if len(data) > _SHUTTERS_ALONG:
+        if len(data) > SHUTTERS_ALONG:
             x = (data["XC"][1] - data["XC"][0]) / data["SIZEX"][0]
             # positions across are counted from the quadrant's first row of shutters
-            out[quadrant] = (float(x), float(data["YC"][_SHUTTERS_ALONG] / data["SIZEY"][0]))
+            out[quadrant] = (float(x), float(data["YC"][SHUTTERS_ALONG] / data["SIZEY"][0]))
     return out
 
 
