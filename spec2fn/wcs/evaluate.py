@@ -76,11 +76,12 @@ def evaluate(wcs: WCS, *coordinates: ArrayLike, inverse: bool = False) -> tuple[
     if not inverse:
         return evaluate_between(wcs, None, None, *coordinates)
     values = np.broadcast_arrays(*(np.asarray(c, dtype=float) for c in coordinates))
-    try:
-        names = _names(wcs)
-        return evaluate_between(wcs, names[-1], names[0], *values)
-    except NotImplementedError:  # gwcs may still find an inverse in iterations
-        out = wcs.invert(*values, with_bounding_box=False)
+    names = _names(wcs)
+    with np.errstate(invalid="ignore"):
+        try:
+            return evaluate_between(wcs, names[-1], names[0], *values)
+        except NotImplementedError:  # gwcs may still find an inverse in iterations
+            out = wcs.invert(*values, with_bounding_box=False)
     return tuple(np.asarray(v, dtype=float) for v in out)
 
 
@@ -104,7 +105,8 @@ def evaluate_between(
         except UnsupportedModelError:
             out = wcs.get_transform(*ends)(*np.broadcast_arrays(*values))
     shape = np.broadcast_shapes(*(v.shape for v in values))
-    return tuple(np.broadcast_to(np.asarray(v, dtype=float), shape) for v in out)
+    arrays = (np.asarray(v, dtype=float) for v in out)
+    return tuple(v if v.shape == shape else np.broadcast_to(v, shape) for v in arrays)
 
 
 def bounds(wcs: WCS) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -8,14 +8,21 @@ assign_wcs, "MSA metadata file". ``SHUTTER_INFO`` has a row for every open shutt
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.errors import InputError
 from spec2fn.schema import FIXED_SLIT_QUADRANT, MSA_TABLES
-from spec2fn.wcs.open_slits import FIXED_SLITS, SHUTTERS_ACROSS, SHUTTERS_ALONG, Slit, shutter_id
+from spec2fn.wcs.open_slits import (
+    FIXED_SLITS,
+    SHUTTERS_ACROSS,
+    SHUTTERS_ALONG,
+    Slit,
+    fixed_slit,
+    shutter_id,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -260,17 +267,12 @@ def _scales(t: _Tables, quadrant: int) -> dict[str, Any]:
 
 
 def _fixed(t: _Tables, name: str, row: int) -> Slit:
-    shutter = FIXED_SLITS[name] - 1
     source_id = int(t.rows["source_id"][row])
-    return Slit(
-        name,
-        shutter,
-        t.y_range[0],
-        t.y_range[1],
+    return replace(
+        fixed_slit(name, name, t.y_range),
         source_id=source_id,
         shutter_state="x",
         dither_position=t.dither,
-        slitlet_id=shutter,
         **_source(t, source_id, name),
         **_position(t, row, source_id),
         **_scales(t, FIXED_SLIT_QUADRANT),
@@ -295,7 +297,7 @@ def _shutters(t: _Tables, name: str, members: list[int], primary: list[int]) -> 
     return Slit(
         name,
         shutter_id(xcen, ycen),
-        -(-low + _MARGIN) + (first - ycen) * _PITCH,
+        low - _MARGIN + (first - ycen) * _PITCH,
         high + _MARGIN + (last - ycen) * _PITCH,
         quadrant,
         xcen,

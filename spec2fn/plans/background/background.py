@@ -101,14 +101,13 @@ def combine_backgrounds(
     DatasetError
         If the position of a subarray is unknown, or units or sizes contradict each other.
     """
-    frame = _corners(science, "the science exposure")
     stack: list[Mapping[str, HostArray]] = []
     flags = np.zeros(science["sci"].shape[-2:], dtype=np.uint32)
     for number, exposure in enumerate(exposures, 1):
         who = f"background exposure {number} ({meta_of(exposure).filename or 'in memory'})"
         require(exposure, ("sci", "err", "dq", *_VARIANCES), f"background: {who}")
         check_units(science, exposure, f"background: {who}")
-        cut = _overlap(frame, _corners(exposure, who), science, exposure, who)
+        cut = _overlap(science, exposure, who)
         if cut is None:
             continue
         here, there = cut
@@ -142,12 +141,10 @@ def _corners(ds: xr.Dataset, who: str) -> tuple[int, int] | None:
 
 
 def _overlap(
-    mine: tuple[int, int] | None,
-    other: tuple[int, int] | None,
-    science: xr.Dataset,
-    exposure: xr.Dataset,
-    who: str,
+    science: xr.Dataset, exposure: xr.Dataset, who: str
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
+    # rows and columns that both have, in either
+    mine, other = _corners(science, "the science exposure"), _corners(exposure, who)
     shape, their = science["sci"].shape[-2:], exposure["sci"].shape[-2:]
     if (mine is None) != (other is None):
         # one says where it lies on the detector, so the other must, unless it is all of it
