@@ -6,9 +6,8 @@ lists, and ``msa_metadata``) and the parameters of ``assign_wcs``, of which it r
 and returns an :class:`AssignedWcs`. It raises :class:`ReferenceError` for a reference that is
 missing, damaged or made for something else, and :class:`InputError` for a keyword that is missing
 or does not fit the others. What builders of all instruments need is in
-:mod:`spec2fn.wcs.assign.pointing`: keywords, subarrays, the transforms from V2, V3 to the sky,
-footprints. What modes of an instrument share is in ``miri_gwcs``, ``nirspec_optics`` and
-``nirspec_frames``.
+:mod:`spec2fn.wcs.assign.pointing`: subarrays, dithers, the transforms from V2, V3 to the sky. What
+modes of an instrument share is in ``miri_gwcs``, ``nirspec_optics`` and ``nirspec_frames``.
 """
 
 from __future__ import annotations

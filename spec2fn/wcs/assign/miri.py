@@ -75,7 +75,7 @@ def lrs(ds: xr.Dataset, refs: References, _: Parameters) -> AssignedWcs:
     else:
         # around the corners of the bounding box; these lie half a pixel beyond the wavelength
         # table, so that usually there is none
-        x, y = np.meshgrid(*geometry.box)
+        x, y = np.meshgrid(*map(np.array, geometry.box))
         ra, dec, _ = evaluate(wcs, x.ravel(), y.ravel())
         s_region = box_region(ra, dec, clockwise=True) if np.isfinite([ra, dec]).all() else None
     return AssignedWcs(wcs, dispaxis=2, s_region=s_region, scalars=scalars)
