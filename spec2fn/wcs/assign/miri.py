@@ -70,13 +70,13 @@ def lrs(ds: xr.Dataset, refs: References, _: Parameters) -> AssignedWcs:
     scalars: dict[str, float] = {}
     if mode_of(ds).slit:
         s_region = _slit_footprint(wcs, specwcs)
-        ra, dec = dithered_position(ds, wcs)
-        scalars = {"dithered_ra": ra, "dithered_dec": dec}
+        place = dithered_position(ds, wcs)
+        scalars = dict(zip(("dithered_ra", "dithered_dec"), place, strict=True))
     else:
         # around the corners of the bounding box; these lie half a pixel beyond the wavelength
         # table, so that usually there is none
         x, y = np.meshgrid(*map(np.array, geometry.box))
-        ra, dec, _ = evaluate(wcs, x.ravel(), y.ravel())
+        ra, dec = evaluate(wcs, x.ravel(), y.ravel())[:2]
         s_region = box_region(ra, dec, clockwise=True) if np.isfinite([ra, dec]).all() else None
     return AssignedWcs(wcs, dispaxis=2, s_region=s_region, scalars=scalars)
 
