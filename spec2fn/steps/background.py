@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from spec2fn.engine.step import PLANNED, Skip, step
+from spec2fn.errors import ParameterError
 from spec2fn.kernels.namespace import is_traced
 from spec2fn.parameters import Parameters, Range
 from spec2fn.plans.background.background import (
     BackgroundPlan,
     combine_backgrounds,
     describe,
-    require_opened,
+    grating_wheel_differs,
 )
-from spec2fn.plans.slits.grating_wheel import grating_wheel_differs
 from spec2fn.schema import replace_data, with_meta
 
 if TYPE_CHECKING:
@@ -31,7 +31,12 @@ def plan_background(
     params: Parameters,
 ) -> BackgroundPlan | Skip:
     """Combine the background exposures; see :func:`background`."""
-    require_opened(background, params.bkg_list)
+    if params.bkg_list and not background:
+        msg = (
+            f"background: bkg_list names {', '.join(params.bkg_list)}, which only a run from files"
+            " opens; pass the opened exposures as background=(dataset, ...)"
+        )
+        raise ParameterError(msg)
     if not background:
         return Skip("no background exposures")
     turned = grating_wheel_differs(ds, background)

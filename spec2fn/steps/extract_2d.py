@@ -11,7 +11,7 @@ from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters
-from spec2fn.plans.slits.extract_2d import Extract2dPlan, bucket, chosen, cut_outs, cut_wcs
+from spec2fn.plans.slits.extract_2d import Extract2dPlan, bucket, chosen, cut_outs, slit_wcs
 from spec2fn.schema import meta_of
 from spec2fn.slits import Slits, group_shapes, padding
 from spec2fn.typing import Array
@@ -30,11 +30,12 @@ def _plan(
     mode = mode_of(ds)
     if mode.layout != "slits":
         return Skip(f"EXP_TYPE {mode.exp_type} has no slits to cut out")
-    cuts, left_out = cut_outs(ds, chosen(ds, params.slit_names, params.source_ids))
-    wcs = cut_wcs(ds, cuts)
+    whole = slit_wcs(ds)
+    ids = chosen(whole.batch.slits, params.slit_names, params.source_ids)
+    wcs, left_out = cut_outs(whole, ids, (ds.sizes["x"], ds.sizes["y"]))
     positions = _measured_positions(ds, wcs)
-    groups = group_shapes([(int(y), int(x)) for x, y in cuts.size])
-    buckets = tuple(bucket(ds, cuts.take(group), positions) for group in groups)
+    groups = group_shapes([(int(y), int(x)) for x, y in wcs.sizes[list(wcs.ids)]])
+    buckets = tuple(bucket(wcs, [wcs.ids[i] for i in group], positions) for group in groups)
     return Extract2dPlan(buckets, wcs, left_out)
 
 

@@ -73,37 +73,40 @@ def evaluate(wcs: WCS, *coordinates: ArrayLike, inverse: bool = False) -> tuple[
 
     The lowered form is used where there is one; it agrees with gwcs to round-off.
     """
-    values = tuple(np.asarray(c, dtype=float) for c in coordinates)
-    names = [getattr(f, "name", f) for f in wcs.available_frames]
-    ends = (names[-1], names[0]) if inverse else (names[0], names[-1])
+    if not inverse:
+        return evaluate_between(wcs, None, None, *coordinates)
+    values = np.broadcast_arrays(*(np.asarray(c, dtype=float) for c in coordinates))
+    names = _names(wcs)
     with np.errstate(invalid="ignore"):
         try:
-            out = lower(wcs, *ends)(*values)
-        except (UnsupportedModelError, NotImplementedError):
-            if inverse:
-                out = wcs.invert(*values, with_bounding_box=False)
-            else:
-                out = wcs(*values, with_bounding_box=False)
-    shape = np.broadcast_shapes(*(v.shape for v in values))
-    return tuple(np.broadcast_to(np.asarray(v, dtype=float), shape) for v in out)
+            return evaluate_between(wcs, names[-1], names[0], *values)
+        except NotImplementedError:  # gwcs may still find an inverse in iterations
+            out = wcs.invert(*values, with_bounding_box=False)
+    return tuple(np.asarray(v, dtype=float) for v in out)
+
+
+def _names(wcs: WCS) -> list[str]:
+    return [getattr(f, "name", f) for f in wcs.available_frames]
 
 
 def evaluate_between(
     wcs: WCS, from_frame: str | None, to_frame: str | None, *coordinates: ArrayLike
 ) -> tuple[HostArray, ...]:
-    """Evaluate a gwcs between two of its frames (None: the first, the last), forwards.
+    """Evaluate a gwcs between two of its frames (None: the first, the last).
 
     The lowered form is used where there is one; bounding boxes play no part.
     """
-    names = [getattr(f, "name", f) for f in wcs.available_frames]
+    names = _names(wcs)
     ends = (from_frame or names[0], to_frame or names[-1])
     values = tuple(np.asarray(c, dtype=float) for c in coordinates)
     with np.errstate(invalid="ignore"):
         try:
             out = lower(wcs, *ends)(*values)
         except UnsupportedModelError:
-            out = wcs.get_transform(*ends)(*values)
-    return tuple(np.asarray(v, dtype=float) for v in out)
+            out = wcs.get_transform(*ends)(*np.broadcast_arrays(*values))
+    shape = np.broadcast_shapes(*(v.shape for v in values))
+    arrays = (np.asarray(v, dtype=float) for v in out)
+    return tuple(v if v.shape == shape else np.broadcast_to(v, shape) for v in arrays)
 
 
 def bounds(wcs: WCS) -> tuple[tuple[float, float], tuple[float, float]]:
