@@ -51,21 +51,9 @@ E = TypeVar("E", bound="Exposure")
 
 
 def gaussian_fractions(lower: Array, upper: Array, center: Array, sigma: Array) -> Array:
-    """Fraction of a Gaussian image that falls between `lower` and `upper`.
+    """Fraction of a Gaussian image that falls between `lower` and `upper`: the exact integral.
 
-    Parameters
-    ----------
-    lower, upper : array
-        Ends of a pixel [pixel].
-    center : array
-        Position of the source [pixel].
-    sigma : array
-        Standard deviation of the image [pixel].
-
-    Returns
-    -------
-    array
-        Exact integral over the pixel; NumPy or JAX, as the arguments.
+    NumPy or JAX, as the arguments; all in the same unit.
     """
     xp = array_namespace(lower, upper, center, sigma)
     if xp is np:
@@ -294,15 +282,7 @@ def cut(window: Window) -> tuple[slice, slice]:
 def wavelength_cells(
     grid: HostArray, wave: HostArray, lit: HostArray
 ) -> tuple[HostArray, dict[str, HostArray]]:
-    """Place the wavelengths of illuminated pixels on a grid.
-
-    Parameters
-    ----------
-    grid : array, shape (n,)
-        Ascending [um].
-    wave : array, shape (y, x)
-        Wavelengths of pixels [um].
-    lit : array of bool, shape (y, x)
+    """Place the wavelengths [um] (y, x) of illuminated pixels on an ascending grid.
 
     Returns
     -------
@@ -426,7 +406,7 @@ def _pixel_ends(wcs: gwcs.WCS, window: Window) -> tuple[HostArray, HostArray]:
     alpha = to_slit(x - 0.5, y, with_bounding_box=False)[0]
     # alpha is an angle; the column it would have without distortion is what positions are in
     scale = np.nanmedian(np.diff(alpha, axis=1))
-    origin = -to_slit.offset_0 if hasattr(to_slit, "offset_0") else -_first_shift(to_slit)
+    origin = -_first_shift(to_slit)
     column = alpha / scale + origin
     return column[:, :-1], column[:, 1:]
 

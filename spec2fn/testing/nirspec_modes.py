@@ -6,15 +6,18 @@ Optics are those of :mod:`spec2fn.testing.nirspec`; a window keeps the middle of
 from __future__ import annotations
 
 import functools
+import tempfile
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.forward.nirspec import ifu_optics as nirspec_ifu_optics
+from spec2fn.forward.reference_files import open_references
+from spec2fn.forward.renderers import write_references
 from spec2fn.testing import nirspec as toy
-from spec2fn.testing.nirspec_references import GRATING, calibration_references
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,6 +30,8 @@ SLIT_TYPES = ("NRS_FIXEDSLIT", "NRS_BRIGHTOBJ", "NRS_MSASPEC")
 EXP_TYPES = (*SLIT_TYPES, "NRS_IFU")
 """Exposure types there are exposures of."""
 
+GRATING = "PRISM"
+"""That exposures are taken with."""
 # first column and row, one-based, and size
 _WINDOWS = {
     "NRS_FIXEDSLIT": (1341, 955, 128, 156),
@@ -50,7 +55,7 @@ def roles(exp_type: str) -> tuple[str, ...]:
 
 
 def _empty(
-    exp_type: str, integrations: int = 0, keywords: Mapping[str, Any] | None = None
+    exp_type: str, integrations: int = 0, role: str = "science", **keywords: float
 ) -> xr.Dataset:
     return toy.exposure(
         exp_type,
@@ -62,7 +67,8 @@ def _empty(
         SLOWAXIS=2,
         SPORDER=-1,
         **({"DATAMODL": "IFUImageModel"} if exp_type == "NRS_IFU" else {}),
-        **(keywords or {}),
+        FILENAME=f"jw01234_{role}_rate.fits",
+        **keywords,
     )
 
 
@@ -105,7 +111,7 @@ def exposure(
         Arrays are read-only.
     """
     series = exp_type == "NRS_BRIGHTOBJ"
-    ds = _empty(exp_type, integrations if series else 0, _pointing(exp_type))
+    ds = _empty(exp_type, integrations if series else 0, role, **_pointing(exp_type))
     rng = np.random.default_rng([seed, zlib.crc32(role.encode())])
     shape, dims = ds["sci"].shape, ds["sci"].dims
     rows = np.arange(shape[-2])[:, None] % 3 == 0
@@ -124,20 +130,63 @@ def exposure(
 
 
 @functools.cache
-def references(exp_type: str) -> Mapping[str, Any]:
-    """Return the references of a mode by type."""
-    x, y, nx, ny = _WINDOWS[exp_type]
-    frame = (y + ny - 1, x + nx - 1)
-    refs = {
-        **toy.references(GRATING),
-        **(nirspec_ifu_optics.optics(GRATING) if exp_type == "NRS_IFU" else {}),
-        **calibration_references(exp_type, frame),
+def references(exp_type: str) -> Mapping[str, xr.Dataset]:
+    """Return the references of a mode by type; those of fixed slits in the MSA as ``fs:<type>``.
+
+    They are those of :mod:`spec2fn.forward`, with errors and flags, and everything depends on
+    place and row in a way that a wrong row, slit or unit would show.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_references(Path(folder), exp_type)
+        refs: dict[str, xr.Dataset] = open_references(files, exp_type, load=True)
+    stuck = {"state": "open", "TA state": "open", "Internal state": "normal"}
+    trees = {
+        "extract1d": {"apertures": [{"id": "ANY", "extract_width": 5}]},
+        "msaoper": {"msaoper": [{"Q": 3, "x": 180, "y": y, **stuck} for y in (150, 162)]},
     }
-    if exp_type == "NRS_MSASPEC":
-        # of the fixed slit among the slitlets
-        fixed = calibration_references("NRS_FIXEDSLIT", frame)
-        refs |= {f"fs:{k}": v for k, v in fixed.items()}
-    return refs
+    for name, ds in refs.items():
+        reftype = name.removeprefix("fs:")
+        if reftype in trees and not (reftype == "extract1d" and exp_type == "NRS_IFU"):
+            refs[name] = ds.assign_attrs(tree=trees[reftype])
+        elif reftype == "cubepar":  # few planes
+            few = {d: slice(None, None, 4) for d in ds.dims if str(d).startswith("multichan")}
+            refs[name] = ds.isel(few).assign(
+                {"cubepar.spectralstep": 2 * ds["cubepar.spectralstep"]}
+            )
+        else:
+            refs[name] = _told_apart(ds)
+    optics = nirspec_ifu_optics.optics if exp_type == "NRS_IFU" else toy.references
+    # a test may make something else of the exposure
+    return {k: v.assign_attrs(made_for=()) for k, v in refs.items()} | {**optics(GRATING)}
+
+
+def _told_apart(ds: xr.Dataset) -> xr.Dataset:
+    """Return a reference whose rows and images differ, and whose values have errors and flags."""
+    rng = np.random.default_rng(5)
+    if "sci" in ds and "dq" not in ds:
+        ds = ds.assign(dq=(ds["sci"] * 0).astype(np.uint32))
+    new: dict[str, xr.Variable] = {}
+    for name, variable in ds.variables.items():
+        part, _, column = str(name).partition(".")
+        kind, _, version = part.partition("_")
+        if column in ("photmj", "relresponse", "pixarea"):
+            row = np.arange(variable.shape[0]).reshape(-1, *[1] * (variable.ndim - 1)) % 50
+            new[name] = variable * (1 + 0.02 * row).astype(np.float32)
+        elif column == "error":
+            new[name] = variable.copy(data=np.float32(0.01) * ds[f"{part}.data"].values)
+        elif kind == "err":
+            new[name] = np.float32(0.01) * ds[part.replace("err", "sci")].variable
+        elif kind == "dq" and not column and "def" not in part:
+            flagged = rng.random(variable.shape) < 1e-3
+            new[name] = variable.copy(data=np.where(flagged, np.uint32(1), variable.values))
+        elif kind in ("ps", "uni"):
+            new[name] = variable * np.float32(1 - 0.02 * int(version or 1))
+        elif kind.startswith("data1x"):
+            new[name] = variable * np.linspace(0.9, 0.92, variable.shape[1], dtype=np.float32)
+    out = ds.assign(new)
+    for variable in out.variables.values():
+        variable.data.setflags(write=False)
+    return out
 
 
 def metadata(exp_type: str) -> Mapping[str, tuple[Any, ...]]:
