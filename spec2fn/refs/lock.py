@@ -67,7 +67,10 @@ def write_lock(path: str | os.PathLike[str], refs: References) -> Lock:
     content = {
         "format": _FORMAT,
         "context": refs.context,
-        "references": {k: None if v is None else _as_dict(v) for k, v in sorted(files.items())},
+        # the path, which comes last, only of files that have one
+        "references": {
+            k: v and {n: x for n, x in vars(v).items() if x != ""} for k, v in sorted(files.items())
+        },
     }
     where = user_path(path)
     part = where.with_name(f".{where.name}.part{os.getpid()}")
@@ -105,11 +108,6 @@ def locked_paths(
 ) -> tuple[dict[str, Path | None], str]:
     """Return the verified files of a lock for `reftypes`, and the context it names.
 
-    Parameters
-    ----------
-    lock : path or Lock
-    reftypes : iterable of str
-
     Raises
     ------
     spec2fn.refs.MissingReferencesError
@@ -135,14 +133,9 @@ def locked_paths(
         paths: dict[str, Path | None] = selection.fetch(from_crds, held.context)
     else:
         paths = {}
-    for reftype, entry in locked.items():
-        if entry is None:
-            paths[reftype] = None
-        elif entry.path:
-            paths[reftype] = Path(entry.path)
     changed = []
     for reftype, entry in locked.items():
-        where = paths[reftype]
+        where = paths.setdefault(reftype, Path(entry.path) if entry else None)
         if entry is not None and where is not None and file_sha256(where) != entry.sha256:
             changed.append(f"{reftype}: {where}")
     if changed:
@@ -163,8 +156,3 @@ def _parse(content: Mapping[str, Any]) -> Lock:
         for kind, entry in content["references"].items()
     }
     return Lock(str(content["context"]), files)
-
-
-def _as_dict(entry: Locked) -> dict[str, Any]:
-    out: dict[str, Any] = {"name": entry.name, "sha256": entry.sha256, "size": entry.size}
-    return out | ({"path": entry.path} if entry.path else {})

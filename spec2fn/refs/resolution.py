@@ -167,8 +167,8 @@ def reference_types(pipeline_or_reftypes: Iterable[Any]) -> tuple[str, ...]:
 
 def _overrides(
     overrides: Mapping[str, Any], reftypes: tuple[str, ...], exposure: Mapping[str, Any]
-) -> dict[str, tuple[Any, str]]:
-    out: dict[str, tuple[Any, str]] = {}
+) -> dict[str, tuple[LazyReference | xr.Dataset | None, str]]:
+    out = {}
     for reftype, value in overrides.items():
         if reftype not in reftypes:
             listed = ", ".join(reftypes) or "none"
