@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.forward.nirspec import ifu_optics as nirspec_ifu_optics
 from spec2fn.forward.reference_files import open_references
 from spec2fn.forward.renderers import write_references
 from spec2fn.testing import nirspec as toy
@@ -22,7 +21,7 @@ from spec2fn.testing import nirspec as toy
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["EXP_TYPES", "SLIT_TYPES", "exposure", "metadata", "references", "roles"]
+__all__ = ["EXP_TYPES", "SLIT_TYPES", "exposure", "metadata", "read_only", "references", "roles"]
 
 SLIT_TYPES = ("NRS_FIXEDSLIT", "NRS_BRIGHTOBJ", "NRS_MSASPEC")
 """Exposure types of slits."""
@@ -47,6 +46,13 @@ _ROLES = {
 }
 _PRIMARY = {"NRS_FIXEDSLIT": "S200A1", "NRS_BRIGHTOBJ": "S1600A1"}
 _LEVEL = {"science": 3.0, "background": 1.0, "imprint": 0.1}  # DN/s
+
+
+def read_only(ds: xr.Dataset) -> xr.Dataset:
+    """Return a Dataset after its arrays have been made read-only."""
+    for variable in ds.variables.values():
+        variable.data.setflags(write=False)
+    return ds
 
 
 def roles(exp_type: str) -> tuple[str, ...]:
@@ -80,8 +86,7 @@ def _pointing(exp_type: str) -> Mapping[str, float]:
 
     if exp_type not in _PRIMARY:
         return {}
-    refs: dict[str, Any] = dict(toy.references(GRATING))
-    ds = assign_wcs(_empty(exp_type), **refs)
+    ds = assign_wcs(_empty(exp_type), **toy.references(GRATING))
     wcs = meta_of(ds).wcs
     (i,) = (i for i in wcs if wcs.batch.slits[i].name == _PRIMARY[exp_type])
     v2, v3, _ = wcs[i].get_transform("slit_frame", "v2v3")(0.15, -0.1, 2e-6)
@@ -94,21 +99,8 @@ def exposure(
 ) -> xr.Dataset:
     """Return an exposure before any step: light everywhere, brighter at every third row.
 
-    Parameters
-    ----------
-    exp_type : str
-        One of :data:`EXP_TYPES`.
-    role : str
-        One of :func:`roles`.
-    seed : int
-        Of the noise.
-    integrations : int
-        Of the time series; the others have one image.
-
-    Returns
-    -------
-    xarray.Dataset
-        Arrays are read-only.
+    `role` is one of :func:`roles`, `seed` that of the noise; only time series have integrations.
+    Arrays are read-only.
     """
     series = exp_type == "NRS_BRIGHTOBJ"
     ds = _empty(exp_type, integrations if series else 0, role, **_pointing(exp_type))
@@ -124,9 +116,7 @@ def exposure(
     }
     ds = ds.assign({n: (dims, v.astype(np.float32)) for n, v in values.items()})
     ds["sci"].attrs["units"] = "DN/s"
-    for variable in ds.variables.values():
-        variable.data.setflags(write=False)
-    return ds
+    return read_only(ds)
 
 
 @functools.cache
@@ -155,9 +145,9 @@ def references(exp_type: str) -> Mapping[str, xr.Dataset]:
             )
         else:
             refs[name] = _told_apart(ds)
-    optics = nirspec_ifu_optics.optics if exp_type == "NRS_IFU" else toy.references
     # a test may make something else of the exposure
-    return {k: v.assign_attrs(made_for=()) for k, v in refs.items()} | {**optics(GRATING)}
+    made = {k: v.assign_attrs(made_for=()) for k, v in refs.items()}
+    return {**made, **toy.references(GRATING, ifu=exp_type == "NRS_IFU")}
 
 
 def _told_apart(ds: xr.Dataset) -> xr.Dataset:
@@ -183,10 +173,7 @@ def _told_apart(ds: xr.Dataset) -> xr.Dataset:
             new[name] = variable * np.float32(1 - 0.02 * int(version or 1))
         elif kind.startswith("data1x"):
             new[name] = variable * np.linspace(0.9, 0.92, variable.shape[1], dtype=np.float32)
-    out = ds.assign(new)
-    for variable in out.variables.values():
-        variable.data.setflags(write=False)
-    return out
+    return read_only(ds.assign(new))
 
 
 def metadata(exp_type: str) -> Mapping[str, tuple[Any, ...]]:
