@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import numpy as np
 
 from spec2fn.errors import DatasetError
+from spec2fn.forward.gaussian import enclosed
 from spec2fn.forward.lrs.instrument import sigma as lrs_sigma
 from spec2fn.kernels.namespace import array_namespace, is_jax
 from spec2fn.plan_base import Plan, array
@@ -37,7 +38,6 @@ __all__ = [
     "SpectralOperator",
     "SurfaceOperator",
     "cut",
-    "gaussian_fractions",
     "illuminated",
     "ones_like",
     "operator",
@@ -48,20 +48,6 @@ __all__ = [
 Window: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 """First and last (exclusive) row, and column."""
 E = TypeVar("E", bound="Exposure")
-
-
-def gaussian_fractions(lower: Array, upper: Array, center: Array, sigma: Array) -> Array:
-    """Fraction of a Gaussian image that falls between `lower` and `upper`: the exact integral.
-
-    NumPy or JAX, as the arguments; all in the same unit.
-    """
-    xp = array_namespace(lower, upper, center, sigma)
-    if xp is np:
-        from scipy.special import erf
-    else:
-        from jax.scipy.special import erf
-    scale = 1.0 / (np.sqrt(2.0) * sigma)
-    return 0.5 * (erf((upper - center) * scale) - erf((lower - center) * scale))
 
 
 class Sampled(Plan, abc.ABC):
@@ -187,7 +173,7 @@ class SpectralOperator(Sampled):
     def image(self, place: Array | None = None) -> Array:
         """Share of the light that each pixel gets; `place` is a position along the slit."""
         position = self.position if place is None else place
-        return gaussian_fractions(self.lower, self.upper, position, self.sigma)
+        return enclosed(self.lower - position, self.upper - position, self.sigma)
 
 
 class SurfaceOperator(Sampled):

@@ -90,8 +90,8 @@ def exposure(
         # of the type of the source steps decide
         extra={"SRCTYAPT": None, "SRCTYPE": None, **_MSA, **keywords},
     )
-    planes = {"sci": image, "err": np.ones_like(image), "dq": np.zeros(image.shape, np.uint32)}
-    return to_dataset(setup, planes)
+    flags = np.zeros(image.shape, np.uint32)
+    return to_dataset(setup, {"sci": image, "err": np.ones_like(image), "dq": flags})
 
 
 def msa_metadata(extra: tuple[Mapping[str, Any], ...] = ()) -> xr.Dataset:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,10 @@ def roles(exp_type: str) -> tuple[str, ...]:
 
 
 def _empty(
-    exp_type: str, integrations: int = 0, role: str = "science", **keywords: float
+    exp_type: str,
+    integrations: int = 0,
+    role: str = "science",
+    **keywords: Any,  # noqa: ANN401 - of the headers
 ) -> xr.Dataset:
     return toy.exposure(
         exp_type,
@@ -86,7 +89,8 @@ def _pointing(exp_type: str) -> Mapping[str, float]:
 
     if exp_type not in _PRIMARY:
         return {}
-    ds = assign_wcs(_empty(exp_type), **toy.references(GRATING))
+    refs: dict[str, Any] = {**toy.references(GRATING)}
+    ds = assign_wcs(_empty(exp_type), **refs)
     wcs = meta_of(ds).wcs
     (i,) = (i for i in wcs if wcs.batch.slits[i].name == _PRIMARY[exp_type])
     v2, v3, _ = wcs[i].get_transform("slit_frame", "v2v3")(0.15, -0.1, 2e-6)
@@ -155,7 +159,7 @@ def _told_apart(ds: xr.Dataset) -> xr.Dataset:
     rng = np.random.default_rng(5)
     if "sci" in ds and "dq" not in ds:
         ds = ds.assign(dq=(ds["sci"] * 0).astype(np.uint32))
-    new: dict[str, xr.Variable] = {}
+    new: dict[Hashable, xr.Variable] = {}
     for name, variable in ds.variables.items():
         part, _, column = str(name).partition(".")
         kind, _, version = part.partition("_")
