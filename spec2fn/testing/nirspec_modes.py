@@ -45,6 +45,11 @@ _ROLES = {
     "NRS_IFU": ("science", "background", "imprint"),
 }
 _PRIMARY = {"NRS_FIXEDSLIT": "S200A1", "NRS_BRIGHTOBJ": "S1600A1"}
+_STUCK = {"state": "open", "TA state": "open", "Internal state": "normal"}
+_TREES: Mapping[str, Any] = {
+    "extract1d": {"apertures": [{"id": "ANY", "extract_width": 5}]},
+    "msaoper": {"msaoper": [{"Q": 3, "x": 180, "y": y, **_STUCK} for y in (150, 162)]},
+}
 _LEVEL = {"science": 3.0, "background": 1.0, "imprint": 0.1}  # DN/s
 
 
@@ -130,28 +135,27 @@ def references(exp_type: str) -> Mapping[str, xr.Dataset]:
     They are those of :mod:`spec2fn.forward`, with errors and flags, and everything depends on
     place and row in a way that a wrong row, slit or unit would show.
     """
+    x, y, nx, ny = _WINDOWS[exp_type]
     with tempfile.TemporaryDirectory() as folder:
         files = write_references(Path(folder), exp_type)
-        refs: dict[str, xr.Dataset] = open_references(files, exp_type, load=True)
-    stuck = {"state": "open", "TA state": "open", "Internal state": "normal"}
-    trees = {
-        "extract1d": {"apertures": [{"id": "ANY", "extract_width": 5}]},
-        "msaoper": {"msaoper": [{"Q": 3, "x": 180, "y": y, **stuck} for y in (150, 162)]},
-    }
-    for name, ds in refs.items():
-        reftype = name.removeprefix("fs:")
-        if reftype in trees and not (reftype == "extract1d" and exp_type == "NRS_IFU"):
-            refs[name] = ds.assign_attrs(tree=trees[reftype])
-        elif reftype == "cubepar":  # few planes
+        opened = open_references(files, exp_type, load=True)
+    refs: dict[str, xr.Dataset] = {}
+    for name, ds in opened.items():
+        kind = name.removeprefix("fs:")
+        if kind in ("dflat", "sflat"):  # as far as the window goes
+            seen = ds.isel(y=slice(y + ny - 1), x=slice(x + nx - 1)).copy(deep=True)
+            refs[name] = _told_apart(seen)
+        elif kind == "cubepar":  # few planes
             few = {d: slice(None, None, 4) for d in ds.dims if str(d).startswith("multichan")}
-            refs[name] = ds.isel(few).assign(
-                {"cubepar.spectralstep": 2 * ds["cubepar.spectralstep"]}
-            )
+            step = 2 * ds["cubepar.spectralstep"]
+            refs[name] = ds.isel(few).assign({"cubepar.spectralstep": step})
+        elif kind == "msaoper" or (kind == "extract1d" and exp_type != "NRS_IFU"):
+            refs[name] = ds.assign_attrs(tree=_TREES[kind])
         else:
             refs[name] = _told_apart(ds)
-    # a test may make something else of the exposure
-    made = {k: v.assign_attrs(made_for=()) for k, v in refs.items()}
-    return {**made, **toy.references(GRATING, ifu=exp_type == "NRS_IFU")}
+        # a test may make something else of the exposure
+        refs[name] = refs[name].assign_attrs(made_for=())
+    return {**refs, **toy.references(GRATING, ifu=exp_type == "NRS_IFU")}
 
 
 def _told_apart(ds: xr.Dataset) -> xr.Dataset:
