@@ -11,56 +11,129 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from spec2fn.dq import Pixel
-from spec2fn.schema import INT_TIMES, PLANES, SCALARS, Meta
+from spec2fn.forward.reference_files import table_hdu
+from spec2fn.io.fits.exposures import mode_attrs, scalar_variables
+from spec2fn.io.fits.extents import big_endian
+from spec2fn.io.fits.fitsfile import BLOCK
+from spec2fn.schema import INT_TIMES, PLANES, Meta
 from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
     from astropy.io.fits import Header
 
-__all__ = ["START", "Setup", "bad_pixels", "int_times", "observe", "to_dataset", "write_exposure"]
+__all__ = [
+    "START",
+    "Aperture",
+    "Detector",
+    "Setup",
+    "bad_pixels",
+    "int_times",
+    "observe",
+    "to_dataset",
+    "write_exposure",
+]
 
 START = 60370.5
 """Start of every exposure [MJD]."""
 TARGET = (53.1, -27.8)
 """Position of the source on the sky, ICRS [deg]."""
 ROLL = 30.0
+_PARITY = -1
 _DATE = "2024-03-01"
 _STEPS = ["DARK", "DQINIT", "GANSCL", "GRPSCL", "JUMP", "LINEAR", "RAMP", "REFPIX", "SATURA"]
 _BAD_FRACTION = 1.5e-3
 _HIT_FRACTION = 1.0e-3
 _HIT_VARIANCE = 1.5
+# readers of JWST files expect the extension; the keywords say everything that is in it
+_ASDF = (
+    b"#ASDF 1.0.0\n#ASDF_STANDARD 1.6.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n"
+    b"--- !core/asdf-1.1.0\nmeta: {telescope: JWST}\n...\n"
+)
+
+
+class Detector(NamedTuple):
+    """Gain [electrons per DN], read noise of a countrate of 100 s [DN/s], how it is read."""
+
+    gain: float
+    read_noise: float
+    pattern: str
+    fast: int
+    slow: int
+
+
+class Aperture(NamedTuple):
+    """Where exposures look.
+
+    Attributes
+    ----------
+    v2, v3 : float
+        Reference point [arcsec].
+    angle : float
+        From V3 to the columns of the ideal frame [deg].
+    dispaxis : int
+        As in the headers.
+    scale : float
+        Size of a pixel [arcsec].
+    """
+
+    name: str
+    v2: float
+    v3: float
+    angle: float
+    dispaxis: int
+    scale: float
+
+    def to_ideal(self, v2: float, v3: float) -> tuple[float, float]:
+        """Return an offset in V2, V3 in the ideal frame [arcsec]."""
+        x, y = np.linalg.solve(self._rotation(), (v2, v3))
+        return float(x), float(y)
+
+    def from_ideal(self, x: float, y: float) -> tuple[float, float]:
+        """Return an offset in the ideal frame in V2, V3 [arcsec]."""
+        v2, v3 = self._rotation() @ (x, y)
+        return float(v2), float(v3)
+
+    def _rotation(self) -> HostArray:
+        c, s = np.cos(np.deg2rad(self.angle)), np.sin(np.deg2rad(self.angle))
+        return np.array([[_PARITY * c, s], [-_PARITY * s, c]])
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How an exposure is taken. Instruments add their keywords, aperture and dither.
+    """How an exposure is taken.
 
     Attributes
     ----------
     name : str
         File name.
-    exp_type, filter : str
+    exp_type, filter, subarray : str
         As in the headers.
     shape : tuple of int
         ([integrations,] rows, columns).
     integration_time : float
         Seconds per integration.
-    subarray : str
-        As in the headers.
+    detector : Detector
+    aperture : Aperture
+    optics : mapping
+        Keywords of the instrument, its detector and its elements.
     corner : (int, int)
         First column and row of the subarray, from 1.
     number : int
         Of the exposure, and of its dither position.
+    pattern : (str, int)
+        Of dithers, and its number of positions.
+    dither : (float, float)
+        Position of the target relative to the aperture, in the ideal frame [arcsec].
+    place : (float, float)
+        V2 and V3 of the target relative to where the dither puts it [arcsec].
     extra : mapping
-        Keywords to add or replace in the PRIMARY header.
-    gain, read_noise : float
-        Electrons per DN; noise of a countrate of 100 s [DN/s].
+        Keywords to add or replace; one that is None is left out.
     """
 
     name: str
@@ -68,13 +141,16 @@ class Setup:
     filter: str
     shape: tuple[int, ...]
     integration_time: float
+    detector: Detector
+    aperture: Aperture
+    optics: Mapping[str, Any]
     subarray: str = "FULL"
     corner: tuple[int, int] = (1, 1)
     number: int = 1
+    pattern: tuple[str, int] = ("NONE", 1)
+    dither: tuple[float, float] = (0.0, 0.0)
+    place: tuple[float, float] = (0.0, 0.0)
     extra: Mapping[str, Any] = field(default_factory=dict)
-
-    gain: ClassVar[float]
-    read_noise: ClassVar[float]
 
     @property
     def integrations(self) -> int:
@@ -85,11 +161,14 @@ class Setup:
         """PRIMARY and SCI headers."""
         from astropy.io.fits import Header
 
-        primary, science = Header(), Header()
-        for header, cards in ((primary, self._primary()), (science, self._science())):
-            for keyword, value in cards.items():
-                header[keyword] = value
-        return primary, science
+        primary, science = self._primary(), self._science()
+        for keyword, value in self.extra.items():
+            (science if keyword in science else primary)[keyword] = value
+        one, other = (
+            Header({k: v for k, v in cards.items() if v is not None})
+            for cards in (primary, science)
+        )
+        return one, other
 
     def _primary(self) -> dict[str, Any]:
         seconds = self.integration_time * self.integrations
@@ -148,30 +227,24 @@ class Setup:
             "SUBSIZE2": self.shape[-2],
             "PATT_NUM": self.number,
             **{f"S_{step}": "COMPLETE" for step in _STEPS},
-            **self._configuration(),
-            **self.extra,
+            **self.optics,
+            "READPATT": self.detector.pattern,
+            "FASTAXIS": self.detector.fast,
+            "SLOWAXIS": self.detector.slow,
+            "PATTTYPE": self.pattern[0],
+            "NUMDTHPT": self.pattern[1],
+            "XOFFSET": self.dither[0],
+            "YOFFSET": self.dither[1],
+            "APERNAME": self.aperture.name,
         }
 
-    def _configuration(self) -> dict[str, Any]:
-        """Keywords of the instrument and the dither."""
-        raise NotImplementedError
-
-    def _aperture(self) -> tuple[float, float, float, int, float]:
-        """V2, V3 [arcsec] of the aperture, its angle [deg], DISPAXIS, size of a pixel [arcsec]."""
-        raise NotImplementedError
-
-    def _offset(self) -> tuple[float, float]:
-        """Position of the source relative to the aperture in V2, V3 [arcsec]."""
-        raise NotImplementedError
-
     def _science(self) -> dict[str, Any]:
-        v2, v3, angle, dispaxis, scale = self._aperture()
-        ra, dec = self._pointing()
+        at, (ra, dec) = self.aperture, self._pointing()
         return {
             "SRCTYPE": "POINT",
             "MJD-BEG": START,
             "XPOSURE": self.integration_time * self.integrations,
-            "PA_APER": ROLL + angle,
+            "PA_APER": ROLL + at.angle,
             "VA_SCALE": 1.00002,
             "BUNIT": "DN/s",
             "RA_V1": ra,
@@ -186,17 +259,17 @@ class Setup:
             "CTYPE2": "DEC--TAN",
             "CUNIT1": "deg",
             "CUNIT2": "deg",
-            "CDELT1": scale / 3600,
-            "CDELT2": scale / 3600,
+            "CDELT1": at.scale / 3600,
+            "CDELT2": at.scale / 3600,
             "PC1_1": -1.0,
             "PC1_2": 0.0,
             "PC2_1": 0.0,
             "PC2_2": 1.0,
-            "DISPAXIS": dispaxis,
-            "V2_REF": v2,
-            "V3_REF": v3,
-            "VPARITY": -1,
-            "V3I_YANG": angle,
+            "DISPAXIS": at.dispaxis,
+            "V2_REF": at.v2,
+            "V3_REF": at.v3,
+            "VPARITY": _PARITY,
+            "V3I_YANG": at.angle,
             "RA_REF": ra,
             "DEC_REF": dec,
             "ROLL_REF": ROLL,
@@ -205,7 +278,9 @@ class Setup:
 
     def _pointing(self) -> tuple[float, float]:
         """Sky position of the aperture when the source stands at its offset from it."""
-        (v2, v3), roll = self._offset(), np.deg2rad(ROLL)
+        roll = np.deg2rad(ROLL)
+        moved = self.aperture.from_ideal(*self.dither)
+        v2, v3 = (a + b for a, b in zip(moved, self.place, strict=True))
         east, north = v2 * np.cos(roll) + v3 * np.sin(roll), v3 * np.cos(roll) - v2 * np.sin(roll)
         dec = TARGET[1] - north / 3600
         return float(TARGET[0] - east / 3600 / np.cos(np.deg2rad(dec))), float(dec)
@@ -229,24 +304,9 @@ def observe(
     bad: HostArray,
     seconds: float,
     seed: tuple[int, ...],
-    *,
-    gain: float,
-    read_noise: float,
+    detector: Detector,
 ) -> dict[str, HostArray]:
-    """Take an image of a true count rate.
-
-    Parameters
-    ----------
-    rate : array, shape (y, x)
-        Expected count rate [DN/s].
-    bad : array of uint32
-        Flags of :func:`bad_pixels`.
-    seconds : float
-        Integration time.
-    seed : tuple of int
-        Of the noise.
-    gain, read_noise : float
-        Of the detector, see :class:`Setup`.
+    """Take an image of a true count rate (y, x) [DN/s]; `bad` as :func:`bad_pixels` has them.
 
     Returns
     -------
@@ -258,8 +318,8 @@ def observe(
     rng = np.random.default_rng(seed)
     hit = rng.random(rate.shape) < _HIT_FRACTION
     loss = np.where(hit, _HIT_VARIANCE, 1.0)
-    poisson = loss * np.maximum(rate, 0.0) / (gain * seconds)
-    rnoise = loss * (read_noise * 100.0 / seconds) ** 2
+    poisson = loss * np.maximum(rate, 0.0) / (detector.gain * seconds)
+    rnoise = loss * (detector.read_noise * 100.0 / seconds) ** 2
     total = np.sqrt(poisson + rnoise)
     sci = rate + total * rng.standard_normal(rate.shape)
     dead = (bad & np.uint32(Pixel.DO_NOT_USE)) != 0
@@ -289,8 +349,6 @@ def to_dataset(setup: Setup, planes: Mapping[str, HostArray]) -> xr.Dataset:
     """Return an exposure as :func:`spec2fn.io.open_exposure` would."""
     import xarray as xr
 
-    from spec2fn.io.fits.exposures import mode_attrs
-
     primary, science = setup.headers()
     meta = Meta(primary, science, setup.name)
     dims = ("integration", "y", "x") if len(setup.shape) == 3 else ("y", "x")
@@ -301,10 +359,7 @@ def to_dataset(setup: Setup, planes: Mapping[str, HostArray]) -> xr.Dataset:
     if len(dims) == 3:
         for name, data in int_times(setup.integrations, setup.integration_time).items():
             variables[name] = (("integration",), data)
-    for name, scalar in SCALARS.items():
-        if scalar.read:
-            value = np.float64(meta.get(scalar.keyword))
-            variables[name] = ((), value, {"units": scalar.unit})
+    variables |= scalar_variables(meta)
     attrs = mode_attrs(meta) | {"model": primary["DATAMODL"], "meta": meta}
     return xr.Dataset(variables, attrs=attrs)
 
@@ -314,13 +369,8 @@ def write_exposure(
 ) -> None:
     """Write a ``_rate`` or ``_rateints`` file.
 
-    Parameters
-    ----------
-    path : path
-    setup : Setup
-    pieces : iterable of mapping of str to array
-        Planes of :func:`observe`, shape (y, x) each, one mapping per integration, in order; never
-        more than one is held.
+    `pieces` are the planes (y, x) of :func:`observe`, one mapping per integration, in order; never
+    more than one is held.
     """
     from astropy.io import fits
 
@@ -339,47 +389,22 @@ def write_exposure(
                 hdu.header["BUNIT"] = "DN/s"
             file.write(hdu.header.tostring().encode("ascii"))
             start[name] = file.tell()
-            file.seek(start[name] + -(-empty.nbytes // 2880) * 2880)
+            file.seek(start[name] + -(-empty.nbytes // BLOCK) * BLOCK)
         if len(setup.shape) == 3:
-            file.write(_times_hdu(setup))
-        file.write(_asdf_hdu())
+            times = int_times(setup.integrations, setup.integration_time)
+            file.write(_table("INT_TIMES", {INT_TIMES[n][0]: v for n, v in times.items()}))
+        file.write(_table("ASDF", {"ASDF_METADATA": np.frombuffer(_ASDF, np.uint8)[None]}))
         for number, piece in enumerate(pieces):
             for name, at in start.items():
-                stored = _stored(piece[name])
+                stored = big_endian(piece[name], ">u4" if name == "dq" else ">f4")
                 file.seek(at + number * stored.nbytes)
                 file.write(stored.tobytes())
 
 
-def _stored(data: HostArray) -> HostArray:
-    # FITS is big-endian and knows unsigned integers as signed ones with an offset
-    if data.dtype == np.uint32:
-        return (data ^ np.uint32(1 << 31)).astype(">u4")
-    return data.astype(">f4")
-
-
-def _times_hdu(setup: Setup) -> bytes:
-    columns = int_times(setup.integrations, setup.integration_time)
-    kinds = [(INT_TIMES[n][0], v.dtype) for n, v in columns.items()]
-    table = np.empty(setup.integrations, dtype=kinds)
-    for name, value in columns.items():
-        table[INT_TIMES[name][0]] = value
-    return _table_bytes(table, "INT_TIMES")
-
-
-def _asdf_hdu() -> bytes:
-    # readers of JWST files expect the extension; the keywords say everything that is in it
-    text = (
-        "#ASDF 1.0.0\n#ASDF_STANDARD 1.6.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n"
-        "--- !core/asdf-1.1.0\nmeta: {telescope: JWST}\n...\n"
-    ).encode("ascii")
-    table = np.empty(1, dtype=[("ASDF_METADATA", np.uint8, (len(text),))])
-    table["ASDF_METADATA"][0] = np.frombuffer(text, np.uint8)
-    return _table_bytes(table, "ASDF")
-
-
-def _table_bytes(table: HostArray, name: str) -> bytes:
+def _table(name: str, columns: Mapping[str, HostArray]) -> bytes:
+    """Extension of a table, as it stands in a file."""
     from astropy.io import fits
 
     buffer = io.BytesIO()
-    fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(table, name=name)]).writeto(buffer)
-    return buffer.getvalue()[2880:]
+    fits.HDUList([fits.PrimaryHDU(), table_hdu(name, columns)]).writeto(buffer)
+    return buffer.getvalue()[BLOCK:]

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.forward.gaussian import enclosed
 from spec2fn.forward.operators import (
     Sampled,
     SurfaceOperator,
     cut,
-    gaussian_fractions,
     illuminated,
     ones_like,
     through,
     wavelength_cells,
 )
-from spec2fn.forward.reference_files import ARCSEC2
 from spec2fn.plan_base import array
 from spec2fn.plans.cubes.cube_geometry import layout_of, slice_frame
 from spec2fn.schema import meta_of
 from spec2fn.typing import Array, HostArray
+from spec2fn.units import ARCSEC2_TO_SR
 from spec2fn.wcs.cube_grid import project
 from spec2fn.wcs.evaluate import evaluate_between
 
@@ -64,8 +64,8 @@ class IfuOperator(Sampled):
     def image(self, place: Array | None = None) -> Array:
         """Share of the light; `place` moves the source along and across the slices [arcsec]."""
         along, across = (0.0, 0.0) if place is None else (place[0], place[1])
-        image = gaussian_fractions(self.lower, self.upper, along, self.sigma)
-        return image * gaussian_fractions(self.near, self.far, across, self.sigma)
+        image = enclosed(self.lower - along, self.upper - along, self.sigma)
+        return image * enclosed(self.near - across, self.far - across, self.sigma)
 
 
 def ifu_operators(
@@ -119,7 +119,7 @@ def ifu_operators(
     lit = lit[seen]
     wave, cells = wavelength_cells(grid, wave[seen], lit)
     lower, upper, near, far = (np.where(lit, e[seen], 0.0) for e in ends)
-    area = (upper - lower) * (far - near) * ARCSEC2 * _MEGA
+    area = (upper - lower) * (far - near) * ARCSEC2_TO_SR * _MEGA
     gain = {k: 1.0 / np.where(lit, v[seen], np.inf) for k, v in gains.items()}
     flat = 1.0 / np.where(lit, divided[seen], 1.0)
     shared: dict[str, Any] = {**cells, "flat": flat, "window": window}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,18 +16,19 @@ from spec2fn.forward.lrs.references import true_flat
 from spec2fn.forward.mrs import instrument as mrs
 from spec2fn.forward.mrs.stray_light import stray_light
 from spec2fn.forward.nirspec import instrument as nrs
-from spec2fn.forward.nirspec.exposures import NirspecSetup
+from spec2fn.forward.nirspec.exposures import nirspec_setup
 from spec2fn.forward.nirspec.ifu_references import EXP_TYPE, sigma
 from spec2fn.forward.nirspec.references import with_true_flat
 from spec2fn.forward.operators import SceneOperator
 from spec2fn.forward.rendered import Exposed, Rendered, Truth, with_wcs
 from spec2fn.schema import meta_of
 from spec2fn.typing import HostArray
+from spec2fn.wcs.evaluate import evaluate_between
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["MrsSetup", "miri_mrs", "nirspec_ifu"]
+__all__ = ["miri_mrs", "nirspec_ifu"]
 
 _MRS_PLACE = (0.21, -0.13)
 _IFU_PLACE = (0.13, -0.17)
@@ -35,54 +36,24 @@ _IFU_PLACE = (0.13, -0.17)
 _MRS_FLUX, _IFU_FLUX = 1.5e-3, 4.0e-6  # [Jy]
 
 
-@dataclass(frozen=True)
-class MrsSetup(Setup):
-    """How an exposure of the medium-resolution spectrometer is taken.
-
-    Attributes
-    ----------
-    place : (float, float)
-        V2 and V3 of the target relative to the middle of the field of view [arcsec].
-    """
-
-    place: tuple[float, float] = (0.0, 0.0)
-
-    gain: ClassVar[float] = lrs.GAIN
-    read_noise: ClassVar[float] = lrs.READ_NOISE
-
-    def _configuration(self) -> dict[str, Any]:
-        return {
-            "DATAMODL": "IFUImageModel",
-            "INSTRUME": "MIRI",
-            "DETECTOR": "MIRIFUSHORT",
-            "CHANNEL": "12",
-            "BAND": mrs.BAND,
-            "READPATT": "FASTR1",
-            "FASTAXIS": 1,
-            "SLOWAXIS": 2,
-            "PATTTYPE": "NONE",
-            "NUMDTHPT": 1,
-            "XOFFSET": 0.0,
-            "YOFFSET": 0.0,
-            "APERNAME": f"MIRIFU_CHANNEL1{mrs.BAND[0]}",
-        }
-
-    def _aperture(self) -> tuple[float, float, float, int, float]:
-        return *mrs.APERTURE, mrs.V3_ANGLE, 2, mrs.CHANNELS[0].scale
-
-    def _offset(self) -> tuple[float, float]:
-        return self.place
-
-
 def miri_mrs(references: Mapping[str, xr.Dataset], seed: int) -> Rendered:
     """Expose a young star in channels 1 and 2 of the MRS, in band SHORT."""
-    setup = MrsSetup(
+    setup = Setup(
         name="jw01234001001_07101_00001_mirifushort_rate.fits",
         exp_type=mrs.EXP_TYPE,
         filter="N/A",
         shape=mrs.SHAPE,
         integration_time=100.0,
+        detector=lrs.DETECTOR,
+        aperture=mrs.APERTURE,
+        optics={
+            "INSTRUME": "MIRI",
+            "DETECTOR": "MIRIFUSHORT",
+            "CHANNEL": "12",
+            "BAND": mrs.BAND,
+        },
         place=_MRS_PLACE,
+        extra={"DATAMODL": "IFUImageModel"},
     )
     grid = scenes.MID_GRID
     exposure = with_wcs(setup, references)
@@ -99,31 +70,25 @@ def miri_mrs(references: Mapping[str, xr.Dataset], seed: int) -> Rendered:
 
 def nirspec_ifu(references: Mapping[str, xr.Dataset], seed: int) -> Rendered:
     """Expose a galaxy with the integral field unit of NIRSpec and its prism."""
-    setup = NirspecSetup(
+    setup = nirspec_setup(
+        EXP_TYPE,
         name="jw01234001001_06101_00001_nrs1_rate.fits",
-        exp_type=EXP_TYPE,
-        filter="CLEAR",
         shape=(2048, 2048),
         integration_time=200.0,
         dither=_IFU_PLACE,
         extra={"DATAMODL": "IFUImageModel"},
     )
     grid = scenes.NEAR_GRID
-    setup = replace(setup, aperture=_middle(with_wcs(setup, references)))
+    v2, v3, _ = evaluate_between(
+        meta_of(with_wcs(setup, references)).wcs, "slicer", "v2v3", 0.0, 0.0, 2.0e-6
+    )
+    setup = replace(setup, aperture=setup.aperture._replace(v2=float(v2), v3=float(v3)))
     exposure, true = with_wcs(setup, references), with_true_flat(references, seed)
     op = SceneOperator(
         ifu_operators(exposure, true, grid, target=TARGET, sigma=sigma), (2048, 2048)
     )
     truth = Truth(grid, scenes.galaxy(grid, _IFU_FLUX, 1.7, 0.15))
     return _rendered(setup, op, nrs.background(grid), truth)
-
-
-def _middle(exposure: xr.Dataset) -> tuple[float, float]:
-    """V2 and V3 of the middle of the slicer [arcsec]."""
-    from spec2fn.wcs.evaluate import evaluate_between
-
-    v2, v3, _ = evaluate_between(meta_of(exposure).wcs, "slicer", "v2v3", 0.0, 0.0, 2.0e-6)
-    return float(v2), float(v3)
 
 
 def _rendered(setup: Setup, op: SceneOperator, sky: HostArray, truth: Truth) -> Rendered:

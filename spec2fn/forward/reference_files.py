@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from astropy.io.fits.hdu.base import ExtensionHDU
 
 __all__ = [
-    "ARCSEC2",
     "Content",
     "Reference",
     "ReferenceFile",
@@ -28,14 +27,11 @@ __all__ = [
     "photom_tables",
     "planes",
     "table_hdu",
-    "write_references",
 ]
 
 Content: TypeAlias = "tuple[str, Mapping[str, Any], list[ExtensionHDU]]"
 """What a FITS reference holds: its data model, keywords of its own, extensions."""
 
-ARCSEC2 = (np.pi / (180 * 3600)) ** 2
-"""Solid angle of a square arcsecond [sr]."""
 _DESCRIPTION = "synthetic instrument of spec2fn.forward"
 _USEAFTER = "2020-01-01T00:00:00"
 
@@ -96,19 +92,6 @@ class ReferenceFile:
     reftype: str
     path: Path
     match: Mapping[str, str]
-
-
-def write_references(
-    folder: Path, instrument: str, references: Iterable[Reference]
-) -> list[ReferenceFile]:
-    """Write references of an instrument (INSTRUME) to an existing folder."""
-    out: list[ReferenceFile] = []
-    for one in references:
-        number = 1 + sum(f.reftype == one.reftype for f in out)
-        path = folder / f"jwst_{instrument.lower()}_{one.reftype}_{number:04d}.{one.suffix}"
-        one.write(path)
-        out.append(ReferenceFile(one.reftype, path, one.match))
-    return out
 
 
 def open_references(

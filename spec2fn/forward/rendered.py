@@ -166,8 +166,7 @@ class Rendered:
                 bad,
                 setup.integration_time,
                 (self.seed, 4, number, i),
-                gain=setup.gain,
-                read_noise=setup.read_noise,
+                setup.detector,
             )
 
     def write(self, folder: Path) -> Path:

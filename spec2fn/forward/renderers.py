@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from spec2fn.errors import InputError, nearest
-from spec2fn.forward import ifu_render, reference_files
+from spec2fn.forward import ifu_render
 from spec2fn.forward.lrs import references as lrs_references
 from spec2fn.forward.lrs import render as lrs
 from spec2fn.forward.mrs import references as mrs_references
 from spec2fn.forward.nirspec import ifu_references as nirspec_ifu_references
 from spec2fn.forward.nirspec import references as nirspec_references
 from spec2fn.forward.nirspec import render as nirspec
-from spec2fn.forward.reference_files import Reference, ReferenceFile
+from spec2fn.forward.reference_files import Reference, ReferenceFile, open_references
 from spec2fn.forward.rendered import Rendered
 from spec2fn.modes import MODES
 
@@ -31,14 +31,8 @@ __all__ = ["RENDERERS", "Renderer", "render", "write_references"]
 class Renderer(NamedTuple):
     """How exposures of a mode are made.
 
-    Attributes
-    ----------
-    references : callable
-        Exposure type and seed to references.
-    expose : callable
-        References, opened, and seed to what is :class:`Rendered` with them.
-    series : bool
-        `expose` takes a number of integrations.
+    `references` gives those of an exposure type and a seed, `expose` what is rendered with them,
+    opened, and the seed; in a `series` it also takes a number of integrations.
     """
 
     references: Callable[[str, int], Iterator[Reference]]
@@ -94,7 +88,7 @@ def render(
     with contextlib.ExitStack() as stack:
         place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         files = write_references(place, exp_type, seed)
-        references = reference_files.open_references(files, exp_type, load=folder is None)
+        references = open_references(files, exp_type, load=folder is None)
         if RENDERERS[exp_type].series:
             scene["integrations"] = integrations
         rendered = RENDERERS[exp_type].expose(references, seed, **scene)
@@ -106,5 +100,11 @@ def write_references(folder: Path, exp_type: str, seed: int = 0) -> list[Referen
     if exp_type not in RENDERERS:
         msg = f"no exposures of {exp_type!r}{nearest(exp_type, RENDERERS)}; there are"
         raise InputError(f"{msg} {', '.join(RENDERERS)}")
-    references = RENDERERS[exp_type].references(exp_type, seed)
-    return reference_files.write_references(folder, MODES[exp_type].instrument, references)
+    start = f"jwst_{MODES[exp_type].instrument.lower()}"
+    files: list[ReferenceFile] = []
+    for one in RENDERERS[exp_type].references(exp_type, seed):
+        number = 1 + sum(f.reftype == one.reftype for f in files)
+        path = folder / f"{start}_{one.reftype}_{number:04d}.{one.suffix}"
+        one.write(path)
+        files.append(ReferenceFile(one.reftype, path, one.match))
+    return files

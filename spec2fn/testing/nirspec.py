@@ -5,29 +5,43 @@ Its optics, and what they are good for: :mod:`spec2fn.forward.nirspec.optics`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.forward.exposures import to_dataset
+from spec2fn.forward.nirspec import ifu_optics
+from spec2fn.forward.nirspec.exposures import nirspec_setup
 from spec2fn.forward.nirspec.msa import fixed_slit, shutter
 from spec2fn.forward.nirspec.msa import msa_metadata as assemble
-from spec2fn.forward.nirspec.optics import CONFIGURATIONS, reference_dataset
-from spec2fn.forward.nirspec.optics import optics as references
-from spec2fn.schema import Meta
+from spec2fn.forward.nirspec.optics import CONFIGURATIONS, optics_trees
 from spec2fn.wcs.open_slits import FIXED_SLITS
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = [
-    "CONFIGURATIONS",
-    "exposure",
-    "msa_metadata",
-    "neighbouring_slitlets",
-    "reference_dataset",
-    "references",
-]
+__all__ = ["CONFIGURATIONS", "exposure", "msa_metadata", "neighbouring_slitlets", "references"]
+
+_MSA = {"MSAMETFL": "jw01234_01_msa.fits", "MSAMETID": 1}
+
+
+@functools.cache
+def references(grating: str, *, ifu: bool = False) -> Mapping[str, xr.Dataset]:
+    """Return what assign_wcs needs, by reference type, as if read from files.
+
+    The image of an IFU shifts so much with wavelength that no test can overlook it.
+    """
+    import xarray as xr
+
+    trees = ifu_optics.optics_trees(grating, (200e-6, -100e-6)) if ifu else optics_trees(grating)
+    return {
+        name: xr.Dataset(
+            attrs={"tree": dict(tree), "filename": f"jwst_nirspec_{name}.asdf", **mode}
+        )
+        for name, (tree, mode) in trees.items()
+    }
 
 
 def exposure(
@@ -57,57 +71,27 @@ def exposure(
     xarray.Dataset
         ``sci`` is column + row / 4096 (+ 10000 per integration) in the image.
     """
-    import xarray as xr
-    from astropy.io.fits import Header
-
-    from spec2fn.io.fits.exposures import mode_attrs
-
     x, y, nx, ny = window
-    header = {
-        "TELESCOP": "JWST",
-        "INSTRUME": "NIRSPEC",
-        "EXP_TYPE": exp_type,
-        "DETECTOR": detector,
-        "GRATING": grating,
-        "FILTER": CONFIGURATIONS[grating][0],
-        "SUBARRAY": subarray,
-        "FXD_SLIT": "NONE" if exp_type == "NRS_MSASPEC" else "S200A1",
-        "PROGRAM": "01234",
-        "GWA_XTIL": 0.34,
-        "GWA_YTIL": 0.2,
-        "GWA_TILT": 38.0,
-        "MSAMETFL": "jw01234_01_msa.fits",
-        "MSAMETID": 1,
-        "PATT_NUM": 1,
-        "V2_REF": 331.867,
-        "V3_REF": -479.4175,
-        "V3I_YANG": 138.5,
-        "VPARITY": -1,
-        "ROLL_REF": 30.0,
-        "RA_REF": 53.1,
-        "DEC_REF": -27.8,
-        "VELOSYS": 12345.6,
-        "VA_SCALE": 1.00002,
-        "XOFFSET": 0.0,
-        "YOFFSET": 0.0,
-        **keywords,
-    }
-    header = {k: v for k, v in header.items() if v is not None}
     image = np.arange(nx, dtype=np.float32) + np.arange(ny, dtype=np.float32)[:, None] / 4096
-    dims: tuple[str, ...] = ("y", "x")
     if integrations:
         number = np.arange(integrations, dtype=np.float32)[:, None, None]
-        image, dims = image + np.float32(10000) * number, ("integration", *dims)
-    meta = Meta(Header(header), None, "jw01234_nrs_rate.fits")
-    place = {"xstart": x, "ystart": y, "xsize": nx, "ysize": ny}
-    return xr.Dataset(
-        {
-            "sci": (dims, image, {"units": "DN/s"}),
-            "err": (dims, np.ones_like(image)),
-            "dq": (dims, np.zeros(image.shape, dtype=np.uint32)),
-        },
-        attrs={**mode_attrs(meta), **place, "meta": meta},
+        image = image + np.float32(10000) * number
+    setup = nirspec_setup(
+        exp_type,
+        name="jw01234_nrs_rate.fits",
+        shape=image.shape,
+        integration_time=100.0,
+        grating=grating,
+        detector=detector,
+        fixed_slit="NONE" if exp_type == "NRS_MSASPEC" else "S200A1",
+        at=(331.867, -479.4175),
+        subarray=subarray,
+        corner=(x, y),
+        # of the type of the source steps decide
+        extra={"SRCTYAPT": None, "SRCTYPE": None, **_MSA, **keywords},
     )
+    flags = np.zeros(image.shape, np.uint32)
+    return to_dataset(setup, {"sci": image, "err": np.ones_like(image), "dq": flags})
 
 
 def msa_metadata(extra: tuple[Mapping[str, Any], ...] = ()) -> xr.Dataset:

@@ -33,14 +33,16 @@ def test_exposures_are_valid_and_flagged_consistently(exp_type):
 def test_noise_has_the_variance_that_is_stated():
     rate = np.full((300, 300), 20.0)
     bad = np.zeros(rate.shape, np.uint32)
-    planes = observe(rate, bad, 100.0, (1,), gain=lrs.GAIN, read_noise=lrs.READ_NOISE)
+    planes = observe(rate, bad, 100.0, (1,), lrs.DETECTOR)
     variance = planes["var_poisson"] + planes["var_rnoise"]
     np.testing.assert_allclose(planes["err"] ** 2, variance, rtol=1e-5)
     pull = (planes["sci"] - rate) / planes["err"]
     assert abs(pull.mean()) < 4 / 300
     assert pull.std() == pytest.approx(1.0, abs=4 / np.sqrt(2) / 300)
     plain = planes["dq"] == 0
-    np.testing.assert_allclose(planes["var_poisson"][plain], 20.0 / (lrs.GAIN * 100.0), rtol=1e-6)
+    np.testing.assert_allclose(
+        planes["var_poisson"][plain], 20.0 / (lrs.DETECTOR.gain * 100.0), rtol=1e-6
+    )
 
 
 def test_rendering_is_reproducible_and_seeds_differ():

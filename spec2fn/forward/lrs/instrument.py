@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import numpy as np
 
+from spec2fn.forward.exposures import Detector
+from spec2fn.forward.gaussian import enclosed
 from spec2fn.typing import HostArray
+from spec2fn.units import ARCSEC2_TO_SR
 
 __all__ = [
+    "DETECTOR",
     "FILTER_OFFSET",
-    "GAIN",
     "PHOTMJSR",
     "PIXEL_AREA_ARCSEC2",
     "PIXEL_AREA_SR",
     "PIXEL_SCALE",
-    "READ_NOISE",
     "ROWS",
     "SLITLESS_CORNER",
     "SLIT_ROWS",
     "V3_ANGLE",
     "aperture",
     "background",
-    "enclosed",
     "fwhm",
     "relative_response",
     "slit_transmission",
@@ -39,15 +40,12 @@ __all__ = [
 PIXEL_SCALE = 0.11
 """Size of a pixel [arcsec]."""
 PIXEL_AREA_ARCSEC2 = PIXEL_SCALE**2
-PIXEL_AREA_SR = PIXEL_AREA_ARCSEC2 * (np.pi / (180 * 3600)) ** 2
+PIXEL_AREA_SR = PIXEL_AREA_ARCSEC2 * ARCSEC2_TO_SR
 V3_ANGLE = 4.835
 """Angle from V3 to the detector columns [deg]."""
 PHOTMJSR = 12.5
 """Conversion at unit relative response on the reference day [MJy/sr per DN/s]."""
-GAIN = 5.5
-"""Electrons per DN."""
-READ_NOISE = 0.03
-"""Read noise of a countrate of 100 s [DN/s]."""
+DETECTOR = Detector(gain=5.5, read_noise=0.03, pattern="FASTR1", fast=1, slow=2)
 FILTER_OFFSET = {"F560W": (-0.08, -0.06), "F770W": (0.0, 0.0), "P750L": (0.0, 0.0)}
 """Column and row offset of each filter [pixel]."""
 
@@ -132,14 +130,6 @@ def slit_transmission(wave: HostArray, offset: HostArray) -> HostArray:
     """Fraction of a star's light that passes the slit, `offset` pixels from its centre line."""
     half = SLIT_ROWS / 2
     return enclosed(offset - half, offset + half, sigma(wave))
-
-
-def enclosed(lower: HostArray, upper: HostArray, width: HostArray | float) -> HostArray:
-    """Integral of a unit Gaussian of standard deviation `width` from `lower` to `upper`."""
-    from scipy.special import erf
-
-    scale = 1.0 / (np.sqrt(2.0) * width)
-    return 0.5 * (erf(upper * scale) - erf(lower * scale))
 
 
 def background(wave: HostArray) -> HostArray:

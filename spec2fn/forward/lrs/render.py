@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.forward import scenes
-from spec2fn.forward.exposures import Setup
+from spec2fn.forward.exposures import Aperture, Setup
+from spec2fn.forward.gaussian import enclosed
 from spec2fn.forward.lrs import instrument as lrs
 from spec2fn.forward.lrs.references import SHAPES, SUBARRAYS, true_flat
 from spec2fn.forward.operators import operator
@@ -19,7 +19,7 @@ from spec2fn.typing import HostArray
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["LrsSetup", "miri_lrs_slit", "miri_lrs_slitless"]
+__all__ = ["miri_lrs_slit", "miri_lrs_slitless"]
 
 NOD = 1.1
 """Offset of the two dither positions along the slit [arcsec]."""
@@ -29,43 +29,20 @@ _SLIT, _SLITLESS = "MIR_LRS-FIXEDSLIT", "MIR_LRS-SLITLESS"
 _SLIT_SECONDS, _SLITLESS_SECONDS = 100.0, 10.0
 
 
-@dataclass(frozen=True)
-class LrsSetup(Setup):
-    """How an exposure of the low-resolution spectrometer is taken.
-
-    Attributes
-    ----------
-    offset : float
-        Dither along the slit [arcsec].
-    """
-
-    offset: float = 0.0
-
-    gain: ClassVar[float] = lrs.GAIN
-    read_noise: ClassVar[float] = lrs.READ_NOISE
-
-    def _configuration(self) -> dict[str, Any]:
-        return {
-            "INSTRUME": "MIRI",
-            "DETECTOR": "MIRIMAGE",
-            "READPATT": "FASTR1",
-            "FASTAXIS": 1,
-            "SLOWAXIS": 2,
-            "PATTTYPE": "ALONG-SLIT-NOD" if self.offset else "NONE",
-            "NUMDTHPT": 2 if self.offset else 1,
-            "XOFFSET": self.offset,
-            "YOFFSET": 0.0,
-            "APERNAME": "MIRIM_SLIT" if self.subarray == "FULL" else "MIRIM_SLITLESSPRISM",
-        }
-
-    def _aperture(self) -> tuple[float, float, float, int, float]:
-        mode = _SLIT if self.subarray == "FULL" else _SLITLESS
-        v2, v3 = lrs.to_v2v3(*lrs.aperture(mode))
-        return float(v2), float(v3), lrs.V3_ANGLE, 2, lrs.PIXEL_SCALE
-
-    def _offset(self) -> tuple[float, float]:
-        angle = np.deg2rad(lrs.V3_ANGLE)
-        return -self.offset * np.cos(angle), self.offset * np.sin(angle)
+def _setup(mode: str, name: str, offset: float = 0.0, **how: Any) -> Setup:  # noqa: ANN401 - fields of Setup
+    """How an exposure is taken; `offset` is the dither along the slit [arcsec]."""
+    v2, v3 = lrs.to_v2v3(*lrs.aperture(mode))
+    aperture = "MIRIM_SLIT" if SUBARRAYS[mode] == "FULL" else "MIRIM_SLITLESSPRISM"
+    given: dict[str, Any] = {"exp_type": mode, "filter": "P750L", "shape": SHAPES[mode]}
+    return Setup(
+        **{**given, **how},
+        name=f"jw01234001001_{name}.fits",
+        detector=lrs.DETECTOR,
+        aperture=Aperture(aperture, float(v2), float(v3), lrs.V3_ANGLE, 2, lrs.PIXEL_SCALE),
+        optics={"INSTRUME": "MIRI", "DETECTOR": "MIRIMAGE"},
+        pattern=("ALONG-SLIT-NOD", 2) if offset else ("NONE", 1),
+        dither=(offset, 0.0),
+    )
 
 
 def miri_lrs_slit(references: Mapping[str, xr.Dataset], seed: int) -> Rendered:
@@ -79,27 +56,20 @@ def miri_lrs_slit(references: Mapping[str, xr.Dataset], seed: int) -> Rendered:
     flat = true_flat(_SLIT, seed)
     taken = {}
     for number, (role, side) in enumerate((("science", 1), ("background", -1)), start=1):
-        setup = LrsSetup(
-            name=f"jw01234001001_01101_{number:05d}_mirimage_rate.fits",
-            exp_type=_SLIT,
-            filter="P750L",
-            shape=shape,
-            integration_time=_SLIT_SECONDS,
-            offset=side * NOD,
-            number=number,
-        )
+        name = f"01101_{number:05d}_mirimage_rate"
+        setup = _setup(_SLIT, name, side * NOD, integration_time=_SLIT_SECONDS, number=number)
         place = (x0 + side * NOD / lrs.PIXEL_SCALE + POINTING_ERROR[0], y0 + POINTING_ERROR[1])
         exposure = with_wcs(setup, references)
         op = operator(exposure, references, scenes.GRID, position=place, flat=flat)
         glow = _background(exposure, flat, slit=(x0, lrs.SLIT_COLUMNS))
         taken[role] = Exposed(setup, glow + op.embed(op(truth.flux), shape), op)
-    setup = LrsSetup(
-        name="jw01234001001_01101_00001_mirimage_ta_rate.fits",
+    setup = _setup(
+        _SLIT,
+        "01101_00001_mirimage_ta_rate",
+        NOD,
         exp_type="MIR_TACONFIRM",
         filter="F560W",
-        shape=shape,
         integration_time=_SLIT_SECONDS,
-        offset=NOD,
     )
     offset = lrs.FILTER_OFFSET["F560W"]
     column = x0 + NOD / lrs.PIXEL_SCALE + POINTING_ERROR[0] - offset[0]
@@ -112,13 +82,11 @@ def miri_lrs_slitless(
     references: Mapping[str, xr.Dataset], seed: int, integrations: int = 10
 ) -> Rendered:
     """Expose a star during a transit, in integrations of 10 s each."""
-    shape = SHAPES[_SLITLESS]
     flat = true_flat(_SLITLESS, seed)
-    setup = LrsSetup(
-        name="jw01234001001_04101_00001_mirimage_rateints.fits",
-        exp_type=_SLITLESS,
-        filter="P750L",
-        shape=(integrations, *shape),
+    setup = _setup(
+        _SLITLESS,
+        "04101_00001_mirimage_rateints",
+        shape=(integrations, *SHAPES[_SLITLESS]),
         integration_time=_SLITLESS_SECONDS,
         subarray=SUBARRAYS[_SLITLESS],
         corner=lrs.SLITLESS_CORNER,
@@ -149,5 +117,5 @@ def _star(shape: tuple[int, int], center: tuple[float, float], rate: float = 400
     """Undispersed image [DN/s] of a star, integrated over pixels."""
     width = lrs.sigma(np.array(5.6))
     x, y = (np.arange(n) - c for n, c in zip(shape[::-1], center, strict=True))
-    columns, rows = (lrs.enclosed(u - 0.5, u + 0.5, width) for u in (x, y))
+    columns, rows = (enclosed(u - 0.5, u + 0.5, width) for u in (x, y))
     return rate * rows[:, None] * columns[None, :]

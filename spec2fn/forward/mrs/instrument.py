@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.forward.exposures import Aperture
 from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
@@ -40,10 +41,6 @@ __all__ = [
 EXP_TYPE, BAND = "MIR_MRS", "SHORT"
 SHAPE = (1024, 1032)
 """Rows and columns of the detector."""
-APERTURE = (-503.34, -318.86)
-"""V2 and V3 of the middle of the field of view of channel 1 [arcsec]."""
-V3_ANGLE = 8.4
-"""Angle from V3 to the slices [deg]."""
 PHOTMJSR = 50.0
 """Conversion at unit relative response on the reference day [MJy/sr per DN/s]."""
 REFERENCE_DAY = 59700.0
@@ -125,6 +122,9 @@ CHANNELS: tuple[Channel, ...] = (
         (7.51, 8.75, 13e-4),
     ),
 )
+
+APERTURE = Aperture("MIRIFU_CHANNEL1S", -503.34, -318.86, 8.4, 2, CHANNELS[0].scale)
+"""The middle of the field of view of channel 1; the angle is that from V3 to the slices."""
 
 
 def sigma(wave: HostArray) -> HostArray:
@@ -209,7 +209,7 @@ def optics_trees() -> Mapping[str, Mapping[str, Any]]:
     def plane(origin: float, first: float, second: float) -> Model:
         return Polynomial2D(1, c0_0=origin, c1_0=first, c0_1=second)
 
-    angle = np.deg2rad(V3_ANGLE)
+    angle = np.deg2rad(APERTURE.angle)
     cosine, sine = np.cos(angle), np.sin(angle)
     models: dict[str, list[Model]] = {n: [] for n in ("alpha", "beta", "wavelength", "x", "y")}
     for c in CHANNELS:
@@ -230,7 +230,7 @@ def optics_trees() -> Mapping[str, Mapping[str, Any]]:
     v2v3 = [
         AffineTransformation2D(
             [[cosine, -sine], [-sine, -cosine]],
-            [APERTURE[0] + c.offset[0], APERTURE[1] + c.offset[1]],
+            [APERTURE.v2 + c.offset[0], APERTURE.v3 + c.offset[1]],
         )
         for c in CHANNELS
     ]

@@ -24,6 +24,7 @@ from spec2fn.forward.ifu_references import (
 from spec2fn.forward.lrs.references import measured_flat
 from spec2fn.forward.mrs import instrument as mrs
 from spec2fn.typing import HostArray
+from spec2fn.units import ARCSEC2_TO_SR
 
 __all__ = ["references"]
 
@@ -96,14 +97,14 @@ def _fringe() -> files.Content:
 def _photom() -> files.Content:
     factor = (mrs.PHOTMJSR * mrs.relative_response(mrs.wavelengths())).astype(np.float32)
     area = mrs.CHANNELS[0].scale * mrs.CHANNELS[0].width
-    sizes = np.full(factor.shape, area * files.ARCSEC2, np.float32)
+    sizes = np.full(factor.shape, area * ARCSEC2_TO_SR, np.float32)
     hdus = [*files.planes(factor), files.image_hdu("PIXSIZ", sizes)]
     wave = np.linspace(4.5, 29.0, 50)
     for number in range(1, 5):
         columns = {"binwave": wave, **mrs.time_dependence(wave)}
         columns = {k: v.astype(np.float32) for k, v in columns.items()}
         hdus.append(files.table_hdu(f"TIMECOEFF_POWERLAW_CH{number}", columns))
-    keywords = {"PIXAR_A2": area, "PIXAR_SR": area * files.ARCSEC2, "PHOTMJSR": mrs.PHOTMJSR}
+    keywords = {"PIXAR_A2": area, "PIXAR_SR": area * ARCSEC2_TO_SR, "PHOTMJSR": mrs.PHOTMJSR}
     return "MirMrsPhotomModel", keywords, hdus
 
 

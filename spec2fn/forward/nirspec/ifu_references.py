@@ -34,6 +34,7 @@ from spec2fn.forward.nirspec.references import (
     table_waves,
 )
 from spec2fn.typing import HostArray
+from spec2fn.units import ARCSEC2_TO_SR
 
 __all__ = ["EXP_TYPE", "references", "sigma"]
 
@@ -88,7 +89,7 @@ def _fore_flat() -> files.Content:
 def _photom(grating: str) -> files.Content:
     model, keywords, hdus = photom_content(grating, mos=True)
     area = nrs.PIXEL_SCALE * SLICE_WIDTH
-    own = {"PIXAR_A2": area, "PIXAR_SR": area * files.ARCSEC2}
+    own = {"PIXAR_A2": area, "PIXAR_SR": area * ARCSEC2_TO_SR}
     return model, {**keywords, **own}, hdus
 
 

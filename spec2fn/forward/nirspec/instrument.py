@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from spec2fn.forward.lrs.instrument import enclosed
+from spec2fn.forward.exposures import Detector
+from spec2fn.forward.gaussian import enclosed
 from spec2fn.typing import HostArray
 
 __all__ = [
     "APERTURES",
     "BARSHADOW_DARK",
-    "GAIN",
+    "DETECTOR",
     "LOSS_PER_YEAR",
     "PHOTMJ",
     "PIXEL_SCALE",
-    "READ_NOISE",
     "REFERENCE_DAY",
     "V3_ANGLE",
     "WAVES",
@@ -46,10 +46,7 @@ V3_ANGLE = 138.5
 """Angle from V3 to the detector rows [deg]."""
 PHOTMJ = 1.0e-13
 """Conversion at unit relative response on the reference day [MJy per DN/s]."""
-GAIN = 1.0
-"""Electrons per DN."""
-READ_NOISE = 0.05
-"""Read noise of a countrate of 100 s [DN/s]."""
+DETECTOR = Detector(gain=1.0, read_noise=0.05, pattern="NRSRAPID", fast=2, slow=1)
 REFERENCE_DAY = 59700.0
 LOSS_PER_YEAR = 0.01
 

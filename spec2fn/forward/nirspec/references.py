@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.forward import reference_files as files
-from spec2fn.forward.lrs.instrument import enclosed
+from spec2fn.forward.gaussian import enclosed
 from spec2fn.forward.nirspec import instrument as nrs
 from spec2fn.forward.nirspec.optics import CONFIGURATIONS, optics_trees
 from spec2fn.typing import HostArray
+from spec2fn.units import ARCSEC2_TO_SR
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -295,7 +296,7 @@ def photom_content(grating: str, *, mos: bool) -> files.Content:
         loss=nrs.LOSS_PER_YEAR,
     )
     area = nrs.pixel_area("MOS")
-    keywords = {"PIXAR_A2": area, "PIXAR_SR": area * files.ARCSEC2}
+    keywords = {"PIXAR_A2": area, "PIXAR_SR": area * ARCSEC2_TO_SR}
     return ("NrsMosPhotomModel" if mos else "NrsFsPhotomModel"), keywords, hdus
 
 

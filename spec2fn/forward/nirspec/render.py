@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.forward import scenes
+from spec2fn.forward.exposures import Setup
 from spec2fn.forward.nirspec import instrument as nrs
-from spec2fn.forward.nirspec.exposures import NirspecSetup, to_ideal
+from spec2fn.forward.nirspec.exposures import nirspec_setup
 from spec2fn.forward.nirspec.msa import fixed_slit, msa_metadata, shutter
 from spec2fn.forward.nirspec.operators import SlitOperators, open_slits, slit_operators
 from spec2fn.forward.nirspec.references import with_true_flat
@@ -91,7 +92,7 @@ SLITLETS: tuple[Slitlet, ...] = (
     Slitlet(11, (4, 110, 110), (1, 1), "point", _scaled(scenes.quasar, 1.2e-6, 3.1), (0.60, 0.70)),
     Slitlet(12, (4, 190, 138), (1, 1), "extended", _scaled(scenes.galaxy, 0.5, 2.6)),
 )
-"""The slitlets of :func:`render_nirspec_mos`."""
+"""The slitlets of :func:`nirspec_mos`."""
 
 
 def nirspec_fs(references: Mapping[str, xr.Dataset], seed: int) -> Rendered:
@@ -107,10 +108,9 @@ def nirspec_fs(references: Mapping[str, xr.Dataset], seed: int) -> Rendered:
     for number, (role, place) in enumerate(
         zip(("science", "background"), _NODS, strict=True), start=1
     ):
-        setup = NirspecSetup(
+        setup = nirspec_setup(
+            "NRS_FIXEDSLIT",
             name=f"jw01234001001_03101_{number:05d}_nrs1_rate.fits",
-            exp_type="NRS_FIXEDSLIT",
-            filter="CLEAR",
             shape=(256, 2048),
             integration_time=200.0,
             subarray="ALLSLITS",
@@ -123,7 +123,7 @@ def nirspec_fs(references: Mapping[str, xr.Dataset], seed: int) -> Rendered:
         slits = slit_operators(open_slits(empty_exposure(setup), references), true, GRID)
         sources = tuple(
             Source("target", s.name, "point", target)
-            if s.name == setup.fixed_slit
+            if s.name == setup.optics["FXD_SLIT"]
             else Source(f"sky in {s.name}", s.name, "empty", nothing)
             for s in slits
         )
@@ -138,10 +138,9 @@ def nirspec_bots(
 
     The sky, far fainter than the star, is left out.
     """
-    setup = NirspecSetup(
+    setup = nirspec_setup(
+        "NRS_BRIGHTOBJ",
         name="jw01234001001_04101_00001_nrs1_rateints.fits",
-        exp_type="NRS_BRIGHTOBJ",
-        filter="CLEAR",
         shape=(integrations, 32, 512),
         integration_time=10.0,
         subarray="SUB512",
@@ -162,17 +161,11 @@ def nirspec_mos(
 ) -> Rendered:
     """Expose the micro-shutter array with the prism, and a fixed slit. The sky is everywhere.
 
-    Parameters
-    ----------
-    references : mapping
-    seed : int
-    slitlets : sequence of Slitlet
-        One of kind "empty" measures the background.
+    A slitlet of kind "empty" measures the background.
     """
-    setup = NirspecSetup(
+    setup = nirspec_setup(
+        "NRS_MSASPEC",
         name="jw01234001001_05101_00001_nrs1_rate.fits",
-        exp_type="NRS_MSASPEC",
-        filter="CLEAR",
         shape=(2048, 2048),
         integration_time=200.0,
         extra={"MSAMETFL": _MSA_FILE, "MSAMETID": 1},
@@ -192,20 +185,19 @@ def nirspec_mos(
     return Rendered({"science": science}, sources[0].truth, sources, metadata)
 
 
-def _aimed(
-    setup: NirspecSetup, references: Mapping[str, xr.Dataset], place: tuple[float, float]
-) -> NirspecSetup:
+def _aimed(setup: Setup, references: Mapping[str, xr.Dataset], place: tuple[float, float]) -> Setup:
     """Point at a slit, so that the target stands at a place in it."""
     from spec2fn.wcs.lower import lower
 
     wcs: Any = meta_of(with_wcs(setup, references)).wcs
-    (i,) = (i for i in wcs if wcs.batch.slits[i].name == setup.fixed_slit)
+    (i,) = (i for i in wcs if wcs.batch.slits[i].name == setup.optics["FXD_SLIT"])
     to_v2v3 = lower(wcs[i], "slit_frame", "v2v3")
     centre, target = (
         [float(v) for v in to_v2v3(*p, _ANY_WAVELENGTH)[:2]] for p in ((0.0, 0.0), place)
     )
-    dither = to_ideal(target[0] - centre[0], target[1] - centre[1])
-    return replace(setup, aperture=(centre[0], centre[1]), dither=dither)
+    aperture = setup.aperture._replace(v2=centre[0], v3=centre[1])
+    dither = aperture.to_ideal(target[0] - centre[0], target[1] - centre[1])
+    return replace(setup, aperture=aperture, dither=dither)
 
 
 def _as_points(slits: Slits) -> Slits:
@@ -213,9 +205,7 @@ def _as_points(slits: Slits) -> Slits:
     return slits.map(lambda b: b.assign(source_type=("slit", np.full(b.sizes["slit"], "POINT"))))
 
 
-def _exposed(
-    setup: NirspecSetup, slits: Sequence[SlitOperators], sources: Sequence[Source]
-) -> Exposed:
+def _exposed(setup: Setup, slits: Sequence[SlitOperators], sources: Sequence[Source]) -> Exposed:
     """Sky and source of every slit."""
     sky = nrs.background(GRID)
     parts: list[Any] = []
