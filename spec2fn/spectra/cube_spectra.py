@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.dq import PIXEL
-from spec2fn.host.fringes_1d import NO_FRINGES, correct_fringes_1d
 from spec2fn.kernels.circles import circle_weights
 from spec2fn.kernels.cube_extraction import (
     CubeSums,
@@ -18,19 +16,18 @@ from spec2fn.kernels.cube_extraction import (
     extract_whole,
 )
 from spec2fn.kernels.namespace import array_namespace, is_traced, safe_sqrt
-from spec2fn.modes import mode_of
+from spec2fn.modes import function_named, mode_of
 from spec2fn.plans.extraction.extract_cube import CubeExtractionPlan
 from spec2fn.plans.extraction.extract_images import VARIANCES
-from spec2fn.schema import RESIDUAL_FRINGES, with_warnings
+from spec2fn.schema import with_warnings
 from spec2fn.spectra.datasets import spectra_dataset, with_wcs
-from spec2fn.typing import Array, Arrays, HostArray, Number
+from spec2fn.typing import Array, Arrays, Number
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["extract_cube"]
 
-_LOG = logging.getLogger("spec2fn.extract_1d")
 MEGA = 1.0e6
 _BLOCK = 1 << 18  # voxels handled at a time in NumPy: they stay in the processor's cache
 
@@ -54,9 +51,6 @@ def extract_cube(ds: xr.Dataset, plan: CubeExtractionPlan) -> xr.Dataset:
     """
     sums = _sums(ds, plan)
     columns = _columns(ds, plan, sums)
-    if mode_of(ds).etalon:
-        # of values, not of a trace: the search for fringes decides by evidence
-        columns |= _fringe_columns(ds, plan, sums)
     out = with_wcs(_as_dataset(ds, plan, columns), ds)
     return out if is_traced(columns["flux"]) else with_warnings(out, *plan.warnings)
 
@@ -190,19 +184,18 @@ def _box(centre: Array, reach: Array, shape: tuple[int, ...]) -> Box:
 def _columns(ds: xr.Dataset, plan: CubeExtractionPlan, sums: CubeSums) -> dict[str, Array]:
     """Columns in their final units."""
     xp = array_namespace(sums.flux)
-    gain: Number = 1.0
-    if plan.calibrated:
-        gain = ds["pixar_sr"].data * MEGA
+    gain: Number = ds["pixar_sr"].data * MEGA if plan.calibrated else 1.0
     correction: Number = 1.0 if plan.correction is None else plan.correction
     errors = plan.covar_scale**2
     pixels = _divisor(sums.npixels)
     below = _divisor(sums.npixels_background)
     single = len(sums.variances) == 1
+    bright, background = sums.flux / pixels, sums.background / below
     out = {
         "wavelength": plan.wavelength,
         "flux": sums.flux * gain * correction,
-        "surf_bright": sums.flux / pixels * correction,
-        "background": sums.background / below,
+        "surf_bright": bright * correction,
+        "background": background,
         "npixels": sums.npixels,
         "dq": xp.where(sums.empty, np.uint32(PIXEL["DO_NOT_USE"]), np.uint32(0)),
         "flux_error_cov": safe_sqrt(sums.variance_cov * _inflation(ds, plan)) * gain * correction,
@@ -220,6 +213,14 @@ def _columns(ds: xr.Dataset, plan: CubeExtractionPlan, sums: CubeSums) -> dict[s
         parts = [zero] * 3 if single else scaled
         for name, value in zip(VARIANCES, parts, strict=True):
             out[f"{prefix}_{name}"] = value
+    further = mode_of(ds).cube_columns
+    if further:
+        spectra = {
+            "flux": (sums.flux, gain * correction),
+            "surf_bright": (bright, correction),
+            "background": (background, 1.0),
+        }
+        out |= function_named(further, "spec2fn.spectra")(plan, spectra)
     return out
 
 
@@ -236,34 +237,6 @@ def _inflation(ds: xr.Dataset, plan: CubeExtractionPlan) -> Number:
 def _divisor(area: Array) -> Array:
     xp = array_namespace(area)
     return xp.where(area > 0, area, xp.ones_like(area))
-
-
-def _fringe_columns(ds: xr.Dataset, plan: CubeExtractionPlan, sums: CubeSums) -> dict[str, Array]:
-    """Columns without residual fringes; NaN where none were sought (always inside a trace)."""
-    xp = array_namespace(sums.flux)
-    if not plan.fringes or is_traced(sums.flux):
-        return {name: xp.full_like(sums.flux, np.nan) for name in RESIDUAL_FRINGES}
-    gain: Number = ds["pixar_sr"].data * MEGA if plan.calibrated else 1.0
-    correction: Number = 1.0 if plan.correction is None else plan.correction
-    raw = {
-        "rf_flux": (sums.flux, gain * correction),
-        "rf_surf_bright": (sums.flux / _divisor(sums.npixels), correction),
-        "rf_background": (sums.background / _divisor(sums.npixels_background), 1.0),
-    }
-    out = {}
-    for name, (spectrum, scale) in raw.items():
-        values = np.asarray(spectrum)
-        rows = [_without_fringes(row, plan, name) for row in values.reshape(-1, values.shape[-1])]
-        out[name] = np.reshape(rows, values.shape) * scale
-    return out
-
-
-def _without_fringes(spectrum: HostArray, plan: CubeExtractionPlan, name: str) -> HostArray:
-    correction = correct_fringes_1d(plan.wavelength, spectrum, plan.fringes)
-    if correction.skipped and correction.skipped != NO_FRINGES:
-        _LOG.warning("extract_1d: %s is not known: %s", name, correction.skipped)
-        return np.full_like(spectrum, np.nan)
-    return correction.flux
 
 
 def _as_dataset(ds: xr.Dataset, plan: CubeExtractionPlan, columns: Arrays) -> xr.Dataset:
