@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.dq import PIXEL
-from spec2fn.kernels.circles import circle_weights
+from spec2fn.kernels.circles import circle_overlap, circle_sampled
 from spec2fn.kernels.cube_extraction import (
     CubeSums,
     clipping_limits,
@@ -18,9 +18,8 @@ from spec2fn.kernels.cube_extraction import (
 from spec2fn.kernels.namespace import array_namespace, is_traced, safe_sqrt
 from spec2fn.modes import function_named, mode_of
 from spec2fn.plans.extraction.extract_cube import CubeExtractionPlan
-from spec2fn.plans.extraction.extract_images import VARIANCES
-from spec2fn.schema import with_warnings
-from spec2fn.spectra.datasets import spectra_dataset, with_wcs
+from spec2fn.schema import VARIANCES, with_warnings
+from spec2fn.spectra.datasets import MEGA, spectra_dataset, with_wcs
 from spec2fn.typing import Array, Arrays, Number
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["extract_cube"]
 
-MEGA = 1.0e6
 _BLOCK = 1 << 18  # voxels handled at a time in NumPy: they stay in the processor's cache
 
 Box = tuple[slice, slice]
@@ -111,14 +109,12 @@ def _block(
     data, cover, valid = data[(..., *box)], cover[(..., *box)], valid[(..., *box)]
     errors = tuple(e[(..., *box)] for e in errors)
 
+    shape, origin = (data.shape[-2], data.shape[-1]), (box[0].start, box[1].start)
+
     def disc(r: Array) -> Array:
-        return circle_weights(
-            plan.centre,
-            r,
-            (data.shape[-2], data.shape[-1]),
-            subpixels=plan.subpixels,
-            origin=(box[0].start, box[1].start),
-        )
+        if plan.subpixels:
+            return circle_sampled(plan.centre, r, shape, plan.subpixels, origin)
+        return circle_overlap(plan.centre, r, shape, origin)
 
     area = math.pi * radius * radius
     annulus, ring = None, xp.zeros_like(area)

@@ -19,14 +19,13 @@ from spec2fn.kernels.extraction import (
 from spec2fn.kernels.namespace import array_namespace, is_traced, positive_root
 from spec2fn.pieces import Exposure, pieces_of
 from spec2fn.plans.extraction.extract_images import (
-    VARIANCES,
     GroupPlan,
     ImagesPlan,
     bad_pixels,
     pixel_planes,
 )
-from spec2fn.schema import COMMON_ERROR, COMMON_SHARE, NOT_EXTRACTED
-from spec2fn.spectra.datasets import join_spectra, slit_metadata, spectra_dataset, with_wcs
+from spec2fn.schema import COMMON_ERROR, COMMON_SHARE, NOT_EXTRACTED, VARIANCES
+from spec2fn.spectra.datasets import MEGA, join_spectra, slit_metadata, spectra_dataset, with_wcs
 from spec2fn.spectra.images import saved_images
 from spec2fn.typing import Array, Arrays, Number
 
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["extract_images"]
-
-MEGA = 1.0e6
 
 # positions of the source that become columns of the table of spectra
 _POSITIONS = ("ta_xpos", "ta_ypos", "source_xpos", "source_ypos")
@@ -142,23 +139,19 @@ def _oriented(array: Array, plan: GroupPlan) -> Array:
 
 def _inputs(ds: xr.Dataset, plan: GroupPlan) -> tuple[Array, Array, dict[str, Array]]:
     """Data, good pixels and variances in the window, float64 and finite where good."""
-    y0, y1, x0, x1 = plan.window
-    planes = {n: p[..., y0:y1, x0:x1] for n, p in pixel_planes(ds).items()}
+    planes = {n: _oriented(p, plan) for n, p in pixel_planes(ds).items()}
     bad = bad_pixels(planes)
     xp = array_namespace(bad)
 
-    def turned(plane: Array) -> Array:
-        return xp.swapaxes(plane, -1, -2) if plan.dispaxis == 1 else plane
-
     def plane(name: str) -> Array:
         value = planes[name]
-        return turned(xp.where(bad, xp.zeros_like(value), value).astype(np.float64))
+        return xp.where(bad, xp.zeros_like(value), value).astype(np.float64)
 
     data = plane("sci")
     # one component may not have come up, but an error of which nothing is known is not 0
     absent = xp.full_like(data, 0.0 if any(n in planes for n in VARIANCES) else np.nan)
     variances = {n: plane(n) if n in planes else absent for n in VARIANCES}
-    return data, turned(~bad), variances
+    return data, ~bad, variances
 
 
 def _aligned(array: Array, ndim: int) -> Array:

@@ -12,9 +12,10 @@ integrations.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 
 import numpy as np
 
@@ -25,23 +26,22 @@ from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters
 from spec2fn.pieces import Exposure, Pieces, pieces_of
 from spec2fn.plan_base import Plan, array, labels, positions
-from spec2fn.plans.extraction.apcorr import correction_table, cross_dispersion_scale, match_row
-from spec2fn.plans.extraction.aperture import Aperture, polynomial_basis, select_aperture
-from spec2fn.plans.extraction.psf_profile import PsfProfiles, psf_profiles
+from spec2fn.plans.extraction.apcorr import correction_table, match_row
+from spec2fn.plans.extraction.aperture import polynomial_basis, select_aperture
+from spec2fn.plans.extraction.psf_profile import psf_profiles
 from spec2fn.plans.extraction.slit_geometry import Geometry, slit_geometry
 from spec2fn.plans.extraction.source_location import ImageGeometry, aperture_angle
 from spec2fn.plans.extraction.spectrum_definition import SpectrumDefinition, define_spectrum
 from spec2fn.plans.slits.slit_frame import chosen_types
-from spec2fn.schema import is_calibrated, meta_of
+from spec2fn.schema import VARIANCES, is_calibrated, meta_of
 from spec2fn.slits import strings
 from spec2fn.typing import Array, Arrays, HostArray
+from spec2fn.wcs.evaluate import size_of_pixel
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["VARIANCES", "GroupPlan", "ImagesPlan", "bad_pixels", "pixel_planes", "plan_images"]
-
-VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
+__all__ = ["GroupPlan", "ImagesPlan", "bad_pixels", "pixel_planes", "plan_images"]
 
 
 class GroupPlan(Plan):
@@ -334,20 +334,17 @@ def _define(
     if isinstance(aperture, str):
         return aperture
 
-    def model(centred: Aperture) -> PsfProfiles:
-        assert psf is not None
-        return psf_profiles(
-            ds,
-            psf,
-            slit.geometry,
-            params,
-            trace=centred.trace,
-            wavelength=slit.wavelength,
-            images=lambda: _first_integration(ds, slit),
-            slit_name=slit.name,
-            dispaxis=dispaxis,
-        )
-
+    model = functools.partial(
+        psf_profiles,
+        ds,
+        cast("xr.Dataset", psf),  # there is one wherever the extraction is optimal
+        slit.geometry,
+        params,
+        wavelength=slit.wavelength,
+        images=lambda: _first_integration(ds, slit),
+        slit_name=slit.name,
+        dispaxis=dispaxis,
+    )
     defined = define_spectrum(aperture, slit.wavelength, slit.geometry, model)
     if isinstance(defined, str):
         return defined
@@ -414,8 +411,10 @@ def _correction(
 
     def scale() -> float:
         ra, dec = (float(v) for v in defined.position)
-        world = ra, dec, float(np.median(wavelength) if by_slit else wavelength.min())
-        return cross_dispersion_scale(slit.geometry.wcs, world, defined.aperture.dispaxis)
+        wave, wcs = float(np.median(wavelength) if by_slit else wavelength.min()), slit.geometry.wcs
+        assert wcs is not None  # which has told the wavelengths
+        pixel = wcs.invert(ra, dec, wave, with_bounding_box=False)[:2]
+        return size_of_pixel(wcs, pixel, defined.aperture.dispaxis)
 
     return correction_table(apcorr, row, wavelength, scale, phased=by_slit)
 
@@ -473,7 +472,7 @@ def _stack(
         apcorr_sizes=sizes,
         apcorr_table=table,
         integrated=np.array([s.slit.integrated for s in spectra]),
-        limits=np.array([s.defined.header_limits() for s in spectra]),
+        limits=np.array([s.defined.limits for s in spectra]),
         position=np.array([s.defined.position for s in spectra]),
         bucket=number,
         members=tuple(s.slit.index for s in spectra),

@@ -29,28 +29,11 @@ from spec2fn.typing import HostArray
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["PsfProfiles", "psf_profiles"]
+__all__ = ["psf_profiles"]
 
 NOD_PATTERNS = ("ALONG-SLIT-NOD", "2-POINT-NOD")
 # Below this distance [pixel] from the source a negative trace cannot be told from it.
 NEAREST_NOD = 2.0
-
-
-@dataclass(frozen=True, eq=False)
-class PsfProfiles:
-    """Profiles as images of the exposure's shape, and where they are.
-
-    Attributes
-    ----------
-    profiles : tuple of array of float64, (y, x)
-        Source, and negative source if there is one (values <= 0).
-    lower, upper : int
-        Limits across the trace.
-    """
-
-    profiles: tuple[HostArray, ...]
-    lower: int
-    upper: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +74,7 @@ def psf_profiles(
     images: Callable[[], tuple[HostArray, HostArray]],
     slit_name: str,
     dispaxis: int,
-) -> PsfProfiles:
+) -> tuple[tuple[HostArray, ...], float, float]:
     """Profiles of the source (and its negative nod) on the pixels of an exposure.
 
     Parameters
@@ -114,6 +97,13 @@ def psf_profiles(
     slit_name : str
     dispaxis : int
 
+    Returns
+    -------
+    profiles : tuple of array of float64, (y, x)
+        Source, and negative source if there is one (values <= 0).
+    lower, upper : float
+        Limits across the trace.
+
     Raises
     ------
     ReferenceError
@@ -131,8 +121,8 @@ def psf_profiles(
     cut = slice(y0, y1), slice(x0, x1)
     flip = (lambda a: a.T) if dispaxis == 1 else (lambda a: a)
     along = slice(x0, x1) if dispaxis == 1 else slice(y0, y1)
-    lower = (box[1] if dispaxis == 1 else box[0])[0]
-    grid = _grid(psf, flip(wavelength[cut]), trace[along] - lower, slit_name, dispaxis)
+    edge = (box[1] if dispaxis == 1 else box[0])[0]
+    grid = _grid(psf, flip(wavelength[cut]), trace[along] - edge, slit_name, dispaxis)
     shift = 0.0
     if params.optimize_psf_location:
         data, variance = (flip(np.asarray(a, dtype=float)[cut]) for a in images())
@@ -142,8 +132,8 @@ def psf_profiles(
         image = np.zeros(shape)
         image[cut] = flip(profile)
         full.append(image)
-    limits = (y0, y1) if dispaxis == 1 else (x0, x1)
-    return PsfProfiles(tuple(full), *limits)
+    lower, upper = (y0, y1) if dispaxis == 1 else (x0, x1)
+    return tuple(full), float(lower), float(upper)
 
 
 def _nod_subtracted(ds: xr.Dataset) -> bool:

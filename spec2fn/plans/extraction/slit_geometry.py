@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
@@ -22,9 +22,11 @@ from spec2fn.plans.extraction.source_location import (
     flat_trace,
     middle_of,
     placed_trace,
+    whole_box,
 )
 from spec2fn.schema import meta_of
 from spec2fn.typing import HostArray
+from spec2fn.wcs.lower import box_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
     from spec2fn.wcs.slit_grid import SlitGrid
 
-__all__ = ["Geometry", "GridGeometry", "SlitGeometry", "slit_geometry"]
+__all__ = ["Geometry", "SlitGeometry", "slit_geometry"]
 
 METRES = 1.0e-6
 SLIT = "slit_frame"
@@ -53,36 +55,48 @@ class SlitGeometry:
         Rows and columns of the image.
     source : (float, float)
         Position of the source in the slit, NaN if unknown.
+    grid : SlitGrid, optional
+        Of a resampled slit, whose gwcs need not be made.
     """
 
     wcs: WCS
     box: BoundingBox
     shape: tuple[int, int]
     source: tuple[float, float]
+    grid: SlitGrid | None = None
+
+    def _between(self, start: str, stop: str) -> Transform | None:
+        from spec2fn.errors import UnsupportedModelError
+        from spec2fn.wcs.lower import evaluate_host, lower
+
+        if SLIT in (start, stop) and SLIT not in self.wcs.available_frames:
+            return None
+        try:
+            return lower(self.wcs, start, stop)
+        except UnsupportedModelError:
+            return functools.partial(evaluate_host, self.wcs.get_transform(start, stop))
 
     @functools.cached_property
     def world(self) -> Transform:
         """From x, y to right ascension, declination, wavelength."""
+        if self.grid is not None:
+            return self.grid.world
         frames = self.wcs.available_frames
-        return _between(self.wcs, frames[0], frames[-1])
+        return cast("Transform", self._between(frames[0], frames[-1]))
 
     @functools.cached_property
     def slit(self) -> Transform | None:
         """From x, y to the position in the slit and the wavelength there, if the WCS knows."""
-        frames = self.wcs.available_frames
-        return _between(self.wcs, frames[0], SLIT) if SLIT in frames else None
+        if self.grid is not None:
+            return self.grid.slit
+        return self._between(self.wcs.available_frames[0], SLIT)
 
     @functools.cached_property
     def detector(self) -> Transform | None:
         """The inverse of :attr:`slit`."""
-        frames = self.wcs.available_frames
-        return _between(self.wcs, SLIT, frames[0]) if SLIT in frames else None
-
-    @property
-    def unit(self) -> float:
-        """One micrometre in the wavelength unit of the slit frame."""
-        # what comes from the grating equation is in metres
-        return METRES if "gwa" in self.wcs.available_frames else 1.0
+        if self.grid is not None:
+            return self.grid.detector
+        return self._between(SLIT, self.wcs.available_frames[0])
 
     def __call__(self, x: HostArray | float, y: HostArray | float) -> tuple[HostArray, ...]:
         """World coordinates of pixels, NaN outside the bounding box."""
@@ -97,8 +111,10 @@ class SlitGeometry:
         """Row at which a position in the slit is seen at a wavelength [um]."""
         if self.detector is None:
             return float("nan")
+        # what comes from the grating equation is in metres
+        metres = self.grid is None and "gwa" in self.wcs.available_frames
         with np.errstate(invalid="ignore", divide="ignore"):
-            return float(self.detector(*position, wavelength * self.unit)[1])
+            return float(self.detector(*position, wavelength * (METRES if metres else 1.0))[1])
 
     def trace(self, position: tuple[float, float]) -> HostArray:
         """Row at which a position in the slit is seen, at every column of an image.
@@ -149,73 +165,21 @@ class SlitGeometry:
         return self.across((x, -y), wavelength)
 
 
-@dataclass(frozen=True, eq=False)
-class GridGeometry(SlitGeometry):
-    """The transforms of a resampled slit, whose gwcs need not be made for them.
-
-    Attributes
-    ----------
-    grid : SlitGrid
-    """
-
-    grid: SlitGrid
-
-    @functools.cached_property
-    def world(self) -> Transform:
-        """From x, y to right ascension, declination, wavelength."""
-        return self.grid.world
-
-    @functools.cached_property
-    def slit(self) -> Transform | None:
-        """From x, y to the position in the slit and the wavelength there."""
-        return self.grid.slit
-
-    @functools.cached_property
-    def detector(self) -> Transform | None:
-        """The inverse of :attr:`slit`."""
-        return self.grid.detector
-
-    @property
-    def unit(self) -> float:
-        """One micrometre in the wavelength unit of the slit frame."""
-        return 1.0
-
-
 Geometry: TypeAlias = ImageGeometry | SlitGeometry
 """Where a spectrum and its source are, in an image or in that of a slit."""
 
 
 def slit_geometry(bucket: xr.Dataset, i: int) -> SlitGeometry:
-    """Prepare the transforms of a slit; the gwcs of one that is resampled need not be made.
-
-    Parameters
-    ----------
-    bucket : xarray.Dataset
-        Slits with ``xsize``, ``ysize``, and ``meta.wcs``, a gwcs by slit id.
-    i : int
-        Position of the slit in the bucket.
-    """
-    from spec2fn.wcs.lower import box_of
+    """Prepare the transforms of slit `i` of a bucket."""
 
     def value(name: str) -> float:
         return float(bucket.variables[name].values[i]) if name in bucket else float("nan")
 
     shape = int(bucket.variables["ysize"].values[i]), int(bucket.variables["xsize"].values[i])
     source = value("source_xpos"), value("source_ypos")
-    whole = (-0.5, shape[1] - 0.5), (-0.5, shape[0] - 0.5)
     slit, known = int(bucket.variables["slit"].values[i]), meta_of(bucket).wcs
     grid = known.grid(slit) if hasattr(known, "grid") else None
     if grid is not None and grid.invertible and grid.shape == shape:
-        return GridGeometry(as_deferred(known, slit), whole, shape, source, grid)
+        return SlitGeometry(as_deferred(known, slit), whole_box(shape), shape, source, grid)
     wcs = known[slit]
-    return SlitGeometry(wcs, box_of(wcs) or whole, shape, source)
-
-
-def _between(wcs: WCS, start: str, stop: str) -> Transform:
-    from spec2fn.errors import UnsupportedModelError
-    from spec2fn.wcs.lower import evaluate_host, lower
-
-    try:
-        return lower(wcs, start, stop)
-    except UnsupportedModelError:
-        return functools.partial(evaluate_host, wcs.get_transform(start, stop))
+    return SlitGeometry(wcs, box_of(wcs) or whole_box(shape), shape, source)

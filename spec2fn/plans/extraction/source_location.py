@@ -15,6 +15,7 @@ import numpy as np
 from spec2fn.modes import mode_of
 from spec2fn.schema import meta_of
 from spec2fn.typing import HostArray
+from spec2fn.wcs.lower import box_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -26,11 +27,11 @@ __all__ = [
     "Location",
     "Middle",
     "aperture_angle",
-    "bounding_box",
     "flat_trace",
     "middle_of",
     "placed_trace",
     "sky_trace",
+    "whole_box",
 ]
 
 BoundingBox = tuple[tuple[float, float], tuple[float, float]]
@@ -70,13 +71,9 @@ def aperture_angle(ds: xr.Dataset) -> HostArray | None:
     return None if angle is None else np.array([float(angle)])
 
 
-def bounding_box(wcs: WCS, shape: tuple[int, int]) -> BoundingBox:
-    """Return ``((x0, x1), (y0, y1))`` of a WCS, or the whole image if it has none."""
-    box = wcs.bounding_box
-    if box is None:
-        return (-0.5, shape[1] - 0.5), (-0.5, shape[0] - 0.5)
-    (x0, x1), (y0, y1) = box
-    return (float(x0), float(x1)), (float(y0), float(y1))
+def whole_box(shape: tuple[int, int]) -> BoundingBox:
+    """Return ``((x0, x1), (y0, y1))`` of the edges of an image."""
+    return (-0.5, shape[1] - 0.5), (-0.5, shape[0] - 0.5)
 
 
 def middle_of(
@@ -114,13 +111,7 @@ def _backward(
 def sky_trace(
     wcs: WCS, box: BoundingBox, shape: tuple[int, int], sky: tuple[float, float], dispaxis: int
 ) -> HostArray:
-    """Position across the trace of a sky position, at every dispersion element.
-
-    Returns
-    -------
-    array of float64, (disp,)
-        NaN outside the bounding box.
-    """
+    """Position across the trace of a sky position, at every dispersion element."""
     from gwcs.wcstools import grid_from_bounding_box
 
     x, y = grid_from_bounding_box(box)
@@ -138,19 +129,7 @@ def placed_trace(
 ) -> HostArray:
     """Interpolate points of a trace to the dispersion elements of an image.
 
-    Parameters
-    ----------
-    along, across : array of float64, (n,)
-        Points of the trace [pixel].
-    limits : (float, float)
-        Bounding box along the dispersion.
-    length : int
-        Dispersion elements of the image.
-
-    Returns
-    -------
-    array of float64, (length,)
-        NaN outside the bounding box.
+    `limits` are those of the bounding box along the dispersion, outside of which the trace is NaN.
     """
     from scipy.interpolate import interp1d
 
@@ -168,11 +147,8 @@ def placed_trace(
 
 def flat_trace(box: BoundingBox, shape: tuple[int, int], across: float, dispaxis: int) -> HostArray:
     """Trace at a constant position inside the bounding box, NaN outside."""
-    limits = box[0] if dispaxis == 1 else box[1]
-    start = int(np.ceil(limits[0]))
-    trace = np.full(shape[1] if dispaxis == 1 else shape[0], np.nan)
-    trace[max(start, 0) : start + int(limits[1] - limits[0])] = across
-    return trace
+    limits, length = (box[0], shape[1]) if dispaxis == 1 else (box[1], shape[0])
+    return placed_trace(np.arange(2.0), np.full(2, across), limits, length)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +179,7 @@ class ImageGeometry:
     @property
     def box(self) -> BoundingBox:
         """Bounding box [pixel]."""
-        return bounding_box(self.wcs, self.shape)
+        return box_of(self.wcs) or whole_box(self.shape)
 
     def __call__(self, x: HostArray | float, y: HostArray | float) -> tuple[HostArray, ...]:
         """World coordinates of pixels."""
