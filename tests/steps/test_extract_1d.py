@@ -305,6 +305,7 @@ def test_extended_source_is_not_centred_unless_asked():
         (apertures({"id": "S200A1"}), "S200A1"),
         (apertures({"id": MODE, "region_type": "background"}), "no target aperture"),
         (box(bkg_coeff=[[1.0]]), "lower and upper limits"),
+        (box(src_coeff=[]), "lower and upper limits"),
         (box(bkg_coeff=[[1.0], [2.0]], bkg_fit="spline"), "spline"),
     ],
 )

@@ -92,22 +92,21 @@ def define_spectrum(
     SpectrumDefinition or str
         Why there is no spectrum.
     """
-    shape = (wavelength.shape[0], wavelength.shape[1])
     dispaxis = aperture.dispaxis
     aperture = _centred(aperture, wavelength, geometry)
     profiles: tuple[HostArray, ...]
     if aperture.extraction_type == "optimal":
         profiles, lower, upper = model(aperture.trace)
     else:
-        weights, lower, upper = aperture_weights(shape, aperture, wavelength)
+        weights, lower, upper = aperture_weights(aperture, wavelength)
         profiles = (weights,)
     profiles = tuple(np.where(np.isfinite(wavelength), p, 0.0) for p in profiles)
     region = None
     if aperture.subtract_background and aperture.bkg_coeff is not None:
-        region = aperture_weights(shape, aperture, wavelength, background=True)[0] != 0
+        region = aperture_weights(aperture, wavelength, background=True)[0] != 0
     mean = mean_wavelength(profiles[0], wavelength, dispaxis)
     if not np.isfinite(mean).any():
-        axis, n = ("y", shape[0]) if dispaxis == 1 else ("x", shape[1])
+        axis, n = "yx"[dispaxis - 1], wavelength.shape[dispaxis - 1]
         return (
             f"no pixel of the extraction aperture has a wavelength: it spans {axis} = {lower:.1f}"
             f" to {upper:.1f} of an image with {axis} = 0 to {n - 1}; correct the extract1d"
@@ -128,10 +127,9 @@ def define_spectrum(
 
 def _centred(aperture: Aperture, wavelength: HostArray, geometry: Geometry) -> Aperture:
     """Move the aperture to the source and by the user's offset."""
-    shape = (wavelength.shape[0], wavelength.shape[1])
     source = geometry.locate() if aperture.use_source_posn else None
     if source is not None:
-        nominal, _, _ = aperture_weights(shape, aperture, wavelength)
+        nominal, _, _ = aperture_weights(aperture, wavelength)
         offset = source.across - center_at(nominal, aperture.dispaxis, source.element)
         aperture = _replace(aperture.shifted(offset), trace=source.trace)
     if aperture.position_offset:
