@@ -33,20 +33,7 @@ Box = tuple[slice, slice]
 
 
 def extract_cube(ds: xr.Dataset, plan: CubeExtractionPlan) -> xr.Dataset:
-    """Extract the spectrum of a cube.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        ``sci``, ``err`` and optionally ``wmap`` and the variances, dims
-        ([integration,] wave, y, x).
-    plan : CubeExtractionPlan
-
-    Returns
-    -------
-    xarray.Dataset
-        dims ([integration,] spectrum, wave), with one spectrum.
-    """
+    """Extract the spectrum of a cube, as a Dataset with one spectrum."""
     sums = _sums(ds, plan)
     columns = _columns(ds, plan, sums)
     out = with_wcs(_as_dataset(ds, plan, columns), ds)

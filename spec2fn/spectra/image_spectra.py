@@ -39,20 +39,9 @@ _POSITIONS = ("ta_xpos", "ta_ypos", "source_xpos", "source_ypos")
 
 
 def extract_images(ds: Exposure, plan: ImagesPlan, saved: tuple[bool, bool, bool]) -> xr.Dataset:
-    """Extract the spectrum of an image, or of every slit.
+    """Extract the spectrum of an image, or of every slit, sorted by id.
 
-    Parameters
-    ----------
-    ds : xarray.Dataset or Slits
-        ``sci`` and the other planes, dims ([slit,] [integration,] y, x).
-    plan : ImagesPlan
-    saved : (bool, bool, bool)
-        Which images to keep in ``meta.records``: spatial profile, model of the image, residual.
-
-    Returns
-    -------
-    xarray.Dataset
-        dims ([integration,] spectrum, wave); of slits, sorted by id.
+    `saved` says which images to keep in ``meta.records``: spatial profile, model, residual.
     """
     buckets = pieces_of(ds)
     single = "slit" not in buckets[0]["sci"].dims

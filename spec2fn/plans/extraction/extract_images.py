@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
+from typing import TYPE_CHECKING, ClassVar, TypeAlias, cast
 
 import numpy as np
 
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["GroupPlan", "ImagesPlan", "bad_pixels", "pixel_planes", "plan_images"]
+
+
+_References: TypeAlias = "tuple[xr.Dataset | None, xr.Dataset | None, xr.Dataset | None]"
 
 
 class GroupPlan(Plan):
@@ -128,12 +131,6 @@ class ImagesPlan(Plan):
     angle: Array | None = array("1")
 
 
-class _References(NamedTuple):
-    extract1d: xr.Dataset | None
-    apcorr: xr.Dataset | None
-    psf: xr.Dataset | None
-
-
 @dataclass(frozen=True, eq=False)
 class _Slit:
     """A slit of a bucket, cut to its true size, or the only image."""
@@ -197,8 +194,7 @@ def plan_images(
         An image, dims ([integration,] y, x), with ``wavelength`` (y, x) [um] and a gwcs. Or slits,
         or a bucket of them, with ``wavelength`` (slit, y, x) [um], ``slit_name``, ``source_type``,
         ``source_xpos``, ``source_ypos``, ``xsize``, ``ysize`` and ``meta.wcs``, a gwcs by slit id.
-    extract1d, apcorr, psf : xarray.Dataset or None
-        References.
+    extract1d, apcorr, psf : xarray.Dataset, optional
     params : Parameters
         Of ``extract_1d``.
 
@@ -212,7 +208,7 @@ def plan_images(
     ReferenceError
         If a reference does not fit the image, or any of the slits.
     """
-    references = _References(extract1d, apcorr, psf)
+    references = extract1d, apcorr, psf
     buckets = pieces_of(ds)
     single = not isinstance(ds, Pieces) and "slit" not in ds["sci"].dims
     if single and buckets[0].attrs.get("dispaxis") not in (1, 2):
@@ -318,10 +314,10 @@ def _define(
     """Define one spectrum, or say why there is none."""
     if 0 in slit.shape:
         return "it has no pixels"
-    psf = references.psf
+    extract1d, apcorr, psf = references
     point, dispaxis = slit.source_type == "POINT", int(ds.attrs.get("dispaxis", 1))
     aperture = select_aperture(
-        references.extract1d,
+        extract1d,
         slit.shape,
         dispaxis,
         params,
@@ -350,8 +346,8 @@ def _define(
         return defined
     sizes = table = None
     wanted = params.apply_apcorr and point and aperture.extraction_type != "optimal"
-    if wanted and references.apcorr is not None:
-        sizes, table = _correction(ds, references.apcorr, slit, defined)
+    if wanted and apcorr is not None:
+        sizes, table = _correction(ds, apcorr, slit, defined)
     return _Spectrum(slit, defined, sizes, table)
 
 
@@ -362,18 +358,7 @@ def pixel_planes(ds: xr.Dataset) -> dict[str, Array]:
 
 
 def bad_pixels(planes: Arrays) -> Array:
-    """Pixels that any plane or the data quality marks as unusable.
-
-    Parameters
-    ----------
-    planes : mapping of str to array
-        As :func:`pixel_planes` returns them.
-
-    Returns
-    -------
-    bool array
-        Of the shape of ``sci``.
-    """
+    """Pixels that any of the :func:`pixel_planes`, or the data quality, marks as unusable."""
     xp = array_namespace(*planes.values())
     bad = ~xp.isfinite(planes["sci"])
     for name, value in planes.items():
