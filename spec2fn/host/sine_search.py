@@ -21,14 +21,12 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from spec2fn.host.continuum import DOMAIN, TOLERANCE, USABLE_WEIGHT
 from spec2fn.typing import HostArray
 
 __all__ = ["Evidence", "FringeSearch", "Sines", "find_fringes", "log10_evidence", "sincos_turns"]
 
-TOLERANCE = 1e-4
-DOMAIN = 10.0  # of the biweight [standard deviations]
 STRONG_EVIDENCE = 1.0
-USABLE_WEIGHT = 1e-5
 ROUNDS = 100  # of reweighting at most; what settles does so within some 20
 BATCH = 32  # spectra that are fitted at once: what is computed of them stays in the cache
 _TERMS = 7

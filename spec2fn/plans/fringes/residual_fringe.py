@@ -21,6 +21,7 @@ from spec2fn.dq import Pixel
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.host.continuum import (
     FEWEST_PERIODS,
+    USABLE_WEIGHT,
     envelope,
     extrema,
     find_knots,
@@ -29,7 +30,6 @@ from spec2fn.host.continuum import (
     reject_runaways,
 )
 from spec2fn.host.sine_search import (
-    USABLE_WEIGHT,
     Evidence,
     FringeSearch,
     Sines,
@@ -431,10 +431,7 @@ def _fit_kind(
         same = number == n
         knots[same] = find_knots(flux[same], usable[same], int(n))
     scaled = wavenumber / wavenumber.min(axis=1, keepdims=True)
-    robust = search.robust
-    continuum, _, possible = fit_baseline(
-        flux, usable, scaled, knots, 2 if robust else 1, robust=robust
-    )
+    continuum, possible = fit_baseline(flux, usable, scaled, knots, robust=search.robust)
     columns.drop(at[~possible], ORDER)
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.where(continuum != 0, flux / continuum, 0.0)
