@@ -29,8 +29,8 @@ from spec2fn.plan_base import Plan, array, labels, positions
 from spec2fn.plans.extraction.apcorr import correction_table, match_row
 from spec2fn.plans.extraction.aperture import polynomial_basis, select_aperture
 from spec2fn.plans.extraction.psf_profile import psf_profiles
-from spec2fn.plans.extraction.slit_geometry import Geometry, slit_geometry
-from spec2fn.plans.extraction.source_location import ImageGeometry, aperture_angle
+from spec2fn.plans.extraction.slit_geometry import slit_geometry
+from spec2fn.plans.extraction.source_location import Geometry, aperture_angle, image_geometry
 from spec2fn.plans.extraction.spectrum_definition import SpectrumDefinition, define_spectrum
 from spec2fn.plans.slits.slit_frame import chosen_types
 from spec2fn.schema import VARIANCES, is_calibrated, meta_of
@@ -272,7 +272,7 @@ def _open_image(ds: xr.Dataset) -> _Slit:
     name = str(ds.attrs.get("fixed_slit", mode.exp_type)) if mode.fixed_slits else mode.exp_type
     source_type = str(ds.attrs.get("source_type") or "").upper()
     plane = ds["wavelength"].values if "wavelength" in ds else None
-    geometry = ImageGeometry(ds, ds.attrs["dispaxis"])
+    geometry = image_geometry(ds, ds.attrs["dispaxis"])
     integrated = _holds_flux(ds, source_type)
     return _Slit(0, name, source_type, integrated, _wavelengths(plane, geometry), geometry)
 
@@ -397,7 +397,6 @@ def _correction(
     def scale() -> float:
         ra, dec = (float(v) for v in defined.position)
         wave, wcs = float(np.median(wavelength) if by_slit else wavelength.min()), slit.geometry.wcs
-        assert wcs is not None  # which has told the wavelengths
         pixel = wcs.invert(ra, dec, wave, with_bounding_box=False)[:2]
         return size_of_pixel(wcs, pixel, defined.aperture.dispaxis)
 

@@ -21,8 +21,7 @@ import numpy as np
 from spec2fn.errors import ReferenceError
 from spec2fn.kernels.extraction import optimal_extract
 from spec2fn.parameters import Parameters
-from spec2fn.plans.extraction.slit_geometry import Geometry
-from spec2fn.plans.extraction.source_location import middle_of
+from spec2fn.plans.extraction.source_location import Geometry
 from spec2fn.schema import meta_of, status_of
 from spec2fn.typing import HostArray
 
@@ -83,7 +82,7 @@ def psf_profiles(
         For the dither keywords and the status of the background subtraction.
     psf : xarray.Dataset
         ``psf`` reference: ``psf`` image, ``wave`` [um]; keywords SUBPIX, CENTCOL, CENTROW.
-    geometry : ImageGeometry or SlitGeometry
+    geometry : Geometry
     params : Parameters
         Of ``extract_1d``: whether to look for a negative nod if the exposure had one subtracted
         (`model_nod_pair`), and to refine the positions on the data (`optimize_psf_location`).
@@ -110,7 +109,7 @@ def psf_profiles(
         If the reference has no PSF for this slit or lacks a keyword.
     """
     shape, box = wavelength.shape, geometry.box
-    middle = middle_of(geometry, box, dispaxis)
+    middle = geometry.middle()
     nod_offset = None
     if trace is None:
         trace = geometry.middle_trace(middle)

@@ -9,19 +9,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from spec2fn.deferred import as_deferred
 from spec2fn.plans.extraction.source_location import (
-    BoundingBox,
-    ImageGeometry,
-    Location,
-    Middle,
-    flat_trace,
-    middle_of,
-    placed_trace,
+    Geometry,
+    Position,
     whole_box,
 )
 from spec2fn.schema import meta_of
@@ -30,11 +25,10 @@ from spec2fn.wcs.lower import box_of
 
 if TYPE_CHECKING:
     import xarray as xr
-    from gwcs import WCS
 
     from spec2fn.wcs.slit_grid import SlitGrid
 
-__all__ = ["Geometry", "SlitGeometry", "slit_geometry"]
+__all__ = ["SlitGeometry", "slit_geometry"]
 
 METRES = 1.0e-6
 SLIT = "slit_frame"
@@ -43,26 +37,9 @@ Transform = Callable[..., Any]
 
 
 @dataclass(frozen=True, eq=False)
-class SlitGeometry:
-    """The transforms of a slit, made when they are first used.
+class SlitGeometry(Geometry):
+    """By the transforms of a slit, made when they are first used; or, resampled, by its grid."""
 
-    Attributes
-    ----------
-    wcs : gwcs.WCS
-    box : ((x0, x1), (y0, y1))
-        Bounding box [pixel].
-    shape : (int, int)
-        Rows and columns of the image.
-    source : (float, float)
-        Position of the source in the slit, NaN if unknown.
-    grid : SlitGrid, optional
-        Of a resampled slit, whose gwcs need not be made.
-    """
-
-    wcs: WCS
-    box: BoundingBox
-    shape: tuple[int, int]
-    source: tuple[float, float]
     grid: SlitGrid | None = None
 
     def _between(self, start: str, stop: str) -> Transform | None:
@@ -107,7 +84,7 @@ class SlitGeometry:
             values = self.world(x, y)
         return tuple(np.where(inside, v, np.nan) for v in values)
 
-    def across(self, position: tuple[float, float], wavelength: float) -> float:
+    def across(self, position: Position, wavelength: float) -> float:
         """Row at which a position in the slit is seen at a wavelength [um]."""
         if self.detector is None:
             return float("nan")
@@ -116,13 +93,9 @@ class SlitGeometry:
         with np.errstate(invalid="ignore", divide="ignore"):
             return float(self.detector(*position, wavelength * (METRES if metres else 1.0))[1])
 
-    def trace(self, position: tuple[float, float]) -> HostArray:
-        """Row at which a position in the slit is seen, at every column of an image.
-
-        NaN outside the bounding box. Dispersion along x, as all of NIRSpec.
-        """
-        limits = self.box[0]
-        count = int(limits[1] - limits[0])
+    def trace(self, position: Position) -> HostArray:
+        """The same at every column, NaN outside the bounding box."""
+        count = int(self.box[0][1] - self.box[0][0])
         empty = np.full(self.shape[1], np.nan)
         if self.slit is None or self.detector is None or count < 2:
             return empty
@@ -135,38 +108,18 @@ class SlitGeometry:
             samples = np.linspace(finite.min(), finite.max(), count)
             full = (np.full(count, p) for p in position)
             along, across = (np.asarray(v) for v in self.detector(*full, samples))
-        return placed_trace(along, across, limits, self.shape[1])
+        return self.placed(along, across)
 
-    def locate(self) -> Location | None:
-        """Project the source onto the image.
-
-        Returns
-        -------
-        Location or None
-            None if the position is unknown, cannot be projected, or is outside the image.
-        """
-        middle = middle_of(self, self.box, 1)
-        row = self.across(self.source, middle.wavelength)
-        low, high = self.box[1]
-        if not low <= row <= high:
-            return None
-        return Location(int(np.round(middle.along)), row, self.trace(self.source))
-
-    def middle_trace(self, middle: Middle) -> HostArray:
-        """Trace of a source in the middle of the slit."""
+    def position(self, along: float, across: float) -> Position | None:
+        """Position in the slit that is seen at a pixel."""
         if self.slit is None:
-            return flat_trace(self.box, self.shape, middle.across, 1)
-        x, y = self.slit(middle.along, middle.across)[:2]
-        return self.trace((float(x), float(y)))
+            return None
+        x, y = self.slit(along, across)[:2]
+        return float(x), float(y)
 
-    def nod(self, wavelength: float) -> float:
-        """Row of the negative source of a two-point nod; NaN if unknown."""
-        x, y = self.source
-        return self.across((x, -y), wavelength)
-
-
-Geometry: TypeAlias = ImageGeometry | SlitGeometry
-"""Where a spectrum and its source are, in an image or in that of a slit."""
+    def mirrored(self) -> Position | None:
+        """The mirror image of the source in the slit."""
+        return None if self.source is None else (self.source[0], -self.source[1])
 
 
 def slit_geometry(bucket: xr.Dataset, i: int) -> SlitGeometry:
@@ -180,6 +133,6 @@ def slit_geometry(bucket: xr.Dataset, i: int) -> SlitGeometry:
     slit, known = int(bucket.variables["slit"].values[i]), meta_of(bucket).wcs
     grid = known.grid(slit) if hasattr(known, "grid") else None
     if grid is not None and grid.invertible and grid.shape == shape:
-        return SlitGeometry(as_deferred(known, slit), whole_box(shape), shape, source, grid)
+        return SlitGeometry(as_deferred(known, slit), whole_box(shape), shape, source, 1, grid)
     wcs = known[slit]
-    return SlitGeometry(wcs, box_of(wcs) or whole_box(shape), shape, source)
+    return SlitGeometry(wcs, box_of(wcs) or whole_box(shape), shape, source, 1)

@@ -17,7 +17,7 @@ from spec2fn.plans.extraction.aperture import (
     mean_wavelength,
     weighted_center,
 )
-from spec2fn.plans.extraction.slit_geometry import Geometry
+from spec2fn.plans.extraction.source_location import Geometry
 from spec2fn.typing import HostArray
 
 __all__ = ["SpectrumDefinition", "define_spectrum"]
@@ -81,7 +81,7 @@ def define_spectrum(
         As the reference and the user define it.
     wavelength : array of float64, (y, x)
         [um], NaN where there is none.
-    geometry : ImageGeometry or SlitGeometry
+    geometry : Geometry
         From x, y to right ascension, declination, wavelength, and where the source is.
     model : callable
         Takes the trace of the source, or None, and returns the profiles of an optimal extraction

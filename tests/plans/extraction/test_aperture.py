@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from spec2fn.plans.extraction.aperture import (
     Aperture,
@@ -11,7 +12,7 @@ from spec2fn.plans.extraction.aperture import (
     mean_wavelength,
     weighted_center,
 )
-from spec2fn.plans.extraction.source_location import flat_trace, middle_of, sky_trace
+from spec2fn.plans.extraction.source_location import ImageGeometry, Middle
 from spec2fn.wcs.evaluate import size_of_pixel
 from spec2fn.wcs.spectrum import spectral_wcs
 
@@ -130,21 +131,26 @@ class Sky:
         return self.backward_transform(ra, dec, wavelength)
 
 
+def located(sky, dispaxis=2):
+    ds = xr.Dataset(attrs={"exp_type": "MIR_LRS-SLITLESS"})
+    return ImageGeometry(sky, sky.bounding_box, SHAPE, None, dispaxis, ds)
+
+
 def test_middle_of_straight_lines_is_not_found_in_rounding_errors():
-    middle = middle_of(Sky(noise=1e-15), Sky.bounding_box, 2)
+    middle = located(Sky(noise=1e-15)).middle()
     assert middle.along == 4.5
     assert middle.across == pytest.approx(6.5)  # of the columns 2 … 11 that have a wavelength
-    tilted = middle_of(Sky(tilt=0.05), Sky.bounding_box, 2)
+    tilted = located(Sky(tilt=0.05)).middle()
     assert tilted.across == pytest.approx(6.5)
     assert tilted.wavelength == pytest.approx(5.0 + 4.5 + 0.05 * 6.5)
 
 
 def test_traces():
-    box = Sky.bounding_box
-    trace = sky_trace(Sky(), box, SHAPE, (7e-4, 0.0), 2)
+    trace = located(Sky()).trace((7e-4, 0.0))
     assert np.isnan(trace[[0, 9]]).all()
     np.testing.assert_allclose(np.diff(trace[1:9]), -0.02, atol=1e-12)
-    flat = flat_trace(box, SHAPE, 3.5, 1)
+    # without a slit in which the middle had a position
+    flat = located(Sky(), 1).middle_trace(Middle(7.0, 3.5, 8.0))
     assert np.isnan(flat[:2]).all()
     assert set(flat[2:13]) == {3.5}
 
