@@ -104,17 +104,7 @@ class Extraction(NamedTuple):
 
 
 def weighted_variance(weights: Array, variance: Array) -> Array:
-    """Return ``sum(weights**2 * variance)`` across the trace.
-
-    Parameters
-    ----------
-    weights, variance : array of float64, (..., disp, cross)
-        Finite.
-
-    Returns
-    -------
-    array of float64, (..., disp)
-    """
+    """Return ``sum(weights**2 * variance)`` across the trace, of finite float64."""
     xp = array_namespace(weights, variance)
     return xp.einsum("...c,...c,...c->...", weights, weights, variance)
 

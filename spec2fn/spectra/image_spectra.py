@@ -115,7 +115,7 @@ def _extract_group(
     common = _common_error(ds, plan, data)
     if common is not None:
         squared = squared + common_variance(spectrum.weights, spectrum.fitted, common)
-    columns["flux_error_cov"] = (squared, "error")
+    columns["flux_error_cov"] = (squared, "variance")
     return spectrum, _calibrate(plan, columns, spectrum.npixels, scale)
 
 
@@ -201,9 +201,7 @@ def _common_error(ds: xr.Dataset, plan: GroupPlan, data: Array) -> Array | None:
 
 
 def _columns(
-    spectrum: Extraction,
-    variances: Arrays,
-    bright: Array,
+    spectrum: Extraction, variances: Arrays, bright: Array
 ) -> dict[str, tuple[Array, str]]:
     """Columns in data units, with the kind of scaling each needs."""
     xp = array_namespace(spectrum.flux)
@@ -277,7 +275,6 @@ def _calibrate(
     factor = {
         "value": gain * correction,
         "variance": gain * gain * correction * correction,
-        "error": gain * gain * correction * correction,
         "sb": correction,
         "sb_variance": correction * correction,
         "bkg": per_area,

@@ -165,36 +165,26 @@ class _FringeTable:
         return FringeSearch(period, half_range, int(most), step, robust, EVIDENCE)
 
 
-@dataclass(frozen=True, eq=False)
-class _Exposure:
-    """The planes the planner looks at, (y, x)."""
-
-    data: Array  # scaled to a median of 1, 0 where unusable
-    snr: Array  # whether the signal-to-noise ratio suffices
-    weights: Array
-    wavelength: Array
-    slices: Array
-    middle: float  # median of the positive pixels
-
-    @classmethod
-    def of(cls, ds: xr.Dataset, ignored: Sequence[tuple[float, float]]) -> _Exposure:
-        first = {"integration": 0} if "integration" in ds.dims else {}
-        sci, err, dq = (np.asarray(ds[v].isel(first).values) for v in ("sci", "err", "dq"))
-        wavelength = np.asarray(ds["wavelength"].values)
-        with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # columns without data
-            positive = sci[sci > 0]
-            middle = np.median(positive) if positive.size else sci.dtype.type(1)
-            unusable = ((dq & np.uint32(Pixel.DO_NOT_USE)) != 0) | ~np.isfinite(sci)
-            data = np.where(unusable, 0, sci) / middle
-            snr = sci / err > LEAST_SNR
-            mean = np.nanmean(np.ascontiguousarray(sci.T), axis=1)
-            weights = (sci / mean).astype(float)
-        weights[np.isnan(weights) | (weights == np.inf)] = 0.0
-        for low, high in ignored:
-            weights[(wavelength > low) & (wavelength < high)] = 0.0
-        slices = np.asarray(ds["slice_id"].values)
-        return cls(data, snr, weights, wavelength, slices, float(middle))
+def _planes(
+    ds: xr.Dataset, ignored: Sequence[tuple[float, float]]
+) -> tuple[Array, Array, Array, float]:
+    """Data over their median (0 where unusable), whether they are bright, weights; the median."""
+    first = {"integration": 0} if "integration" in ds.dims else {}
+    sci, err, dq = (np.asarray(ds[v].isel(first).values) for v in ("sci", "err", "dq"))
+    wavelength = np.asarray(ds["wavelength"].values)
+    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # columns without data
+        positive = sci[sci > 0]
+        middle = np.median(positive) if positive.size else sci.dtype.type(1)
+        unusable = ((dq & np.uint32(Pixel.DO_NOT_USE)) != 0) | ~np.isfinite(sci)
+        data = np.where(unusable, 0, sci) / middle
+        bright = sci / err > LEAST_SNR
+        mean = np.nanmean(np.ascontiguousarray(sci.T), axis=1)
+        weights = (sci / mean).astype(float)
+    weights[np.isnan(weights) | (weights == np.inf)] = 0.0
+    for low, high in ignored:
+        weights[(wavelength > low) & (wavelength < high)] = 0.0
+    return data, bright, weights, float(middle)
 
 
 @dataclass(eq=False)
@@ -213,6 +203,7 @@ class _Columns:
     limit: Array
     wavenumber: Array
     outcome: Array  # of str
+    middle: float  # of the data before they were scaled
 
     def alive(self) -> Array:
         return np.flatnonzero(self.outcome == CORRECTED)
@@ -258,23 +249,27 @@ def plan_columns(
         )
         raise DatasetError(msg)
     table = _FringeTable.of(reference, band)
-    exposure = _Exposure.of(ds, ignored)
-    columns = _select(exposure, table)
+    columns = _select(ds, table, ignored)
     _leave_out_lines(columns)
-    return _assemble(exposure, columns, _search(columns, table), images=images)
+    shape = (ds.sizes["y"], ds.sizes["x"])
+    return _assemble(shape, columns, _search(columns, table), images=images)
 
 
-def _select(exposure: _Exposure, table: _FringeTable) -> _Columns:
+def _select(
+    ds: xr.Dataset, table: _FringeTable, ignored: Sequence[tuple[float, float]]
+) -> _Columns:
     """Columns of all slices, in which wavenumbers off the slice are extrapolated."""
+    image, bright, weights, middle = _planes(ds, ignored)
+    labels = np.asarray(ds["slice_id"].values)
     slices, x = [], []
-    for number in np.unique(exposure.slices[exposure.slices > 0]):
+    for number in np.unique(labels[labels > 0]):
         if int(number) not in table.rows:
             msg = (
                 f"residual_fringe needs slice {number} in the fringefreq reference, which has"
                 f" {min(table.rows)} to {max(table.rows)}; select another reference"
             )
             raise ReferenceError(msg)
-        count = np.count_nonzero(exposure.slices == number, axis=0)
+        count = np.count_nonzero(labels == number, axis=0)
         edges = np.flatnonzero(np.diff(count))
         if edges.size:
             inside = np.arange(edges.min(), edges.max() + 1)
@@ -282,9 +277,9 @@ def _select(exposure: _Exposure, table: _FringeTable) -> _Columns:
             x += inside.tolist()
     rows = np.array([table.rows[s] for s in slices], dtype=int)
     at, of = np.array(x, dtype=int), np.array(slices, dtype=int)
-    inside = exposure.slices.T[at] == of[:, None]
-    wavelength = inside * exposure.wavelength.T[at]
-    data = np.where(inside, exposure.data.T[at], 0.0).astype(float)
+    inside = labels.T[at] == of[:, None]
+    wavelength = inside * np.asarray(ds["wavelength"].values).T[at]
+    data = np.where(inside, image.T[at], 0.0).astype(float)
     valid = wavelength > 0
     outcome = np.where(valid.sum(axis=1) > FEWEST_PIXELS, CORRECTED, SHORT).astype(object)
     snr = np.zeros(len(at))
@@ -292,7 +287,7 @@ def _select(exposure: _Exposure, table: _FringeTable) -> _Columns:
         snr[k] = _der_snr(data[k, valid[k]])
         if snr[k] < table.values["min_snr"][rows[k], 0]:
             outcome[k] = FAINT
-    weight = inside * exposure.weights.T[at]
+    weight = inside * weights.T[at]
     weight[weight <= 0] = 1e-8
     with np.errstate(divide="ignore"):
         wavenumber = 1e4 / wavelength
@@ -305,10 +300,11 @@ def _select(exposure: _Exposure, table: _FringeTable) -> _Columns:
         inside,
         weight,
         weight.copy(),
-        exposure.snr.T[at],
+        bright.T[at],
         2.0 * np.interp(wavelength, *table.amplitude),
         wavenumber,
         outcome,
+        middle,
     )
     for k in columns.alive():
         columns.wavenumber[k] = _filled(wavenumber[k])
@@ -443,19 +439,18 @@ def _fit_kind(
 
 
 def _assemble(
-    exposure: _Exposure, columns: _Columns, fringes: list[list[_Fringes]], *, images: bool
+    shape: tuple[int, int], columns: _Columns, fringes: list[list[_Fringes]], *, images: bool
 ) -> ResidualFringePlan:
-    height, width = exposure.data.shape
     outcome, x, positive = columns.outcome.astype(str), columns.x, columns.data > 0
     done = outcome == CORRECTED
     place = np.cumsum(done) - 1
     use = positive[done]
-    owner = np.full((height, width), -1, dtype=np.int32)
+    owner = np.full(shape, -1, dtype=np.int32)
     number, row = np.nonzero(use)
     owner[row, x[done][number]] = number
     period = np.full((outcome.size, len(fringes)), np.nan)
     numbers = np.zeros(period.shape, dtype=np.int32)
-    pictures = {n: np.full((height, width), np.nan) for n in ("continuum", "weights", "knots")}
+    pictures = {n: np.full(shape, np.nan) for n in ("continuum", "weights", "knots")}
     stages = []
     for kind, parts in enumerate(fringes):
         blocks: list[FringeBlock] = []
@@ -464,9 +459,9 @@ def _assemble(
             numbers[at, kind] = part.sines.number
             period[at, kind] = part.sines.periods[:, 0]
             kept = np.flatnonzero(done[at])
-            blocks += _blocks(part, kept, place[at[kept]], use, exposure.middle)
+            blocks += _blocks(part, kept, place[at[kept]], use, columns.middle)
             if images:
-                _paint(pictures, part, kept, x[at], positive[at], middle=exposure.middle)
+                _paint(pictures, part, kept, x[at], positive[at], middle=columns.middle)
         source = np.zeros(use.shape[0], dtype=np.int32)
         if blocks:
             order = np.concatenate([b.columns for b in blocks])
