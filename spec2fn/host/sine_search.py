@@ -569,41 +569,28 @@ def find_fringes(
         weights.copy(),
         np.zeros((n, pixels)),
     )
-    if n:
-        periodogram = _Periodogram(wavenumber, search.periods)
-        for rows in np.split(np.arange(n), range(BATCH, n, BATCH)):
-            highest = periodogram.of(rows, weights[rows] > USABLE_WEIGHT)
-            _find(rows, (x, residual, weights), factor, (evidence, highest, search), out)
+    if not n:
+        return out
+    periodogram = _Periodogram(wavenumber, search.periods)
+    for rows in np.split(np.arange(n), range(BATCH, n, BATCH)):
+        highest = periodogram.of(rows, weights[rows] > USABLE_WEIGHT)
+        active = rows
+        for k in range(search.most):
+            peak = highest(active - rows[0], residual[active] - out.model[active])
+            out.periods[active, k] = search.periods[peak]
+            frequencies = factor[active, None] / out.periods[active, : k + 1]
+            y, w = residual[active], weights[active]
+            p, chi, last, logdet = _fit(x[active], y, w, frequencies, robust=search.robust)
+            new = log10_evidence(chi, last.sum(axis=1), 3 * (k + 1), logdet, search.evidence)
+            better = new - evidence[active] > STRONG_EVIDENCE
+            out.periods[active[~better], k] = np.nan
+            active, p = active[better], p[better]
+            if not active.size:
+                break
+            evidence[active] = new[better]
+            out.number[active] = k + 1
+            out.parameters[active, :, : k + 1] = p
+            out.weights[active] = last[better]
+            sine, cosine = sincos_turns(p[:, 0, :, None] * x[active, None])
+            out.model[active] = _sum_of_sines(p, sine, cosine)
     return out
-
-
-def _find(
-    rows: HostArray,
-    data: tuple[HostArray, HostArray, HostArray],
-    factor: HostArray,
-    decide: tuple[HostArray, Callable[[HostArray, HostArray], HostArray], FringeSearch],
-    out: Sines,
-) -> None:
-    """Find fringes one by one in some of the spectra; fills `out`."""
-    x, residual, weights = data
-    evidence, highest, search = decide
-    periods = search.periods
-    active = rows
-    for k in range(search.most):
-        peak = highest(active - rows[0], residual[active] - out.model[active])
-        out.periods[active, k] = periods[peak]
-        frequencies = factor[active, None] / out.periods[active, : k + 1]
-        y, w = residual[active], weights[active]
-        p, chi, last, logdet = _fit(x[active], y, w, frequencies, robust=search.robust)
-        new = log10_evidence(chi, last.sum(axis=1), 3 * (k + 1), logdet, search.evidence)
-        better = new - evidence[active] > STRONG_EVIDENCE
-        out.periods[active[~better], k] = np.nan
-        active, p = active[better], p[better]
-        if not active.size:
-            break
-        evidence[active] = new[better]
-        out.number[active] = k + 1
-        out.parameters[active, :, : k + 1] = p
-        out.weights[active] = last[better]
-        sine, cosine = sincos_turns(p[:, 0, :, None] * x[active, None])
-        out.model[active] = _sum_of_sines(p, sine, cosine)

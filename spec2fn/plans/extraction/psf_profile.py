@@ -48,18 +48,16 @@ class _Grid:
         """Profiles that sum to 1 (the negative one to -1) at every dispersion element."""
         from scipy.ndimage import map_coordinates
 
+        def at(across: HostArray) -> HostArray:
+            profile = map_coordinates(self.psf, [self.along, across], order=1)
+            total = np.nansum(profile, axis=1, keepdims=True)
+            out = np.divide(profile, total, out=np.zeros_like(profile), where=total != 0)
+            return np.where(np.isfinite(out), out, 0.0)
+
         across = self.across + shift * self.subpixels
-        out = [_normalised(map_coordinates(self.psf, [self.along, across], order=1))]
-        if nod_offset is not None:
-            across = across + nod_offset * self.subpixels
-            out.append(-_normalised(map_coordinates(self.psf, [self.along, across], order=1)))
-        return out
-
-
-def _normalised(profile: HostArray) -> HostArray:
-    total = np.nansum(profile, axis=1, keepdims=True)
-    out = np.divide(profile, total, out=np.zeros_like(profile), where=total != 0)
-    return np.where(np.isfinite(out), out, 0.0)
+        if nod_offset is None:
+            return [at(across)]
+        return [at(across), -at(across + nod_offset * self.subpixels)]
 
 
 def psf_profiles(
@@ -152,8 +150,8 @@ def _grid(
 ) -> _Grid:
     suffix, header = _matching_psf(psf, slit_name)
     center_key = "CENTROW" if dispaxis == 1 else "CENTCOL"
-    numbers: list[Any] = [header.get(k) for k in ("SUBPIX", center_key)]
-    if any(v is None for v in numbers):
+    numbers = [header.get(k, meta_of(psf).get(k)) for k in ("SUBPIX", center_key)]
+    if None in numbers:
         msg = f"extract_1d: the psf reference needs keywords SUBPIX and {center_key}"
         raise ReferenceError(msg)
     subpixels, center = map(float, numbers)
@@ -168,7 +166,7 @@ def _grid(
 
 
 def _matching_psf(psf: xr.Dataset, slit_name: str) -> tuple[str, Mapping[str, Any]]:
-    """Suffix of the variables of the first PSF for a slit, and its keywords."""
+    """Suffix of the variables of the first PSF for a slit, and its header."""
     meta = meta_of(psf)
     headers = meta.records.get("headers", {})
     apertures = []
@@ -178,8 +176,7 @@ def _matching_psf(psf: xr.Dataset, slit_name: str) -> tuple[str, Mapping[str, An
         header = headers.get(name, meta)
         aperture = str(header.get("APERTURE", "ANY")).upper()
         if aperture in ("ANY", "NONE", slit_name.upper()):
-            keywords = {k: header.get(k, meta.get(k)) for k in ("SUBPIX", "CENTCOL", "CENTROW")}
-            return str(name).removeprefix("psf"), keywords
+            return str(name).removeprefix("psf"), header
         apertures.append(aperture)
     msg = (
         f"extract_1d: the psf reference has no PSF for slit {slit_name!r} (it has:"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -37,8 +37,7 @@ BoundingBox = tuple[tuple[float, float], tuple[float, float]]
 Position = tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Middle:
+class Middle(NamedTuple):
     """Middle of the spectral region: pixel indices and wavelength [um]."""
 
     along: float
@@ -46,23 +45,12 @@ class Middle:
     wavelength: float
 
 
-@dataclass(frozen=True, eq=False)
-class Location:
-    """Position of the source.
+class Location(NamedTuple):
+    """Position of the source across the trace [pixel]."""
 
-    Attributes
-    ----------
-    element : int
-        Dispersion element at which `across` holds.
-    across : float
-        Position across the trace [pixel].
-    trace : array of float64, (disp,)
-        Position across the trace at every dispersion element; NaN outside the bounding box.
-    """
-
-    element: int
+    element: int  # of the dispersion, at which `across` holds
     across: float
-    trace: HostArray
+    trace: HostArray  # at every element; NaN outside the bounding box
 
 
 def aperture_angle(ds: xr.Dataset) -> HostArray | None:
