@@ -102,7 +102,11 @@ def join_spectra(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
     n_wave = max(d.sizes["wave"] for d in datasets)
     first = datasets[0]
     joined: dict[str, Any] = {}
-    for name in _names(datasets):
+    # those of the table, then the others, in the order they come
+    names = dict.fromkeys(n for n in EXTRACTED if n in first)
+    for d in datasets:
+        names |= dict.fromkeys(str(n) for n in d.variables)
+    for name in names:
         like = next(d for d in datasets if name in d).variables[name]
         if "spectrum" not in like.dims:
             joined[name] = like
@@ -135,14 +139,6 @@ def join_spectra(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
     if told:
         records["warnings"] = tuple(told)
     return out.assign_attrs(meta=meta_of(first).replace(wcs=wcs, records=records))
-
-
-def _names(datasets: Sequence[xr.Dataset]) -> list[str]:
-    """Names of all variables: those of the table, then the others, in the order they come."""
-    names = [n for n in EXTRACTED if n in datasets[0]]
-    for d in datasets:
-        names += [str(n) for n in d.variables if n not in names]
-    return names
 
 
 def _padded(ds: xr.Dataset, name: str, like: xr.Variable, n_wave: int) -> Array:

@@ -98,7 +98,9 @@ def correction_table(
     phases = numbers(
         apcorr["apcorr.pixphase"].values[row], f"extract_1d: {described(apcorr)}: 'pixphase'"
     )
-    values = values @ _weights_at(PIXEL_PHASE, phases)
+    order = np.argsort(phases)
+    unit = np.eye(len(phases))[order]
+    values = values @ np.array([np.interp(PIXEL_PHASE, phases[order], u) for u in unit.T])
     n_wave = len(waves)
     cell = np.clip(np.searchsorted(waves, wavelength, side="right") - 1, 0, max(n_wave - 2, 0))
     after = np.minimum(cell + 1, n_wave - 1)
@@ -169,10 +171,3 @@ def _row(
     if str(unit).strip().lower().startswith("arcsec"):
         sizes = sizes / pixel_scale()
     return waves, sizes, values
-
-
-def _weights_at(x: float, points: HostArray) -> HostArray:
-    """Weights of the points in a linear interpolation to `x`, constant beyond the ends."""
-    order = np.argsort(points)
-    unit = np.eye(len(points))
-    return np.array([np.interp(x, points[order], column[order]) for column in unit])
