@@ -65,13 +65,12 @@ def _sums(ds: xr.Dataset, plan: CubeExtractionPlan) -> CubeSums:
     if len(parts) == 1:
         return parts[0]
 
-    def join(column: tuple[Any, ...]) -> object:
-        if isinstance(column[0], tuple):
-            return tuple(join(c) for c in zip(*column, strict=True))
-        return xp.concatenate(column, axis=-1)
+    def join(*columns: Any) -> Any:  # noqa: ANN401 - arrays, or tuples of them
+        if isinstance(columns[0], tuple):
+            return tuple(map(join, *columns))
+        return xp.concatenate(columns, axis=-1)
 
-    joined: list[Any] = [join(column) for column in zip(*parts, strict=True)]
-    return CubeSums(*joined)
+    return CubeSums(*map(join, *parts))
 
 
 def _block(
@@ -95,7 +94,6 @@ def _block(
     box = _box(plan.centre, radius if outer is None else xp.maximum(radius, outer), data.shape)
     data, cover, valid = data[(..., *box)], cover[(..., *box)], valid[(..., *box)]
     errors = tuple(e[(..., *box)] for e in errors)
-
     shape, origin = (data.shape[-2], data.shape[-1]), (box[0].start, box[1].start)
 
     def disc(r: Array) -> Array:
