@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,44 +33,21 @@ BATCH = 32  # spectra that are fitted at once: what is computed of them stays in
 _TERMS = 7
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """Ranges of the flat priors.
+class Evidence(NamedTuple):
+    """Ranges of the flat priors."""
 
-    Attributes
-    ----------
-    parameters : float
-        Width of the range of every parameter.
-    noise : tuple of two float
-        Range of the noise scale.
-    """
-
-    parameters: float
-    noise: tuple[float, float]
+    parameters: float  # width of the range of every parameter
+    noise: tuple[float, float]  # ends of the range of its scale
 
 
-@dataclass(frozen=True)
-class FringeSearch:
-    """Which fringes to look for.
+class FringeSearch(NamedTuple):
+    """Which fringes to look for."""
 
-    Attributes
-    ----------
-    period, half_range : float
-        Central period of the search and distance to its ends [1/cm].
-    most : int
-        Number of fringes at most.
-    step : float
-        Of the periods tried [1/cm].
-    robust : bool
-        Whether outliers lose weight.
-    evidence : Evidence
-    """
-
-    period: float
-    half_range: float
-    most: int
-    step: float
-    robust: bool
+    period: float  # central one [1/cm]
+    half_range: float  # distance to the ends of the search [1/cm]
+    most: int  # number of fringes
+    step: float  # of the periods tried [1/cm]
+    robust: bool  # whether outliers lose weight
     evidence: Evidence
 
     @property
