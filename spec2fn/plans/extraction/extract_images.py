@@ -261,10 +261,8 @@ def _spectral_order(ds: xr.Dataset) -> int:
 
 def _is_prism(ds: xr.Dataset) -> bool:
     """Whether the disperser is a prism, for which spectral order 0 is no direct image."""
-    instrument = str(ds.attrs.get("instrument", "")).upper()
-    if instrument == "MIRI":
-        return "P750L" in str(ds.attrs.get("filter", "")).upper()
-    return instrument == "NIRSPEC" and "PRISM" in str(ds.attrs.get("grating", "")).upper()
+    elements = f"{ds.attrs.get('filter', '')} {ds.attrs.get('grating', '')}".upper()
+    return "P750L" in elements or "PRISM" in elements
 
 
 def _open_image(ds: xr.Dataset) -> _Slit:
