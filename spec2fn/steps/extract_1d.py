@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["extract_1d"]
 
-_UNCORRECTED = {"apcorr": "light outside the apertures of point sources is not corrected for"}
-
 
 def _plan(
     ds: Exposure,
@@ -50,7 +48,9 @@ def _without(ds: Exposure, params: Parameters) -> Mapping[str, str]:
         several = "slit" in part.dims
         types += strings(part, "source_type") if several else [part.attrs.get("source_type", "")]
     effects = {} if _is_cube(ds) else {"extract1d": "the whole image is summed"}
-    return effects | (_UNCORRECTED if params.apply_apcorr and "POINT" in types else {})
+    if params.apply_apcorr and "POINT" in types:
+        effects["apcorr"] = "light outside the apertures of point sources is not corrected for"
+    return effects
 
 
 @step(

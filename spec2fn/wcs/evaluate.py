@@ -23,6 +23,7 @@ __all__ = [
     "is_celestial",
     "pixel_size_deg",
     "sample_slit",
+    "size_of_pixel",
 ]
 
 
@@ -172,3 +173,31 @@ def pixel_size_deg(wcs: WCS, dispaxis: int) -> float:
     ra, dec, _ = evaluate(wcs, [cx, cx + step[0]], [cy, cy + step[1]])
     ra, dec = np.deg2rad(ra), np.deg2rad(dec)
     return float(np.rad2deg(angular_separation(ra[0], dec[0], ra[1], dec[1])))
+
+
+def size_of_pixel(wcs: WCS, pixel: tuple[float, float], dispaxis: int) -> float:
+    """Return the size of a pixel across the dispersion [arcsec].
+
+    Parameters
+    ----------
+    wcs : gwcs.WCS
+        Pixel to right ascension, declination [deg] and wavelength.
+    pixel : tuple of float
+        Zero-based x and y at which to measure.
+    dispaxis : int
+        1 for dispersion along x, 2 along y.
+    """
+    x, y = pixel
+    step = (0.0, 1.0) if dispaxis == 1 else (1.0, 0.0)
+    ra, dec = (
+        np.radians(np.asarray(v, dtype=np.float64))
+        for v in wcs(
+            np.array([x, x + step[0]]), np.array([y, y + step[1]]), with_bounding_box=False
+        )[:2]
+    )
+    # haversine: exact for separations as small as a pixel
+    chord = (
+        np.sin((dec[1] - dec[0]) / 2) ** 2
+        + np.cos(dec[0]) * np.cos(dec[1]) * np.sin((ra[1] - ra[0]) / 2) ** 2
+    )
+    return float(np.degrees(2 * np.arcsin(np.sqrt(chord))) * 3600.0)

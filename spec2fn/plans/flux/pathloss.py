@@ -15,6 +15,7 @@ from spec2fn.plan_base import Plan, array
 from spec2fn.plans.flux.factors import Factor
 from spec2fn.schema import meta_of, require
 from spec2fn.typing import Array, HostArray
+from spec2fn.wcs.evaluate import size_of_pixel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from spec2fn.parameters import Parameters
 
-__all__ = ["PathlossPlan", "plan_lrs_slit", "size_of_pixel"]
+__all__ = ["PathlossPlan", "plan_lrs_slit"]
 
 
 class PathlossPlan(Plan):
@@ -142,34 +143,6 @@ def plan_lrs_slit(ds: xr.Dataset, reference: xr.Dataset, params: Parameters) -> 
         fraction,
         covered,
     )
-
-
-def size_of_pixel(wcs: WCS, pixel: tuple[float, float], dispaxis: int) -> float:
-    """Return the size of a pixel across the dispersion [arcsec].
-
-    Parameters
-    ----------
-    wcs : gwcs.WCS
-        Pixel to right ascension, declination [deg] and wavelength.
-    pixel : tuple of float
-        Zero-based x and y at which to measure.
-    dispaxis : int
-        1 for dispersion along x, 2 along y.
-    """
-    x, y = pixel
-    step = (0.0, 1.0) if dispaxis == 1 else (1.0, 0.0)
-    ra, dec = (
-        np.radians(np.asarray(v, dtype=np.float64))
-        for v in wcs(
-            np.array([x, x + step[0]]), np.array([y, y + step[1]]), with_bounding_box=False
-        )[:2]
-    )
-    # haversine: exact for separations as small as a pixel
-    chord = (
-        np.sin((dec[1] - dec[0]) / 2) ** 2
-        + np.cos(dec[0]) * np.cos(dec[1]) * np.sin((ra[1] - ra[0]) / 2) ** 2
-    )
-    return float(np.degrees(2 * np.arcsin(np.sqrt(chord))) * 3600.0)
 
 
 def _aperture_centre(wcs: WCS) -> tuple[float, float]:
