@@ -14,28 +14,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from spec2fn.dq import PIXEL
 from spec2fn.kernels.namespace import array_namespace, safe_divide, safe_sqrt
 from spec2fn.kernels.statistics import masked_median
 from spec2fn.typing import Array, Arrays, HostArray
 
 __all__ = ["Planes", "fit_profile", "minimum_gradient"]
 
-_DO_NOT_USE = 1
-_NON_SCIENCE = 1 << 9
-_FLUX_ESTIMATED = 1 << 28
 _SIGNIFICANT = 5.0
 _OVERFLOW = 1e20
 
 
 class Planes(NamedTuple):
-    """The planes of a spectrum, each (…, y, x): values, flags, and what is known of the errors.
-
-    ``errors`` holds standard errors and ``variances`` variances, by name.
-    """
+    """The planes of a spectrum, each (…, y, x): values, flags, errors, and variances by name."""
 
     sci: Array
     dq: Array
-    errors: Mapping[str, Any]
+    err: Array
     variances: Mapping[str, Any]
 
     def map(self, function: Callable[..., Array], *others: Planes) -> Planes:
@@ -44,23 +39,28 @@ class Planes(NamedTuple):
         return Planes(
             function(*(p.sci for p in every)),
             function(*(p.dq for p in every)),
-            {k: function(*(p.errors[k] for p in every)) for k in self.errors},
+            function(*(p.err for p in every)),
             {k: function(*(p.variances[k] for p in every)) for k in self.variances},
         )
 
 
-def _bit(dq: Array, bit: int) -> Array:
-    return (dq & np.asarray(bit, dtype=dq.dtype)) != 0
+def _bit(dq: Array, name: str) -> Array:
+    return np.asarray(PIXEL[name], dtype=dq.dtype)
 
 
-def _replaced_flags(dq: Array, replaced: Array, clear: Array) -> Array:
+def _has(dq: Array, name: str) -> Array:
+    return (dq & _bit(dq, name)) != 0
+
+
+def _replaced_flags(dq: Array, replaced: Array) -> Array:
+    """Flags with ``FLUX_ESTIMATED``, and without ``DO_NOT_USE`` but in ``NON_SCIENCE`` pixels."""
     xp = array_namespace(dq, replaced)
-    usable = xp.where(clear, dq & ~np.asarray(_DO_NOT_USE, dtype=dq.dtype), dq)
-    return xp.where(replaced, usable | np.asarray(_FLUX_ESTIMATED, dtype=dq.dtype), usable)
+    usable = xp.where(_has(dq, "NON_SCIENCE"), dq, dq & ~_bit(dq, "DO_NOT_USE"))
+    return xp.where(replaced, usable | _bit(dq, "FLUX_ESTIMATED"), dq)
 
 
 def _crop(mask: HostArray) -> tuple[slice, slice] | None:
-    # the smallest rectangle that holds all true pixels of a NumPy mask
+    """The smallest rectangle that holds all true pixels of a NumPy mask."""
     plane = np.any(mask, axis=tuple(range(mask.ndim - 2)))
     rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
     if rows.size == 0:
@@ -93,7 +93,7 @@ def minimum_gradient(planes: Planes, size: tuple[Array, Array] | None = None) ->
     ny, nx = sci.shape[-2:]
     if min(ny, nx) < 4:
         return planes
-    xp = array_namespace(sci, planes.dq, *planes.errors.values(), *planes.variances.values())
+    xp = array_namespace(sci, planes.dq, planes.err, *planes.variances.values())
     if xp is not np:
         return _gradient_dense(planes, xp, size)
     finite = np.isfinite(sci)
@@ -119,9 +119,7 @@ def minimum_gradient(planes: Planes, size: tuple[Array, Array] | None = None) ->
         return out
 
     along_y, usable = _choose(*pairs(sci))
-    old = planes.dq[*lead, y, x]
-    clear = usable & ~_bit(old, _NON_SCIENCE)
-    flags = change(planes.dq, _replaced_flags(old, usable, clear))
+    flags = change(planes.dq, _replaced_flags(planes.dq[*lead, y, x], usable))
     return _averaged(planes, flags, along_y, pairs, change)
 
 
@@ -163,13 +161,8 @@ def _gradient_dense(planes: Planes, xp: ModuleType, size: tuple[Array, Array] | 
     inner = [(0, 0)] * (planes.sci.ndim - 2) + [(2, 1), (2, 1)]
 
     def pairs(a: Array) -> tuple[Array, Array, Array, Array]:
-        y, x = slice(2, ny - 1), slice(2, nx - 1)
-        return (
-            a[..., y, 1 : nx - 2],
-            a[..., y, 3:nx],
-            a[..., 1 : ny - 2, x],
-            a[..., 3:ny, x],
-        )
+        left, right, down, up = a[..., 1:-2], a[..., 3:], a[..., 1:-2, 2:-1], a[..., 3:, 2:-1]
+        return left[..., 2:-1, :], right[..., 2:-1, :], down, up
 
     along_y, usable = _choose(*pairs(planes.sci))
     replaced = xp.pad(usable, inner) & ~xp.isfinite(planes.sci)
@@ -181,7 +174,7 @@ def _gradient_dense(planes: Planes, xp: ModuleType, size: tuple[Array, Array] | 
     def change(a: Array, values: Array) -> Array:
         return xp.where(replaced, xp.pad(values, inner), a)
 
-    flags = _replaced_flags(planes.dq, replaced, replaced & ~_bit(planes.dq, _NON_SCIENCE))
+    flags = _replaced_flags(planes.dq, replaced)
     return _averaged(planes, flags, along_y, pairs, change)
 
 
@@ -203,7 +196,7 @@ def _averaged(
     return Planes(
         mean(planes.sci),
         dq,
-        {k: mean(a) for k, a in planes.errors.items()},
+        mean(planes.err),
         {k: variance(a) for k, a in planes.variances.items()},
     )
 
@@ -234,7 +227,7 @@ def fit_profile(planes: Planes, dispaxis: int, n_adjacent: int) -> Planes:
         if no adjacent column has a good pixel in that row.
     """
     if array_namespace(planes.sci, planes.dq) is np:
-        box = _crop(~_bit(planes.dq, _DO_NOT_USE))
+        box = _crop(~_has(planes.dq, "DO_NOT_USE"))
         if box is None:
             return planes
         inner = planes.map(lambda a: a[(..., *box)])
@@ -293,7 +286,7 @@ def _pad(a: Array, n: int) -> Array:
 
 
 def _near(flags: Array, n: int) -> Array:
-    # whether any of the adjacent columns is flagged
+    """Whether any of the adjacent columns is flagged."""
     padded, width = _pad(flags, n), flags.shape[-1]
     out = padded[..., :width]
     for k in range(1, 2 * n + 1):
@@ -317,7 +310,7 @@ def _neighbours(sci: Array, err: Array, good: Array, valid: Array, n: int) -> _N
 
 
 def _within(flags: Array) -> Array:
-    # true from the first to the last true row
+    """True from the first to the last true row."""
     xp = array_namespace(flags)
     count = xp.cumsum(flags.astype(xp.int32), axis=-2)
     total = count[..., -1:, :]
@@ -326,14 +319,12 @@ def _within(flags: Array) -> Array:
 
 def _fit(planes: Planes, n: int) -> Planes:
     sci, dq = planes.sci, planes.dq
-    xp = array_namespace(sci, dq, *planes.errors.values(), *planes.variances.values())
-    unusable, non_science = _bit(dq, _DO_NOT_USE), _bit(dq, _NON_SCIENCE)
+    xp = array_namespace(sci, dq, planes.err, *planes.variances.values())
+    unusable, non_science = _has(dq, "DO_NOT_USE"), _has(dq, "NON_SCIENCE")
     rows = _within(xp.any(~unusable, axis=-1, keepdims=True))
     bad = unusable & ~non_science & rows
     valid = xp.any(~unusable & ~non_science & rows, axis=-2, keepdims=True)
-    nan = np.asarray(np.nan, sci.dtype)
-
-    near = _neighbours(sci, planes.errors["err"], ~unusable & rows, valid, n)
+    near = _neighbours(sci, planes.err, ~unusable & rows, valid, n)
     own = ~unusable & rows & xp.isfinite(sci)
     fitted = (
         valid
@@ -344,7 +335,7 @@ def _fit(planes: Planes, n: int) -> Planes:
     changed = bad & fitted
 
     # variances are averaged as standard errors; NaN has no part in a median
-    sigmas = {**planes.errors, **{k: safe_sqrt(a) for k, a in planes.variances.items()}}
+    sigmas = {"err": planes.err, **{k: safe_sqrt(a) for k, a in planes.variances.items()}}
     (median, found), widths, at = _medians(near, sci, sigmas, changed)
     scale = _scale(sci, own, median, found, near.faint)
     replaced = changed & found
@@ -366,8 +357,8 @@ def _fit(planes: Planes, n: int) -> Planes:
 
     return Planes(
         new_sci,
-        _replaced_flags(dq, replaced, replaced),
-        {k: estimate(k, a, 1) for k, a in planes.errors.items()},
+        _replaced_flags(dq, replaced),
+        estimate("err", planes.err, 1),
         {k: estimate(k, a, 2) for k, a in planes.variances.items()},
     )
 
@@ -375,8 +366,7 @@ def _fit(planes: Planes, n: int) -> Planes:
 def _medians(
     near: _Neighbours, sci: Array, sigmas: Arrays, changed: Array
 ) -> tuple[tuple[Array, Array], dict[str, tuple[Array, Array]], tuple[HostArray, ...] | None]:
-    # the median of values everywhere (it is fitted), of errors where they are needed; under JAX
-    # in one mapped call, because compiling the network five times takes five times as long
+    """Medians of values everywhere (they are fitted), of errors where they are needed."""
     xp = array_namespace(sci, changed, *sigmas.values())
     zero = np.zeros((), sci.dtype)
 
@@ -389,13 +379,14 @@ def _medians(
         return median(sci), {k: median(a, at) for k, a in sigmas.items()}, at
     import jax
 
+    # in one mapped call: compiling the network five times takes five times as long
     middle, found = jax.vmap(median)(xp.stack([sci, *sigmas.values()]))
     pairs = list(zip(middle, found, strict=True))
     return pairs[0], dict(zip(sigmas, pairs[1:], strict=True)), None
 
 
 def _scale(sci: Array, own: Array, median: Array, found: Array, faint: Array) -> Array:
-    # float64 (…, 1, column): brings the median profile to the column it is fitted to
+    """What brings the median profile to the column it is fitted to, float64 (…, 1, column)."""
     xp = array_namespace(sci, own, median)
     zero = np.zeros((), sci.dtype)
     low = np.asarray(-np.inf, sci.dtype)

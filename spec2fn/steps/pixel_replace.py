@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
-from spec2fn.dq import PIXEL
+from spec2fn.dq import UNUSABLE
 from spec2fn.engine.step import PLANNED, step
 from spec2fn.errors import DatasetError
 from spec2fn.host.slice_stacks import SlicesPlan, make_slices_plan
 from spec2fn.kernels.pixel_replace import Planes, fit_profile, minimum_gradient
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, Range
-from spec2fn.schema import meta_of, replace_data
+from spec2fn.schema import VARIANCES, meta_of, replace_data
 from spec2fn.typing import Array
 from spec2fn.wcs.coordinates import slice_map
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["pixel_replace"]
-
-
-_ELSEWHERE = PIXEL["DO_NOT_USE"] | PIXEL["NON_SCIENCE"]
 
 
 def _plan(ds: xr.Dataset, *, params: Parameters) -> SlicesPlan:
@@ -92,8 +89,8 @@ def pixel_replace(
     planes = Planes(
         ds["sci"].data,
         ds["dq"].data,
-        {"err": ds["err"].data},
-        {v: ds[v].data for v in ("var_poisson", "var_rnoise", "var_flat") if v in ds},
+        ds["err"].data,
+        {v: ds[v].data for v in VARIANCES if v in ds},
     )
     if algorithm == "mingrad":
         out = minimum_gradient(planes, _true_size(ds))
@@ -109,14 +106,14 @@ def pixel_replace(
 
         def cut(image: Array) -> Array:
             # pixels of other slices are no part of the image of a slice
-            return plan.cut(image, np.nan if image.dtype.kind == "f" else _ELSEWHERE)
+            return plan.cut(image, np.nan if image.dtype.kind == "f" else UNUSABLE)
 
         out = planes.map(plan.paste, fit_profile(planes.map(cut), dispaxis, n_adjacent_cols))
-    return replace_data(ds, sci=out.sci, dq=out.dq, **out.errors, **out.variances)
+    return replace_data(ds, sci=out.sci, dq=out.dq, err=out.err, **out.variances)
 
 
 def _true_size(ds: xr.Dataset) -> tuple[Any, Any] | None:
-    # of padded slits, shaped like the leading axes
+    """Of padded slits, shaped like the leading axes."""
     if "slit" not in ds.dims:
         return None
     more = (1,) * (ds["sci"].ndim - 3)

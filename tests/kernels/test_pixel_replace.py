@@ -26,7 +26,7 @@ def make(sci, bad=(), snr=50.0):
         dq[pixel] |= DNU
         for plane in (sci, *planes):
             plane[pixel] = np.nan
-    return Planes(sci, dq, {"err": planes[0]}, {"var_poisson": planes[1], "var_rnoise": planes[2]})
+    return Planes(sci, dq, planes[0], {"var_poisson": planes[1], "var_rnoise": planes[2]})
 
 
 def random_planes(seed, shape=(3, 24, 20), fraction=0.08):
@@ -39,17 +39,17 @@ def random_planes(seed, shape=(3, 24, 20), fraction=0.08):
     planes.dq[rng.random(shape) < 0.02] |= NON_SCIENCE
     planes.dq[..., :2, :] |= DNU
     planes.dq[shape[0] // 3 :, ..., 7] |= DNU
-    for plane in (planes.sci, planes.errors["err"], *planes.variances.values()):
+    for plane in (planes.sci, planes.err, *planes.variances.values()):
         plane[(planes.dq & DNU) != 0] = np.nan
     return planes
 
 
 def arrays(planes):
-    return (planes.sci, planes.dq, planes.errors["err"], *planes.variances.values())
+    return (planes.sci, planes.dq, planes.err, *planes.variances.values())
 
 
 def from_arrays(sci, dq, err, poisson, rnoise):
-    return Planes(sci, dq, {"err": err}, {"var_poisson": poisson, "var_rnoise": rnoise})
+    return Planes(sci, dq, err, {"var_poisson": poisson, "var_rnoise": rnoise})
 
 
 def test_minimum_gradient_takes_the_pair_that_differs_less():
@@ -61,8 +61,8 @@ def test_minimum_gradient_takes_the_pair_that_differs_less():
     assert out.dq[4, 4] == ESTIMATED
     planes = make(steep, [(4, 4)])
     replaced = minimum_gradient(planes)
-    err, var = planes.errors["err"], planes.variances["var_rnoise"]
-    assert replaced.errors["err"][4, 4] == pytest.approx((err[4, 3] + err[4, 5]) / 2)
+    err, var = planes.err, planes.variances["var_rnoise"]
+    assert replaced.err[4, 4] == pytest.approx((err[4, 3] + err[4, 5]) / 2)
     expected = ((np.sqrt(var[4, 3]) + np.sqrt(var[4, 5])) / 2) ** 2
     assert replaced.variances["var_rnoise"][4, 4] == pytest.approx(expected, rel=1e-6)
 
@@ -112,9 +112,9 @@ def test_fit_profile_recovers_profile_times_spectrum(dispaxis):
     np.testing.assert_allclose(out.sci, truth, rtol=2e-6)
     for pixel in bad:
         assert out.dq[pixel] == ESTIMATED
-        assert out.errors["err"][pixel] == pytest.approx(truth[pixel] / 50, rel=0.05)
+        assert out.err[pixel] == pytest.approx(truth[pixel] / 50, rel=0.05)
     total = sum(out.variances.values())
-    np.testing.assert_allclose(total, out.errors["err"] ** 2, rtol=1e-5)
+    np.testing.assert_allclose(total, out.err**2, rtol=1e-5)
 
 
 def test_fit_profile_scale_is_the_least_squares_solution():
@@ -136,7 +136,7 @@ def test_fit_profile_of_a_negative_column_keeps_its_sign():
     sci = -np.array([1, 5, 20, 5, 1.0])[:, None] * np.ones(9)
     out = fit_profile(make(sci, [(2, 4), (1, 4)]), 1, 3)
     np.testing.assert_allclose(out.sci[:, 4], sci[:, 4], rtol=1e-6)
-    assert out.errors["err"][2, 4] > 0
+    assert out.err[2, 4] > 0
 
 
 def test_fit_profile_does_not_scale_noise():
@@ -208,7 +208,7 @@ def test_gradients_are_finite_and_agree_with_differences(name):
 
     def total(sci, err, poisson):
         out = ALGORITHMS[name](from_arrays(sci, flat[1], err, poisson, flat[4]))
-        parts = (out.sci, out.errors["err"], out.variances["var_poisson"])
+        parts = (out.sci, out.err, out.variances["var_poisson"])
         return sum(jax.numpy.nansum(weight * p) for p in parts)
 
     point = (flat[0], flat[2], flat[3])

@@ -22,6 +22,7 @@ from spec2fn.plan_base import Plan, array, labels
 from spec2fn.schema import meta_of
 from spec2fn.slits import strings
 from spec2fn.typing import Array, HostArray, Number
+from spec2fn.units import SR_TO_ARCSEC2
 from spec2fn.wcs.custom_grid import custom_grid, load_custom_wcs
 from spec2fn.wcs.evaluate import SlitSamples, evaluate, is_celestial, pixel_size_deg, sample_slit
 from spec2fn.wcs.s_region import box_region, slit_region
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ResamplePlan", "make_plan"]
 
-_ARCSEC2_PER_SR = np.rad2deg(3600.0) ** 2
 _PER_PIXEL = ("Jy", "mJy", "uJy", "nJy", "MJy")
 _WORLD = ("ra", "dec", "wavelength")
 _NO_PIXELS = "no pixel of the exposure has a wavelength and a position"
@@ -414,7 +414,7 @@ def _joined(
         xsize=sizes[:, 1],
         ysize=sizes[:, 0],
         pixar_sr=area,
-        pixar_a2=area * _ARCSEC2_PER_SR,
+        pixar_a2=area * SR_TO_ARCSEC2,
         ratio=ratio,
         scale=np.where(per_pixel, 1.0 / ratio, 1.0),
         exposure_time=np.float64(exposure.time),
