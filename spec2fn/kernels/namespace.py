@@ -14,7 +14,15 @@ import numpy as np
 
 from spec2fn.typing import Array, Number
 
-__all__ = ["array_namespace", "is_jax", "is_traced", "positive_root", "safe_divide", "safe_sqrt"]
+__all__ = [
+    "array_namespace",
+    "is_jax",
+    "is_traced",
+    "positive_root",
+    "safe_divide",
+    "safe_sqrt",
+    "sum_by",
+]
 
 
 def is_jax(array: object) -> bool:
@@ -63,3 +71,20 @@ def safe_sqrt(a: Array) -> Array:
     zero, one, nan = (np.asarray(v, a.dtype) for v in (0.0, 1.0, np.nan))
     root = xp.sqrt(xp.where(a > 0, a, one))
     return xp.where(a > 0, root, xp.where(a == 0, zero, nan))
+
+
+def sum_by(values: Array, index: Array, size: int, *, ascending: bool = False) -> Array:
+    """Return the sums (..., size) of the values (..., n) that have the same index (n,).
+
+    Values of an index beyond `size` are left out; `ascending` says that the indices are sorted.
+    """
+    xp = array_namespace(values)
+    if xp is np:
+        flat = values.reshape(-1, values.shape[-1])
+        summed = np.stack([np.bincount(index, v, size)[:size] for v in flat])
+        return summed.reshape(*values.shape[:-1], size).astype(values.dtype)
+    import jax
+
+    moved = xp.moveaxis(values, -1, 0)
+    summed = jax.ops.segment_sum(moved, xp.asarray(index), size, indices_are_sorted=ascending)
+    return xp.moveaxis(summed, 0, -1)

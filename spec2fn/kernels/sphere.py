@@ -31,10 +31,6 @@ def rotation_matrix(angles: Array, axes: Sequence[str]) -> list[list[Array]]:
     axes : sequence of {"x", "y", "z"}
         Axis of each rotation. A positive angle turns the axes counter-clockwise, i.e. a vector's
         components clockwise.
-
-    Returns
-    -------
-    list of three lists of three scalars
     """
     xp = array_namespace(angles)
     rows: list[list[Array]] = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +36,7 @@ from spec2fn.plans.cubes.sampling import (
     groups_of,
     read_sampling,
 )
+from spec2fn.plans.provenance import Provenance
 from spec2fn.schema import meta_of
 from spec2fn.typing import Array, HostArray, Number
 from spec2fn.wcs.coordinates import with_coordinates
@@ -59,24 +59,6 @@ _COLUMNS = (15, 14, 16, 13, 17, 12, 18, 11, 19, 10, 20, 9, 21, 8, 22, 7, 23, 6, 
 _SLICE_COLUMNS = np.array([*_COLUMNS, 3, 27, 2, 28, 1, 29, 0])
 
 
-@dataclass(frozen=True)
-class CubeProvenance:
-    """What describes a cube but takes no part in computing it; equal to any other one.
-
-    Attributes
-    ----------
-    wcs : gwcs.WCS
-    s_region : str
-    science, primary : mapping
-        Keywords by header; None removes one.
-    """
-
-    wcs: Any = field(default=None, compare=False, repr=False)
-    s_region: str = field(default="", compare=False)
-    science: Any = field(default=None, compare=False, repr=False)
-    primary: Any = field(default=None, compare=False, repr=False)
-
-
 class OneCubePlan(Plan):
     """One cube; valid for every integration of the exposure.
 
@@ -94,7 +76,7 @@ class OneCubePlan(Plan):
         Of the planes [um].
     pixar_a2, pixar_sr : float
         Area of a spaxel [arcsec^2, sr].
-    provenance : CubeProvenance
+    provenance : Provenance
     """
 
     name: str
@@ -104,7 +86,7 @@ class OneCubePlan(Plan):
     wavelength: Array = array("wave")
     pixar_a2: Number = array("")
     pixar_sr: Number = array("")
-    provenance: CubeProvenance = field(default_factory=CubeProvenance)
+    provenance: Provenance
 
 
 class CubeBuildPlan(Plan):
@@ -149,15 +131,51 @@ def make_plan(ds: xr.Dataset, cubepar: xr.Dataset, params: Parameters) -> CubeBu
     layout_of(ds)
     ds = with_coordinates(ds, "cube_build")
     ds = _with_offset(ds, params.offset_file)
-    make = _internal_cube if internal else _sky_cube
     groups = groups_of(bands, "band" if internal else params.output_type, instrument)
-    return CubeBuildPlan(tuple(make(ds, wcs, cubepar, group, params) for group in groups))
+    return CubeBuildPlan(tuple(_one_cube(ds, wcs, cubepar, group, params) for group in groups))
+
+
+def _one_cube(
+    ds: xr.Dataset, wcs: WCS, cubepar: xr.Dataset, bands: Sequence[Band], params: Parameters
+) -> OneCubePlan:
+    instrument = str(ds.attrs["instrument"])
+    sampling = read_sampling(cubepar, bands, instrument, params)
+    make = _internal_cube if params.coord_system == "internal_cal" else _sky_cube
+    grid, operator = make(ds, wcs, bands, sampling, params)
+    if params.covariance and operator.power is not None:
+        msg = "cube_build: covariance is for weighting 'drizzle' or 'emsm'; msm has too many pairs"
+        raise ParameterError(msg)
+    pairs = tuple(paired(operator, o) for o in COVARIANCE_OFFSETS) if params.covariance else ()
+    area = grid.cdelt[0] * grid.cdelt[1]
+    primary = {
+        "FLUXEXT": "SCI",
+        "ERREXT": "ERR",
+        "MASKEXT": "DQ",
+        **_influence_keywords(sampling, params),
+    }
+    if instrument == "MIRI":
+        primary["CHANNEL"] = "".join(sorted({b.first for b in bands}))
+    return OneCubePlan(
+        name=cube_name(bands, instrument) + ("_internal" if grid.internal else ""),
+        bands=",".join(cube_name([b], instrument) for b in bands),
+        operator=operator,
+        pairs=pairs,
+        wavelength=sampling.wavelength,
+        pixar_a2=np.float64(area),
+        pixar_sr=np.float64(area * STERADIAN),
+        provenance=Provenance(
+            wcs=cube_gwcs(grid, sampling.wavelength, sampling.step),
+            s_region="" if grid.internal else footprint(grid),
+            science=wcs_keywords(grid, sampling.wavelength, sampling.step)
+            | ({"S_REGION": None} if grid.internal else {}),
+            primary=primary,
+        ),
+    )
 
 
 def _sky_cube(
-    ds: xr.Dataset, wcs: WCS, cubepar: xr.Dataset, bands: Sequence[Band], params: Parameters
-) -> OneCubePlan:
-    sampling = read_sampling(cubepar, bands, str(ds.attrs["instrument"]), params)
+    ds: xr.Dataset, wcs: WCS, bands: Sequence[Band], sampling: CubeSampling, params: Parameters
+) -> tuple[CubeGrid, CubeOperator]:
     angle = 0.0
     if params.coord_system == "ifualign":
         angle = position_angle(ds, wcs, bands[0])
@@ -170,9 +188,7 @@ def _sky_cube(
     check_cube_size(grid, sampling.wavelength.size)
     drizzle = params.weighting == "drizzle"
     geometry = pixel_geometry(ds, wcs, bands, grid, outlines=drizzle)
-    operator_of = _drizzle if drizzle else _shepard
-    operator = operator_of(geometry, grid, sampling, (ds.sizes["y"], ds.sizes["x"]))
-    return _cube_plan(ds, bands, grid, sampling, operator, params=params)
+    return grid, (_drizzle if drizzle else _shepard)(geometry, grid, sampling)
 
 
 def _extent(
@@ -206,12 +222,7 @@ def _extent(
     return np.concatenate(ras), np.concatenate(decs)
 
 
-def _drizzle(
-    geometry: PixelGeometry,
-    grid: CubeGrid,
-    sampling: CubeSampling,
-    shape_in: tuple[int, int],
-) -> CubeOperator:
+def _drizzle(geometry: PixelGeometry, grid: CubeGrid, sampling: CubeSampling) -> CubeOperator:
     first, spectral = plane_overlaps(
         geometry.wavelength, geometry.width, sampling.lower, sampling.upper
     )
@@ -236,17 +247,11 @@ def _drizzle(
         spectral,
         geometry.pixel,
         lambda which: quad_entries(*cells(which), grid.shape),
-        shape_in=shape_in,
         shape=(planes, *grid.shape),
     )
 
 
-def _shepard(
-    geometry: PixelGeometry,
-    grid: CubeGrid,
-    sampling: CubeSampling,
-    shape_in: tuple[int, int],
-) -> CubeOperator:
+def _shepard(geometry: PixelGeometry, grid: CubeGrid, sampling: CubeSampling) -> CubeOperator:
     centre, spaxel = sampling.wavelength, grid.cdelt[0]
     assert sampling.influence is not None
     nearest = np.searchsorted((centre[1:] + centre[:-1]) / 2, geometry.wavelength, side="right")
@@ -275,7 +280,6 @@ def _shepard(
             grid.shape,
             lambda square, who: weight(square, which[who]),
         ),
-        shape_in=shape_in,
         shape=(centre.size, *grid.shape),
         power=influence.power,
         softening=influence.softening,
@@ -283,75 +287,31 @@ def _shepard(
 
 
 def _internal_cube(
-    ds: xr.Dataset, wcs: WCS, cubepar: xr.Dataset, bands: Sequence[Band], params: Parameters
-) -> OneCubePlan:
-    sampling = read_sampling(cubepar, bands, str(ds.attrs["instrument"]), params)
-    outlines = internal_outlines(ds, wcs)
-    grid = internal_grid(outlines.along, outlines.across, _SLICES)
+    ds: xr.Dataset, wcs: WCS, _bands: object, sampling: CubeSampling, _params: object
+) -> tuple[CubeGrid, CubeOperator]:
+    pixel, number, (along, across), (corners_along, corners_wave) = internal_outlines(ds, wcs)
+    grid = internal_grid(along, across, _SLICES)
     if sampling.step is None:
         msg = "cube_build: coord_system='internal_cal' has linear planes; leave out wavelengths"
         raise ParameterError(msg)
     ny, nx = grid.shape
     planes = sampling.wavelength.size
-    a = (outlines.corners_along - grid.start[1]) / grid.cdelt[1] + 0.5
-    w = (outlines.corners_wave - sampling.lower[0]) / sampling.step
+    a = (corners_along - grid.start[1]) / grid.cdelt[1] + 0.5
+    w = (corners_wave - sampling.lower[0]) / sampling.step
     known = np.flatnonzero(np.isfinite(a).all(axis=0) & np.isfinite(w).all(axis=0))
     a, w = a[:, known], w[:, known]
     who, cell, area = quad_entries(a, w, (planes, ny))
     full = 0.5 * np.abs((a[0] - a[2]) * (w[1] - w[3]) - (a[1] - a[3]) * (w[0] - w[2]))
-    plane, along = np.divmod(cell, ny)
-    column = _SLICE_COLUMNS[outlines.number[known] - 1]
+    # the cells run over planes and rows
+    column = _SLICE_COLUMNS[number[known] - 1]
     operator = assemble_voxels(
-        outlines.pixel[known],
+        pixel[known],
         who,
-        (plane * ny + along) * nx + column[who],
+        cell * nx + column[who],
         area / full[who],
-        shape_in=(ds.sizes["y"], ds.sizes["x"]),
         shape=(planes, ny, nx),
     )
-    return _cube_plan(ds, bands, grid, sampling, operator, params=params)
-
-
-def _cube_plan(
-    ds: xr.Dataset,
-    bands: Sequence[Band],
-    grid: CubeGrid,
-    sampling: CubeSampling,
-    operator: CubeOperator,
-    *,
-    params: Parameters,
-) -> OneCubePlan:
-    instrument = str(ds.attrs["instrument"])
-    if params.covariance and operator.power is not None:
-        msg = "cube_build: covariance is for weighting 'drizzle' or 'emsm'; msm has too many pairs"
-        raise ParameterError(msg)
-    pairs = tuple(paired(operator, o) for o in COVARIANCE_OFFSETS) if params.covariance else ()
-    area = grid.cdelt[0] * grid.cdelt[1]
-    name = cube_name(bands, instrument) + ("_internal" if grid.internal else "")
-    primary = {
-        "FLUXEXT": "SCI",
-        "ERREXT": "ERR",
-        "MASKEXT": "DQ",
-        **_influence_keywords(sampling, params),
-    }
-    if instrument == "MIRI":
-        primary["CHANNEL"] = "".join(sorted({b.first for b in bands}))
-    return OneCubePlan(
-        name=name,
-        bands=",".join(cube_name([b], instrument) for b in bands),
-        operator=operator,
-        pairs=pairs,
-        wavelength=sampling.wavelength,
-        pixar_a2=np.float64(area),
-        pixar_sr=np.float64(area * STERADIAN),
-        provenance=CubeProvenance(
-            wcs=cube_gwcs(grid, sampling.wavelength, sampling.step),
-            s_region="" if grid.internal else footprint(grid),
-            science=wcs_keywords(grid, sampling.wavelength, sampling.step)
-            | ({"S_REGION": None} if grid.internal else {}),
-            primary=primary,
-        ),
-    )
+    return grid, operator
 
 
 def _influence_keywords(sampling: CubeSampling, params: Parameters) -> Mapping[str, Any]:

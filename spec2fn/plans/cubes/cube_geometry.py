@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from spec2fn.wcs.assign.nirspec_ifu import SliceBatch
 
 __all__ = [
-    "InternalOutlines",
     "Layout",
     "PixelGeometry",
     "internal_outlines",
@@ -87,8 +86,6 @@ class PixelGeometry:
     ----------
     pixel : (p,) int64
         Flat index on the detector, ascending.
-    band : (p,) int
-        Position of the pixel's band among those of the cube.
     x, y : (p,) float64
         Centres [arcsec].
     wavelength, width : (p,) float64
@@ -98,7 +95,6 @@ class PixelGeometry:
     """
 
     pixel: HostArray
-    band: HostArray
     x: HostArray
     y: HostArray
     wavelength: HostArray
@@ -246,7 +242,7 @@ def pixel_geometry(
                     corners[:, corner, part] = edge + beside[:, side]
 
         in_threads(place, np.split(mine, range(_PIECE, mine.size, _PIECE)))
-    return PixelGeometry(pixel, number, x, y, wavelength[pixel], width, corners[0], corners[1])
+    return PixelGeometry(pixel, x, y, wavelength[pixel], width, corners[0], corners[1])
 
 
 def _without_position(ds: xr.Dataset, wcs: WCS, parabola: _Parabola, limit: float) -> HostArray:
@@ -259,7 +255,10 @@ def _without_position(ds: xr.Dataset, wcs: WCS, parabola: _Parabola, limit: floa
         out[:] = (np.abs(reach) > limit).any(axis=0)
     elif layout.along == 0:
         (last,) = np.nonzero(parabola.shift)
-        out[:, last] = _edge_unknown(wcs, layout, parabola.pixel[last], ds["sci"].shape[-1])
+        y, x = np.divmod(parabola.pixel[last], ds["sci"].shape[-1])
+        for step in (-layout.half, layout.half):
+            # an edge without a position is one of the whole pixel
+            out[:, last] |= ~np.isfinite(evaluate_between(wcs, None, layout.frame, x, y + step)[1])
     return out
 
 
@@ -278,35 +277,23 @@ def position_angle(ds: xr.Dataset, wcs: WCS, band: Band) -> float:
     return 90.0 + math.degrees(math.atan2(east, dec[1] - dec[0]))
 
 
-@dataclass(frozen=True, eq=False)
-class InternalOutlines:
-    """Pixels of a NIRSpec exposure in the plane of the slicer.
-
-    Attributes
-    ----------
-    pixel : (p,) int64
-    number : (p,) int
-        Slice, from 1.
-    along, across : (p,) float64
-        Centres [m].
-    corners_along, corners_wave : (4, p) float64
-        [m], [um].
-    """
-
-    pixel: HostArray
-    number: HostArray
-    along: HostArray
-    across: HostArray
-    corners_along: HostArray
-    corners_wave: HostArray
-
-
-def internal_outlines(ds: xr.Dataset, wcs: WCS) -> InternalOutlines:
+def internal_outlines(
+    ds: xr.Dataset, wcs: WCS
+) -> tuple[HostArray, HostArray, tuple[HostArray, HostArray], HostArray]:
     """Return NIRSpec pixels as quadrilaterals of position along the slice and wavelength.
 
     As in the JWST pipeline, the corners of a pixel are its centre and those of the next pixels
     along both axes of the detector, and wavelengths are those in the spectrograph, without the
     correction to the barycentre.
+
+    Returns
+    -------
+    pixel, number : (p,) int
+        Flat index on the detector, and slice, from 1.
+    centres : tuple of (p,) float64
+        Along and across the slices [m].
+    corners : (2, 4, p) float64
+        Along the slice [m] and in wavelength [um].
     """
     label, _ = pixel_labels(ds, ())
     pixel = np.flatnonzero(label)
@@ -323,14 +310,7 @@ def internal_outlines(ds: xr.Dataset, wcs: WCS) -> InternalOutlines:
             moved = np.full(label.shape, np.nan)
             moved[here] = np.where(same, plane[there], np.nan)
             corners[i, k] = moved.reshape(-1)[pixel]
-    return InternalOutlines(pixel, label.reshape(-1)[pixel], along, across, corners[0], corners[1])
-
-
-def _edge_unknown(wcs: WCS, layout: Layout, pixel: HostArray, width: int) -> HostArray:
-    """Which of the last pixels of a NIRSpec slice have an edge without a position."""
-    y, x = np.divmod(pixel, width)
-    ends = [evaluate_between(wcs, None, layout.frame, x, y + s * layout.half)[1] for s in (-1, 1)]
-    return np.asarray(~np.isfinite(ends).all(axis=0))
+    return pixel, label.reshape(-1)[pixel], (along, across), corners
 
 
 class _Neighbours:

@@ -154,10 +154,6 @@ def groups_of(bands: Sequence[Band], output_type: str, instrument: str) -> list[
     output_type : {"band", "channel", "grating", "multi"}
     instrument : {"MIRI", "NIRSPEC"}
 
-    Returns
-    -------
-    list of list of Band
-
     Raises
     ------
     ParameterError

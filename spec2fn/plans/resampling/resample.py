@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from spec2fn.kernels.resampling import Overlap, Pairs
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters
 from spec2fn.plan_base import Plan, array, labels
+from spec2fn.plans.provenance import Provenance
 from spec2fn.schema import meta_of
 from spec2fn.slits import strings
 from spec2fn.typing import Array, HostArray, Number
@@ -45,22 +46,6 @@ __all__ = ["ResamplePlan", "make_plan"]
 _PER_PIXEL = ("Jy", "mJy", "uJy", "nJy", "MJy")
 _WORLD = ("ra", "dec", "wavelength")
 _NO_PIXELS = "no pixel of the exposure has a wavelength and a position"
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """What describes the output but takes no part in computing it; equal to any other one.
-
-    Attributes
-    ----------
-    wcs : mapping of int to gwcs.WCS
-        Output WCS by slit id.
-    s_region : tuple of (str or None)
-        S_REGION of the slits in their order.
-    """
-
-    wcs: Mapping[int, WCS] = field(default_factory=dict, compare=False, repr=False)
-    s_region: tuple[str | None, ...] = field(default=(), compare=False)
 
 
 class ResamplePlan(Plan):
@@ -109,7 +94,7 @@ class ResamplePlan(Plan):
     window: tuple[int, int, int, int]
     shape: tuple[int, int]
     problems: tuple[str, ...] = labels("slit")
-    provenance: Provenance = field(default_factory=Provenance)
+    provenance: Provenance
     source_xpos: Array | None = array("slit", default=None)
     source_ypos: Array | None = array("slit", default=None)
 
