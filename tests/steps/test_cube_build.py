@@ -8,7 +8,7 @@ from spec2fn.dq import PIXEL
 from spec2fn.errors import InputError, ParameterError
 from spec2fn.io import open_product, save
 from spec2fn.kernels import cubes as kernel
-from spec2fn.schema import Meta, meta_of, status_of
+from spec2fn.schema import Meta, meta_of, status_of, with_meta
 from spec2fn.steps.cube_build import cube_build
 
 RA, DEC = 30.0, 40.0
@@ -231,6 +231,16 @@ def test_an_offset_file_moves_the_exposure(base, reference, tmp_path):
     for cube in (old, new):
         flux = np.nansum(cube["sci"].values[5:-5], axis=(1, 2)) * cube["pixar_a2"].item()
         np.testing.assert_allclose(flux, flux.mean(), rtol=1e-3)
+
+
+def test_an_offset_moves_the_field_whatever_the_header_says_of_it(base, reference, tmp_path):
+    file = offsets(tmp_path / "offsets.asdf", raoffset=[9.0, 3.0])
+    science = fits.Header({"S_REGION": cube_build(base, reference, channel="2").attrs["s_region"]})
+    there = with_meta(base, science=science)
+    stays = cube_build(there, reference, channel="2")
+    moved, true = (cube_build(ds, reference, channel="2", offset_file=file) for ds in (there, base))
+    assert moved.attrs["s_region"] == true.attrs["s_region"] != stays.attrs["s_region"]
+    assert np.isfinite(moved["sci"]).sum() == np.isfinite(true["sci"]).sum()
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,8 @@ def _extent(
 ) -> tuple[HostArray, HostArray]:
     """Corners of the field of view: those of S_REGION, or the outermost pixels of each band."""
     meta = meta_of(ds)
-    region = str(ds.attrs.get("s_region") or meta.get("S_REGION", ""))
+    # None if an offset file moved the pixels away from it
+    region = str(ds.attrs.get("s_region", meta.get("S_REGION")) or "")
     whole = params.coord_system in ("skyalign", "world") and params.cube_pa is None
     # S_REGION is that of the larger channel
     small = ds.attrs["instrument"] == "MIRI" and params.output_type != "multi"
