@@ -262,6 +262,13 @@ def test_a_missing_offset_file_is_named(base, reference, tmp_path):
         cube_build(base, reference, channel="1", offset_file=str(tmp_path / "none.asdf"))
 
 
+@pytest.mark.parametrize("weighting", ["drizzle", "emsm", "msm"])
+@pytest.mark.parametrize("away", [{"ra_center": 30.01, "nspax_x": 5}, {"wavelengths": (9.0, 9.1)}])
+def test_a_cube_that_no_pixel_reaches_is_refused(base, reference, weighting, away):
+    with pytest.raises(ParameterError, match="no pixel of the exposure reaches the cube ch2-short"):
+        cube_build(base, reference, channel="2", weighting=weighting, **away)
+
+
 def test_wavelength_of_a_line(base, reference):
     line = np.exp(-0.5 * ((base["wavelength"].values - 5.21) / 0.03) ** 2).astype(np.float32)
     cube = cube_build(base.assign(sci=(("y", "x"), line)), reference, channel="1")

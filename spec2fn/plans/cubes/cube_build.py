@@ -142,6 +142,12 @@ def _one_cube(
     sampling = read_sampling(cubepar, bands, instrument, params)
     make = _internal_cube if params.coord_system == "internal_cal" else _sky_cube
     grid, operator = make(ds, wcs, bands, sampling, params)
+    if not operator.voxels.size:
+        msg = (
+            f"cube_build: no pixel of the exposure reaches the cube {cube_name(bands, instrument)};"
+            " correct ra_center, dec_center, wavemin, wavemax, wavelengths or offset_file"
+        )
+        raise ParameterError(msg)
     if params.covariance and operator.power is not None:
         msg = "cube_build: covariance is for weighting 'drizzle' or 'emsm'; msm has too many pairs"
         raise ParameterError(msg)
