@@ -65,27 +65,18 @@ def plane_overlaps(
         shared = np.minimum(high[pixel], upper[plane]) - np.maximum(low[pixel], lower[plane])
         return np.where(shared > 0, shared, -1.0)
 
-    return _planes(first, lambda plane, pixel: lower[plane] < high[pixel], value, lower.size)
+    return _planes(first, np.searchsorted(lower, high, side="left"), value, lower.size)
 
 
 def _planes(
-    first: HostArray, reached: Weight, value: Weight, planes: int
+    first: HostArray, end: HostArray, value: Weight, planes: int
 ) -> tuple[HostArray, HostArray]:
-    """Evaluate ``value(plane, pixel)`` from `first` on, while ``reached(plane, pixel)``."""
-    out: list[HostArray] = []
-    pixel = np.flatnonzero(first < planes)
-    while True:
-        plane = first[pixel] + len(out)
-        more = (plane < planes) & reached(np.minimum(plane, planes - 1), pixel)
-        if not more.any():
-            break
-        pixel, plane = pixel[more], plane[more]
-        row = np.full(first.size, -1.0, np.float32)
-        row[pixel] = value(plane, pixel)
-        out.append(row)
-    if not out:
-        return np.full(first.size, planes), np.zeros((0, first.size), np.float32)
-    spectral = np.stack(out)
+    """Evaluate ``value(plane, pixel)`` in the planes of each pixel, from `first` to `end`."""
+    depth = max(0, int((end - first).max(initial=0)))
+    spectral = np.full((depth, first.size), -1.0, np.float32)
+    for d, row in enumerate(spectral):
+        (pixel,) = np.nonzero(first + d < end)
+        row[pixel] = value(first[pixel] + d, pixel)
     empty = (spectral < 0).all(axis=0)
     return np.where(empty, planes, first), spectral
 
@@ -114,13 +105,13 @@ def roi_planes(
         As :func:`plane_overlaps`.
     """
     first = np.searchsorted(centre, wavelength - roi, side="left")
-    high = wavelength + roi
 
     def value(plane: HostArray, pixel: HostArray) -> HostArray:
         away = (wavelength[pixel] - centre[plane]) / thickness[plane]
         return weight(away * away, pixel)
 
-    return _planes(first, lambda plane, pixel: centre[plane] <= high[pixel], value, centre.size)
+    end = np.searchsorted(centre, wavelength + roi, side="right")
+    return _planes(first, end, value, centre.size)
 
 
 def roi_entries(

@@ -7,7 +7,7 @@ computed once, in float64, as a sparse operator; :mod:`spec2fn.kernels.resamplin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -151,7 +151,7 @@ def neighbour_pairs(overlap: Overlap, axis: int) -> Pairs:
     parts = joined(found)
     order = np.argsort(parts[2], kind="stable")
     first, second, slots = (part[order].astype(np.int32) for part in parts)
-    return Pairs(first, second, slots, lags, overlap.n_out)
+    return Pairs(first, second, slots, lags)
 
 
 def _moved(flat: HostArray, width: int, target: tuple[int, int], position: int) -> HostArray:
@@ -161,28 +161,31 @@ def _moved(flat: HostArray, width: int, target: tuple[int, int], position: int) 
 
 
 def stack_overlaps(
-    overlaps: Sequence[Overlap | None], shape_in: tuple[int, int], shape_out: tuple[int, int]
+    overlaps: Mapping[int, Overlap],
+    images: int,
+    shape_in: tuple[int, int],
+    shape_out: tuple[int, int],
 ) -> Overlap:
     """Return one operator for images that stand on top of each other, padded to one size.
 
     Parameters
     ----------
-    overlaps : sequence of Overlap or None
-        None is an image nothing is known of.
+    overlaps : mapping of int to Overlap
+        By position in the stack, ascending; of the other images nothing is known.
+    images : int
+        How many there are.
     shape_in, shape_out : tuple of int
         (y, x) of the padded images; those of the stack are (n * y, x).
     """
-    known = [(i, one) for i, one in enumerate(overlaps) if one is not None]
-    n = sum(one.rows.size for _, one in known)
+    n = sum(one.rows.size for one in overlaps.values())
     # filled in place: there may be millions of entries
     rows, cols, area = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n)
     end = 0
-    for i, one in known:
+    for i, one in overlaps.items():
         here = slice(end, end := end + one.rows.size)
         rows[here] = _moved(one.rows, one.shape_out[1], shape_out, i)
         cols[here] = _moved(one.cols, one.shape_in[1], shape_in, i)
         area[here] = one.area
-    images = len(overlaps)
     return Overlap(
         rows=rows,
         cols=cols,
@@ -193,26 +196,26 @@ def stack_overlaps(
 
 
 def stack_pairs(
-    pairs: Sequence[Pairs | None],
-    overlaps: Sequence[Overlap | None],
+    pairs: Mapping[int, Pairs],
+    overlaps: Mapping[int, Overlap],
+    images: int,
     shape_out: tuple[int, int],
 ) -> Pairs:
     """Return the pairs of a stack of images; see :func:`stack_overlaps`."""
-    known = [p for p in pairs if p is not None]
-    lags = max((p.lags for p in known), default=1)
-    n_out = len(pairs) * shape_out[0] * shape_out[1]
-    n = sum(p.first.size for p in known)
+    lags = max((p.lags for p in pairs.values()), default=1)
+    n_out = images * shape_out[0] * shape_out[1]
+    n = sum(p.first.size for p in pairs.values())
     first, second, slots = (np.empty(n, np.int32) for _ in range(3))
-    entries = np.cumsum([0] + [0 if o is None else o.rows.size for o in overlaps])
     end = 0
     for lag in range(lags):
-        for i, (one, overlap) in enumerate(zip(pairs, overlaps, strict=True)):
-            if one is None or overlap is None:
-                continue
-            low, high = np.searchsorted(one.slots, [lag * one.n_out, (lag + 1) * one.n_out])
-            rows = one.slots[low:high].astype(np.int64) - lag * one.n_out
+        before = 0  # entries of the images below
+        for i, one in pairs.items():
+            pixels = overlaps[i].n_out
+            low, high = np.searchsorted(one.slots, [lag * pixels, (lag + 1) * pixels])
+            rows = one.slots[low:high].astype(np.int64) - lag * pixels
             here = slice(end, end := end + rows.size)
-            slots[here] = lag * n_out + _moved(rows, overlap.shape_out[1], shape_out, i)
-            first[here] = one.first[low:high] + entries[i]
-            second[here] = one.second[low:high] + entries[i]
-    return Pairs(first, second, slots, lags, n_out)
+            slots[here] = lag * n_out + _moved(rows, overlaps[i].shape_out[1], shape_out, i)
+            first[here] = one.first[low:high] + before
+            second[here] = one.second[low:high] + before
+            before += overlaps[i].rows.size
+    return Pairs(first, second, slots, lags)

@@ -28,6 +28,9 @@ __all__ = [
     "variance_inflation",
 ]
 
+# planes are low if less of them is covered than this share of the quantile of those with data
+_TOO_LITTLE, _MEASURE = 0.75, 0.03
+
 
 class CubeOperator(Plan):
     """Sparse operator from detector pixels to voxels, entries sorted by voxel.
@@ -252,36 +255,26 @@ def by_plane(op: CubeOperator, values: Array) -> Array:
     return sum_by(values.astype("float32"), plane, op.shape[0], ascending=True)
 
 
-def low_coverage(covered: Array, share: float = 0.75, percentile: float = 0.03) -> Array:
-    """Return planes of which much less is covered than of the others.
+def low_coverage(covered: Array) -> Array:
+    """Return planes (..., w) of which much less is covered than of the others.
 
     Parameters
     ----------
     covered : (..., w) integer or float
-        Number of voxels with data in each plane.
-    share : float
-        How much less is too little.
-    percentile : float
-        Which quantile of the planes with data is the measure.
-
-    Returns
-    -------
-    (..., w) bool
-        False for planes without any data.
+        Number of voxels with data in each plane; planes without any are no measure, and not low.
     """
     xp = array_namespace(covered)
     counts = covered.astype("float32")
     ordered = xp.sort(counts, axis=-1)
     empty = (counts == 0).astype(counts.dtype).sum(axis=-1, keepdims=True)
-    planes = counts.shape[-1]
-    position = empty + (planes - empty - 1) * percentile
+    last = counts.shape[-1] - 1
+    position = empty + (last - empty) * _MEASURE
     below = xp.floor(position)
-    low = xp.clip(below.astype(int), 0, planes - 1)
-    high = xp.clip(low + 1, 0, planes - 1)
+    low = xp.clip(below.astype(int), 0, last)
     fraction = (position - below).astype(counts.dtype)
-    first, second = (xp.take_along_axis(ordered, i, axis=-1) for i in (low, high))
+    first, second = (xp.take_along_axis(ordered, i, -1) for i in (low, xp.minimum(low + 1, last)))
     limit = first + fraction * (second - first)
-    return (counts > 0) & (counts < share * limit)
+    return (counts > 0) & (counts < _TOO_LITTLE * limit)
 
 
 def variance_inflation(
@@ -295,12 +288,10 @@ def variance_inflation(
     Parameters
     ----------
     op : CubeOperator
-    weight : (..., v) float
-        Sum of the weights of each voxel of ``op.voxels``.
+    weight, var : (..., v) float
+        Sum of the weights, and variance, of each voxel of ``op.voxels``.
     variance : (..., p) float
         Of the pixels used, 0 for the others.
-    var : (..., v) float
-        Of the voxels.
     keep : (..., v) bool
         Voxels that are summed.
 

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import numpy as np
 
+from spec2fn.dq import UNUSABLE
 from spec2fn.typing import Array, Number
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "safe_divide",
     "safe_sqrt",
     "sum_by",
+    "usable",
 ]
 
 
@@ -71,6 +73,15 @@ def safe_sqrt(a: Array) -> Array:
     zero, one, nan = (np.asarray(v, a.dtype) for v in (0.0, 1.0, np.nan))
     root = xp.sqrt(xp.where(a > 0, a, one))
     return xp.where(a > 0, root, xp.where(a == 0, zero, nan))
+
+
+def usable(dq: Array, *planes: Array) -> Array:
+    """Whether pixels have no flag of :data:`spec2fn.dq.UNUSABLE` and are finite in all planes."""
+    xp = array_namespace(dq, *planes)
+    good: Array = (dq & xp.asarray(UNUSABLE, dtype=dq.dtype)) == 0
+    for plane in planes:
+        good = good & xp.isfinite(plane)
+    return good
 
 
 def sum_by(values: Array, index: Array, size: int, *, ascending: bool = False) -> Array:

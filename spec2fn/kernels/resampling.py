@@ -9,7 +9,14 @@ import functools
 
 import numpy as np
 
-from spec2fn.kernels.namespace import array_namespace, is_jax, positive_root, safe_divide, sum_by
+from spec2fn.kernels.namespace import (
+    array_namespace,
+    is_jax,
+    positive_root,
+    safe_divide,
+    sum_by,
+    usable,
+)
 from spec2fn.plan_base import Plan, array
 from spec2fn.typing import Array, HostArray
 
@@ -72,20 +79,12 @@ class Pairs(Plan):
         ``(lag - 1) * n_out + row`` of the first entry, ascending.
     lags : int
         Largest lag (at least 1).
-    n_out : int
-        Number of output pixels.
     """
 
     first: Array = array("(slit pair)")
     second: Array = array("(slit pair)")
     slots: Array = array("(slit pair)")
     lags: int
-    n_out: int
-
-    @property
-    def size(self) -> int:
-        """Number of slots."""
-        return self.lags * self.n_out
 
     @functools.cached_property
     def runs(self) -> tuple[HostArray, HostArray]:
@@ -112,7 +111,6 @@ def _by_run(
 def drizzle_weight(
     dq: Array,
     planes: tuple[Array, ...],
-    bad_bits: int,
     *,
     weight_type: str | None = "ivm",
     var_rnoise: Array | None = None,
@@ -123,10 +121,9 @@ def drizzle_weight(
     Parameters
     ----------
     dq : (...) uint32
-        Data quality; pixels with any of `bad_bits` weigh nothing.
+        Data quality; pixels with a flag of :data:`spec2fn.dq.UNUSABLE` weigh nothing.
     planes : tuple of (...) float32
         Data, errors and variances; a pixel that is not finite in any of them weighs nothing.
-    bad_bits : int
     weight_type : {"ivm", "exptime", None}
         Inverse variance of the read noise, exposure time, or 1.
     var_rnoise : (...) float32, optional
@@ -142,19 +139,17 @@ def drizzle_weight(
     """
     xp = array_namespace(dq, *planes)
     dtype = planes[0].dtype
-    good = (dq & xp.asarray(bad_bits, dtype=dq.dtype)) == 0
-    for plane in planes:
-        good = good & xp.isfinite(plane)
+    good = usable(dq, *planes)
     one = xp.ones((), dtype=dtype)
     zero = xp.zeros((), dtype=dtype)
     if weight_type == "ivm" and var_rnoise is not None:
         # reciprocals beyond the largest float would turn into infinite weights
-        usable = good & (var_rnoise > xp.asarray(1 / np.finfo(dtype).max, dtype=dtype))
+        known = good & (var_rnoise > xp.asarray(1 / np.finfo(dtype).max, dtype=dtype))
         if xp is np:
-            return safe_divide(one, var_rnoise, usable, fill=0.0)
+            return safe_divide(one, var_rnoise, known, fill=0.0)
         # the derivative of 1 / x is beyond the largest float for variances in MJy2; that of the
         # square of 1 / sqrt(x) takes its factors one by one
-        root = safe_divide(one, xp.sqrt(xp.where(usable, var_rnoise, one)), usable, fill=0.0)
+        root = safe_divide(one, xp.sqrt(xp.where(known, var_rnoise, one)), known, fill=0.0)
         return root * root
     if weight_type == "exptime":
         return xp.where(good, xp.asarray(exposure_time).astype(dtype), zero)
@@ -253,15 +248,16 @@ def pair_covariance(overlap: Overlap, pairs: Pairs, coefficient: Array, variance
 
     Returns
     -------
-    (..., pairs.size) float
+    (..., pairs.lags * overlap.n_out) float
     """
     xp = array_namespace(coefficient, variance)
     product = coefficient[..., pairs.first] * coefficient[..., pairs.second]
     shared = variance[..., overlap.cols[pairs.first]]
     shared = xp.where(product != 0, shared, xp.zeros((), dtype=variance.dtype))
+    size = pairs.lags * overlap.n_out
     if is_jax(product):
-        return sum_by(product * shared, pairs.slots, pairs.size, ascending=True)
-    return _by_run(np.add, product * shared, pairs.runs, pairs.size)
+        return sum_by(product * shared, pairs.slots, size, ascending=True)
+    return _by_run(np.add, product * shared, pairs.runs, size)
 
 
 def propagate_flags(overlap: Overlap, coefficient: Array, dq: Array) -> Array:

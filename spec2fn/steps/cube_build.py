@@ -10,7 +10,7 @@ from spec2fn.dq import PIXEL, UNUSABLE
 from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels import cubes as kernel
 from spec2fn.kernels.cubes import CubeOperator
-from spec2fn.kernels.namespace import array_namespace, is_traced, positive_root
+from spec2fn.kernels.namespace import array_namespace, is_traced, positive_root, usable
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, Range
 from spec2fn.plans.cubes.cube_build import (
@@ -189,11 +189,9 @@ def _cube(ds: xr.Dataset, part: OneCubePlan, labels: dict[str, str], *, holes: b
     op = part.operator
     sci, err, dq = (ds[n].data for n in ("sci", "err", "dq"))
     xp = array_namespace(sci, err)
-    good = (dq & xp.asarray(UNUSABLE, dtype=dq.dtype)) == 0
-    for values in (sci, err, *(ds[n].data for n in VARIANCES if n in ds)):
-        good = good & xp.isfinite(values)
+    good = usable(dq, sci, err, *(ds[n].data for n in VARIANCES if n in ds))
     # gathering is what takes time
-    sci, err, good = (_pixels(plane, op) for plane in (sci, err, good))
+    sci, err, good = (p.reshape(*p.shape[:-2], -1)[..., op.pixels] for p in (sci, err, good))
     found = kernel.combine(op, sci, err, good)
     weight, var = found["weight"], found["var"]
     reached = weight > 0
@@ -223,11 +221,6 @@ def _cube(ds: xr.Dataset, part: OneCubePlan, labels: dict[str, str], *, holes: b
         ]
         new["covariance"] = ((*lead, "lag", "wave", "y", "x"), xp.stack(shared, axis=-4))
     return _assembled(ds, part, new, labels)
-
-
-def _pixels(plane: Array, op: CubeOperator) -> Array:
-    flat = plane.reshape(*plane.shape[:-2], plane.shape[-2] * plane.shape[-1])
-    return flat[..., op.pixels]
 
 
 def _flags(

@@ -63,15 +63,10 @@ def _flat_image(ds: xr.Dataset, flat: xr.Dataset | None) -> HostArray:
 
 
 def _chunkable(params: Parameters) -> bool:
-    return not (
-        params.single_mask
-        or params.background_method == "median_image"
-        or params.user_mask is not None
-        # what is kept must be that of the whole exposure
-        or params.save_mask
-        or params.save_background
-        or params.save_noise
-    )
+    # what is kept must be that of the whole exposure
+    together = ("single_mask", "save_mask", "save_background", "save_noise")
+    by_median = params.background_method == "median_image"
+    return not (by_median or params.user_mask is not None or any(params[n] for n in together))
 
 
 @step(
@@ -202,8 +197,7 @@ def _constant_noise(sci: Array, plan: NscleanPlan) -> Array:
 
     shape = jax.ShapeDtypeStruct(sci.shape, sci.dtype)
     constant = jax.lax.stop_gradient(jax.numpy.asarray(sci))
-    given = {name: getattr(plan, name) for name in plan.declared}
-    arrays = {name: value for name, value in given.items() if value is not None}
+    arrays = {name: a for name in plan.declared if (a := getattr(plan, name)) is not None}
     return jax.pure_callback(fit, shape, constant, arrays, vmap_method="sequential")
 
 

@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["plan_resample_spec", "resample_spec"]
 
 _PLANES = ("sci", "err", "dq", *VARIANCES, COMMON_SHARE)
-# planes with another dim before y and x, and what stands beyond the edges of a slit instead of NaN
-_INNER = {"con": "context", "covariance": "lag"}
+# what stands beyond the edges of a slit instead of NaN
 _OUTSIDE = {"dq": UNUSABLE, "con": 0, "wht": 0, "covariance": 0}
 
 
@@ -161,16 +160,16 @@ def resample_spec(
     slits = as_one_slit(ds, _PLANES) if alone else ds
     planes = _resampled(slits, plan, weight_type, _fill(fillval), flags=propagate_dq)
     xp = array_namespace(planes["sci"])
-    count, (ny, nx) = len(plan.problems), plan.shape
+    count, ny, nx = plan.wavelength.shape
     inside = (xp.arange(nx) < xp.asarray(plan.xsize)[:, None, None]) & (
         xp.arange(ny)[:, None] < xp.asarray(plan.ysize)[:, None, None]
     )
     new: dict[str, Any] = {}
     for name, flat in planes.items():
-        inner = {"con": (1,), "covariance": (plan.pairs.lags,)}.get(name, ())
-        data = flat.reshape(*flat.shape[:-1], *inner, count, ny, nx)
+        inner = {"con": {"context": 1}, "covariance": {"lag": plan.pairs.lags}}.get(name, {})
+        data = flat.reshape(*flat.shape[:-1], *inner.values(), count, ny, nx)
         data = xp.where(inside, data, xp.asarray(_OUTSIDE.get(name, math.nan), dtype=data.dtype))
-        dims = (*slits["sci"].dims[:-2], *([_INNER[name]] if inner else ()), "y", "x")
+        dims = (*slits["sci"].dims[:-2], *inner, "y", "x")
         new[name] = (dims, xp.moveaxis(data, -3, 0), dict(ds[name].attrs) if name in ds else {})
     new["wavelength"] = (("slit", "y", "x"), plan.wavelength, {"units": "um"})
     out = with_attrs(
@@ -195,14 +194,13 @@ def _resampled(
     weight = resampling.drizzle_weight(
         dq,
         (sci, planes_in["err"], *var.values()),
-        UNUSABLE,
         weight_type=weight_type,
         var_rnoise=var.get("var_rnoise"),
         exposure_time=plan.exposure_time,
     )
     coefficient, total = resampling.coefficients(overlap, weight)
     # how values change with the size of the pixel, and that change, by pixel
-    size = plan.shape[0] * plan.shape[1]
+    size = math.prod(plan.wavelength.shape[1:])
     scale, ratio = (
         xp.repeat(xp.asarray(v), size).astype(sci.dtype) for v in (plan.scale, plan.ratio)
     )

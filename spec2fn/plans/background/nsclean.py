@@ -239,14 +239,7 @@ def _background(
 def scene_masks(sci: Array, plan: NscleanPlan) -> Array:
     """Return the pixels that show background, after clipping of each integration.
 
-    Parameters
-    ----------
-    sci : ndarray, ([integration,] y, x), float32
-    plan : NscleanPlan
-
-    Returns
-    -------
-    bool ndarray, same shape, or (y, x) with ``single_mask``
+    The mask is shaped as `sci`, ([integration,] y, x); (y, x) with ``single_mask``.
     """
     if plan.given is not None:
         return plan.given
@@ -259,10 +252,7 @@ def scene_masks(sci: Array, plan: NscleanPlan) -> Array:
             pixels = SortedPixels(values[mask])
             pixels.clip(_CLIP, plan.n_sigma, fit_histogram=plan.fit_histogram)
             mask[:] = pixels.keep(values, mask)
-    if sci.ndim == 3 and plan.single_mask:
-        common: Array = np.logical_and.reduce(masks, axis=0)
-        return common
-    return masks.reshape(sci.shape)
+    return masks.all(axis=0) if plan.single_mask else masks.reshape(sci.shape)
 
 
 def flicker_noise(sci: Array, plan: NscleanPlan) -> tuple[Array, Array, Array]:

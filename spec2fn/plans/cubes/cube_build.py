@@ -54,9 +54,9 @@ COVARIANCE_OFFSETS = ((0, 0, 1), (0, 1, 0), (1, 0, 0))
 """Neighbours (planes, rows, columns) whose covariance is computed."""
 
 _SLICES = 30
-# columns of an internal NIRSpec cube by slice, as the slices lie side by side
-_COLUMNS = (15, 14, 16, 13, 17, 12, 18, 11, 19, 10, 20, 9, 21, 8, 22, 7, 23, 6, 24, 5, 25, 4, 26)
-_SLICE_COLUMNS = np.array([*_COLUMNS, 3, 27, 2, 28, 1, 29, 0])
+# columns of an internal NIRSpec cube by slice, as the slices lie side by side: outwards from the
+# middle, in turns to the left and to the right
+_SLICE_COLUMNS = np.array([15 + (-1) ** k * ((k + 1) // 2) for k in range(_SLICES)])
 
 
 class OneCubePlan(Plan):
@@ -182,11 +182,8 @@ def _one_cube(
 def _sky_cube(
     ds: xr.Dataset, wcs: WCS, bands: Sequence[Band], sampling: CubeSampling, params: Parameters
 ) -> tuple[CubeGrid, CubeOperator]:
-    angle = 0.0
-    if params.coord_system == "ifualign":
-        angle = position_angle(ds, wcs, bands[0])
-    elif params.cube_pa is not None:
-        angle = float(params.cube_pa)
+    aligned = params.coord_system == "ifualign"
+    angle = position_angle(ds, wcs, bands[0]) if aligned else float(params.cube_pa or 0.0)
     ra, dec = _extent(ds, bands, params)
     centre = (params.ra_center, params.dec_center)
     size = (params.nspax_x, params.nspax_y)
@@ -234,7 +231,7 @@ def _drizzle(geometry: PixelGeometry, grid: CubeGrid, sampling: CubeSampling) ->
         geometry.wavelength, geometry.width, sampling.lower, sampling.upper
     )
     planes = sampling.wavelength.size
-    known = np.isfinite(geometry.width) & np.isfinite(geometry.corners_x).all(axis=0)
+    known = np.isfinite(geometry.width) & np.isfinite(geometry.corners[0]).all(axis=0)
     if sampling.step is None:
         # pixels centred a whole plane beyond the ends are left out
         low = sampling.wavelength[0] - sampling.thickness[0]
@@ -244,8 +241,7 @@ def _drizzle(geometry: PixelGeometry, grid: CubeGrid, sampling: CubeSampling) ->
     # cell (i, j) of the grid covers i to i + 1, j to j + 1
 
     def cells(which: HostArray) -> tuple[HostArray, HostArray]:
-        outline = (geometry.corners_x, geometry.corners_y)
-        scale = zip(outline, grid.start, grid.cdelt, strict=True)
+        scale = zip(geometry.corners, grid.start, grid.cdelt, strict=True)
         x, y = ((v.take(which, axis=1) - start) / step + 0.5 for v, start, step in scale)
         return x, y
 

@@ -90,8 +90,8 @@ class PixelGeometry:
         Centres [arcsec].
     wavelength, width : (p,) float64
         Centre and extent in wavelength [um]; `width` is NaN where it is not known.
-    corners_x, corners_y : (4, p) float64
-        Around the outline [arcsec]; NaN where not known.
+    corners : (2, 4, p) float64
+        Of the outline, x and y [arcsec]; NaN where not known.
     """
 
     pixel: HostArray
@@ -99,8 +99,7 @@ class PixelGeometry:
     y: HostArray
     wavelength: HostArray
     width: HostArray
-    corners_x: HostArray
-    corners_y: HostArray
+    corners: HostArray
 
 
 def layout_of(ds: xr.Dataset) -> Layout:
@@ -242,7 +241,7 @@ def pixel_geometry(
                     corners[:, corner, part] = edge + beside[:, side]
 
         in_threads(place, np.split(mine, range(_PIECE, mine.size, _PIECE)))
-    return PixelGeometry(pixel, x, y, wavelength[pixel], width, corners[0], corners[1])
+    return PixelGeometry(pixel, x, y, wavelength[pixel], width, corners)
 
 
 def _without_position(ds: xr.Dataset, wcs: WCS, parabola: _Parabola, limit: float) -> HostArray:
@@ -317,15 +316,13 @@ class _Neighbours:
     """Which pixels have neighbours in their slice, along one axis of the detector."""
 
     def __init__(self, label: HostArray, axis: int) -> None:
-        same = np.zeros(label.shape, bool)
-        front, back = (slice(1, None), slice(None)), (slice(None, -1), slice(None))
-        if axis == 1:
-            front, back = front[::-1], back[::-1]
-        same[back] = (label[back] == label[front]) & (label[back] > 0)
-        moved = np.zeros(label.shape, bool)
-        moved[front] = same[back]
+        same = np.diff(label, axis=axis) == 0
+        edge = np.zeros_like(same.take([0], axis))
         self.step = label.shape[1] if axis == 0 else 1
-        self.after, self.before = same.reshape(-1), moved.reshape(-1)
+        self.after, self.before = (
+            (np.concatenate(parts, axis) & (label > 0)).reshape(-1)
+            for parts in ([same, edge], [edge, same])
+        )
 
     def parabolas(self, pixel: HostArray) -> _Parabola:
         """Return the parabolas through these pixels and their neighbours."""

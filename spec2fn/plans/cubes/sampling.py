@@ -126,7 +126,7 @@ def bands_of(ds: xr.Dataset, params: Parameters) -> list[Band]:
     else:
         names = ("grating", "filter")
         present = [Band(*(str(attrs.get(n, "")).lower() for n in names))]
-        given = [params[n] != "all" for n in names]
+        given = [params[n].lower() != "all" for n in names]
         if any(given) and not all(given):
             missing = names[given.index(False)]
             msg = f"cube_build: grating and filter select together; give {missing} too"
@@ -288,9 +288,9 @@ def _own_wavelengths(
     if own.size < 2 or not (np.diff(own) > 0).all():
         msg = "cube_build.wavelengths: needs at least 2 ascending wavelengths [um]"
         raise ParameterError(msg)
-    middle = (own[1:] + own[:-1]) / 2
-    lower = np.concatenate([[1.5 * own[0] - 0.5 * own[1]], middle])
-    upper = np.concatenate([middle, [1.5 * own[-1] - 0.5 * own[-2]]])
+    ends = 1.5 * own[[0, -1]] - 0.5 * own[[1, -2]]
+    edges = np.concatenate([ends[:1], (own[1:] + own[:-1]) / 2, ends[1:]])
+    lower, upper = edges[:-1], edges[1:]
     if influence is not None and influence.spatial.ndim:
         influence = influence.at(np.full(own.size, influence.spatial.size // 2))
     return CubeSampling(spaxel, own, lower, upper, upper - lower, None, influence)
@@ -316,13 +316,8 @@ def _influence(
     With `params`, which overrule it, `column` gives the values of bands, of which `smallest` has
     the smallest spaxels; otherwise those of planes.
     """
-    given: dict[str, float] = {}
-    if params is not None:
-        given = {
-            "roispatial": params.rois,
-            "roispectral": params.roiw,
-            "power": params.weight_power,
-        }
+    names = {"roispatial": "rois", "roispectral": "roiw", "power": "weight_power"}
+    given = {} if params is None else {column: params[name] for column, name in names.items()}
 
     def value(name: str) -> HostArray:
         if given.get(name):

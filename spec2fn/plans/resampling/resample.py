@@ -72,8 +72,6 @@ class ResamplePlan(Plan):
         Exposure time [s], for weights; NaN if unknown.
     window : tuple of int
         The pixels of the input that are used (y0, y1, x0, x1).
-    shape : tuple of int
-        (y, x) of the padded output.
     problems : tuple of str
         By slit: why it could not be resampled, or an empty string.
     provenance : Provenance
@@ -92,7 +90,6 @@ class ResamplePlan(Plan):
     scale: Array = array("slit")
     exposure_time: Number = array("")
     window: tuple[int, int, int, int]
-    shape: tuple[int, int]
     problems: tuple[str, ...] = labels("slit")
     provenance: Provenance
     source_xpos: Array | None = array("slit", default=None)
@@ -192,12 +189,9 @@ def make_plan(ds: xr.Dataset, params: Parameters) -> ResamplePlan | str:
 
 
 def _exposure_time(ds: xr.Dataset) -> float:
-    meta = meta_of(ds)
-    for keyword in ("TMEASURE", "EFFEXPTM"):
-        value = meta.get(keyword)
-        if isinstance(value, (int, float)):
-            return float(value)
-    return _number(ds, "exposure_time") or math.nan
+    told = (meta_of(ds).get(keyword) for keyword in ("TMEASURE", "EFFEXPTM"))
+    known = next((float(value) for value in told if isinstance(value, (int, float))), None)
+    return (_number(ds, "exposure_time") or math.nan) if known is None else known
 
 
 def _number(ds: xr.Dataset, name: str, default: float | None = None, i: int = 0) -> float | None:
@@ -370,31 +364,29 @@ def _joined(
     shape_in: tuple[int, int],
 ) -> ResamplePlan:
     """Return the plan of slits that stand on top of each other, padded to one size."""
-    good = [None if isinstance(s, str) else s for s in slits]
-    overlaps = [None if s is None else s.overlap for s in good]
+    good = {i: s for i, s in enumerate(slits) if not isinstance(s, str)}
     units = [str(ds["sci"].attrs.get("units", "")).strip()] * len(ids)
     sizes = np.zeros((len(ids), 2), np.int64)
     if "slit" in ds.dims:
         units = strings(ds, "bunit") if "bunit" in ds else units
         # a slit that failed keeps its size, so that it has a place in the product
         sizes = np.stack([ds["ysize"].values, ds["xsize"].values], axis=1).astype(np.int64)
-    for i, overlap in enumerate(overlaps):
-        if overlap is not None:
-            sizes[i] = overlap.shape_out
+    for i, one in good.items():
+        sizes[i] = one.overlap.shape_out
     height, width = (int(n) for n in sizes.max(axis=0, initial=1))
     wavelength = np.full((len(ids), height, width), np.nan)
     ratio, area = np.ones(len(ids)), np.full(len(ids), np.nan)
-    for i, one in enumerate(good):
-        if one is not None:
-            ny, nx = one.overlap.shape_out
-            wavelength[i, :ny, :nx] = one.wavelength
-            ratio[i], area[i] = one.ratio, math.nan if one.area is None else one.area
+    for i, one in good.items():
+        ny, nx = one.overlap.shape_out
+        wavelength[i, :ny, :nx] = one.wavelength
+        ratio[i], area[i] = one.ratio, math.nan if one.area is None else one.area
     # flux density per pixel follows the size of the pixel, surface brightness does not
     per_pixel = np.array([u in _PER_PIXEL for u in units]) & np.isfinite(area)
-    pairs = [None if s is None else s.pairs for s in good]
+    overlaps = {i: s.overlap for i, s in good.items()}
+    pairs = {i: s.pairs for i, s in good.items()}
     return ResamplePlan(
-        overlap=stack_overlaps(overlaps, shape_in, (height, width)),
-        pairs=stack_pairs(pairs, overlaps, (height, width)),
+        overlap=stack_overlaps(overlaps, len(ids), shape_in, (height, width)),
+        pairs=stack_pairs(pairs, overlaps, len(ids), (height, width)),
         wavelength=wavelength,
         xsize=sizes[:, 1],
         ysize=sizes[:, 0],
@@ -404,10 +396,9 @@ def _joined(
         scale=np.where(per_pixel, 1.0 / ratio, 1.0),
         exposure_time=np.float64(exposure.time),
         window=(0, shape_in[0], 0, shape_in[1]),
-        shape=(height, width),
         problems=tuple(s if isinstance(s, str) else "" for s in slits),
         provenance=Provenance(
-            wcs=LazyWcs({i: s.wcs for i, s in zip(ids, good, strict=True) if s is not None}),
-            s_region=tuple(None if s is None else s.region for s in good),
+            wcs=LazyWcs({ids[i]: s.wcs for i, s in good.items()}),
+            s_region=tuple(good[i].region if i in good else None for i in range(len(ids))),
         ),
     )
