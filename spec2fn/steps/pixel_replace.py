@@ -109,4 +109,4 @@ def pixel_replace(
 
         fitted = fit_profile(map_planes(cut, planes), dispaxis, n_adjacent_cols)
         out = map_planes(plan.paste, planes, fitted)
-    return replace_data(ds, **out)
+    return replace_data(ds, None, **out)

@@ -268,10 +268,7 @@ def _shepard(geometry: PixelGeometry, grid: CubeGrid, sampling: CubeSampling) ->
     first, spectral = roi_planes(
         geometry.wavelength, influence.spectral, centre, sampling.thickness, weight
     )
-    x, y = (
-        (v - s) / d
-        for v, s, d in zip((geometry.x, geometry.y), grid.start, grid.cdelt, strict=True)
-    )
+    x, y = ((v - s) / d for v, s, d in zip(geometry.centre, grid.start, grid.cdelt, strict=True))
     return assemble(
         first,
         spectral,

@@ -86,8 +86,8 @@ class PixelGeometry:
     ----------
     pixel : (p,) int64
         Flat index on the detector, ascending.
-    x, y : (p,) float64
-        Centres [arcsec].
+    centre : (2, p) float64
+        x and y [arcsec].
     wavelength, width : (p,) float64
         Centre and extent in wavelength [um]; `width` is NaN where it is not known.
     corners : (2, 4, p) float64
@@ -95,8 +95,7 @@ class PixelGeometry:
     """
 
     pixel: HostArray
-    x: HostArray
-    y: HostArray
+    centre: HostArray
     wavelength: HostArray
     width: HostArray
     corners: HostArray
@@ -202,13 +201,12 @@ def pixel_geometry(
         msg = "cube_build: no pixel of the exposure belongs to a slice; check the WCS"
         raise InputError(msg)
     ra, dec = (np.asarray(ds[n].data).reshape(-1) for n in ("ra", "dec"))
-    x, y = np.empty(pixel.size), np.empty(pixel.size)
-    planes = [np.zeros(label.size) for _ in range(2)]  # only pixels of slices are looked up
+    centre = np.empty((2, pixel.size))
+    planes = np.zeros((2, label.size))  # only pixels of slices are looked up
 
     def onto_plane(part: slice) -> None:
         at = pixel[part]
-        x[part], y[part] = project(ra[at], dec[at], grid.crval, grid.angle)
-        planes[0][at], planes[1][at] = x[part], y[part]
+        centre[:, part] = planes[:, at] = project(ra[at], dec[at], grid.crval, grid.angle)
 
     in_threads(onto_plane, [slice(k, k + _PIECE) for k in range(0, pixel.size, _PIECE)])
     wavelength = np.asarray(ds["wavelength"].data, dtype=np.float64).reshape(-1)
@@ -224,7 +222,7 @@ def pixel_geometry(
         mine = np.flatnonzero(number == i) if len(bands) > 1 else np.arange(pixel.size)
         if not mine.size:
             continue
-        where = (x[mine], y[mine], wavelength[pixel[mine]])
+        where = (*centre[:, mine], wavelength[pixel[mine]])
         aside = _across(ds, wcs, pixel[mine], where, grid, label=label)
 
         def place(part: HostArray, aside: Callable[..., HostArray] = aside) -> None:
@@ -241,7 +239,7 @@ def pixel_geometry(
                     corners[:, corner, part] = edge + beside[:, side]
 
         in_threads(place, np.split(mine, range(_PIECE, mine.size, _PIECE)))
-    return PixelGeometry(pixel, x, y, wavelength[pixel], width, corners)
+    return PixelGeometry(pixel, centre, wavelength[pixel], width, corners)
 
 
 def _without_position(ds: xr.Dataset, wcs: WCS, parabola: _Parabola, limit: float) -> HostArray:
