@@ -1,4 +1,4 @@
-"""Which array library a kernel computes with.
+"""Which array library a kernel computes with, and a few functions that kernels share.
 
 One exposure calibrated once is faster in NumPy (no compilation, JAX need not even be imported);
 gradients, ``jit`` and ``vmap`` need JAX. A kernel therefore asks for the namespace of its

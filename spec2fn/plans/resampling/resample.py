@@ -223,20 +223,14 @@ def _plan_image(ds: xr.Dataset, exposure: _Exposure) -> ResamplePlan | str:
     plan = _joined(ds, exposure, [0], [one], image.shape)
     if one.area is None:
         plan = replace(plan, pixar_sr=None, pixar_a2=None)
-    x, y = _moved_source(ds, wcs, plan.provenance.wcs[0])
-    return replace(plan, window=window, source_xpos=x, source_ypos=y)
-
-
-def _moved_source(
-    ds: xr.Dataset, wcs: WCS, wcs_out: WCS
-) -> tuple[HostArray | None, HostArray | None]:
-    """Return where the source is in the output, if its place in the image is known."""
     x, y = (_number(ds, f"source_{axis}pos") for axis in "xy")
     # of all others the position is given in units of the slit
-    if not mode_of(ds).slit or x is None or y is None:
-        return None, None
-    moved = np.array(evaluate(wcs_out, *evaluate(wcs, x, y), inverse=True))
-    return (moved[:1], moved[1:]) if np.isfinite(moved).all() else (None, None)
+    if mode_of(ds).slit and x is not None and y is not None:
+        world = evaluate(wcs, x, y)
+        moved = np.array(evaluate(plan.provenance.wcs[0], *world, inverse=True))
+        if np.isfinite(moved).all():
+            plan = replace(plan, source_xpos=moved[:1], source_ypos=moved[1:])
+    return replace(plan, window=window)
 
 
 def _plan_slits(ds: xr.Dataset, exposure: _Exposure) -> ResamplePlan:
