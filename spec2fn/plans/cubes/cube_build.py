@@ -16,7 +16,7 @@ from spec2fn.host.cube_overlap import (
     roi_entries,
     roi_planes,
 )
-from spec2fn.host.quadrilaterals import quad_entries
+from spec2fn.host.quadrilaterals import Entries, quad_entries
 from spec2fn.kernels.cubes import CubeOperator
 from spec2fn.parameters import Parameters, user_path
 from spec2fn.plan_base import Plan, array
@@ -140,8 +140,10 @@ def _one_cube(
 ) -> OneCubePlan:
     instrument = str(ds.attrs["instrument"])
     sampling = read_sampling(cubepar, bands, instrument, params)
-    make = _internal_cube if params.coord_system == "internal_cal" else _sky_cube
-    grid, operator = make(ds, wcs, bands, sampling, params)
+    if params.coord_system == "internal_cal":
+        grid, operator = _internal_cube(ds, wcs, sampling)
+    else:
+        grid, operator = _sky_cube(ds, wcs, bands, sampling, params)
     if not operator.voxels.size:
         msg = (
             f"cube_build: no pixel of the exposure reaches the cube {cube_name(bands, instrument)};"
@@ -238,20 +240,19 @@ def _drizzle(geometry: PixelGeometry, grid: CubeGrid, sampling: CubeSampling) ->
         high = sampling.wavelength[-1] + sampling.thickness[-1]
         known &= (geometry.wavelength >= low) & (geometry.wavelength <= high)
     first = np.where(known, first, planes)
-    # cell (i, j) of the grid covers i to i + 1, j to j + 1
 
-    def cells(which: HostArray) -> tuple[HostArray, HostArray]:
-        scale = zip(geometry.corners, grid.start, grid.cdelt, strict=True)
-        x, y = ((v.take(which, axis=1) - start) / step + 0.5 for v, start, step in scale)
-        return x, y
+    def entries(which: HostArray) -> Entries:
+        x, y = _spaxels(geometry.corners.take(which, axis=2), grid)
+        # cell (i, j) of the grid covers i to i + 1, j to j + 1
+        return quad_entries(x + 0.5, y + 0.5, grid.shape)
 
-    return assemble(
-        first,
-        spectral,
-        geometry.pixel,
-        lambda which: quad_entries(*cells(which), grid.shape),
-        shape=(planes, *grid.shape),
-    )
+    return assemble(first, spectral, geometry.pixel, entries, shape=(planes, *grid.shape))
+
+
+def _spaxels(position: HostArray, grid: CubeGrid) -> tuple[HostArray, HostArray]:
+    """Positions (2, ...) [arcsec] in spaxels, where spaxel i has its centre at i."""
+    x, y = ((v - s) / d for v, s, d in zip(position, grid.start, grid.cdelt, strict=True))
+    return x, y
 
 
 def _shepard(geometry: PixelGeometry, grid: CubeGrid, sampling: CubeSampling) -> CubeOperator:
@@ -268,7 +269,7 @@ def _shepard(geometry: PixelGeometry, grid: CubeGrid, sampling: CubeSampling) ->
     first, spectral = roi_planes(
         geometry.wavelength, influence.spectral, centre, sampling.thickness, weight
     )
-    x, y = ((v - s) / d for v, s, d in zip(geometry.centre, grid.start, grid.cdelt, strict=True))
+    x, y = _spaxels(geometry.centre, grid)
     return assemble(
         first,
         spectral,
@@ -287,7 +288,7 @@ def _shepard(geometry: PixelGeometry, grid: CubeGrid, sampling: CubeSampling) ->
 
 
 def _internal_cube(
-    ds: xr.Dataset, wcs: WCS, _bands: object, sampling: CubeSampling, _params: object
+    ds: xr.Dataset, wcs: WCS, sampling: CubeSampling
 ) -> tuple[CubeGrid, CubeOperator]:
     pixel, number, (along, across), (corners_along, corners_wave) = internal_outlines(ds, wcs)
     grid = internal_grid(along, across, _SLICES)
