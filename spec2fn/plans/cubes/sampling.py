@@ -65,13 +65,9 @@ class Influence:
 
     def at(self, nearest: HostArray) -> Influence:
         """Values for each pixel, given the plane that is nearest to it."""
-        values = {n: v for n, v in vars(self).items() if v is not None}
-        one = self.spatial.ndim == 0
+        known = ((name, v) for name, v in vars(self).items() if v is not None)
         return Influence(
-            **{
-                n: np.broadcast_to(v, nearest.shape) if one else v[nearest]
-                for n, v in values.items()
-            }
+            **{n: v[nearest] if v.ndim else np.broadcast_to(v, nearest.shape) for n, v in known}
         )
 
 
