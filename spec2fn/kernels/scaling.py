@@ -56,13 +56,14 @@ def rescale(
     variances: Arrays,
     dq: Array,
     factor: Array,
-    usable: Array,
+    usable: Array | None,
     *,
     do_not_use: int,
     inverse: bool = False,
     error: Array | None = None,
+    flags: Array | None = None,
 ) -> tuple[dict[str, Array], Array]:
-    """Multiply values by a factor and variances by its square.
+    """Multiply values by a factor and variances by its square; return planes and flags.
 
     Parameters
     ----------
@@ -70,8 +71,9 @@ def rescale(
     dq : array of uint32, shape (..., y, x)
     factor : array, shape (y, x), or as many axes as the planes
         Only looked at where `usable`; cast to the dtype of the planes.
-    usable : array of bool, of the shape of `factor`
-        Where the factor is defined; elsewhere pixels become NaN and are flagged.
+    usable : array of bool, of the shape of `factor`, optional
+        Where the factor is defined; elsewhere pixels become NaN and are flagged. None if `flags`
+        say it by `do_not_use`.
     do_not_use : int
         The bit that marks a pixel as unusable.
     inverse : bool
@@ -81,11 +83,8 @@ def rescale(
         ``var_flat = ((sci / f) / f σ_f)²`` (zero unless it is divided), and ``err²`` is the sum of
         the variances. In this order no intermediate result overflows before the result does, be
         the factor many orders from one.
-
-    Returns
-    -------
-    planes, dq
-        Values and variances by their names, and the flags.
+    flags : array of uint32, of the shape of `factor`, optional
+        Flags to be added.
 
     Notes
     -----
@@ -95,7 +94,9 @@ def rescale(
     xp = array_namespace(dq, factor, *values.values(), *variances.values())
     bit = xp.asarray(do_not_use, dtype=dq.dtype)
     planes = {**values, **variances}
+    usable = (flags & bit) == 0 if usable is None else usable
     usable = usable if error is None else usable & ~xp.isnan(error)
+    dq = dq if flags is None else dq | expand_to(flags, dq)
     invalid = (
         reduce(or_, map(xp.isnan, planes.values())) | ((dq & bit) != 0) | ~expand_to(usable, dq)
     )

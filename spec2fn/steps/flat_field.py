@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spec2fn.engine.step import PLANNED, Skip, as_reference, step
 from spec2fn.kernels.namespace import is_traced
@@ -148,7 +148,7 @@ def flat_field(
     Algorithm: JWST pipeline documentation, flat_field step ("Imaging and non-NIRSpec
     spectroscopic data", "NIRSpec spectroscopic data").
     """
-    given = flat if user_supplied_flat is None else user_supplied_flat
+    given: Any = flat if user_supplied_flat is None else user_supplied_flat
     factor = plan.factor(ds, given, fflat, sflat, dflat)
     out = apply_factor(ds, factor, inverse=inverse)
     if save_interpolated_flat and not is_traced(ds.variables["sci"].data):

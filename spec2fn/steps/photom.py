@@ -17,6 +17,7 @@ from spec2fn.plans.flux.nirspec_photom import (
     plan_slit_photom,
 )
 from spec2fn.plans.flux.photom import PhotomPlan, find_row, plan_spectral_response
+from spec2fn.schema import need
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -146,5 +147,5 @@ def photom(
     Algorithm: JWST pipeline documentation, photom step ("Photometric conversion", "Time-dependent
     correction", "Pixel area data").
     """
-    assert photom is not None
-    return apply_factor(ds, plan.factor(ds, photom, area, inverse=inverse), inverse=inverse)
+    reference = need(photom, (), "photom")
+    return apply_factor(ds, plan.factor(ds, reference, area, inverse=inverse), inverse=inverse)

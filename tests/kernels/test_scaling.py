@@ -100,12 +100,13 @@ def apply_flat(sci, vp, vr, dq, flat, err, flags, *, inverse=False):
     return scaling.rescale(
         {"sci": sci},
         {"var_poisson": vp, "var_rnoise": vr},
-        dq | flags,
+        dq,
         flat,
-        (flags & DNU) == 0,
+        None,
         do_not_use=DNU,
         inverse=not inverse,
         error=err,
+        flags=flags,
     )
 
 

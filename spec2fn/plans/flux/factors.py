@@ -71,21 +71,18 @@ def apply_factor(ds: xr.Dataset, factor: Factor, *, inverse: bool = False) -> xr
     """
     between = {"slit", "integration"} <= set(ds["sci"].dims)
 
-    def expanded(plane: Array) -> Array:
-        return plane[:, None] if between else plane
+    def expanded(plane: Array | None) -> Array | None:
+        return plane[:, None] if between and plane is not None else plane
 
     # a flat makes the error anew from the variances
     flat, divides = factor.error is not None, factor.divides != inverse
     names = ("sci",) if flat else ("sci", "err")
     variances = [n for n in VARIANCES if n in ds and not (flat and n == "var_flat")]
     before: Arrays = {n: ds.variables[n].data for n in (*names, *variances)}
-    dq, value, flags = ds.variables["dq"].data, expanded(factor.value), factor.flags
+    dq, value, usable = ds.variables["dq"].data, expanded(factor.value), expanded(factor.usable)
     xp = array_namespace(dq, value, *before.values())
-    if flat:
-        assert flags is not None
-        usable = expanded((flags & np.uint32(PIXEL["DO_NOT_USE"])) == 0)
-    else:
-        usable = xp.isfinite(value) if factor.usable is None else expanded(factor.usable)
+    if usable is None and not flat:
+        usable = xp.isfinite(value)
     chosen = True
     if factor.applies is not None:
         chosen = xp.reshape(xp.asarray(factor.applies), (-1, *(1,) * (len(dq.shape) - 1)))
@@ -93,12 +90,13 @@ def apply_factor(ds: xr.Dataset, factor: Factor, *, inverse: bool = False) -> xr
     planes, new_dq = rescale(
         {n: before[n] for n in names},
         {n: before[n] for n in variances},
-        dq if flags is None else dq | expanded(flags),
+        dq,
         value,
         usable,
         do_not_use=PIXEL["DO_NOT_USE"],
         inverse=divides,
-        error=expanded(factor.error) if flat else None,
+        error=expanded(factor.error),
+        flags=expanded(factor.flags),
     )
     if factor.applies is not None and not (xp is np and np.all(factor.applies)):
         planes = {n: xp.where(chosen, p, before[n]) for n, p in planes.items()}

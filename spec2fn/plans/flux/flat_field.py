@@ -62,9 +62,9 @@ class FlatFieldPlan(ImagePlan):
 
     opened: tuple[Array, ...] | None = array("y x", default=None)
 
-    def factor(self, ds: xr.Dataset, flat: xr.Dataset | Array, *_: object) -> Factor:
+    def factor(self, ds: xr.Dataset, flat: xr.Dataset | None, *_: object) -> Factor:
         """Return the flat of an exposure; DO_NOT_USE is where it cannot be used."""
-        image, error, flags = self.planes(flat) if self.opened is None else self.opened
+        image, error, flags = self.opened or self.planes(need(flat, (), "flat_field"))
         self.check(image, ds, "flat_field.plan(ds, flat)")
         xp = array_namespace(image, flags)
         no_flat, bad = np.uint32(PIXEL["NO_FLAT_FIELD"]), np.uint32(PIXEL["DO_NOT_USE"])

@@ -193,7 +193,7 @@ class IfuPhotomPlan(RowPlan):
         self, ds: xr.Dataset, photom: xr.Dataset, area: xr.Dataset | None, *, inverse: bool
     ) -> Factor:
         """Return surface brightness per count rate, each slice with its own area of a pixel."""
-        assert area is not None
+        area = need(area, (), "photom")
         columns = [photom.variables[f"photom.{n}"].data for n in ("photmj", "relresponse")]
         areas = area.variables["area.pixarea"].data
         xp = array_namespace(ds.variables["sci"].data, *columns, areas)

@@ -28,6 +28,7 @@ from spec2fn.modes import mode_of
 from spec2fn.plan_base import Plan, array, labels, positions
 from spec2fn.plans.flux.factors import Factor, by_source_type
 from spec2fn.plans.flux.tables import PixelList, TableBank, in_memory, take
+from spec2fn.schema import need
 from spec2fn.threads import in_threads
 from spec2fn.typing import Array
 
@@ -197,17 +198,17 @@ class SpectralFlatPlan(Plan):
 
         Flat and error are in the dtype of ``sci``: 1 and 0 where unknown, NaN if not positive.
         """
-        images = [
-            (part, image, image.flags(part, self.position))
-            for part, image in zip(parts[1:], self.images, strict=True)
-            if part is not None and image is not None
+        planned = zip(parts[1:], self.images, strict=True)
+        slow = [
+            (need(part, (), "flat_field"), image) for part, image in planned if image is not None
         ]
+        images = [(part, image, image.flags(part, self.position)) for part, image in slow]
         flat, error, fine, gap = self._listed(ds.variables[name].data, parts, images)
         entry, dtype = self.pixels.entry, ds.variables["sci"].dtype
         xp = array_namespace(flat, error)
         flags: Array = xp.zeros(entry.shape, dtype=np.uint32)
-        for part, _, own in images:
-            if own is not None and part is parts[1] and self.outside is not None:
+        for _, image, own in images:
+            if own is not None and image is self.images[0] and self.outside is not None:
                 own = xp.where(onto_image(gap, entry, False, False), np.uint32(0), own)  # noqa: PLW2901
             flags = flags if own is None else flags | own
         if self.extrapolated is not None:
@@ -227,9 +228,9 @@ class SpectralFlatPlan(Plan):
     ) -> tuple[Array, ...]:
         """Flat and error of the listed pixels, where they are fine, and gaps of the S-flat."""
         tables = [
-            (table, table.lines(part))
+            (table, table.lines(need(part, (), "flat_field")))
             for part, table in zip(parts, self.tables, strict=True)
-            if table is not None and part is not None
+            if table is not None
         ]
         wavelength = wavelength.reshape(-1)
 
@@ -242,7 +243,7 @@ class SpectralFlatPlan(Plan):
             for part, image, plane in images:
                 value, error = self._slow_factor(part, image, wave, position)
                 flags = None if plane is None else plane.reshape(-1)[position]
-                if part is parts[1] and self.outside is not None:
+                if image is self.images[0] and self.outside is not None:
                     xp = array_namespace(value)
                     outside = xp.asarray(self.outside[piece])
                     gap = outside & ~(value > 0)
