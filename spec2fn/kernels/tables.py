@@ -32,7 +32,9 @@ def indices(stored: Array) -> Array:
 
 
 def cell_lines(knots: Array, values: Array) -> tuple[Array, Array]:
-    """Return intercept and slope of the straight line of every cell.
+    """Return intercept and slope of the line ``intercept + slope * x`` of every cell.
+
+    They have shape (m - 1,) and the dtype of `knots`.
 
     Parameters
     ----------
@@ -41,11 +43,6 @@ def cell_lines(knots: Array, values: Array) -> tuple[Array, Array]:
         looked at and its line is arbitrary.
     values : array, shape (m,)
         NaN where unknown; the line of a cell that touches such a value is zero.
-
-    Returns
-    -------
-    intercept, slope : array, shape (m - 1,)
-        The line is ``intercept + slope * x``, in the dtype of `knots`.
     """
     xp = array_namespace(knots, values)
     knots = xp.asarray(knots)

@@ -157,7 +157,7 @@ def _placed(
         listed &= ~np.isnan(wave)
     some = list_pixels(listed, true)
     x, width = (v.reshape(-1)[some.position] for v in (wave, width))
-    lit, slit = ~np.isnan(x), some.slit
+    lit, slit = ~np.isnan(x), some.position // int(np.prod(wave.shape[1:]))
     usable = np.ones(len(x), dtype=bool)
     points = np.stack([x + offset * width for offset, _ in GAUSS_3])
     extrapolated = ~within.reshape(-1)[some.position] if extend else None
@@ -181,7 +181,7 @@ def _placed(
         pixels=some,
         usable=usable,
         lit=None if lit.all() else lit,
-        width=np.where(lit & np.isfinite(width), width, 0.0),
+        width=width,
         position=position,
         tables=tuple(plans),
         images=tuple(images),

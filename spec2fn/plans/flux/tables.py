@@ -51,11 +51,6 @@ class PixelList(Plan):
     position: Array = array("(slit pixel)")
     entry: Array = array("slit y x")
 
-    @property
-    def slit(self) -> HostArray:
-        """Slit of each pixel of the list, as an index into the bucket."""
-        return np.asarray(self.position // int(np.prod(self.entry.shape[1:])))
-
 
 class TableBank(Plan):
     """Tables one behind the other, with the cell of every pixel.
