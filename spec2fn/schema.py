@@ -583,12 +583,13 @@ def require(ds: xr.Dataset, names: Iterable[str], who: str) -> None:
         raise DatasetError(msg + hint)
 
 
-def need(ref: xr.Dataset, names: Iterable[str], who: str) -> None:
-    """Raise unless a reference holds variables.
+def need(ref: xr.Dataset | None, names: Iterable[str], who: str) -> xr.Dataset:
+    """Return a reference, or raise unless it holds variables.
 
     Parameters
     ----------
-    ref : xarray.Dataset
+    ref : xarray.Dataset or None
+        None where a plan is given without the reference that it was made with.
     names : iterable of str
         Images, or ``<table>.<column>``.
     who : str
@@ -599,6 +600,8 @@ def need(ref: xr.Dataset, names: Iterable[str], who: str) -> None:
     ReferenceError
         Naming the file and all that is missing.
     """
+    if ref is None:
+        raise ReferenceError(f"{who}: a plan needs the reference it was made with; give both")
     missing = [n for n in names if n not in ref]
     if missing:
         held = sorted(map(str, ref.data_vars))
@@ -608,6 +611,7 @@ def need(ref: xr.Dataset, names: Iterable[str], who: str) -> None:
             f" {listed or 'no image and no table'}); use the reference of this instrument mode"
         )
         raise ReferenceError(msg)
+    return ref
 
 
 def validate(ds: xr.Dataset) -> xr.Dataset:

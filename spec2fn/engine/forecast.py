@@ -12,6 +12,7 @@ from spec2fn.engine.pipeline import (
     Pipeline,
     Product,
     reference_names,
+    references_of,
     steps_of,
 )
 from spec2fn.engine.settings import Settings
@@ -144,10 +145,9 @@ def _foreseen_skip(
         if origin:
             return f"switched off by {origin}"
         return f"off by default; switch on with --set {step.name}.skip=false"
-    values = step.defaults()
-    supplied = [r for r in step.needs_refs if values.get(f"user_supplied_{r}") is not None]
-    selected = [r for r in step.needs_refs if refs.get(r) is not None]
-    if step.needs_refs and not supplied and not selected:
+    values, selected = step.defaults(), references_of(step, refs)
+    given = [v for r in step.needs_refs for v in (selected[r], values.get(f"user_supplied_{r}"))]
+    if step.needs_refs and all(v is None for v in given):
         return f"no {' or '.join(step.needs_refs)} reference for this exposure"
     if step.needs_members and not any(members.get(m) for m in step.needs_members):
         return f"no {' or '.join(step.needs_members)} exposure is associated"

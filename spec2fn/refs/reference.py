@@ -195,8 +195,13 @@ def coerce_reference(
 
 
 def _coerce(value: Any, reftype: str) -> xr.Dataset | None:  # noqa: ANN401 - whatever a user gives
-    if value is None or hasattr(value, "data_vars"):
-        return cast("xr.Dataset | None", value)
+    if value is None:
+        return None
+    if hasattr(value, "data_vars"):
+        named: xr.Dataset = (
+            value if "reftype" in value.attrs else value.assign_attrs(reftype=reftype)
+        )
+        return named
     if isinstance(value, LazyReference):
         return value.load()
     if isinstance(value, (str, os.PathLike)):

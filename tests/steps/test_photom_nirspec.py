@@ -217,9 +217,9 @@ def test_reasons_and_errors():
     )
     with pytest.raises(DatasetError, match="run extract_2d"):
         photom(ds.isel(slit=0), ref, area)
-    with pytest.raises(ReferenceError, match="no column 'photmj'"):
+    with pytest.raises(ReferenceError, match=r"'photom' .* has no 'photom\.photmj'"):
         photom(ds, ref.drop_vars("photom.photmj"), area)
-    with pytest.raises(ReferenceError, match="no column 'pixarea'"):
+    with pytest.raises(ReferenceError, match=r"'area' .* has no 'area\.pixarea'"):
         photom(ds, ref, area.drop_vars("area.pixarea"))
     with pytest.raises(InputError, match="mid time"):
         photom(ds.drop_vars("mid_time"), ref, area)
