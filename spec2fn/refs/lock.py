@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.parameters import user_path
-from spec2fn.refs import selection
 from spec2fn.refs.checksums import file_sha256
 
 if TYPE_CHECKING:
@@ -115,6 +114,8 @@ def locked_paths(
     spec2fn.errors.ReferenceError
         If a type is not in the lock, or files differ from those that were locked.
     """
+    from spec2fn.refs import selection
+
     held = lock if isinstance(lock, Lock) else read_lock(lock)
     label = "the lock" if isinstance(lock, Lock) else f"lock file {lock}"
     reftypes = tuple(reftypes)

@@ -25,7 +25,6 @@ from spec2fn.parameters import user_path
 from spec2fn.refs.keywords import KEYWORDS
 from spec2fn.refs.matching import check_contents, check_exposure, made_for
 from spec2fn.refs.planes import plane_in_file
-from spec2fn.refs.plugins import light_asdf
 from spec2fn.schema import MODE_ATTRS, Meta
 from spec2fn.typing import HostArray
 
@@ -440,6 +439,8 @@ def _read_asdf(path: Path, *, plain: bool) -> xr.Dataset:
     import asdf
     import xarray as xr
     from asdf.util import load_yaml
+
+    from spec2fn.refs.plugins import light_asdf
 
     with warnings.catch_warnings():
         # newer or older writers than ours are no news to the user
