@@ -11,7 +11,8 @@ from types import ModuleType
 
 import numpy as np
 
-from spec2fn.kernels.namespace import array_namespace, safe_divide, sum_by
+from spec2fn.kernels.namespace import array_namespace, safe_divide
+from spec2fn.kernels.sums import sum_by
 from spec2fn.plan_base import Plan, array
 from spec2fn.threads import in_threads
 from spec2fn.typing import Array, Number

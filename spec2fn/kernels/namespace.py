@@ -22,7 +22,6 @@ __all__ = [
     "positive_root",
     "safe_divide",
     "safe_sqrt",
-    "sum_by",
     "usable",
 ]
 
@@ -82,20 +81,3 @@ def usable(dq: Array, *planes: Array) -> Array:
     for plane in planes:
         good = good & xp.isfinite(plane)
     return good
-
-
-def sum_by(values: Array, index: Array, size: int, *, ascending: bool = False) -> Array:
-    """Return the sums (..., size) of the values (..., n) that have the same index (n,).
-
-    Values of an index beyond `size` are left out; `ascending` says that the indices are sorted.
-    """
-    xp = array_namespace(values)
-    if xp is np:
-        flat = values.reshape(-1, values.shape[-1])
-        summed = np.stack([np.bincount(index, v, size)[:size] for v in flat])
-        return summed.reshape(*values.shape[:-1], size).astype(values.dtype)
-    import jax
-
-    moved = xp.moveaxis(values, -1, 0)
-    summed = jax.ops.segment_sum(moved, xp.asarray(index), size, indices_are_sorted=ascending)
-    return xp.moveaxis(summed, 0, -1)

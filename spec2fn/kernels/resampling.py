@@ -14,9 +14,9 @@ from spec2fn.kernels.namespace import (
     is_jax,
     positive_root,
     safe_divide,
-    sum_by,
     usable,
 )
+from spec2fn.kernels.sums import sum_by
 from spec2fn.plan_base import Plan, array
 from spec2fn.typing import Array, HostArray
 
