@@ -42,29 +42,19 @@ class DeferredWcs:
         self, make: Callable[..., Any], numbers: tuple[Any, ...] = (), kind: Hashable | None = None
     ) -> None:
         self._make = make
-        self._numbers = numbers
-        self._kind = kind
+        self.numbers = numbers
+        self.kind = kind
         self._wcs: Any = None
-
-    @property
-    def kind(self) -> Hashable | None:
-        """What this gwcs shares with others, or None."""
-        return self._kind
-
-    @property
-    def numbers(self) -> tuple[Any, ...]:
-        """What distinguishes it from others of its kind."""
-        return self._numbers
 
     def marked(self) -> tuple[Any, tuple[Any, ...]]:
         """Return a gwcs of the same kind in which every number is unique, and these numbers."""
-        marks = tuple(_marked(n, k + 1) for k, n in enumerate(self._numbers))
+        marks = tuple(_marked(n, k + 1) for k, n in enumerate(self.numbers))
         return self._make(*marks), marks
 
     def load(self) -> WCS:
         """Return the gwcs itself."""
         if self._wcs is None:
-            self._wcs = self._make(*self._numbers)
+            self._wcs = self._make(*self.numbers)
         return self._wcs
 
     def __call__(self, *args: Number, **kwargs: bool) -> Array | tuple[Array, ...]:
@@ -72,7 +62,7 @@ class DeferredWcs:
         return self.load()(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a gwcs has
-        if name.startswith("__") or name in ("_make", "_numbers", "_kind", "_wcs"):
+        if name.startswith("__") or name in ("_make", "numbers", "kind", "_wcs"):
             raise AttributeError(name)
         return getattr(self.load(), name)
 

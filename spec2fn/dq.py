@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import IntFlag
 
-__all__ = ["PIXEL", "Pixel", "explain"]
+__all__ = ["PIXEL", "UNUSABLE", "Pixel", "explain"]
 
 
 class Pixel(IntFlag):
@@ -51,6 +51,9 @@ class Pixel(IntFlag):
 
 PIXEL: dict[str, int] = {flag.name: flag.value for flag in Pixel if flag.name}
 PIXEL["GOOD"] = 0
+
+UNUSABLE = PIXEL["DO_NOT_USE"] | PIXEL["NON_SCIENCE"]
+"""Bits of pixels that no mean is taken of, and of what lies outside of the data."""
 
 
 def explain(value: int) -> list[str]:

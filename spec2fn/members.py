@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from spec2fn.errors import InputError
 from spec2fn.pieces import Exposure
-from spec2fn.schema import MODE_ATTRS, Meta, meta_of
+from spec2fn.schema import MODE_ATTRS, meta_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -50,8 +50,7 @@ def check_members(
     ----------
     science : xarray.Dataset or Slits
     members : mapping of str to sequence of xarray.Dataset
-        By role; only ``background``, ``imprint``, ``selfcal`` and ``target_acquisition`` are
-        looked at.
+        By role: ``background``, ``imprint``, ``selfcal``, ``target_acquisition``; no others count.
 
     Returns
     -------
@@ -72,15 +71,16 @@ def check_members(
             left = ", ".join(map(_file, used[1:]))
             warnings.append(f"of several {role} images {_file(used[0])} is used, not {left}")
             used = used[:1]
-        seen = {f"the one it is to be subtracted from ({mine})": science}
+        seen = {_identity(science): f"the one it is to be subtracted from ({mine})"}
         for member in used:
             who = f"{role} exposure {_file(member)}"
             if role in ("background", "imprint"):
-                same = next((w for w, ds in seen.items() if _same_exposure(ds, member)), None)
-                if same:
+                identity = _identity(member)
+                if identity in seen:
+                    same = seen[identity]
                     msg = f"{who} is the same exposure as {same}; leave it out or give another"
                     raise InputError(msg)
-                seen[who] = member
+                seen[identity] = who
             for keyword, ours, theirs in _differences(science, member, refused):
                 if theirs is not None:
                     msg = (
@@ -128,18 +128,12 @@ def _value(ds: Exposure, keyword: str) -> str | float | None:
     return value if isinstance(value, (int, float)) else None
 
 
-def _same_exposure(one: Exposure, other: Exposure) -> bool:
-    if one is other:
-        return True
-    first, second = (_identity(meta_of(ds)) for ds in (one, other))
-    return first is not None and first == second
-
-
-def _identity(meta: Meta) -> tuple[Any, ...] | None:
+def _identity(ds: Exposure) -> object:
     """What tells an exposure wherever its file has gone, as a rate or as rates of integrations."""
     from spec2fn.io.naming import base_name
 
+    meta = meta_of(ds)
     name = meta.get("FILENAME")
     if not isinstance(name, str) or not name.strip():
-        return None
+        return id(ds)
     return base_name(name.strip()), meta.get("EXPSTART"), meta.get("DETECTOR")

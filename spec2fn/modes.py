@@ -8,9 +8,10 @@ spectroscopic pipeline (https://jwst-pipeline.readthedocs.io, "calwebb_spec2").
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from spec2fn.pieces import Exposure
@@ -20,6 +21,7 @@ __all__ = [
     "MODES",
     "Layout",
     "Mode",
+    "function_named",
     "known_exp_types",
     "mode_named",
     "mode_of",
@@ -70,6 +72,9 @@ class Mode:
         An image of the target verifies where it stands.
     etalon : bool
         Layers of the detector make fringes and scatter light (MIRI MRS).
+    cube_columns : str
+        What adds columns to the spectra of cubes, ``module:function`` below :mod:`spec2fn.spectra`;
+        empty if they have none of their own.
     unwritten : tuple of str
         Planes that the products do not have, because the gwcs tells.
     spectral : bool
@@ -95,6 +100,7 @@ class Mode:
     through_array: bool = False
     acquisition: bool = False
     etalon: bool = False
+    cube_columns: str = ""
     unwritten: tuple[str, ...] = ()
     spectral: bool = True
     elements: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
@@ -230,6 +236,7 @@ MODES: dict[str, Mode] = {
             one_source=True,
             source_type="EXTENDED",
             etalon=True,
+            cube_columns="fringe_columns:without_fringes",
             unwritten=("wavelength",),
             elements=_elements(
                 DETECTOR="MIRIFUSHORT MIRIFULONG",
@@ -332,3 +339,10 @@ def mode_of(ds: Exposure) -> Mode:
     ds : xarray.Dataset or Slits
     """
     return mode_named(str(ds.attrs.get("exp_type", "")), str(ds.attrs.get("lamp_mode", "")))
+
+
+def function_named(name: str, room: str) -> Callable[..., Any]:
+    """Return the function that a trait names ``module:function``, the module below `room`."""
+    module, function = name.split(":")
+    found: Callable[..., Any] = getattr(import_module(f"{room}.{module}"), function)
+    return found

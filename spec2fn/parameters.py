@@ -11,6 +11,7 @@ everything needed to check a value, from Python and from the command line alike:
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import os
@@ -147,6 +148,7 @@ class Parameters(Mapping[str, Any]):
         return f"Parameters({self._step!r}, {dict(self._values)!r})"
 
 
+@functools.cache
 def parameters_of(
     function: Callable[..., Any], exclude: tuple[str, ...] = ()
 ) -> Mapping[str, Parameter]:
@@ -239,6 +241,7 @@ def _describe(hint: object) -> str:
 
 def _coerce(hint: object, value: Any) -> Any:  # noqa: ANN401, C901 - one case per kind of type
     origin = get_origin(hint)
+    text = value.strip().lower() if isinstance(value, str) else None
     if hint is Any or hint is object:
         return value
     if origin is Annotated:
@@ -249,12 +252,10 @@ def _coerce(hint: object, value: Any) -> Any:  # noqa: ANN401, C901 - one case p
                 raise ValueError(f"out of range, allowed is {note}")
         return out
     if _is_union(hint):
-        options = get_args(hint)
-        is_none = value is None or (isinstance(value, str) and value.strip().lower() == "none")
-        if is_none and type(None) in options:
+        if (value is None or text == "none") and type(None) in get_args(hint):
             return None
         problem: Exception = ValueError("")
-        for option in options:
+        for option in get_args(hint):
             if option is type(None):
                 continue
             try:
@@ -264,16 +265,14 @@ def _coerce(hint: object, value: Any) -> Any:  # noqa: ANN401, C901 - one case p
         raise problem
     if origin is Literal:
         for option in get_args(hint):
-            if value == option or (
-                isinstance(value, str) and value.strip().lower() == str(option).lower()
-            ):
+            if value == option or text == str(option).lower():
                 return option
         raise ValueError
     if origin is tuple:
         return _coerce_tuple(get_args(hint), value)
     if hint is bool:
-        if isinstance(value, str) and value.strip().lower() in ("true", "false"):
-            return value.strip().lower() == "true"
+        if text in ("true", "false"):
+            return text == "true"
         if isinstance(value, bool) or (isinstance(value, int) and value in (0, 1)):
             return bool(value)
         raise ValueError

@@ -6,6 +6,7 @@ nothing but their Datasets takes :func:`pieces_of` anything.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, Union, cast
 
@@ -15,20 +16,20 @@ if TYPE_CHECKING:
 __all__ = ["Exposure", "Pieces", "pieces_of", "variables_of"]
 
 
-class Pieces:
+class Pieces(ABC):
     """An immutable collection of Datasets with the attributes of one exposure."""
 
     of_slits: ClassVar[bool] = False
     """Whether they are slits, which some steps want all at once."""
 
     @property
+    @abstractmethod
     def pieces(self) -> tuple[xr.Dataset, ...]:
         """The Datasets."""
-        raise NotImplementedError
 
+    @abstractmethod
     def with_pieces(self, pieces: tuple[xr.Dataset, ...]) -> Self:
         """Return such a collection of other Datasets, as many and in the same order."""
-        raise NotImplementedError
 
     @property
     def attrs(self) -> Mapping[str, Any]:

@@ -10,9 +10,8 @@ A field of arrays is declared with :func:`array`, which names its axes::
 
 Names are separated by blanks. ``""`` is a number; ``4`` is an axis of that length, ``_`` one of
 any length; ``[integration]`` may be missing; ``...`` stands for any axes (that nothing is mapped
-along); ``(slit pixel)`` is one axis that runs over several dims at once, as in a list of pixels of
-all slits. A tuple or mapping of arrays has the dims of each. A dim has the same length in all
-fields of a plan.
+along); ``(slit pixel)`` is one axis that runs over several dims at once. A tuple or mapping of
+arrays has the dims of each. A dim has the same length in all fields of a plan.
 """
 
 from __future__ import annotations
@@ -35,33 +34,24 @@ class Dims(NamedTuple):
     kind: str
     names: str
 
+    @functools.cache  # noqa: B019 - there are few
     def of(self, ndim: int) -> tuple[str, ...] | None:
         """Return the name of each axis of an array of `ndim` axes; None if it has others."""
-        return _fit(self.names, ndim)
-
-
-@functools.cache
-def _fit(names: str, ndim: int) -> tuple[str, ...] | None:
-    found = re.findall(r"\([^)]*\)|\S+", names)
-    if "..." in found:
-        more = ndim - len(found) + 1
-        i = found.index("...")
-        return None if more < 0 else (*found[:i], *["_"] * more, *found[i + 1 :])
-    needed = [n for n in found if n[0] != "["]
-    if ndim == len(needed):
-        return tuple(needed)
-    return tuple(n.strip("[]") for n in found) if ndim == len(found) else None
+        found = re.findall(r"\([^)]*\)|\S+", self.names)
+        if "..." in found:
+            more = ndim - len(found) + 1
+            i = found.index("...")
+            return None if more < 0 else (*found[:i], *["_"] * more, *found[i + 1 :])
+        needed = [n for n in found if n[0] != "["]
+        if ndim == len(needed):
+            return tuple(needed)
+        return tuple(n.strip("[]") for n in found) if ndim == len(found) else None
 
 
 def array(dims: str, *, default: object = dataclasses.MISSING) -> Any:  # noqa: ANN401 - takes the type of the field
     """Declare a field of arrays, with the dims of their axes (see :mod:`spec2fn.plan_base`).
 
-    Parameters
-    ----------
-    dims : str
-        Such as ``"slit disp cross"``.
-    default : optional
-        Such as None for an array that may be missing.
+    With a `default` it may be left out.
     """
     return field(default=default, metadata={"dims": Dims("array", dims)})
 
@@ -82,9 +72,8 @@ def positions(dim: str, *, default: object = dataclasses.MISSING) -> Any:  # noq
 class Plan:
     """What a two-phase step computes on the host before its kernels run.
 
-    Subclasses are frozen dataclasses without a decorator. Fields that hold arrays are traced by
-    :mod:`spec2fn.transforms` and declared with :func:`array`; every other field must be hashable
-    and is static.
+    Subclasses are frozen dataclasses without a decorator. Fields of arrays are declared with
+    :func:`array` and traced; every other field must be hashable and is static.
 
     Raises
     ------

@@ -356,7 +356,7 @@ MSA_TABLES: Mapping[str, tuple[str, ...]] = {
 """Columns of the MSA metadata file by table; variables ``<table>.<column>`` on ``<table>_row``."""
 
 # name -> (FITS column, unit); dims ([integration,] spectrum, wave), float64 except dq (uint32).
-EXTRACTED: Mapping[str, tuple[str, str]] = {
+_OFFICIAL: Mapping[str, tuple[str, str]] = {
     "wavelength": ("WAVELENGTH", "um"),
     "flux": ("FLUX", "Jy"),
     "flux_error": ("FLUX_ERROR", "Jy"),
@@ -375,8 +375,10 @@ EXTRACTED: Mapping[str, tuple[str, str]] = {
     "bkgd_var_rnoise": ("BKGD_VAR_RNOISE", "MJy^2 / sr^2"),
     "bkgd_var_flat": ("BKGD_VAR_FLAT", "MJy^2 / sr^2"),
     "npixels": ("NPIXELS", ""),
-    "flux_error_cov": ("FLUX_ERROR_COV", "Jy"),
 }
+_OURS: Mapping[str, tuple[str, str]] = {"flux_error_cov": ("FLUX_ERROR_COV", "Jy")}
+
+EXTRACTED: Mapping[str, tuple[str, str]] = {**_OFFICIAL, **_OURS}
 """Columns of an extracted spectrum; ``flux_error_cov`` (ours) has the covariance of resampling."""
 
 RESIDUAL_FRINGES: Mapping[str, tuple[str, str]] = {
@@ -386,11 +388,7 @@ RESIDUAL_FRINGES: Mapping[str, tuple[str, str]] = {
 }
 """Columns that spectra of the MRS have besides: those without residual fringes."""
 
-SPECTRUM_COLUMNS: Mapping[str, tuple[str, str]] = {
-    name: column
-    for name, column in {**EXTRACTED, **RESIDUAL_FRINGES}.items()
-    if name != "flux_error_cov"
-} | {"flux_error_cov": EXTRACTED["flux_error_cov"]}
+SPECTRUM_COLUMNS: Mapping[str, tuple[str, str]] = {**_OFFICIAL, **RESIDUAL_FRINGES, **_OURS}
 """All columns in the order of a table: those of the official products, then ours."""
 
 
@@ -438,11 +436,9 @@ class Meta:
     def raw(self, keyword: str) -> object:
         """Value of a FITS keyword, whatever it is; None if it is absent or blank."""
         for header in (self.primary, self.science):
-            if header is not None and keyword in header:
-                value = header[keyword]
-                blank = isinstance(value, str) and not value.strip()
-                if not blank and type(value).__name__ != "Undefined":
-                    return value
+            value = None if header is None else header.get(keyword)
+            if value is not None and str(value).strip():
+                return value
         return None
 
     def require(self, keyword: str, who: str) -> Any:  # noqa: ANN401 - keywords have values of several types
@@ -612,12 +608,13 @@ def require(ds: xr.Dataset, names: Iterable[str], who: str) -> None:
         raise DatasetError(msg + hint)
 
 
-def need(ref: xr.Dataset, names: Iterable[str], who: str) -> None:
-    """Raise unless a reference holds variables.
+def need(ref: xr.Dataset | None, names: Iterable[str], who: str) -> xr.Dataset:
+    """Return a reference, or raise unless it holds variables.
 
     Parameters
     ----------
-    ref : xarray.Dataset
+    ref : xarray.Dataset or None
+        None where a plan is given without the reference that it was made with.
     names : iterable of str
         Images, or ``<table>.<column>``.
     who : str
@@ -628,6 +625,8 @@ def need(ref: xr.Dataset, names: Iterable[str], who: str) -> None:
     ReferenceError
         Naming the file and all that is missing.
     """
+    if ref is None:
+        raise ReferenceError(f"{who}: a plan needs the reference it was made with; give both")
     missing = [n for n in names if n not in ref]
     if missing:
         held = sorted(map(str, ref.data_vars))
@@ -637,6 +636,7 @@ def need(ref: xr.Dataset, names: Iterable[str], who: str) -> None:
             f" {listed or 'no image and no table'}); use the reference of this instrument mode"
         )
         raise ReferenceError(msg)
+    return ref
 
 
 def validate(ds: xr.Dataset) -> xr.Dataset:

@@ -31,8 +31,8 @@ __all__ = [
     "Slits",
     "apply_by_slit",
     "as_one_slit",
-    "bucketize",
     "group_shapes",
+    "padding",
     "strings",
 ]
 
@@ -94,15 +94,11 @@ class Slits(Pieces):
         return self._texts("slit_warning")
 
     def _texts(self, variable: str) -> dict[str, str]:
-        by_id = {
-            int(i): (str(name), str(text))
-            for b in self.buckets
-            if variable in b
-            for i, name, text in zip(
-                *(b[n].values for n in ("slit", "slit_name", variable)), strict=True
-            )
-        }
-        return {name: text for _, (name, text) in sorted(by_id.items()) if text}
+        held = Slits(tuple(b for b in self.buckets if variable in b))
+        if not held.buckets:
+            return {}
+        texts = zip(held.names, held.variable(variable), strict=True)
+        return {name: str(text) for name, text in texts if str(text)}
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -117,13 +113,13 @@ class Slits(Pieces):
         InputError
             If there is no such slit.
         """
+        number = isinstance(key, int | np.integer)
         for bucket in self.buckets:
-            labels = bucket["slit"].values if isinstance(key, int) else bucket["slit_name"].values
-            (places,) = np.nonzero(labels == key)
+            (places,) = np.nonzero(bucket["slit" if number else "slit_name"].values == key)
             if places.size:
                 one = bucket.isel(slit=int(places[0]))
                 return one.isel(y=slice(int(one["ysize"])), x=slice(int(one["xsize"])))
-        known = self.ids if isinstance(key, int) else self.names
+        known = self.ids if number else self.names
         msg = f"no slit {key!r}{nearest(str(key), known)}; there are {', '.join(map(str, known))}"
         raise InputError(msg)
 
@@ -195,6 +191,13 @@ def as_one_slit(ds: xr.Dataset, names: tuple[str, ...]) -> xr.Dataset:
     )
 
 
+def padding(name: str, dtype: np.dtype[Any]) -> np.generic:
+    """Return what a variable of a bucket has beyond a slit: NaN, :data:`PADDING` of dq, or 0."""
+    fill = np.nan if dtype.kind == "f" else PADDING if name == "dq" else 0
+    value: np.generic = dtype.type(fill)
+    return value
+
+
 def strings(ds: xr.Dataset, name: str) -> list[str]:
     """Return a text variable on ``slit`` (empty texts if there is none)."""
     if name not in ds:
@@ -242,43 +245,6 @@ def group_shapes(shapes: Sequence[tuple[int, int]], most: int = MAX_BUCKETS) -> 
         sizes, number, filled = (np.delete(a, first, axis=0) for a in (sizes, number, filled))
         del members[first]
     return [sorted(m) for m in members]
-
-
-def bucketize(slits: Sequence[xr.Dataset], most: int = MAX_BUCKETS) -> Slits:
-    """Put slits into padded buckets.
-
-    Parameters
-    ----------
-    slits : sequence of xarray.Dataset
-        Each with dims ``([integration,] y, x)``, a zero-dimensional ``slit_name``, and the same
-        variables as the others; a zero-dimensional ``slit`` is kept as the id, otherwise the
-        position is the id. Zero-dimensional variables become variables on ``slit``.
-    most : int
-        Largest number of buckets.
-
-    Returns
-    -------
-    Slits
-    """
-    import xarray as xr
-
-    shapes = [(s.sizes["y"], s.sizes["x"]) for s in slits]
-    buckets = []
-    for members in group_shapes(shapes, most):
-        height = max(shapes[i][0] for i in members)
-        width = max(shapes[i][1] for i in members)
-        first = slits[members[0]]
-        data: dict[str, Any] = {}
-        for name, var in first.data_vars.items():
-            if name == "slit":
-                continue
-            parts = [_padded(slits[i][name], height, width) for i in members]
-            data[str(name)] = (("slit", *var.dims), np.stack(parts), dict(var.attrs))
-        data["ysize"] = ("slit", np.array([shapes[i][0] for i in members]))
-        data["xsize"] = ("slit", np.array([shapes[i][1] for i in members]))
-        ids = [int(slits[i]["slit"]) if "slit" in slits[i] else i for i in members]
-        buckets.append(xr.Dataset(data, coords={"slit": ids}, attrs=first.attrs))
-    return Slits(tuple(buckets))
 
 
 def apply_by_slit(function: Callable[[xr.Dataset], xr.Dataset], slits: Slits) -> Slits | None:
@@ -345,19 +311,3 @@ def _given_up(one: xr.Dataset, model: xr.Dataset, problem: str) -> xr.Dataset:
     new["dq"] = (one["dq"].dims, one["dq"].values | np.uint32(PIXEL["DO_NOT_USE"]))
     attrs = {**model.attrs, "meta": one.attrs["meta"]} if "meta" in one.attrs else model.attrs
     return with_problems(one.assign(new).assign_attrs(attrs), [problem])
-
-
-def _padded(var: xr.DataArray, height: int, width: int) -> HostArray:
-    data = np.asarray(var.data)
-    if var.dims[-2:] != ("y", "x"):
-        return data
-    missing = (height - data.shape[-2], width - data.shape[-1])
-    if missing == (0, 0):
-        return data
-    fill: Any = 0
-    if data.dtype.kind == "f":
-        fill = np.nan
-    elif var.name == "dq":
-        fill = PADDING
-    edges = [(0, 0)] * (data.ndim - 2) + [(0, missing[0]), (0, missing[1])]
-    return np.pad(data, edges, constant_values=fill)

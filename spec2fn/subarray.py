@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["subarray_origin", "subarray_slices"]
 
-FULL_FRAME = {"MIRI": (1024, 1032)}
-"""Rows and columns of a full frame, where they are not 2048 x 2048."""
-
 
 def subarray_slices(
     ref: xr.Dataset | HostArray, ds: xr.Dataset, who: str, reftype: str
@@ -66,8 +63,7 @@ def subarray_slices(
     if corner is None:
         if ref_shape == shape:
             return slice(0, shape[0]), slice(0, shape[1])
-        instrument = str(ds.attrs.get("instrument", "")).upper()
-        if ref_shape != FULL_FRAME.get(instrument, (2048, 2048)):
+        if ref_shape != _full_frame(ds):
             raise _mismatch(who, reftype, ref_shape, shape, "its corners are not known")
         corner = (1, 1)
     own = _corner(ds.attrs)
@@ -94,7 +90,7 @@ def subarray_origin(ds: xr.Dataset, who: str = "assign_wcs") -> tuple[int, int]:
         If the exposure is no full frame and does not say where it lies (SUBSTRT1, SUBSTRT2), or
         lies beyond the detector.
     """
-    rows, columns = FULL_FRAME.get(str(ds.attrs.get("instrument", "")).upper(), (2048, 2048))
+    rows, columns = _full_frame(ds)
     origin = []
     for axis, keyword, full in (("x", "SUBSTRT1", columns), ("y", "SUBSTRT2", rows)):
         count = ds["sci"].shape[-1 if axis == "x" else -2]
@@ -109,6 +105,11 @@ def subarray_origin(ds: xr.Dataset, who: str = "assign_wcs") -> tuple[int, int]:
             raise InputError(msg)
         origin.append(int(first) - 1)
     return origin[0], origin[1]
+
+
+def _full_frame(ds: xr.Dataset) -> tuple[int, int]:
+    """Rows and columns of a full frame of the detector."""
+    return (1024, 1032) if str(ds.attrs.get("instrument")).upper() == "MIRI" else (2048, 2048)
 
 
 def _corner(attrs: Mapping[str, Any]) -> tuple[int, int] | None:

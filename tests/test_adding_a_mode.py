@@ -51,10 +51,10 @@ def toy(demo, tmp_path, monkeypatch):
     # … a builder, …
     optics = types.ModuleType("toy.optics")
 
-    def build(ds, references, options):
+    def build(ds, references, params):
         from spec2fn.wcs.assign.miri import lrs
 
-        return lrs(ds, references, options)
+        return lrs(ds, references, params)
 
     optics.build = build
     monkeypatch.setitem(sys.modules, "toy", types.ModuleType("toy"))

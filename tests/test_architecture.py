@@ -29,7 +29,7 @@ GROUND = {
     "units",
 }
 ALLOWED = {
-    "kernels": {"kernels", "plan_base", "threads", "typing"},
+    "kernels": {"dq", "kernels", "plan_base", "threads", "typing"},
     "host": GROUND | {"kernels", "host"},
     "wcs": GROUND | {"kernels", "host", "wcs"},
     "plans": GROUND | {"kernels", "host", "wcs", "plans"},

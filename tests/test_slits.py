@@ -5,7 +5,8 @@ import pytest
 import xarray as xr
 
 from spec2fn.errors import DatasetError, InputError
-from spec2fn.slits import MAX_BUCKETS, PADDING, Slits, bucketize, group_shapes
+from spec2fn.slits import MAX_BUCKETS, PADDING, Slits, group_shapes
+from tests.buckets import bucketize
 
 SHAPES = [(20, 100), (22, 101), (5, 400), (20, 99), (0, 0), (6, 390)]
 
@@ -35,7 +36,7 @@ def test_every_slit_comes_back_as_it_was(slits):
         got = slits.slit(i)
         assert got["sci"].shape == shape
         np.testing.assert_array_equal(got["sci"], one(i, shape)["sci"])
-        assert slits.slit(f"S{i}")["source_id"] == 10 * i
+        assert slits.slit(f"S{i}")["source_id"] == slits.slit(np.int64(i))["source_id"] == 10 * i
     assert [s["sci"].shape for s in slits] == SHAPES
 
 

@@ -239,7 +239,7 @@ def _of_trace(products: Mapping[str, Any], source: Source) -> Comparison | None:
     low, high = source.truth.wavelength[[0, -1]]
     margin = _EDGE * (high - low)
     clean = _usable(wave, flux, error) & (wave > low + margin) & (wave < high - margin)
-    bad = _flagged(slit).any(axis=0)
+    bad = np.asarray(_flagged(slit).any(axis=0))
     clean &= ~_in_order(bad, np.nanmedian(slit["wavelength"].values, axis=0), wave)
     if clean.sum() < _FEWEST:
         return None

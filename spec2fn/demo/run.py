@@ -59,19 +59,19 @@ class Demo:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        c = self.comparison
         return {
             "mode": self.mode,
             "folder": str(self.folder),
             "files": {k: str(v) for k, v in self.files.items()},
-            **_summary(c),
+            **_summary(self.comparison),
             "sources": [{"name": o.name, "slit": o.slit, **_summary(o)} for o in self.comparisons],
             "seconds": {k: round(v, 2) for k, v in self.seconds.items()},
         }
 
     def __str__(self) -> str:
         width = max(map(len, self.files))
-        lines = [f"{self.mode}: rendered, calibrated and compared in {self._total:.1f} s"]
+        total = sum(self.seconds.values())
+        lines = [f"{self.mode}: rendered, calibrated and compared in {total:.1f} s"]
         lines += [f"  {k:{width}s}  {v}" for k, v in self.files.items()]
         lines.append("extracted spectra against truth at points without flagged pixels;")
         lines.append(
@@ -85,10 +85,6 @@ class Demo:
                 f"  points {c.clean.sum()}  median S/N {c.signal_to_noise:.0f}"
             )
         return "\n".join(lines)
-
-    @property
-    def _total(self) -> float:
-        return sum(self.seconds.values())
 
 
 def _summary(c: Comparison) -> dict[str, Any]:
@@ -146,10 +142,10 @@ def run_demo(
 
     tell = progress or (lambda _: None)
     folder = output_folder(output_dir).resolve()
-    clock = _Clock()
+    times = [time.perf_counter()]
     tell("render")
     rendered, association, cache = _render(mode, folder, seed, integrations)
-    clock.lap("render")
+    times.append(time.perf_counter())
     params: dict[str, dict[str, Any]] = {"pixel_replace": {"skip": False}}
     if mode == "miri-lrs-slit":
         params["targ_centroid"] = {"skip": False}
@@ -175,7 +171,7 @@ def run_demo(
             save_steps=["flat_field"] if shown else (),
             progress=progress,
         )
-    clock.lap("calibrate")
+    times.append(time.perf_counter())
     tell("compare")
     comparisons = compare(result.products, rendered)
     shown |= result.products
@@ -189,19 +185,9 @@ def run_demo(
         "truth": _write_truth(folder / "truth.fits", rendered),
         "figure": plot(folder / f"{mode}.png", mode, comparisons, shown),
     }
-    clock.lap("compare")
-    return Demo(mode, folder, files, comparisons, clock.laps)
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = now - self._last
-        self._last = now
+    times.append(time.perf_counter())
+    seconds = dict(zip(("render", "calibrate", "compare"), np.diff(times).tolist(), strict=True))
+    return Demo(mode, folder, files, comparisons, seconds)
 
 
 def _render(mode: str, folder: Path, seed: int, integrations: int) -> tuple[Rendered, Path, Path]:

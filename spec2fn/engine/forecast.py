@@ -12,6 +12,7 @@ from spec2fn.engine.pipeline import (
     Pipeline,
     Product,
     reference_names,
+    references_of,
     steps_of,
 )
 from spec2fn.engine.settings import Settings
@@ -144,11 +145,10 @@ def _foreseen_skip(
         if origin:
             return f"switched off by {origin}"
         return f"off by default; switch on with --set {step.name}.skip=false"
-    values = step.defaults()
-    supplied = [r for r in step.needs_refs if values.get(f"user_supplied_{r}") is not None]
-    selected = [r for r in step.needs_refs if refs.get(r) is not None]
+    values, selected = step.defaults(), references_of(step, refs)
+    given = [v for r in step.needs_refs for v in (selected[r], values.get(f"user_supplied_{r}"))]
     found = [m for m in step.needs_members if members.get(m)]
-    if supplied or selected or found or not (step.needs_refs or step.needs_members):
+    if found or any(v is not None for v in given) or not (step.needs_refs or step.needs_members):
         return ""
     if step.needs_members:
         return f"no {' or '.join(step.needs_members)} exposure is associated"

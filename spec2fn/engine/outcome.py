@@ -39,21 +39,16 @@ def blank_pieces() -> Iterator[None]:
 def common_status(outcomes: Sequence[tuple[str, tuple[str, ...]]]) -> str:
     """Return what a step did to an exposure, from what it did to its pieces.
 
-    Parameters
-    ----------
-    outcomes : sequence of (str, tuple of str)
-        Of each piece: the status, and why slits of it were left alone (empty for a slit that
-        was not).
+    The `outcomes` of each are the status, and why slits were left alone (empty for others).
     """
     complete = [idle for status, idle in outcomes if status == "COMPLETE"]
-    if complete and not all(idle and all(idle) for idle in complete):
+    if not all(idle and all(idle) for idle in complete):
         return "COMPLETE"
     if complete:
         count = Counter(why for idle in complete for why in idle)
         listed = (f"{why} ({n} slits)" if n > 1 else why for why, n in count.items())
         return f"SKIPPED: no slit is corrected: {'; '.join(listed)}"
-    none = "SKIPPED: there are no slits"
-    statuses = list(dict.fromkeys(status for status, _ in outcomes)) or [none]
+    statuses = list(dict(outcomes)) or ["SKIPPED: there are no slits"]
     first, *others = [s for s in statuses if s.startswith("FAILED")] or statuses
     return "; ".join([first, *(s.partition(": ")[2] for s in others)])
 
@@ -61,25 +56,15 @@ def common_status(outcomes: Sequence[tuple[str, tuple[str, ...]]]) -> str:
 def blank_status(before: object, after: object, problems: Sequence[object]) -> str:
     """Return the status of a step after which nothing has a value, or nothing.
 
-    Parameters
-    ----------
-    before, after : xarray.Dataset
-    problems : sequence
-        What the plan of the step says (texts) of slits that have none.
+    The `problems` of its plan are texts about slits that have none.
     """
     name = next((n for n in ("flux", "sci") if n in getattr(after, "variables", ())), "")
     # lazy data stay lazy: who has not read them has not changed them
     held = (getattr(ds, "variables", {}) for ds in (after, before))
     new, old = (getattr(variables.get(name), "_data", None) for variables in held)
-    if (
-        new is None
-        or not hasattr(new, "__array__")
-        or new is old
-        or is_traced(new)
-        or has_value(new)
-    ):
+    if new is None or not hasattr(new, "__array__") or new is old or is_traced(new):
         return ""
-    if not new.size or _BLANK_PIECES.get():
+    if has_value(new) or not new.size or _BLANK_PIECES.get():
         return ""
     if hasattr(old, "__array__") and not has_value(old):
         return "SKIPPED: no pixel of the exposure has a value"
@@ -91,14 +76,9 @@ def blank_status(before: object, after: object, problems: Sequence[object]) -> s
 def check_references(
     who: str, before: Exposure, after: Exposure, references: Sequence[Any]
 ) -> None:
-    """Raise if references have left nothing of an image or a cube that had values.
+    """Raise :class:`ReferenceError` if they left nothing of an image or cube that had values.
 
     Slits may be lost one by one, and say so themselves.
-
-    Raises
-    ------
-    ReferenceError
-        Naming the references that were used.
     """
     used = [r for r in references if r is not None]
     if not used or _BLANK_PIECES.get() or any("slit" in p.dims for p in pieces_of(before)):
@@ -109,7 +89,7 @@ def check_references(
         if not _valueless(after, name, kept) or _valueless(before, name):
             continue
         if not any(map(_good_somewhere, pieces_of(before))):
-            continue
+            return
         listed = " or ".join(map(described, used))
         msg = f"{who}: no {name!r} is left with a value; {listed} does not fit: use another"
         raise ReferenceError(msg)
@@ -133,10 +113,7 @@ def _good_somewhere(ds: xr.Dataset) -> bool:
 
 
 def freeze(after: T, before: object) -> T:
-    """Make what a step has made read-only, so that nobody can change it behind a shared buffer.
-
-    What the caller brought along is left as it was.
-    """
+    """Make what a step has made, not what it was given, read-only: buffers are shared."""
     kept = {id(v._data) for v in variables_of(before)}  # noqa: SLF001 - `.data` loads lazy data
     for var in variables_of(after):
         data = var._data  # noqa: SLF001

@@ -176,16 +176,12 @@ def branch(
             s,
             branch=name,
             refs_of=name if exp_type else s.refs_of,
-            suffix=_suffix(s, name, exp_type),
+            suffix=f"{s.suffix}_{name}" if exp_type else s.suffix,
         )
         for s in steps
     )
     new = Branch(name, keep, named, exp_type)
     return new if expected is None else _replace(new, expected=expected)
-
-
-def _suffix(s: Step, name: str, exp_type: str) -> str:
-    return f"{s.suffix}_{name}" if exp_type else s.suffix
 
 
 def split(*branches: Branch) -> Split:
@@ -281,11 +277,8 @@ def replace(pipeline: Pipeline, **changes: object) -> Pipeline:
     """
     out = pipeline
     for name, new in changes.items():
-        if any(name in (e.name, getattr(e, "kind", "")) for e in out if isinstance(e, Product)):
-            i = _index(out, name)
-            out = (*out[:i], *(() if new is None else (_element(new),)), *out[i + 1 :])
-            continue
-        keys = {s.key for s in find_steps(out, name)}
+        markers = {e.name for e in out if isinstance(e, Product) and name in (e.name, e.kind)}
+        keys = markers or {s.key for s in find_steps(out, name)}
         out = tuple(e for element in out for e in _exchanged(element, keys, new))
     return out
 
@@ -299,7 +292,7 @@ def _exchanged(element: Element, keys: set[str], new: object) -> tuple[Element, 
             branches.append(_replace(one, steps=kept))
         return (_replace(element, branches=tuple(branches)),)
     lifted = element.step if isinstance(element, AlsoOn) else element
-    if not isinstance(lifted, Step) or lifted.key not in keys:
+    if (lifted.key if isinstance(lifted, Step) else lifted.name) not in keys:
         return (element,)
     if new is None:
         return ()

@@ -1,9 +1,8 @@
 """Steps: plain functions with a name, references, parameters, and a record of what they did.
 
-A *step* is a pure function from a Dataset to a new Dataset. :func:`step` turns the function into
-a frozen, hashable callable that knows its name, its references and its parameters, and records
-in the result what it did. A step in two phases has a planner besides, which computes on the host
-what the traceable function then applies.
+:func:`step` turns a pure function from a Dataset to a new Dataset into a frozen, hashable callable.
+A step in two phases has a planner besides, which computes on the host what the traceable function
+then applies.
 """
 
 from __future__ import annotations
@@ -14,7 +13,17 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    NamedTuple,
+    ParamSpec,
+    TypeGuard,
+    cast,
+    overload,
+)
 
 from spec2fn.engine.outcome import blank_status, check_references, common_status, freeze
 from spec2fn.errors import ContractError, HostOnlyError
@@ -43,8 +52,7 @@ class Skip:
     reason: str
 
 
-@dataclass(frozen=True)
-class _Given:
+class _Given(NamedTuple):
     """What a step is called with besides the exposure."""
 
     references: tuple[Any, ...]
@@ -74,13 +82,12 @@ class Step(Generic[P]):
     traceable : bool
         Whether the step may run inside a JAX transformation (given its plan, if it has one).
     planner : callable, optional
-        Host-side half of a two-phase step: ``planner(ds, *refs, params=parameters)``, with the
-        members that it names.
+        Host-side half of a two-phase step: ``planner(ds, *refs, [members,] params=parameters)``.
     skip : bool
         Whether the step is off unless a parameter reference or the user switches it on.
     chunkable : bool or callable
-        Whether integrations may be processed in pieces with identical results; of a callable,
-        whether with these :class:`~spec2fn.parameters.Parameters`.
+        Whether integrations may be processed in pieces with identical results, with these
+        :class:`~spec2fn.parameters.Parameters` if callable.
     aliases : tuple of str
         Other names of the step (those of the peer).
     needs_refs : tuple of str
@@ -94,11 +101,9 @@ class Step(Generic[P]):
         Roles of associated exposures without any of which the step is skipped, unless it has
         references.
     scope : str
-        ``"dataset"``: works on one Dataset, and bucket by bucket on :class:`~spec2fn.slits.Slits`;
-        ``"slits"``: wants all slits at once.
+        ``"slits"`` wants all slits at once, ``"dataset"`` takes them bucket by bucket.
     branch : str
-        Branch of the pipeline the step stands in (see :func:`spec2fn.engine.pipeline.branch`), or
-        empty.
+        :func:`spec2fn.engine.pipeline.branch` the step stands in, or empty.
     suffix : str
         Suffix of the file when the output of this step alone is saved.
     ordered : tuple of (str, str)
@@ -152,7 +157,7 @@ class Step(Generic[P]):
     @property
     def parameters(self) -> Mapping[str, Parameter]:
         """The step's parameters by name (without ``skip``, which every step has)."""
-        return _parameters(self.function, self.members)
+        return parameters_of(self.function, exclude=("plan", *self.members))
 
     @property
     def works_in_pieces(self) -> bool:
@@ -173,9 +178,8 @@ class Step(Generic[P]):
         ParameterError
             For an unknown parameter or a value of the wrong type or out of range.
         """
-        values = dict(self.bound)
+        values, known = dict(self.bound), self.parameters
         for name, value in parameters.items():
-            known = self.parameters
             if name not in known:
                 raise unknown_parameter(self.name, name, known)
             values[name] = known[name].coerce(value, self.name)
@@ -188,61 +192,44 @@ class Step(Generic[P]):
         Parameters
         ----------
         ds : xarray.Dataset, Slits or Cubes
-            Not modified.
+            Not modified; the result is made anew, with ``status_<name>`` recorded.
         *refs : xarray.Dataset, array, path or None
             References in the order of :attr:`refs`; they can be given by keyword as well.
         **kwargs
-            Parameters and members; ``plan``, the host-side half of a two-phase step, from
-            :meth:`plan`.
-
-        Returns
-        -------
-        xarray.Dataset, Slits or Cubes
-            Made anew, with ``status_<name>`` recorded.
+            Parameters and members; ``plan``, from :meth:`plan`.
         """
+        plan: Any = kwargs.pop("plan", None)
         with self._threads():
-            plan = kwargs.pop("plan", None)
-            return self._call(ds, plan, self._sort(ds, refs, kwargs))
+            given = self._sort(ds, refs, kwargs)
+            parts: tuple[Any, ...] = ds.pieces if self._by_piece(ds) else (ds,)
+            plans = plan if self._by_piece(ds) and plan is not None else (plan,) * len(parts)
+            done = [self._apply(p, one, given) for p, one in zip(parts, plans, strict=True)]
+        status = common_status([(status, idle) for _, status, idle in done])
+        made = tuple(with_status(o, self.name, status) for o, _, _ in done)
+        out = ds.with_pieces(made) if self._by_piece(ds) else made[0]
+        check_references(self.name, ds, out, given.references)
+        if self.without is None or out.attrs.get(f"status_{self.name}") != "COMPLETE":
+            return out
+        effects = self.without(parts[0], given.parameters)
+        absent = [r for r, ref in zip(self.refs, given.references, strict=True) if ref is None]
+        told = (f"{self.name}: no {r} reference: {effects[r]}" for r in effects if r in absent)
+        return with_warnings(out, *told)
 
     def _threads(self) -> contextlib.AbstractContextManager[None]:
         # what a user's own function does with BLAS is not ours to say
         ours = self.function.__module__.startswith("spec2fn.")
         return one_blas_thread() if ours else contextlib.nullcontext()
 
-    def _call(self, ds: Exposure, plan: object, given: _Given) -> Exposure:
-        parts = self._parts(ds)
-        if parts is not None:
-            plans = (None,) * len(parts) if plan is None else cast("tuple[object, ...]", plan)
-            pieces = zip(parts, plans, strict=True)
-            done = [self._apply(p, one, given) for p, one in pieces]
-            status = common_status([(status, idle) for _, status, idle in done])
-            out = ds.with_pieces(tuple(with_status(o, self.name, status) for o, _, _ in done))
-        else:
-            out, status, idle = self._apply(ds, plan, given)
-            out = with_status(out, self.name, common_status([(status, idle)]))
-        check_references(self.name, ds, out, given.references)
-        if self.without is None or out.attrs.get(f"status_{self.name}") != "COMPLETE":
-            return out
-        example: Any = parts[0] if parts else ds
-        effects = self.without(example, given.parameters)
-        absent = [r for r, ref in zip(self.refs, given.references, strict=True) if ref is None]
-        told = (f"{self.name}: no {r} reference: {effects[r]}" for r in effects if r in absent)
-        return with_warnings(out, *told)
-
-    def _parts(self, ds: Exposure) -> tuple[xr.Dataset, ...] | None:
-        """The Datasets the step is applied to one by one, or None for `ds` as it is."""
-        whole = not isinstance(ds, Pieces) or (self.scope == "slits" and ds.of_slits)
-        return None if whole else ds.pieces
+    def _by_piece(self, ds: Exposure) -> TypeGuard[Pieces]:
+        """Whether the step is applied to the Datasets of `ds` one by one."""
+        return isinstance(ds, Pieces) and not (self.scope == "slits" and ds.of_slits)
 
     def _apply(self, ds: Exposure, plan: object, given: _Given) -> tuple[Any, str, tuple[str, ...]]:
         """The result, its status, and why slits were left alone (empty for those that were not)."""
         if not isinstance(ds, Pieces):
             require(ds, self.reads, self.name)
-        phase: dict[str, Any] = {}
-        if self.planner is not None:
-            phase["plan"] = plan
-            if plan is None:
-                phase["plan"] = plan = self._plan(ds, given)
+        plan = self._plan(ds, given) if plan is None and self.planner is not None else plan
+        phase: dict[str, Any] = {} if self.planner is None else {"plan": plan}
         out = plan
         if not isinstance(plan, Skip):
             out = self.function(ds, *given.references, **phase, **given.members, **given.parameters)
@@ -256,18 +243,16 @@ class Step(Generic[P]):
     def plan(self, ds: Exposure, *refs: object, **kwargs: object) -> Any:  # noqa: ANN401 - what the step takes and makes
         """Compute the host-side half of a two-phase step, or None if it has none.
 
-        Takes what the step itself takes. For slits in buckets it is a tuple with the plan of each
-        bucket, unless the step wants all slits at once; for several cubes a tuple with the plan
-        of each.
+        Takes what the step itself takes. For slits in buckets, unless the step wants all slits at
+        once, and for several cubes it is a tuple with the plan of each.
         """
         if self.planner is None:
             return None
         given = self._sort(ds, refs, kwargs)
-        parts = self._parts(ds)
         with self._threads():
-            if parts is None:
-                return self._plan(ds, given)
-            return tuple(self._plan(part, given) for part in parts)
+            if self._by_piece(ds):
+                return tuple(self._plan(part, given) for part in ds.pieces)
+            return self._plan(ds, given)
 
     def _plan(self, ds: Exposure, given: _Given) -> object:
         assert self.planner is not None
@@ -313,16 +298,8 @@ class Step(Generic[P]):
         if self.refs_of in self.members:
             user = next(iter(members.get(self.refs_of, ())), None)
         exposure = getattr(user, "attrs", None)
-        bound = tuple(
-            None if value is None else as_reference(value, name, exposure, self.name)
-            for name, value in ((name, references.get(name)) for name in self.refs)
-        )
-        return _Given(bound, members, Parameters(self.name, parameters))
-
-
-@functools.cache
-def _parameters(function: Callable[..., Any], members: tuple[str, ...]) -> Mapping[str, Parameter]:
-    return parameters_of(function, exclude=("plan", *members))
+        bound = (as_reference(references.get(n), n, exposure, self.name) for n in self.refs)
+        return _Given(tuple(bound), members, Parameters(self.name, parameters))
 
 
 @functools.cache
@@ -364,12 +341,7 @@ def _asked(planner: Callable[..., Any]) -> Iterator[str]:
 def as_reference(
     value: object, reftype: str, exposure: Mapping[str, Any] | None = None, who: str = ""
 ) -> xr.Dataset:
-    """Return a reference as steps want it: a Dataset.
-
-    A path is opened, an array becomes the ``sci`` plane of a Dataset, a lazy reference is loaded.
-    With the mode attributes of an exposure, it must have been made for such exposures, and hold
-    numbers.
-    """
+    """Return a reference as steps want it: a Dataset; see :func:`spec2fn.refs.coerce_reference`."""
     from spec2fn.refs import coerce_reference
 
     return cast("xr.Dataset", coerce_reference(value, reftype, exposure, who))
@@ -396,8 +368,7 @@ def step(
 
     def decorate(fn: Callable[Concatenate[Any, P], Any]) -> Step[P]:
         name = options.pop("name", fn.__name__)
-        new = Step(name, fn, **options)
-        new = replace(new, suffix=new.suffix or name)
+        new = Step(name, fn, **{"suffix": name, **options})
         if new.planner is not None:
             _check_planner(new)
         return new

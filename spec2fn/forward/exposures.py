@@ -16,6 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from spec2fn.dq import Pixel
+from spec2fn.forward.reference_files import table_hdu
+from spec2fn.io.fits.exposures import mode_attrs, scalar_variables
+from spec2fn.io.fits.extents import big_endian
+from spec2fn.io.fits.fitsfile import BLOCK
 from spec2fn.schema import INT_TIMES, PLANES, Meta
 from spec2fn.typing import HostArray
 
@@ -46,6 +50,11 @@ _STEPS = ["DARK", "DQINIT", "GANSCL", "GRPSCL", "JUMP", "LINEAR", "RAMP", "REFPI
 _BAD_FRACTION = 1.5e-3
 _HIT_FRACTION = 1.0e-3
 _HIT_VARIANCE = 1.5
+# readers of JWST files expect the extension; the keywords say everything that is in it
+_ASDF = (
+    b"#ASDF 1.0.0\n#ASDF_STANDARD 1.6.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n"
+    b"--- !core/asdf-1.1.0\nmeta: {telescope: JWST}\n...\n"
+)
 
 
 class Detector(NamedTuple):
@@ -297,19 +306,7 @@ def observe(
     seed: tuple[int, ...],
     detector: Detector,
 ) -> dict[str, HostArray]:
-    """Take an image of a true count rate.
-
-    Parameters
-    ----------
-    rate : array, shape (y, x)
-        Expected count rate [DN/s].
-    bad : array of uint32
-        Flags of :func:`bad_pixels`.
-    seconds : float
-        Integration time.
-    seed : tuple of int
-        Of the noise.
-    detector : Detector
+    """Take an image of a true count rate (y, x) [DN/s]; `bad` as :func:`bad_pixels` has them.
 
     Returns
     -------
@@ -352,8 +349,6 @@ def to_dataset(setup: Setup, planes: Mapping[str, HostArray]) -> xr.Dataset:
     """Return an exposure as :func:`spec2fn.io.open_exposure` would."""
     import xarray as xr
 
-    from spec2fn.io.fits.exposures import mode_attrs, scalar_variables
-
     primary, science = setup.headers()
     meta = Meta(primary, science, setup.name)
     dims = ("integration", "y", "x") if len(setup.shape) == 3 else ("y", "x")
@@ -374,13 +369,8 @@ def write_exposure(
 ) -> None:
     """Write a ``_rate`` or ``_rateints`` file.
 
-    Parameters
-    ----------
-    path : path
-    setup : Setup
-    pieces : iterable of mapping of str to array
-        Planes of :func:`observe`, shape (y, x) each, one mapping per integration, in order; never
-        more than one is held.
+    `pieces` are the planes (y, x) of :func:`observe`, one mapping per integration, in order; never
+    more than one is held.
     """
     from astropy.io import fits
 
@@ -399,47 +389,22 @@ def write_exposure(
                 hdu.header["BUNIT"] = "DN/s"
             file.write(hdu.header.tostring().encode("ascii"))
             start[name] = file.tell()
-            file.seek(start[name] + -(-empty.nbytes // 2880) * 2880)
+            file.seek(start[name] + -(-empty.nbytes // BLOCK) * BLOCK)
         if len(setup.shape) == 3:
-            file.write(_times_hdu(setup))
-        file.write(_asdf_hdu())
+            times = int_times(setup.integrations, setup.integration_time)
+            file.write(_table("INT_TIMES", {INT_TIMES[n][0]: v for n, v in times.items()}))
+        file.write(_table("ASDF", {"ASDF_METADATA": np.frombuffer(_ASDF, np.uint8)[None]}))
         for number, piece in enumerate(pieces):
             for name, at in start.items():
-                stored = _stored(piece[name])
+                stored = big_endian(piece[name], ">u4" if name == "dq" else ">f4")
                 file.seek(at + number * stored.nbytes)
                 file.write(stored.tobytes())
 
 
-def _stored(data: HostArray) -> HostArray:
-    # FITS is big-endian and knows unsigned integers as signed ones with an offset
-    if data.dtype == np.uint32:
-        return (data ^ np.uint32(1 << 31)).astype(">u4")
-    return data.astype(">f4")
-
-
-def _times_hdu(setup: Setup) -> bytes:
-    columns = int_times(setup.integrations, setup.integration_time)
-    kinds = [(INT_TIMES[n][0], v.dtype) for n, v in columns.items()]
-    table = np.empty(setup.integrations, dtype=kinds)
-    for name, value in columns.items():
-        table[INT_TIMES[name][0]] = value
-    return _table_bytes(table, "INT_TIMES")
-
-
-def _asdf_hdu() -> bytes:
-    # readers of JWST files expect the extension; the keywords say everything that is in it
-    text = (
-        "#ASDF 1.0.0\n#ASDF_STANDARD 1.6.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n"
-        "--- !core/asdf-1.1.0\nmeta: {telescope: JWST}\n...\n"
-    ).encode("ascii")
-    table = np.empty(1, dtype=[("ASDF_METADATA", np.uint8, (len(text),))])
-    table["ASDF_METADATA"][0] = np.frombuffer(text, np.uint8)
-    return _table_bytes(table, "ASDF")
-
-
-def _table_bytes(table: HostArray, name: str) -> bytes:
+def _table(name: str, columns: Mapping[str, HostArray]) -> bytes:
+    """Extension of a table, as it stands in a file."""
     from astropy.io import fits
 
     buffer = io.BytesIO()
-    fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(table, name=name)]).writeto(buffer)
-    return buffer.getvalue()[2880:]
+    fits.HDUList([fits.PrimaryHDU(), table_hdu(name, columns)]).writeto(buffer)
+    return buffer.getvalue()[BLOCK:]

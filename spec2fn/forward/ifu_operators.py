@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.forward.gaussian import enclosed
 from spec2fn.forward.operators import (
     Sampled,
     SurfaceOperator,
     cut,
-    gaussian_fractions,
     illuminated,
     ones_like,
     through,
@@ -64,8 +64,8 @@ class IfuOperator(Sampled):
     def image(self, place: Array | None = None) -> Array:
         """Share of the light; `place` moves the source along and across the slices [arcsec]."""
         along, across = (0.0, 0.0) if place is None else (place[0], place[1])
-        image = gaussian_fractions(self.lower, self.upper, along, self.sigma)
-        return image * gaussian_fractions(self.near, self.far, across, self.sigma)
+        image = enclosed(self.lower - along, self.upper - along, self.sigma)
+        return image * enclosed(self.near - across, self.far - across, self.sigma)
 
 
 def ifu_operators(

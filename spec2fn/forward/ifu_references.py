@@ -97,16 +97,10 @@ def apertures(wave: HostArray, sigma: HostArray) -> dict[str, Any]:
 def apcorr_table(
     wave: HostArray, sigma: HostArray, images: Sequence[CubeImage], **mode: str
 ) -> dict[str, Any]:
-    """Return aperture corrections by radius and wavelength.
+    """Return aperture corrections by radius and wavelength, for a `mode`.
 
-    Parameters
-    ----------
-    wave, sigma : array, shape (n,)
-        Wavelengths [um] and standard deviation of the image on the sky [arcsec].
-    images : sequence of CubeImage
-        In the cube, by wavelength.
-    **mode
-        What the table is for.
+    Of wavelengths [um] and standard deviations of the image on the sky [arcsec], (n,), and of its
+    images in the cube.
     """
     radii = np.array([_SIZES * i.sigma(s) for i, s in zip(images, sigma, strict=True)]).T
     enclosed = [i.enclosed(s, r) for i, s, r in zip(images, sigma, radii.T, strict=True)]
@@ -150,17 +144,12 @@ def cube_tables(
         return {k: np.asarray(v, np.float32) for k, v in values.items()}
 
     low, high, step = np.asarray(planes).T
+    cubes = {"spaxelsize": spaxels, "spectralstep": step, "wavemin": low, "wavemax": high}
     radii = {"roispatial": 2 * spaxels, "roispectral": 2 * step}
     msm = {"power": 2.0 + 0 * step, "softrad": 0.01 + 0 * step}
     emsm = {"scalerad": 0.8 * spaxels}
     hdus = [
-        table_hdu(
-            "CUBEPAR",
-            {
-                **who,
-                **columns(spaxelsize=spaxels, spectralstep=step, wavemin=low, wavemax=high),
-            },
-        ),
+        table_hdu("CUBEPAR", {**who, **columns(**cubes)}),
         table_hdu("CUBEPAR_MSM", {**who, **columns(**radii, **msm)}),
         table_hdu("CUBEPAR_EMSM", {**who, **columns(**radii, **emsm)}),
     ]

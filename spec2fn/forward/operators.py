@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import numpy as np
 
 from spec2fn.errors import DatasetError
+from spec2fn.forward.gaussian import enclosed
 from spec2fn.forward.lrs.instrument import sigma as lrs_sigma
 from spec2fn.kernels.namespace import array_namespace, is_jax
 from spec2fn.plan_base import Plan, array
@@ -37,7 +38,6 @@ __all__ = [
     "SpectralOperator",
     "SurfaceOperator",
     "cut",
-    "gaussian_fractions",
     "illuminated",
     "ones_like",
     "operator",
@@ -48,32 +48,6 @@ __all__ = [
 Window: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 """First and last (exclusive) row, and column."""
 E = TypeVar("E", bound="Exposure")
-
-
-def gaussian_fractions(lower: Array, upper: Array, center: Array, sigma: Array) -> Array:
-    """Fraction of a Gaussian image that falls between `lower` and `upper`.
-
-    Parameters
-    ----------
-    lower, upper : array
-        Ends of a pixel [pixel].
-    center : array
-        Position of the source [pixel].
-    sigma : array
-        Standard deviation of the image [pixel].
-
-    Returns
-    -------
-    array
-        Exact integral over the pixel; NumPy or JAX, as the arguments.
-    """
-    xp = array_namespace(lower, upper, center, sigma)
-    if xp is np:
-        from scipy.special import erf
-    else:
-        from jax.scipy.special import erf
-    scale = 1.0 / (np.sqrt(2.0) * sigma)
-    return 0.5 * (erf((upper - center) * scale) - erf((lower - center) * scale))
 
 
 class Sampled(Plan, abc.ABC):
@@ -199,7 +173,7 @@ class SpectralOperator(Sampled):
     def image(self, place: Array | None = None) -> Array:
         """Share of the light that each pixel gets; `place` is a position along the slit."""
         position = self.position if place is None else place
-        return gaussian_fractions(self.lower, self.upper, position, self.sigma)
+        return enclosed(self.lower - position, self.upper - position, self.sigma)
 
 
 class SurfaceOperator(Sampled):
@@ -294,15 +268,7 @@ def cut(window: Window) -> tuple[slice, slice]:
 def wavelength_cells(
     grid: HostArray, wave: HostArray, lit: HostArray
 ) -> tuple[HostArray, dict[str, HostArray]]:
-    """Place the wavelengths of illuminated pixels on a grid.
-
-    Parameters
-    ----------
-    grid : array, shape (n,)
-        Ascending [um].
-    wave : array, shape (y, x)
-        Wavelengths of pixels [um].
-    lit : array of bool, shape (y, x)
+    """Place the wavelengths [um] (y, x) of illuminated pixels on an ascending grid.
 
     Returns
     -------
@@ -426,7 +392,7 @@ def _pixel_ends(wcs: gwcs.WCS, window: Window) -> tuple[HostArray, HostArray]:
     alpha = to_slit(x - 0.5, y, with_bounding_box=False)[0]
     # alpha is an angle; the column it would have without distortion is what positions are in
     scale = np.nanmedian(np.diff(alpha, axis=1))
-    origin = -to_slit.offset_0 if hasattr(to_slit, "offset_0") else -_first_shift(to_slit)
+    origin = -_first_shift(to_slit)
     column = alpha / scale + origin
     return column[:, :-1], column[:, 1:]
 

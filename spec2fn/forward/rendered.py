@@ -152,7 +152,7 @@ class Rendered:
 
         from spec2fn.io.catalogs import open_field_member
 
-        out = {}
+        out: dict[str, tuple[xr.Dataset, ...]] = {}
         for role, (name, content) in self.files.items():
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder, name)

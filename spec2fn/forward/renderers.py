@@ -37,14 +37,8 @@ __all__ = ["RENDERERS", "Renderer", "render", "write_references"]
 class Renderer(NamedTuple):
     """How exposures of a mode are made.
 
-    Attributes
-    ----------
-    references : callable
-        Exposure type and seed to references.
-    expose : callable
-        References, opened, and seed to what is :class:`Rendered` with them.
-    series : bool
-        `expose` takes a number of integrations.
+    `references` gives those of an exposure type and a seed, `expose` what is rendered with them,
+    opened, and the seed; in a `series` it also takes a number of integrations.
     """
 
     references: Callable[[str, int], Iterator[Reference]]

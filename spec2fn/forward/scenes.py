@@ -39,12 +39,7 @@ def _bell(wave: HostArray, center: float, width: float) -> HostArray:
 def dusty_star(wave: HostArray, flux: float = 1.2e-4) -> HostArray:
     """Flux density [Jy] of a star with silicate absorption and emission lines.
 
-    Parameters
-    ----------
-    wave : array
-        Wavelength [um].
-    flux : float
-        Continuum at 8 um [Jy].
+    At wavelengths [um]; `flux` is the continuum at 8 um [Jy].
     """
     continuum = flux * (wave / 8.0) ** -0.5
     silicate = 1.0 - 0.35 * _bell(wave, 9.7, 0.8)
@@ -59,12 +54,7 @@ def dusty_star(wave: HostArray, flux: float = 1.2e-4) -> HostArray:
 def embedded_star(wave: HostArray, flux: float = 1.0e-4) -> HostArray:
     """Flux density [Jy] of a young star with lines of ionized and molecular gas, and ices.
 
-    Parameters
-    ----------
-    wave : array
-        Wavelength [um].
-    flux : float
-        Continuum at 6 um [Jy].
+    At wavelengths [um]; `flux` is the continuum at 6 um [Jy].
     """
     continuum = flux * (wave / 6.0) ** 0.6
     lines = sum(
@@ -87,14 +77,8 @@ def transit_depth(wave: HostArray) -> HostArray:
 def light_curve(phase: HostArray, duration: float = 0.4, ingress: float = 0.08) -> HostArray:
     """Depth of a transit relative to its maximum: a trapezoid centred on phase 0.
 
-    Parameters
-    ----------
-    phase : array
-        Time in units of the length of the exposure, -0.5 to 0.5.
-    duration : float
-        From half depth to half depth.
-    ingress : float
-        Length of ingress and of egress.
+    Times are in units of the length of the exposure, -0.5 to 0.5: `duration` from half depth to
+    half depth, and the length of `ingress` and egress.
     """
     return np.clip((duration / 2 - np.abs(phase)) / ingress + 0.5, 0.0, 1.0)
 
@@ -112,17 +96,7 @@ def near_transit_depth(wave: HostArray) -> HostArray:
 
 
 def star(wave: HostArray, flux: float, depth: float = 0.35) -> HostArray:
-    """Spectrum of a cool star.
-
-    Parameters
-    ----------
-    wave : array
-        Wavelength [um].
-    flux : float
-        Level at 2 um.
-    depth : float
-        Of the water bands.
-    """
+    """Spectrum of a cool star at wavelengths [um]: level at 2 um, and depth of the water bands."""
     peak = (wave / 1.3) ** -4 / (np.exp(3.92 * 1.3 / wave) - 1.0)
     water = _bell(wave, 1.4, 0.12) + _bell(wave, 1.9, 0.14) + _bell(wave, 2.8, 0.3)
     peak_at_2 = (2.0 / 1.3) ** -4 / (np.exp(3.92 * 0.65) - 1.0)
@@ -130,16 +104,9 @@ def star(wave: HostArray, flux: float, depth: float = 0.35) -> HostArray:
 
 
 def galaxy(wave: HostArray, flux: float, redshift: float = 2.0, width: float = 0.1) -> HostArray:
-    """Spectrum of a galaxy with emission lines; `flux` is the continuum at 2 um.
+    """Spectrum of a galaxy at wavelengths [um], with emission lines of standard deviation `width`.
 
-    Parameters
-    ----------
-    wave : array
-        Wavelength [um].
-    flux : float
-    redshift : float
-    width : float
-        Standard deviation of the lines [um].
+    `flux` is the continuum at 2 um.
     """
     rest = wave / (1.0 + redshift)
     balmer_break = 0.6 + 0.4 * np.tanh((rest - 0.38) / 0.04)

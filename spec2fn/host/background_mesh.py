@@ -14,11 +14,6 @@ __all__ = ["background_mesh"]
 _LARGEST_BOX = 32
 
 
-def _box_size_for(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Sides of the largest box of at most 32 x 32 pixels that divides an image evenly."""
-    return tuple(max(k for k in range(1, min(n, _LARGEST_BOX) + 1) if n % k == 0) for n in shape)
-
-
 def background_mesh(
     image: HostArray,
     mask: HostArray,
@@ -51,7 +46,8 @@ def background_mesh(
     from astropy.stats import SigmaClip
     from photutils.background import Background2D, MedianBackground
 
-    size = _box_size_for(image.shape) if box is None else tuple(map(min, box, image.shape))
+    divides = [[k for k in range(1, _LARGEST_BOX + 1) if n % k == 0] for n in image.shape]
+    size = tuple(map(max, divides)) if box is None else tuple(map(min, box, image.shape))
     try:
         mesh = Background2D(
             image,

@@ -129,14 +129,15 @@ def cut(image: HostArray, at: tuple[int, int], box: Box) -> HostArray:
     ndarray, (..., rows, columns)
     """
     out = np.zeros((*image.shape[:-2], *box[2:]), image.dtype)
-    ours, theirs = [], []
+    ours: list[slice] = []
+    theirs: list[slice] = []
     for first, start, length, size in zip(at, box[:2], box[2:], image.shape[-2:], strict=True):
         low, high = max(first, start), min(first + size, start + length)
         if low >= high:
             return out
         ours.append(slice(low - start, high - start))
         theirs.append(slice(low - first, high - first))
-    out[(..., *ours)] = image[(..., *theirs)]
+    out[..., ours[0], ours[1]] = image[..., theirs[0], theirs[1]]
     return out
 
 
@@ -201,8 +202,8 @@ def merge(parts: Sequence[Trace]) -> Trace | None:
         return parts[0] if parts else None
     boxes = np.array([t.box for t in parts])
     low, high = boxes[:, :2].min(axis=0), (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
-    box = (*map(int, low), *map(int, high - low))
-    images = sum(cut(t.images, (t.y, t.x), box) for t in parts)
+    box = (int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1]))
+    images = np.sum([cut(t.images, (t.y, t.x), box) for t in parts], axis=0)
     return replace(parts[0], y=box[0], x=box[1], images=images)
 
 
@@ -237,19 +238,19 @@ def _lay(
     light = np.where(lit, flux, 0.0) * grid.gain[:, None]
     shares = ((0, (1 - u) * (1 - v)), (1, u * (1 - v)), (width, (1 - u) * v), (width + 1, u * v))
     corners = [(index + step, light * share) for step, share in shares]
-    images = np.zeros((len(grid.basis), height * width))
+    flat = np.zeros((len(grid.basis), height * width))
     for k, spectrum in enumerate(grid.basis):
         (at,) = np.nonzero(spectrum)
         if not at.size:
             continue
         waves = slice(at[0], at[-1] + 1)
         for places, values in corners:
-            images[k] += np.bincount(
+            flat[k] += np.bincount(
                 places[waves].ravel(),
                 (values[waves] * spectrum[waves, None]).ravel(),
                 minlength=height * width,
             )
-    images = images.reshape(-1, height, width)
+    images = flat.reshape(-1, height, width)
     return (y0, x0), images[:, 1 : 2 + y1 - y0, 1 : 2 + x1 - x0]
 
 

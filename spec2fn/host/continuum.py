@@ -119,7 +119,6 @@ def flag_lines(excess: HostArray, limit: HostArray) -> HostArray:
         Relative distance from the lower envelope.
     limit : array, (spectrum, pixel)
     """
-    n = excess.shape[1]
     troughs, peaks = extrema(excess)
     flat = np.abs(excess) <= 1e-8
     alone = ~(flat[:, :-2] & flat[:, 1:-1] & flat[:, 2:])
@@ -136,7 +135,7 @@ def flag_lines(excess: HostArray, limit: HostArray) -> HostArray:
             left[row, nearest.min() : nearest.max()] = 0.0
             weights[row, nearest.min() : nearest.max()] = 0.0
     with np.errstate(invalid="ignore"):
-        weights[left > 2.0 * limit[:, :n]] = 0.0
+        weights[left > 2.0 * limit] = 0.0
     return weights
 
 
@@ -270,11 +269,6 @@ class Spline:
         return np.where(np.isfinite(out), out, np.nan)
 
 
-def _at_or_below(flags: HostArray) -> HostArray:
-    out: HostArray = np.cumsum(flags[::-1], axis=0)[::-1] > 0
-    return out
-
-
 def _solve_banded(
     bands: HostArray, vector: HostArray, sizes: HostArray
 ) -> tuple[HostArray, HostArray]:
@@ -284,7 +278,7 @@ def _solve_banded(
     """
     width, n, spectra = bands.shape
     used = np.arange(n)[:, None] < sizes
-    dead = _at_or_below(~(bands[0] > 0) & used)
+    dead = np.cumsum((~(bands[0] > 0) & used)[::-1], axis=0)[::-1] > 0  # and all below
     # the place of a pivot that is lost to rounding is taken by a tiny one
     floor = np.where(bands[0] > 0, 1e-15 * bands[0], 1e-20)
     pivot = np.where(bands[0] > 0, bands[0], 1.0)
@@ -326,14 +320,8 @@ def bridge(values: HostArray, weights: HostArray) -> HostArray:
 
 
 def fit_baseline(
-    flux: HostArray,
-    weights: HostArray,
-    wavenumber: HostArray,
-    knots: HostArray,
-    degree: int,
-    *,
-    robust: bool,
-) -> tuple[HostArray, HostArray, HostArray]:
+    flux: HostArray, weights: HostArray, wavenumber: HostArray, knots: HostArray, *, robust: bool
+) -> tuple[HostArray, HostArray]:
     """Fit the continuum.
 
     Parameters
@@ -342,48 +330,38 @@ def fit_baseline(
     wavenumber : array of float64, (spectrum, pixel)
         Monotonic, in either direction; scaled to about 1.
     knots : array of bool, (spectrum, pixel)
-    degree : int
-        1 or 2.
     robust : bool
-        Iterate with biweights.
+        Fit quadratic splines, with iterated biweights, instead of linear ones.
 
     Returns
     -------
     continuum : array, (spectrum, pixel)
         NaN where the weights do not suffice, interpolated where they are below 1e-5.
-    power : array, (spectrum, pixel)
-        Squared weights of the last fit.
     possible : array of bool, (spectrum,)
         Whether the wavenumbers are monotonic.
     """
     turn = slice(None, None, -1) if wavenumber[0, 0] > wavenumber[0, -1] else slice(None)
     x, y, w, at = (a[:, turn] for a in (wavenumber, flux, weights, knots))
-    rows, pixel = np.nonzero(at)
-    place = np.cumsum(at, axis=1)[rows, pixel]
-    t = np.repeat(x[:, -1:], int(at.sum(axis=1).max(initial=0)) + 2, axis=1)
-    t[:, 0] = x[:, 0]
-    t[rows, place] = x[rows, pixel]
-    present = np.arange(t.shape[1] - 1) <= at.sum(axis=1)[:, None]
     possible = np.all(np.diff(x, axis=1) >= 0, axis=1)
-    possible &= np.all((np.diff(t, axis=1) > 0) | ~present, axis=1)
-    continuum, power = np.full(y.shape, np.nan), w * w
+    edges = at.copy()
+    edges[:, [0, -1]] = True
+    rows, pixel = np.nonzero(edges)
+    same = (np.diff(rows) == 0) & ~(np.diff(x[rows, pixel]) > 0)  # knots in one place
+    possible[rows[1:][same]] = False
+    continuum = np.full(y.shape, np.nan)
     ok = np.flatnonzero(possible)
-    if ok.size:
-        spline = Spline.of(x[ok], at[ok], degree)
-        if robust:
-            parameters = at[ok].sum(axis=1) + 2 * (degree + 1)
-            continuum[ok], power[ok] = _iterate(spline, y[ok], w[ok], parameters)
-        else:
-            continuum[ok] = spline.fit(y[ok], power[ok])
+    if ok.size and robust:
+        spline = Spline.of(x[ok], at[ok], 2)
+        continuum[ok] = _iterate(spline, y[ok], w[ok], at[ok].sum(axis=1) + 6)
+    elif ok.size:
+        continuum[ok] = Spline.of(x[ok], at[ok], 1).fit(y[ok], w[ok] * w[ok])
     continuum = continuum * np.where(w > 1e-7, 1.0, 1e-8)
-    return bridge(continuum, w)[:, turn], power[:, turn], possible
+    return bridge(continuum, w)[:, turn], possible
 
 
-def _iterate(
-    spline: Spline, y: HostArray, w: HostArray, parameters: HostArray
-) -> tuple[HostArray, HostArray]:
+def _iterate(spline: Spline, y: HostArray, w: HostArray, parameters: HostArray) -> HostArray:
+    """Fit with iterated biweights; spectra that do not settle are NaN."""
     fitted = spline.fit(y, w * w)
-    power = w * w
     chi = np.nansum((y - fitted) ** 2 * w, axis=1)
     dof = w.sum(axis=1) - parameters
     active = np.arange(len(y))
@@ -397,13 +375,13 @@ def _iterate(
         fit = part.fit(y[active], new_w * new_w)
         new = np.nansum((y[active] - fit) ** 2 * new_w, axis=1)
         done = np.abs(chi[active] - new) < np.where(new < 1.0, TOLERANCE, TOLERANCE * new)
-        fitted[active], power[active], chi[active] = fit, new_w * new_w, new
+        fitted[active], chi[active] = fit, new
         if done.any():
             active, part = active[~done], part.take(~done)
         if not active.size:
-            return fitted, power
+            break
     fitted[active] = np.nan
-    return fitted, power
+    return fitted
 
 
 def reject_runaways(fringes: HostArray, limit: HostArray) -> HostArray:

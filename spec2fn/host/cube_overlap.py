@@ -11,7 +11,7 @@ from pixels to voxels, and no larger for fine wavelength grids.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -20,8 +20,12 @@ from spec2fn.kernels.cubes import CubeOperator
 from spec2fn.threads import in_threads
 from spec2fn.typing import HostArray
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
 __all__ = [
     "assemble",
+    "assemble_voxels",
     "paired",
     "plane_overlaps",
     "roi_entries",
@@ -61,30 +65,18 @@ def plane_overlaps(
         shared = np.minimum(high[pixel], upper[plane]) - np.maximum(low[pixel], lower[plane])
         return np.where(shared > 0, shared, -1.0)
 
-    return _planes(first, lambda plane, pixel: lower[plane] < high[pixel], value, lower.size)
+    return _planes(first, np.searchsorted(lower, high, side="left"), value, lower.size)
 
 
 def _planes(
-    first: HostArray,
-    reached: Weight,
-    value: Weight,
-    planes: int,
+    first: HostArray, end: HostArray, value: Weight, planes: int
 ) -> tuple[HostArray, HostArray]:
-    """Evaluate ``value(plane, pixel)`` from `first` on, while ``reached(plane, pixel)``."""
-    out: list[HostArray] = []
-    pixel = np.flatnonzero(first < planes)
-    while True:
-        plane = first[pixel] + len(out)
-        more = (plane < planes) & reached(np.minimum(plane, planes - 1), pixel)
-        if not more.any():
-            break
-        pixel, plane = pixel[more], plane[more]
-        row = np.full(first.size, -1.0, np.float32)
-        row[pixel] = value(plane, pixel)
-        out.append(row)
-    if not out:
-        return np.full(first.size, planes), np.zeros((0, first.size), np.float32)
-    spectral = np.stack(out)
+    """Evaluate ``value(plane, pixel)`` in the planes of each pixel, from `first` to `end`."""
+    depth = max(0, int((end - first).max(initial=0)))
+    spectral = np.full((depth, first.size), -1.0, np.float32)
+    for d, row in enumerate(spectral):
+        (pixel,) = np.nonzero(first + d < end)
+        row[pixel] = value(first[pixel] + d, pixel)
     empty = (spectral < 0).all(axis=0)
     return np.where(empty, planes, first), spectral
 
@@ -113,13 +105,13 @@ def roi_planes(
         As :func:`plane_overlaps`.
     """
     first = np.searchsorted(centre, wavelength - roi, side="left")
-    high = wavelength + roi
 
     def value(plane: HostArray, pixel: HostArray) -> HostArray:
         away = (wavelength[pixel] - centre[plane]) / thickness[plane]
         return weight(away * away, pixel)
 
-    return _planes(first, lambda plane, pixel: centre[plane] <= high[pixel], value, centre.size)
+    end = np.searchsorted(centre, wavelength + roi, side="right")
+    return _planes(first, end, value, centre.size)
 
 
 def roi_entries(
@@ -141,10 +133,6 @@ def roi_entries(
         (y, x) of the image.
     weight : callable
         ``weight(squared distance [spaxels^2], position of the pixel)``.
-
-    Returns
-    -------
-    Entries
     """
     ny, nx = shape
     ix0 = np.maximum(np.ceil(x - roi), 0).astype(np.int32)
@@ -182,7 +170,6 @@ def assemble(
     pixels: HostArray,
     entries: Callable[[HostArray], Entries],
     *,
-    shape_in: tuple[int, int],
     shape: tuple[int, int, int],
     power: HostArray | None = None,
     softening: HostArray | None = None,
@@ -197,13 +184,9 @@ def assemble(
         Flat detector index of each pixel, ascending.
     entries : callable
         ``entries(which)`` gives the :data:`Entries` of these pixels.
-    shape_in, shape : tuple of int
-        (y, x) of the detector and (wave, y, x) of the cube.
+    shape : tuple of int
+        (wave, y, x) of the cube.
     power, softening : (p,) float, optional
-
-    Returns
-    -------
-    CubeOperator
     """
     planes, plane = shape[0], shape[1] * shape[2]
     # 16 bits are sorted by radix
@@ -217,28 +200,20 @@ def assemble(
         who, cell, value = entries(order[block])
         local = (sorted_first[block][who] - base).astype(np.int32) * np.int32(plane) + cell
         size = (int(sorted_first[block.stop - 1]) - base + 1) * plane
-        shape_of = (size, block.stop - block.start)
-        row, count, cols, values = _by_row(local, who, value, shape_of)
+        row, count, cols, values = _by_row(local, who, value, (size, block.stop - block.start))
         return row + base * plane, count, cols + np.int32(block.start), values
 
-    found = in_threads(part, _blocks(sorted_first))
-    rows, counts, cols, values = zip(*found, strict=True) if found else ((),) * 4
     none = np.zeros(0, np.int32)
-    starts = np.concatenate([[0], np.cumsum(np.concatenate([none, *counts]))])
-    row = np.concatenate([none, *rows]).astype(_integer((planes + spectral.shape[0]) * plane))
-    return CubeOperator(
+    empty = (none, none, none, none.astype(np.float32))
+    parts = zip(empty, *in_threads(part, _blocks(sorted_first)), strict=True)
+    return _operator(
+        *map(np.concatenate, parts),
         pixels=pixels[order].astype(np.int32),
         first=sorted_first.astype(np.int32),
-        rows=row,
-        starts=starts.astype(_integer(int(starts[-1]))),
-        cols=np.concatenate([none, *cols]),
-        spatial=np.concatenate([none.astype(np.float32), *values]),
         spectral=np.ascontiguousarray(spectral[:, order]),
+        shape=shape,
         power=None if power is None else power[order].astype(np.float32),
         softening=None if softening is None else softening[order].astype(np.float32),
-        **_reached(row, spectral.shape[0], plane, planes * plane),
-        shape_in=shape_in,
-        shape=shape,
     )
 
 
@@ -250,14 +225,19 @@ def _by_row(
 
     matrix = coo_array((value.astype(np.float32), (row, col)), shape)
     matrix.has_canonical_format = True
-    matrix = matrix.tocsr()
+    return _rows_of(matrix.tocsr())
+
+
+def _rows_of(matrix: csr_array) -> tuple[HostArray, HostArray, HostArray, HostArray]:
     count = np.diff(matrix.indptr)
     (rows,) = np.nonzero(count)
     return rows, count[rows], matrix.indices.astype(np.int32), matrix.data
 
 
 def paired(op: CubeOperator, offset: tuple[int, int, int]) -> CubeOperator:
-    """Return the operator of pairs of voxels that share pixels.
+    """Return the operator of pairs of voxels that share pixels, placed at the first of the two.
+
+    Its weights are the products of the weights of a pixel in the two voxels.
 
     Parameters
     ----------
@@ -265,11 +245,6 @@ def paired(op: CubeOperator, offset: tuple[int, int, int]) -> CubeOperator:
         Of which the weights are products.
     offset : tuple of int
         How much further the second voxel is: (planes, rows, columns), each at least 0.
-
-    Returns
-    -------
-    CubeOperator
-        Its weights are the products of the weights of a pixel in the two voxels, at the first.
     """
     from scipy.sparse import csr_array
 
@@ -283,28 +258,34 @@ def paired(op: CubeOperator, offset: tuple[int, int, int]) -> CubeOperator:
     at[at == row.size] = 0
     fits &= op.rows[at] == row + dy * nx + dx
     both = matrix[np.flatnonzero(fits)].multiply(matrix[at[fits]]).tocsr()
-    count = np.diff(both.indptr)
-    held = count > 0
+    held, *entries = _rows_of(both)
     spectral = np.maximum(op.spectral, 0)
     depth = spectral.shape[0] - planes
-    joint = spectral[: max(depth, 0)] * spectral[planes:]
-    row = op.rows[fits][held]
-    return CubeOperator(
+    return _operator(
+        op.rows[fits][held],
+        *entries,
         pixels=op.pixels,
         first=op.first,
-        rows=row,
-        starts=np.concatenate([[0], np.cumsum(count[held])]).astype(np.int32),
-        cols=both.indices.astype(np.int32),
-        spatial=both.data,
-        spectral=joint,
-        **_reached(row, joint.shape[0], op.plane, op.n_out),
-        shape_in=op.shape_in,
+        spectral=spectral[: max(depth, 0)] * spectral[planes:],
         shape=op.shape,
     )
 
 
-def _reached(row: HostArray, depth: int, plane: int, size: int) -> dict[str, HostArray]:
-    """Voxels of the rows and of the planes after them, and the position of each among these."""
+def _operator(
+    row: HostArray,
+    count: HostArray,
+    cols: HostArray,
+    spatial: HostArray,
+    *,
+    spectral: HostArray,
+    shape: tuple[int, int, int],
+    **pixels: HostArray | None,
+) -> CubeOperator:
+    """Return the operator of entries sorted by row: `count` of them in each."""
+    plane, depth = shape[1] * shape[2], spectral.shape[0]
+    size = shape[0] * plane
+    row = row.astype(_integer(size + depth * plane))
+    # voxels of the rows and of the planes after them, and the position of each among these
     mask = np.zeros(size + 1, bool)
     for d in range(depth):
         mask[np.minimum(row + d * plane, size)] = True
@@ -315,7 +296,17 @@ def _reached(row: HostArray, depth: int, plane: int, size: int) -> dict[str, Hos
     rank[size] = voxels.size
     for d in range(depth):
         position[d] = rank[np.minimum(row + d * plane, size)]
-    return {"voxels": voxels, "position": position}
+    return CubeOperator(
+        rows=row,
+        starts=np.concatenate([[0], np.cumsum(count)]).astype(_integer(cols.size)),
+        cols=cols,
+        spatial=spatial,
+        spectral=spectral,
+        voxels=voxels,
+        position=position,
+        shape=shape,
+        **pixels,
+    )
 
 
 def _integer(largest: int) -> type[np.int32 | np.int64]:
@@ -328,7 +319,6 @@ def assemble_voxels(
     voxel: HostArray,
     value: HostArray,
     *,
-    shape_in: tuple[int, int],
     shape: tuple[int, int, int],
 ) -> CubeOperator:
     """Put an operator together whose entries are given voxel by voxel.
@@ -339,25 +329,18 @@ def assemble_voxels(
         Flat detector index of each pixel.
     who, voxel, value : (n,)
         Position of the pixel, flat index of the voxel, and weight of each entry.
-    shape_in, shape : tuple of int
-        (y, x) of the detector and (wave, y, x) of the cube.
+    shape : tuple of int
+        (wave, y, x) of the cube.
     """
     plane = voxel // (shape[1] * shape[2])
     listed, who = np.unique(plane.astype(np.int64) * pixels.size + who, return_inverse=True)
     first, one = np.divmod(listed, pixels.size)
     pixels = pixels[one]
     n_out = shape[0] * shape[1] * shape[2]
-    row, count, cols, spatial = _by_row(voxel, who, value, (n_out, pixels.size))
-    row = row.astype(_integer(n_out))
-    return CubeOperator(
+    return _operator(
+        *_by_row(voxel, who, value, (n_out, pixels.size)),
         pixels=pixels.astype(np.int32),
         first=first.astype(np.int32),
-        rows=row,
-        starts=np.concatenate([[0], np.cumsum(count)]).astype(_integer(cols.size)),
-        cols=cols,
-        spatial=spatial,
         spectral=np.ones((1, pixels.size), np.float32),
-        **_reached(row, 1, shape[1] * shape[2], n_out),
-        shape_in=shape_in,
         shape=shape,
     )

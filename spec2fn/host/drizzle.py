@@ -7,21 +7,15 @@ computed once, in float64, as a sparse operator; :mod:`spec2fn.kernels.resamplin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from spec2fn.host.quadrilaterals import quad_entries
+from spec2fn.host.quadrilaterals import Entries, joined, quad_entries
 from spec2fn.kernels.resampling import Overlap, Pairs
 from spec2fn.typing import HostArray
 
-__all__ = [
-    "corners",
-    "drizzle_overlap",
-    "neighbour_pairs",
-    "stack_overlaps",
-    "stack_pairs",
-]
+__all__ = ["corners", "drizzle_overlap", "neighbour_pairs", "stack_overlaps", "stack_pairs"]
 
 # Below this pixfrac a shrunken pixel is a point: dividing by its area would amplify round-off.
 _POINT_PIXFRAC = 1e-3
@@ -71,38 +65,27 @@ def corners(pixel_map: HostArray, half: float) -> tuple[HostArray, HostArray]:
 
 
 def _round(x: HostArray) -> HostArray:
-    # nearest integer, halves away from zero: -0.5 belongs to no pixel, 0.5 to pixel 1
+    """Nearest integer, halves away from zero: -0.5 belongs to no pixel, 0.5 to pixel 1."""
     return np.trunc(x + np.copysign(0.5, x)).astype(np.int64)
 
 
-def _square_entries(
-    x: HostArray, y: HostArray, shape: tuple[int, int]
-) -> tuple[HostArray, HostArray, HostArray]:
-    """Return output index, input index and overlap fraction for quadrilaterals (4, n)."""
+def _square_entries(x: HostArray, y: HostArray, shape: tuple[int, int]) -> Entries:
+    """Return input index, output index and overlap fraction for quadrilaterals (4, n)."""
     jacobian = 0.5 * ((x[1] - x[3]) * (y[0] - y[2]) - (x[0] - x[2]) * (y[1] - y[3]))
     (known,) = np.nonzero(np.isfinite(jacobian) & (jacobian != 0))
     # cell i of an image has its centre at i
     who, cell, area = quad_entries(x.take(known, axis=1) + 0.5, y.take(known, axis=1) + 0.5, shape)
     col = known[who]
-    return cell, col, area / np.abs(jacobian[col])
+    return col, cell, area / np.abs(jacobian[col])
 
 
-def _point_entries(
-    pixel_map: HostArray, shape: tuple[int, int]
-) -> tuple[HostArray, HostArray, HostArray]:
+def _point_entries(pixel_map: HostArray, shape: tuple[int, int]) -> Entries:
     ny, nx = shape
     x, y = pixel_map.reshape(2, -1)
     col = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
     ix, iy = _round(x[col]), _round(y[col])
     inside = (ix >= 0) & (ix < nx) & (iy >= 0) & (iy < ny)
-    return (iy * nx + ix)[inside], col[inside], np.ones(int(inside.sum()))
-
-
-def _segments(sorted_ids: HostArray) -> tuple[HostArray, HostArray]:
-    if not sorted_ids.size:
-        return np.zeros(0, np.int64), np.zeros(0, np.int32)
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(sorted_ids)) + 1])
-    return starts, sorted_ids[starts].astype(np.int32)
+    return col[inside], (iy * nx + ix)[inside], np.ones(int(inside.sum()))
 
 
 def drizzle_overlap(
@@ -124,26 +107,18 @@ def drizzle_overlap(
         output pixel that holds its centre.
     pixfrac : float
         Linear size of the shrunken pixel; at most 0.001 means "point".
-
-    Returns
-    -------
-    Overlap
     """
     if kernel == "point" or pixfrac <= _POINT_PIXFRAC:
-        rows, cols, area = _point_entries(pixel_map, shape_out)
+        cols, rows, area = _point_entries(pixel_map, shape_out)
     else:
         x, y = corners(pixel_map, 0.5 * pixfrac)
-        rows, cols, area = _square_entries(x.reshape(4, -1), y.reshape(4, -1), shape_out)
+        cols, rows, area = _square_entries(x.reshape(4, -1), y.reshape(4, -1), shape_out)
     shape_in = (pixel_map.shape[1], pixel_map.shape[2])
     order = np.argsort(rows.astype(np.int64) * (shape_in[0] * shape_in[1]) + cols)
-    rows, cols, area = rows[order], cols[order], area[order]
-    starts, occupied = _segments(rows)
     return Overlap(
-        rows=rows.astype(np.int32),
-        cols=cols.astype(np.int32),
-        area=area,
-        starts=starts,
-        occupied=occupied,
+        rows=rows[order].astype(np.int32),
+        cols=cols[order].astype(np.int32),
+        area=area[order],
         shape_in=shape_in,
         shape_out=(int(shape_out[0]), int(shape_out[1])),
     )
@@ -152,25 +127,16 @@ def drizzle_overlap(
 def neighbour_pairs(overlap: Overlap, axis: int) -> Pairs:
     """Return the pairs of output pixels along `axis` that share an input pixel.
 
-    They are what the covariance between neighbours is summed over.
-
-    Parameters
-    ----------
-    overlap : Overlap
-    axis : {0, 1}
-        0 pairs output pixels along y, 1 along x.
-
-    Returns
-    -------
-    Pairs
+    They are what the covariance between neighbours is summed over. `axis` is 0 for pairs along y,
+    1 along x.
     """
     nx = overlap.shape_out[1]
     by_input = np.lexsort((overlap.rows, overlap.cols))
     cols = overlap.cols[by_input].astype(np.int64)
     iy, ix = np.divmod(overlap.rows[by_input].astype(np.int64), nx)
     along, across = (iy, ix) if axis == 0 else (ix, iy)
-    firsts, seconds, slots, lags = [], [], [], 1
-    step = 1
+    found: list[tuple[HostArray, HostArray, HostArray]] = []
+    step = lags = 1
     while step < cols.size:
         same = cols[step:] == cols[:-step]
         if not same.any():
@@ -179,102 +145,77 @@ def neighbour_pairs(overlap: Overlap, axis: int) -> Pairs:
         n = np.flatnonzero(same & (across[step:] == across[:-step]) & (lag > 0))
         if n.size:
             lags = max(lags, int(lag[n].max()))
-            firsts.append(by_input[n])
-            seconds.append(by_input[n + step])
-            slots.append((lag[n] - 1) * overlap.n_out + overlap.rows[by_input[n]])
+            slots = (lag[n] - 1) * overlap.n_out + overlap.rows[by_input[n]]
+            found.append((by_input[n], by_input[n + step], slots))
         step += 1
-    if not firsts:
-        none = np.zeros(0, np.int32)
-        return Pairs(none, none, none, np.zeros(0, np.int64), none, lags, overlap.n_out)
-    slot = np.concatenate(slots)
-    order = np.argsort(slot, kind="stable")
-    slot = slot[order].astype(np.int32)
-    starts, occupied = _segments(slot)
-    return Pairs(
-        first=np.concatenate(firsts)[order].astype(np.int32),
-        second=np.concatenate(seconds)[order].astype(np.int32),
-        slots=slot,
-        starts=starts,
-        occupied=occupied,
-        lags=lags,
-        n_out=overlap.n_out,
-    )
+    parts = joined(found)
+    order = np.argsort(parts[2], kind="stable")
+    first, second, slots = (part[order].astype(np.int32) for part in parts)
+    return Pairs(first, second, slots, lags)
 
 
 def _moved(flat: HostArray, width: int, target: tuple[int, int], position: int) -> HostArray:
-    # flat indices of an image inside the image at `position` of a stack of padded ones
+    """Flat indices of an image inside the image at `position` of a stack of padded ones."""
     y, x = np.divmod(flat.astype(np.int64), width)
     return y * target[1] + x + position * (target[0] * target[1])
 
 
 def stack_overlaps(
-    overlaps: Sequence[Overlap | None], shape_in: tuple[int, int], shape_out: tuple[int, int]
+    overlaps: Mapping[int, Overlap],
+    images: int,
+    shape_in: tuple[int, int],
+    shape_out: tuple[int, int],
 ) -> Overlap:
     """Return one operator for images that stand on top of each other, padded to one size.
 
     Parameters
     ----------
-    overlaps : sequence of Overlap or None
-        None is an image nothing is known of.
+    overlaps : mapping of int to Overlap
+        By position in the stack, ascending; of the other images nothing is known.
+    images : int
+        How many there are.
     shape_in, shape_out : tuple of int
-        (y, x) of the padded images.
-
-    Returns
-    -------
-    Overlap
-        From the (n * y, x) input pixels to the (n * y, x) output pixels of the stack.
+        (y, x) of the padded images; those of the stack are (n * y, x).
     """
-    known = [(i, one) for i, one in enumerate(overlaps) if one is not None]
-    n, m = (sum(getattr(one, k).size for _, one in known) for k in ("rows", "occupied"))
+    n = sum(one.rows.size for one in overlaps.values())
     # filled in place: there may be millions of entries
     rows, cols, area = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n)
-    starts, occupied = np.empty(m, np.int64), np.empty(m, np.int32)
-    first = used = 0
-    for i, one in known:
-        entries = slice(first, first + one.rows.size)
-        pixels = slice(used, used + one.occupied.size)
-        wide_in, wide_out = one.shape_in[1], one.shape_out[1]
-        rows[entries] = _moved(one.rows, wide_out, shape_out, i)
-        cols[entries] = _moved(one.cols, wide_in, shape_in, i)
-        area[entries] = one.area
-        occupied[pixels] = _moved(one.occupied, wide_out, shape_out, i)
-        starts[pixels] = one.starts + first
-        first, used = entries.stop, pixels.stop
-    images = len(overlaps)
+    end = 0
+    for i, one in overlaps.items():
+        here = slice(end, end := end + one.rows.size)
+        rows[here] = _moved(one.rows, one.shape_out[1], shape_out, i)
+        cols[here] = _moved(one.cols, one.shape_in[1], shape_in, i)
+        area[here] = one.area
     return Overlap(
         rows=rows,
         cols=cols,
         area=area,
-        starts=starts,
-        occupied=occupied,
         shape_in=(images * shape_in[0], shape_in[1]),
         shape_out=(images * shape_out[0], shape_out[1]),
     )
 
 
 def stack_pairs(
-    pairs: Sequence[Pairs | None],
-    overlaps: Sequence[Overlap | None],
+    pairs: Mapping[int, Pairs],
+    overlaps: Mapping[int, Overlap],
+    images: int,
     shape_out: tuple[int, int],
 ) -> Pairs:
     """Return the pairs of a stack of images; see :func:`stack_overlaps`."""
-    known = [p for p in pairs if p is not None]
-    lags = max((p.lags for p in known), default=1)
-    n_out = len(pairs) * shape_out[0] * shape_out[1]
-    n = sum(p.first.size for p in known)
+    lags = max((p.lags for p in pairs.values()), default=1)
+    n_out = images * shape_out[0] * shape_out[1]
+    n = sum(p.first.size for p in pairs.values())
     first, second, slots = (np.empty(n, np.int32) for _ in range(3))
-    entries = np.cumsum([0] + [0 if o is None else o.rows.size for o in overlaps])
-    done = 0
+    end = 0
     for lag in range(lags):
-        for i, (one, overlap) in enumerate(zip(pairs, overlaps, strict=True)):
-            if one is None or overlap is None:
-                continue
-            low, high = np.searchsorted(one.slots, [lag * one.n_out, (lag + 1) * one.n_out])
-            rows = one.slots[low:high].astype(np.int64) - lag * one.n_out
-            here = slice(done, done + rows.size)
-            slots[here] = lag * n_out + _moved(rows, overlap.shape_out[1], shape_out, i)
-            first[here] = one.first[low:high] + entries[i]
-            second[here] = one.second[low:high] + entries[i]
-            done = here.stop
-    starts, occupied = _segments(slots)
-    return Pairs(first, second, slots, starts, occupied, lags, n_out)
+        before = 0  # entries of the images below
+        for i, one in pairs.items():
+            pixels = overlaps[i].n_out
+            low, high = np.searchsorted(one.slots, [lag * pixels, (lag + 1) * pixels])
+            rows = one.slots[low:high].astype(np.int64) - lag * pixels
+            here = slice(end, end := end + rows.size)
+            slots[here] = lag * n_out + _moved(rows, overlaps[i].shape_out[1], shape_out, i)
+            first[here] = one.first[low:high] + before
+            second[here] = one.second[low:high] + before
+            before += overlaps[i].rows.size
+    return Pairs(first, second, slots, lags)

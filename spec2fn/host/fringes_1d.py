@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from spec2fn.errors import ParameterError
 from spec2fn.host.continuum import (
     FEWEST_PERIODS,
+    USABLE_WEIGHT,
     envelope,
     extrema,
     find_knots,
@@ -26,14 +26,13 @@ from spec2fn.host.continuum import (
     reject_runaways,
     unclipped,
 )
-from spec2fn.host.sine_search import USABLE_WEIGHT, Evidence, FringeSearch, find_fringes
+from spec2fn.host.sine_search import Evidence, FringeSearch, find_fringes
+from spec2fn.typing import HostArray
 
 __all__ = ["NO_FRINGES", "FringeCorrection", "correct_fringes_1d"]
 
 NO_FRINGES = "no evidence of fringes"
 """Why a spectrum is as it was although it has been searched."""
-
-Array = np.ndarray[Any, Any]
 
 DETECTOR = FringeSearch(2.9, 1.5, 10, 0.001, True, Evidence(1002.0, (0.001, 1.0)))
 DICHROIC = FringeSearch(0.4, 0.15, 15, 0.001, True, Evidence(1002.0, (0.001, 1.0)))
@@ -56,15 +55,15 @@ class FringeCorrection:
         Why nothing was corrected; empty if something was.
     """
 
-    flux: Array
-    factor: Array
+    flux: HostArray
+    factor: HostArray
     number: tuple[int, ...]
     skipped: str
 
 
 def correct_fringes_1d(
-    wavelength: Array,
-    flux: Array,
+    wavelength: HostArray,
+    flux: HostArray,
     channel: int | None,
     *,
     dichroic_only: bool = False,
@@ -140,6 +139,12 @@ def correct_fringes_1d(
         weights[:, (at > low) & (at < high)] = 0.0
     if not weights.any():
         return unchanged("every pixel is left out")
+    extent = wavenumber.max() - wavenumber.min()
+    for search in searches:
+        if extent // search.period < FEWEST_PERIODS:
+            return unchanged(
+                f"the spectrum is shorter than {FEWEST_PERIODS} fringes of {search.period} cm-1"
+            )
     minima, maxima = extrema(value, reach=2)
     middle = 0.5 * (envelope(value, minima) + envelope(value, maxima))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -149,57 +154,39 @@ def correct_fringes_1d(
     else:
         weights *= flag_lines(excess, np.full(value.shape, max_line))
     weights[weights <= 0] = 1e-8
-    return _correct(
-        data,
-        positive,
-        wavenumber,
-        weights,
-        flux_weights=flux_weights,
-        searches=searches,
-        max_amp=max_amp,
-    )
-
-
-def _correct(
-    data: Array,
-    positive: Array,
-    wavenumber: Array,
-    weights: Array,
-    *,
-    flux_weights: Array,
-    searches: tuple[FringeSearch, ...],
-    max_amp: float,
-) -> FringeCorrection:
-    value = data[positive][None]
-    limit = np.full(value.shape, max_amp)
-    extent = wavenumber.max() - wavenumber.min()
-    number = []
-    corrected = value.copy()
+    corrected, number = value, []
     for search in searches:
-        if extent // search.period < FEWEST_PERIODS:
-            reason = (
-                f"the spectrum is shorter than {FEWEST_PERIODS} fringes of {search.period} cm-1"
-            )
-            return FringeCorrection(data.copy(), np.ones(data.shape), (0,) * len(searches), reason)
-        knots = find_knots(corrected, weights, int(extent / search.period))
-        detector = search.period > 1.5
-        scaled = wavenumber / wavenumber.min()
-        continuum, _, _ = fit_baseline(
-            corrected, weights, scaled, knots, 2 if detector else 1, robust=detector
+        corrected, found = _corrected(
+            corrected, wavenumber, weights, flux_weights, search, max_amp=max_amp
         )
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ratio = np.where(continuum != 0.0, corrected / continuum, 1e-8)
-        residual = np.where(ratio != 0.0, ratio - 1.0, 0.0)
-        residual *= np.where(flux_weights > 1e-7, 1.0, 1e-8)
-        sines = find_fringes(np.nan_to_num(residual), weights, weights, wavenumber, search)
-        number.append(int(sines.number[0]))
-        if not sines.number[0]:
-            continue
-        fringes = np.where(reject_runaways(sines.model, limit), 0.0, sines.model)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            corrected = corrected / (1.0 + np.where(flux_weights > USABLE_WEIGHT, fringes, 0.0))
-        corrected = np.where(np.isfinite(corrected), corrected, 0.0)
+        number.append(found)
     out, factor = data.copy(), np.ones(data.shape)
     out[positive], factor[positive] = corrected[0], corrected[0] / value[0]
     reason = "" if any(number) else NO_FRINGES
     return FringeCorrection(out, factor, tuple(number), reason)
+
+
+def _corrected(
+    flux: HostArray,
+    wavenumber: HostArray,
+    weights: HostArray,
+    flux_weights: HostArray,
+    search: FringeSearch,
+    *,
+    max_amp: float,
+) -> tuple[HostArray, int]:
+    """Divide a spectrum, (1, pixel), by fringes of a kind, and count them."""
+    knots = find_knots(flux, weights, int(np.ptp(wavenumber) / search.period))
+    scaled = wavenumber / wavenumber.min()
+    continuum, _ = fit_baseline(flux, weights, scaled, knots, robust=search is DETECTOR)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.where(continuum != 0.0, flux / continuum, 1e-8)
+    residual = np.where(ratio != 0.0, ratio - 1.0, 0.0)
+    residual *= np.where(flux_weights > 1e-7, 1.0, 1e-8)
+    sines = find_fringes(np.nan_to_num(residual), weights, weights, wavenumber, search)
+    if not sines.number[0]:
+        return flux, 0
+    fringes = np.where(reject_runaways(sines.model, np.full(flux.shape, max_amp)), 0.0, sines.model)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        flux = flux / (1.0 + np.where(flux_weights > USABLE_WEIGHT, fringes, 0.0))
+    return np.where(np.isfinite(flux), flux, 0.0), int(sines.number[0])

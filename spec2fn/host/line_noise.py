@@ -46,16 +46,7 @@ def transposed(image: HostArray) -> HostArray:
 
 
 def line_medians(values: HostArray, mask: HostArray) -> HostArray:
-    """Median of the masked-in values of every line, zero for a line without any.
-
-    Parameters
-    ----------
-    values, mask : ndarray, (…, n), float32 and bool
-
-    Returns
-    -------
-    ndarray, (…, 1), float32
-    """
+    """Median (…, 1) of the masked-in values (…, n) of every line, zero for a line without any."""
     ordered = np.where(mask, values, np.float32(np.inf))
     ordered.sort(axis=-1)
     count = np.count_nonzero(mask, axis=-1)[..., None]
@@ -75,10 +66,6 @@ def median_stripes(image: HostArray, mask: HostArray, channels: int = 1) -> Host
         Detector orientation; `mask` is true for background.
     channels : int
         Number of equal parts of a line.
-
-    Returns
-    -------
-    ndarray, (line, n), float32
     """
     lines, n = image.shape
     parts = (lines, channels, n // channels)
@@ -87,7 +74,7 @@ def median_stripes(image: HostArray, mask: HostArray, channels: int = 1) -> Host
 
 
 def fit_full_frame(image: HostArray, mask: HostArray, *, centred: bool = False) -> HostArray:
-    """Noise of a full frame: the lowest harmonics of every line, smoothed across lines.
+    """Noise (line, n) of a full frame: the lowest harmonics of each line, smoothed across lines.
 
     Pixels are weighted with the inverse density of usable pixels around them, outliers of a line
     take its median, and the reference pixels at the first and last lines are left alone.
@@ -100,10 +87,6 @@ def fit_full_frame(image: HostArray, mask: HostArray, *, centred: bool = False) 
     centred : bool
         Centre the kernels of the weights and of the smoothing. The published code has both one
         pixel and one line off, so that a line is corrected with its predecessor's noise.
-
-    Returns
-    -------
-    ndarray, (line, n), float32
     """
     lines, n = image.shape
     shift = 0 if centred else 1
@@ -141,7 +124,7 @@ def _gaussian_transform(n: int, sigma: float, shift: int, *, half: bool) -> Host
 
 
 def _density(mask: HostArray, shift: int) -> HostArray:
-    # fraction of usable pixels around each pixel of a line
+    """Fraction of usable pixels around each pixel of a line."""
     from scipy import fft
 
     n = mask.shape[1]
@@ -197,19 +180,16 @@ def fit_subarray(
 
 
 def _mask_outliers(image: HostArray, mask: HostArray) -> HostArray:
+    from scipy.ndimage import binary_dilation
+
     centre = np.median(image[mask])
     spread = np.float32(1.4825) * np.median(np.abs(image[mask] - centre))
     outlier = mask & (np.abs(image - centre) > np.float32(_SECTION_REJECTION) * spread)
-    bad = outlier.copy()
-    bad[1:] |= outlier[:-1]
-    bad[:-1] |= outlier[1:]
-    bad[:, 1:] |= outlier[:, :-1]
-    bad[:, :-1] |= outlier[:, 1:]
-    return mask & ~bad
+    return mask & ~binary_dilation(outlier)  # with their neighbours along both axes
 
 
 def _sections(count: HostArray) -> list[tuple[int, int]]:
-    # (first line, number of lines)
+    """First line and number of lines of each group."""
     used = np.flatnonzero(count)
     if not used.size:
         return []
@@ -220,18 +200,16 @@ def _sections(count: HostArray) -> list[tuple[int, int]]:
         last = end
         if before[-1] - before[first] > 1.5 * _SECTION:
             last = min(end, int(np.searchsorted(before, before[first] + _SECTION, side="right")))
-        length = last - first
-        sections.append((first, length))
-        if last == end:
-            break
-        first += max(int(np.round(length / 2)), 1)
+        sections.append((first, last - first))
+        # groups overlap by half; the last is the one that reaches the end
+        first = end if last == end else first + max(int(np.round((last - first) / 2)), 1)
     return sections
 
 
 def _fit_sections(
     values: HostArray, mask: HostArray, cutoffs: tuple[float, float, float, float]
 ) -> HostArray:
-    # (section, line, n), all of one length, with the pause between lines as masked samples
+    """Noise (section, line, n) of groups of one length; pauses between lines are masked samples."""
     count, lines, n = values.shape
     enough = mask.mean(axis=(1, 2)) > _MINIMUM_USED
     padded = np.zeros((count, lines, n + _LINE_OVERHEAD))

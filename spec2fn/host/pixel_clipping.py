@@ -47,10 +47,8 @@ class SortedPixels:
 
     def median(self) -> np.float32:
         """Median of the values that are left (NaN if there are none)."""
-        if not self.size:
-            return np.float32(np.nan)
-        middle = self._first + (self.size - 1) // 2, self._first + self.size // 2
-        return np.float32(0.5) * (self._sorted[middle[0]] + self._sorted[middle[1]])
+        left = self._sorted[self._first : self._last]
+        return np.float32(_middle(left) if left.size else np.nan)
 
     def clip(
         self,
@@ -78,16 +76,15 @@ class SortedPixels:
         values = self._centred[self._first : self._last]
         first, last, sigma = _bulk(values)
         bulk = values[first:last]
-        middle = 0.5 * (bulk[(bulk.size - 1) // 2] + bulk[bulk.size // 2])
-        centre = float(np.mean(bulk)) if fit_histogram else float(middle)
-        if lower_half:
-            below = values[: np.searchsorted(values, centre, side="right")] - centre
-            sigma = _mirrored_width(below)
-            values = np.concatenate([below, -below]) + centre if fit_histogram else values
         if fit_histogram:
-            centre, sigma = _gaussian(values, centre, sigma)
+            centre, sigma = _gaussian(values, float(np.mean(bulk)), sigma)
+        else:
+            centre = float(_middle(bulk))
+        if lower_half:
+            sigma = _mirrored_width(
+                values[: np.searchsorted(values, centre, side="right")] - centre
+            )
         low, high = centre - n_lower * sigma, centre + n_upper * sigma
-        values = self._centred[self._first : self._last]
         start = self._first
         self._first = start + int(np.searchsorted(values, low, side="left"))
         self._last = start + int(np.searchsorted(values, high, side="right"))
@@ -105,15 +102,23 @@ class SortedPixels:
         return kept
 
 
+def _middle(ascending: HostArray) -> np.floating:
+    """Median of sorted values, in their own precision."""
+    n = ascending.size
+    half = ascending.dtype.type(0.5)
+    middle: np.floating = half * (ascending[(n - 1) // 2] + ascending[n // 2])
+    return middle
+
+
 def _bulk(values: HostArray) -> tuple[int, int, float]:
-    # run of the sorted values within three standard deviations of their median, and its width
+    """Run of the sorted values within three deviations of their median, and its width."""
     first, last = 0, values.size
     total, square = float(values.sum()), float(np.dot(values, values))
     for _ in range(_MAXITERS):
         n = last - first
         sigma = _width(total, square, n)
-        centre = 0.5 * (values[first + (n - 1) // 2] + values[first + n // 2])
         inside = values[first:last]
+        centre = _middle(inside)
         a = first + int(np.searchsorted(inside, centre - _CLIP * sigma, side="left"))
         b = first + int(np.searchsorted(inside, centre + _CLIP * sigma, side="right"))
         if (a, b) == (first, last):
@@ -136,7 +141,7 @@ def _width(total: float, square: float, n: int) -> float:
 
 
 def _mirrored_width(below: HostArray) -> float:
-    # the same for values and their mirror image: about a centre that stays where it is
+    """The same for values and their mirror image: about a centre that stays where it is."""
     n = below.size
     sigma = float(np.sqrt(np.dot(below, below) / n))
     for _ in range(_MAXITERS):

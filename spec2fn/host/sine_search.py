@@ -18,60 +18,36 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 
+from spec2fn.host.continuum import DOMAIN, TOLERANCE, USABLE_WEIGHT
 from spec2fn.typing import HostArray
 
 __all__ = ["Evidence", "FringeSearch", "Sines", "find_fringes", "log10_evidence", "sincos_turns"]
 
-TOLERANCE = 1e-4
-DOMAIN = 10.0  # of the biweight [standard deviations]
 STRONG_EVIDENCE = 1.0
-USABLE_WEIGHT = 1e-5
 ROUNDS = 100  # of reweighting at most; what settles does so within some 20
 BATCH = 32  # spectra that are fitted at once: what is computed of them stays in the cache
 _TERMS = 7
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """Ranges of the flat priors.
+class Evidence(NamedTuple):
+    """Ranges of the flat priors."""
 
-    Attributes
-    ----------
-    parameters : float
-        Width of the range of every parameter.
-    noise : tuple of two float
-        Range of the noise scale.
-    """
-
-    parameters: float
-    noise: tuple[float, float]
+    parameters: float  # width of the range of every parameter
+    noise: tuple[float, float]  # ends of the range of its scale
 
 
-@dataclass(frozen=True)
-class FringeSearch:
-    """Which fringes to look for.
+class FringeSearch(NamedTuple):
+    """Which fringes to look for."""
 
-    Attributes
-    ----------
-    period, half_range : float
-        Central period of the search and distance to its ends [1/cm].
-    most : int
-        Number of fringes at most.
-    step : float
-        Of the periods tried [1/cm].
-    robust : bool
-        Whether outliers lose weight.
-    evidence : Evidence
-    """
-
-    period: float
-    half_range: float
-    most: int
-    step: float
-    robust: bool
+    period: float  # central one [1/cm]
+    half_range: float  # distance to the ends of the search [1/cm]
+    most: int  # number of fringes
+    step: float  # of the periods tried [1/cm]
+    robust: bool  # whether outliers lose weight
     evidence: Evidence
 
     @property
@@ -571,41 +547,28 @@ def find_fringes(
         weights.copy(),
         np.zeros((n, pixels)),
     )
-    if n:
-        periodogram = _Periodogram(wavenumber, search.periods)
-        for rows in np.split(np.arange(n), range(BATCH, n, BATCH)):
-            highest = periodogram.of(rows, weights[rows] > USABLE_WEIGHT)
-            _find(rows, (x, residual, weights), factor, (evidence, highest, search), out)
+    if not n:
+        return out
+    periodogram = _Periodogram(wavenumber, search.periods)
+    for rows in np.split(np.arange(n), range(BATCH, n, BATCH)):
+        highest = periodogram.of(rows, weights[rows] > USABLE_WEIGHT)
+        active = rows
+        for k in range(search.most):
+            peak = highest(active - rows[0], residual[active] - out.model[active])
+            out.periods[active, k] = search.periods[peak]
+            frequencies = factor[active, None] / out.periods[active, : k + 1]
+            y, w = residual[active], weights[active]
+            p, chi, last, logdet = _fit(x[active], y, w, frequencies, robust=search.robust)
+            new = log10_evidence(chi, last.sum(axis=1), 3 * (k + 1), logdet, search.evidence)
+            better = new - evidence[active] > STRONG_EVIDENCE
+            out.periods[active[~better], k] = np.nan
+            active, p = active[better], p[better]
+            if not active.size:
+                break
+            evidence[active] = new[better]
+            out.number[active] = k + 1
+            out.parameters[active, :, : k + 1] = p
+            out.weights[active] = last[better]
+            sine, cosine = sincos_turns(p[:, 0, :, None] * x[active, None])
+            out.model[active] = _sum_of_sines(p, sine, cosine)
     return out
-
-
-def _find(
-    rows: HostArray,
-    data: tuple[HostArray, HostArray, HostArray],
-    factor: HostArray,
-    decide: tuple[HostArray, Callable[[HostArray, HostArray], HostArray], FringeSearch],
-    out: Sines,
-) -> None:
-    """Find fringes one by one in some of the spectra; fills `out`."""
-    x, residual, weights = data
-    evidence, highest, search = decide
-    periods = search.periods
-    active = rows
-    for k in range(search.most):
-        peak = highest(active - rows[0], residual[active] - out.model[active])
-        out.periods[active, k] = periods[peak]
-        frequencies = factor[active, None] / out.periods[active, : k + 1]
-        y, w = residual[active], weights[active]
-        p, chi, last, logdet = _fit(x[active], y, w, frequencies, robust=search.robust)
-        new = log10_evidence(chi, last.sum(axis=1), 3 * (k + 1), logdet, search.evidence)
-        better = new - evidence[active] > STRONG_EVIDENCE
-        out.periods[active[~better], k] = np.nan
-        active, p = active[better], p[better]
-        if not active.size:
-            break
-        evidence[active] = new[better]
-        out.number[active] = k + 1
-        out.parameters[active, :, : k + 1] = p
-        out.weights[active] = last[better]
-        sine, cosine = sincos_turns(p[:, 0, :, None] * x[active, None])
-        out.model[active] = _sum_of_sines(p, sine, cosine)

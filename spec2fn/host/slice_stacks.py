@@ -60,18 +60,17 @@ def make_slices_plan(slices: HostArray) -> SlicesPlan:
     slices : array of int, (y, x)
         0 outside of the slices.
     """
+    from scipy.ndimage import find_objects
+
     shape = slices.shape
     y, x = np.nonzero(slices > 0)
     _, number = np.unique(slices[y, x], return_inverse=True)
-    count = int(number.max()) + 1 if len(number) else 0
-    low = np.full((2, count), max(shape), dtype=np.int64)
-    high = np.full((2, count), -1, dtype=np.int64)
-    for axis, position in enumerate((y, x)):
-        np.minimum.at(low[axis], number, position)
-        np.maximum.at(high[axis], number, position)
-    h, w = ((high - low).max(axis=1) + 1).tolist() if count else (1, 1)
+    boxes = [box for box in find_objects(slices) if box is not None]
+    count = len(boxes)
+    h, w = (max((b[axis].stop - b[axis].start for b in boxes), default=1) for axis in (0, 1))
     # a cutout that would reach beyond the image begins earlier
-    start_y, start_x = np.minimum(low[0], shape[0] - h), np.minimum(low[1], shape[1] - w)
+    start_y = np.array([min(rows.start, shape[0] - h) for rows, _ in boxes], dtype=int)
+    start_x = np.array([min(columns.start, shape[1] - w) for _, columns in boxes], dtype=int)
     rows, columns = start_y[:, None] + np.arange(h), start_x[:, None] + np.arange(w)
     index = (rows[:, :, None] * shape[1] + columns[:, None, :]).astype(np.int32)
     label = np.full(shape, -1, dtype=np.int32)

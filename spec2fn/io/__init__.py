@@ -28,23 +28,17 @@ if TYPE_CHECKING:
     from spec2fn.io.pixel_tables import save_pixel_table as save_pixel_table
 
 _HOME = {
-    "Association": "associations",
-    "ProductStream": "fits.products",
-    "Report": "diff",
-    "base_name": "naming",
-    "diff": "diff",
-    "open_association": "associations",
-    "open_exposure": "open",
-    "open_observation": "associations",
-    "open_product": "open",
-    "product_name": "naming",
-    "product_name_of_cube": "naming",
-    "read_netcdf": "netcdf",
-    "read_product": "open",
-    "save": "fits.products",
-    "save_pixel_table": "pixel_tables",
-    "write_netcdf": "netcdf",
-    "write_product": "fits.products",
+    name: module
+    for module, names in {
+        "associations": "Association open_association open_observation",
+        "diff": "Report diff",
+        "fits.products": "ProductStream save write_product",
+        "naming": "base_name product_name product_name_of_cube",
+        "netcdf": "read_netcdf write_netcdf",
+        "open": "open_exposure open_product read_product",
+        "pixel_tables": "save_pixel_table",
+    }.items()
+    for name in names.split()
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605 - the names are those of _HOME, kept in one place

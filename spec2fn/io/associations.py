@@ -271,12 +271,9 @@ def _locate(expname: str, name: str, root: Path, *, must_exist: bool) -> Path:
         remedy = f"{given.name} lies beside the association: name the file without its folder"
     else:
         remedy = "correct its path, which counts from the association or the working directory"
-    msg = f"{name}: member {expname} does not exist (not found: {_listed(places)}); {remedy}"
+    tried = ", ".join(str(p.absolute()) for p in places)
+    msg = f"{name}: member {expname} does not exist (not found: {tried}); {remedy}"
     raise InputError(msg)
-
-
-def _listed(places: list[Path]) -> str:
-    return ", ".join(str(p.absolute()) for p in places)
 
 
 def is_association(path: str | os.PathLike[str]) -> bool:

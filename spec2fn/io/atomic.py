@@ -9,8 +9,6 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from spec2fn.errors import InputError
 from spec2fn.parameters import user_path
@@ -28,8 +26,7 @@ class PendingFile:
     """A file written under a temporary name beside its final one.
 
     :meth:`commit` flushes it to disk and gives it its name; until then, or after :meth:`discard`,
-    nothing exists (or an older file still exists) under the final name. As a context manager it
-    commits on success and discards on any exception, KeyboardInterrupt included.
+    nothing exists (or an older file still exists) under the final name.
 
     Parameters
     ----------
@@ -77,17 +74,12 @@ class PendingFile:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def commit(self) -> None:
-        """Flush to disk and take the final name."""
-        if not self.open:
-            return
-        try:
+        """Flush to disk and take the final name; whoever sees this fail has to discard."""
+        if self.open:
             os.fsync(self.fd)
             os.close(self.fd)
             self.open = False
             self.temporary.replace(self.path)
-        except BaseException:
-            self.discard()
-            raise
 
     def discard(self) -> None:
         """Remove what has been written."""
@@ -96,25 +88,6 @@ class PendingFile:
             with contextlib.suppress(OSError):
                 os.close(self.fd)
         self.temporary.unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            try:
-                self.commit()
-            except OSError as err:
-                raise unwritable(self.path, err) from err
-            return
-        self.discard()
-        if isinstance(error, OSError):
-            raise unwritable(self.path, error) from error
 
 
 @contextlib.contextmanager
@@ -133,6 +106,13 @@ def replacing(path: str | os.PathLike[str], size: int) -> Iterator[Path]:
     InputError
         Naming `path`, for any OSError inside.
     """
-    with PendingFile(path) as pending:
+    pending = PendingFile(path)
+    try:
         pending.reserve(size)
         yield pending.temporary
+        pending.commit()
+    except BaseException as error:
+        pending.discard()
+        if isinstance(error, OSError):
+            raise unwritable(pending.path, error) from error
+        raise

@@ -124,20 +124,10 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON-able data."""
         return {
+            **asdict(self),
             "same": self.same,
             "worst_ok": self.worst,
-            "rtol": self.rtol,
-            "atol": self.atol,
             "problems": list(self.problems),
-            "files": [
-                {
-                    "name": f.name,
-                    "planes": [asdict(p) for p in f.planes],
-                    "keywords": {k: [_plain(v) for v in pair] for k, pair in f.keywords.items()},
-                    "problems": list(f.problems),
-                }
-                for f in self.files
-            ],
         }
 
     def __str__(self) -> str:
@@ -164,10 +154,6 @@ class Report:
 
 def _shown(value: object) -> str:
     return "-" if value is None else repr(value)
-
-
-def _plain(value: object) -> str | float | None:
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
 _Plane: TypeAlias = tuple[Callable[[], HostArray], str]
@@ -339,20 +325,15 @@ def _planes(file: FitsFile, hdu: Hdu, name: str) -> dict[str, _Plane]:
     def column(name: str) -> HostArray:
         return table()[name]
 
-    out: dict[str, _Plane] = {}
-    for i in range(1, int(hdu.header["TFIELDS"]) + 1):
-        which = str(hdu.header[f"TTYPE{i}"]).strip()
-        unit = str(hdu.header.get(f"TUNIT{i}", ""))
-        out[f"{name}.{which}"] = (functools.partial(column, which), unit)
-    return out
+    return {
+        f"{name}.{which}": (functools.partial(column, which), unit or "")
+        for which, unit in hdu.units.items()
+    }
 
 
 def _keywords(hdu: Hdu) -> dict[str, Any]:
-    return {
-        k: hdu.header[k]
-        for k in dict.fromkeys(hdu.header)
-        if k not in _VOLATILE and not k.startswith(_STORAGE)
-    }
+    keys = (k for k in dict.fromkeys(hdu.header) if k not in _VOLATILE)
+    return {k: hdu.header[k] for k in keys if not k.startswith(_STORAGE)}
 
 
 def _from_netcdf(path: Path) -> _Product:
@@ -366,9 +347,8 @@ def _from_netcdf(path: Path) -> _Product:
     with tempfile.TemporaryDirectory() as folder:
         copy = write_product(read_netcdf(path), Path(folder) / "product.fits")
         product = _open(copy)
-        planes = {n: (_kept(read()), unit) for n, (read, unit) in product.planes.items()}
+        planes: dict[str, _Plane] = {
+            n: (functools.partial(np.asarray, read()), unit)
+            for n, (read, unit) in product.planes.items()
+        }
     return _Product(product.model, planes, product.keywords)
-
-
-def _kept(data: HostArray) -> Callable[[], HostArray]:
-    return lambda: data

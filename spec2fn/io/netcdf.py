@@ -8,6 +8,7 @@ and headers, gwcs and records in byte variables. Of many slits every bucket is a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ import numpy as np
 
 from spec2fn.errors import InputError
 from spec2fn.io.atomic import replacing
-from spec2fn.io.fits.asdf_wcs import WcsList, asdf_bytes, deferred_wcs
+from spec2fn.io.fits.asdf_wcs import asdf_bytes, deferred_list, deferred_wcs
 from spec2fn.io.fits.slit_layout import ordered_wcs
 from spec2fn.parameters import user_path
 from spec2fn.schema import Meta, meta_of
@@ -132,7 +133,10 @@ def _meta_texts(ds: xr.Dataset, wcs: Wcs | Mapping[Any, Wcs]) -> dict[str, bytes
     for name, header in (("primary", meta.primary), ("science", meta.science)):
         if header is not None:
             out[name] = header.tostring().encode("ascii")
-    kept = {k: e for k, v in meta.records.items() if (e := _record(v)) is not _NOT_DATA}
+    kept = {}
+    for name, record in meta.records.items():
+        with contextlib.suppress(TypeError):  # of what is no plain data
+            kept[name] = encode(record)
     out["records"] = _json(kept)
     if wcs is not None:
         out["wcs"] = asdf_bytes(str(ds.attrs.get("model", "")), wcs)
@@ -144,16 +148,6 @@ def _meta_texts(ds: xr.Dataset, wcs: Wcs | Mapping[Any, Wcs]) -> dict[str, bytes
 
 def _json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
-
-
-_NOT_DATA = object()
-
-
-def _record(value: object) -> object:
-    try:
-        return encode(value)
-    except TypeError:
-        return _NOT_DATA
 
 
 def encode(value: object) -> object:
@@ -286,7 +280,7 @@ def _meta(texts: dict[str, bytes], where: Path) -> Meta:
     wcs: Any = None
     if "wcs_names" in texts:
         names = json.loads(texts["wcs_names"])
-        wcs = WcsList(lambda: texts["wcs"], str(where), "spec").named(names)
+        wcs = deferred_list(lambda: texts["wcs"], str(where), "spec", names)
     elif "wcs" in texts:
         wcs = deferred_wcs(lambda: texts["wcs"], str(where))
     name = os.fsdecode(texts["filename"])

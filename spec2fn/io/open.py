@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.errors import InputError
-from spec2fn.io.fits.asdf_wcs import WcsList, deferred_wcs
+from spec2fn.io.fits.asdf_wcs import deferred_list, deferred_wcs
 from spec2fn.io.fits.cube_layout import cube_dataset, holds_cube
 from spec2fn.io.fits.exposures import (
     header_meta,
@@ -23,6 +24,8 @@ from spec2fn.io.fits.exposures import (
 from spec2fn.io.fits.extents import EXTRA_PLANES
 from spec2fn.io.fits.fitsfile import FitsFile, Hdu, Table, scan
 from spec2fn.io.fits.keywords import (
+    ASSOCIATION_KEYWORDS,
+    CRDS_KEYWORDS,
     REFERENCE_KEYWORDS,
     REFERENCE_POINT,
     RESAMPLE_KEYWORDS,
@@ -47,7 +50,6 @@ __all__ = [
     "holds_slits",
     "later_product",
     "open_product",
-    "open_slits",
     "read_product",
 ]
 
@@ -87,7 +89,7 @@ def open_exposure(
         msg = f"{file.path}: is {what}"
         raise InputError(msg)
     if holds_slits(file):
-        return open_slits(file, any_exp_type=any_exp_type)
+        return _open_slits(file, any_exp_type=any_exp_type)
     return image_dataset(file, any_exp_type=any_exp_type)
 
 
@@ -120,7 +122,7 @@ def open_product(path: str | os.PathLike[str]) -> xr.Dataset | Slits:
         return read_netcdf(path)
     file = scan(path)
     if holds_slits(file):
-        return open_slits(file)
+        return _open_slits(file)
     if holds_cube(file):
         ds = cube_dataset(file)
     elif file.find("SCI") is not None:
@@ -135,12 +137,16 @@ def open_product(path: str | os.PathLike[str]) -> xr.Dataset | Slits:
         raise InputError(msg)
     meta: Meta = ds.attrs["meta"]
     records = {**meta.records, **_records(file, meta)}
-    asdf = file.find("ASDF")
     wcs = None
-    if asdf is not None:
-        wcs = _wcs(ds, lambda: bytes(file.raw(asdf.start, asdf.size)), meta.filename)
+    if asdf := file.find("ASDF"):
+        wcs = _wcs(ds, partial(file.data, asdf), meta.filename)
     attrs = {**ds.attrs, **_attrs(meta), "meta": meta.replace(records=records, wcs=wcs)}
-    extra = {n: _extra_plane(file, hdu) for n, hdu in EXTRA_PLANES.items() if file.find(hdu)}
+    extra: dict[str, Any] = {}
+    for name, extension in EXTRA_PLANES.items():
+        if hdu := file.find(extension):
+            unit = hdu.get("BUNIT")
+            said = {"units": unit} if unit else {}
+            extra[name] = lazy_variable(extra_dims(file, hdu), file, hdu, attrs=said)
     if "sci" in ds:
         extra |= scalar_variables(meta, [n for n in SCALARS if n not in ds])
         extra |= _cut_out(meta)
@@ -177,21 +183,8 @@ def later_product(file: FitsFile) -> str:
     return f"a resampled image (_s2d){needed}" if resampled or {"WHT", "CON"} <= names else ""
 
 
-def open_slits(file: FitsFile, *, any_exp_type: bool = False) -> Slits:
-    """Return the slits of a product, with the status of the steps and the run record.
-
-    Parameters
-    ----------
-    file : FitsFile
-        One of which :func:`holds_slits` is true.
-    any_exp_type : bool
-        Accept exposures that are not spectroscopic.
-
-    Raises
-    ------
-    InputError
-        As :func:`open_product`.
-    """
+def _open_slits(file: FitsFile, *, any_exp_type: bool = False) -> Slits:
+    """Return the slits of a product, with the status of the steps and the run record."""
     slits = read_slits(file, any_exp_type=any_exp_type)
     meta: Meta = slits.attrs["meta"]
     attrs = _attrs(meta)
@@ -210,49 +203,33 @@ def _wcs(
     names = [str(n) for n in ds["sltname"].values] if "sltname" in ds else []
     if len(set(names)) != count:
         names = [f"{n}" for n in range(count)]
-    return WcsList(content, where, "spec").named(names)
-
-
-def _extra_plane(file: FitsFile, name: str) -> xr.Variable:
-    hdu = file.find(name)
-    assert hdu is not None
-    dims = extra_dims(file, hdu)
-    unit = hdu.header.get("BUNIT")
-    return lazy_variable(dims, file, hdu, attrs={"units": unit} if unit else {})
+    return deferred_list(content, where, "spec", names)
 
 
 def _attrs(meta: Meta) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for name, (keyword, _) in STEP_KEYWORDS.items():
-        if meta.get(keyword) is not None:
-            out[f"status_{name}"] = str(meta.get(keyword))
+    texts = {f"status_{name}": keyword for name, (keyword, _) in STEP_KEYWORDS.items()}
+    out = _texts(meta, texts)
     for name, (keyword, _) in RESAMPLE_KEYWORDS.items():
         if meta.get(keyword) is not None:
             out[name] = meta.get(keyword)
-    for name, keyword in (("s_region", "S_REGION"), ("specsys", "SPECSYS")):
-        if meta.get(keyword) is not None:
-            out[name] = str(meta.get(keyword))
-    return out
+    return out | _texts(meta, {"s_region": "S_REGION", "specsys": "SPECSYS"})
+
+
+def _texts(meta: Meta, keywords: Mapping[str, str]) -> dict[str, Any]:
+    """Values of keywords, of those that there are, by other names."""
+    found = {name: meta.get(keyword) for name, keyword in keywords.items()}
+    return {name: str(value) for name, value in found.items() if value is not None}
 
 
 def _records(file: FitsFile, meta: Meta) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    references = {t: meta.get(k) for t, (k, _) in REFERENCE_KEYWORDS.items()}
-    references = {t: str(name) for t, name in references.items() if name is not None}
-    if references:
-        out["references"] = references
-    for key, keyword in (
-        ("crds_context", "CRDS_CTX"),
-        ("crds_version", "CRDS_VER"),
-        ("asn_pool", "ASNPOOL"),
-        ("asn_table", "ASNTABLE"),
-    ):
-        if meta.get(keyword) is not None:
-            out[key] = str(meta.get(keyword))
+    references = _texts(meta, {t: k for t, (k, _) in REFERENCE_KEYWORDS.items()})
+    out: dict[str, Any] = {"references": references} if references else {}
+    said = {**CRDS_KEYWORDS, **ASSOCIATION_KEYWORDS}
+    out |= _texts(meta, {name: keyword for name, (keyword, _) in said.items()})
     hdu = file.find(RECORD_HDU)
     if hdu is not None:
         try:
-            out["run"] = json.loads(bytes(file.raw(hdu.start, hdu.size)))
+            out["run"] = json.loads(file.data(hdu))
         except ValueError as err:
             msg = f"{file.path}: the run record is damaged ({err}); make the product again"
             raise InputError(msg) from err
@@ -329,7 +306,7 @@ def _integrations(file: FitsFile, hdus: list[Hdu]) -> list[list[int]]:
     groups: dict[Any, list[int]] = {}
     for k, hdu in enumerate(hdus):
         groups.setdefault(hdu.get("INT_NUM"), []).append(k)
-    rows = {tuple(int(hdus[k].structure["NAXIS2"]) for k in g) for g in groups.values()}
+    rows = {tuple(hdus[k].shape[0] for k in g) for g in groups.values()}
     if len(groups) == 1 or None in groups:
         return [list(range(len(hdus)))]
     if len(rows) > 1:
@@ -343,7 +320,7 @@ def _columns(tables: list[Table], hdu: Hdu, lengths: list[int], many: bool) -> d
     held = tables[0].names
     lead = (len(tables[0]),) if many else ()
     dims = (*(("integration",) if many else ()), "spectrum", "wave")
-    units = _units(hdu)
+    units = hdu.units
     out: dict[str, Any] = {}
     for name, (current, _) in SPECTRUM_COLUMNS.items():
         column = current if current in held else _FORMER.get(current, "")
@@ -357,19 +334,9 @@ def _columns(tables: list[Table], hdu: Hdu, lengths: list[int], many: bool) -> d
             data = np.full((*lead, len(tables), width), fill, kind)
             for k, table in enumerate(tables):
                 data[..., k, : lengths[k]] = table[column]
-        attrs = {"units": units[column]} if column in units else {}
+        attrs = {} if units[column] is None else {"units": units[column]}
         out[name] = (dims, data, attrs)
     return out
-
-
-def _units(hdu: Hdu) -> dict[str, str]:
-    header = hdu.header
-    count = int(header["TFIELDS"])
-    return {
-        str(header[f"TTYPE{i}"]).strip(): str(header[f"TUNIT{i}"])
-        for i in range(1, count + 1)
-        if f"TUNIT{i}" in header
-    }
 
 
 def _spectrum_variables(hdus: list[Hdu]) -> dict[str, Any]:

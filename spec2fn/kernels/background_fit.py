@@ -34,19 +34,12 @@ MEDIAN_NOISE = 1.2
 MAX_CONDITION = 1e10
 
 
-def _shifted(array: Array, half: int, mode: str, axis: int = -2) -> list[Array]:
-    """Return the ``2 half + 1`` views of `array` shifted along `axis`, ends padded."""
+def _shifted(array: Array, half: int, mode: str) -> list[Array]:
+    """Return the ``2 half + 1`` views of `array` shifted along the dispersion, ends padded."""
     xp = array_namespace(array)
-    n = array.shape[axis]
-    pad = [(0, 0)] * array.ndim
-    pad[axis] = (half, half)
-    padded = xp.pad(array, pad, mode=mode)
-    index: list[Array] = [slice(None)] * array.ndim
-    out = []
-    for shift in range(2 * half + 1):
-        index[axis] = slice(shift, shift + n)
-        out.append(padded[tuple(index)])
-    return out
+    n = array.shape[-2]
+    padded = xp.pad(array, [*[(0, 0)] * (array.ndim - 2), (half, half), (0, 0)], mode=mode)
+    return [padded[..., shift : shift + n, :] for shift in range(2 * half + 1)]
 
 
 def boxcar(data: Array, good: Array, length: int) -> tuple[Array, Array, Array]:
@@ -108,30 +101,21 @@ def boxcar_variance(plane: Array, length: int) -> Array:
     return total
 
 
-def invert_normal_matrix(matrix: Array) -> tuple[Array, Array]:
-    """Invert small symmetric matrices; singular ones become zero.
+def invert_normal_matrix(matrix: Array) -> Array:
+    """Invert small symmetric matrices (..., p, p), float64; singular ones become zero.
 
-    Parameters
-    ----------
-    matrix : array of float64, (..., p, p)
-
-    Returns
-    -------
-    inverse : array of float64, (..., p, p)
-    ok : array of bool, (...)
-        Where the condition number is below 1e10.
+    One is singular if its condition number is 1e10 or more.
     """
     xp = array_namespace(matrix)
     p = matrix.shape[-1]
     if p == 1:
-        ok = matrix[..., 0, 0] > 0
-        return safe_divide(xp.ones_like(matrix), matrix, ok[..., None, None], 0.0), ok
+        return safe_divide(xp.ones_like(matrix), matrix, matrix > 0, 0.0)
     size = xp.abs(xp.linalg.eigvalsh(_constant(matrix)))
     low, high = xp.min(size, axis=-1), xp.max(size, axis=-1)
-    ok = high < MAX_CONDITION * low
+    ok = (high < MAX_CONDITION * low)[..., None, None]
     eye = xp.broadcast_to(xp.eye(p, dtype=matrix.dtype), matrix.shape)
-    inverse = xp.linalg.inv(xp.where(ok[..., None, None], matrix, eye))
-    return xp.where(ok[..., None, None], inverse, xp.zeros_like(inverse)), ok
+    inverse = xp.linalg.inv(xp.where(ok, matrix, eye))
+    return xp.where(ok, inverse, xp.zeros_like(inverse))
 
 
 def _constant(array: Array) -> Array:
@@ -168,7 +152,9 @@ def fit_polynomial(
     """
     xp = array_namespace(data, used, basis, *apertures)
     mask = used.astype(data.dtype)
-    inverse, _ = invert_normal_matrix(_normal_matrix(mask, basis))
+    n, p = basis.shape
+    products = (basis[:, :, None] * basis[:, None, :]).reshape(n, p * p)
+    inverse = invert_normal_matrix((mask @ products).reshape(*mask.shape[:-1], p, p))
     vector = xp.where(used, data, xp.zeros_like(data)) @ basis
     coefficients = xp.einsum("...pq,...q->...p", inverse, vector)
     background = coefficients @ basis.T
@@ -178,12 +164,6 @@ def fit_polynomial(
         return mask * (leverage @ basis.T)
 
     return background, tuple(weights(aperture) for aperture in apertures)
-
-
-def _normal_matrix(mask: Array, basis: Array) -> Array:
-    n, p = basis.shape
-    products = (basis[:, :, None] * basis[:, None, :]).reshape(n, p * p)
-    return (mask @ products).reshape(*mask.shape[:-1], p, p)
 
 
 def _middle_indices(data: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,6 @@
 """Kernels that treat every pixel alone, run on bands of rows.
 
-A NumPy expression on a whole image writes every intermediate result to memory and reads it back.
-On a band of rows they stay in the cache of the processor, and bands can run side by side.
+There intermediate results stay in the cache of the processor, and bands can run side by side.
 """
 
 from __future__ import annotations
@@ -26,20 +25,15 @@ _BAND = 1 << 17  # pixels
 def by_rows(kernel: _Kernel, *others: object) -> _Kernel:
     """Let a kernel work on bands of rows, unless JAX computes it.
 
-    Parameters
-    ----------
-    kernel : callable
-        Takes arrays (..., y, x), mappings of them, and anything else; returns an array, or
-        tuples or dicts of arrays, of which each pixel depends on the same pixel of the arguments
-        alone. Axes of length one are broadcast.
-    *others : array
-        What else it uses: a kernel that JAX traces must stay in its thread.
+    It takes arrays (..., y, x), mappings of them, and anything else, and returns an array, or
+    tuples or dicts of arrays, of which each pixel depends on the same pixel of the arguments
+    alone. Axes of length one are broadcast. `others` are arrays that it uses besides: a kernel
+    that JAX traces must stay in its thread.
     """
 
     @functools.wraps(kernel)
     def run(*args: object, **kwargs: object) -> object:
-        leaves: list[Any] = []
-        _mapped(leaves.append, (args, kwargs))
+        leaves = _leaves((args, kwargs))
         shape = np.broadcast_shapes(*(a.shape for a in leaves if _is_image(a)))
         pixels = int(np.prod(shape))
         if len(shape) < 2 or pixels < 2 * _BAND or any(is_jax(a) for a in (*leaves, *others)):
@@ -59,7 +53,8 @@ def by_rows(kernel: _Kernel, *others: object) -> _Kernel:
         out = _mapped(lambda a: np.empty((*a.shape[:-2], shape[-2], a.shape[-1]), a.dtype), head)
 
         def keep(first: int, part: object) -> None:
-            _paired(lambda a, b: a[..., first : first + rows, :].__setitem__(..., b), out, part)
+            for whole, piece in zip(_leaves(out), _leaves(part), strict=True):
+                whole[..., first : first + rows, :] = piece
 
         keep(0, head)
         in_threads(lambda first: keep(first, band(first)), range(rows, shape[-2], rows))
@@ -81,12 +76,7 @@ def _mapped(function: Callable[[Any], Any], tree: object) -> object:
     return function(tree)
 
 
-def _paired(function: Callable[[Any, Any], Any], tree: object, other: object) -> None:
-    if isinstance(tree, Mapping) and isinstance(other, Mapping):
-        for k in tree:
-            _paired(function, tree[k], other[k])
-    elif isinstance(tree, tuple) and isinstance(other, tuple):
-        for a, b in zip(tree, other, strict=True):
-            _paired(function, a, b)
-    else:
-        function(tree, other)
+def _leaves(tree: object) -> list[Any]:
+    found: list[Any] = []
+    _mapped(found.append, tree)
+    return found

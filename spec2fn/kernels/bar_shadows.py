@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from spec2fn.kernels.namespace import array_namespace
+from spec2fn.kernels.slit_corrections import bilinear
 from spec2fn.typing import Array
 
 __all__ = ["assemble_shadows", "bilinear_clipped"]
@@ -31,13 +32,8 @@ def bilinear_clipped(images: Array, which: Array, row: Array, column: Array) -> 
     images = xp.asarray(images).astype(row.dtype)
     n_rows, n_columns = images.shape[-2:]
     row, column = xp.clip(row, 0, n_rows - 1), xp.clip(column, 0, n_columns - 1)
-    i = xp.clip(xp.floor(row), 0, max(n_rows - 2, 0)).astype("int32")
-    j = xp.clip(xp.floor(column), 0, max(n_columns - 2, 0)).astype("int32")
-    u, t = row - i.astype(row.dtype), column - j.astype(column.dtype)
     k = xp.asarray(which)[:, None, None]
-    lower = (1 - t) * images[k, i, j] + t * images[k, i, j + 1]
-    upper = (1 - t) * images[k, i + 1, j] + t * images[k, i + 1, j + 1]
-    return (1 - u) * lower + u * upper
+    return bilinear(lambda y, x: images[k, y, x], column, row, images.shape[-2:])
 
 
 def assemble_shadows(single: Array, triple: Array, states: tuple[str, ...]) -> Array:

@@ -16,7 +16,7 @@ import numpy as np
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.typing import Array
 
-__all__ = ["circle_overlap", "circle_sampled", "circle_weights"]
+__all__ = ["circle_overlap", "circle_sampled"]
 
 
 def circle_overlap(
@@ -103,17 +103,3 @@ def circle_sampled(
         for dx in offsets:
             count = count + ((x + dx) ** 2 + (y + dy) ** 2 < square)
     return count / subpixels**2
-
-
-def circle_weights(
-    centre: Array,
-    radius: Array,
-    shape: tuple[int, int],
-    *,
-    subpixels: int = 0,
-    origin: tuple[int, int] = (0, 0),
-) -> Array:
-    """Return exact overlaps, or sampled ones if `subpixels` is not 0; see the two functions."""
-    if subpixels:
-        return circle_sampled(centre, radius, shape, subpixels, origin)
-    return circle_overlap(centre, radius, shape, origin)

@@ -12,6 +12,7 @@ from types import ModuleType
 import numpy as np
 
 from spec2fn.kernels.namespace import array_namespace, safe_divide
+from spec2fn.kernels.sums import sum_by
 from spec2fn.plan_base import Plan, array
 from spec2fn.threads import in_threads
 from spec2fn.typing import Array, Number
@@ -27,6 +28,9 @@ __all__ = [
     "to_cube",
     "variance_inflation",
 ]
+
+# planes are low if less of them is covered than this share of the quantile of those with data
+_TOO_LITTLE, _MEASURE = 0.75, 0.03
 
 
 class CubeOperator(Plan):
@@ -60,8 +64,6 @@ class CubeOperator(Plan):
     position : (d, m) int32
         Where in `voxels` the voxel of each row is, in the planes after its first; v beyond the
         last plane.
-    shape_in : tuple of int
-        (y, x) of the detector.
     shape : tuple of int
         (wave, y, x) of the cube.
     power, softening : (p,) float32, optional
@@ -77,7 +79,6 @@ class CubeOperator(Plan):
     spectral: Array = array("plane pixel")
     voxels: Array = array("voxel")
     position: Array = array("plane row")
-    shape_in: tuple[int, int]
     shape: tuple[int, int, int]
     power: Array | None = array("pixel", default=None)
     softening: Array | None = array("pixel", default=None)
@@ -155,12 +156,10 @@ def apply(op: CubeOperator, values: Array, power: int = 1) -> Array:
     """
     xp = array_namespace(values)
     depth = op.spectral.shape[0]
-    lead = values.shape[:-1]
     # what lies beyond the last plane is collected behind the others
-    size = op.voxels.shape[0] + 1
+    out = xp.zeros((*values.shape[:-1], op.voxels.shape[0] + 1), dtype=values.dtype)
     if xp is np:
-        out = np.zeros((*lead, size), values.dtype)
-        flat = out.reshape(-1, size)
+        flat = out.reshape(-1, out.shape[-1])
         data = values.reshape(-1, values.shape[-1])
         matrix = None
         for d in range(depth):
@@ -170,19 +169,13 @@ def apply(op: CubeOperator, values: Array, power: int = 1) -> Array:
             for target, one in zip(flat, data, strict=True):
                 target[op.position[d]] += matrix @ (factor * one)
         return out[..., :-1]
-    import jax
-
     of_entry = _row_of_entry(op, xp)
-    moved = xp.moveaxis(values, -1, 0)
-    out = xp.zeros((size, *lead), dtype=values.dtype)
     for d in range(depth):
         weight = _entries(op, d, power, xp) * _spectral(op, d, power, xp)[op.cols]
-        shaped = weight.astype(values.dtype).reshape(-1, *(1 for _ in lead))
-        summed = jax.ops.segment_sum(
-            shaped * moved[op.cols], of_entry, op.rows.shape[0], indices_are_sorted=True
-        )
-        out = out.at[xp.asarray(op.position[d])].add(summed, indices_are_sorted=True)
-    return xp.moveaxis(out[:-1], 0, -1)
+        parts = weight.astype(values.dtype) * values[..., op.cols]
+        summed = sum_by(parts, of_entry, op.rows.shape[0], ascending=True)
+        out = out.at[..., xp.asarray(op.position[d])].add(summed, indices_are_sorted=True)
+    return out[..., :-1]
 
 
 def to_cube(op: CubeOperator, values: Array, fill: Number = 0) -> Array:
@@ -200,21 +193,12 @@ def to_cube(op: CubeOperator, values: Array, fill: Number = 0) -> Array:
 def apply_adjoint(op: CubeOperator, values: Array, power: int = 1) -> Array:
     """Return the adjoint of :func:`apply`: ``out[pixel] = sum(weight**power * value[voxel])``.
 
-    Parameters
-    ----------
-    op : CubeOperator
-    values : (..., v) float
-        Of the voxels ``op.voxels``.
-    power : int
-
-    Returns
-    -------
-    (..., p) float
+    Takes values (..., v) of the voxels ``op.voxels``, and gives those of the pixels (..., p).
     """
-    planes = [_from_planes(op, values, d, power) for d in range(op.spectral.shape[0])]
     xp = array_namespace(values)
     none = xp.zeros((*values.shape[:-1], op.pixels.shape[0]), dtype=values.dtype)
-    return sum(planes, start=none)
+    depth = op.spectral.shape[0]
+    return sum((_from_planes(op, values, d, power) for d in range(depth)), start=none)
 
 
 def _from_planes(op: CubeOperator, values: Array, d: int, power: int = 1) -> Array:
@@ -228,11 +212,8 @@ def _from_planes(op: CubeOperator, values: Array, d: int, power: int = 1) -> Arr
         flat = picked.reshape(-1, op.rows.shape[0])
         summed = (_matrix(op, entries).T @ flat.T).T
         return factor * summed.reshape(*values.shape[:-1], op.pixels.shape[0])
-    import jax
-
-    moved = xp.moveaxis(entries * picked[..., _row_of_entry(op, xp)], -1, 0)
-    summed = jax.ops.segment_sum(moved, xp.asarray(op.cols), op.pixels.shape[0])
-    return factor * xp.moveaxis(summed, 0, -1)
+    shares = entries * picked[..., _row_of_entry(op, xp)]
+    return factor * sum_by(shares, op.cols, op.pixels.shape[0])
 
 
 def combine(op: CubeOperator, sci: Array, err: Array, good: Array) -> dict[str, Array]:
@@ -271,45 +252,30 @@ def by_plane(op: CubeOperator, values: Array) -> Array:
         total = np.zeros((*values.shape[:-1], values.shape[-1] + 1))
         np.cumsum(values, axis=-1, out=total[..., 1:])
         return np.diff(total[..., edges], axis=-1).astype(np.float32)
-    import jax
-
     plane = xp.asarray(op.voxels) // op.plane
-    moved = xp.moveaxis(values, -1, 0).astype("float32")
-    return xp.moveaxis(
-        jax.ops.segment_sum(moved, plane, op.shape[0], indices_are_sorted=True), 0, -1
-    )
+    return sum_by(values.astype("float32"), plane, op.shape[0], ascending=True)
 
 
-def low_coverage(covered: Array, share: float = 0.75, percentile: float = 0.03) -> Array:
-    """Return planes of which much less is covered than of the others.
+def low_coverage(covered: Array) -> Array:
+    """Return planes (..., w) of which much less is covered than of the others.
 
     Parameters
     ----------
     covered : (..., w) integer or float
-        Number of voxels with data in each plane.
-    share : float
-        How much less is too little.
-    percentile : float
-        Which quantile of the planes with data is the measure.
-
-    Returns
-    -------
-    (..., w) bool
-        False for planes without any data.
+        Number of voxels with data in each plane; planes without any are no measure, and not low.
     """
     xp = array_namespace(covered)
     counts = covered.astype("float32")
     ordered = xp.sort(counts, axis=-1)
     empty = (counts == 0).astype(counts.dtype).sum(axis=-1, keepdims=True)
-    planes = counts.shape[-1]
-    position = empty + (planes - empty - 1) * percentile
+    last = counts.shape[-1] - 1
+    position = empty + (last - empty) * _MEASURE
     below = xp.floor(position)
-    low = xp.clip(below.astype(int), 0, planes - 1)
-    high = xp.clip(low + 1, 0, planes - 1)
+    low = xp.clip(below.astype(int), 0, last)
     fraction = (position - below).astype(counts.dtype)
-    first, second = (xp.take_along_axis(ordered, i, axis=-1) for i in (low, high))
+    first, second = (xp.take_along_axis(ordered, i, -1) for i in (low, xp.minimum(low + 1, last)))
     limit = first + fraction * (second - first)
-    return (counts > 0) & (counts < share * limit)
+    return (counts > 0) & (counts < _TOO_LITTLE * limit)
 
 
 def variance_inflation(
@@ -323,12 +289,10 @@ def variance_inflation(
     Parameters
     ----------
     op : CubeOperator
-    weight : (..., v) float
-        Sum of the weights of each voxel of ``op.voxels``.
+    weight, var : (..., v) float
+        Sum of the weights, and variance, of each voxel of ``op.voxels``.
     variance : (..., p) float
         Of the pixels used, 0 for the others.
-    var : (..., v) float
-        Of the voxels.
     keep : (..., v) bool
         Voxels that are summed.
 
@@ -341,26 +305,14 @@ def variance_inflation(
     xp = array_namespace(weight, variance)
     one = xp.ones((), dtype=weight.dtype)
     reciprocal = safe_divide(one, weight, keep & (weight > 0), fill=0.0)
-    depth, planes = op.spectral.shape[0], op.shape[0]
     first = xp.asarray(op.first)
-    joint = xp.zeros((*weight.shape[:-1], planes), dtype=weight.dtype)
-    for d in range(depth):
+    joint = xp.zeros((*weight.shape[:-1], op.shape[0]), dtype=weight.dtype)
+    for d in range(op.spectral.shape[0]):
         # share of each pixel in the sum of that plane
         share = _from_planes(op, reciprocal, d)
-        joint = joint + _sums(variance * share * share, first + d, planes, xp)
+        joint = joint + sum_by(variance * share * share, first + d, op.shape[0])
     alone = by_plane(op, xp.where(keep & (weight > 0), var, xp.zeros((), dtype=var.dtype)))
     return safe_divide(joint, alone, alone > 0, fill=1.0)
-
-
-def _sums(values: Array, plane: Array, planes: int, xp: ModuleType) -> Array:
-    if xp is np:
-        flat = values.reshape(-1, values.shape[-1])
-        summed = np.stack([np.bincount(plane, v, planes)[:planes] for v in flat])
-        return summed.reshape(*values.shape[:-1], planes).astype(values.dtype)
-    import jax
-
-    # segments beyond the last are dropped
-    return xp.moveaxis(jax.ops.segment_sum(xp.moveaxis(values, -1, 0), plane, planes), 0, -1)
 
 
 def covariance(

@@ -8,6 +8,7 @@ up are adjoint to each other, and differentiable in the light as well as in the 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
 
@@ -155,19 +156,19 @@ class Dispersal(Plan):
         array, (y, x)
             [DN/s]
         """
-        total: Array | float = 0.0
+        total: Any = 0.0
         for name, order in self.orders.items():
             light = brightness * spectra[name].T[:, self.source] * order.gain[:, None]
             total = total + splat(order.x, order.y, light, self.shape)
-        return total  # type: ignore[return-value]
+        return cast("Array", total)
 
     def adjoint(self, image: Array, spectra: Mapping[str, Array]) -> Array:
         """The adjoint in the brightness for given spectra, shape (pixel,)."""
-        total: Array | float = 0.0
+        total: Any = 0.0
         for name, order in self.orders.items():
             weight = spectra[name].T[:, self.source] * order.gain[:, None]
             total = total + (gather(order.x, order.y, image) * weight).sum(axis=0)
-        return total  # type: ignore[return-value]
+        return cast("Array", total)
 
     def adjoint_spectra(self, image: Array, brightness: Array) -> dict[str, Array]:
         """The adjoint in the spectra for given brightness, by order, shape (source, wave)."""

@@ -104,17 +104,7 @@ class Extraction(NamedTuple):
 
 
 def weighted_variance(weights: Array, variance: Array) -> Array:
-    """Return ``sum(weights**2 * variance)`` across the trace.
-
-    Parameters
-    ----------
-    weights, variance : array of float64, (..., disp, cross)
-        Finite.
-
-    Returns
-    -------
-    array of float64, (..., disp)
-    """
+    """Return ``sum(weights**2 * variance)`` across the trace, of finite float64."""
     xp = array_namespace(weights, variance)
     return xp.einsum("...c,...c,...c->...", weights, weights, variance)
 
@@ -303,12 +293,14 @@ def box_extract(
     xp = array_namespace(data, good, weights)
     aperture = xp.where(good, weights, xp.zeros_like(weights))
     background, below = None, None
+    bkg_quoted: tuple[Array, ...] = ()
     signal = data
     if region is not None:
         apertures = aperture, weights
         background = _fit_background(
             data, good, region, basis, apertures=apertures, length=smoothing_length
         )
+        bkg_quoted = (background.noise * background.weights_nominal,)
         aperture = xp.where(background.defined, aperture, xp.zeros_like(aperture))
         signal = data - background.image
         below = xp.sum(aperture * background.image, axis=-1)
@@ -321,17 +313,12 @@ def box_extract(
         if background is not None:
             unknown = xp.full_like(background.image, xp.nan)
             model = model + xp.where(background.defined, background.image, unknown)
-    quoted: tuple[Array, ...] = (aperture,)
-    bkg_quoted: tuple[Array, ...] = ()
-    if background is not None:
-        bkg_quoted = (background.noise * background.weights_nominal,)
-        quoted = (aperture, *bkg_quoted)
     return Extraction(
         flux=flux,
         npixels=npixels,
         background=xp.zeros_like(flux) if below is None else below,
         weights=aperture,
-        variance_weights=quoted,
+        variance_weights=(aperture, *bkg_quoted),
         bkg_variance_weights=bkg_quoted,
         bkg_less=None,
         scene=model,
@@ -379,7 +366,7 @@ def optimal_extract(
     p = design.shape[-1]
     products = (design[..., :, None] * design[..., None, :]).reshape(*design.shape[:-1], p * p)
     matrix = xp.einsum("...dc,...dcr->...dr", mask, products)
-    inverse, _ = invert_normal_matrix(matrix.reshape(*matrix.shape[:-1], p, p))
+    inverse = invert_normal_matrix(matrix.reshape(*matrix.shape[:-1], p, p))
     vector = xp.einsum("...dc,...dcp->...dp", mask * data, design)
     amplitudes = xp.einsum("...pq,...q->...p", inverse, vector)
     weights = mask * xp.einsum("...dq,...dcq->...dc", inverse[..., k, :], design)

@@ -77,10 +77,6 @@ def interpolate2d(
         Coordinates along the first and second axis; they broadcast against each other.
     fill : float, optional
         Value outside the table; None extrapolates.
-
-    Returns
-    -------
-    array
     """
     xp = array_namespace(*points, values, x, y)
     i, s, inside_x = _locate(xp, points[0], x)

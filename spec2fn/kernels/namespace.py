@@ -1,4 +1,4 @@
-"""Which array library a kernel computes with.
+"""Which array library a kernel computes with, and a few functions that kernels share.
 
 One exposure calibrated once is faster in NumPy (no compilation, JAX need not even be imported);
 gradients, ``jit`` and ``vmap`` need JAX. A kernel therefore asks for the namespace of its
@@ -12,9 +12,18 @@ from types import ModuleType
 
 import numpy as np
 
+from spec2fn.dq import UNUSABLE
 from spec2fn.typing import Array, Number
 
-__all__ = ["array_namespace", "is_jax", "is_traced", "positive_root", "safe_divide", "safe_sqrt"]
+__all__ = [
+    "array_namespace",
+    "is_jax",
+    "is_traced",
+    "positive_root",
+    "safe_divide",
+    "safe_sqrt",
+    "usable",
+]
 
 
 def is_jax(array: object) -> bool:
@@ -63,3 +72,12 @@ def safe_sqrt(a: Array) -> Array:
     zero, one, nan = (np.asarray(v, a.dtype) for v in (0.0, 1.0, np.nan))
     root = xp.sqrt(xp.where(a > 0, a, one))
     return xp.where(a > 0, root, xp.where(a == 0, zero, nan))
+
+
+def usable(dq: Array, *planes: Array) -> Array:
+    """Whether pixels have no flag of :data:`spec2fn.dq.UNUSABLE` and are finite in all planes."""
+    xp = array_namespace(dq, *planes)
+    good: Array = (dq & xp.asarray(UNUSABLE, dtype=dq.dtype)) == 0
+    for plane in planes:
+        good = good & xp.isfinite(plane)
+    return good

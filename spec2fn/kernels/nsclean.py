@@ -20,21 +20,15 @@ __all__ = ["cosine_gain", "fit_harmonics", "lowpass_gain", "synthesize"]
 
 
 def lowpass_gain(n: int, half_power: float, width: float) -> HostArray:
-    """Gain of a low-pass filter at the harmonics of `n` samples.
+    """Gain (k,) of a low-pass filter at the harmonics 0 … k - 1 of `n` samples; others have none.
 
     Parameters
     ----------
     n : int
-        Number of samples.
     half_power : float
         Frequency of the middle of the roll-off [1 / sample].
     width : float
         Width of the roll-off, half a cosine [1 / sample].
-
-    Returns
-    -------
-    ndarray, (k,), float64
-        Of the harmonics 0 … k - 1; all others have no gain.
     """
     frequency = np.fft.rfftfreq(n)
     phase = np.clip((frequency - half_power) / width + 0.5, 0.0, 1.0)
@@ -143,7 +137,7 @@ def _solve(xp: ModuleType, matrix: Array, rhs: Array) -> Array:
 
 
 def synthesize(real: Array, imaginary: Array, harmonics: Array, n: int) -> Array:
-    """Evaluate harmonics as a real series: the inverse of a real Fourier transform.
+    """Evaluate harmonics as a real series (…, n): the inverse of a real Fourier transform.
 
     Parameters
     ----------
@@ -153,10 +147,6 @@ def synthesize(real: Array, imaginary: Array, harmonics: Array, n: int) -> Array
         Not traced.
     n : int
         Number of samples.
-
-    Returns
-    -------
-    array, (…, n)
     """
     xp = array_namespace(real, imaginary)
     h = np.asarray(harmonics)

@@ -8,59 +8,45 @@ In NumPy, where array indices may depend on data, only the pixels that need it a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from spec2fn.dq import PIXEL
 from spec2fn.kernels.namespace import array_namespace, safe_divide, safe_sqrt
 from spec2fn.kernels.statistics import masked_median
 from spec2fn.typing import Array, Arrays, HostArray
 
-__all__ = ["Planes", "fit_profile", "minimum_gradient"]
+__all__ = ["fit_profile", "map_planes", "minimum_gradient"]
 
-_DO_NOT_USE = 1
-_NON_SCIENCE = 1 << 9
-_FLUX_ESTIMATED = 1 << 28
 _SIGNIFICANT = 5.0
 _OVERFLOW = 1e20
 
 
-class Planes(NamedTuple):
-    """The planes of a spectrum, each (…, y, x): values, flags, and what is known of the errors.
-
-    ``errors`` holds standard errors and ``variances`` variances, by name.
-    """
-
-    sci: Array
-    dq: Array
-    errors: Mapping[str, Any]
-    variances: Mapping[str, Any]
-
-    def map(self, function: Callable[..., Array], *others: Planes) -> Planes:
-        """Apply a function to every plane, together with those of the same name of others."""
-        every = (self, *others)
-        return Planes(
-            function(*(p.sci for p in every)),
-            function(*(p.dq for p in every)),
-            {k: function(*(p.errors[k] for p in every)) for k in self.errors},
-            {k: function(*(p.variances[k] for p in every)) for k in self.variances},
-        )
+def map_planes(function: Callable[..., Array], *planes: Arrays) -> dict[str, Array]:
+    """Apply a function to every plane, together with those of the same name of others."""
+    return {name: function(*(p[name] for p in planes)) for name in planes[0]}
 
 
-def _bit(dq: Array, bit: int) -> Array:
-    return (dq & np.asarray(bit, dtype=dq.dtype)) != 0
+def _bit(dq: Array, name: str) -> Array:
+    return np.asarray(PIXEL[name], dtype=dq.dtype)
 
 
-def _replaced_flags(dq: Array, replaced: Array, clear: Array) -> Array:
+def _has(dq: Array, name: str) -> Array:
+    return (dq & _bit(dq, name)) != 0
+
+
+def _replaced_flags(dq: Array, replaced: Array) -> Array:
+    """Flags with ``FLUX_ESTIMATED``, and without ``DO_NOT_USE`` but in ``NON_SCIENCE`` pixels."""
     xp = array_namespace(dq, replaced)
-    usable = xp.where(clear, dq & ~np.asarray(_DO_NOT_USE, dtype=dq.dtype), dq)
-    return xp.where(replaced, usable | np.asarray(_FLUX_ESTIMATED, dtype=dq.dtype), usable)
+    usable = xp.where(_has(dq, "NON_SCIENCE"), dq, dq & ~_bit(dq, "DO_NOT_USE"))
+    return xp.where(replaced, usable | _bit(dq, "FLUX_ESTIMATED"), dq)
 
 
 def _crop(mask: HostArray) -> tuple[slice, slice] | None:
-    # the smallest rectangle that holds all true pixels of a NumPy mask
+    """The smallest rectangle that holds all true pixels of a NumPy mask."""
     plane = np.any(mask, axis=tuple(range(mask.ndim - 2)))
     rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
     if rows.size == 0:
@@ -69,31 +55,32 @@ def _crop(mask: HostArray) -> tuple[slice, slice] | None:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # overflowing errors become infinite
-def minimum_gradient(planes: Planes, size: tuple[Array, Array] | None = None) -> Planes:
+def minimum_gradient(planes: Arrays, size: tuple[Array, Array] | None = None) -> Arrays:
     """Replace pixels that are not finite by the mean of two neighbours.
 
     The two neighbours along x or along y are taken, whichever differ less; if one pair is not
-    finite, the other. Errors are averaged as standard errors. A pixel without a finite pair, and
+    finite, the other. A pixel without a finite pair, and
     the outermost pixels (two at the start, one at the end of each axis), stay as they are.
 
     Parameters
     ----------
-    planes : Planes
+    planes : mapping of array, (…, y, x)
+        ``sci``, ``dq``, ``err`` and any variances; errors are averaged as standard errors.
     size : tuple of (…) int, optional
         True height and width of images that are padded at their ends; they broadcast against
         the leading axes.
 
     Returns
     -------
-    Planes
+    mapping of array
         ``FLUX_ESTIMATED`` set where a value was estimated, and ``DO_NOT_USE`` cleared there
         unless the pixel is ``NON_SCIENCE``.
     """
-    sci = planes.sci
+    sci = planes["sci"]
     ny, nx = sci.shape[-2:]
     if min(ny, nx) < 4:
         return planes
-    xp = array_namespace(sci, planes.dq, *planes.errors.values(), *planes.variances.values())
+    xp = array_namespace(*planes.values())
     if xp is not np:
         return _gradient_dense(planes, xp, size)
     finite = np.isfinite(sci)
@@ -119,9 +106,7 @@ def minimum_gradient(planes: Planes, size: tuple[Array, Array] | None = None) ->
         return out
 
     along_y, usable = _choose(*pairs(sci))
-    old = planes.dq[*lead, y, x]
-    clear = usable & ~_bit(old, _NON_SCIENCE)
-    flags = change(planes.dq, _replaced_flags(old, usable, clear))
+    flags = change(planes["dq"], _replaced_flags(planes["dq"][*lead, y, x], usable))
     return _averaged(planes, flags, along_y, pairs, change)
 
 
@@ -158,21 +143,16 @@ def _square(a: Array) -> Array:
     return xp.where(missing, np.asarray(np.nan, a.dtype), known * known)
 
 
-def _gradient_dense(planes: Planes, xp: ModuleType, size: tuple[Array, Array] | None) -> Planes:
-    ny, nx = planes.sci.shape[-2:]
-    inner = [(0, 0)] * (planes.sci.ndim - 2) + [(2, 1), (2, 1)]
+def _gradient_dense(planes: Arrays, xp: ModuleType, size: tuple[Array, Array] | None) -> Arrays:
+    ny, nx = planes["sci"].shape[-2:]
+    inner = [(0, 0)] * (planes["sci"].ndim - 2) + [(2, 1), (2, 1)]
 
     def pairs(a: Array) -> tuple[Array, Array, Array, Array]:
-        y, x = slice(2, ny - 1), slice(2, nx - 1)
-        return (
-            a[..., y, 1 : nx - 2],
-            a[..., y, 3:nx],
-            a[..., 1 : ny - 2, x],
-            a[..., 3:ny, x],
-        )
+        left, right, down, up = a[..., 1:-2], a[..., 3:], a[..., 1:-2, 2:-1], a[..., 3:, 2:-1]
+        return left[..., 2:-1, :], right[..., 2:-1, :], down, up
 
-    along_y, usable = _choose(*pairs(planes.sci))
-    replaced = xp.pad(usable, inner) & ~xp.isfinite(planes.sci)
+    along_y, usable = _choose(*pairs(planes["sci"]))
+    replaced = xp.pad(usable, inner) & ~xp.isfinite(planes["sci"])
     if size is not None:
         height, width = (xp.asarray(n)[..., None, None] for n in size)
         inside = (np.arange(ny)[:, None] < height - 1) & (np.arange(nx) < width - 1)
@@ -181,35 +161,29 @@ def _gradient_dense(planes: Planes, xp: ModuleType, size: tuple[Array, Array] | 
     def change(a: Array, values: Array) -> Array:
         return xp.where(replaced, xp.pad(values, inner), a)
 
-    flags = _replaced_flags(planes.dq, replaced, replaced & ~_bit(planes.dq, _NON_SCIENCE))
+    flags = _replaced_flags(planes["dq"], replaced)
     return _averaged(planes, flags, along_y, pairs, change)
 
 
 def _averaged(
-    planes: Planes,
+    planes: Arrays,
     dq: Array,
     along_y: Array,
     pairs: Callable[[Array], Sequence[Array]],
     change: Callable[[Array, Array], Array],
-) -> Planes:
+) -> Arrays:
     """Planes of which `change` replaces pixels by the means of their `pairs` of neighbours."""
 
-    def mean(a: Array) -> Array:
-        return change(a, _mean(along_y, *pairs(a)))
-
-    def variance(a: Array) -> Array:
+    def mean(name: str, a: Array) -> Array:
+        if name in ("sci", "err"):
+            return change(a, _mean(along_y, *pairs(a)))
         return change(a, _square(_mean(along_y, *(safe_sqrt(p) for p in pairs(a)))))
 
-    return Planes(
-        mean(planes.sci),
-        dq,
-        {k: mean(a) for k, a in planes.errors.items()},
-        {k: variance(a) for k, a in planes.variances.items()},
-    )
+    return {name: dq if name == "dq" else mean(name, a) for name, a in planes.items()}
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def fit_profile(planes: Planes, dispaxis: int, n_adjacent: int) -> Planes:
+def fit_profile(planes: Arrays, dispaxis: int, n_adjacent: int) -> Arrays:
     """Replace bad pixels by the median spatial profile of adjacent columns, scaled to their own.
 
     The profiles of up to `n_adjacent` columns on either side are divided by their largest
@@ -220,7 +194,8 @@ def fit_profile(planes: Planes, dispaxis: int, n_adjacent: int) -> Planes:
 
     Parameters
     ----------
-    planes : Planes
+    planes : mapping of array, (…, y, x)
+        As above.
     dispaxis : {1, 2}
         Dispersion along x or along y.
     n_adjacent : int
@@ -228,16 +203,16 @@ def fit_profile(planes: Planes, dispaxis: int, n_adjacent: int) -> Planes:
 
     Returns
     -------
-    Planes
+    mapping of array
         Pixels with ``DO_NOT_USE`` and without ``NON_SCIENCE``, in columns and within the rows
         that hold good pixels, carry an estimate and ``FLUX_ESTIMATED`` instead; they become NaN
         if no adjacent column has a good pixel in that row.
     """
-    if array_namespace(planes.sci, planes.dq) is np:
-        box = _crop(~_bit(planes.dq, _DO_NOT_USE))
+    if array_namespace(*planes.values()) is np:
+        box = _crop(~_has(planes["dq"], "DO_NOT_USE"))
         if box is None:
             return planes
-        inner = planes.map(lambda a: a[(..., *box)])
+        inner = map_planes(lambda a: a[(..., *box)], planes)
         fitted = _across(_fit(_across(inner, dispaxis), n_adjacent), dispaxis)
 
         def put(old: Array, new: Array) -> Array:
@@ -245,13 +220,13 @@ def fit_profile(planes: Planes, dispaxis: int, n_adjacent: int) -> Planes:
             out[(..., *box)] = new
             return out
 
-        return planes.map(put, fitted)
+        return map_planes(put, planes, fitted)
     return _across(_fit(_across(planes, dispaxis), n_adjacent), dispaxis)
 
 
-def _across(planes: Planes, dispaxis: int) -> Planes:
+def _across(planes: Arrays, dispaxis: int) -> Arrays:
     # the last axis is the dispersion from here on
-    return planes.map(lambda a: a.swapaxes(-1, -2)) if dispaxis == 2 else planes
+    return map_planes(lambda a: a.swapaxes(-1, -2), planes) if dispaxis == 2 else planes
 
 
 class _Neighbours(NamedTuple):
@@ -293,7 +268,7 @@ def _pad(a: Array, n: int) -> Array:
 
 
 def _near(flags: Array, n: int) -> Array:
-    # whether any of the adjacent columns is flagged
+    """Whether any of the adjacent columns is flagged."""
     padded, width = _pad(flags, n), flags.shape[-1]
     out = padded[..., :width]
     for k in range(1, 2 * n + 1):
@@ -317,23 +292,21 @@ def _neighbours(sci: Array, err: Array, good: Array, valid: Array, n: int) -> _N
 
 
 def _within(flags: Array) -> Array:
-    # true from the first to the last true row
+    """True from the first to the last true row."""
     xp = array_namespace(flags)
     count = xp.cumsum(flags.astype(xp.int32), axis=-2)
     total = count[..., -1:, :]
     return (count > 0) & ((count < total) | flags)
 
 
-def _fit(planes: Planes, n: int) -> Planes:
-    sci, dq = planes.sci, planes.dq
-    xp = array_namespace(sci, dq, *planes.errors.values(), *planes.variances.values())
-    unusable, non_science = _bit(dq, _DO_NOT_USE), _bit(dq, _NON_SCIENCE)
+def _fit(planes: Arrays, n: int) -> Arrays:
+    sci, dq = planes["sci"], planes["dq"]
+    xp = array_namespace(*planes.values())
+    unusable, non_science = _has(dq, "DO_NOT_USE"), _has(dq, "NON_SCIENCE")
     rows = _within(xp.any(~unusable, axis=-1, keepdims=True))
     bad = unusable & ~non_science & rows
     valid = xp.any(~unusable & ~non_science & rows, axis=-2, keepdims=True)
-    nan = np.asarray(np.nan, sci.dtype)
-
-    near = _neighbours(sci, planes.errors["err"], ~unusable & rows, valid, n)
+    near = _neighbours(sci, planes["err"], ~unusable & rows, valid, n)
     own = ~unusable & rows & xp.isfinite(sci)
     fitted = (
         valid
@@ -344,19 +317,19 @@ def _fit(planes: Planes, n: int) -> Planes:
     changed = bad & fitted
 
     # variances are averaged as standard errors; NaN has no part in a median
-    sigmas = {**planes.errors, **{k: safe_sqrt(a) for k, a in planes.variances.items()}}
+    errors = [name for name in planes if name not in ("sci", "dq")]
+    sigmas = {k: planes[k] if k == "err" else safe_sqrt(planes[k]) for k in errors}
     (median, found), widths, at = _medians(near, sci, sigmas, changed)
     scale = _scale(sci, own, median, found, near.faint)
     replaced = changed & found
     value = (median.astype(scale.dtype) * scale).astype(sci.dtype)
     blank = unusable & rows & fitted
     nan = np.asarray(np.nan, sci.dtype)
-    new_sci = xp.where(replaced, value, xp.where(blank, nan, sci))
 
-    def estimate(name: str, old: Array, power: int) -> Array:
-        middle, has = widths[name]
+    def estimate(name: str) -> Array:
+        old, (middle, has) = planes[name], widths[name]
         s = scale if at is None else scale[(*at[:-2], 0, at[-1])]
-        new = (middle.astype(s.dtype) * s) ** power
+        new = (middle.astype(s.dtype) * s) ** (1 if name == "err" else 2)
         new = xp.where(has, new, np.asarray(np.nan, s.dtype)).astype(old.dtype)
         if at is None:
             return xp.where(changed, new, old)
@@ -364,19 +337,17 @@ def _fit(planes: Planes, n: int) -> Planes:
         out[at] = new
         return out
 
-    return Planes(
-        new_sci,
-        _replaced_flags(dq, replaced, replaced),
-        {k: estimate(k, a, 1) for k, a in planes.errors.items()},
-        {k: estimate(k, a, 2) for k, a in planes.variances.items()},
-    )
+    return {
+        "sci": xp.where(replaced, value, xp.where(blank, nan, sci)),
+        "dq": _replaced_flags(dq, replaced),
+        **{name: estimate(name) for name in errors},
+    }
 
 
 def _medians(
     near: _Neighbours, sci: Array, sigmas: Arrays, changed: Array
 ) -> tuple[tuple[Array, Array], dict[str, tuple[Array, Array]], tuple[HostArray, ...] | None]:
-    # the median of values everywhere (it is fitted), of errors where they are needed; under JAX
-    # in one mapped call, because compiling the network five times takes five times as long
+    """Medians of values everywhere (they are fitted), of errors where they are needed."""
     xp = array_namespace(sci, changed, *sigmas.values())
     zero = np.zeros((), sci.dtype)
 
@@ -389,13 +360,14 @@ def _medians(
         return median(sci), {k: median(a, at) for k, a in sigmas.items()}, at
     import jax
 
+    # in one mapped call: compiling the network five times takes five times as long
     middle, found = jax.vmap(median)(xp.stack([sci, *sigmas.values()]))
     pairs = list(zip(middle, found, strict=True))
     return pairs[0], dict(zip(sigmas, pairs[1:], strict=True)), None
 
 
 def _scale(sci: Array, own: Array, median: Array, found: Array, faint: Array) -> Array:
-    # float64 (…, 1, column): brings the median profile to the column it is fitted to
+    """What brings the median profile to the column it is fitted to, float64 (…, 1, column)."""
     xp = array_namespace(sci, own, median)
     zero = np.zeros((), sci.dtype)
     low = np.asarray(-np.inf, sci.dtype)

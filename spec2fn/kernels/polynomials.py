@@ -16,20 +16,7 @@ __all__ = [
 
 
 def polynomial1d(c: Array, x: Array) -> Array:
-    """Evaluate ``sum_i c[i] x**i``.
-
-    Parameters
-    ----------
-    c : array, shape (degree + 1,)
-        Coefficients, lowest order first.
-    x : array
-        Array shape.
-
-    Returns
-    -------
-    array
-        Of the shape of `x`.
-    """
+    """Evaluate ``sum_i c[i] x**i`` with coefficients `c` (degree + 1,), lowest order first."""
     xp = array_namespace(c, x)
     out = c[-1] * xp.ones_like(x)
     for i in range(c.shape[0] - 2, -1, -1):
@@ -49,10 +36,6 @@ def polynomial2d(c: Array, x: Array, y: Array) -> Array:
         Coefficients; those with ``i + j > n`` are not used.
     x, y : array
         Shapes that broadcast against each other.
-
-    Returns
-    -------
-    array
     """
     n = c.shape[0] - 1
     out = polynomial1d(c[:1, n], x)
@@ -89,13 +72,10 @@ def legendre_basis(x: Array, degree: int) -> list[Array]:
 
 def series2d(c: Array, left: list[Array], right: list[Array]) -> Array:
     """Evaluate ``sum_ij c[i, j] left[i] right[j]`` from two lists of basis functions."""
-    rows = []
+    out = None
     for i, basis in enumerate(left):
         inner = c[i, 0] * right[0]
         for j in range(1, len(right)):
             inner = inner + c[i, j] * right[j]
-        rows.append(basis * inner)
-    out = rows[0]
-    for row in rows[1:]:
-        out = out + row
+        out = basis * inner if out is None else out + basis * inner
     return out

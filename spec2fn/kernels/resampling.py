@@ -5,11 +5,20 @@ Data have their pixels flattened into the last axis; leading axes (integrations)
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
-from spec2fn.kernels.namespace import array_namespace, is_jax, positive_root, safe_divide
+from spec2fn.kernels.namespace import (
+    array_namespace,
+    is_jax,
+    positive_root,
+    safe_divide,
+    usable,
+)
+from spec2fn.kernels.sums import sum_by
 from spec2fn.plan_base import Plan, array
-from spec2fn.typing import Array
+from spec2fn.typing import Array, HostArray
 
 __all__ = [
     "Overlap",
@@ -21,7 +30,6 @@ __all__ = [
     "pair_covariance",
     "propagate_flags",
     "resample_variance",
-    "segment_sum",
 ]
 
 
@@ -34,10 +42,6 @@ class Overlap(Plan):
         Flat index of the output pixel and of the input pixel (within its cutout) of each entry.
     area : (n,) float64
         Fraction of the (shrunken) input pixel that falls on the output pixel.
-    starts : (m,) int64
-        First entry of each output pixel that has any.
-    occupied : (m,) int32
-        Those output pixels.
     shape_in, shape_out : tuple of int
         (y, x) of the input cutout and of the output image.
     """
@@ -45,8 +49,6 @@ class Overlap(Plan):
     rows: Array = array("(slit entry)")
     cols: Array = array("(slit entry)")
     area: Array = array("(slit entry)")
-    starts: Array = array("(slit row)")
-    occupied: Array = array("(slit row)")
     shape_in: tuple[int, int]
     shape_out: tuple[int, int]
 
@@ -60,6 +62,11 @@ class Overlap(Plan):
         """Number of output pixels."""
         return self.shape_out[0] * self.shape_out[1]
 
+    @functools.cached_property
+    def runs(self) -> tuple[HostArray, HostArray]:
+        """First entry of each output pixel that has any, and these pixels."""
+        return _runs(self.rows)
+
 
 class Pairs(Plan):
     """Pairs of entries of an :class:`Overlap` that share their input pixel.
@@ -70,65 +77,40 @@ class Pairs(Plan):
         Indices of the two entries; the second lies ``lag`` output pixels further.
     slots : (n,) int32
         ``(lag - 1) * n_out + row`` of the first entry, ascending.
-    starts : (m,) int64
-        First pair of each slot that has any.
-    occupied : (m,) int32
-        Those slots.
     lags : int
         Largest lag (at least 1).
-    n_out : int
-        Number of output pixels.
     """
 
     first: Array = array("(slit pair)")
     second: Array = array("(slit pair)")
     slots: Array = array("(slit pair)")
-    starts: Array = array("(slit slot)")
-    occupied: Array = array("(slit slot)")
     lags: int
-    n_out: int
 
-    @property
-    def size(self) -> int:
-        """Number of slots."""
-        return self.lags * self.n_out
+    @functools.cached_property
+    def runs(self) -> tuple[HostArray, HostArray]:
+        """First pair of each slot that has any, and these slots."""
+        return _runs(self.slots)
 
 
-def segment_sum(values: Array, segments: Array, starts: Array, occupied: Array, size: int) -> Array:
-    """Sum values of equal segment, for segments in ascending order.
+def _runs(ascending: HostArray) -> tuple[HostArray, HostArray]:
+    starts = np.flatnonzero(np.diff(ascending, prepend=-1))
+    return starts, ascending[starts]
 
-    Parameters
-    ----------
-    values : (..., n) array
-    segments : (n,) int
-        Segment of each value, ascending.
-    starts, occupied : (m,) int
-        First value of each segment that has any, and those segments (used with NumPy).
-    size : int
-        Number of segments.
 
-    Returns
-    -------
-    (..., size) array
-        Sums in the dtype of `values`; 0 for empty segments.
-    """
-    if is_jax(values):
-        import jax
-
-        xp = array_namespace(values)
-        moved = xp.moveaxis(values, -1, 0)
-        summed = jax.ops.segment_sum(moved, segments, size, indices_are_sorted=True)
-        return xp.moveaxis(summed, 0, -1)
+def _by_run(
+    function: np.ufunc, values: HostArray, runs: tuple[HostArray, HostArray], size: int
+) -> HostArray:
+    """Reduce the values (..., n) of each run to one number (..., size); 0 where there is none."""
+    starts, occupied = runs
     out = np.zeros((*values.shape[:-1], size), dtype=values.dtype)
     if values.shape[-1]:
-        out[..., occupied] = np.add.reduceat(values, starts, axis=-1)
+        out[..., occupied] = function.reduceat(values, starts, axis=-1)
     return out
 
 
 def drizzle_weight(
     dq: Array,
     planes: tuple[Array, ...],
-    bad_bits: int,
     *,
     weight_type: str | None = "ivm",
     var_rnoise: Array | None = None,
@@ -139,10 +121,9 @@ def drizzle_weight(
     Parameters
     ----------
     dq : (...) uint32
-        Data quality; pixels with any of `bad_bits` weigh nothing.
+        Data quality; pixels with a flag of :data:`spec2fn.dq.UNUSABLE` weigh nothing.
     planes : tuple of (...) float32
         Data, errors and variances; a pixel that is not finite in any of them weighs nothing.
-    bad_bits : int
     weight_type : {"ivm", "exptime", None}
         Inverse variance of the read noise, exposure time, or 1.
     var_rnoise : (...) float32, optional
@@ -158,19 +139,17 @@ def drizzle_weight(
     """
     xp = array_namespace(dq, *planes)
     dtype = planes[0].dtype
-    good = (dq & xp.asarray(bad_bits, dtype=dq.dtype)) == 0
-    for plane in planes:
-        good = good & xp.isfinite(plane)
+    good = usable(dq, *planes)
     one = xp.ones((), dtype=dtype)
     zero = xp.zeros((), dtype=dtype)
     if weight_type == "ivm" and var_rnoise is not None:
         # reciprocals beyond the largest float would turn into infinite weights
-        usable = good & (var_rnoise > xp.asarray(1 / np.finfo(dtype).max, dtype=dtype))
+        known = good & (var_rnoise > xp.asarray(1 / np.finfo(dtype).max, dtype=dtype))
         if xp is np:
-            return safe_divide(one, var_rnoise, usable, fill=0.0)
+            return safe_divide(one, var_rnoise, known, fill=0.0)
         # the derivative of 1 / x is beyond the largest float for variances in MJy2; that of the
         # square of 1 / sqrt(x) takes its factors one by one
-        root = safe_divide(one, xp.sqrt(xp.where(usable, var_rnoise, one)), usable, fill=0.0)
+        root = safe_divide(one, xp.sqrt(xp.where(known, var_rnoise, one)), known, fill=0.0)
         return root * root
     if weight_type == "exptime":
         return xp.where(good, xp.asarray(exposure_time).astype(dtype), zero)
@@ -210,7 +189,9 @@ def coefficients(overlap: Overlap, weight: Array) -> tuple[Array, Array]:
 
 
 def _to_output(overlap: Overlap, values: Array) -> Array:
-    return segment_sum(values, overlap.rows, overlap.starts, overlap.occupied, overlap.n_out)
+    if is_jax(values):
+        return sum_by(values, overlap.rows, overlap.n_out, ascending=True)
+    return _by_run(np.add, values, overlap.runs, overlap.n_out)
 
 
 def apply(overlap: Overlap, coefficient: Array, data: Array) -> Array:
@@ -238,45 +219,17 @@ def apply(overlap: Overlap, coefficient: Array, data: Array) -> Array:
 def apply_adjoint(overlap: Overlap, coefficient: Array, image: Array) -> Array:
     """Return the adjoint of :func:`apply`, ``out[col] = sum(coefficient * image[row])``.
 
-    Parameters
-    ----------
-    overlap : Overlap
-    coefficient : (..., n) float
-    image : (..., n_out) float
-        Output image.
-
-    Returns
-    -------
-    (..., n_in) float
+    Takes an output image (..., n_out), and gives (..., n_in).
     """
-    cols, size = overlap.cols, overlap.n_in
-    values = coefficient * image[..., overlap.rows]
-    if is_jax(values):
-        import jax
-
-        xp = array_namespace(values)
-        summed = jax.ops.segment_sum(xp.moveaxis(values, -1, 0), cols, size)
-        return xp.moveaxis(summed, 0, -1)
-    flat = values.reshape(-1, values.shape[-1])
-    out = np.stack([np.bincount(cols, weights=v, minlength=size) for v in flat])
-    return out.reshape(*values.shape[:-1], size).astype(values.dtype)
+    return sum_by(coefficient * image[..., overlap.rows], overlap.cols, overlap.n_in)
 
 
 def resample_variance(overlap: Overlap, coefficient: Array, variance: Array) -> Array:
     """Return the variance plane of a JWST ``_s2d`` product.
 
     The square of the resampled standard deviation: correct for errors that neighbours share
-    fully, an upper limit for independent ones (for these see :func:`pair_covariance`).
-
-    Parameters
-    ----------
-    overlap, coefficient
-        See :func:`apply`.
-    variance : (..., n_in) float
-
-    Returns
-    -------
-    (..., n_out) float
+    fully, an upper limit for independent ones (for these see :func:`pair_covariance`). Arguments
+    and result are those of :func:`apply`.
     """
     return apply(overlap, coefficient, positive_root(variance)) ** 2
 
@@ -295,13 +248,16 @@ def pair_covariance(overlap: Overlap, pairs: Pairs, coefficient: Array, variance
 
     Returns
     -------
-    (..., pairs.size) float
+    (..., pairs.lags * overlap.n_out) float
     """
     xp = array_namespace(coefficient, variance)
     product = coefficient[..., pairs.first] * coefficient[..., pairs.second]
     shared = variance[..., overlap.cols[pairs.first]]
     shared = xp.where(product != 0, shared, xp.zeros((), dtype=variance.dtype))
-    return segment_sum(product * shared, pairs.slots, pairs.starts, pairs.occupied, pairs.size)
+    size = pairs.lags * overlap.n_out
+    if is_jax(product):
+        return sum_by(product * shared, pairs.slots, size, ascending=True)
+    return _by_run(np.add, product * shared, pairs.runs, size)
 
 
 def propagate_flags(overlap: Overlap, coefficient: Array, dq: Array) -> Array:
@@ -312,19 +268,12 @@ def propagate_flags(overlap: Overlap, coefficient: Array, dq: Array) -> Array:
     overlap, coefficient
         See :func:`apply`.
     dq : (..., n_in) uint32
-
-    Returns
-    -------
-    (..., n_out) uint32
     """
     xp = array_namespace(dq, coefficient)
     size = overlap.n_out
     gathered = xp.where(coefficient != 0, dq[..., overlap.cols], xp.zeros((), dtype=dq.dtype))
     if not is_jax(gathered):
-        out = np.zeros((*gathered.shape[:-1], size), dtype=dq.dtype)
-        if gathered.shape[-1]:
-            out[..., overlap.occupied] = np.bitwise_or.reduceat(gathered, overlap.starts, axis=-1)
-        return out
+        return _by_run(np.bitwise_or, gathered, overlap.runs, size)
     import jax
 
     moved = xp.moveaxis(gathered, -1, 0)

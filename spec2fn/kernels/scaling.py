@@ -8,13 +8,15 @@ finite there whatever values they hold.
 
 from __future__ import annotations
 
-from types import ModuleType
+from collections.abc import Sequence
+from functools import reduce
+from operator import add, or_
 
 from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.namespace import array_namespace, safe_sqrt
 from spec2fn.typing import Array, Arrays
 
-__all__ = ["agree_on_invalid", "divide_by_flat", "expand_to", "rescale"]
+__all__ = ["agree_on_invalid", "expand_to", "multiply_factors", "rescale"]
 
 
 def expand_to(plane: Array, like: Array) -> Array:
@@ -24,17 +26,9 @@ def expand_to(plane: Array, like: Array) -> Array:
     return xp.reshape(plane, (1,) * missing + tuple(plane.shape)) if missing > 0 else plane
 
 
-def _any_nan(planes: Arrays, xp: ModuleType) -> Array:
-    found = None
-    for plane in planes.values():
-        nan = xp.isnan(plane)
-        found = nan if found is None else found | nan
-    return found
-
-
 @by_rows
 def agree_on_invalid(planes: Arrays, dq: Array, do_not_use: int) -> tuple[dict[str, Array], Array]:
-    """Make NaN and a flag mark the same pixels.
+    """Make NaN and a flag mark the same pixels: return `planes` and `dq` in agreement.
 
     A pixel that is NaN in any plane, or flagged, becomes NaN in every plane and is flagged.
 
@@ -45,15 +39,10 @@ def agree_on_invalid(planes: Arrays, dq: Array, do_not_use: int) -> tuple[dict[s
     dq : array of uint32, shape (..., y, x)
     do_not_use : int
         The bit that marks a pixel as unusable.
-
-    Returns
-    -------
-    planes : dict of str to array
-    dq : array of uint32
     """
     xp = array_namespace(dq, *planes.values())
     bit = xp.asarray(do_not_use, dtype=dq.dtype)
-    invalid = _any_nan(planes, xp) | ((dq & bit) != 0)
+    invalid = reduce(or_, map(xp.isnan, planes.values())) | ((dq & bit) != 0)
     out = {
         name: xp.where(invalid, xp.asarray(xp.nan, dtype=plane.dtype), plane)
         for name, plane in planes.items()
@@ -67,36 +56,50 @@ def rescale(
     variances: Arrays,
     dq: Array,
     factor: Array,
-    usable: Array,
+    usable: Array | None,
     *,
     do_not_use: int,
     inverse: bool = False,
+    error: Array | None = None,
+    flags: Array | None = None,
 ) -> tuple[dict[str, Array], Array]:
-    """Multiply values by a factor and variances by its square.
+    """Multiply values by a factor and variances by its square; return planes and flags.
 
     Parameters
     ----------
     values, variances : mapping of str to array, shape (..., y, x), float32
     dq : array of uint32, shape (..., y, x)
-    factor : array, shape (y, x)
+    factor : array, shape (y, x), or as many axes as the planes
         Only looked at where `usable`; cast to the dtype of the planes.
-    usable : array of bool, shape (y, x)
-        Where the factor is defined; elsewhere pixels become NaN and are flagged.
+    usable : array of bool, of the shape of `factor`, optional
+        Where the factor is defined; elsewhere pixels become NaN and are flagged. None if `flags`
+        say it by `do_not_use`.
     do_not_use : int
         The bit that marks a pixel as unusable.
     inverse : bool
         Divide instead.
+    error : array, of the shape of `factor`, optional
+        Standard error of the factor. ``sci`` gets another variance by it,
+        ``var_flat = ((sci / f) / f σ_f)²`` (zero unless it is divided), and ``err²`` is the sum of
+        the variances. In this order no intermediate result overflows before the result does, be
+        the factor many orders from one.
+    flags : array of uint32, of the shape of `factor`, optional
+        Flags to be added.
 
-    Returns
-    -------
-    planes : dict of str to array
-        Values and variances by their names.
-    dq : array of uint32
+    Notes
+    -----
+    Algorithm of the error: JWST pipeline documentation, flat_field step ("Imaging and non-NIRSpec
+    spectroscopic data").
     """
     xp = array_namespace(dq, factor, *values.values(), *variances.values())
     bit = xp.asarray(do_not_use, dtype=dq.dtype)
     planes = {**values, **variances}
-    invalid = _any_nan(planes, xp) | ((dq & bit) != 0) | ~expand_to(usable, dq)
+    usable = (flags & bit) == 0 if usable is None else usable
+    usable = usable if error is None else usable & ~xp.isnan(error)
+    dq = dq if flags is None else dq | expand_to(flags, dq)
+    invalid = (
+        reduce(or_, map(xp.isnan, planes.values())) | ((dq & bit) != 0) | ~expand_to(usable, dq)
+    )
 
     filled = xp.where(usable, factor, xp.ones((), dtype=factor.dtype))
     scales: dict[tuple[object, bool], Array] = {}
@@ -108,79 +111,42 @@ def rescale(
             scales[key] = scale * scale if name in variances else scale
         safe = xp.where(invalid, xp.zeros((), dtype=plane.dtype), plane)
         out[name] = safe / scales[key] if inverse else safe * scales[key]
+    if error is not None:
+        sci, zero = out["sci"], xp.zeros((), dtype=out["sci"].dtype)
+        noise = expand_to(xp.where(usable, error.astype(sci.dtype), zero), sci)
+        noise = sci / scales[sci.dtype, False] * noise if inverse else xp.zeros_like(sci)
+        out["var_flat"] = noise * noise
+        out["err"] = safe_sqrt(reduce(add, (out[n] for n in (*variances, "var_flat"))))
     return agree_on_invalid(out, xp.where(invalid, dq | bit, dq), do_not_use)
 
 
-@by_rows
-def divide_by_flat(
-    sci: Array,
-    var_poisson: Array,
-    var_rnoise: Array,
-    dq: Array,
-    *,
-    flat: Array,
-    flat_err: Array,
-    flat_dq: Array,
-    do_not_use: int,
-    inverse: bool = False,
-) -> tuple[dict[str, Array], Array]:
-    """Divide by a flat field and propagate its error.
-
-    ``sci / f``, ``var_poisson / f²``, ``var_rnoise / f²``,
-    ``var_flat = ((sci / f) / f σ_f)²``, and ``err²`` is the sum of the variances. In this order no
-    intermediate result overflows before the result does, be the flat many orders from one.
+def multiply_factors(
+    factors: Sequence[tuple[Array, Array]], usable: Array
+) -> tuple[Array, Array, Array]:
+    """Multiply the factors of a flat and combine their relative errors.
 
     Parameters
     ----------
-    sci, var_poisson, var_rnoise : array, shape (..., y, x), float32
-    dq : array of uint32, shape (..., y, x)
-    flat, flat_err : array, shape (y, x), or as many axes as `sci`
-    flat_dq : array of uint32, of the shape of `flat`
-        Must mark with `do_not_use` every pixel where the flat cannot be used (NaN and zero
-        included).
-    do_not_use : int
-        The bit that marks a pixel as unusable.
-    inverse : bool
-        Multiply instead; ``var_flat`` is zero then.
+    factors : sequence of (array or None, array), shape (n,)
+        Values and errors; a value of None stands for one. An error of NaN counts as none.
+    usable : array of bool, shape (n,)
+        Where the flat is defined as far as is known beforehand.
 
     Returns
     -------
-    planes : dict of str to array
-        ``sci``, ``err``, ``var_poisson``, ``var_rnoise``, ``var_flat``.
-    dq : array of uint32
-        Input flags with those of the flat.
-
-    Notes
-    -----
-    Algorithm: JWST pipeline documentation, flat_field step ("Imaging and non-NIRSpec
-    spectroscopic data").
+    flat, error, usable : array, shape (n,)
+        Not usable are also pixels where a factor is NaN or zero; there they are 1 and 0.
     """
-    xp = array_namespace(sci, var_poisson, var_rnoise, dq, flat, flat_err, flat_dq)
-    dtype = sci.dtype
-    zero, one = xp.zeros((), dtype=dtype), xp.ones((), dtype=dtype)
-    bit = xp.asarray(do_not_use, dtype=dq.dtype)
-
-    dq = dq | expand_to(flat_dq, dq)
-    unusable = (flat_dq & bit) != 0
-    f = expand_to(xp.where(unusable, one, flat.astype(dtype)), sci)
-    f_err = expand_to(xp.where(unusable, zero, flat_err.astype(dtype)), sci)
-    inputs = {"sci": sci, "p": var_poisson, "r": var_rnoise}
-    invalid = _any_nan(inputs, xp) | ((dq & bit) != 0) | xp.isnan(f_err)
-    sci, var_poisson, var_rnoise = (xp.where(invalid, zero, v) for v in inputs.values())
-    f_err = xp.where(xp.isnan(f_err), zero, f_err)
-
-    if inverse:
-        sci, var_poisson, var_rnoise = sci * f, var_poisson * (f * f), var_rnoise * (f * f)
-        var_flat = xp.zeros_like(sci)
-    else:
-        sci, var_poisson, var_rnoise = sci / f, var_poisson / (f * f), var_rnoise / (f * f)
-        noise = sci / f * f_err
-        var_flat = noise * noise
-    planes = {
-        "sci": sci,
-        "err": safe_sqrt(var_poisson + var_rnoise + var_flat),
-        "var_poisson": var_poisson,
-        "var_rnoise": var_rnoise,
-        "var_flat": var_flat,
-    }
-    return agree_on_invalid(planes, xp.where(invalid, dq | bit, dq), do_not_use)
+    xp = array_namespace(usable, *(v for pair in factors for v in pair))
+    dtype = factors[0][1].dtype
+    one, zero = xp.ones((), dtype=dtype), xp.zeros((), dtype=dtype)
+    for value, _ in factors:
+        if value is not None:
+            usable = usable & (xp.abs(value) > 0)
+    flat, variance = one, zero
+    for value, error in factors:
+        safe = one if value is None else xp.where(usable, value, one)
+        ratio = xp.where(usable & (error == error), error, zero) / safe  # noqa: PLR0124 - not NaN
+        flat = flat * safe
+        variance = variance + ratio * ratio
+    return flat, xp.abs(flat) * safe_sqrt(variance), usable

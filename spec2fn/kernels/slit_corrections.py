@@ -6,12 +6,13 @@ gather and interpolate, so that they are differentiable in tables, positions and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.typing import Array
 
-__all__ = ["bilinear_by_slit", "interpolate_by_slit", "offsets_at"]
+__all__ = ["bilinear", "bilinear_by_slit", "interpolate_by_slit", "offsets_at"]
 
 
 def _gather(xp: ModuleType, table: Array, index: Array) -> Array:
@@ -89,16 +90,28 @@ def bilinear_by_slit(cubes: Array, which: Array, column: Array, row: Array) -> A
     """
     xp = array_namespace(cubes, which, column, row)
     cubes, which = xp.asarray(cubes), xp.asarray(which)
-    column, row = xp.asarray(column), xp.asarray(row)
-    n_rows, n_columns = cubes.shape[-2:]
-    j = xp.clip(xp.floor(column), 0, max(n_columns - 2, 0)).astype("int32")
-    i = xp.clip(xp.floor(row), 0, max(n_rows - 2, 0)).astype("int32")
-    t = (column - j.astype(column.dtype))[:, None]
-    u = (row - i.astype(row.dtype))[:, None]
+    column, row = xp.asarray(column)[:, None], xp.asarray(row)[:, None]
 
     def at(y: Array, x: Array) -> Array:
-        return cubes[which, :, y, x].astype(column.dtype)
+        return cubes[which, :, y[:, 0], x[:, 0]].astype(column.dtype)
 
+    return bilinear(at, column, row, cubes.shape[-2:])
+
+
+def bilinear(
+    at: Callable[[Array, Array], Array], column: Array, row: Array, shape: tuple[int, int]
+) -> Array:
+    """Interpolate between the values ``at(y, x)`` of images of a shape (y, x).
+
+    Places are zero-based and finite, their dtype is that in which to compute. Those outside are
+    extrapolated from the nearest cell.
+    """
+    xp = array_namespace(column, row)
+    i, j = (
+        xp.clip(xp.floor(place), 0, max(size - 2, 0)).astype("int32")
+        for place, size in zip((row, column), shape, strict=True)
+    )
+    u, t = row - i.astype(row.dtype), column - j.astype(column.dtype)
     lower = (1 - t) * at(i, j) + t * at(i, j + 1)
     upper = (1 - t) * at(i + 1, j) + t * at(i + 1, j + 1)
     return (1 - u) * lower + u * upper

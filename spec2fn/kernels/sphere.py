@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from spec2fn.kernels.namespace import array_namespace
+from spec2fn.kernels.namespace import array_namespace, safe_sqrt
 from spec2fn.typing import Array
 
 __all__ = ["apply_matrix", "rotation_matrix", "safe_hypot", "to_cartesian", "to_spherical"]
@@ -12,13 +12,7 @@ __all__ = ["apply_matrix", "rotation_matrix", "safe_hypot", "to_cartesian", "to_
 
 def safe_hypot(x: Array, y: Array) -> Array:
     """Return ``sqrt(x**2 + y**2)`` with a zero instead of a NaN derivative at the origin."""
-    xp = array_namespace(x, y)
-    square = x * x + y * y
-    positive = square > 0
-    one = xp.ones((), dtype=square.dtype)
-    # NaN is not positive, and has to stay NaN
-    root = xp.sqrt(xp.where(positive, square, one))
-    return xp.where(positive, root, square)
+    return safe_sqrt(x * x + y * y)
 
 
 def rotation_matrix(angles: Array, axes: Sequence[str]) -> list[list[Array]]:
@@ -31,10 +25,6 @@ def rotation_matrix(angles: Array, axes: Sequence[str]) -> list[list[Array]]:
     axes : sequence of {"x", "y", "z"}
         Axis of each rotation. A positive angle turns the axes counter-clockwise, i.e. a vector's
         components clockwise.
-
-    Returns
-    -------
-    list of three lists of three scalars
     """
     xp = array_namespace(angles)
     rows: list[list[Array]] = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]

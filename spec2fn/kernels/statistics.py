@@ -129,7 +129,7 @@ def _window_median(
 
 @functools.cache
 def _median_network(n: int) -> tuple[tuple[int, int], ...]:
-    # drop, from the end, every comparator that cannot reach the middle
+    """Comparators that can reach the middle."""
     needed = {(n - 1) // 2, n // 2}
     kept: list[tuple[int, int]] = []
     for i, j in reversed(sorting_network(n)):

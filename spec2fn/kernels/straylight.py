@@ -29,15 +29,11 @@ _LEAST_WEIGHT = 1e-6  # share of a smoothing kernel below which nothing is known
 
 
 def _fast_length(n: int) -> int:
-    """Return the next length of 2^a 3^b 5^c from `n` on, for which transforms are fast."""
-    best = 1 << (n - 1).bit_length()
-    for five in (5**k for k in range(6)):
-        for three in (3**k for k in range(6)):
-            size = five * three
-            while size < n:
-                size *= 2
-            best = min(best, size)
-    return best
+    """Return the next length from `n` on for which real transforms are fast."""
+    from scipy.fft import next_fast_len
+
+    size: int = next_fast_len(n, real=True)
+    return size
 
 
 def _middle(ordered: Array, kept: Array) -> Array:

@@ -16,13 +16,10 @@ from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.namespace import array_namespace, safe_divide
 from spec2fn.typing import Array
 
-__all__ = ["average_across", "cell_lines", "indices", "on_lines", "onto_image"]
+__all__ = ["average_across", "between_images", "cell_lines", "indices", "on_lines", "onto_image"]
 
-GAUSS_3 = (
-    (-math.sqrt(0.6) / 2.0, 5.0 / 18.0),
-    (0.0, 8.0 / 18.0),
-    (math.sqrt(0.6) / 2.0, 5.0 / 18.0),
-)
+_HALF = math.sqrt(0.6) / 2.0
+GAUSS_3 = ((-_HALF, 5.0 / 18.0), (0.0, 8.0 / 18.0), (_HALF, 5.0 / 18.0))
 """Gauss-Legendre abscissas and weights with three points, on an interval of length one."""
 
 
@@ -35,7 +32,9 @@ def indices(stored: Array) -> Array:
 
 
 def cell_lines(knots: Array, values: Array) -> tuple[Array, Array]:
-    """Return intercept and slope of the straight line of every cell.
+    """Return intercept and slope of the line ``intercept + slope * x`` of every cell.
+
+    They have shape (m - 1,) and the dtype of `knots`.
 
     Parameters
     ----------
@@ -44,11 +43,6 @@ def cell_lines(knots: Array, values: Array) -> tuple[Array, Array]:
         looked at and its line is arbitrary.
     values : array, shape (m,)
         NaN where unknown; the line of a cell that touches such a value is zero.
-
-    Returns
-    -------
-    intercept, slope : array, shape (m - 1,)
-        The line is ``intercept + slope * x``, in the dtype of `knots`.
     """
     xp = array_namespace(knots, values)
     knots = xp.asarray(knots)
@@ -63,19 +57,7 @@ def cell_lines(knots: Array, values: Array) -> tuple[Array, Array]:
 
 
 def on_lines(lines: tuple[Array, Array], cell: Array, x: Array) -> Array:
-    """Interpolate: the line of each pixel's cell at its place.
-
-    Parameters
-    ----------
-    lines : (array, array)
-        From :func:`cell_lines`.
-    cell : array of int, shape (n,)
-    x : array, shape (n,)
-
-    Returns
-    -------
-    array, shape (n,)
-    """
+    """Interpolate: the :func:`cell_lines` of each pixel's cell at its place, shape (n,)."""
     intercept, slope = lines
     cell = indices(cell)
     return intercept[cell] + slope[cell] * x
@@ -87,15 +69,11 @@ def average_across(lines: tuple[Array, Array], cells: Array, x: Array, width: Ar
     Parameters
     ----------
     lines : (array, array)
-        From :func:`cell_lines`.
+        Of :func:`cell_lines`.
     cells : array of int, shape (3, n)
         Cell of every point of :data:`GAUSS_3`.
     x, width : array, shape (n,)
         Centre and length of the intervals.
-
-    Returns
-    -------
-    array, shape (n,)
 
     Notes
     -----
@@ -110,7 +88,7 @@ def average_across(lines: tuple[Array, Array], cells: Array, x: Array, width: Ar
 
 
 def onto_image(listed: Array, entry: Array, *others: float | bool) -> Array:
-    """Put the values of a list of pixels back into an image.
+    """Put the values of a list of pixels back into an image, of the shape of `entry`.
 
     Parameters
     ----------
@@ -119,11 +97,6 @@ def onto_image(listed: Array, entry: Array, *others: float | bool) -> Array:
         Of each pixel: its place in the list; ``n + i`` for the value ``others[i]``.
     *others : float or bool
         Values of pixels that are not in the list.
-
-    Returns
-    -------
-    array
-        Of the shape of `entry` and the dtype of `listed`.
     """
     xp = array_namespace(listed, entry)
     table = xp.concatenate([listed, xp.asarray(others, dtype=listed.dtype)])
@@ -131,3 +104,25 @@ def onto_image(listed: Array, entry: Array, *others: float | bool) -> Array:
         return table[entry]
     # in the cache, indices need not be written in the type in which NumPy gathers
     return by_rows(lambda index: table[indices(index)])(entry)
+
+
+def between_images(below: Array, above: Array, lower: Array, knots: Array, x: Array) -> Array:
+    """Interpolate linearly between the images of a cube, each pixel at its own wavelength.
+
+    Parameters
+    ----------
+    below, above : array, shape (n,)
+        Values of the images around each pixel.
+    lower : array of int, shape (n,)
+        Number of the image below, from 0 to z - 2.
+    knots, x : array of float64, shape (z,) and (n,)
+        Wavelengths of the images, and of the pixels.
+    """
+    xp = array_namespace(below, above, lower, knots, x)
+    knots = xp.asarray(knots)
+    rise = above - below
+    # the place in the cell as a straight line of wavelength
+    step = knots[1:] - knots[:-1]
+    slope = safe_divide(xp.ones_like(step), step, step != 0, fill=0.0)
+    fraction = on_lines((-slope * knots[:-1], slope), lower, x)
+    return below.astype(knots.dtype) + fraction * rise.astype(knots.dtype)

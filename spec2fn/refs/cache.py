@@ -17,7 +17,6 @@ from pathlib import Path
 from spec2fn.errors import InputError, nearest
 from spec2fn.parameters import user_path
 from spec2fn.refs.keywords import KEYWORDS
-from spec2fn.refs.selection import PATH_VARIABLE, refresh
 
 __all__ = ["SERVERLESS", "CacheEntry", "cache_environment", "use_cache", "write_cache"]
 
@@ -149,12 +148,16 @@ def use_cache(root: str | os.PathLike[str], context: str = "jwst_0001.pmap") -> 
 
 
 def _steering() -> list[str]:
+    from spec2fn.refs.selection import PATH_VARIABLE
+
     # crds keeps settings of its own in the environment, which must stay
     fixed = ("CRDS_SERVER_URL", "CRDS_CONTEXT", "CRDS_OBSERVATORY", "CRDS_READONLY_CACHE")
     return [k for k in os.environ if k in fixed or PATH_VARIABLE.match(k)]
 
 
 def _set_environment(values: Mapping[str, str]) -> None:
+    from spec2fn.refs.selection import refresh
+
     for name in _steering():
         del os.environ[name]
     os.environ.update(values)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.parameters import user_path
-from spec2fn.refs import selection
 from spec2fn.refs.checksums import file_sha256
 
 if TYPE_CHECKING:
@@ -67,7 +66,10 @@ def write_lock(path: str | os.PathLike[str], refs: References) -> Lock:
     content = {
         "format": _FORMAT,
         "context": refs.context,
-        "references": {k: None if v is None else _as_dict(v) for k, v in sorted(files.items())},
+        # the path, which comes last, only of files that have one
+        "references": {
+            k: v and {n: x for n, x in vars(v).items() if x != ""} for k, v in sorted(files.items())
+        },
     }
     where = user_path(path)
     part = where.with_name(f".{where.name}.part{os.getpid()}")
@@ -105,11 +107,6 @@ def locked_paths(
 ) -> tuple[dict[str, Path | None], str]:
     """Return the verified files of a lock for `reftypes`, and the context it names.
 
-    Parameters
-    ----------
-    lock : path or Lock
-    reftypes : iterable of str
-
     Raises
     ------
     spec2fn.refs.MissingReferencesError
@@ -117,6 +114,8 @@ def locked_paths(
     spec2fn.errors.ReferenceError
         If a type is not in the lock, or files differ from those that were locked.
     """
+    from spec2fn.refs import selection
+
     held = lock if isinstance(lock, Lock) else read_lock(lock)
     label = "the lock" if isinstance(lock, Lock) else f"lock file {lock}"
     reftypes = tuple(reftypes)
@@ -135,14 +134,9 @@ def locked_paths(
         paths: dict[str, Path | None] = selection.fetch(from_crds, held.context)
     else:
         paths = {}
-    for reftype, entry in locked.items():
-        if entry is None:
-            paths[reftype] = None
-        elif entry.path:
-            paths[reftype] = Path(entry.path)
     changed = []
     for reftype, entry in locked.items():
-        where = paths[reftype]
+        where = paths.setdefault(reftype, Path(entry.path) if entry else None)
         if entry is not None and where is not None and file_sha256(where) != entry.sha256:
             changed.append(f"{reftype}: {where}")
     if changed:
@@ -163,8 +157,3 @@ def _parse(content: Mapping[str, Any]) -> Lock:
         for kind, entry in content["references"].items()
     }
     return Lock(str(content["context"]), files)
-
-
-def _as_dict(entry: Locked) -> dict[str, Any]:
-    out: dict[str, Any] = {"name": entry.name, "sha256": entry.sha256, "size": entry.size}
-    return out | ({"path": entry.path} if entry.path else {})

@@ -74,12 +74,7 @@ def made_for(
 ) -> tuple[tuple[str, str], ...]:
     """Return what exposures a reference file says it was made for.
 
-    Parameters
-    ----------
-    get : callable
-        Value by FITS keyword, or None.
-    tree : mapping, optional
-        Content of an ASDF reference, for its patterns.
+    `get` gives the value of a FITS keyword, or None; the content of an ASDF reference has patterns.
 
     Returns
     -------
@@ -147,18 +142,8 @@ def check_exposure(ref: xr.Dataset, attrs: Mapping[str, Any], reftype: str, who:
 def check_contents(ref: xr.Dataset, who: str = "") -> None:
     """Raise if a part of a reference (an image, a table, an entry of a tree) holds only NaN.
 
-    Errors and variances may: they are not known for every reference.
-
-    Parameters
-    ----------
-    ref : xarray.Dataset
-    who : str
-        Step that uses the reference, for the message.
-
-    Raises
-    ------
-    ReferenceError
-        Naming the file and the part.
+    Errors and variances may: they are not known for every reference. The :class:`ReferenceError`
+    names the step that uses the reference (`who`), the file and the part.
     """
     # by part: whether any of its numbers is finite
     parts: dict[str, bool] = {}

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from spec2fn.errors import ReferenceError
-from spec2fn.refs import selection
-from spec2fn.refs.reference import open_reference
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -124,6 +122,9 @@ def parameter_references(
     spec2fn.errors.ReferenceError
         If a file cannot be read or holds no parameters.
     """
+    from spec2fn.refs import selection
+    from spec2fn.refs.reference import open_reference
+
     types = {step: kind for step in step_names if (kind := pars_type(step))}
     used = selection.resolve_context(context)
     header = selection.header_of(ds)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class PlaneInFile:
     Attributes
     ----------
     translate : callable, optional
-        Function that flags go through when they are read.
+        Function that flags go through when they are read; its first result counts.
     """
 
     def __init__(self, path: Path, hdu: ImageHDU, *, flags: bool) -> None:
@@ -45,7 +45,7 @@ class PlaneInFile:
         self.stored = np.dtype(_STORED[int(hdu.header["BITPIX"])])
         self.shape: tuple[int, ...] = hdu.shape
         self.zero = int(hdu.header.get("BZERO", 0))
-        self.translate: Callable[[HostArray], HostArray] | None = None
+        self.translate: Callable[[HostArray], tuple[HostArray, Any]] | None = None
         self.dtype = np.dtype(np.uint32) if flags else self.stored.newbyteorder("=")
         self.flags = flags
         self.version = _version(path)
@@ -79,7 +79,7 @@ class PlaneInFile:
         if self.zero:
             unsigned = unsigned ^ unsigned.dtype.type(self.zero)
         flags = unsigned.astype(np.uint32, copy=False)
-        return flags if self.translate is None else self.translate(flags)
+        return flags if self.translate is None else self.translate(flags)[0]
 
     def _mapped(self) -> HostArray:
         if _version(self.path) != self.version:

@@ -25,7 +25,6 @@ from spec2fn.parameters import user_path
 from spec2fn.refs.keywords import KEYWORDS
 from spec2fn.refs.matching import check_contents, check_exposure, made_for
 from spec2fn.refs.planes import plane_in_file
-from spec2fn.refs.plugins import light_asdf
 from spec2fn.schema import MODE_ATTRS, Meta
 from spec2fn.typing import HostArray
 
@@ -99,11 +98,16 @@ def open_reference(path: str | os.PathLike[str], reftype: str | None = None) -> 
             _cache.move_to_end(key)
     if ds is None:
         ds = _read(where, label, plain=(reftype or "").startswith("pars-"))
-        _remember(key, ds)
+        if _held(ds) <= _CACHE_BYTES:
+            with _lock:
+                _cache[key] = ds
+                while sum(map(_held, _cache.values())) > _CACHE_BYTES:
+                    _cache.popitem(last=False)
     ds = ds.copy(deep=False)
     found = ds.attrs["reftype"]
     if reftype is not None:
-        if found and not _same_type(found, reftype):
+        wanted = reftype.lower()
+        if found and found not in {wanted, *_SYNONYMS.get(wanted, ())}:
             msg = (
                 f"{label}: {where} is a reference of type {found!r}; a file whose REFTYPE is"
                 f" {reftype.upper()} is needed"
@@ -190,8 +194,13 @@ def coerce_reference(
 
 
 def _coerce(value: Any, reftype: str) -> xr.Dataset | None:  # noqa: ANN401 - whatever a user gives
-    if value is None or hasattr(value, "data_vars"):
-        return cast("xr.Dataset | None", value)
+    if value is None:
+        return None
+    if hasattr(value, "data_vars"):
+        named: xr.Dataset = (
+            value if "reftype" in value.attrs else value.assign_attrs(reftype=reftype)
+        )
+        return named
     if isinstance(value, LazyReference):
         return value.load()
     if isinstance(value, (str, os.PathLike)):
@@ -205,12 +214,12 @@ def _coerce(value: Any, reftype: str) -> xr.Dataset | None:  # noqa: ANN401 - wh
         attrs["made_for"] = made_for(_keywords_of(value).get, value)
         return xr.Dataset(attrs=attrs | {"tree": dict(value), "meta": Meta()})
     data = getattr(value, "data", value) if hasattr(value, "dims") else value
-    if not hasattr(data, "shape"):
+    if not hasattr(data, "dtype"):
         data = np.asarray(data)
-    if getattr(data, "ndim", 0) < 2 or getattr(data.dtype, "kind", "") not in "fiub":
+    if data.ndim < 2 or data.dtype.kind not in "fiub":
         msg = (
             f"reference {reftype!r}: needs a Dataset, a path or a numeric array with at least 2"
-            f" dimensions, got {_describe(data)}"
+            f" dimensions, got an array of {data.dtype} with shape {tuple(data.shape)}"
         )
         raise ReferenceError(msg)
     attrs["meta"] = Meta()
@@ -322,18 +331,16 @@ def _read_fits(path: Path) -> xr.Dataset:
             shape = hdu.shape
             if not shape:
                 continue
-            same = image_shape is None or shape[-2:] == image_shape
             if len(shape) >= 2 and image_shape is None:
                 image_shape = shape[-2:]
-            dims = _image_dims(name, len(shape), own=not same)
-            large = plane_in_file(path, hdu, dims, flags=_is_dq(name))
-            if large is not None:
-                variables[name] = large
-                continue
-            data = _native(hdu.data)
-            if _is_dq(name):
-                data = data.astype(np.uint32, copy=False)
-            variables[name] = (dims, data)
+            dims = _image_dims(name, len(shape), own=shape[-2:] != (image_shape or shape[-2:]))
+            variables[name] = plane_in_file(path, hdu, dims, flags=_is_dq(name))
+            if variables[name] is None:
+                data = _native(hdu.data)
+                variables[name] = (
+                    dims,
+                    data.astype(np.uint32, copy=False) if _is_dq(name) else data,
+                )
     if not variables:
         msg = "it holds no image and no table"
         raise ValueError(msg)
@@ -421,13 +428,9 @@ def _map_dq(variables: dict[str, Any], filename: str) -> None:
         else:
             _, unknown = standard_dq(np.zeros(0, np.uint32), values, names)
             plane = variables[name].encoding["plane"]
-            plane.translate = functools.partial(_translated, values=values, names=names)
+            plane.translate = functools.partial(standard_dq, values=values, names=names)
         if unknown:
             _LOG.warning("%s: flags %s are no JWST flags, ignored", filename, ", ".join(unknown))
-
-
-def _translated(dq: HostArray, values: HostArray, names: HostArray) -> HostArray:
-    return standard_dq(dq, values, names)[0]
 
 
 def _read_asdf(path: Path, *, plain: bool) -> xr.Dataset:
@@ -436,6 +439,8 @@ def _read_asdf(path: Path, *, plain: bool) -> xr.Dataset:
     import asdf
     import xarray as xr
     from asdf.util import load_yaml
+
+    from spec2fn.refs.plugins import light_asdf
 
     with warnings.catch_warnings():
         # newer or older writers than ours are no news to the user
@@ -488,28 +493,6 @@ def _attrs(meta: Meta, tree: Mapping[str, Any] | None = None) -> dict[str, Any]:
     attrs["made_for"] = made_for(meta.get, tree)
     attrs["meta"] = meta
     return attrs
-
-
-def _same_type(found: str, wanted: str) -> bool:
-    wanted = wanted.lower()
-    found = found.lower()
-    return found == wanted or found in _SYNONYMS.get(wanted, ())
-
-
-def _describe(value: Any) -> str:  # noqa: ANN401 - whatever a user gives
-    shape = getattr(value, "shape", None)
-    if shape is None:
-        return f"{type(value).__name__}"
-    return f"an array of {value.dtype} with shape {tuple(shape)}"
-
-
-def _remember(key: tuple[str, int, int], ds: xr.Dataset) -> None:
-    if _held(ds) > _CACHE_BYTES:
-        return
-    with _lock:
-        _cache[key] = ds
-        while sum(map(_held, _cache.values())) > _CACHE_BYTES:
-            _cache.popitem(last=False)
 
 
 def _held(ds: xr.Dataset) -> int:

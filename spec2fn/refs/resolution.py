@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spec2fn.errors import ParameterError, nearest
-from spec2fn.refs import selection
 from spec2fn.refs.checksums import data_sha256, file_sha256
-from spec2fn.refs.lock import Lock, locked_paths
 from spec2fn.refs.reference import LazyReference, coerce_reference
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from spec2fn.refs.lock import Lock
 
 __all__ = ["References", "reference_types", "references"]
 
@@ -129,6 +129,8 @@ def references(
     used = ""
     missing: tuple[str, ...] = ()
     if lock is not None:
+        from spec2fn.refs.lock import locked_paths
+
         keys = {r: _key(role, r) for r in wanted}
         by_key, used = locked_paths(lock, keys.values())
         paths = {r: by_key[k] for r, k in keys.items()}
@@ -167,8 +169,8 @@ def reference_types(pipeline_or_reftypes: Iterable[Any]) -> tuple[str, ...]:
 
 def _overrides(
     overrides: Mapping[str, Any], reftypes: tuple[str, ...], exposure: Mapping[str, Any]
-) -> dict[str, tuple[Any, str]]:
-    out: dict[str, tuple[Any, str]] = {}
+) -> dict[str, tuple[LazyReference | xr.Dataset | None, str]]:
+    out = {}
     for reftype, value in overrides.items():
         if reftype not in reftypes:
             listed = ", ".join(reftypes) or "none"
@@ -199,6 +201,8 @@ def _override(
 def _selected(
     ds: xr.Dataset, reftypes: tuple[str, ...], context: str | None, *, allow_missing: bool
 ) -> tuple[dict[str, Path | None], str, tuple[str, ...]]:
+    from spec2fn.refs import selection
+
     used = selection.resolve_context(context)
     names = selection.select(selection.header_of(ds), reftypes, used)
     if not allow_missing:

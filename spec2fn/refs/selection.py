@@ -101,11 +101,8 @@ def header_of(ds: xr.Dataset) -> dict[str, Any]:
 def resolve_context(context: str | None = None) -> str:
     """Return the file name of the CRDS context to use.
 
-    Parameters
-    ----------
-    context : str, optional
-        ``jwst_1234.pmap``, or what CRDS understands besides (``latest``, ``jwst-edit``, a date).
-        Default: ``CRDS_CONTEXT``, else the server's default, else the last one the cache knows.
+    `context` is ``jwst_1234.pmap``, or what CRDS understands besides (``latest``, ``jwst-edit``, a
+    date). Default: ``CRDS_CONTEXT``, else the server's, else the last one the cache knows.
 
     Raises
     ------
@@ -122,16 +119,9 @@ def resolve_context(context: str | None = None) -> str:
 def select(
     header: Mapping[str, Any], reftypes: Iterable[str], context: str | None = None
 ) -> dict[str, str | None]:
-    """Return the reference files CRDS assigns to an exposure; nothing is fetched.
+    """Return the reference files of some types that CRDS assigns to an exposure; fetch nothing.
 
-    Parameters
-    ----------
-    header : mapping
-        As :func:`header_of` returns it.
-    reftypes : iterable of str
-        CRDS reference types.
-    context : str, optional
-        See :func:`resolve_context`.
+    `header` is what :func:`header_of` returns, `context` what :func:`resolve_context` takes.
 
     Returns
     -------
@@ -154,11 +144,7 @@ def select(
         _fetch_rules(name, unread)
         found, unmatched, unread = _best(name, header, reftypes)
     if unread:
-        listed = ", ".join(unread)
-        msg = (
-            f"CRDS context {name} is incomplete in {_rules_folder()}: no {listed}; {_how_to(name)}"
-        )
-        raise InputError(msg)
+        raise InputError(f"{_incomplete(name, unread)}; {_how_to(name)}")
     if unmatched:
         reasons = "; ".join(f"{kind}: {why}" for kind, why in unmatched.items())
         msg = (
@@ -185,14 +171,7 @@ def missing_files(names: Mapping[str, str | None]) -> dict[str, Path]:
 
 
 def fetch(names: Mapping[str, str | None], context: str) -> dict[str, Path | None]:
-    """Bring reference files into the cache, and return where they are.
-
-    Parameters
-    ----------
-    names : mapping of str to (str or None)
-        As :func:`select` returns it.
-    context : str
-        Context the names were selected by.
+    """Bring reference files that :func:`select` found into the cache; return where they are.
 
     Raises
     ------
@@ -330,9 +309,13 @@ def _fetch_rules(context: str, names: Iterable[str]) -> None:
     if context in names:
         msg = f"CRDS context {context!r} is not in {_rules_folder()}{_known_contexts()}"
     else:
-        msg = f"CRDS context {context} is incomplete in {_rules_folder()}: no {', '.join(names)}"
+        msg = _incomplete(context, names)
     msg += f", and cannot be fetched ({reason}); {_how_to(context)}"
     raise InputError(msg)
+
+
+def _incomplete(context: str, names: Iterable[str]) -> str:
+    return f"CRDS context {context} is incomplete in {_rules_folder()}: no {', '.join(names)}"
 
 
 def _how_to(context: str) -> str:

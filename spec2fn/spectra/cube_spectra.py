@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.dq import PIXEL
-from spec2fn.host.fringes_1d import NO_FRINGES, correct_fringes_1d
-from spec2fn.kernels.circles import circle_weights
+from spec2fn.kernels.circles import circle_overlap, circle_sampled
 from spec2fn.kernels.cube_extraction import (
     CubeSums,
     clipping_limits,
@@ -18,45 +16,26 @@ from spec2fn.kernels.cube_extraction import (
     extract_whole,
 )
 from spec2fn.kernels.namespace import array_namespace, is_traced, safe_sqrt
-from spec2fn.modes import mode_of
+from spec2fn.modes import function_named, mode_of
 from spec2fn.plans.extraction.extract_cube import CubeExtractionPlan
-from spec2fn.plans.extraction.extract_images import VARIANCES
-from spec2fn.schema import RESIDUAL_FRINGES, with_warnings
-from spec2fn.spectra.datasets import spectra_dataset, with_wcs
-from spec2fn.typing import Array, Arrays, HostArray, Number
+from spec2fn.schema import VARIANCES, with_warnings
+from spec2fn.spectra.datasets import MEGA, spectra_dataset, with_wcs
+from spec2fn.typing import Array, Arrays, Number
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["extract_cube"]
 
-_LOG = logging.getLogger("spec2fn.extract_1d")
-MEGA = 1.0e6
 _BLOCK = 1 << 18  # voxels handled at a time in NumPy: they stay in the processor's cache
 
 Box = tuple[slice, slice]
 
 
 def extract_cube(ds: xr.Dataset, plan: CubeExtractionPlan) -> xr.Dataset:
-    """Extract the spectrum of a cube.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        ``sci``, ``err`` and optionally ``wmap`` and the variances, dims
-        ([integration,] wave, y, x).
-    plan : CubeExtractionPlan
-
-    Returns
-    -------
-    xarray.Dataset
-        dims ([integration,] spectrum, wave), with one spectrum.
-    """
+    """Extract the spectrum of a cube, as a Dataset with one spectrum."""
     sums = _sums(ds, plan)
     columns = _columns(ds, plan, sums)
-    if mode_of(ds).etalon:
-        # of values, not of a trace: the search for fringes decides by evidence
-        columns |= _fringe_columns(ds, plan, sums)
     out = with_wcs(_as_dataset(ds, plan, columns), ds)
     return out if is_traced(columns["flux"]) else with_warnings(out, *plan.warnings)
 
@@ -86,13 +65,12 @@ def _sums(ds: xr.Dataset, plan: CubeExtractionPlan) -> CubeSums:
     if len(parts) == 1:
         return parts[0]
 
-    def join(column: tuple[Any, ...]) -> object:
-        if isinstance(column[0], tuple):
-            return tuple(join(c) for c in zip(*column, strict=True))
-        return xp.concatenate(column, axis=-1)
+    def join(*columns: Any) -> Any:  # noqa: ANN401 - arrays, or tuples of them
+        if isinstance(columns[0], tuple):
+            return tuple(map(join, *columns))
+        return xp.concatenate(columns, axis=-1)
 
-    joined: list[Any] = [join(column) for column in zip(*parts, strict=True)]
-    return CubeSums(*joined)
+    return CubeSums(*map(join, *parts))
 
 
 def _block(
@@ -116,15 +94,12 @@ def _block(
     box = _box(plan.centre, radius if outer is None else xp.maximum(radius, outer), data.shape)
     data, cover, valid = data[(..., *box)], cover[(..., *box)], valid[(..., *box)]
     errors = tuple(e[(..., *box)] for e in errors)
+    shape, origin = (data.shape[-2], data.shape[-1]), (box[0].start, box[1].start)
 
     def disc(r: Array) -> Array:
-        return circle_weights(
-            plan.centre,
-            r,
-            (data.shape[-2], data.shape[-1]),
-            subpixels=plan.subpixels,
-            origin=(box[0].start, box[1].start),
-        )
+        if plan.subpixels:
+            return circle_sampled(plan.centre, r, shape, plan.subpixels, origin)
+        return circle_overlap(plan.centre, r, shape, origin)
 
     area = math.pi * radius * radius
     annulus, ring = None, xp.zeros_like(area)
@@ -190,19 +165,18 @@ def _box(centre: Array, reach: Array, shape: tuple[int, ...]) -> Box:
 def _columns(ds: xr.Dataset, plan: CubeExtractionPlan, sums: CubeSums) -> dict[str, Array]:
     """Columns in their final units."""
     xp = array_namespace(sums.flux)
-    gain: Number = 1.0
-    if plan.calibrated:
-        gain = ds["pixar_sr"].data * MEGA
+    gain: Number = ds["pixar_sr"].data * MEGA if plan.calibrated else 1.0
     correction: Number = 1.0 if plan.correction is None else plan.correction
     errors = plan.covar_scale**2
     pixels = _divisor(sums.npixels)
     below = _divisor(sums.npixels_background)
     single = len(sums.variances) == 1
+    bright, background = sums.flux / pixels, sums.background / below
     out = {
         "wavelength": plan.wavelength,
         "flux": sums.flux * gain * correction,
-        "surf_bright": sums.flux / pixels * correction,
-        "background": sums.background / below,
+        "surf_bright": bright * correction,
+        "background": background,
         "npixels": sums.npixels,
         "dq": xp.where(sums.empty, np.uint32(PIXEL["DO_NOT_USE"]), np.uint32(0)),
         "flux_error_cov": safe_sqrt(sums.variance_cov * _inflation(ds, plan)) * gain * correction,
@@ -220,6 +194,14 @@ def _columns(ds: xr.Dataset, plan: CubeExtractionPlan, sums: CubeSums) -> dict[s
         parts = [zero] * 3 if single else scaled
         for name, value in zip(VARIANCES, parts, strict=True):
             out[f"{prefix}_{name}"] = value
+    further = mode_of(ds).cube_columns
+    if further:
+        spectra = {
+            "flux": (sums.flux, gain * correction),
+            "surf_bright": (bright, correction),
+            "background": (background, 1.0),
+        }
+        out |= function_named(further, "spec2fn.spectra")(plan, spectra)
     return out
 
 
@@ -236,34 +218,6 @@ def _inflation(ds: xr.Dataset, plan: CubeExtractionPlan) -> Number:
 def _divisor(area: Array) -> Array:
     xp = array_namespace(area)
     return xp.where(area > 0, area, xp.ones_like(area))
-
-
-def _fringe_columns(ds: xr.Dataset, plan: CubeExtractionPlan, sums: CubeSums) -> dict[str, Array]:
-    """Columns without residual fringes; NaN where none were sought (always inside a trace)."""
-    xp = array_namespace(sums.flux)
-    if not plan.fringes or is_traced(sums.flux):
-        return {name: xp.full_like(sums.flux, np.nan) for name in RESIDUAL_FRINGES}
-    gain: Number = ds["pixar_sr"].data * MEGA if plan.calibrated else 1.0
-    correction: Number = 1.0 if plan.correction is None else plan.correction
-    raw = {
-        "rf_flux": (sums.flux, gain * correction),
-        "rf_surf_bright": (sums.flux / _divisor(sums.npixels), correction),
-        "rf_background": (sums.background / _divisor(sums.npixels_background), 1.0),
-    }
-    out = {}
-    for name, (spectrum, scale) in raw.items():
-        values = np.asarray(spectrum)
-        rows = [_without_fringes(row, plan, name) for row in values.reshape(-1, values.shape[-1])]
-        out[name] = np.reshape(rows, values.shape) * scale
-    return out
-
-
-def _without_fringes(spectrum: HostArray, plan: CubeExtractionPlan, name: str) -> HostArray:
-    correction = correct_fringes_1d(plan.wavelength, spectrum, plan.fringes)
-    if correction.skipped and correction.skipped != NO_FRINGES:
-        _LOG.warning("extract_1d: %s is not known: %s", name, correction.skipped)
-        return np.full_like(spectrum, np.nan)
-    return correction.flux
 
 
 def _as_dataset(ds: xr.Dataset, plan: CubeExtractionPlan, columns: Arrays) -> xr.Dataset:

@@ -25,7 +25,9 @@ from spec2fn.wcs.spectrum import SpectralWcs
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["join_spectra", "slit_metadata", "spectra_dataset", "with_wcs"]
+__all__ = ["MEGA", "join_spectra", "slit_metadata", "spectra_dataset", "with_wcs"]
+
+MEGA = 1.0e6  # Jy in a MJy
 
 # variable on ``slit`` -> variable on ``spectrum``: the FITS keyword in lower case
 _ALWAYS: Mapping[str, str] = {
@@ -56,17 +58,10 @@ _TRACES: Mapping[str, str] = {
 
 
 def slit_metadata(bucket: xr.Dataset) -> dict[str, Array]:
-    """Metadata of slits for the headers of their spectra.
+    """Metadata of slits, (spectrum,), for the headers of their spectra.
 
-    Parameters
-    ----------
-    bucket : xarray.Dataset
-
-    Returns
-    -------
-    dict of str to array, (spectrum,)
-        Shutters and planned sources only of slits that were planned with the MSA, whose
-        ``shutter_state`` is known.
+    Shutters and planned sources only of slits that were planned with the MSA, whose
+    ``shutter_state`` is known.
     """
     names = dict(_ALWAYS)
     if any(strings(bucket, "shutter_state")):
@@ -114,7 +109,11 @@ def join_spectra(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
     n_wave = max(d.sizes["wave"] for d in datasets)
     first = datasets[0]
     joined: dict[str, Any] = {}
-    for name in _names(datasets):
+    # those of the table, then the others, in the order they come
+    names = dict.fromkeys(n for n in EXTRACTED if n in first)
+    for d in datasets:
+        names |= dict.fromkeys(str(n) for n in d.variables)
+    for name in names:
         like = next(d for d in datasets if name in d).variables[name]
         if "spectrum" not in like.dims:
             joined[name] = like
@@ -131,9 +130,7 @@ def join_spectra(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
         coords={n: v for n, v in joined.items() if n in first.coords},
         attrs=first.attrs,
     )
-    if len(datasets) == 1:
-        return out
-    if "meta" not in first.attrs:  # inside a trace
+    if len(datasets) == 1 or "meta" not in first.attrs:  # which no trace has
         return out
     wcs: dict[str, Any] = {}
     records: dict[str, Any] = {}
@@ -151,29 +148,18 @@ def join_spectra(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
     return out.assign_attrs(meta=meta_of(first).replace(wcs=wcs, records=records))
 
 
-def _names(datasets: Sequence[xr.Dataset]) -> list[str]:
-    """Names of all variables: those of the table, then the others, in the order they come."""
-    names = [n for n in EXTRACTED if n in datasets[0]]
-    for d in datasets:
-        names += [str(n) for n in d.variables if n not in names]
-    return names
-
-
 def _padded(ds: xr.Dataset, name: str, like: xr.Variable, n_wave: int) -> Array:
     """A variable with the length `n_wave`; empty values if this Dataset does not have it."""
+    fill = np.nan if np.dtype(like.dtype).kind == "f" else np.zeros((), like.dtype)[()]
     if name not in ds:
         shape = tuple(n_wave if d == "wave" else ds.sizes[d] for d in like.dims)
-        if like.dtype.kind == "f":
-            return np.full(shape, np.nan, dtype=like.dtype)
-        return np.zeros(shape, dtype=like.dtype)
+        return np.full(shape, fill, dtype=like.dtype)
     data = ds.variables[name].data
     missing = n_wave - ds.sizes["wave"]
     if "wave" not in like.dims or missing == 0:
         return data
-    xp = array_namespace(data)
     edges = [(0, missing if d == "wave" else 0) for d in like.dims]
-    fill = np.nan if np.dtype(data.dtype).kind == "f" else 0
-    return xp.pad(data, edges, constant_values=fill)
+    return array_namespace(data).pad(data, edges, constant_values=fill)
 
 
 def spectra_dataset(
@@ -199,11 +185,6 @@ def spectra_dataset(
         Position angle of the aperture [deg].
     calibrated : bool
         Whether the columns are in their units, or in those of count rates.
-
-    Returns
-    -------
-    xarray.Dataset
-        dims ([integration,] spectrum, wave).
     """
     import xarray as xr
 
@@ -247,16 +228,7 @@ def _count_rate(unit: str, name: str) -> str:
 def with_wcs(
     spectra: xr.Dataset, source: xr.Dataset, records: Mapping[str, Any] | None = None
 ) -> xr.Dataset:
-    """Return spectra with the headers of what they were extracted from, and a WCS for each.
-
-    Parameters
-    ----------
-    spectra : xarray.Dataset
-        From :func:`spectra_dataset`; as it is inside a trace.
-    source : xarray.Dataset
-    records : mapping, optional
-        To be recorded besides.
-    """
+    """Return spectra with the headers of their `source`, and a WCS for each, outside of a trace."""
     if is_traced(spectra["flux"].data):
         return spectra
     position = np.stack([spectra["slit_ra"].values, spectra["slit_dec"].values], axis=1)

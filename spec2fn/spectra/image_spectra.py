@@ -19,14 +19,13 @@ from spec2fn.kernels.extraction import (
 from spec2fn.kernels.namespace import array_namespace, is_traced, positive_root
 from spec2fn.pieces import Exposure, pieces_of
 from spec2fn.plans.extraction.extract_images import (
-    VARIANCES,
     GroupPlan,
     ImagesPlan,
     bad_pixels,
     pixel_planes,
 )
-from spec2fn.schema import COMMON_ERROR, COMMON_SHARE, NOT_EXTRACTED
-from spec2fn.spectra.datasets import join_spectra, slit_metadata, spectra_dataset, with_wcs
+from spec2fn.schema import COMMON_ERROR, COMMON_SHARE, NOT_EXTRACTED, VARIANCES
+from spec2fn.spectra.datasets import MEGA, join_spectra, slit_metadata, spectra_dataset, with_wcs
 from spec2fn.spectra.images import saved_images
 from spec2fn.typing import Array, Arrays, Number
 
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["extract_images"]
-
-MEGA = 1.0e6
 
 # what is known of the one source of an image, by its name in the table of spectra
 _OF_SOURCE = {
@@ -47,20 +44,9 @@ _OF_SOURCE = {
 
 
 def extract_images(ds: Exposure, plan: ImagesPlan, saved: tuple[bool, bool, bool]) -> xr.Dataset:
-    """Extract the spectrum of an image, or of every slit.
+    """Extract the spectrum of an image, or of every slit, sorted by id.
 
-    Parameters
-    ----------
-    ds : xarray.Dataset or Slits
-        ``sci`` and the other planes, dims ([slit,] [integration,] y, x).
-    plan : ImagesPlan
-    saved : (bool, bool, bool)
-        Which images to keep in ``meta.records``: spatial profile, model of the image, residual.
-
-    Returns
-    -------
-    xarray.Dataset
-        dims ([integration,] spectrum, wave); of slits, sorted by id.
+    `saved` says which images to keep in ``meta.records``: spatial profile, model, residual.
     """
     buckets = pieces_of(ds)
     single = "slit" not in buckets[0]["sci"].dims
@@ -135,7 +121,7 @@ def _extract_group(
     common = _common_error(ds, plan, data)
     if common is not None:
         squared = squared + common_variance(spectrum.weights, spectrum.fitted, common)
-    columns["flux_error_cov"] = (squared, "error")
+    columns["flux_error_cov"] = (squared, "variance")
     return spectrum, _calibrate(plan, columns, spectrum.npixels, scale)
 
 
@@ -148,23 +134,19 @@ def _oriented(array: Array, plan: GroupPlan) -> Array:
 
 def _inputs(ds: xr.Dataset, plan: GroupPlan) -> tuple[Array, Array, dict[str, Array]]:
     """Data, good pixels and variances in the window, float64 and finite where good."""
-    y0, y1, x0, x1 = plan.window
-    planes = {n: p[..., y0:y1, x0:x1] for n, p in pixel_planes(ds).items()}
+    planes = {n: _oriented(p, plan) for n, p in pixel_planes(ds).items()}
     bad = bad_pixels(planes)
     xp = array_namespace(bad)
 
-    def turned(plane: Array) -> Array:
-        return xp.swapaxes(plane, -1, -2) if plan.dispaxis == 1 else plane
-
     def plane(name: str) -> Array:
         value = planes[name]
-        return turned(xp.where(bad, xp.zeros_like(value), value).astype(np.float64))
+        return xp.where(bad, xp.zeros_like(value), value).astype(np.float64)
 
     data = plane("sci")
     # one component may not have come up, but an error of which nothing is known is not 0
     absent = xp.full_like(data, 0.0 if any(n in planes for n in VARIANCES) else np.nan)
     variances = {n: plane(n) if n in planes else absent for n in VARIANCES}
-    return data, turned(~bad), variances
+    return data, ~bad, variances
 
 
 def _aligned(array: Array, ndim: int) -> Array:
@@ -225,9 +207,7 @@ def _common_error(ds: xr.Dataset, plan: GroupPlan, data: Array) -> Array | None:
 
 
 def _columns(
-    spectrum: Extraction,
-    variances: Arrays,
-    bright: Array,
+    spectrum: Extraction, variances: Arrays, bright: Array
 ) -> dict[str, tuple[Array, str]]:
     """Columns in data units, with the kind of scaling each needs."""
     xp = array_namespace(spectrum.flux)
@@ -301,7 +281,6 @@ def _calibrate(
     factor = {
         "value": gain * correction,
         "variance": gain * gain * correction * correction,
-        "error": gain * gain * correction * correction,
         "sb": correction,
         "sb_variance": correction * correction,
         "bkg": per_area,

@@ -20,21 +20,9 @@ __all__ = ["saved_images"]
 def saved_images(
     bucket: xr.Dataset, plan: GroupPlan, spectrum: Extraction, wanted: tuple[bool, bool, bool]
 ) -> dict[str, xr.Dataset]:
-    """Return the images the user asked for, named by the slits if there are any.
+    """Return the images the user asked for, named by the slits of the group if there are any.
 
-    Parameters
-    ----------
-    bucket : xarray.Dataset
-        The slits of the group.
-    plan : GroupPlan
-    spectrum : Extraction
-    wanted : (bool, bool, bool)
-        Spatial profile (y, x), model of the image, residual, ([integration,] y, x).
-
-    Returns
-    -------
-    dict of str to xarray.Dataset
-        ``profile``, ``scene_model``, ``residual``.
+    They are ``profile`` (y, x), ``scene_model`` and ``residual``, ([integration,] y, x).
     """
     weights = np.array(plan.weights)
     if plan.nod_weights is not None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from spec2fn.engine.step import step
 from spec2fn.errors import InputError
 from spec2fn.modes import mode_named, mode_of
-from spec2fn.parameters import Range
+from spec2fn.parameters import Parameters, Range
 from spec2fn.schema import meta_of, set_scalars, with_attrs, with_meta, with_warnings
-from spec2fn.wcs.assign import WcsOptions, builder_for
+from spec2fn.wcs.assign import builder_for
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -145,19 +145,23 @@ def assign_wcs(
     if not isinstance(exp_type, str):
         msg = f"assign_wcs: keyword EXP_TYPE is {exp_type!r}, needs the name of a mode"
         raise InputError(msg)
-    options = WcsOptions(
-        slit_y_low,
-        slit_y_high,
-        wavelength_range,
-        msa_metadata[0] if msa_metadata else None,
-        nrs_ifu_slice_wcs,
-        grism_rotation,
-        grism_inverse,
-        grism_reference,
+    refs = dict(zip(_REFS, references, strict=False))
+    if msa_metadata:
+        refs["msa_metadata"] = msa_metadata[0]
+    params = Parameters(
+        "assign_wcs",
+        {
+            "slit_y_low": slit_y_low,
+            "slit_y_high": slit_y_high,
+            "wavelength_range": wavelength_range,
+            "nrs_ifu_slice_wcs": nrs_ifu_slice_wcs,
+            "grism_rotation": grism_rotation,
+            "grism_inverse": grism_inverse,
+            "grism_reference": grism_reference,
+        },
     )
-    built = builder_for(mode_named(exp_type, str(ds.attrs.get("lamp_mode", ""))))(
-        ds, dict(zip(_REFS, references, strict=False)), options
-    )
+    build = builder_for(mode_named(exp_type, str(ds.attrs.get("lamp_mode", ""))))
+    built = build(ds, refs, params)
     planes = dict(built.planes)
     if not planes and built.of_pixels and not isinstance(built.wcs, Mapping):
         shape = ds["sci"].shape[-2:]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import TYPE_CHECKING, Annotated, Any
 
 from spec2fn.engine.step import PLANNED, Skip, as_reference, step
+from spec2fn.errors import ParameterError
 from spec2fn.kernels.namespace import is_traced
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, Range
 from spec2fn.plans.background.background import (
     BackgroundPlan,
     combine_backgrounds,
-    require_opened,
+    grating_wheel_differs,
 )
 from spec2fn.plans.background.slitless import ScaledBackgroundPlan, plan_scaled_background
-from spec2fn.plans.flux.flat_field import is_path
-from spec2fn.plans.slits.grating_wheel import grating_wheel_differs
 from spec2fn.schema import replace_data, with_meta
 
 if TYPE_CHECKING:
@@ -39,9 +39,14 @@ def plan_background(
         if bkg is None:
             return Skip("no bkg reference")
         given: Any = params.wfss_mask
-        mask = as_reference(given, "mask") if is_path(given) else given
+        mask = as_reference(given, "mask") if isinstance(given, (str, PathLike)) else given
         return plan_scaled_background(ds, bkg, wavelengthrange, sourcecat, params, mask)
-    require_opened(background, params.bkg_list)
+    if params.bkg_list and not background:
+        msg = (
+            f"background: bkg_list names {', '.join(params.bkg_list)}, which only a run from files"
+            " opens; pass the opened exposures as background=(dataset, ...)"
+        )
+        raise ParameterError(msg)
     if not background:
         return Skip("no background exposures")
     turned = grating_wheel_differs(ds, background)

@@ -9,6 +9,7 @@ from spec2fn.modes import mode_of
 from spec2fn.plans.flux.barshadow import BarshadowPlan, plan_barshadow
 from spec2fn.plans.flux.factors import apply_factor
 from spec2fn.plans.slits.slit_frame import require_slits
+from spec2fn.schema import need
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -82,5 +83,4 @@ def barshadow(
     -----
     Algorithm: JWST pipeline documentation, barshadow step.
     """
-    assert barshadow is not None
-    return apply_factor(ds, plan.factor(ds, barshadow), inverse=inverse)
+    return apply_factor(ds, plan.factor(ds, need(barshadow, (), "barshadow")), inverse=inverse)

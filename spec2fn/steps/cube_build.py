@@ -6,11 +6,11 @@ import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from spec2fn.cubes import Cubes
-from spec2fn.dq import Pixel
+from spec2fn.dq import PIXEL, UNUSABLE
 from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels import cubes as kernel
 from spec2fn.kernels.cubes import CubeOperator
-from spec2fn.kernels.namespace import array_namespace, is_traced, positive_root
+from spec2fn.kernels.namespace import array_namespace, is_traced, positive_root, usable
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, Range
 from spec2fn.plans.cubes.cube_build import (
@@ -19,7 +19,7 @@ from spec2fn.plans.cubes.cube_build import (
     OneCubePlan,
     make_plan,
 )
-from spec2fn.schema import meta_of, set_scalars, with_attrs, with_meta
+from spec2fn.schema import VARIANCES, meta_of, set_scalars, with_attrs, with_meta
 from spec2fn.typing import Array
 from spec2fn.wcs.cube_wcs import with_cards
 
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["cube_build", "plan_cube_build"]
 
-_BAD_BITS = int(Pixel.DO_NOT_USE | Pixel.NON_SCIENCE)
-_HOLE = int(Pixel.DO_NOT_USE)
-_OUTSIDE = int(Pixel.DO_NOT_USE | Pixel.NON_SCIENCE)
-_VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
 # what describes the pointing of the exposure says nothing about the cube
 _GONE = ("V2_REF", "V3_REF", "RA_REF", "DEC_REF", "ROLL_REF", "V3I_YANG", "VPARITY")
 
@@ -193,11 +189,9 @@ def _cube(ds: xr.Dataset, part: OneCubePlan, labels: dict[str, str], *, holes: b
     op = part.operator
     sci, err, dq = (ds[n].data for n in ("sci", "err", "dq"))
     xp = array_namespace(sci, err)
-    good = (dq & xp.asarray(_BAD_BITS, dtype=dq.dtype)) == 0
-    for values in (sci, err, *(ds[n].data for n in _VARIANCES if n in ds)):
-        good = good & xp.isfinite(values)
+    good = usable(dq, sci, err, *(ds[n].data for n in VARIANCES if n in ds))
     # gathering is what takes time
-    sci, err, good = (_pixels(plane, op) for plane in (sci, err, good))
+    sci, err, good = (p.reshape(*p.shape[:-2], -1)[..., op.pixels] for p in (sci, err, good))
     found = kernel.combine(op, sci, err, good)
     weight, var = found["weight"], found["var"]
     reached = weight > 0
@@ -229,16 +223,11 @@ def _cube(ds: xr.Dataset, part: OneCubePlan, labels: dict[str, str], *, holes: b
     return _assembled(ds, part, new, labels)
 
 
-def _pixels(plane: Array, op: CubeOperator) -> Array:
-    flat = plane.reshape(*plane.shape[:-2], plane.shape[-2] * plane.shape[-1])
-    return flat[..., op.pixels]
-
-
 def _flags(
     op: CubeOperator, keep: Array, reached: Array, dtype: np.dtype[Any], *, holes: bool
 ) -> Array:
     xp = array_namespace(keep)
-    outside, hole, none = (xp.asarray(v, dtype=dtype) for v in (_OUTSIDE, _HOLE, 0))
+    outside, hole, none = (xp.asarray(v, dtype=dtype) for v in (UNUSABLE, PIXEL["DO_NOT_USE"], 0))
     flags = xp.where(keep, none, outside)
     if holes:
         every = xp.ones(op.pixels.shape[0], dtype="float32")
@@ -250,8 +239,7 @@ def _flags(
 def _assembled(
     ds: xr.Dataset, part: OneCubePlan, new: dict[str, Any], labels: dict[str, str]
 ) -> xr.Dataset:
-    gone = [n for n, v in ds.variables.items() if {"y", "x"} & set(v.dims)]
-    out = ds.drop_vars(gone).assign(new)
+    out = ds.drop_dims(["y", "x"]).assign(new)
     out = set_scalars(out, pixar_sr=part.pixar_sr, pixar_a2=part.pixar_a2)
     # cubes by integration have no data model of their own; this one has arrays of four dimensions
     model = "QuadModel" if "integration" in ds["sci"].dims else "IFUCubeModel"

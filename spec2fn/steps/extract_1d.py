@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["extract_1d"]
 
-_UNCORRECTED = {"apcorr": "light outside the apertures of point sources is not corrected for"}
-
 
 def _plan(
     ds: Exposure,
@@ -51,7 +49,9 @@ def _without(ds: Exposure, params: Parameters) -> Mapping[str, str]:
         types += strings(part, "source_type") if several else [part.attrs.get("source_type", "")]
     traces = mode_of(ds).layout == "traces" and not mode_of(ds).one_source
     effects = {} if _is_cube(ds) or traces else {"extract1d": "the whole image is summed"}
-    return effects | (_UNCORRECTED if params.apply_apcorr and "POINT" in types else {})
+    if params.apply_apcorr and "POINT" in types:
+        effects["apcorr"] = "light outside the apertures of point sources is not corrected for"
+    return effects
 
 
 @step(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, Range
-from spec2fn.plans.slits.extract_2d import Extract2dPlan, bucket, chosen, cut_outs, cut_wcs
+from spec2fn.plans.slits.extract_2d import Extract2dPlan, bucket, chosen, cut_outs, slit_wcs
 from spec2fn.plans.slits.grism_cutouts import plan_grism_cutouts
 from spec2fn.plans.slits.trace_window import WindowPlan, plan_window
 from spec2fn.schema import meta_of
@@ -39,11 +39,12 @@ def _plan(
 
 
 def _plan_slits(ds: xr.Dataset, params: Parameters) -> Extract2dPlan:
-    cuts, left_out = cut_outs(ds, chosen(ds, params.slit_names, params.source_ids))
-    wcs = cut_wcs(ds, cuts)
+    whole = slit_wcs(ds)
+    ids = chosen(whole.batch.slits, params.slit_names, params.source_ids)
+    wcs, left_out = cut_outs(whole, ids, (ds.sizes["x"], ds.sizes["y"]))
     positions = _measured_positions(ds, wcs)
-    groups = group_shapes([(int(y), int(x)) for x, y in cuts.size])
-    buckets = tuple(bucket(ds, cuts.take(group), positions) for group in groups)
+    groups = group_shapes([(int(y), int(x)) for x, y in wcs.sizes[list(wcs.ids)]])
+    buckets = tuple(bucket(wcs, [wcs.ids[i] for i in group], positions) for group in groups)
     return Extract2dPlan(buckets, wcs, left_out)
 
 

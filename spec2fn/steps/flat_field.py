@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from os import PathLike
+from typing import TYPE_CHECKING, Any
 
 from spec2fn.engine.step import PLANNED, Skip, as_reference, step
 from spec2fn.kernels.namespace import is_traced
 from spec2fn.modes import mode_of
 from spec2fn.plans.flux.factors import Factor, apply_factor
-from spec2fn.plans.flux.flat_field import FlatFieldPlan, is_path, plan_image_flat
+from spec2fn.plans.flux.flat_field import FlatFieldPlan, plan_image_flat
 from spec2fn.plans.flux.nirspec_flat import plan_ifu_flat, plan_spectral_flat
 from spec2fn.plans.flux.spectral_flat import SpectralFlatPlan
 from spec2fn.plans.flux.supplied_flat import SuppliedFlatPlan, plan_supplied_flat
@@ -39,20 +40,20 @@ def _plan(
     exp_type = mode.exp_type or "this exposure"
     given = params.user_supplied_flat
     slits, slices = mode.layout == "slits", mode.sliced and not mode.etalon
-    if slits and not mode.lamp and given is not None:
-        return plan_supplied_flat(ds, as_reference(given, "flat", ds.attrs))
-    if (slits or slices) and not mode.lamp and given is None:
+    if mode.lamp:
+        return Skip(f"no two-dimensional flat applies to {exp_type}")
+    if given is None and (slits or slices):
         parts = {"fflat": fflat, "sflat": sflat, "dflat": dflat}
         if all(part is None for part in parts.values()):
             return Skip(f"no fflat, sflat or dflat reference for {exp_type}")
         return (plan_spectral_flat if slits else plan_ifu_flat)(ds, parts, params)
-    if mode.lamp:
-        return Skip(f"no two-dimensional flat applies to {exp_type}")
     if given is None:
         if flat is None:
             return Skip(f"no flat reference for {exp_type}")
         return plan_image_flat(flat, ds)
-    if not is_path(given):
+    if slits:
+        return plan_supplied_flat(ds, as_reference(given, "flat", ds.attrs))
+    if not isinstance(given, (str, PathLike)):
         return plan_image_flat(given, ds, "user_supplied_flat")
     opened = as_reference(given, "flat", ds.attrs)
     plan = plan_image_flat(opened, ds, "user_supplied_flat")
@@ -104,12 +105,11 @@ def flat_field(
         NIRSpec IFU also ``wavelength`` [um] and ``slice_id``, dims ``(y, x)``. NIRSpec slits: a
         bucket with ``wavelength`` [um], dims ``(slit, [integration,] y, x)``.
     flat : xarray.Dataset, optional
-        Flat with ``sci`` and, if known, ``err`` and ``dq``, dims ``(y, x)``. It is read here, not
-        in the plan, so that the result can be differentiated with respect to it.
+        Flat with ``sci`` and, if known, ``err`` and ``dq``, dims ``(y, x)``. As the others it is
+        read here, not in the plan: the result can be differentiated with respect to it.
     fflat, sflat, dflat : xarray.Dataset, optional
         Parts of the flats of NIRSpec spectra: images ``sci``, ``err``, ``dq`` (for MOS fore
         optics by quadrant: ``sci``, ``sci_2``, …), tables ``wavelength`` and ``fast_variation``.
-        Read here as well.
     plan : FlatFieldPlan, SpectralFlatPlan or SuppliedFlatPlan
         From ``flat_field.plan(ds, flat, ...)``.
     save_interpolated_flat : bool
@@ -148,7 +148,7 @@ def flat_field(
     Algorithm: JWST pipeline documentation, flat_field step ("Imaging and non-NIRSpec
     spectroscopic data", "NIRSpec spectroscopic data").
     """
-    given = flat if user_supplied_flat is None else user_supplied_flat
+    given: Any = flat if user_supplied_flat is None else user_supplied_flat
     factor = plan.factor(ds, given, fflat, sflat, dflat)
     out = apply_factor(ds, factor, inverse=inverse)
     if save_interpolated_flat and not is_traced(ds.variables["sci"].data):
@@ -159,17 +159,11 @@ def flat_field(
 def _record(ds: xr.Dataset, factor: Factor) -> xr.Dataset:
     import xarray as xr
 
+    dims = ("slit", "y", "x") if "slit" in ds.dims else ("y", "x")
     planes = {"sci": factor.value, "err": factor.error, "dq": factor.flags}
+    flat = xr.Dataset({n: (dims, p) for n, p in planes.items()}, attrs={"reftype": "flat"})
     if "slit" not in ds.dims:
-        return xr.Dataset(
-            {n: (("y", "x"), plane) for n, plane in planes.items()}, attrs={"reftype": "flat"}
-        )
+        return flat
     kept = ("wavelength", "slit_name", "xstart", "ystart", "xsize", "ysize")
-    return xr.Dataset(
-        {
-            **{n: (("slit", "y", "x"), plane) for n, plane in planes.items()},
-            **{n: ds[n].variable for n in kept if n in ds},
-        },
-        coords={"slit": ds["slit"].values},
-        attrs={"reftype": "flat"},
-    )
+    flat = flat.assign({n: ds[n].variable for n in kept if n in ds})
+    return flat.assign_coords(slit=ds["slit"].values)

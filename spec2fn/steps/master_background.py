@@ -275,22 +275,20 @@ def _on_pixels(
     # at the wavelengths that products hold: next to a cosmic ray the spectrum is so steep that
     # the digits they drop would be seen
     wavelength = bucket["wavelength"].values.astype(np.float32).astype(np.float64)
-    expanded = expand(spectrum, wavelength, variances=variances)
+    within, level, variance = expand(spectrum, wavelength, variances=variances)
     insert = (slice(None), None) if "integration" in bucket["sci"].dims else slice(None)
     gain = unit["sci"].values
     bit = np.uint32(PIXEL["DO_NOT_USE"])
     # what the corrections could not calibrate is NaN and flagged already
-    covered = expanded.covered[insert] & np.isfinite(gain) & (gain != 0)
+    covered = within[insert] & np.isfinite(gain) & (gain != 0)
     dq = np.where(covered, unit["dq"].values, unit["dq"].values | bit)
     usable = (dq & bit) == 0
     safe = np.where(usable, gain, np.ones((), dtype))
-    level = expanded.surf_bright.astype(dtype)[insert] / safe
-    planes = {"sci": np.where(usable, level, np.asarray(np.nan, dtype)), "dq": dq}
-    variance = (expanded.variance[insert] if expanded.variance.ndim else expanded.variance).astype(
-        dtype
-    )
-    planes["var_poisson"] = np.where(usable, variance / (safe * safe), np.asarray(np.nan, dtype))
-    planes["var_rnoise"] = np.where(usable, np.zeros((), dtype), np.asarray(np.nan, dtype))
+    nan = np.asarray(np.nan, dtype)
+    planes = {"sci": np.where(usable, level.astype(dtype)[insert] / safe, nan), "dq": dq}
+    variance = (variance[insert] if variance.ndim else variance).astype(dtype)
+    planes["var_poisson"] = np.where(usable, variance / (safe * safe), nan)
+    planes["var_rnoise"] = np.where(usable, np.zeros((), dtype), nan)
     planes["err"] = np.sqrt(planes["var_poisson"])
     dims = bucket["sci"].dims
     return bucket.assign({n: (dims, p, dict(bucket[n].attrs)) for n, p in planes.items()})

@@ -12,15 +12,7 @@ from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.kernels.namespace import is_jax
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, Range
-from spec2fn.plans.background.nsclean import (
-    NscleanPlan,
-    dark_pixels,
-    filled_flat,
-    flicker_noise,
-    how_to_fit,
-    mask_boxes,
-    slit_boxes,
-)
+from spec2fn.plans.background.nsclean import NscleanPlan, filled_flat, flicker_noise, make_plan
 from spec2fn.schema import replace_data, with_meta
 from spec2fn.subarray import subarray_slices
 from spec2fn.typing import Array, Arrays, HostArray
@@ -32,10 +24,7 @@ __all__ = ["nsclean", "plan_nsclean"]
 
 
 def plan_nsclean(
-    ds: xr.Dataset,
-    flat: xr.Dataset | None = None,
-    *,
-    params: Parameters,
+    ds: xr.Dataset, flat: xr.Dataset | None = None, *, params: Parameters
 ) -> NscleanPlan | Skip:
     """Find the pixels without light from the sky; see :func:`nsclean`."""
     mode = mode_of(ds)
@@ -44,31 +33,9 @@ def plan_nsclean(
     integrations = 1 if ds["sci"].ndim == 2 else ds["sci"].shape[0]
     if params.background_method == "median_image" and integrations < 2:
         return Skip("background_method='median_image' needs more than one integration")
-    shape = (ds["sci"].shape[-2], ds["sci"].shape[-1])
     given = None if params.user_mask is None else _given_mask(ds, params.user_mask)
-    newer = params.mask_science_regions
-    regions = params.mask_spectral_regions if newer is None else newer
-    boxes = slit_boxes(ds)
-    dark = np.ones(shape, dtype=bool)
-    if regions and given is None:
-        _require_wcs(ds, boxes)
-        dark = dark_pixels(ds, boxes or ())
-    return NscleanPlan(
-        dark=dark,
-        bright=mask_boxes(shape, (box for box, _ in boxes or ())),
-        flat=_flat_image(ds, flat) if params.apply_flat_field else None,
-        given=given,
-        **how_to_fit(ds, params),
-    )
-
-
-def _require_wcs(ds: xr.Dataset, boxes: object) -> None:
-    if ("wavelength" not in ds) if mode_of(ds).sliced else (boxes is None):
-        msg = (
-            "nsclean: mask_spectral_regions needs to know where the slits are; run assign_wcs on"
-            " this exposure first, or set mask_spectral_regions=False"
-        )
-        raise DatasetError(msg)
+    divisor = _flat_image(ds, flat) if params.apply_flat_field else None
+    return make_plan(ds, divisor, given, params)
 
 
 def _given_mask(ds: xr.Dataset, user_mask: object) -> HostArray:
@@ -96,15 +63,10 @@ def _flat_image(ds: xr.Dataset, flat: xr.Dataset | None) -> HostArray:
 
 
 def _chunkable(params: Parameters) -> bool:
-    return not (
-        params.single_mask
-        or params.background_method == "median_image"
-        or params.user_mask is not None
-        # what is kept must be that of the whole exposure
-        or params.save_mask
-        or params.save_background
-        or params.save_noise
-    )
+    # what is kept must be that of the whole exposure
+    together = ("single_mask", "save_mask", "save_background", "save_noise")
+    by_median = params.background_method == "median_image"
+    return not (by_median or params.user_mask is not None or any(params[n] for n in together))
 
 
 @step(
@@ -235,8 +197,7 @@ def _constant_noise(sci: Array, plan: NscleanPlan) -> Array:
 
     shape = jax.ShapeDtypeStruct(sci.shape, sci.dtype)
     constant = jax.lax.stop_gradient(jax.numpy.asarray(sci))
-    given = {name: getattr(plan, name) for name in plan.declared}
-    arrays = {name: value for name, value in given.items() if value is not None}
+    arrays = {name: a for name in plan.declared if (a := getattr(plan, name)) is not None}
     return jax.pure_callback(fit, shape, constant, arrays, vmap_method="sequential")
 
 

@@ -14,7 +14,7 @@ from spec2fn.plans.flux.nirspec_pathloss import (
 )
 from spec2fn.plans.flux.pathloss import PathlossPlan, plan_lrs_slit
 from spec2fn.plans.slits.slit_frame import require_slits
-from spec2fn.schema import require
+from spec2fn.schema import need, require
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -115,5 +115,4 @@ def pathloss(
     Algorithm: JWST pipeline documentation, pathloss step ("MIRI LRS", "NIRSpec MOS", "NIRSpec
     fixed slit", "NIRSpec IFU").
     """
-    assert pathloss is not None
-    return apply_factor(ds, plan.factor(ds, pathloss), inverse=inverse)
+    return apply_factor(ds, plan.factor(ds, need(pathloss, (), "pathloss")), inverse=inverse)

@@ -18,6 +18,7 @@ from spec2fn.plans.flux.nirspec_photom import (
     plan_slit_photom,
 )
 from spec2fn.plans.flux.photom import PhotomPlan, find_row, plan_spectral_response
+from spec2fn.schema import need
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -35,31 +36,27 @@ def _plan(
     mode = mode_of(ds)
     if photom is None:
         return Skip(f"no photom reference for {mode.exp_type or 'this exposure'}")
-    keys = {"filter": ds.attrs.get("filter"), "grating": ds.attrs.get("grating")}
-    no_row = "the photom reference has no row for filter"
-    if mode.layout == "slits":
-        plan = plan_slit_photom(ds, photom, area, params)
-        return plan or Skip(f"{no_row} {keys['filter']} and grating {keys['grating']}")
     if mode.etalon:
         return plan_mrs_photom(ds, photom, params)
+    second = "grating" if mode.layout == "slits" or mode.sliced else "subarray"
+    keys = {name: ds.attrs.get(name) for name in ("filter", second)}
+    no_row = " and ".join(f"{name} {value}" for name, value in keys.items())
+    no_row = f"the photom reference has no row for {no_row}"
+    if mode.layout == "slits":
+        return plan_slit_photom(ds, photom, area, params) or Skip(no_row)
     if mode.sliced:
-        row = find_row(photom, "photom", **keys)
-        if row is None:
-            return Skip(f"{no_row} {keys['filter']} and grating {keys['grating']}")
-        return plan_ifu_photom(ds, photom, area, row, params)
+        row = find_row(photom, **keys)
+        return Skip(no_row) if row is None else plan_ifu_photom(ds, photom, area, row, params)
     if mode.layout == "traces":
         traces = plan_grism_photom(ds, photom, params)
         return Skip(traces) if isinstance(traces, str) else traces
     if mode.layout != "image" or not mode.instrument:
         msg = f"photom: cannot calibrate {mode.exp_type or 'exposures of no type'}"
         raise InputError(msg)
-    keys = {"filter": ds.attrs.get("filter"), "subarray": ds.attrs.get("subarray")}
-    row = find_row(photom, "photom", **keys)
+    row = find_row(photom, **keys)
     if row is None:
-        row = find_row(photom, "photom", **{**keys, "subarray": "GENERIC"})
-    if row is None:
-        return Skip(f"{no_row} {keys['filter']} and subarray {keys['subarray']}")
-    return plan_spectral_response(ds, photom, row, params)
+        row = find_row(photom, **{**keys, "subarray": "GENERIC"})
+    return Skip(no_row) if row is None else plan_spectral_response(ds, photom, row, params)
 
 
 def _without(ds: xr.Dataset, _: Parameters) -> Mapping[str, str]:
@@ -164,5 +161,5 @@ def photom(
     Algorithm: JWST pipeline documentation, photom step ("Photometric conversion", "Time-dependent
     correction", "Pixel area data").
     """
-    assert photom is not None
-    return apply_factor(ds, plan.factor(ds, photom, area, inverse=inverse), inverse=inverse)
+    reference = need(photom, (), "photom")
+    return apply_factor(ds, plan.factor(ds, reference, area, inverse=inverse), inverse=inverse)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
-from spec2fn.dq import PIXEL
+from spec2fn.dq import UNUSABLE
 from spec2fn.engine.step import PLANNED, step
 from spec2fn.errors import DatasetError
 from spec2fn.host.slice_stacks import SlicesPlan, make_slices_plan
-from spec2fn.kernels.pixel_replace import Planes, fit_profile, minimum_gradient
+from spec2fn.kernels.pixel_replace import fit_profile, map_planes, minimum_gradient
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, Range
-from spec2fn.schema import meta_of, replace_data
+from spec2fn.schema import VARIANCES, meta_of, replace_data
 from spec2fn.typing import Array
 from spec2fn.wcs.coordinates import slice_map
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["pixel_replace"]
-
-
-_ELSEWHERE = PIXEL["DO_NOT_USE"] | PIXEL["NON_SCIENCE"]
 
 
 def _plan(ds: xr.Dataset, *, params: Parameters) -> SlicesPlan:
@@ -89,14 +86,13 @@ def pixel_replace(
     (https://jwst-pipeline.readthedocs.io). The scale of ``fit_profile`` is the exact minimum of
     the squared differences.
     """
-    planes = Planes(
-        ds["sci"].data,
-        ds["dq"].data,
-        {"err": ds["err"].data},
-        {v: ds[v].data for v in ("var_poisson", "var_rnoise", "var_flat") if v in ds},
-    )
+    planes = {n: ds[n].data for n in ("sci", "dq", "err", *VARIANCES) if n in ds}
     if algorithm == "mingrad":
-        out = minimum_gradient(planes, _true_size(ds))
+        size = None
+        if "slit" in ds.dims:  # of padded slits, shaped like the leading axes
+            more = (1,) * (ds["sci"].ndim - 3)
+            size = (ds["ysize"].data.reshape(-1, *more), ds["xsize"].data.reshape(-1, *more))
+        out = minimum_gradient(planes, size)
     else:
         dispaxis = ds.attrs.get("dispaxis")
         if dispaxis not in (1, 2):
@@ -109,16 +105,8 @@ def pixel_replace(
 
         def cut(image: Array) -> Array:
             # pixels of other slices are no part of the image of a slice
-            return plan.cut(image, np.nan if image.dtype.kind == "f" else _ELSEWHERE)
+            return plan.cut(image, np.nan if image.dtype.kind == "f" else UNUSABLE)
 
-        out = planes.map(plan.paste, fit_profile(planes.map(cut), dispaxis, n_adjacent_cols))
-    return replace_data(ds, sci=out.sci, dq=out.dq, **out.errors, **out.variances)
-
-
-def _true_size(ds: xr.Dataset) -> tuple[Any, Any] | None:
-    # of padded slits, shaped like the leading axes
-    if "slit" not in ds.dims:
-        return None
-    more = (1,) * (ds["sci"].ndim - 3)
-    height, width = (ds[name].data.reshape(-1, *more) for name in ("ysize", "xsize"))
-    return height, width
+        fitted = fit_profile(map_planes(cut, planes), dispaxis, n_adjacent_cols)
+        out = map_planes(plan.paste, planes, fitted)
+    return replace_data(ds, None, **out)

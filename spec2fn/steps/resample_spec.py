@@ -7,23 +7,24 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
-from spec2fn.dq import Pixel
+from spec2fn.dq import UNUSABLE
 from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.errors import ParameterError
 from spec2fn.kernels import resampling
-from spec2fn.kernels.namespace import array_namespace, is_traced, positive_root
+from spec2fn.kernels.namespace import array_namespace, is_traced, positive_root, safe_sqrt
 from spec2fn.parameters import Parameters, Range
 from spec2fn.plans.resampling.resample import ResamplePlan, make_plan
 from spec2fn.schema import (
     COMMON_ERROR,
     COMMON_SHARE,
     SCALARS,
+    VARIANCES,
     set_scalars,
     with_attrs,
     with_meta,
     with_problems,
 )
-from spec2fn.slits import PADDING, as_one_slit
+from spec2fn.slits import as_one_slit
 from spec2fn.typing import Array
 
 if TYPE_CHECKING:
@@ -31,12 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["plan_resample_spec", "resample_spec"]
 
-_BAD_BITS = int(Pixel.DO_NOT_USE | Pixel.NON_SCIENCE)
-_VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
-_PLANES = ("sci", "err", "dq", *_VARIANCES, COMMON_SHARE)
-# planes with another dim before y and x, and what stands beyond the edges of a slit instead of NaN
-_INNER = {"con": "context", "covariance": "lag"}
-_OUTSIDE = {"dq": PADDING, "con": 0, "wht": 0, "covariance": 0}
+_PLANES = ("sci", "err", "dq", *VARIANCES, COMMON_SHARE)
+# what stands beyond the edges of a slit instead of NaN
+_OUTSIDE = {"dq": UNUSABLE, "con": 0, "wht": 0, "covariance": 0}
 
 
 def plan_resample_spec(ds: xr.Dataset, *, params: Parameters) -> ResamplePlan | Skip:
@@ -162,21 +160,20 @@ def resample_spec(
     slits = as_one_slit(ds, _PLANES) if alone else ds
     planes = _resampled(slits, plan, weight_type, _fill(fillval), flags=propagate_dq)
     xp = array_namespace(planes["sci"])
-    count, (ny, nx) = len(plan.problems), plan.shape
+    count, ny, nx = plan.wavelength.shape
     inside = (xp.arange(nx) < xp.asarray(plan.xsize)[:, None, None]) & (
         xp.arange(ny)[:, None] < xp.asarray(plan.ysize)[:, None, None]
     )
     new: dict[str, Any] = {}
     for name, flat in planes.items():
-        inner = {"con": (1,), "covariance": (plan.pairs.lags,)}.get(name, ())
-        data = flat.reshape(*flat.shape[:-1], *inner, count, ny, nx)
+        inner = {"con": {"context": 1}, "covariance": {"lag": plan.pairs.lags}}.get(name, {})
+        data = flat.reshape(*flat.shape[:-1], *inner.values(), count, ny, nx)
         data = xp.where(inside, data, xp.asarray(_OUTSIDE.get(name, math.nan), dtype=data.dtype))
-        dims = (*slits["sci"].dims[:-2], *([_INNER[name]] if inner else ()), "y", "x")
+        dims = (*slits["sci"].dims[:-2], *inner, "y", "x")
         new[name] = (dims, xp.moveaxis(data, -3, 0), dict(ds[name].attrs) if name in ds else {})
     new["wavelength"] = (("slit", "y", "x"), plan.wavelength, {"units": "um"})
-    gone = [n for n, v in ds.variables.items() if {"y", "x"} & set(v.dims)]
     out = with_attrs(
-        ds.drop_vars(gone),
+        ds.drop_dims(["y", "x"]),
         model="SlitModel" if alone else "MultiSlitModel",
         resample_ndriz=1,
         resample_weight_type=weight_type,
@@ -191,20 +188,19 @@ def _resampled(
     """Return the planes of the output: all slits on top of each other, pixels in the last axis."""
     planes_in = {n: _pixels(ds[n].data, plan) for n in _PLANES if n in ds}
     sci, dq = planes_in["sci"], planes_in["dq"]
-    var = {n: planes_in[n] for n in _VARIANCES if n in planes_in}
+    var = {n: planes_in[n] for n in VARIANCES if n in planes_in}
     xp = array_namespace(sci, *var.values())
     overlap = plan.overlap
     weight = resampling.drizzle_weight(
         dq,
         (sci, planes_in["err"], *var.values()),
-        _BAD_BITS,
         weight_type=weight_type,
         var_rnoise=var.get("var_rnoise"),
         exposure_time=plan.exposure_time,
     )
     coefficient, total = resampling.coefficients(overlap, weight)
     # how values change with the size of the pixel, and that change, by pixel
-    size = plan.shape[0] * plan.shape[1]
+    size = math.prod(plan.wavelength.shape[1:])
     scale, ratio = (
         xp.repeat(xp.asarray(v), size).astype(sci.dtype) for v in (plan.scale, plan.ratio)
     )
@@ -213,10 +209,7 @@ def _resampled(
     for name, values in var.items():
         out[name] = growth * resampling.resample_variance(overlap, coefficient, values)
     summed = sum((out[n] for n in var), start=xp.zeros_like(out["sci"]))
-    positive = summed > 0
-    out["err"] = xp.where(
-        positive, xp.sqrt(xp.where(positive, summed, xp.ones_like(summed))), summed
-    )
+    out["err"] = safe_sqrt(summed)
     variance = sum(var.values(), start=xp.zeros_like(sci))
     gain = scale[overlap.rows] * coefficient
     out["variance_cov"] = resampling.apply(overlap, gain * gain, variance)

@@ -20,13 +20,12 @@ from spec2fn.wcs.coordinates import with_coordinates
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["plan_residual_fringe", "residual_fringe"]
+__all__ = ["residual_fringe"]
 
 
-def plan_residual_fringe(
+def _plan(
     ds: xr.Dataset, fringefreq: xr.Dataset | None = None, *, params: Parameters
 ) -> ResidualFringePlan | Skip:
-    """Find the fringes of every column of every slice; see :func:`residual_fringe`."""
     mode = mode_of(ds)
     if not mode.etalon:
         return Skip(f"residual fringes are only corrected for MIR_MRS, not {mode.exp_type}")
@@ -54,7 +53,7 @@ def plan_residual_fringe(
     reads=("sci", "err", "dq"),
     traceable=True,
     skip=True,
-    planner=plan_residual_fringe,
+    planner=_plan,
     ordered=(("ignore_region_min", "ignore_region_max"),),
 )
 def residual_fringe(

@@ -10,13 +10,7 @@ from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters
-from spec2fn.plans.slits.srctype import (
-    SourceTypePlan,
-    decide_source_type,
-    is_time_series,
-    type_by_stellarity,
-    types_of_fixed_slits,
-)
+from spec2fn.plans.slits.srctype import SourceTypePlan, decide_source_type, is_time_series
 from spec2fn.schema import meta_of, with_attrs, with_warnings
 
 if TYPE_CHECKING:
@@ -24,11 +18,16 @@ if TYPE_CHECKING:
 
 __all__ = ["srctype"]
 
+_POINTLIKE = 0.75  # stellarity, from 0 (extended) to 1, above which a source counts as a point
+
 
 def _plan(ds: xr.Dataset, *, params: Parameters) -> SourceTypePlan | Skip:
     mode = mode_of(ds)
     if mode.shutters and "stellarity" in ds:
-        types = tuple(type_by_stellarity(float(v)) for v in ds["stellarity"].values)
+        # a negative one stands for a place that was planned as a point
+        stellarity = ds["stellarity"].values
+        points = (stellarity < 0) | (stellarity > _POINTLIKE)
+        types = tuple("POINT" if point else "EXTENDED" for point in points)
         return SourceTypePlan("", ds.attrs.get("source_type_apt"), types)
     if "is_extended" in ds:
         extended = ds["is_extended"].values
@@ -47,8 +46,11 @@ def _plan(ds: xr.Dataset, *, params: Parameters) -> SourceTypePlan | Skip:
     names = [str(n) for n in ds["slit_name"].values]
     if not mode.several_slits:
         return SourceTypePlan(decided, requested, (decided,) * len(names), warnings=warnings)
-    slits = types_of_fixed_slits(names, ds.attrs.get("fixed_slit"), decided)
-    return SourceTypePlan(decided, requested, *slits, warnings)
+    # the target is in the primary slit, the others see the sky; an extended one has no position
+    primary = [name == ds.attrs.get("fixed_slit") for name in names]
+    types = tuple(decided if target else "EXTENDED" for target in primary)
+    centred = tuple(target and decided == "EXTENDED" for target in primary)
+    return SourceTypePlan(decided, requested, types, centred, warnings)
 
 
 def _warning(ds: xr.Dataset, decided: str) -> str:

@@ -26,7 +26,7 @@ _CUTOUT = 20  # pixel
 _FEWEST = 10  # finite pixels in the cutout
 
 
-def plan_targ_centroid(
+def _plan(
     ds: xr.Dataset,
     filteroffset: xr.Dataset | None,
     distortion: xr.Dataset | None,
@@ -38,16 +38,6 @@ def plan_targ_centroid(
 
     The fitted position is freed of the dither of the image, moved to the subarray and dither of
     the science exposure, and corrected for the offset between the filters.
-
-    Parameters
-    ----------
-    ds, filteroffset, distortion, target_acquisition
-        See :func:`targ_centroid`.
-    params : Parameters
-
-    Returns
-    -------
-    TargetPosition or Skip
     """
     mode = mode_of(ds)
     if not mode.acquisition:
@@ -122,7 +112,7 @@ def _position_in_image(
     reads=("sci",),
     provides=("ta_xpos", "ta_ypos", "source_xpos", "source_ypos"),
     traceable=True,
-    planner=plan_targ_centroid,
+    planner=_plan,
     skip=True,
     needs_members=("target_acquisition",),
     refs_of="target_acquisition",
@@ -146,7 +136,7 @@ def targ_centroid(
         References of the *acquisition image* (its exposure type, not that of the spectrum,
         selects them).
     plan : TargetPosition
-        Made by :func:`plan_targ_centroid`.
+        From ``targ_centroid.plan(ds, ...)``.
     target_acquisition : tuple of xarray.Dataset
         The verification image (MIR_TACONFIRM); of several, the first is used.
     ta_file : str, optional
@@ -165,10 +155,5 @@ def targ_centroid(
     """
     if "meta" in ds.attrs and target_acquisition:  # which no trace has
         ds = with_warnings(ds, *uncorrected(meta_of(target_acquisition[0]), "VA_SCALE"))
-    return set_scalars(
-        ds,
-        ta_xpos=plan.ta_xpos,
-        ta_ypos=plan.ta_ypos,
-        source_xpos=plan.source_xpos,
-        source_ypos=plan.source_ypos,
-    )
+    names = ("ta_xpos", "ta_ypos", "source_xpos", "source_ypos")
+    return set_scalars(ds, **{name: getattr(plan, name) for name in names})

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from spec2fn.errors import InputError, nearest
 from spec2fn.testing import nirspec_modes, slitless
 
 if TYPE_CHECKING:
@@ -48,33 +47,10 @@ EXP_TYPES = (*RENDERED, MRS, *nirspec_modes.EXP_TYPES, *slitless.EXP_TYPES)
 
 @functools.cache
 def rendered(exp_type: str, seed: int = 0, integrations: int = 2) -> Rendered:
-    """Render an exposure of a mode.
-
-    Parameters
-    ----------
-    exp_type : str
-        One of :data:`RENDERED`, or :data:`MRS`.
-    seed : int
-        Of noise, flat and bad pixels.
-    integrations : int
-        Of the time series; the slit exposures have one.
-
-    Returns
-    -------
-    spec2fn.forward.rendered.Rendered
-        With truth, forward operator, references.
-
-    Raises
-    ------
-    InputError
-        For another exposure type.
-    """
+    """Render an exposure of a mode once, see :func:`spec2fn.forward.render`."""
     from spec2fn.forward.renderers import render
 
-    if exp_type in (*RENDERED, MRS):
-        return render(exp_type, seed, integrations)
-    msg = f"no exposures of {exp_type!r}{nearest(exp_type, RENDERED)}; there are {(*RENDERED, MRS)}"
-    raise InputError(msg)
+    return render(exp_type, seed, integrations)
 
 
 @functools.cache
@@ -96,9 +72,7 @@ def exposure(
     if exp_type in slitless.EXP_TYPES:
         return slitless.exposure(exp_type, seed, integrations)
     ds = rendered(exp_type, seed, integrations).exposure(role)
-    for variable in ds.variables.values():
-        variable.data.setflags(write=False)
-    return ds
+    return nirspec_modes.read_only(ds)
 
 
 def members(exp_type: str, seed: int = 0) -> dict[str, tuple[xr.Dataset, ...]]:

@@ -5,32 +5,43 @@ Its optics, and what they are good for: :mod:`spec2fn.forward.nirspec.optics`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.forward.exposures import to_dataset
+from spec2fn.forward.nirspec import ifu_optics
 from spec2fn.forward.nirspec.exposures import nirspec_setup
 from spec2fn.forward.nirspec.msa import fixed_slit, shutter
 from spec2fn.forward.nirspec.msa import msa_metadata as assemble
-from spec2fn.forward.nirspec.optics import CONFIGURATIONS, reference_dataset
-from spec2fn.forward.nirspec.optics import optics as references
+from spec2fn.forward.nirspec.optics import CONFIGURATIONS, optics_trees
 from spec2fn.wcs.open_slits import FIXED_SLITS
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = [
-    "CONFIGURATIONS",
-    "exposure",
-    "msa_metadata",
-    "neighbouring_slitlets",
-    "reference_dataset",
-    "references",
-]
+__all__ = ["CONFIGURATIONS", "exposure", "msa_metadata", "neighbouring_slitlets", "references"]
 
-_UNSAID: Mapping[str, Any] = {"SRCTYAPT": None, "SRCTYPE": None}  # the steps decide
+_MSA = {"MSAMETFL": "jw01234_01_msa.fits", "MSAMETID": 1}
+
+
+@functools.cache
+def references(grating: str, *, ifu: bool = False) -> Mapping[str, xr.Dataset]:
+    """Return what assign_wcs needs, by reference type, as if read from files.
+
+    The image of an IFU shifts so much with wavelength that no test can overlook it.
+    """
+    import xarray as xr
+
+    trees = ifu_optics.optics_trees(grating, (200e-6, -100e-6)) if ifu else optics_trees(grating)
+    return {
+        name: xr.Dataset(
+            attrs={"tree": dict(tree), "filename": f"jwst_nirspec_{name}.asdf", **mode}
+        )
+        for name, (tree, mode) in trees.items()
+    }
 
 
 def exposure(
@@ -76,10 +87,11 @@ def exposure(
         at=(331.867, -479.4175),
         subarray=subarray,
         corner=(x, y),
-        extra={**_UNSAID, "MSAMETFL": "jw01234_01_msa.fits", "MSAMETID": 1, **keywords},
+        # of the type of the source steps decide
+        extra={"SRCTYAPT": None, "SRCTYPE": None, **_MSA, **keywords},
     )
-    planes = {"sci": image, "err": np.ones_like(image), "dq": np.zeros(image.shape, np.uint32)}
-    return to_dataset(setup, planes)
+    flags = np.zeros(image.shape, np.uint32)
+    return to_dataset(setup, {"sci": image, "err": np.ones_like(image), "dq": flags})
 
 
 def msa_metadata(extra: tuple[Mapping[str, Any], ...] = ()) -> xr.Dataset:

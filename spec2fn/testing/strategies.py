@@ -63,17 +63,8 @@ def planes(
 ) -> HostArray:
     """Images, float32, of the given shape.
 
-    Parameters
-    ----------
-    shape : tuple of int
-    positive : bool
-        As variances are; otherwise about half of the pixels are negative.
-    finite : bool
-        Leave out NaN and infinities.
-
-    Returns
-    -------
-    strategy of array
+    Positive as variances are, or about half of the pixels are negative; if they are to be finite,
+    NaN and infinities are left out.
     """
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     out = rng.standard_normal(shape) * draw(scales())
@@ -175,14 +166,7 @@ def _lit_rows(ds: xr.Dataset) -> tuple[int, int]:
 def exposures(draw: DrawFn, mode: str | xr.Dataset) -> xr.Dataset:
     """Exposures of a mode, disturbed (see :func:`disturb`).
 
-    Parameters
-    ----------
-    mode : str or xarray.Dataset
-        Exposure type (:data:`spec2fn.testing.exposures.EXP_TYPES`), or the exposure to disturb.
-
-    Returns
-    -------
-    strategy of xarray.Dataset
+    `mode` is one of :data:`spec2fn.testing.exposures.EXP_TYPES`, or the exposure to disturb.
     """
     ds = _made.exposure(mode) if isinstance(mode, str) else mode
     rows = draw(st.integers(1, 4))

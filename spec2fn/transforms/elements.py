@@ -15,9 +15,17 @@ from spec2fn.transforms.labels import Label
 from spec2fn.transforms.packing import Packed, PyTree, Static, content_key, unpack
 from spec2fn.typing import Array, HostArray
 
-__all__ = ["Along", "COMPUTED", "FIXED", "MAPPED", "Out"]
+__all__ = ["Along", "COMPUTED", "FIXED", "Leaf", "MAPPED", "Out"]
 
 MAPPED, COMPUTED, FIXED = -3, -2, -1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Leaf:
+    """An array of the arguments, and the axis to map; -1 if it is broadcast."""
+
+    data: Array
+    axis: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,35 +87,24 @@ class Along:
         self.coordinate: Any = None
         self.labels: list[Label] = []
 
-    def split(
-        self, value: PyTree, where: str = "", dims: Dims | None = None
-    ) -> tuple[PyTree, PyTree]:
-        """Return `value` with the template of an element, and the axis to map of each leaf.
+    def split(self, value: PyTree, where: str = "", dims: Dims | None = None) -> PyTree:
+        """Return `value` with the template of an element, its arrays as :class:`Leaf`.
 
-        An axis of -1 means that the leaf is broadcast. `where` names a field of a plan, in which
-        arrays must be declared.
+        `where` names a field of a plan, in which arrays must be declared.
         """
         if isinstance(value, Packed):
             if value.kind == "plan":
                 return self._plan(value)
             if value.kind == "dataset":
                 return self._dataset(value)
-            element, axes = self._items(value.arrays, where, dims)
-            return Packed(element, value.template), Packed(axes, value.template)
+            return Packed(self.split(value.arrays, where, dims), value.template)
         if isinstance(value, Mapping):
-            return self._items(value, where, dims)
+            return {k: self.split(v, where, dims) for k, v in value.items()}
         if isinstance(value, tuple):
-            pairs = [self.split(v, where, dims) for v in value]
-            return tuple(p[0] for p in pairs), tuple(p[1] for p in pairs)
+            return tuple(self.split(v, where, dims) for v in value)
         if isinstance(value, Static):
-            return value, value
-        return value, self._axis(value, where, dims)
-
-    def _items(
-        self, items: Mapping[str, PyTree], where: str, dims: Dims | None
-    ) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
-        pairs = {k: self.split(v, where, dims) for k, v in items.items()}
-        return {k: p[0] for k, p in pairs.items()}, {k: p[1] for k, p in pairs.items()}
+            return value
+        return Leaf(value, self._axis(value, where, dims))
 
     def _axis(self, leaf: Array, where: str, dims: Dims | None) -> int:
         shape = np.shape(leaf)
@@ -137,19 +134,18 @@ class Along:
         )
         raise PlanError(msg)
 
-    def _plan(self, packed: Packed) -> tuple[Packed, Packed]:
+    def _plan(self, packed: Packed) -> Packed:
         _, cls, static = packed.template.value
-        arrays, axes, fixed = {}, {}, dict(static)
+        arrays, fixed = {}, dict(static)
         for name, value in packed.arrays.items():
             where, dims = f"{cls.__name__}.{name}", cls.declared.get(name)
             if dims is None or dims.kind == "array":
-                arrays[name], axes[name] = self.split(value, where, dims)
+                arrays[name] = self.split(value, where, dims)
             elif dims.names != self.dim:
-                arrays[name], axes[name] = self.split(value)
+                arrays[name] = self.split(value)
             else:
                 fixed[name] = self._of_element(unpack(value), where, dims.kind)
-        template = Static(("plan", cls, fixed))
-        return Packed(arrays, template), Packed(axes, template)
+        return Packed(arrays, Static(("plan", cls, fixed)))
 
     def _of_element(self, values: tuple[object, ...], where: str, kind: str) -> object:
         """What one element has of a tuple along the dim."""
@@ -177,9 +173,10 @@ class Along:
         self.labels.append(Label(values, identity=identity))
         return self.labels[-1]
 
-    def _dataset(self, packed: Packed) -> tuple[Packed, Packed]:
+    def _dataset(self, packed: Packed) -> Packed:
         _, layout, static, attrs = packed.template.value
-        arrays, axes, fixed, new = {}, {}, {}, []
+        arrays: dict[str, PyTree] = {}
+        fixed, new = {}, []
         for name, dims, var_attrs, is_coord in layout:
             data = packed.arrays[name] if name in packed.arrays else static[name]
             axis = dims.index(self.dim) if self.dim in dims else -1
@@ -189,7 +186,7 @@ class Along:
                     self.before = dims[:axis]
             index = dims == (name,)
             if name in packed.arrays or (axis >= 0 and not index and data.dtype.kind in "iub"):
-                arrays[name], axes[name] = data, axis
+                arrays[name] = Leaf(data, axis)
             elif axis < 0:
                 fixed[name] = data
             elif index and not self.keep:
@@ -199,8 +196,7 @@ class Along:
                 fixed[name] = self._labelled(np.moveaxis(data, axis, 0), axis, identity=index)
             kept = dims if self.keep else tuple(d for d in dims if d != self.dim)
             new.append((name, kept, var_attrs, is_coord))
-        template = Static(("dataset", tuple(new), fixed, attrs))
-        return Packed(arrays, template), Packed(axes, template)
+        return Packed(arrays, Static(("dataset", tuple(new), fixed, attrs)))
 
     def _labelled(self, values: HostArray, axis: int, *, identity: bool) -> HostArray:
         out = np.empty(values.shape[1:], dtype=object)
@@ -211,15 +207,7 @@ class Along:
         return np.expand_dims(out, axis) if self.keep else out
 
     def join(self, parts: list[PyTree], groups: list[HostArray]) -> PyTree:
-        """Put the results of groups of elements together.
-
-        Parameters
-        ----------
-        parts : list
-            Of each group, packed; leaves are :class:`Out`.
-        groups : list of array of int
-            Elements of each group.
-        """
+        """Put the results of groups of elements together; their leaves are :class:`Out`."""
         first = parts[0]
         if isinstance(first, Packed):
             if first.kind == "dataset":

@@ -116,14 +116,8 @@ def _mapped(function: Callable[..., Any], packed: PyTree, dim: str, *, keep: boo
     def by_group(index: HostArray) -> list[tuple[HostArray, PyTree]]:
         along = Along(dim, index, keep=keep)
         try:
-            return [
-                (
-                    index,
-                    _run(
-                        function, *along.split(packed), index if len(index) < n else None, keep=keep
-                    ),
-                )
-            ]
+            element, some = along.split(packed), index if len(index) < n else None
+            return [(index, _run(function, element, some, keep=keep))]
         except LabelRead as read:
             if not any(label is read.label for label in along.labels):
                 raise  # of a map around this one
@@ -137,22 +131,17 @@ def _mapped(function: Callable[..., Any], packed: PyTree, dim: str, *, keep: boo
 
 
 def _run(
-    function: Callable[..., Any],
-    element: PyTree,
-    axes_of_leaves: PyTree,
-    index: HostArray | None,
-    *,
-    keep: bool,
+    function: Callable[..., Any], element: PyTree, index: HostArray | None, *, keep: bool
 ) -> PyTree:
     """Map a function over some elements (None: all) with one trace.
 
-    Leaves of the result are :class:`Out`.
+    Leaves of the argument are :class:`Leaf`, those of the result :class:`Out`.
     """
     import jax
     from jax.extend.core import jaxpr_as_fun
 
-    leaves, tree = jax.tree_util.tree_flatten(element)
-    axes = jax.tree_util.tree_leaves(axes_of_leaves)
+    held, tree = jax.tree_util.tree_flatten(element)
+    leaves, axes = [leaf.data for leaf in held], [leaf.axis for leaf in held]
 
     def one(*cut: jax.Array) -> PyTree:
         if keep:

@@ -69,17 +69,15 @@ def content_key(value: object) -> Hashable:
     return value
 
 
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Packed:
     """A Dataset, a collection of them or a plan taken apart: `arrays` are traced, `template` not.
 
     The first element of the template's value says which of them it is.
     """
 
-    __slots__ = ("arrays", "template")
-
-    def __init__(self, arrays: dict[str, PyTree], template: Static) -> None:
-        self.arrays = arrays
-        self.template = template
+    arrays: dict[str, PyTree]
+    template: Static
 
     @property
     def kind(self) -> str:
@@ -91,10 +89,14 @@ class Packed:
 def _register() -> None:
     import jax
 
-    jax.tree_util.register_pytree_node(
+    jax.tree_util.register_pytree_with_keys(
         Packed,
-        lambda p: (tuple(p.arrays.values()), (tuple(p.arrays), p.template)),
+        lambda p: (
+            tuple((jax.tree_util.DictKey(k), v) for k, v in p.arrays.items()),
+            (tuple(p.arrays), p.template),
+        ),
         lambda aux, children: Packed(dict(zip(aux[0], children, strict=True)), aux[1]),
+        lambda p: (tuple(p.arrays.values()), (tuple(p.arrays), p.template)),
     )
     jax.tree_util.register_pytree_node(Static, lambda s: ((), s), lambda aux, _: aux)
 
@@ -118,7 +120,7 @@ def pack(value: Any) -> PyTree:  # noqa: ANN401 - any value in any nesting
         return {k: pack(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return tuple(pack(v) for v in value)
-    if _is_number(value) or (isinstance(value, float) and not isinstance(value, bool)):
+    if _is_number(value) or isinstance(value, float):
         return value
     if hasattr(value, "load") and not hasattr(value, "dtype"):
         return pack(value.load())
@@ -188,7 +190,7 @@ def _pack_plan(plan: Plan) -> Packed:
         value = getattr(plan, f.name)
         packed = pack(value)
         plain = f.name not in plan.declared and _plain_numbers(value)
-        if isinstance(packed, Static) or value is None or plain:
+        if isinstance(packed, Static) or plain:
             static[f.name] = value
         else:
             arrays[f.name] = packed

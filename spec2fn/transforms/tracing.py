@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from spec2fn.errors import ContractError
-from spec2fn.transforms.packing import Packed, PyTree, inherit_meta, pack, unpack
+from spec2fn.transforms.packing import PyTree, inherit_meta, pack, unpack
 from spec2fn.typing import Array
 
 if TYPE_CHECKING:
@@ -107,48 +107,32 @@ def jvp(
     return inherit_meta(unpack(value), args), unpack(derivative)
 
 
-def _leaves(
-    packed: PyTree, wanted: Mapping[int, Sequence[str] | Mapping[str, Array]]
-) -> dict[int, dict[str, jax.Array]]:
-    """Arrays of the arguments by position and name."""
-    return {i: {name: _leaf(packed[i], name) for name in names} for i, names in wanted.items()}
+def _named(packed: PyTree) -> tuple[dict[str, Array], PyTree]:
+    """Arrays of the arguments by position and name (``0/sci``), and the structure without them."""
+    import jax
+
+    leaves, structure = jax.tree_util.tree_flatten_with_path(packed)
+    name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+    return {name(path): leaf for path, leaf in leaves}, structure
 
 
-def _leaf(packed: PyTree, path: str) -> jax.Array:
+def _leaves(packed: PyTree, wanted: Mapping[int, Iterable[str]]) -> dict[int, dict[str, jax.Array]]:
+    """Arrays of the arguments that are wanted, by position and name."""
     import jax.numpy as jnp
 
-    head, _, tail = path.partition("/")
-    if isinstance(packed, tuple):
-        return _leaf(packed[int(head)], tail)
-    if not isinstance(packed, Packed):
-        return _leaf(packed[head], tail)
-    if tail and isinstance(packed.arrays.get(head), Packed):
-        return _leaf(packed.arrays[head], tail)
-    if path not in packed.arrays:
-        msg = f"no numeric variable {path!r} to differentiate; there is {list(packed.arrays)}"
-        raise ContractError(msg)
-    return jnp.asarray(packed.arrays[path])
+    named, _ = _named(packed)
+    for i, name in ((i, name) for i, names in wanted.items() for name in names):
+        if f"{i}/{name}" not in named:
+            held = [n.removeprefix(f"{i}/") for n in named if n.startswith(f"{i}/")]
+            msg = f"no numeric variable {name!r} to differentiate; there is {held}"
+            raise ContractError(msg)
+    return {i: {n: jnp.asarray(named[f"{i}/{n}"]) for n in names} for i, names in wanted.items()}
 
 
 def _put(packed: PyTree, leaves: Mapping[int, Mapping[str, Array]]) -> PyTree:
     """Return the arguments with other arrays, by position and name."""
-    return tuple(_replaced(p, leaves.get(i, {})) for i, p in enumerate(packed))
+    import jax
 
-
-def _replaced(packed: PyTree, leaves: Mapping[str, Array]) -> PyTree:
-    if not leaves:
-        return packed
-    if isinstance(packed, tuple):
-        by_position: dict[int, dict[str, Array]] = {}
-        for path, leaf in leaves.items():
-            head, _, tail = path.partition("/")
-            by_position.setdefault(int(head), {})[tail] = leaf
-        return _put(packed, by_position)
-    out = dict(packed.arrays if isinstance(packed, Packed) else packed)
-    for path, leaf in leaves.items():
-        head, _, tail = path.partition("/")
-        if tail and head in out:
-            out[head] = _replaced(out[head], {tail: leaf})
-        else:
-            out[path] = leaf
-    return Packed(out, packed.template) if isinstance(packed, Packed) else out
+    named, structure = _named(packed)
+    named |= {f"{i}/{name}": leaf for i, new in leaves.items() for name, leaf in new.items()}
+    return jax.tree_util.tree_unflatten(structure, named.values())

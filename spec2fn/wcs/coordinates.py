@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from gwcs import WCS
 
-__all__ = ["slice_map", "with_coordinates", "with_planes"]
+__all__ = ["mrs_planes", "slice_map", "with_coordinates", "with_planes"]
 
 _COORDINATES = ("ra", "dec", "wavelength", "slice_id")
 _UNITS = {"wavelength": "um", "ra": "deg", "dec": "deg", "alpha": "arcsec", "beta": "arcsec"}
@@ -80,10 +80,9 @@ def with_coordinates(ds: xr.Dataset, who: str = "with_coordinates") -> xr.Datase
     wcs = _gwcs(ds, who)
     label = _mapped(ds, wcs, who)
     if ds.attrs.get("instrument") == "MIRI":
-        planes = _mrs(wcs, label)
-    else:
-        planes = _nirspec(ifu_slices(ds), label)
-        label[~np.isfinite(planes["ra"])] = 0
+        return with_planes(ds, mrs_planes(wcs, label))
+    planes = _nirspec(ifu_slices(ds), label)
+    label[~np.isfinite(planes["ra"])] = 0
     return with_planes(ds, {**planes, "slice_id": label})
 
 
@@ -93,15 +92,34 @@ def with_planes(ds: xr.Dataset, planes: Mapping[str, HostArray]) -> xr.Dataset:
     return ds.assign({n: (("y", "x"), plane, units[n]) for n, plane in planes.items()})
 
 
-def _mrs(wcs: WCS, label: HostArray) -> dict[str, HostArray]:
-    y, x = np.nonzero(label)
-    names = ("alpha", "beta", "ra", "dec", "wavelength")
-    planes = {n: np.full(label.shape, np.nan) for n in names}
-    alpha, beta, wavelength = evaluate_between(wcs, None, "alpha_beta", x, y)
-    sky = evaluate_between(wcs, "alpha_beta", None, alpha, beta, wavelength)
-    for name, values in zip(names, (alpha, beta, *sky), strict=True):
-        planes[name][y, x] = values
-    return planes
+def mrs_planes(wcs: WCS, label: HostArray) -> dict[str, HostArray]:
+    """Evaluate the gwcs of an MRS exposure at every pixel.
+
+    Parameters
+    ----------
+    wcs : gwcs.WCS
+    label : int32 array, shape (y, x)
+        From :func:`slice_map`.
+
+    Returns
+    -------
+    dict
+        ``wavelength`` [um], ``ra``, ``dec`` [deg], ``alpha`` and ``beta`` [arcsec] (y, x) float64,
+        NaN outside the slices; a wavelength outside the range of its channel has no position on
+        the sky, nor counts. And ``slice_id``, which is `label`.
+    """
+    ny, nx = label.shape
+    x, y = np.arange(float(nx))[None, :], np.arange(float(ny))[:, None]
+    in_slices = evaluate_between(wcs, None, "alpha_beta", x, y)
+    planes = dict(zip(("alpha", "beta", "wavelength"), in_slices, strict=True))
+    # only pixels inside slices go on to the sky
+    inside = np.flatnonzero(np.isfinite(planes["wavelength"]))
+    place = [plane.ravel()[inside] for plane in planes.values()]
+    sky = evaluate_between(wcs, "alpha_beta", None, *place)
+    for name, values in zip(("ra", "dec", "wavelength"), sky, strict=True):
+        planes[name] = np.full(label.shape, np.nan)
+        planes[name].reshape(-1)[inside] = values
+    return {**planes, "slice_id": label}
 
 
 def _nirspec(slices: IfuSlices, label: HostArray) -> dict[str, HostArray]:
@@ -110,9 +128,9 @@ def _nirspec(slices: IfuSlices, label: HostArray) -> dict[str, HostArray]:
     place = np.full((3, *label.shape), np.nan)
     for number in slices.numbers:
         y, x = np.nonzero(label == number)
-        along, wavelength = slices.slit_frame(number, x.astype(float), y.astype(float))
+        along, position = slices.located(number, x.astype(float), y.astype(float))
         planes["slit_y"][y, x] = along
-        place[:, y, x] = slices.slit_to_slicer(number, along, wavelength)
+        place[:, y, x] = position
     y, x = np.nonzero(label)
     for name, values in zip(names[1:], slices.world(*place[:, y, x]), strict=True):
         planes[name][y, x] = values

@@ -12,11 +12,11 @@ import numpy as np
 
 from spec2fn.errors import ParameterError
 from spec2fn.typing import HostArray
+from spec2fn.units import RAD_TO_ARCSEC
 from spec2fn.wcs.s_region import unwrap_ra
 
 __all__ = ["CubeGrid", "check_cube_size", "internal_grid", "project", "sky_grid"]
 
-ARCSEC = 180.0 * 3600.0 / math.pi
 # no field has as many
 _MOST_SPAXELS, _MOST_VOXELS = 4000, 2**29
 
@@ -73,8 +73,8 @@ def project(
     sin_dec, cos_dec = np.sin(dec), np.cos(dec)
     north = cos_dec * np.cos(away)
     depth = sin_dec * math.sin(dec0) + north * math.cos(dec0)
-    x = -ARCSEC * cos_dec * np.sin(away) / depth
-    y = ARCSEC * (sin_dec * math.cos(dec0) - north * math.sin(dec0)) / depth
+    x = -RAD_TO_ARCSEC * cos_dec * np.sin(away) / depth
+    y = RAD_TO_ARCSEC * (sin_dec * math.cos(dec0) - north * math.sin(dec0)) / depth
     if angle:
         turn = math.radians(-angle)
         cos, sin = math.cos(turn), math.sin(turn)

@@ -10,7 +10,9 @@ import numpy as np
 
 from spec2fn.typing import HostArray
 from spec2fn.wcs.cube_grid import CubeGrid
-from spec2fn.wcs.s_region import polygon
+from spec2fn.wcs.frames import RA_DEC, plane, sky, world
+from spec2fn.wcs.frames import spectral as wavelengths
+from spec2fn.wcs.s_region import box_region
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header
@@ -21,7 +23,7 @@ __all__ = ["STERADIAN", "cube_gwcs", "footprint", "wcs_keywords", "with_cards"]
 STERADIAN = 2.3504e-11
 """Square arcseconds to steradians, as in the products of the JWST pipeline."""
 
-_SLICER = ("meter", "NRSSLICERX", "NRSSLICERY")
+_SLICER = ("NRSSLICERX", "NRSSLICERY")
 
 
 def _rotation(angle: float) -> tuple[float, float]:
@@ -39,11 +41,9 @@ def cube_gwcs(grid: CubeGrid, wavelength: HostArray, step: float | None) -> WCS:
     step : float, optional
         Of planes at even steps, which are linear; others are tabulated.
     """
-    import astropy.units as u
-    from astropy.coordinates import ICRS
     from astropy.modeling import models as m
     from gwcs import WCS
-    from gwcs import coordinate_frames as cf
+    from gwcs.coordinate_frames import CoordinateFrame
 
     cos, sin = _rotation(grid.angle)
     flip = 1.0 if grid.internal else -1.0
@@ -69,34 +69,16 @@ def cube_gwcs(grid: CubeGrid, wavelength: HostArray, step: float | None) -> WCS:
         spectral = m.Shift(-0.0) | m.Scale(step) | m.Shift(float(wavelength[0]))
     else:
         spectral = m.Tabular1D(lookup_table=wavelength.astype(np.float32))
-    pixel = u.pix
-    detector = cf.CoordinateFrame(
+    detector = CoordinateFrame(
         name="detector",
         naxes=3,
         axes_order=(0, 1, 2),
-        unit=(pixel, pixel, pixel),
+        unit=("pix",) * 3,
         axes_type=["SPATIAL", "SPATIAL", "SPECTRAL"],
         axes_names=("x", "y", "z"),
     )
-    if grid.internal:
-        unit, *names = _SLICER
-        first = cf.Frame2D(
-            name="_".join(names), axes_order=(0, 1), unit=(unit, unit), axes_names=tuple(names)
-        )
-    else:
-        first = cf.CelestialFrame(
-            name="sky",
-            axes_order=(0, 1),
-            reference_frame=ICRS(),
-            unit=(u.deg, u.deg),
-            axes_names=("RA", "DEC"),
-        )
-    wave = cf.SpectralFrame(
-        name="spectral", axes_order=(2,), unit=(u.um,), axes_names=("wavelength",)
-    )
-    out = WCS(
-        [(detector, spatial & spectral), (cf.CompositeFrame([first, wave], name="world"), None)]
-    )
+    place = plane("_".join(_SLICER), "meter", _SLICER) if grid.internal else sky(axes=RA_DEC)
+    out = WCS([(detector, spatial & spectral), (world(wavelengths(), place), None)])
     ny, nx = grid.shape
     out.bounding_box = ((0, nx - 1), (0, ny - 1), (0, wavelength.size - 1))
     return out
@@ -115,8 +97,7 @@ def footprint(grid: CubeGrid) -> str:
     depth = math.cos(dec0) - eta * math.sin(dec0)
     ra = np.rad2deg(ra0 + np.arctan2(xi, depth)) % 360
     dec = np.rad2deg(np.arctan2(math.sin(dec0) + eta * math.cos(dec0), np.hypot(xi, depth)))
-    low, high = (ra.min(), dec.min()), (ra.max(), dec.max())
-    return polygon([low, (low[0], high[1]), high, (high[0], low[1])])
+    return box_region(ra, dec, clockwise=True) or ""
 
 
 _COMMENTS = {
@@ -160,25 +141,23 @@ def with_cards(header: Header | None, title: str, keywords: Mapping[str, Any]) -
     """
     if header is None:
         return None
-    from astropy.io.fits import Card, Header
+    from astropy.io.fits import Card
 
-    held = {c.keyword for c in header.cards}
-    cards = []
-    for c in header.cards:
-        if c.keyword and c.keyword in keywords:
-            value = keywords[c.keyword]
-            if value is not None:
-                cards.append(Card(c.keyword, value, c.comment))
+    out = header.copy()
+    new = [Card(k, v, _comment(k)) for k, v in keywords.items() if v is not None and k not in out]
+    for keyword in keywords.keys() & header.keys():
+        if keywords[keyword] is None:
+            out.remove(keyword)
         else:
-            cards.append(c)
+            out[keyword] = keywords[keyword]
+    cards = list(out.cards)
     headings = [i for i, c in enumerate(cards) if not c.keyword and str(c.value).strip() == title]
-    new = [Card(k, v, _comment(k)) for k, v in keywords.items() if v is not None and k not in held]
     if headings:
         at = headings[0] + 2  # behind the blank card
     else:
         cards += [Card(), Card("", title), Card()]
         at = len(cards)
-    return Header([*cards[:at], *new, *cards[at:]])
+    return type(header)([*cards[:at], *new, *cards[at:]])
 
 
 def wcs_keywords(grid: CubeGrid, wavelength: HostArray, step: float | None) -> dict[str, Any]:
@@ -188,34 +167,21 @@ def wcs_keywords(grid: CubeGrid, wavelength: HostArray, step: float | None) -> d
     """
     cos, sin = _rotation(grid.angle)
     scale = 1.0 if grid.internal else 3600.0
-    unit, *names = _SLICER if grid.internal else ("deg", "RA---TAN", "DEC--TAN")
+    names, unit = (_SLICER, "meter") if grid.internal else (("RA---TAN", "DEC--TAN"), "deg")
     linear = step is not None
+    axes = {
+        "CRPIX": (*grid.crpix, 1.0),
+        "CRVAL": (*grid.crval, float(wavelength[0]) if linear else 1.0),
+        "CTYPE": (*names, "WAVE" if linear else "WAVE-TAB"),
+        "CUNIT": (unit, unit, "um"),
+        "CDELT": (grid.cdelt[0] / scale, grid.cdelt[1] / scale, step),
+        "PC1_": (cos if grid.internal else -cos, sin, 0),
+        "PC2_": (sin, cos, 0),
+        "PC3_": (0, 0, 1),
+    }
     return {
         "WCSAXES": 3,
-        "CRPIX1": grid.crpix[0],
-        "CRPIX2": grid.crpix[1],
-        "CRPIX3": 1.0,
-        "CRVAL1": grid.crval[0],
-        "CRVAL2": grid.crval[1],
-        "CRVAL3": float(wavelength[0]) if linear else 1.0,
-        "CTYPE1": names[0],
-        "CTYPE2": names[1],
-        "CTYPE3": "WAVE" if linear else "WAVE-TAB",
-        "CUNIT1": unit,
-        "CUNIT2": unit,
-        "CUNIT3": "um",
-        "CDELT1": grid.cdelt[0] / scale,
-        "CDELT2": grid.cdelt[1] / scale,
-        "CDELT3": step,
-        "PC1_1": cos if grid.internal else -cos,
-        "PC1_2": sin,
-        "PC1_3": 0,
-        "PC2_1": sin,
-        "PC2_2": cos,
-        "PC2_3": 0,
-        "PC3_1": 0,
-        "PC3_2": 0,
-        "PC3_3": 1,
+        **{f"{stem}{i + 1}": v for stem, values in axes.items() for i, v in enumerate(values)},
         "PS3_0": None if linear else "WCS-TABLE",
         "PS3_1": None if linear else "wavelength",
     }

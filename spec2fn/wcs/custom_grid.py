@@ -9,6 +9,7 @@ import numpy as np
 
 from spec2fn.errors import InputError, ParameterError
 from spec2fn.parameters import user_path
+from spec2fn.units import ARCSEC2_TO_SR
 from spec2fn.wcs.evaluate import pixel_size_deg
 from spec2fn.wcs.lower import box_of
 from spec2fn.wcs.tangent_grid import GwcsGrid
@@ -88,7 +89,7 @@ def custom_grid(
     grid = GwcsGrid(custom["wcs"])
     area, scale = custom.get("pixel_area"), custom.get("pixel_scale")
     if area is not None:
-        area = float(area) * np.deg2rad(1 / 3600) ** 2
+        area = float(area) * ARCSEC2_TO_SR
         return grid, float(area_in / area if area_in else 1.0), area
     size_deg = float(scale) / 3600 if scale is not None else pixel_size_deg(grid.wcs, dispaxis)
     ratio = size_in_deg / size_deg

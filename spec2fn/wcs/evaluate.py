@@ -23,6 +23,7 @@ __all__ = [
     "is_celestial",
     "pixel_size_deg",
     "sample_slit",
+    "size_of_pixel",
 ]
 
 
@@ -73,37 +74,40 @@ def evaluate(wcs: WCS, *coordinates: ArrayLike, inverse: bool = False) -> tuple[
 
     The lowered form is used where there is one; it agrees with gwcs to round-off.
     """
-    values = tuple(np.asarray(c, dtype=float) for c in coordinates)
-    names = [getattr(f, "name", f) for f in wcs.available_frames]
-    ends = (names[-1], names[0]) if inverse else (names[0], names[-1])
+    if not inverse:
+        return evaluate_between(wcs, None, None, *coordinates)
+    values = np.broadcast_arrays(*(np.asarray(c, dtype=float) for c in coordinates))
+    names = _names(wcs)
     with np.errstate(invalid="ignore"):
         try:
-            out = lower(wcs, *ends)(*values)
-        except (UnsupportedModelError, NotImplementedError):
-            if inverse:
-                out = wcs.invert(*values, with_bounding_box=False)
-            else:
-                out = wcs(*values, with_bounding_box=False)
-    shape = np.broadcast_shapes(*(v.shape for v in values))
-    return tuple(np.broadcast_to(np.asarray(v, dtype=float), shape) for v in out)
+            return evaluate_between(wcs, names[-1], names[0], *values)
+        except NotImplementedError:  # gwcs may still find an inverse in iterations
+            out = wcs.invert(*values, with_bounding_box=False)
+    return tuple(np.asarray(v, dtype=float) for v in out)
+
+
+def _names(wcs: WCS) -> list[str]:
+    return [getattr(f, "name", f) for f in wcs.available_frames]
 
 
 def evaluate_between(
     wcs: WCS, from_frame: str | None, to_frame: str | None, *coordinates: ArrayLike
 ) -> tuple[HostArray, ...]:
-    """Evaluate a gwcs between two of its frames (None: the first, the last), forwards.
+    """Evaluate a gwcs between two of its frames (None: the first, the last).
 
     The lowered form is used where there is one; bounding boxes play no part.
     """
-    names = [getattr(f, "name", f) for f in wcs.available_frames]
+    names = _names(wcs)
     ends = (from_frame or names[0], to_frame or names[-1])
     values = tuple(np.asarray(c, dtype=float) for c in coordinates)
     with np.errstate(invalid="ignore"):
         try:
             out = lower(wcs, *ends)(*values)
         except UnsupportedModelError:
-            out = wcs.get_transform(*ends)(*values)
-    return tuple(np.asarray(v, dtype=float) for v in out)
+            out = wcs.get_transform(*ends)(*np.broadcast_arrays(*values))
+    shape = np.broadcast_shapes(*(v.shape for v in values))
+    arrays = (np.asarray(v, dtype=float) for v in out)
+    return tuple(v if v.shape == shape else np.broadcast_to(v, shape) for v in arrays)
 
 
 def bounds(wcs: WCS) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -169,3 +173,31 @@ def pixel_size_deg(wcs: WCS, dispaxis: int) -> float:
     ra, dec, _ = evaluate(wcs, [cx, cx + step[0]], [cy, cy + step[1]])
     ra, dec = np.deg2rad(ra), np.deg2rad(dec)
     return float(np.rad2deg(angular_separation(ra[0], dec[0], ra[1], dec[1])))
+
+
+def size_of_pixel(wcs: WCS, pixel: tuple[float, float], dispaxis: int) -> float:
+    """Return the size of a pixel across the dispersion [arcsec].
+
+    Parameters
+    ----------
+    wcs : gwcs.WCS
+        Pixel to right ascension, declination [deg] and wavelength.
+    pixel : tuple of float
+        Zero-based x and y at which to measure.
+    dispaxis : int
+        1 for dispersion along x, 2 along y.
+    """
+    x, y = pixel
+    step = (0.0, 1.0) if dispaxis == 1 else (1.0, 0.0)
+    ra, dec = (
+        np.radians(np.asarray(v, dtype=np.float64))
+        for v in wcs(
+            np.array([x, x + step[0]]), np.array([y, y + step[1]]), with_bounding_box=False
+        )[:2]
+    )
+    # haversine: exact for separations as small as a pixel
+    chord = (
+        np.sin((dec[1] - dec[0]) / 2) ** 2
+        + np.cos(dec[0]) * np.cos(dec[1]) * np.sin((ra[1] - ra[0]) / 2) ** 2
+    )
+    return float(np.degrees(2 * np.arcsin(np.sqrt(chord))) * 3600.0)

@@ -62,13 +62,10 @@ def lower(
     InputError
         For a frame the gwcs does not have.
     """
-    if hasattr(model, "pipeline"):
-        return _lower_wcs(model, from_frame, to_frame)
-    return lower_model(model)
-
-
-def _lower_wcs(wcs: WCS, from_frame: str | None, to_frame: str | None) -> Lowered:
-    names = [str(getattr(step.frame, "name", step.frame)) for step in wcs.pipeline]
+    if not hasattr(model, "pipeline"):
+        return lower_model(model)
+    pipeline = model.pipeline
+    names = [str(getattr(step.frame, "name", step.frame)) for step in pipeline]
     ends = [from_frame or names[0], to_frame or names[-1]]
     for name in ends:
         if name not in names:
@@ -76,14 +73,12 @@ def _lower_wcs(wcs: WCS, from_frame: str | None, to_frame: str | None) -> Lowere
             raise InputError(msg)
     start, stop = (names.index(name) for name in ends)
     if start <= stop:
-        steps = [(names[i], wcs.pipeline[i].transform) for i in range(start, stop)]
+        steps = [(names[i], pipeline[i].transform) for i in range(start, stop)]
     else:
-        steps = [
-            (names[i], wcs.pipeline[i].transform.inverse) for i in range(start - 1, stop - 1, -1)
-        ]
+        steps = [(names[i], pipeline[i].transform.inverse) for i in range(start - 1, stop - 1, -1)]
     lowered = [(name, lower_model(transform)) for name, transform in steps]
     if not lowered:
-        return identity(wcs.input_frame.naxes if start == 0 else wcs.output_frame.naxes)
+        return identity(model.input_frame.naxes if start == 0 else model.output_frame.naxes)
 
     def kernel(xp: ModuleType, params: Params, *c: Array) -> Coordinates:
         for name, transform in lowered:

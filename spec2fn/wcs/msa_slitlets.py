@@ -8,21 +8,27 @@ assign_wcs, "MSA metadata file". ``SHUTTER_INFO`` has a row for every open shutt
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.errors import InputError
-from spec2fn.schema import FIXED_SLIT_QUADRANT, MSA_TABLES, meta_of
-from spec2fn.wcs.open_slits import FIXED_SLITS, Slit
+from spec2fn.schema import FIXED_SLIT_QUADRANT, MSA_TABLES
+from spec2fn.wcs.open_slits import (
+    FIXED_SLITS,
+    SHUTTERS_ACROSS,
+    SHUTTERS_ALONG,
+    Slit,
+    fixed_slit,
+    shutter_id,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["MSA_COLUMNS", "msa_configuration", "open_slitlets"]
+__all__ = ["open_slitlets"]
 
-MSA_COLUMNS = 365  # shutters of a quadrant along the dispersion
 _PITCH = 1.15  # of shutters along a slitlet, in units of the open area's height
 _MARGIN = 0.5  # beyond the outermost shutters of a slitlet
 _SCALES = (1.35, 1.15)  # where the MSA reference has none (fixed slits)
@@ -33,8 +39,8 @@ _UNPLANNED = 0.5  # the centre of the shutter, in the coordinates of the plannin
 _RANGES: Mapping[str, tuple[int, int]] = {
     "slitlet_id": (1, 2**31),
     "shutter_quadrant": (1, 4),
-    "shutter_row": (1, MSA_COLUMNS),
-    "shutter_column": (1, 171),
+    "shutter_row": (1, SHUTTERS_ALONG),
+    "shutter_column": (1, SHUTTERS_ACROSS),
 }
 _WHOLE = (*_RANGES, "msa_metadata_id", "source_id", "dither_point_index")
 _CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -56,18 +62,6 @@ class _Tables:
     dither: int
     y_range: tuple[float, float]
     scales: Mapping[int, tuple[float, float]]
-
-
-def msa_configuration(ds: xr.Dataset) -> tuple[int, int]:
-    """Return the configuration (MSAMETID) and the dither index (PATT_NUM) of an exposure.
-
-    Raises
-    ------
-    InputError
-        If a keyword is missing or no integer.
-    """
-    meta = meta_of(ds)
-    return meta.require("MSAMETID", "assign_wcs"), meta.require("PATT_NUM", "assign_wcs")
 
 
 def open_slitlets(
@@ -175,24 +169,20 @@ def _check_rows(rows: Mapping[str, np.ndarray], numbers: np.ndarray, file: str, 
 
 
 def _choose(rows: Mapping[str, np.ndarray], metadata_id: int, dither: int, file: str) -> np.ndarray:
-    same = rows["msa_metadata_id"] == metadata_id
-    if not same.any():
-        known = sorted({int(i) for i in rows["msa_metadata_id"]})
-        msg = (
-            f"assign_wcs: {file} has no configuration MSAMETID={metadata_id}; column"
-            f" msa_metadata_id of SHUTTER_INFO has {', '.join(map(str, known)) or 'none'}:"
-            " correct MSAMETID or MSAMETFL"
-        )
-        raise InputError(msg)
-    chosen = same & (rows["dither_point_index"] == dither)
-    if not chosen.any():
-        known = sorted({int(i) for i in rows["dither_point_index"][same]})
-        msg = (
-            f"assign_wcs: {file} has no dither index PATT_NUM={dither} for MSAMETID={metadata_id};"
-            f" column dither_point_index of SHUTTER_INFO has {', '.join(map(str, known))}: correct"
-            " PATT_NUM or MSAMETFL"
-        )
-        raise InputError(msg)
+    chosen = np.ones(len(rows["msa_metadata_id"]), dtype=bool)
+    for column, keyword, value, what, given in (
+        ("msa_metadata_id", "MSAMETID", metadata_id, "configuration", ""),
+        ("dither_point_index", "PATT_NUM", dither, "dither index", f" for MSAMETID={metadata_id}"),
+    ):
+        known = sorted({int(i) for i in rows[column][chosen]})
+        chosen &= rows[column] == value
+        if not chosen.any():
+            msg = (
+                f"assign_wcs: {file} has no {what} {keyword}={value}{given}; column {column} of"
+                f" SHUTTER_INFO has {', '.join(map(str, known)) or 'none'}: correct {keyword} or"
+                " MSAMETFL"
+            )
+            raise InputError(msg)
     return np.flatnonzero(chosen)
 
 
@@ -277,17 +267,12 @@ def _scales(t: _Tables, quadrant: int) -> dict[str, Any]:
 
 
 def _fixed(t: _Tables, name: str, row: int) -> Slit:
-    shutter = FIXED_SLITS[name] - 1
     source_id = int(t.rows["source_id"][row])
-    return Slit(
-        name,
-        shutter,
-        t.y_range[0],
-        t.y_range[1],
+    return replace(
+        fixed_slit(name, name, t.y_range),
         source_id=source_id,
         shutter_state="x",
         dither_position=t.dither,
-        slitlet_id=shutter,
         **_source(t, source_id, name),
         **_position(t, row, source_id),
         **_scales(t, FIXED_SLIT_QUADRANT),
@@ -311,8 +296,8 @@ def _shutters(t: _Tables, name: str, members: list[int], primary: list[int]) -> 
     low, high = t.y_range
     return Slit(
         name,
-        xcen + (ycen - 1) * MSA_COLUMNS,
-        -(-low + _MARGIN) + (first - ycen) * _PITCH,
+        shutter_id(xcen, ycen),
+        low - _MARGIN + (first - ycen) * _PITCH,
         high + _MARGIN + (last - ycen) * _PITCH,
         quadrant,
         xcen,

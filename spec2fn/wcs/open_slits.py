@@ -13,7 +13,10 @@ from spec2fn.schema import FIXED_SLIT_QUADRANT, meta_of
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["FIXED_SLITS", "Slit", "fixed_slit", "open_fixed_slits"]
+__all__ = ["FIXED_SLITS", "Slit", "fixed_slit", "open_fixed_slits", "shutter_id"]
+
+SHUTTERS_ALONG, SHUTTERS_ACROSS = 365, 171
+"""Shutters of a quadrant of the MSA, along and across the dispersion."""
 
 FIXED_SLITS: Mapping[str, int] = {
     "S200A1": 1,
@@ -93,6 +96,11 @@ class Slit:
     def fixed(self) -> bool:
         """Whether this is a fixed slit."""
         return self.quadrant == FIXED_SLIT_QUADRANT
+
+
+def shutter_id(row: int, column: int) -> int:
+    """Return the number of a shutter in its quadrant; all three count from 1."""
+    return row + (column - 1) * SHUTTERS_ALONG
 
 
 def fixed_slit(name: str, primary: str, y_range: tuple[float, float]) -> Slit:

@@ -7,7 +7,7 @@ share what depends on the row alone; elsewhere in groups. With JAX one compiled 
 over the stacked parameters of all regions.
 """
 
-# ruff: noqa: ARG001 - every rule and kernel has the same signature, used or not
+# ruff: noqa: ARG001, ARG005 - every rule and kernel has the same signature, used or not
 
 from __future__ import annotations
 
@@ -69,42 +69,39 @@ def _labels_of_pixels(model: Model) -> Ruled:
     return kernel, {}
 
 
-@register(_SELECTOR + "LabelMapperRange")
-def _labels_of_ranges(model: Model) -> Ruled:
-    ranges = [(float(low), float(high)) for low, high in model.mapper]
+def _labels_of_keys(model: Model, tests: Sequence[Callable[[ModuleType, Array], Array]]) -> Ruled:
+    """Label positions by that of several mappers whose test of the key holds."""
     mappers = [lower_model(m) for m in model.mapper.values()]
     filtered = _filtered(model)
 
     def kernel(xp: ModuleType, params: Params, *c: Array) -> Coordinates:
         (key,) = filtered(*c)
         out = xp.full_like(key, _NOWHERE)
-        for (low, high), mapper, p in zip(ranges, mappers, params, strict=True):
-            inside = (key > low) & (key < high)
-            if xp is np and not inside.any():
+        for test, mapper, p in zip(tests, mappers, params, strict=True):
+            holds = test(xp, key)
+            if xp is np and not holds.any():
                 continue
-            (label,) = mapper.kernel(xp, p, *(xp.where(inside, a, 0.0) for a in c))
-            out = xp.where(inside, label, out)
+            (label,) = mapper.kernel(xp, p, *(xp.where(holds, a, 0.0) for a in c))
+            out = xp.where(holds, label, out)
         return (out,)
 
     return kernel, tuple(m.params for m in mappers)
+
+
+@register(_SELECTOR + "LabelMapperRange")
+def _labels_of_ranges(model: Model) -> Ruled:
+    def within(low: float, high: float) -> Callable[[ModuleType, Array], Array]:
+        return lambda xp, key: (key > low) & (key < high)
+
+    return _labels_of_keys(model, [within(float(low), float(high)) for low, high in model.mapper])
 
 
 @register(_SELECTOR + "LabelMapperDict")
 def _labels_of_values(model: Model) -> Ruled:
-    values = [float(v) for v in model.mapper]
-    mappers = [lower_model(m) for m in model.mapper.values()]
-    filtered, atol = _filtered(model), float(model.atol)
+    def near(value: float, atol: float) -> Callable[[ModuleType, Array], Array]:
+        return lambda xp, key: xp.isclose(value, key, atol=atol)
 
-    def kernel(xp: ModuleType, params: Params, *c: Array) -> Coordinates:
-        (key,) = filtered(*c)
-        out = xp.full_like(key, _NOWHERE)
-        for value, mapper, p in zip(values, mappers, params, strict=True):
-            near = xp.isclose(value, key, atol=atol)
-            (label,) = mapper.kernel(xp, p, *(xp.where(near, a, 0.0) for a in c))
-            out = xp.where(near, label, out)
-        return (out,)
-
-    return kernel, tuple(m.params for m in mappers)
+    return _labels_of_keys(model, [near(float(v), float(model.atol)) for v in model.mapper])
 
 
 @register(_SELECTOR + "LabelMapper")

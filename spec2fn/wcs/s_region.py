@@ -1,4 +1,4 @@
-"""S_REGION: the part of the sky that a resampled slit shows."""
+"""S_REGION: the part of the sky that an exposure, a slit or a cube shows."""
 
 from __future__ import annotations
 
@@ -47,30 +47,41 @@ def slit_region(region_in: str, wcs: WCS) -> str | None:
     corners = [(0, 1), (1, 1), (1, -1), (0, -1)]
     found = [offset_by(lon[i], lat[i], across, side * width / 2) for i, side in corners]
     # offset_by returns Quantities: plain degrees are wanted, right ascension from 0 to 360
-    values = np.rad2deg([[_radians(a), _radians(b)] for a, b in found])
-    values[:, 0] %= 360
-    return polygon(values) if np.isfinite(values).all() else None
+    lon, lat = np.rad2deg([[_radians(a), _radians(b)] for a, b in found]).T
+    return polygon(lon % 360, lat)
 
 
-def box_region(ra: HostArray, dec: HostArray) -> str | None:
-    """Return the S_REGION of the box in right ascension and declination around positions [deg]."""
+def box_region(ra: HostArray, dec: HostArray, *, clockwise: bool = False) -> str | None:
+    """Return the S_REGION of the box in right ascension and declination around positions [deg].
+
+    Parameters
+    ----------
+    ra, dec : array
+        NaN where there is none; None is returned if they all are.
+    clockwise : bool
+        Whether north-west follows on south-west, instead of south-east.
+    """
     ra, dec = ra[np.isfinite(ra)], dec[np.isfinite(dec)]
     if not (ra.size and dec.size):
         return None
     ra = unwrap_ra(ra)
-    east, west = ra.max() % 360, ra.min() % 360
-    south, north = dec.min(), dec.max()
-    return polygon([(west, south), (east, south), (east, north), (west, north)])
+    corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])
+    east, north = corners.T[::-1] if clockwise else corners.T
+    ends = (ra.min() % 360, ra.max() % 360), (dec.min(), dec.max())
+    return polygon(np.take(ends[0], east), np.take(ends[1], north))
 
 
-def polygon(corners: ArrayLike) -> str:
-    """Return the S_REGION of corners in right ascension and declination [deg]."""
-    return "POLYGON ICRS  " + " ".join(f"{v:.9f}" for v in np.ravel(corners))
+def polygon(ra: ArrayLike, dec: ArrayLike) -> str | None:
+    """Return the S_REGION of corners [deg], or None if one is not finite."""
+    corners = np.stack([ra, dec], axis=-1).ravel()
+    if not np.isfinite(corners).all():
+        return None
+    return "POLYGON ICRS  " + " ".join(f"{v:.9f}" for v in corners)
 
 
 def unwrap_ra(ra: HostArray) -> HostArray:
-    """Put right ascensions on one side of 0/360 degrees, that of their median."""
-    return ra - 360.0 * np.round((ra - np.median(ra)) / 360.0)
+    """Put right ascensions on one side of 0/360 degrees, that of the first."""
+    return ra - 360.0 * np.round((ra - ra.flat[0]) / 360.0)
 
 
 def _radians(angle: Quantity | float) -> float:

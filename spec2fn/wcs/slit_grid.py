@@ -9,7 +9,6 @@ Source of the algorithm: JWST pipeline documentation, "resample_spec".
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from spec2fn.kernels.interpolation_linear import interpolate1d
 from spec2fn.kernels.sphere import to_cartesian, to_spherical
 from spec2fn.kernels.statistics import clip_bounds
 from spec2fn.typing import Array, HostArray
+from spec2fn.wcs.assign.nirspec_frames import frames
 from spec2fn.wcs.evaluate import is_celestial
 from spec2fn.wcs.lower import lower
 from spec2fn.wcs.lowered import Lowered, chain
@@ -29,7 +29,6 @@ from spec2fn.wcs.tangent_grid import line, rows_along, with_shape
 if TYPE_CHECKING:
     from astropy.modeling import Model
     from gwcs import WCS
-    from gwcs.coordinate_frames import CoordinateFrame
     from numpy.typing import ArrayLike
 
 __all__ = [
@@ -161,10 +160,13 @@ class LazyWcs(Mapping[int, "WCS"]):
 
     def __init__(self, grids: Mapping[int, SlitGrid | WCS]) -> None:
         self._grids = dict(grids)
-        self._deferred: dict[int, DeferredWcs | WCS] = {}
+        self._made = {
+            key: grid.deferred() if isinstance(grid, SlitGrid) else grid
+            for key, grid in grids.items()
+        }
 
     def __getitem__(self, key: int) -> WCS:
-        wcs = self.deferred(key)
+        wcs = self._made[key]
         return wcs.load() if isinstance(wcs, DeferredWcs) else wcs
 
     def grid(self, key: int) -> SlitGrid | None:
@@ -174,10 +176,7 @@ class LazyWcs(Mapping[int, "WCS"]):
 
     def deferred(self, key: int) -> DeferredWcs | WCS:
         """Return the gwcs of a slit, or what stands for it until it is made."""
-        if key not in self._deferred:
-            grid = self._grids[key]
-            self._deferred[key] = grid.deferred() if isinstance(grid, SlitGrid) else grid
-        return self._deferred[key]
+        return self._made[key]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._grids)
@@ -302,18 +301,8 @@ def nirspec_grid(
 ) -> SlitGrid | str:
     """Return the rectified grid of a NIRSpec slit, or why there is none.
 
-    Parameters
-    ----------
-    wcs : gwcs.WCS
-        With a frame ``slit_frame``.
-    world : tuple of (y, x) float64
-        Right ascension, declination [deg] and wavelength [um] of the pixels.
-    image : (y, x) float
-        The pixels.
-    ratio : float
-        Input over output pixel size along the slit.
-    locate : Locator, optional
-        Shared by the slits of an exposure.
+    As :func:`build_slit_grid`, from the gwcs of the slit (with a frame ``slit_frame``), and the
+    pixels (y, x) themselves; slits of an exposure share a `locate`.
     """
     to_slit = (locate or Locator())(wcs) if is_celestial(wcs) else None
     if to_slit is None:
@@ -406,28 +395,14 @@ def _build_gwcs(main: int, *numbers: float | HostArray) -> WCS:
     across = Const1D(0)
     across.inverse = across  # light is taken to come from the middle of the slit's width
     to_slit = split | across & along & dispersion
-    detector, slit, world = _frames()
-    wcs = WCS([(detector, to_slit), (slit, to_slit.inverse | to_world), (world, None)])
+    named = frames()
+    wcs = WCS(
+        [
+            (named["detector"], to_slit),
+            (named["slit_frame"], to_slit.inverse | to_world),
+            (named["world"], None),
+        ]
+    )
     wcs.array_shape = (ny, nx)
     wcs.bounding_box = ((-0.5, right), (-0.5, top))
     return wcs
-
-
-@functools.cache
-def _frames() -> tuple[CoordinateFrame, CoordinateFrame, CoordinateFrame]:
-    import astropy.units as u
-    from astropy.coordinates import ICRS
-    from gwcs import coordinate_frames as cf
-
-    spectral = cf.SpectralFrame(
-        name="spectral", axes_order=(2,), unit=(u.micron,), axes_names=("wavelength",)
-    )
-    within = cf.Frame2D(
-        name="slit_spatial", axes_order=(0, 1), unit=("", ""), axes_names=("x_slit", "y_slit")
-    )
-    sky = cf.CelestialFrame(name="sky", axes_order=(0, 1), reference_frame=ICRS())
-    return (
-        cf.Frame2D(name="detector", axes_order=(0, 1)),
-        cf.CompositeFrame([within, spectral], name="slit_frame"),
-        cf.CompositeFrame([sky, spectral], name="world"),
-    )

@@ -30,34 +30,31 @@ class SpectralWcs(Mapping[str, "WCS"]):
     """
 
     def __init__(self, names: Iterable[object], position: HostArray, wavelength: HostArray) -> None:
-        self._rows = {str(name): i for i, name in enumerate(names)}
-        self._position = position
-        self._wavelength = wavelength
-        self._made: dict[str, DeferredWcs] = {}
+        rows = zip(map(str, names), position, wavelength, strict=True)
+        self._made = {n: _deferred(float(ra), float(dec), w) for n, (ra, dec), w in rows}
 
     def __getitem__(self, name: str) -> WCS:
-        return self.deferred(name).load()
+        return self._made[name].load()
 
     def deferred(self, name: str) -> DeferredWcs:
         """Return what stands for the WCS of a spectrum until it is made."""
-        if name not in self._made:
-            i = self._rows[name]
-            ra, dec = (float(v) for v in self._position[i])
-            wavelength = self._wavelength[i]
-            wavelength = wavelength[np.isfinite(wavelength)]
-            numbers = ra, dec, wavelength, np.arange(len(wavelength), dtype=float)
-            steps = np.diff(wavelength)
-            known = np.isfinite((ra, dec)).all() and len(steps) > 0 and steps.all()
-            monotonic = known and np.all(np.sign(steps) == np.sign(steps[0]))
-            kind = ("spectrum", bool(steps[0] > 0)) if monotonic else None
-            self._made[name] = DeferredWcs(spectral_wcs, numbers, kind)
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
+        return iter(self._made)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._made)
+
+
+def _deferred(ra: float, dec: float, wavelength: HostArray) -> DeferredWcs:
+    wavelength = wavelength[np.isfinite(wavelength)]
+    steps = np.diff(wavelength)
+    known = np.isfinite((ra, dec)).all() and len(steps) > 0 and steps.all()
+    monotonic = known and np.all(np.sign(steps) == np.sign(steps[0]))
+    kind = ("spectrum", bool(steps[0] > 0)) if monotonic else None
+    numbers = ra, dec, wavelength, np.arange(len(wavelength), dtype=float)
+    return DeferredWcs(spectral_wcs, numbers, kind)
 
 
 def spectral_wcs(

@@ -17,6 +17,7 @@ import numpy as np
 from spec2fn.errors import ParameterError
 from spec2fn.typing import HostArray
 from spec2fn.wcs.evaluate import SlitSamples, evaluate
+from spec2fn.wcs.frames import plane, spectral, world
 from spec2fn.wcs.s_region import unwrap_ra
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ def build_tangent_plane(
     projected to the plane that touches the sky at the centre of the slit in the middle of the
     spectrum; a straight line through them there gives direction and pixel size.
     """
-    from astropy.modeling.models import Linear1D, Mapping
+    from astropy.modeling.models import Linear1D, Mapping, Pix2Sky_TAN, RotateNative2Celestial
+    from gwcs import WCS
 
     ra, dec, wavelength = slit.ra, slit.dec, slit.wavelength
     if dispaxis == 1:
@@ -126,7 +128,7 @@ def build_tangent_plane(
 
     row = on_sky[middle]
     centre = float(unwrap_ra(ra[middle, row]).mean()), float(dec[middle, row].mean())
-    to_sky = _tangent_plane(*centre)
+    to_sky = Pix2Sky_TAN() | RotateNative2Celestial(*centre, 180)
     tangent = np.full((2, *ra.shape), np.nan)
     tangent[:, on_sky] = to_sky.inverse(ra[on_sky], dec[on_sky])
     lines = [line(t[middle, row], ratio) for t in tangent]
@@ -141,29 +143,9 @@ def build_tangent_plane(
     across = 1 if dispaxis == 1 else 0  # pixel axis along the slit: y or x
     mapping = Mapping((across, across, 1 - across))
     mapping.inverse = Mapping((main, 2) if across == 0 else (2, main))
-    out = _sky_wcs(mapping | (along | to_sky) & _wavelength_table(waves))
+    transform = mapping | (along | to_sky) & _wavelength_table(waves)
+    out = WCS([(plane("detector"), transform), (world(spectral()), None)])
     return with_shape(out, (n, waves.size) if dispaxis == 1 else (waves.size, n))
-
-
-def _tangent_plane(ra: float, dec: float) -> Model:
-    from astropy.modeling.models import Pix2Sky_TAN, RotateNative2Celestial
-
-    return Pix2Sky_TAN() | RotateNative2Celestial(ra, dec, 180)
-
-
-def _sky_wcs(transform: Model) -> WCS:
-    import astropy.units as u
-    from astropy.coordinates import ICRS
-    from gwcs import WCS
-    from gwcs import coordinate_frames as cf
-
-    detector = cf.Frame2D(name="detector", axes_order=(0, 1))
-    sky = cf.CelestialFrame(name="sky", axes_order=(0, 1), reference_frame=ICRS())
-    spectral = cf.SpectralFrame(
-        name="spectral", axes_order=(2,), unit=(u.micron,), axes_names=("wavelength",)
-    )
-    world = cf.CompositeFrame([sky, spectral], name="world")
-    return WCS([(detector, transform), (world, None)])
 
 
 def rows_along(extent: float, slope: float, ratio: float, extra: int = 0) -> int:

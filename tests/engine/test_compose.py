@@ -248,6 +248,12 @@ def test_plan_foresees_skips(steps, ds):
     assert planned.as_dict()["steps"][0]["parameters"]["factor"]["origin"] == "user"
 
 
+def test_plan_knows_the_references_of_each_branch(steps, ds):
+    pair = [compose.branch(n, lambda b: b, steps[0], exp_type=n.upper()) for n in ("a", "b")]
+    planned = plan((compose.split(*pair),), ds, {"a:gain": 2.0, "b:gain": None, "gain": 2.0})
+    assert [(s.name, s.runs) for s in planned.steps] == [("a/scale", True), ("b/scale", False)]
+
+
 def test_since_begins_at_a_step_in_every_branch(steps):
     do_scale, do_shift = steps
     both = (

@@ -8,8 +8,8 @@ import pytest
 from spec2fn import transforms
 from spec2fn.errors import DatasetError
 from spec2fn.forward import operator, scenes
+from spec2fn.forward.gaussian import enclosed
 from spec2fn.forward.lrs import instrument as lrs
-from spec2fn.forward.operators import gaussian_fractions
 from spec2fn.testing.exposures import rendered
 
 
@@ -25,7 +25,7 @@ def op(slit):
 
 def test_fractions_sum_to_one_and_agree_with_quadrature():
     edges = np.arange(-20.5, 21.0)
-    parts = gaussian_fractions(edges[:-1], edges[1:], 0.3, 1.2)
+    parts = enclosed(edges[:-1] - 0.3, edges[1:] - 0.3, 1.2)
     assert parts.sum() == pytest.approx(1.0, abs=1e-12)
     u = np.linspace(0.5, 1.5, 20001)
     density = np.exp(-0.5 * ((u - 0.3) / 1.2) ** 2) / (1.2 * np.sqrt(2 * np.pi))

@@ -81,7 +81,6 @@ def scattered():
         spectral,
         pixels,
         lambda which: quad_entries(x[:, which], y[:, which], shape[1:]),
-        shape_in=(10, 20),
         shape=shape,
     )
     return op, (x, y, wave, width, pixels)
@@ -140,7 +139,6 @@ def test_nothing_reaches_the_cube():
         spectral,
         np.array([3]),
         lambda which: quad_entries(np.zeros((4, which.size)), np.zeros((4, which.size)), (2, 2)),
-        shape_in=(2, 2),
         shape=(2, 2, 2),
     )
     assert op.pixels.size == op.rows.size == op.voxels.size == 0

@@ -231,6 +231,23 @@ def test_missing_times_are_a_warning(exposure, times, what):
     assert "4 integrations" in warning
 
 
+def test_missing_times_are_a_warning_beside_another(exposure):
+    ds = open_exposure(exposure(times=False, S_PHOTOM="COMPLETE"))
+    times, unit = ds.attrs["meta"].records["warnings"]
+    assert "no INT_TIMES" in times
+    assert "BUNIT" in unit
+
+
+def test_a_keyword_without_value_does_not_hide_that_of_the_other_header(exposure):
+    path = exposure()
+    with fits.open(path, mode="update") as hdul:
+        hdul[0].header["V2_REF"] = None
+        hdul[0].header["XPOSURE"] = " "
+    meta = open_exposure(path).attrs["meta"]
+    assert meta.get("V2_REF") == -414.8
+    assert meta.get("XPOSURE") == 100
+
+
 def test_a_column_that_is_missing_from_the_times_is_a_warning(exposure):
     path = exposure()
     with fits.open(path, mode="update") as hdul:
@@ -284,13 +301,22 @@ def test_file_that_shrinks_while_it_is_used(exposure):
         ds["dq"].load()
 
 
-def test_damaged_header(exposure):
+@pytest.mark.parametrize(
+    ("card", "damaged", "named"),
+    [
+        ("NAXIS   =                    3", "NAXIS   = 'three'", "NAXIS is 'three'"),
+        ("NAXIS   =                    3", "NAXIS   =", "NAXIS is missing"),
+        ("NAXIS2  =                    6", "NAXIS9  = 6", "NAXIS2 is missing"),
+        ("BITPIX  =                  -32", "BITPIX  =                  -33", "BITPIX is -33"),
+        ("GCOUNT  =                    1", "GCOUNT  = T", "GCOUNT is True"),
+    ],
+)
+def test_damaged_header(exposure, card, damaged, named):
     path = exposure()
-    content = path.read_bytes().replace(
-        b"NAXIS   =                    3", b"NAXIS   = 'three'" + b" " * 13
-    )
-    path.write_bytes(content)
-    _fails(path, "damaged")
+    content = path.read_bytes()
+    assert card.encode() in content
+    path.write_bytes(content.replace(card.encode(), damaged.ljust(30).encode()))
+    _fails(path, "damaged", named)
 
 
 def test_no_sci(exposure, planes):

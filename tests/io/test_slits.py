@@ -21,7 +21,8 @@ from spec2fn.io.fits.asdf_tree import TreeWriter, cut_slit
 from spec2fn.io.fits.asdf_wcs import asdf_bytes, wcs_of_cut
 from spec2fn.io.fits.fitsfile import FitsFile
 from spec2fn.schema import Meta, meta_of
-from spec2fn.slits import Slits, bucketize
+from spec2fn.slits import Slits
+from tests.buckets import bucketize
 
 SHAPES = [(4, 9), (5, 9), (4, 30), (2, 7)]
 
@@ -409,6 +410,11 @@ def test_errors(make, tmp_path):
     with fits.open(path, mode="update") as hdul:
         hdul["ERR", 2].data = np.zeros((3, 3), np.float32)
     with pytest.raises(InputError, match="ERR 2"):
+        open_product(path)
+    path = write_product(make(), tmp_path / "b.fits")
+    with fits.open(path, mode="update") as hdul:
+        hdul["DQ", 3].data = hdul["DQ", 3].data[None]
+    with pytest.raises(InputError, match="DQ 3"):
         open_product(path)
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from spec2fn.kernels.circles import circle_overlap, circle_sampled, circle_weights
+from spec2fn.kernels.circles import circle_overlap, circle_sampled
 
 CENTRES = [(5.3, 4.8), (5.0, 4.0), (5.5, 4.5), (-0.7, 9.9), (40.0, 40.0)]
 SHAPE = (10, 12)
@@ -35,11 +35,11 @@ def test_without_a_radius_nothing_is_covered():
     assert not circle_overlap(np.array([5.0, 5.0]), np.array([0.0, -1.0, np.nan]), SHAPE).any()
 
 
-@pytest.mark.parametrize("subpixels", [0, 3])
-def test_a_part_of_the_image_has_the_same_overlaps(subpixels):
+@pytest.mark.parametrize(("cover", "subpixels"), [(circle_overlap, ()), (circle_sampled, (3,))])
+def test_a_part_of_the_image_has_the_same_overlaps(cover, subpixels):
     centre, radius = np.array([5.2, 4.7]), np.array([1.3, 3.1])
-    whole = circle_weights(centre, radius, SHAPE, subpixels=subpixels)
-    part = circle_weights(centre, radius, (4, 5), subpixels=subpixels, origin=(3, 2))
+    whole = cover(centre, radius, SHAPE, *subpixels)
+    part = cover(centre, radius, (4, 5), *subpixels, origin=(3, 2))
     np.testing.assert_allclose(part, whole[:, 3:7, 2:7], atol=1e-14)
 
 

@@ -31,7 +31,7 @@ def operator(kind="product"):
             )
 
     pixels = np.sort(rng.choice(150, N, replace=False))
-    return assemble(first, spectral, pixels, entries, shape_in=(10, 15), shape=SHAPE, **options)
+    return assemble(first, spectral, pixels, entries, shape=SHAPE, **options)
 
 
 def dense(op):
@@ -59,7 +59,7 @@ def by_voxel():
     who, voxel = np.divmod(np.sort(flat), n_out)
     pixels = np.sort(rng.choice(150, N, replace=False))
     weights = rng.uniform(0.1, 1.0, flat.size)
-    return assemble_voxels(pixels, who, voxel, weights, shape_in=(10, 15), shape=SHAPE)
+    return assemble_voxels(pixels, who, voxel, weights, shape=SHAPE)
 
 
 @pytest.fixture(params=["product", "shepard", "voxels"])

@@ -150,7 +150,7 @@ def test_gradients(overlap):
     dq[7] = 1
 
     def scalar(d, v):
-        weight = r.drizzle_weight(jnp.asarray(dq), (d, v), 1, weight_type="ivm", var_rnoise=v)
+        weight = r.drizzle_weight(jnp.asarray(dq), (d, v), weight_type="ivm", var_rnoise=v)
         coefficient, _ = r.coefficients(overlap, weight)
         sci = r.apply(overlap, coefficient, d)
         return jnp.sum(sci**2) + jnp.sum(r.resample_variance(overlap, coefficient, v))
@@ -172,13 +172,13 @@ def test_weights():
     sci = np.array([1, nan, 1, 1, 1, 1], dtype="f4")
     var = np.array([4, 4, 0, nan, 2, 1e-45], dtype="f4")
     dq = np.array([4, 0, 0, 0, 512, 0], dtype="u4")
-    ivm = r.drizzle_weight(dq, (sci, var), 513, weight_type="ivm", var_rnoise=var)
+    ivm = r.drizzle_weight(dq, (sci, var), weight_type="ivm", var_rnoise=var)
     np.testing.assert_array_equal(ivm, np.array([0.25, 0, 0, 0, 0, 0], dtype="f4"))
-    time = r.drizzle_weight(dq, (sci, var), 513, weight_type="exptime", exposure_time=7.0)
+    time = r.drizzle_weight(dq, (sci, var), weight_type="exptime", exposure_time=7.0)
     np.testing.assert_array_equal(time, np.array([7, 0, 7, 0, 0, 7], dtype="f4"))
-    same = r.drizzle_weight(dq, (sci,), 513, weight_type=None)
+    same = r.drizzle_weight(dq, (sci,), weight_type=None)
     np.testing.assert_array_equal(same, np.array([1, 0, 1, 1, 0, 1], dtype="f4"))
-    np.testing.assert_array_equal(same, r.drizzle_weight(dq, (sci,), 513, weight_type="ivm"))
+    np.testing.assert_array_equal(same, r.drizzle_weight(dq, (sci,), weight_type="ivm"))
     assert ivm.dtype == time.dtype == same.dtype == np.float32
 
 
@@ -192,7 +192,7 @@ def test_gradients_by_the_variance_do_not_depend_on_the_unit(overlap, pixels, si
     def loss(variance, scale):
         dq = jnp.zeros(variance.shape, "u4")
         v = variance * jnp.asarray(scale, "f4")
-        weight = r.drizzle_weight(dq, (jnp.asarray(data), v), 1, var_rnoise=v)
+        weight = r.drizzle_weight(dq, (jnp.asarray(data), v), var_rnoise=v)
         return (r.apply(overlap, r.coefficients(overlap, weight)[0], data) * signs).sum()
 
     slope = jax.grad(loss)(jnp.asarray(variance, "f4"), size)

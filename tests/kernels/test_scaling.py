@@ -96,9 +96,17 @@ def flat_inputs(shape=(3, 4), seed=2):
     return sci, vp, vr, dq, flat, err, np.zeros(shape[-2:], np.uint32)
 
 
-def apply_flat(sci, vp, vr, dq, flat, err, flags, **kw):
-    return scaling.divide_by_flat(
-        sci, vp, vr, dq, flat=flat, flat_err=err, flat_dq=flags, do_not_use=DNU, **kw
+def apply_flat(sci, vp, vr, dq, flat, err, flags, *, inverse=False):
+    return scaling.rescale(
+        {"sci": sci},
+        {"var_poisson": vp, "var_rnoise": vr},
+        dq,
+        flat,
+        None,
+        do_not_use=DNU,
+        inverse=not inverse,
+        error=err,
+        flags=flags,
     )
 
 

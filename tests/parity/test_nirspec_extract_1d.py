@@ -13,8 +13,8 @@ from astropy.io import fits
 from spec2fn.io.fits.layout import _spectrum_cards
 from spec2fn.refs import open_reference
 from spec2fn.schema import EXTRACTED, MODE_ATTRS, Meta, meta_of
-from spec2fn.slits import bucketize
 from spec2fn.steps.extract_1d import extract_1d
+from tests.buckets import bucketize
 
 pytestmark = pytest.mark.parity
 

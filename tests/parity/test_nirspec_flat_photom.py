@@ -7,9 +7,10 @@ from astropy.io import fits
 
 from spec2fn.refs import open_reference
 from spec2fn.schema import PLANES, Meta, status_of
-from spec2fn.slits import Slits, bucketize
+from spec2fn.slits import Slits
 from spec2fn.steps.flat_field import flat_field
 from spec2fn.steps.photom import photom
+from tests.buckets import bucketize
 
 pytestmark = pytest.mark.parity
 

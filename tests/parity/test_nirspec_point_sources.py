@@ -11,11 +11,11 @@ from astropy.io import fits
 
 from spec2fn.refs import open_reference
 from spec2fn.schema import MODE_ATTRS, Meta, meta_of, status_of
-from spec2fn.slits import bucketize
 from spec2fn.steps.barshadow import barshadow
 from spec2fn.steps.pathloss import pathloss
 from spec2fn.steps.srctype import srctype
 from spec2fn.steps.wavecorr import wavecorr
+from tests.buckets import bucketize
 
 pytestmark = pytest.mark.parity
 

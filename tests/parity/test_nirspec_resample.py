@@ -11,9 +11,9 @@ import xarray as xr
 
 from spec2fn.io import open_product
 from spec2fn.schema import Meta, meta_of
-from spec2fn.slits import bucketize
 from spec2fn.steps.pixel_replace import pixel_replace
 from spec2fn.steps.resample_spec import resample_spec
+from tests.buckets import bucketize
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 

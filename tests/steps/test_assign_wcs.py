@@ -140,7 +140,7 @@ def test_missing_and_incomplete_references_are_named(lrs_case):
         assign_wcs(ds, distortion=refs["distortion"])
     with pytest.raises(ReferenceError, match=r"\(specwcs.fits\) has no column 'y2'"):
         run(lrs_case, ds, columns=("y2",))
-    with pytest.raises(ReferenceError, match="holds no model"):
+    with pytest.raises(ReferenceError, match="has no entry 'model'"):
         assign_wcs(ds, distortion=refs["filteroffset"], specwcs=refs["specwcs"])
     with pytest.raises(InputError, match=r"IMX is missing from specwcs.fits"):
         run(lrs_case, ds, IMX=None)

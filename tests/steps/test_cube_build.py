@@ -8,7 +8,7 @@ from spec2fn.dq import PIXEL
 from spec2fn.errors import InputError, ParameterError
 from spec2fn.io import open_product, save
 from spec2fn.kernels import cubes as kernel
-from spec2fn.schema import Meta, meta_of, status_of
+from spec2fn.schema import Meta, meta_of, status_of, with_meta
 from spec2fn.steps.cube_build import cube_build
 
 RA, DEC = 30.0, 40.0
@@ -233,6 +233,16 @@ def test_an_offset_file_moves_the_exposure(base, reference, tmp_path):
         np.testing.assert_allclose(flux, flux.mean(), rtol=1e-3)
 
 
+def test_an_offset_moves_the_field_whatever_the_header_says_of_it(base, reference, tmp_path):
+    file = offsets(tmp_path / "offsets.asdf", raoffset=[9.0, 3.0])
+    science = fits.Header({"S_REGION": cube_build(base, reference, channel="2").attrs["s_region"]})
+    there = with_meta(base, science=science)
+    stays = cube_build(there, reference, channel="2")
+    moved, true = (cube_build(ds, reference, channel="2", offset_file=file) for ds in (there, base))
+    assert moved.attrs["s_region"] == true.attrs["s_region"] != stays.attrs["s_region"]
+    assert np.isfinite(moved["sci"]).sum() == np.isfinite(true["sci"]).sum()
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
@@ -250,6 +260,13 @@ def test_an_unfit_offset_file_is_refused(base, reference, tmp_path, changes, tex
 def test_a_missing_offset_file_is_named(base, reference, tmp_path):
     with pytest.raises(InputError, match=r"none\.asdf.* cannot be used"):
         cube_build(base, reference, channel="1", offset_file=str(tmp_path / "none.asdf"))
+
+
+@pytest.mark.parametrize("weighting", ["drizzle", "emsm", "msm"])
+@pytest.mark.parametrize("away", [{"ra_center": 30.01, "nspax_x": 5}, {"wavelengths": (9.0, 9.1)}])
+def test_a_cube_that_no_pixel_reaches_is_refused(base, reference, weighting, away):
+    with pytest.raises(ParameterError, match="no pixel of the exposure reaches the cube ch2-short"):
+        cube_build(base, reference, channel="2", weighting=weighting, **away)
 
 
 def test_wavelength_of_a_line(base, reference):

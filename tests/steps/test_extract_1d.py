@@ -68,6 +68,9 @@ def exposure(integrations=3, seed=1, bad=0.02, **attrs):
     return ds
 
 
+ORDER_ZERO = Meta(primary=fits.Header({"SPORDER": 0}), science=fits.Header(), wcs=LinearWCS())
+
+
 def apertures(*entries, **entry):
     entries = entries or ({"id": MODE, "use_source_posn": False, **entry},)
     return xr.Dataset(attrs={"tree": {"apertures": list(entries)}, "meta": Meta()})
@@ -305,6 +308,7 @@ def test_extended_source_is_not_centred_unless_asked():
         (apertures({"id": "S200A1"}), "S200A1"),
         (apertures({"id": MODE, "region_type": "background"}), "no target aperture"),
         (box(bkg_coeff=[[1.0]]), "lower and upper limits"),
+        (box(src_coeff=[]), "lower and upper limits"),
         (box(bkg_coeff=[[1.0], [2.0]], bkg_fit="spline"), "spline"),
     ],
 )
@@ -318,6 +322,7 @@ def test_unusable_apertures(reference, words):
     [
         ({}, {"spectral_order": 2}, "spectral order 1"),
         ({"dispaxis": None}, {}, "DISPAXIS"),
+        ({"filter": "F770W", "meta": ORDER_ZERO}, {}, "direct image"),
     ],
 )
 def test_skips_say_why(change, entry, words):
@@ -325,6 +330,11 @@ def test_skips_say_why(change, entry, words):
     assert out.attrs["status_extract_1d"].startswith("SKIPPED: ")
     assert words in out.attrs["status_extract_1d"]
     assert "sci" in out
+
+
+def test_a_prism_has_no_other_order_than_zero():
+    out = extract_1d(exposure(meta=ORDER_ZERO), box())
+    assert out.attrs["status_extract_1d"] == "COMPLETE"
 
 
 def test_nothing_in_the_aperture():

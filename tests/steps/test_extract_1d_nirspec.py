@@ -15,10 +15,11 @@ from spec2fn.kernels.extraction import interpolate_correction
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.plans.extraction.apcorr import correction_table
 from spec2fn.schema import EXTRACTED, Meta, meta_of
-from spec2fn.slits import Slits, bucketize
+from spec2fn.slits import Slits
 from spec2fn.spectra.datasets import join_spectra
 from spec2fn.steps.extract_1d import extract_1d
 from spec2fn.transforms import jit, value_and_grad
+from tests.buckets import bucketize
 
 AREA = 2.5e-13
 START, STEP = 1.0, 0.05  # wavelength by column [um]

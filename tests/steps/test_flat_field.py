@@ -91,6 +91,12 @@ def test_without_a_flat_the_step_is_skipped():
     xr.testing.assert_identical(out.drop_attrs(), ds.drop_attrs())
 
 
+def test_a_plan_is_no_flat():
+    plan = flat_field.plan(exposure(), reference())
+    with pytest.raises(ReferenceError, match="needs the reference it was made with"):
+        flat_field(exposure(), plan=plan)
+
+
 def test_a_flat_of_the_wrong_size_is_one_clear_line():
     flat = reference().isel(y=slice(0, 3), x=slice(0, 3))
     text = r"flat_field: reference 'flat' is \(3, 3\) but 'sci' is \(4, 5\)"

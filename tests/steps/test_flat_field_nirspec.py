@@ -6,9 +6,9 @@ import xarray as xr
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.schema import Meta, meta_of, status_of
-from spec2fn.slits import bucketize
 from spec2fn.steps.flat_field import flat_field
 from spec2fn.transforms import jit, value_and_grad
+from tests.buckets import bucketize
 
 DNU = PIXEL["DO_NOT_USE"]
 NO_FLAT = PIXEL["NO_FLAT_FIELD"]
@@ -366,12 +366,16 @@ def test_reasons_and_errors():
         flat_field(one, None, fflat, sflat, dflat)
     with pytest.raises(DatasetError, match="'source_type'"):
         flat_field(ds.drop_vars("source_type"), None, fflat, sflat, dflat)
-    with pytest.raises(ReferenceError, match="'dflat' holds no image"):
+    with pytest.raises(ReferenceError, match=r"'dflat' .* has no 'sci'"):
         flat_field(ds, None, fflat, sflat, dflat.drop_vars("sci"))
     with pytest.raises(ReferenceError, match=r"'wavelength\.wavelength'"):
         flat_field(ds, None, fflat, sflat, dflat.drop_vars("wavelength.wavelength"))
     with pytest.raises(ReferenceError, match=r"'fast_variation\.error'"):
         flat_field(ds, None, fflat.drop_vars("fast_variation.error"), sflat, dflat)
+    plan = flat_field.plan(ds, None, fflat, sflat, dflat)
+    for parts in ((None, sflat, dflat), (fflat, sflat, None)):
+        with pytest.raises(ReferenceError, match="needs the reference it was made with"):
+            flat_field(ds, None, *parts, plan=plan)
 
 
 @pytest.mark.parametrize(

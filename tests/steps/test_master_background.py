@@ -369,10 +369,10 @@ def test_smoothing():
 
 def test_spectrum_on_pixels():
     spectrum = Spectrum(np.array([1.0, 2.0]), np.array([10.0, 20.0]), {"sb_error": np.ones(2)})
-    found = expand(spectrum, np.array([[0.9, 1.0, 1.25], [2.0, 2.1, np.nan]]))
-    np.testing.assert_array_equal(found.covered, [[False, True, True], [True, False, False]])
-    np.testing.assert_allclose(found.surf_bright, [[0, 10, 12.5], [20, 0, 0]])
-    np.testing.assert_allclose(found.variance, [[0, 1, 0.625], [1, 0, 0]])
+    covered, level, variance = expand(spectrum, np.array([[0.9, 1.0, 1.25], [2.0, 2.1, np.nan]]))
+    np.testing.assert_array_equal(covered, [[False, True, True], [True, False, False]])
+    np.testing.assert_allclose(level, [[0, 10, 12.5], [20, 0, 0]])
+    np.testing.assert_allclose(variance, [[0, 1, 0.625], [1, 0, 0]])
 
 
 def test_users_background_must_hold_a_spectrum():

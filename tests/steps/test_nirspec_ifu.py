@@ -7,7 +7,7 @@ import xarray as xr
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.io import open_product, save
-from spec2fn.plans.flux.nirspec_flat import widths_by_slice
+from spec2fn.plans.flux.nirspec_flat import pixel_widths
 from spec2fn.schema import meta_of, status_of, with_meta
 from spec2fn.steps.flat_field import flat_field
 from spec2fn.steps.msaflagopen import msaflagopen
@@ -186,7 +186,7 @@ def test_pixel_widths_stay_in_their_slice():
         ]
     )
     number = np.array([[1] * 5, [1] * 5, [2] * 5, [2] * 5]) * np.isfinite(wave)
-    found = widths_by_slice(wave, number)
+    found = pixel_widths(wave, number)
     expected = np.array(
         [
             # where a row ends before the slice does, the mean of the next column of the slice
@@ -197,19 +197,19 @@ def test_pixel_widths_stay_in_their_slice():
         ]
     )
     np.testing.assert_allclose(found, expected, atol=1e-12)
-    assert not widths_by_slice(wave[:, :1], number[:, :1]).any()
+    assert not pixel_widths(wave[:, :1], number[:, :1]).any()
 
 
 @pytest.mark.parametrize("kind", ["POINT", "EXTENDED"])
 def test_pathloss_of_the_middle_of_the_aperture(assigned, refs, kind):
     ds = assigned.assign_attrs(source_type=kind)
     out = pathloss(ds, refs["pathloss"])
-    waves = 0.5 + 0.25 * np.arange(21)
+    waves = 0.5 + 0.1 * np.arange(52)
     cube, uniform = refs["pathloss"]["ps"].values, refs["pathloss"]["uni"].values
     middle = cube[:, cube.shape[1] // 2, cube.shape[2] // 2]
     wave = ds["wavelength"].values.astype(np.float32)
     lit = ds["slice_id"].values > 0
-    inside = lit & (wave > 0.5) & (wave <= 5.5)
+    inside = lit & (wave > 0.5) & (wave <= 5.6)
     for name, vector in (("pathloss_ps", middle), ("pathloss_un", uniform)):
         expected = np.interp(wave[inside], waves, vector)
         np.testing.assert_allclose(out[name].values[inside], expected, rtol=1e-6)
@@ -280,7 +280,7 @@ def test_photom_without_what_it_needs(assigned, refs):
     few = refs["area"].isel(area_row=slice(1, 2))
     with pytest.raises(ReferenceError, match="no row for slice 0"):
         photom(assigned, refs["photom"], few)
-    with pytest.raises(ReferenceError, match="no column 'pixarea'"):
+    with pytest.raises(ReferenceError, match=r"'area' .* has no 'area\.pixarea'"):
         photom(assigned, refs["photom"], refs["area"].drop_vars("area.pixarea"))
     other = photom(assigned.assign_attrs(grating="G140M"), refs["photom"], refs["area"])
     assert status_of(other, "photom").startswith("SKIPPED: the photom reference has no row")

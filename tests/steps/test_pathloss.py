@@ -8,10 +8,10 @@ from astropy.io import fits
 
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, InputError, ParameterError, ReferenceError
-from spec2fn.plans.flux.pathloss import size_of_pixel
 from spec2fn.schema import Meta, status_of
 from spec2fn.steps.pathloss import pathloss
 from spec2fn.transforms import jit, value_and_grad, vmap
+from spec2fn.wcs.evaluate import size_of_pixel
 
 DNU = PIXEL["DO_NOT_USE"]
 SHAPE = (6, 4)

@@ -147,6 +147,8 @@ def test_errors_name_what_is_missing():
     broken = reference(times=True).drop_vars("timecoeff_linear.t0")
     with pytest.raises(ReferenceError, match="timecoeff_linear"):
         photom(exposure(), broken)
+    with pytest.raises(ReferenceError, match="needs the reference it was made with"):
+        photom(exposure(), plan=photom.plan(exposure(), reference()))
 
 
 def test_rows_of_the_time_dependence_are_those_with_the_same_keys():

@@ -6,9 +6,9 @@ import xarray as xr
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, InputError, ReferenceError
 from spec2fn.schema import Meta, status_of
-from spec2fn.slits import bucketize
 from spec2fn.steps.photom import photom
 from spec2fn.transforms import jit, value_and_grad
+from tests.buckets import bucketize
 
 DNU = PIXEL["DO_NOT_USE"]
 A2_TO_SR = (np.pi / 180 / 3600) ** 2
@@ -217,9 +217,9 @@ def test_reasons_and_errors():
     )
     with pytest.raises(DatasetError, match="run extract_2d"):
         photom(ds.isel(slit=0), ref, area)
-    with pytest.raises(ReferenceError, match="no column 'photmj'"):
+    with pytest.raises(ReferenceError, match=r"'photom' .* has no 'photom\.photmj'"):
         photom(ds, ref.drop_vars("photom.photmj"), area)
-    with pytest.raises(ReferenceError, match="no column 'pixarea'"):
+    with pytest.raises(ReferenceError, match=r"'area' .* has no 'area\.pixarea'"):
         photom(ds, ref, area.drop_vars("area.pixarea"))
     with pytest.raises(InputError, match="mid time"):
         photom(ds.drop_vars("mid_time"), ref, area)

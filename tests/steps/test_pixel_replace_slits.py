@@ -6,9 +6,9 @@ import xarray as xr
 
 from spec2fn.dq import PIXEL
 from spec2fn.schema import Meta
-from spec2fn.slits import bucketize
 from spec2fn.steps.pixel_replace import pixel_replace
 from spec2fn.transforms import jit
+from tests.buckets import bucketize
 
 ALGORITHMS = ("mingrad", "fit_profile")
 PLANES = ("sci", "err", "dq", "var_poisson")

@@ -9,10 +9,11 @@ import xarray as xr
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, InputError, ParameterError
 from spec2fn.schema import Meta, meta_of, status_of
-from spec2fn.slits import PADDING, bucketize
+from spec2fn.slits import PADDING
 from spec2fn.steps.resample_spec import resample_spec
 from spec2fn.transforms import jit, value_and_grad
 from spec2fn.wcs.slit_grid import build_slit_grid, source_weights
+from tests.buckets import bucketize
 
 SHAPES = ((14, 40), (13, 44), (17, 36))
 PIXEL_DEG = 0.1 / 3600

@@ -374,7 +374,7 @@ def test_bad_references():
     with pytest.raises(ReferenceError, match="'camera' is missing"):
         assign(refs={k: v for k, v in toy.references("G395H").items() if k != "camera"})
     broken = toy.references("G395H")["fpa"].assign_attrs(tree={})
-    with pytest.raises(ReferenceError, match="'fpa' has no 'nrs1_model'"):
+    with pytest.raises(ReferenceError, match="'fpa' has no entry 'nrs1_model'"):
         assign(refs=_refs(fpa=broken))
     few = toy.references("G395H")["msa"]
     tree = few.attrs["tree"] | {"Q3": few.attrs["tree"]["Q5"]}

@@ -7,7 +7,6 @@ import pytest
 import xarray as xr
 
 from spec2fn.errors import DatasetError, InputError, ReferenceError
-from spec2fn.forward.nirspec import ifu_optics as nirspec_ifu_optics
 from spec2fn.schema import meta_of, with_meta
 from spec2fn.steps.assign_wcs import assign_wcs
 from spec2fn.testing import nirspec as toy
@@ -27,7 +26,7 @@ CASES = [("G395H", "NRS1"), ("G395H", "NRS2"), ("G235M", "NRS1"), ("PRISM", "NRS
 @functools.cache
 def assigned(grating="G395H", detector="NRS1", **options):
     ds = toy.exposure("NRS_IFU", grating, detector=detector, window=WINDOW[grating])
-    return assign_wcs(ds, **nirspec_ifu_optics.optics(grating), **options)
+    return assign_wcs(ds, **toy.references(grating, ifu=True), **options)
 
 
 def planes(ds):
@@ -96,7 +95,7 @@ def test_detector_to_world_and_back(case):
 
 def test_neighbours_on_the_sky_lie_in_opposite_halves_of_the_detector():
     ds = toy.exposure("NRS_IFU", "G395H", window=(1001, 1, 4, 2048))
-    ds = assign_wcs(ds, **nirspec_ifu_optics.optics("G395H"))
+    ds = assign_wcs(ds, **toy.references("G395H", ifu=True))
     number = ds["slice_id"].values
     rows = [np.nonzero((number == k).any(axis=1))[0].mean() for k in range(1, 31)]
     assert np.all(np.diff(rows[::2]) < 0)
@@ -115,7 +114,7 @@ def test_footprint_holds_every_pixel():
 
 def test_footprint_and_planes_over_zero_right_ascension():
     ds = toy.exposure("NRS_IFU", "G395H", window=WINDOW["G395H"], RA_REF=0.0)
-    moved = assign_wcs(ds, **nirspec_ifu_optics.optics("G395H"))
+    moved = assign_wcs(ds, **toy.references("G395H", ifu=True))
     offset = (moved["ra"].values - assigned()["ra"].values + 53.1 + 180.0) % 360.0 - 180.0
     assert np.nanmax(np.abs(offset)) < 1e-10
     assert np.nanmin(moved["ra"].values) >= 0
@@ -190,7 +189,7 @@ def test_integrations_share_the_regions(tmp_path):
     from spec2fn.io import open_product, save
 
     ds = toy.exposure("NRS_IFU", "G395H", window=WINDOW["G395H"], integrations=3)
-    ds = assign_wcs(ds, **nirspec_ifu_optics.optics("G395H"))
+    ds = assign_wcs(ds, **toy.references("G395H", ifu=True))
     assert ds["sci"].ndim == 3
     assert ds["regions"].dims == ds["wavelength"].dims == ("y", "x")
     path = save(ds.assign_attrs(model="CubeModel"), tmp_path / "jw_nrs1_calints.fits")
@@ -201,7 +200,7 @@ def test_integrations_share_the_regions(tmp_path):
 
 
 def test_without_chromatic_correction():
-    refs = {**nirspec_ifu_optics.optics("G395H"), "chromcorr": None}
+    refs = {**toy.references("G395H", ifu=True), "chromcorr": None}
     ds = assign_wcs(toy.exposure("NRS_IFU", "G395H", window=WINDOW["G395H"]), **refs)
     assert "oteip_chromcorr" not in meta_of(ds).wcs.available_frames
     # it moves the light by 200 and 100 microdegrees per micron
@@ -220,18 +219,18 @@ def test_without_chromatic_correction():
 def test_nothing_on_the_second_detector(grating, detector):
     ds = toy.exposure("NRS_IFU", grating, detector=detector)
     with pytest.raises(InputError, match="no slice of the IFU falls on detector NRS2"):
-        assign_wcs(ds, **nirspec_ifu_optics.optics(grating))
+        assign_wcs(ds, **toy.references(grating, ifu=True))
 
 
 def test_no_light_in_the_window():
     ds = toy.exposure("NRS_IFU", "G395H", window=(1, 1, 8, 8))
     with pytest.raises(InputError, match="no slice of the IFU"):
-        assign_wcs(ds, **nirspec_ifu_optics.optics("G395H"))
+        assign_wcs(ds, **toy.references("G395H", ifu=True))
 
 
 def test_bad_references_and_parameters():
     ds = toy.exposure("NRS_IFU", "G395H", window=WINDOW["G395H"])
-    refs = nirspec_ifu_optics.optics("G395H")
+    refs = toy.references("G395H", ifu=True)
     for name in ("ifufore", "ifuslicer", "ifupost"):
         with pytest.raises(ReferenceError, match=name):
             assign_wcs(ds, **{**refs, name: None})

@@ -1,11 +1,13 @@
-"""S_REGION of resampled slits."""
+"""S_REGION of resampled slits, exposures and cubes."""
 
 import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
 
+from spec2fn.wcs.cube_grid import CubeGrid
+from spec2fn.wcs.cube_wcs import footprint
 from spec2fn.wcs.evaluate import sample_slit
-from spec2fn.wcs.s_region import slit_region
+from spec2fn.wcs.s_region import box_region, polygon, slit_region
 from spec2fn.wcs.tangent_grid import build_tangent_plane
 from tests.wcs.test_tangent_grid import SCALE, slit_wcs
 
@@ -26,3 +28,25 @@ def test_slit_region():
     assert min(sides) == pytest.approx(width, rel=1e-3)
     assert max(sides) == pytest.approx(SCALE * (out.array_shape[1] - 1), rel=1e-3)
     assert slit_region("UNKNOWN", out) is None
+
+
+def corners(region):
+    return np.array(region.split()[2:], dtype=float).reshape(4, 2)
+
+
+@pytest.mark.parametrize("ra", [0.0, 120.0])
+def test_footprint_of_a_cube_wherever_it_lies(ra):
+    grid = CubeGrid((ra, -60.0), (6.0, 4.0), (0.5, 0.5), 0.0, (7, 11), (-2.5, -1.5))
+    found = corners(footprint(grid))
+    east = (found[:, 0] - ra + 180) % 360 - 180
+    np.testing.assert_allclose(3600 * east, [-5, -5, 5, 5], rtol=1e-4)
+    np.testing.assert_allclose(3600 * (found[:, 1] + 60), [-1.5, 1.5, 1.5, -1.5], rtol=1e-3)
+
+
+def test_box_around_positions_on_both_sides_of_the_meridian():
+    ra, dec = np.array([359.5, np.nan, 0.25, 0.0]), np.array([1.0, np.nan, -2.0, 3.0])
+    np.testing.assert_allclose(
+        corners(box_region(ra, dec)), [(359.5, -2), (0.25, -2), (0.25, 3), (359.5, 3)]
+    )
+    assert box_region(ra[1:2], dec[1:2]) is None
+    assert polygon(ra, dec) is None

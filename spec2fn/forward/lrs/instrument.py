@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from spec2fn.forward.exposures import Detector
+from spec2fn.forward.gaussian import enclosed
 from spec2fn.typing import HostArray
 from spec2fn.units import ARCSEC2_TO_SR
 
@@ -27,7 +28,6 @@ __all__ = [
     "V3_ANGLE",
     "aperture",
     "background",
-    "enclosed",
     "fwhm",
     "relative_response",
     "slit_transmission",
@@ -130,14 +130,6 @@ def slit_transmission(wave: HostArray, offset: HostArray) -> HostArray:
     """Fraction of a star's light that passes the slit, `offset` pixels from its centre line."""
     half = SLIT_ROWS / 2
     return enclosed(offset - half, offset + half, sigma(wave))
-
-
-def enclosed(lower: HostArray, upper: HostArray, width: HostArray | float) -> HostArray:
-    """Integral of a unit Gaussian of standard deviation `width` from `lower` to `upper`."""
-    from scipy.special import erf
-
-    scale = 1.0 / (np.sqrt(2.0) * width)
-    return 0.5 * (erf(upper * scale) - erf(lower * scale))
 
 
 def background(wave: HostArray) -> HostArray:

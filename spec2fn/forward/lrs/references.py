@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.forward import reference_files as files
+from spec2fn.forward.gaussian import enclosed
 from spec2fn.forward.lrs import instrument as lrs
 from spec2fn.typing import HostArray
 
@@ -206,7 +207,7 @@ def _apcorr(exp_type: str) -> files.Content:
         column = lrs.aperture(exp_type)[0] + lrs.trace(np.interp(wave, lrs.wavelength(rows), rows))
         offset = sum(BOX[exp_type]) / 2 - column
     half = size / 2
-    factor = 1 / lrs.enclosed(offset[:, None] - half, offset[:, None] + half, width[:, None])
+    factor = 1 / enclosed(offset[:, None] - half, offset[:, None] + half, width[:, None])
     table = files.table_hdu(
         "APCORR",
         {
@@ -269,7 +270,7 @@ def _psf() -> files.Content:
     center = (oversampling * pixels - 1) / 2
     u = (np.arange(oversampling * pixels) - center) / oversampling
     step = 0.5 / oversampling
-    profile = lrs.enclosed(u - step, u + step, lrs.sigma(wave)[:, None])
+    profile = enclosed(u - step, u + step, lrs.sigma(wave)[:, None])
     hdus = [
         files.image_hdu(
             "PSF",

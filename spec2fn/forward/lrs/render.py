@@ -9,6 +9,7 @@ import numpy as np
 
 from spec2fn.forward import scenes
 from spec2fn.forward.exposures import Aperture, Setup
+from spec2fn.forward.gaussian import enclosed
 from spec2fn.forward.lrs import instrument as lrs
 from spec2fn.forward.lrs.references import SHAPES, SUBARRAYS, true_flat
 from spec2fn.forward.operators import operator
@@ -116,5 +117,5 @@ def _star(shape: tuple[int, int], center: tuple[float, float], rate: float = 400
     """Undispersed image [DN/s] of a star, integrated over pixels."""
     width = lrs.sigma(np.array(5.6))
     x, y = (np.arange(n) - c for n, c in zip(shape[::-1], center, strict=True))
-    columns, rows = (lrs.enclosed(u - 0.5, u + 0.5, width) for u in (x, y))
+    columns, rows = (enclosed(u - 0.5, u + 0.5, width) for u in (x, y))
     return rate * rows[:, None] * columns[None, :]

@@ -77,14 +77,7 @@ class StrayLight:
 
 
 def stray_light(ds: xr.Dataset, mrsxartcorr: xr.Dataset) -> StrayLight:
-    """Build the operator of the scattered light of an MRS exposure.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Its pixel values do not matter.
-    mrsxartcorr : xarray.Dataset
-    """
+    """Build the operator of the scattered light of an MRS exposure, of any pixel values."""
     plan = plan_straylight(ds, mrsxartcorr)
     width = ds["sci"].shape[-1]
     halves = []

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from spec2fn.forward.exposures import Detector
 from spec2fn.typing import HostArray
+from spec2fn.units import ARCSEC2_TO_SR
 
 __all__ = [
     "APERTURE",
-    "GAIN",
+    "DETECTOR",
     "ORDER",
     "PHOTMJSR",
     "PIXEL_AREA_ARCSEC2",
     "PIXEL_AREA_SR",
     "PIXEL_SCALE",
-    "READ_NOISE",
     "SHAPE",
     "SIGMA",
     "SKY",
@@ -38,15 +39,12 @@ SHAPE = (64, 2048)
 PIXEL_SCALE = 0.063
 """Size of a pixel [arcsec]."""
 PIXEL_AREA_ARCSEC2 = PIXEL_SCALE**2
-PIXEL_AREA_SR = PIXEL_AREA_ARCSEC2 * (np.pi / (180 * 3600)) ** 2
+PIXEL_AREA_SR = PIXEL_AREA_ARCSEC2 * ARCSEC2_TO_SR
 V3_ANGLE = -0.063
 """Angle from V3 to the detector columns [deg]."""
 PHOTMJSR = 6.0e-4
 """Conversion at unit relative response on the reference day [MJy um s/(DN sr)]."""
-GAIN = 1.8
-"""Electrons per DN."""
-READ_NOISE = 0.05
-"""Read noise of a countrate of 100 s [DN/s]."""
+DETECTOR = Detector(gain=1.8, read_noise=0.05, pattern="RAPID", fast=-1, slow=2)
 SKY = 0.4
 """Count rate of the sky [DN/s]."""
 SIGMA = 0.75

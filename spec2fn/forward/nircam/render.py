@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.forward import scenes
-from spec2fn.forward.exposures import Setup
+from spec2fn.forward.exposures import Aperture, Setup
 from spec2fn.forward.nircam import instrument as nircam
 from spec2fn.forward.nircam.references import true_flat
 from spec2fn.forward.operators import (
@@ -27,45 +26,10 @@ from spec2fn.typing import HostArray
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["GrismSetup", "nircam_tsgrism", "trace_operator"]
+__all__ = ["nircam_tsgrism", "trace_operator"]
 
 _SECONDS = 10.0
 _JY = 1e6  # in a MJy
-
-
-@dataclass(frozen=True)
-class GrismSetup(Setup):
-    """How a grism time series is taken."""
-
-    gain: ClassVar[float] = nircam.GAIN
-    read_noise: ClassVar[float] = nircam.READ_NOISE
-
-    def _configuration(self) -> dict[str, Any]:
-        return {
-            "INSTRUME": "NIRCAM",
-            "DETECTOR": "NRCALONG",
-            "MODULE": "A",
-            "CHANNEL": "LONG",
-            "PUPIL": "GRISMR",
-            "READPATT": "RAPID",
-            "FASTAXIS": -1,
-            "SLOWAXIS": 2,
-            "PATTTYPE": "NONE",
-            "NUMDTHPT": 1,
-            "XOFFSET": 0.0,
-            "YOFFSET": 0.0,
-            "APERNAME": "NRCA5_GRISM64_F444W",
-        }
-
-    def _science(self) -> dict[str, Any]:
-        x, y = nircam.APERTURE
-        return {**super()._science(), "XREF_SCI": x + 1.0, "YREF_SCI": y + 1.0}
-
-    def _aperture(self) -> tuple[float, float, float, int, float]:
-        return *nircam.to_v2v3(*nircam.APERTURE), nircam.V3_ANGLE, 1, nircam.PIXEL_SCALE
-
-    def _offset(self) -> tuple[float, float]:
-        return 0.0, 0.0
 
 
 def nircam_tsgrism(
@@ -73,13 +37,26 @@ def nircam_tsgrism(
 ) -> Rendered:
     """Expose a star during a transit, in integrations of 10 s each."""
     flat = true_flat(seed)
-    setup = GrismSetup(
+    x, y = nircam.APERTURE
+    setup = Setup(
         name="jw01234009001_04101_00001_nrcalong_rateints.fits",
         exp_type="NRC_TSGRISM",
         filter="F444W",
         shape=(integrations, *nircam.SHAPE),
         integration_time=_SECONDS,
+        detector=nircam.DETECTOR,
+        aperture=Aperture(
+            "NRCA5_GRISM64_F444W", *nircam.to_v2v3(x, y), nircam.V3_ANGLE, 1, nircam.PIXEL_SCALE
+        ),
+        optics={
+            "INSTRUME": "NIRCAM",
+            "DETECTOR": "NRCALONG",
+            "MODULE": "A",
+            "CHANNEL": "LONG",
+            "PUPIL": "GRISMR",
+        },
         subarray="SUBGRISM64",
+        extra={"XREF_SCI": x + 1.0, "YREF_SCI": y + 1.0},
     )
     grid = scenes.NEAR_GRID
     op = trace_operator(with_wcs(setup, references), references, grid, flat=flat)

@@ -16,10 +16,9 @@ from spec2fn.forward.nirspec import optics as nirspec_optics
 from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
-    import xarray as xr
     from astropy.modeling import Model
 
-__all__ = ["CHROMATIC", "optics", "optics_trees"]
+__all__ = ["CHROMATIC", "optics_trees"]
 
 _SLICES = 30
 _WIDTH, _LENGTH = 0.0008, 0.012  # m
@@ -58,20 +57,6 @@ def optics_trees(
         "ifupost": ({f"slice_{i}": _post(i) for i in range(_SLICES)}, {}),
         "ifufore": ({"model": _fore()}, {}),
         "chromcorr": ({"model": _chromatic(chromatic)}, {}),
-    }
-
-
-@functools.cache
-def optics(
-    grating: str, chromatic: tuple[float, float] = (200e-6, -100e-6)
-) -> Mapping[str, xr.Dataset]:
-    """Return what assign_wcs needs for NRS_IFU, by reference type, as if read from files.
-
-    The shift with wavelength is so large that no test can overlook it.
-    """
-    return {
-        name: nirspec_optics.reference_dataset(name, tree, **mode)
-        for name, (tree, mode) in optics_trees(grating, chromatic).items()
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from spec2fn.forward.exposures import Detector
-from spec2fn.forward.lrs.instrument import enclosed
+from spec2fn.forward.gaussian import enclosed
 from spec2fn.typing import HostArray
 
 __all__ = [

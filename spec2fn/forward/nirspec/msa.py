@@ -95,15 +95,9 @@ def msa_metadata(
     sources: Mapping[str, Any],
     filename: str = "jw01234_01_msa.fits",
 ) -> xr.Dataset:
-    """Put MSA metadata together, as :func:`spec2fn.io.msa.read_msa_metadata` reads them.
+    """Put rows of SHUTTER_INFO and columns of SOURCE_INFO together.
 
-    Parameters
-    ----------
-    rows : sequence of mapping
-        Of SHUTTER_INFO.
-    sources : mapping of str to array
-        Columns of SOURCE_INFO.
-    filename : str
+    As :func:`spec2fn.io.msa.read_msa_metadata` reads them.
     """
     import xarray as xr
 

@@ -56,13 +56,7 @@ class SlitOperators:
     along: HostArray
 
     def extended(self, profile: Callable[[HostArray], HostArray]) -> SurfaceOperator:
-        """Operator of an extended source.
-
-        Parameters
-        ----------
-        profile : callable
-            Relative surface brightness by position along the slit.
-        """
+        """Operator of a source with this relative surface brightness by position along the slit."""
         shape = np.where(self.sky.gain > 0, profile(np.nan_to_num(self.along)), 0.0)
         return replace(self.sky, profile=shape)
 
@@ -74,14 +68,7 @@ def open_slits(
 ) -> Slits:
     """Cut the slits out of an exposure, with their WCS and the types of their sources.
 
-    Parameters
-    ----------
-    exposure : xarray.Dataset
-        Its pixel values do not matter.
-    references : mapping
-        Datasets by type: those of ``assign_wcs``.
-    msa_metadata : xarray.Dataset, optional
-        For NRS_MSASPEC.
+    `references` are those of ``assign_wcs``, by type; NRS_MSASPEC needs `msa_metadata`.
     """
     from spec2fn.steps.assign_wcs import assign_wcs
     from spec2fn.steps.extract_2d import extract_2d

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    import xarray as xr
     from astropy.modeling import Model
 
-__all__ = ["CONFIGURATIONS", "GWA_TILT", "optics", "optics_trees", "reference_dataset"]
+__all__ = ["CONFIGURATIONS", "GWA_TILT", "optics_trees"]
 
 CONFIGURATIONS: Mapping[str, tuple[str, float, float, tuple[float, float]]] = {
     "G140M": ("F100LP", 95700.0, -4.02, (0.9e-6, 1.9e-6)),
@@ -103,23 +102,6 @@ def optics_trees(grating: str) -> Mapping[str, tuple[Mapping[str, Any], Mapping[
         "msa": (_msa(), {}),
         "ote": ({"model": _ote()}, {}),
         "wavelengthrange": (ranges, {}),
-    }
-
-
-def reference_dataset(name: str, tree: Mapping[str, Any], **attrs: str) -> xr.Dataset:
-    """Return a reference as it is when an ASDF file has been opened."""
-    import xarray as xr
-
-    filename = f"jwst_nirspec_{name}_9999.asdf"
-    return xr.Dataset(attrs={"tree": dict(tree), "filename": filename, **attrs})
-
-
-@functools.cache
-def optics(grating: str) -> Mapping[str, xr.Dataset]:
-    """Return what assign_wcs needs, by reference type, as if read from files."""
-    return {
-        name: reference_dataset(name, tree, **mode)
-        for name, (tree, mode) in optics_trees(grating).items()
     }
 
 

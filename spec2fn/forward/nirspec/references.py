@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.forward import reference_files as files
-from spec2fn.forward.lrs.instrument import enclosed
+from spec2fn.forward.gaussian import enclosed
 from spec2fn.forward.nirspec import instrument as nrs
 from spec2fn.forward.nirspec.optics import CONFIGURATIONS, optics_trees
 from spec2fn.typing import HostArray

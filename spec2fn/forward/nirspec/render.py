@@ -92,7 +92,7 @@ SLITLETS: tuple[Slitlet, ...] = (
     Slitlet(11, (4, 110, 110), (1, 1), "point", _scaled(scenes.quasar, 1.2e-6, 3.1), (0.60, 0.70)),
     Slitlet(12, (4, 190, 138), (1, 1), "extended", _scaled(scenes.galaxy, 0.5, 2.6)),
 )
-"""The slitlets of :func:`render_nirspec_mos`."""
+"""The slitlets of :func:`nirspec_mos`."""
 
 
 def nirspec_fs(references: Mapping[str, xr.Dataset], seed: int) -> Rendered:
@@ -161,12 +161,7 @@ def nirspec_mos(
 ) -> Rendered:
     """Expose the micro-shutter array with the prism, and a fixed slit. The sky is everywhere.
 
-    Parameters
-    ----------
-    references : mapping
-    seed : int
-    slitlets : sequence of Slitlet
-        One of kind "empty" measures the background.
+    A slitlet of kind "empty" measures the background.
     """
     setup = nirspec_setup(
         "NRS_MSASPEC",

@@ -154,7 +154,7 @@ def _photom(grism: Grism) -> files.Content:
     relative = 1 / np.maximum(grism.response(wave), 1e-4)
     rows = len(grism.orders)
 
-    def each(value: HostArray | float, kind: str) -> HostArray:
+    def each(value: HostArray | float | str, kind: str) -> HostArray:
         return np.array([value] * rows, kind)
 
     table = files.table_hdu(

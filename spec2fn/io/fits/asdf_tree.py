@@ -70,13 +70,6 @@ class _Slot:
     reverse: bool = False
 
 
-@dataclass(frozen=True, eq=False)
-class _Own:
-    """A node that each entry made from a template has for itself, and refers to."""
-
-    number: int
-
-
 class _Template:
     """An entry without its numbers.
 
@@ -97,7 +90,8 @@ class _Template:
         self.cyclic = any(node.cyclic and held for node, held in self.slots.items())
         # filled when the entries are written
         self.pieces: list[Any] = []
-        self.own: dict[_Node, _Own] = {}
+        self.own: dict[_Node, int] = {}
+        """Nodes that each entry has for itself: the position of the line of each."""
         self.lines: list[list[Any]] = []
 
     def _collect(self, parts: Iterable[Any]) -> set[_Slot]:
@@ -244,11 +238,7 @@ class TreeWriter:
 
         def filled(pieces: list[Any]) -> str:
             return "".join(
-                p
-                if isinstance(p, str)
-                else texts[p]
-                if isinstance(p, _Slot)
-                else "*" + names[p.number]
+                p if isinstance(p, str) else texts[p] if isinstance(p, _Slot) else "*" + names[p]
                 for p in pieces
             )
 
@@ -272,7 +262,7 @@ class TreeWriter:
                     out += inner
                     continue
                 template.lines.append(inner)
-                template.own[part] = _Own(len(template.lines) - 1)
+                template.own[part] = len(template.lines) - 1
                 out.append(template.own[part])
         return _merged(out)
 
@@ -439,19 +429,9 @@ def _block(content: bytes) -> bytes:
 
 
 def cut_slit(content: bytes, number: int) -> bytes | None:
-    """Cut an ASDF file made by :class:`TreeWriter` down to one entry.
+    """Cut an ASDF file made by :class:`TreeWriter` down to ``meta.wcs`` of the entry at a position.
 
-    Parameters
-    ----------
-    content : bytes
-    number : int
-        Position of the entry.
-
-    Returns
-    -------
-    bytes or None
-        An ASDF file with the entry's ``meta.wcs`` in ``meta.wcs``; empty if there is none. None if
-        another writer made the file.
+    The result is empty if the entry has none, and None if another writer made the file.
     """
     head, start, rest = content.partition(b"\n--- ")
     tree, end, blocks = rest.partition(b"\n...")

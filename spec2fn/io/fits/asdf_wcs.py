@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Wcs: TypeAlias = gwcs.WCS | DeferredWcs | None
 
-__all__ = ["WcsList", "asdf_bytes", "deferred_wcs", "wcs_from_bytes", "wcs_of_cut"]
+__all__ = ["asdf_bytes", "deferred_list", "deferred_wcs", "wcs_from_bytes", "wcs_of_cut"]
 
 _Name = TypeVar("_Name")
 
@@ -42,66 +42,39 @@ _KEPT_LISTS = 4
 def deferred_wcs(content: Callable[[], bytes], where: str = "") -> DeferredWcs:
     """Return the gwcs ``meta.wcs`` of an ASDF file, which is read on first use.
 
-    Parameters
-    ----------
-    content : callable
-        Returns the ASDF file.
-    where : str
-        Name of the file, for messages.
+    Messages name the file `where`.
     """
     return DeferredWcs(lambda: wcs_from_bytes(content(), where))
 
 
-class WcsList:
-    """The gwcs of many slits or spectra in one ASDF extension, each read on first use.
+def deferred_list(
+    content: Callable[[], bytes], where: str, key: str, names: Iterable[_Name]
+) -> dict[_Name, DeferredWcs]:
+    """Return the gwcs of an ASDF file's list ``slits`` or ``spec``, each read on first use.
 
-    Parameters
-    ----------
-    content : callable
-        Returns the ASDF file.
-    where : str
-        Name of the file, for messages.
-    key : str
-        List that holds them: ``slits`` or ``spec``.
+    Messages name the file `where`; `names` are those of the result, in the order of the list.
     """
+    whole: list[asdf.AsdfFile] = []
 
-    def __init__(self, content: Callable[[], bytes], where: str, key: str) -> None:
-        self._content = content
-        self._where = where
-        self._key = key
-        self._whole: list[dict[str, Any]] | None = None
-        self._file: asdf.AsdfFile | None = None
-
-    def named(self, names: Iterable[_Name]) -> dict[_Name, DeferredWcs]:
-        """Return the gwcs, in the order of the file, by these names."""
-        return {n: DeferredWcs(functools.partial(self.read, k)) for k, n in enumerate(names)}
-
-    def read(self, number: int) -> gwcs.WCS | None:
-        """Return the gwcs at a position of the list, or None.
-
-        Raises
-        ------
-        InputError
-            If the content cannot be read.
-        """
+    def read(number: int) -> gwcs.WCS | None:
         import asdf
 
-        if self._whole is None:
-            content = self._content()
-            one = cut_slit(content, number)
+        if not whole:
+            file = content()
+            one = cut_slit(file, number)
             if one is not None:
-                return wcs_of_cut(one, self._where)
-        with _unreadable(self._where):
-            if self._whole is None:
-                # the entries of another writer share nodes, so that all are read at once
-                with asdf.config_context() as config:
-                    config.validate_on_read = False
-                    # the arrays need the file for as long as they are not read
-                    self._file = asdf.open(io.BytesIO(content), memmap=False)
-                self._whole = self._file.tree.get(self._key, [])
-            entries = self._whole
+                return wcs_of_cut(one, where)
+            # the entries of another writer share nodes, so that all are read at once
+            with _unreadable(where), asdf.config_context() as config:
+                config.validate_on_read = False
+                # the arrays need the file for as long as they are not read
+                whole.append(asdf.open(io.BytesIO(file), memmap=False))
+        with _unreadable(where):
+            entries = whole[0].tree.get(key, [])
             wcs = entries[number].get("meta", {}).get("wcs") if number < len(entries) else None
             return _with_arrays(wcs)
+
+    return {n: DeferredWcs(functools.partial(read, k)) for k, n in enumerate(names)}
 
 
 def _with_arrays(wcs: gwcs.WCS | None) -> gwcs.WCS | None:
@@ -132,19 +105,7 @@ def _unreadable(where: str) -> Iterator[None]:
 
 
 def wcs_from_bytes(content: bytes, where: str = "") -> gwcs.WCS | None:
-    """Read ``meta.wcs`` of an ASDF file.
-
-    Parameters
-    ----------
-    content : bytes
-    where : str
-        Name of the file, for messages.
-
-    Raises
-    ------
-    InputError
-        If the content cannot be read.
-    """
+    """Read ``meta.wcs`` of an ASDF file; :class:`InputError` names the file if it cannot be."""
     import asdf
 
     short = _only_wcs(content)
@@ -160,20 +121,8 @@ def wcs_from_bytes(content: bytes, where: str = "") -> gwcs.WCS | None:
 def wcs_of_cut(content: bytes, where: str = "", *, validate: bool = False) -> gwcs.WCS | None:
     """Read ``meta.wcs`` of an ASDF file that holds nothing else; None if it is empty.
 
-    Parameters
-    ----------
-    content : bytes
-        As :func:`~spec2fn.io.fits.asdf_tree.cut_slit` returns it.
-    where : str
-        Name of the file, for messages.
-    validate : bool
-        Check the schemas, which takes longer than the rest: of what our own writer has written a
-        node that is wrong fails in its converter.
-
-    Raises
-    ------
-    InputError
-        If the content cannot be read.
+    To validate it against the schemas takes longer than the rest: of what our own writer has
+    written a node that is wrong fails in its converter.
     """
     import asdf
 
@@ -282,18 +231,8 @@ _ANY_MODEL = "AnyModel"
 def asdf_bytes(model: str, wcs: Wcs | Mapping[Any, Wcs] | list[Wcs] = None) -> bytes:
     """Return the ASDF file that goes into a product.
 
-    Parameters
-    ----------
-    model : str
-        Name of the data model.
-    wcs : gwcs.WCS, DeferredWcs, mapping of any key to them, or list of them, optional
-        Becomes ``meta.wcs``; the values of a mapping become ``spec[i].meta.wcs``, the elements of
-        a list ``slits[i].meta.wcs``.
-
-    Returns
-    -------
-    bytes
-        The same for the same input, on one set of library versions.
+    A gwcs becomes ``meta.wcs``, the values of a mapping ``spec[i].meta.wcs``, the elements of a
+    list ``slits[i].meta.wcs``. The same input gives the same bytes, on one set of library versions.
     """
     if isinstance(wcs, list) or (isinstance(wcs, Mapping) and len(wcs) > 1):
         key = "slits" if isinstance(wcs, list) else "spec"

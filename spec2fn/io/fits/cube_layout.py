@@ -1,4 +1,4 @@
-"""The extensions of a cube product (``_s3d``), and the Dataset of one."""
+"""Cube products (``_s3d``): what they hold besides images, and the Dataset of one."""
 
 from __future__ import annotations
 
@@ -9,53 +9,30 @@ import numpy as np
 
 from spec2fn.errors import InputError
 from spec2fn.io.fits.exposures import (
-    check_type,
     data_unit,
     header_meta,
+    image_planes,
     mode_attrs,
     scalar_variables,
     time_variables,
 )
-from spec2fn.io.fits.extents import EXTRA_PLANES, Extent, image_extent, int_times
+from spec2fn.io.fits.extents import Extent
 from spec2fn.io.fits.fitsfile import FitsFile
 from spec2fn.io.fits.headers import encode_header, table_cards
-from spec2fn.io.fits.lazy import lazy_variable
-from spec2fn.schema import PLANES, Meta
+from spec2fn.schema import Meta
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["CUBE_PLANES", "cube_dataset", "cube_extents", "holds_cube"]
+__all__ = ["CUBE_PLANES", "cube_dataset", "holds_cube", "wavelength_table"]
 
 CUBE_PLANES = ("sci", "err", "dq", "wmap")
 _TABLE = "WCS-TABLE"
 _MICRONS = {"um": 1.0, "m": 1e6}
 
 
-def cube_extents(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
-    """Lay out a cube behind its PRIMARY header.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        ``sci``, ``err``, ``dq``, ``wmap``, dims ([integration,] wave, y, x), and ``wavelength``.
-    integrations : int, optional
-        Their number; None if there is no such dimension.
-
-    Returns
-    -------
-    list of Extent
-        SCI, ERR, DQ, WMAP, [INT_TIMES,] WCS-TABLE, and what the JWST layout does not know.
-    """
-    out = [image_extent(ds, n, PLANES[n].hdu, integrations) for n in CUBE_PLANES if n in ds]
-    times = int_times(ds, integrations)
-    out += [] if times is None else [times]
-    out.append(_wavelengths(ds))
-    extra = [(n, hdu) for n, hdu in EXTRA_PLANES.items() if n in ds]
-    return [*out, *(image_extent(ds, n, hdu, integrations) for n, hdu in extra)]
-
-
-def _wavelengths(ds: xr.Dataset) -> Extent:
+def wavelength_table(ds: xr.Dataset) -> Extent:
+    """Lay out the table of the wavelengths of a cube."""
     planes = int(ds.sizes["wave"])
     cards = table_cards(_TABLE, [("wavelength", ">f4", "", (planes, 1))], 1)
 
@@ -94,19 +71,8 @@ def cube_dataset(file: FitsFile) -> xr.Dataset:
     dims = ("integration", "wave", "y", "x")[4 - len(science.shape) :]
     records: dict[str, Any] = {}
     meta = header_meta(file, science, records)
-    variables: dict[str, Any] = {}
     unit = data_unit(file.path, meta, science.get("BUNIT"), None, records)
-    for variable in CUBE_PLANES:
-        plane = PLANES[variable]
-        hdu = file.find(plane.hdu)
-        if hdu is None:
-            continue
-        if hdu.shape != science.shape:
-            msg = f"{file.path}: {plane.hdu} is {hdu.shape}, but SCI is {science.shape}"
-            raise InputError(msg)
-        check_type(file.path, hdu, plane)
-        attrs = {"units": unit} if unit and plane.kind == "value" else {}
-        variables[variable] = lazy_variable(dims, file, hdu, plane.dtype, attrs)
+    variables = image_planes(file, science, dims, CUBE_PLANES, unit)
     planes = science.shape[-3]
     variables["wavelength"] = (("wave",), _wavelength(file, meta, planes), {"units": "um"})
     if len(dims) == 4:

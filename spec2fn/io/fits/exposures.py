@@ -12,7 +12,7 @@ from spec2fn.dq import PIXEL
 from spec2fn.errors import InputError, nearest
 from spec2fn.io.fits.fitsfile import FitsFile, Hdu
 from spec2fn.io.fits.lazy import lazy_variable
-from spec2fn.modes import MODES, Mode, known_exp_types, mode_named
+from spec2fn.modes import known_exp_types, mode_named
 from spec2fn.pieces import Exposure, Pieces
 from spec2fn.schema import (
     INT_TIMES,
@@ -34,7 +34,9 @@ __all__ = [
     "data_unit",
     "header_meta",
     "image_dataset",
+    "image_planes",
     "mode_attrs",
+    "plane_dims",
     "scalar_variables",
     "time_variables",
 ]
@@ -50,18 +52,8 @@ def image_dataset(
 ) -> xr.Dataset:
     """Return the SCI extension of `file` and the planes that go with it as a Dataset.
 
-    Parameters
-    ----------
-    file : FitsFile
-    any_exp_type : bool
-        Accept exposures that are not spectroscopic.
-    product : bool
-        The file is a product: read the planes of resampled data as well.
-
-    Raises
-    ------
-    InputError
-        As :func:`open_exposure`.
+    Of a product the planes of resampled data are read as well. Errors are those of
+    :func:`spec2fn.io.open_exposure`.
     """
     import xarray as xr
 
@@ -78,28 +70,17 @@ def image_dataset(
     if not product:
         _check_mode(file.path, meta)
     dims = _dims(file.path, science, meta)
-    variables: dict[str, Any] = {}
-    unit = data_unit(file.path, meta, science.get("BUNIT"), meta.get("SRCTYPE"), records)
-    for name, plane in PLANES.items():
-        hdu = file.find(plane.hdu) if plane.hdu else None
-        if hdu is None or not hdu.shape or (name in _RESAMPLED and not product):
-            continue
-        _check_shape(file.path, hdu, science, name)
-        check_type(file.path, hdu, plane)
-        on = dims if len(hdu.shape) >= len(dims) else dims[-2:]
-        if len(hdu.shape) > len(dims):
-            on = (*dims[:-2], "context", *dims[-2:])
-        attrs = {"units": unit} if unit and plane.kind == "value" else {}
-        variables[name] = lazy_variable(on, file, hdu, plane.dtype, attrs)
     integrations = science.shape[0] if len(dims) == 3 else None
     times = time_variables(file, integrations, meta, records)
-    variables.update(times)
     if integrations is not None and not (times or product or "warnings" in records):
         what = "no INT_TIMES table" if file.find("INT_TIMES") is None else "an empty INT_TIMES"
         count = f"{integrations} integrations"
         warning = f"{file.path.name}: has {what}; products do not say when its {count} were taken"
-        records["warnings"] = (warning,)
-    variables.update(scalar_variables(meta))
+        _warn(records, warning)
+    unit = data_unit(file.path, meta, science.get("BUNIT"), meta.get("SRCTYPE"), records)
+    names = [n for n in PLANES if product or n not in _RESAMPLED]
+    variables = image_planes(file, science, dims, names, unit)
+    variables |= {**times, **scalar_variables(meta)}
     attrs = mode_attrs(meta)
     model = ("IFU" if mode_named(attrs["exp_type"]).sliced else "") + "ImageModel"
     attrs["model"] = str(meta.get("DATAMODL", model if len(dims) == 2 else "CubeModel"))
@@ -173,8 +154,12 @@ def data_unit(
             f"BUNIT is {unit!r} although S_PHOTOM is 'COMPLETE': the data are taken to be in"
             f" {known}; correct S_PHOTOM if they are not calibrated"
         )
-        records["warnings"] = tuple(dict.fromkeys((*records.get("warnings", ()), warning)))
+        _warn(records, warning)
     return known
+
+
+def _warn(records: dict[str, Any], warning: str) -> None:
+    records["warnings"] = tuple(dict.fromkeys((*records.get("warnings", ()), warning)))
 
 
 def check_values(ds: Exposure, needed: Container[str] = ()) -> None:
@@ -220,7 +205,7 @@ def check_values(ds: Exposure, needed: Container[str] = ()) -> None:
 def _check_mode(path: Path, meta: Meta) -> None:
     """Raise :class:`InputError` unless detector, filter, … are such as the exposure type has."""
     exp_type = str(meta.get("EXP_TYPE")).strip()
-    for keyword, known in MODES.get(exp_type, Mode(exp_type)).keywords.items():
+    for keyword, known in mode_named(exp_type).keywords.items():
         value = meta.get(keyword)
         if str(value).strip().upper() in known:
             continue
@@ -254,15 +239,37 @@ def _dims(path: Path, science: Hdu, meta: Meta) -> tuple[str, ...]:
     return ("integration", "y", "x")
 
 
-def _check_shape(path: Path, hdu: Hdu, science: Hdu, name: str) -> None:
-    if name == "con" and (*hdu.shape[:-3], *hdu.shape[-2:]) == science.shape:
-        return
-    fits = {science.shape}
-    if name in _TWO_DIMENSIONAL:
-        fits.add(science.shape[-2:])
-    if hdu.shape not in fits:
-        msg = f"{path}: {hdu.name} is {hdu.shape}, but SCI is {science.shape}; they must agree"
-        raise InputError(msg)
+def image_planes(
+    file: FitsFile, science: Hdu, dims: tuple[str, ...], names: Iterable[str], unit: str
+) -> dict[str, Any]:
+    """Return those of the planes that a file has, read when they are used.
+
+    Raises
+    ------
+    InputError
+        If one does not fit SCI, which is on `dims`.
+    """
+    variables: dict[str, Any] = {}
+    for name, plane in ((n, PLANES[n]) for n in names):
+        hdu = file.find(plane.hdu) if plane.hdu else None
+        if hdu is None or not hdu.shape:
+            continue
+        fits = {science.shape, science.shape[-2:] if name in _TWO_DIMENSIONAL else science.shape}
+        context = name == "con" and (*hdu.shape[:-3], *hdu.shape[-2:]) == science.shape
+        if hdu.shape not in fits and not context:
+            msg = f"{file.path}: {hdu.name} is {hdu.shape}, but SCI is {science.shape}"
+            raise InputError(f"{msg}; they must agree")
+        check_type(file.path, hdu, plane)
+        attrs = {"units": unit} if unit and plane.kind == "value" else {}
+        variables[name] = lazy_variable(plane_dims(name, hdu, dims), file, hdu, plane.dtype, attrs)
+    return variables
+
+
+def plane_dims(name: str, hdu: Hdu, dims: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the dims of a plane of an image on `dims`, of which it may have the last alone."""
+    if name == "con" and len(hdu.shape) > len(dims):
+        return (*dims[:-2], "context", *dims[-2:])
+    return dims[-len(hdu.shape) :]
 
 
 def time_variables(
@@ -302,12 +309,12 @@ def time_variables(
             f"{file.path.name}: INT_TIMES {problem}, which do not match the {integrations}"
             " integrations of SCI; the times are left out"
         )
-        records["warnings"] = (*records.get("warnings", ()), warning)
+        _warn(records, warning)
         return {}
     lacking = [column for column, _ in INT_TIMES.values() if column not in table.names]
     if lacking:
         warning = f"{file.path.name}: INT_TIMES has no column {', '.join(lacking)}"
-        records["warnings"] = (*records.get("warnings", ()), warning)
+        _warn(records, warning)
     return {
         name: xr.Variable(("integration",), table[column][chosen].astype(dtype))
         for name, (column, dtype) in INT_TIMES.items()
@@ -335,21 +342,9 @@ def scalar_variables(meta: Meta, names: Iterable[str] | None = None) -> dict[str
 
 
 def mode_attrs(meta: Meta) -> dict[str, Any]:
-    """Read the attributes that steps branch on from the headers.
+    """Read the attributes that steps branch on (:data:`spec2fn.schema.MODE_ATTRS`) from headers.
 
-    Parameters
-    ----------
-    meta : Meta
-
-    Returns
-    -------
-    dict
-        By the names of :data:`spec2fn.schema.MODE_ATTRS`; keywords that are absent are left out.
-
-    Raises
-    ------
-    InputError
-        If a keyword holds what it may not.
+    Keywords that are absent are left out; what they may not hold is an :class:`InputError`.
     """
     out: dict[str, Any] = {}
     for name, (keyword, kind) in MODE_ATTRS.items():

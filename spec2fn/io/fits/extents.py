@@ -23,7 +23,7 @@ from spec2fn.io.fits.headers import (
     table_cards,
 )
 from spec2fn.pieces import Exposure
-from spec2fn.schema import INT_TIMES, meta_of
+from spec2fn.schema import INT_TIMES, PLANES, meta_of
 from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXTRA_PLANES",
+    "HDUS",
     "SIGN",
     "Extent",
     "big_endian",
@@ -50,6 +51,9 @@ EXTRA_PLANES = {
     "common_share": "COM_SHARE",
 }
 """Variables of ours that the JWST layout does not know, written behind everything it knows."""
+
+HDUS = {name: plane.hdu for name, plane in PLANES.items() if plane.hdu} | EXTRA_PLANES
+"""Extension of every variable that is written as an image, in the order of a product."""
 
 _PIECE = 8 * 2**20
 SIGN = np.uint32(2**31)

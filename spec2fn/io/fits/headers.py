@@ -10,13 +10,15 @@ import contextlib
 import functools
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from spec2fn.io.fits.fitsfile import BLOCK
 from spec2fn.io.fits.keywords import (
+    ASSOCIATION_KEYWORDS,
+    CRDS_KEYWORDS,
     RECORDED_WITH,
     REFERENCE_KEYWORDS,
     REFERENCE_POINT,
@@ -57,10 +59,7 @@ _IN_SCIENCE = ("SRCTYPE", "DISPAXIS")
 _OF_ONE_SLIT = [
     (k, v) for k, v in SLIT_KEYWORDS.items() if k in SCIENCE_ORDER and not k.startswith("TA_")
 ]
-_REFERENCES = "Reference file information"
-_STEPS = "Calibration step information"
 _ASSOCIATION = "Association information"
-_RESAMPLE = "Resample Parameters"
 # of a column, by the type of its numbers as they are stored
 _LETTERS = {">i4": "J", ">u4": "J", ">f4": "E", ">f8": "D", "u1": "B", "S1": "A"}
 _BITPIX = {">f4": -32, ">f8": -64, ">u4": 32, ">i4": 32}
@@ -146,19 +145,10 @@ def _set(
 
 
 def primary_cards(ds: xr.Dataset, filename: str) -> list[Card]:
-    """Cards of the PRIMARY header of the product `ds`.
+    """Cards of the PRIMARY header of the product `ds`, which gets this name.
 
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        With ``meta``: its ``primary`` header and the records ``references`` (name by reference
-        type), ``crds_context``, ``crds_version``, ``asn_pool``, ``asn_table``.
-    filename : str
-        Name the file will have.
-
-    Returns
-    -------
-    list of astropy.io.fits.Card
+    They come from the ``primary`` header of its ``meta`` and the records ``references`` (name by
+    reference type), ``crds_context``, ``crds_version``, ``asn_pool``, ``asn_table``.
     """
     meta = meta_of(ds)
     source = [] if meta.primary is None else meta.primary.cards
@@ -167,13 +157,19 @@ def primary_cards(ds: xr.Dataset, filename: str) -> list[Card]:
     _identify(ds, top, filename)
     _put_mode_attrs(ds, sections)
     _put_scalars(ds, sections)
-    sections = _replace_section(sections, _ASSOCIATION, _association(ds, sections), at=1)
+    association = _association(ds, sections)
+    sections = [s for s in sections if s[0] != _ASSOCIATION]
+    sections.insert(1, (_ASSOCIATION, association))
     given = {c.keyword: c for _, cards in sections for c in cards}
+    references = {**CRDS_KEYWORDS, **REFERENCE_KEYWORDS}
     new = [
-        (_REFERENCES, _references(ds, given)),
-        (_STEPS, [*_steps(ds, given), *_field(ds, given)]),
+        ("Reference file information", _section(given, references, _references(ds))),
+        (
+            "Calibration step information",
+            [*_section(given, STEP_KEYWORDS, _steps(ds, given)), *_field(ds, given)],
+        ),
         *_own_sections(ds, given),
-        (_RESAMPLE, _resample(ds, given)),
+        ("Resample Parameters", _section(given, RESAMPLE_KEYWORDS, ds.attrs)),
     ]
     ours = {c.keyword for _, cards in new for c in cards}
     rest = [(title, [c for c in cards if c.keyword not in ours]) for title, cards in sections]
@@ -216,73 +212,49 @@ def _put_mode_attrs(ds: xr.Dataset, sections: list[tuple[str, list[Card]]]) -> N
             continue
         if meta.science is not None and keyword in meta.science:
             continue
-        where = _find(sections, keyword)
-        _set(sections[0][1] if where is None else where, keyword, kind(value), "", ())
+        _set(_find(sections, keyword) or sections[0][1], keyword, kind(value), "", ())
 
 
 def _put_scalars(ds: xr.Dataset, sections: list[tuple[str, list[Card]]]) -> None:
     for name, scalar in SCALARS.items():
         if scalar.hdu != "PRIMARY" or scalar.section or name not in ds or ds.variables[name].ndim:
             continue
-        value = float(ds.variables[name].values)
-        if not math.isfinite(value):
-            continue
-        where = _find(sections, scalar.keyword)
-        if where is None:
-            where = _find(sections, "YOFFSET") or sections[0][1]
-        comment = {"DITH_RA": "RA", "DITH_DEC": "Dec"}.get(scalar.keyword, scalar.about)
-        if scalar.keyword.startswith("DITH_"):
-            comment += " of dithered pointing location"
-        _set(where, scalar.keyword, value, comment, ("YOFFSET", "DITH_RA"))
-
-
-def _replace_section(
-    sections: list[tuple[str, list[Card]]], title: str, cards: list[Card], at: int
-) -> list[tuple[str, list[Card]]]:
-    rest = [s for s in sections if s[0] != title]
-    return [*rest[:at], (title, cards), *rest[at:]]
+        value = value_at(ds, name, 0)
+        if value is not None:
+            where = _find(sections, scalar.keyword) or _find(sections, "YOFFSET") or sections[0][1]
+            _set(where, scalar.keyword, value, scalar.about, ("YOFFSET", "DITH_RA"))
 
 
 def _association(ds: xr.Dataset, sections: Sequence[tuple[str, list[Card]]]) -> list[Card]:
     cards = next((list(c) for title, c in sections if title == _ASSOCIATION), [])
     records = meta_of(ds).records
-    for key, keyword, what in (
-        ("asn_pool", "ASNPOOL", "Name of the ASN pool"),
-        ("asn_table", "ASNTABLE", "Name of the ASN table"),
-    ):
+    for key, (keyword, what) in ASSOCIATION_KEYWORDS.items():
         if records.get(key):
             _set(cards, keyword, str(records[key]), what, ("ASNPOOL",))
     return cards
 
 
-def _section(given: Mapping[str, Card], entries: Iterable[tuple[str, object, str]]) -> list[Card]:
-    """Make cards of keyword, value and comment; the card of the input stands in for None."""
+def _section(
+    given: Mapping[str, Card], keywords: Mapping[str, tuple[str, str]], values: Mapping[Any, Any]
+) -> list[Card]:
+    """Make cards of the values by name; without a value the card of the input stands in."""
     out = []
-    for keyword, value, comment in entries:
-        if value is not None:
-            out.append(card(keyword, value, comment))
+    for name, (keyword, comment) in keywords.items():
+        if values.get(name) is not None:
+            out.append(card(keyword, values[name], comment))
         elif keyword in given:
             out.append(given[keyword])
     return out
 
 
-def _references(ds: xr.Dataset, given: Mapping[str, Card]) -> list[Card]:
+def _references(ds: xr.Dataset) -> dict[str, str]:
     records = meta_of(ds).records
     names: Mapping[str, Any] = records.get("references", {})
-    entries = [
-        (keyword, str(records[key]) if records.get(key) else None, what)
-        for key, keyword, what in (
-            ("crds_version", "CRDS_VER", "Version of CRDS file selection software used"),
-            ("crds_context", "CRDS_CTX", "CRDS context (.pmap) used to select ref files"),
-        )
-    ]
-    for reftype, (keyword, what) in REFERENCE_KEYWORDS.items():
-        name = str(names[reftype] or "N/A") if reftype in names else None
-        entries.append((keyword, name, what))
-    return _section(given, entries)
+    said = {key: str(records[key]) for key in CRDS_KEYWORDS if records.get(key)}
+    return said | {reftype: str(name or "N/A") for reftype, name in names.items()}
 
 
-def _steps(ds: xr.Dataset, given: Mapping[str, Card]) -> list[Card]:
+def _steps(ds: xr.Dataset, given: Mapping[str, Card]) -> dict[str, str]:
     said = {
         name: str(ds.attrs[f"status_{name}"]).split(":")[0].split()[0]
         for name in STEP_KEYWORDS
@@ -296,20 +268,13 @@ def _steps(ds: xr.Dataset, given: Mapping[str, Card]) -> list[Card]:
         if STEP_KEYWORDS[name][0] not in given
     }
     implied -= set(UNRECORDED.get(str(ds.attrs.get("instrument")), UNRECORDED["MIRI"]))
-    said = {**dict.fromkeys(implied, "SKIPPED"), **said}
-    return _section(
-        given, ((keyword, said.get(name), what) for name, (keyword, what) in STEP_KEYWORDS.items())
-    )
+    return {**dict.fromkeys(implied, "SKIPPED"), **said}
 
 
 def _field(ds: xr.Dataset, given: Mapping[str, Card]) -> list[Card]:
     """Files that describe the field of a slitless exposure."""
-    names = meta_of(ds).records.get(FIELD_FILES, {})
-    entries = (
-        (keyword, names.get(role), f"{what} filename")
-        for role, (keyword, what) in FIELD_KEYWORDS.items()
-    )
-    return _section(given, entries)
+    keywords = {role: (key, f"{what} filename") for role, (key, what) in FIELD_KEYWORDS.items()}
+    return _section(given, keywords, meta_of(ds).records.get(FIELD_FILES, {}))
 
 
 def _own_sections(ds: xr.Dataset, given: Mapping[str, Card]) -> list[tuple[str, list[Card]]]:
@@ -319,72 +284,51 @@ def _own_sections(ds: xr.Dataset, given: Mapping[str, Card]) -> list[tuple[str, 
         if scalar.section:
             held = name in ds and not ds.variables[name].ndim
             value = float(ds.variables[name].values) if held else None
-            cards = _section(given, [(scalar.keyword, value, scalar.about)])
+            cards = _section(given, {name: (scalar.keyword, scalar.about)}, {name: value})
             out.setdefault(scalar.section, []).extend(cards)
     return list(out.items())
 
 
-def _resample(ds: xr.Dataset, given: Mapping[str, Card]) -> list[Card]:
-    entries = ((key, ds.attrs.get(name), what) for name, (key, what) in RESAMPLE_KEYWORDS.items())
-    return _section(given, entries)
-
-
-def image_cards(name: str, stored: str, shape: Sequence[int], unit: str = "") -> list[Card]:
+def image_cards(
+    name: str,
+    stored: str,
+    shape: Sequence[int],
+    unit: str = "",
+    make: Callable[..., Any] = card,
+) -> list[Any]:
     """Cards of an image extension that carries no metadata of its own.
 
-    Parameters
-    ----------
-    name : str
-        EXTNAME.
-    stored : str
-        Type of the numbers: ``>f4``, ``>f8``, ``>i4``, or ``>u4`` for unsigned integers.
-    shape : sequence of int
-        In numpy order.
-    unit : str
-        BUNIT, if not empty.
+    Numbers are `stored` as ``>f4``, ``>f8``, ``>i4``, or ``>u4`` (unsigned); `shape` is in numpy
+    order; `make` makes a card, or the image of one, of keyword, value and comment.
     """
     out = [
-        card("XTENSION", "IMAGE", "Image extension"),
-        card("BITPIX", _BITPIX[stored], "array data type"),
-        card("NAXIS", len(shape), "number of array dimensions"),
+        make("XTENSION", "IMAGE", "Image extension"),
+        make("BITPIX", _BITPIX[stored], "array data type"),
+        make("NAXIS", len(shape), "number of array dimensions"),
     ]
-    out += [card(f"NAXIS{i}", int(n)) for i, n in enumerate(reversed(shape), 1)]
+    out += [make(f"NAXIS{i}", int(n)) for i, n in enumerate(reversed(shape), 1)]
     out += [
-        card("PCOUNT", 0, "number of parameters"),
-        card("GCOUNT", 1, "number of groups"),
+        make("PCOUNT", 0, "number of parameters"),
+        make("GCOUNT", 1, "number of groups"),
     ]
     if stored == ">u4":
-        out += [card("BSCALE", 1), card("BZERO", 2**31)]
-    out.append(card("EXTNAME", name, "extension name"))
+        out += [make("BSCALE", 1), make("BZERO", 2**31)]
+    out.append(make("EXTNAME", name, "extension name"))
     if unit:
-        out.append(card("BUNIT", unit, SCIENCE_ORDER["BUNIT"][0]))
-    out.append(card("EXTVER", 1, "extension value"))
+        out.append(make("BUNIT", unit, SCIENCE_ORDER["BUNIT"][0]))
+    out.append(make("EXTVER", 1, "extension value"))
     return out
 
 
 def science_cards(ds: xr.Dataset, stored: str, shape: Sequence[int]) -> list[Card]:
-    """Cards of the SCI header of the product `ds`.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        With ``meta.science``, mode attributes, scalars, and ``units`` on ``sci``.
-    stored : str
-    shape : sequence of int
-        As for :func:`image_cards`.
-
-    Returns
-    -------
-    list of astropy.io.fits.Card
-    """
+    """Cards of the SCI header of the product `ds`; type and shape are as in :func:`image_cards`."""
     meta = meta_of(ds)
     structure = image_cards("SCI", stored, shape)
     held = {"EXTNAME", "EXTVER"}
     kept = [] if meta.science is None else list(meta.science.cards)
     kept = [c for c in kept if not is_structure(c.keyword) and c.keyword not in held]
-    names = [c.keyword for c in kept]
     # the slit keywords come last, behind EXTVER
-    slit = next((i for i, n in enumerate(names) if n.startswith("SLT")), len(kept))
+    slit = next((i for i, c in enumerate(kept) if c.keyword.startswith("SLT")), len(kept))
     cards = [*structure[:-1], *kept[:slit], structure[-1], *kept[slit:]]
     for keyword, value in _science_values(ds, shape).items():
         _put_science(cards, keyword, value)
@@ -414,9 +358,8 @@ def _science_values(ds: xr.Dataset, shape: Sequence[int]) -> dict[str, Any]:
     elif "spectral_order" in meta_of(ds).records:
         values |= spectral_range(ds)
     for name, scalar in SCALARS.items():
-        if scalar.hdu == "SCI" and name in ds and ds.variables[name].ndim == 0:
-            value = float(ds.variables[name].values)
-            values[scalar.keyword] = value if math.isfinite(value) else None
+        if scalar.hdu == "SCI" and name in ds and not ds.variables[name].ndim:
+            values[scalar.keyword] = value_at(ds, name, 0)
     return {k: v for k, v in values.items() if v is not None}
 
 
@@ -433,9 +376,8 @@ def _one_slit(ds: xr.Dataset) -> dict[str, Any]:
     named = ((v, k) for k, (v, _) in _OF_ONE_SLIT)
     for name, keyword in (("s_region", "S_REGION"), *REFERENCE_POINT.items(), *named):
         if name in ds and not ds.variables[name].ndim:
-            value = np.asarray(ds.variables[name].values).item()
-            known = value not in ("", "UNKNOWN") and value == value  # noqa: PLR0124 - NaN
-            values[keyword] = value if known else None
+            value = value_at(ds, name, 0)
+            values[keyword] = None if value == "UNKNOWN" else value
     return {k: v for k, v in values.items() if v is not None}
 
 
@@ -492,19 +434,7 @@ def table_cards(
     version: int = 1,
     extra: Sequence[Card] = (),
 ) -> list[Card]:
-    """Cards of a binary table.
-
-    Parameters
-    ----------
-    name : str
-        EXTNAME.
-    columns : sequence of Field
-    rows : int
-    version : int
-        EXTVER.
-    extra : sequence of Card
-        Cards behind EXTVER.
-    """
+    """Cards of a binary table of this EXTNAME and EXTVER, with `extra` ones behind."""
     length = sum(np.dtype(code).itemsize * math.prod(shape) for _, code, _, shape in columns)
     out = [
         card("XTENSION", "BINTABLE", "binary table extension"),

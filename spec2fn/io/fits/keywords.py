@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 __all__ = [
     "ALWAYS_RECORDED",
+    "ASSOCIATION_KEYWORDS",
+    "CRDS_KEYWORDS",
     "ONLY_MSA",
     "PHOTOMETRY",
     "RECORDED_WITH",
@@ -23,6 +25,16 @@ __all__ = [
     "STEP_KEYWORDS",
     "UNRECORDED",
 ]
+
+# record -> (keyword, comment)
+CRDS_KEYWORDS: Mapping[str, tuple[str, str]] = {
+    "crds_version": ("CRDS_VER", "Version of CRDS file selection software used"),
+    "crds_context": ("CRDS_CTX", "CRDS context (.pmap) used to select ref files"),
+}
+ASSOCIATION_KEYWORDS: Mapping[str, tuple[str, str]] = {
+    "asn_pool": ("ASNPOOL", "Name of the ASN pool"),
+    "asn_table": ("ASNTABLE", "Name of the ASN table"),
+}
 
 # reference type -> (keyword, comment), in the order of a product's header
 REFERENCE_KEYWORDS: Mapping[str, tuple[str, str]] = {
@@ -287,12 +299,10 @@ SPECTRUM_KEYWORDS: Mapping[str, str] = {
     "SHUTSTA": "All (open and close) shutters in a slit",
     "SLIT_RA": "[deg] Right Ascension at middle of slit",
     "SLIT_DEC": "[deg] Declination at middle of slit",
-    "MSAQUAD": "MSA quadrant for slit",
-    "SLTXSCL": "Scale open to full MSA slit coordinates (X dir)",
-    "SLTYSCL": "Scale open to full MSA slit coordinates (Y dir)",
-    "SPORDER": "Spectral order number",
-    "DISPAXIS": "Dispersion direction",
+    **_of_slit("MSAQUAD", "SLTXSCL", "SLTYSCL"),
+    "SPORDER": SCIENCE_ORDER["SPORDER"][0],
+    "DISPAXIS": SCIENCE_ORDER["DISPAXIS"][0],
     "DETECTOR": "Name of detector used to acquire the data",
     **_of_slit("WAVECOR", "PTHLOSS", "BARSHDW"),
-    "PA_APER": "[deg] Position angle of aperture used",
+    "PA_APER": SCIENCE_ORDER["PA_APER"][0],
 }  # fmt: skip

@@ -7,13 +7,15 @@ and metadata only, so that a product can be written chunk by chunk.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spec2fn.io.fits.cube_layout import cube_extents
+from spec2fn.io.fits.cube_layout import CUBE_PLANES, wavelength_table
 from spec2fn.io.fits.extents import (
     EXTRA_PLANES,
+    HDUS,
     SIGN,
     Extent,
     big_endian,
@@ -61,51 +63,34 @@ def extents(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
     """
     if ds.attrs.get("model") == "WFSSMultiSpecModel" and "flux" in ds:
         return source_extents(ds)
+    found = int_times(ds, integrations)
+    times = [] if found is None else [found]
     if "flux" in ds and "spectrum" in ds.dims:
-        times = int_times(ds, integrations)
-        return [*([times] if times else []), *_spectra(ds, integrations)]
-    if "sci" in ds and "wave" in ds["sci"].dims:
-        return cube_extents(ds, integrations)
-    return _images(ds, integrations)
-
-
-def _images(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
-    slit = ds.attrs.get("model") not in ("CubeModel", "ImageModel")
+        return [*times, *_spectra(ds, integrations)]
     unwritten = mode_of(ds).unwritten
-    out = []
-    times = int_times(ds, integrations)
-    for name in _in_order(ds):
-        plane = PLANES[name]
-        if name.startswith("var_poisson") and times is not None and not slit:
-            out.append(times)
-            times = None
-        if plane.hdu and name in ds and name not in unwritten:
-            out.append(image_extent(ds, name, plane.hdu, integrations))
-    if times is not None:
-        out.append(times)
-    out += [image_extent(ds, n, hdu, integrations) for n, hdu in EXTRA_PLANES.items() if n in ds]
-    return out
 
+    def images(names: Iterable[str]) -> list[Extent]:
+        here = [n for n in names if n in ds and n in HDUS and n not in unwritten]
+        return [image_extent(ds, n, HDUS[n], integrations) for n in here]
 
-def _in_order(ds: xr.Dataset) -> list[str]:
+    extra = images(EXTRA_PLANES)
+    if "sci" in ds and "wave" in ds["sci"].dims:
+        return [*images(CUBE_PLANES), *times, wavelength_table(ds), *extra]
     names = list(PLANES)
     if ds.attrs.get("model") == "IFUImageModel":
         names.remove("wavelength")
         names.insert(names.index("var_flat") + 1, "wavelength")
-    return names
+    # the times of images, but not of slits, stand before the variances
+    plain = ds.attrs.get("model") in ("CubeModel", "ImageModel")
+    behind = names.index("var_poisson") if plain else len(names)
+    return [*images(names[:behind]), *times, *images(names[behind:]), *extra]
 
 
 def _spectra(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
-    lengths = _lengths(ds)
-    make = _table if integrations is None else _table_of_integrations
-    return [make(ds, k, n, integrations) for k, n in enumerate(lengths)]
-
-
-def _lengths(ds: xr.Dataset) -> list[int]:
+    lengths = np.full(ds.sizes["spectrum"], ds.sizes["wave"])
     if "n_wave" in ds:
-        values = np.asarray(ds.variables["n_wave"].values)
-        return [int(n) for n in (values if values.ndim == 1 else values.max(axis=0))]
-    return [int(ds.sizes["wave"])] * int(ds.sizes["spectrum"])
+        lengths = np.atleast_2d(ds.variables["n_wave"].values).max(axis=0)
+    return [_spectrum(ds, k, int(n), integrations) for k, n in enumerate(lengths)]
 
 
 def _columns(ds: xr.Dataset, shape: tuple[int, ...] = ()) -> dict[str, Field]:
@@ -125,54 +110,48 @@ def _values(ds: xr.Dataset, name: str, spectrum: int, length: int) -> xr.Variabl
     return var.isel(wave=slice(0, length))
 
 
-def _table(ds: xr.Dataset, k: int, length: int, _integrations: int | None) -> Extent:
-    columns = _columns(ds)
-    dtype = table_type(columns.values())
-
-    def data(part: xr.Dataset, _rows: slice) -> HostArray:
-        table = np.empty(length, dtype)
-        for name, (column, code, _, _) in columns.items():
-            table[column] = big_endian(_values(part, name, k, length).values, code)
-        return table
-
-    fields = list(columns.values())
-    cards = table_cards("EXTRACT1D", fields, length, k + 1, _spectrum_cards(ds, k))
-    return Extent(encode_header(cards), dtype.itemsize * length, 1, False, data)
-
-
-def _table_of_integrations(ds: xr.Dataset, k: int, length: int, integrations: int | None) -> Extent:
-    assert integrations is not None
-    columns = _columns(ds, (length,))
-    fields: list[Field] = [
-        ("INT_NUM", ">i4", "", ()),
-        *(field for name, field in columns.items() if name != "flux_error_cov"),
-        ("N_ALONGDISP", ">u4", "", ()),
-        ("SEGMENT", ">i4", "", ()),
-        *((column, ">f8", "d", ()) for column in TIME_COLUMNS.values()),
-        *(field for name, field in columns.items() if name == "flux_error_cov"),
-    ]
+def _spectrum(ds: xr.Dataset, k: int, length: int, integrations: int | None) -> Extent:
+    """Lay out the table of a spectrum; of several integrations each has a row."""
+    columns = _columns(ds, () if integrations is None else (length,))
+    ours = [columns[n] for n in ("flux_error_cov",) if n in columns]
+    fields = [field for field in columns.values() if field not in ours]
+    if integrations is not None:
+        fields = [
+            ("INT_NUM", ">i4", "", ()),
+            *fields,
+            ("N_ALONGDISP", ">u4", "", ()),
+            ("SEGMENT", ">i4", "", ()),
+            *((column, ">f8", "d", ()) for column in TIME_COLUMNS.values()),
+        ]
+    fields += ours
     dtype = table_type(fields)
     segment = int(meta_of(ds).get("EXSEGNUM", 1) or 1)
 
     def data(part: xr.Dataset, rows: slice) -> HostArray:
-        numbers = np.arange(part.sizes["integration"])[rows]
-        table = np.zeros(len(numbers), dtype)
-        first = int(part.attrs.get("_first_integration", 0))
-        number = part.variables.get("integration_number")
-        table["INT_NUM"] = numbers + first + 1 if number is None else number[rows].values
-        table["N_ALONGDISP"] = np.uint32(length) ^ SIGN
-        table["SEGMENT"] = segment
-        for name, column in TIME_COLUMNS.items():
-            table[column] = part.variables[name][rows].values if name in part else np.nan
+        if integrations is None:
+            table = np.empty(length, dtype)
+        else:
+            numbers = np.arange(part.sizes["integration"])[rows]
+            table = np.empty(len(numbers), dtype)
+            first = int(part.attrs.get("_first_integration", 0))
+            number = part.variables.get("integration_number")
+            table["INT_NUM"] = numbers + first + 1 if number is None else number[rows].values
+            table["N_ALONGDISP"] = np.uint32(length) ^ SIGN
+            table["SEGMENT"] = segment
+            for name, column in TIME_COLUMNS.items():
+                table[column] = part.variables[name][rows].values if name in part else np.nan
         for name, (column, code, _, _) in columns.items():
             values = _values(part, name, k, length)
-            if "integration" in values.dims:
-                values = values[rows]
+            values = values[rows] if "integration" in values.dims else values
             table[column] = big_endian(values.values, code)
         return table
 
-    cards = table_cards("EXTRACT1D", fields, integrations, k + 1, _spectrum_cards(ds, k))
-    return Extent(encode_header(cards), dtype.itemsize, integrations, True, data)
+    count = length if integrations is None else integrations
+    cards = table_cards("EXTRACT1D", fields, count, k + 1, _spectrum_cards(ds, k))
+    header = encode_header(cards)
+    if integrations is None:
+        return Extent(header, dtype.itemsize * length, 1, False, data)
+    return Extent(header, dtype.itemsize, integrations, True, data)
 
 
 _SAME = {"SRCXPOS": "source_xpos", "SRCYPOS": "source_ypos"}

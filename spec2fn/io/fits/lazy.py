@@ -24,26 +24,14 @@ def lazy_variable(
     dtype: str | None = None,
     attrs: Mapping[str, Any] | None = None,
 ) -> Variable:
-    """Return a variable on `dims` that reads (and then keeps) the image of `hdu` when used.
-
-    Parameters
-    ----------
-    dims : tuple of str
-    file : FitsFile
-    hdu : Hdu
-    dtype : str, optional
-        Convert to this type after reading.
-    attrs : mapping, optional
-    """
+    """Return a variable on `dims` that reads (and then keeps) the image of `hdu` when used."""
     shape = hdu.shape
     kind = np.dtype(hdu.dtype if dtype is None else dtype)
 
     def read(key: Key) -> HostArray:
         first, rest = key[0], key[1:]
         if isinstance(first, slice):
-            backwards = None if first.step in (None, 1) else first.step
-            data = file.array(hdu, _ascending(first, shape[0]))
-            part = data[(slice(None, None, backwards), *rest)]
+            part = file.array(hdu, first)[(slice(None), *rest)]
         else:
             index = range(shape[0])[first]
             part = file.array(hdu, slice(index, index + 1))[(0, *rest)]
@@ -52,13 +40,6 @@ def lazy_variable(
         return part.astype(kind, copy=not whole)
 
     return deferred_array(dims, shape, kind, read, attrs)
-
-
-def _ascending(rows: slice, length: int) -> slice:
-    if rows.step in (None, 1):
-        return rows
-    hit = range(length)[rows]
-    return slice(min(hit, default=0), max(hit, default=-1) + 1)
 
 
 def lazy_stack(
@@ -70,20 +51,9 @@ def lazy_stack(
     fill: np.generic,
     attrs: Mapping[str, Any] | None = None,
 ) -> Variable:
-    """Return a variable on ``slit`` and `dims` of images, padded at their upper ends.
+    """Return a variable on ``slit`` and `dims` of images, padded at their upper ends to `shape`.
 
-    Parameters
-    ----------
-    dims : tuple of str
-        Dimensions of an image.
-    file : FitsFile
-    hdus : tuple of Hdu or None
-        None for a slit that has no such image.
-    shape : tuple of int
-        Shape that the images are padded to.
-    fill : numpy scalar
-        Value of the padding; its type is the type of the variable.
-    attrs : mapping, optional
+    The type of `fill`, the padding, is that of the variable; None stands for a slit without image.
     """
 
     def image(hdu: Hdu | None, key: Key) -> HostArray:

@@ -11,7 +11,6 @@ import os
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -204,17 +203,11 @@ class ProductStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            if self._file.open:
-                self.close()
-        else:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
             self.abort()
+        elif self._file.open:
+            self.close()
 
 
 def write_product(ds: xr.Dataset | Slits, path: str | os.PathLike[str]) -> Path:

@@ -17,6 +17,7 @@ from spec2fn.deferred import as_deferred
 from spec2fn.errors import DatasetError
 from spec2fn.io.fits.extents import (
     EXTRA_PLANES,
+    HDUS,
     Extent,
     extra_cards,
     int_times,
@@ -41,7 +42,7 @@ from spec2fn.io.fits.keywords import (
     SLIT_SECTIONS,
 )
 from spec2fn.modes import mode_of
-from spec2fn.schema import AREA, FIXED_SLIT_QUADRANT, PLANES, SCALARS, meta_of
+from spec2fn.schema import AREA, FIXED_SLIT_QUADRANT, SCALARS, meta_of
 from spec2fn.slits import Slits
 from spec2fn.typing import HostArray
 
@@ -61,19 +62,7 @@ _REPEATED = {k for keywords in SLIT_SECTIONS.values() for k in keywords}
 def single_slit(product: xr.Dataset | Slits) -> xr.Dataset | Slits:
     """Return the one slit of a time series as a Dataset without ``slit``; others as they are.
 
-    Parameters
-    ----------
-    product : Slits or xarray.Dataset
-        A Dataset may be a bucket of slits.
-
-    Returns
-    -------
-    Slits or xarray.Dataset
-
-    Raises
-    ------
-    DatasetError
-        If there is no slit at all.
+    A Dataset may be a bucket of slits; without any slit this is a :class:`DatasetError`.
     """
     if not isinstance(product, Slits):
         if "sci" not in product or "slit" not in product.variables["sci"].dims:
@@ -115,7 +104,11 @@ def slit_extents(slits: Slits, integrations: int | None) -> list[Extent]:
     """
     first = slits.buckets[0]
     out: list[Extent] = []
-    place = {int(i): (b, k) for b, ds in enumerate(slits.buckets) for k, i in _numbered(ds)}
+    place = {
+        int(i): (b, k)
+        for b, ds in enumerate(slits.buckets)
+        for k, i in enumerate(ds["slit"].values)
+    }
     with cutting_comments():
         headers = _Headers(first)
         for version, slit in enumerate(slits.ids, 1):
@@ -126,10 +119,6 @@ def slit_extents(slits: Slits, integrations: int | None) -> list[Extent]:
         data = times.data
         out.append(replace(times, data=lambda part, rows: data(part.buckets[0], rows)))
     return out
-
-
-def _numbered(ds: xr.Dataset) -> Iterator[tuple[int, int]]:
-    return enumerate(np.asarray(ds["slit"].values))
 
 
 class _Place(NamedTuple):
@@ -146,19 +135,19 @@ def _slit(
     k = place.k
     size = (int(ds.variables["ysize"].values[k]), int(ds.variables["xsize"].values[k]))
     # pixels of the cut-out come first in a product of many slits, then their quality
-    names = ["sci", "dq", "err", *(n for n in PLANES if n not in ("sci", "dq", "err"))]
+    names = list(dict.fromkeys(("sci", "dq", "err", *HDUS)))
     names.insert(names.index("wavelength") + 1, AREA)
-    for name in (*names, *EXTRA_PLANES):
+    for name in names:
         if name == AREA:
             # of the whole detector, which the first slit brings along
             if AREA in ds and place.version == 1:
                 yield _area(ds, place, headers)
             continue
-        hdu = EXTRA_PLANES[name] if name in EXTRA_PLANES else PLANES[name].hdu
+        hdu = HDUS[name]
         if name in EXTRA_PLANES and place.version > 1:
             # stdatamodels keeps one extension of each name that its schemas do not know
             hdu = f"{hdu}_{place.version}"
-        if hdu and name in ds and _applies(ds, name, k, size):
+        if name in ds and _applies(ds, name, k, size):
             yield _plane(ds, (name, hdu), place, integrations, headers)
 
 
@@ -222,7 +211,6 @@ class _Headers:
 
     def __init__(self, ds: xr.Dataset) -> None:
         self._images: dict[tuple[str, str, str], str] = {}
-        self._structures: dict[tuple[str, str], list[str]] = {}
         self._headings = {t: [c.image for c in heading(t)] for t in SLIT_SECTIONS}
         # sources without slits have but what is said of each
         self._repeats = mode_of(ds).layout != "traces"
@@ -240,7 +228,7 @@ class _Headers:
         self._early = any(c.keyword == "SRCTYPE" for c in mine)
         self._exposure = [c.image for c in join_sections(split_sections(mine))]
 
-    def _card(self, keyword: str, value: object, comment: str) -> str:
+    def _card(self, keyword: str, value: object, comment: str = "") -> str:
         if hasattr(value, "dtype"):
             value = np.asarray(value).item()
         key = (keyword, repr(value), comment)
@@ -253,14 +241,8 @@ class _Headers:
         self, hdu: str, version: int, stored: str, shape: tuple[int, ...], unit: str
     ) -> list[str]:
         """Cards of a plane that carries no metadata of its own."""
-        structure = self._structures.get((hdu, stored))
-        if structure is None:
-            cards = image_cards(hdu, stored, ())[:-1]
-            structure = self._structures[hdu, stored] = [c.image for c in cards]
-        axes = [self._card("NAXIS", len(shape), "number of array dimensions")]
-        axes += [self._card(f"NAXIS{i}", int(n), "") for i, n in enumerate(reversed(shape), 1)]
-        out = [*structure[:2], *axes, *structure[3:]]
-        out.append(self._card("EXTVER", version, "extension value"))
+        out = image_cards(hdu, stored, shape, make=self._card)
+        out[-1] = self._card("EXTVER", version, "extension value")
         if unit:
             out.append(self._card("BUNIT", unit, SCIENCE_ORDER["BUNIT"][0]))
         return out

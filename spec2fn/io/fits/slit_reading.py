@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import InputError
-from spec2fn.io.fits.asdf_wcs import WcsList, deferred_wcs
+from spec2fn.io.fits.asdf_wcs import deferred_list, deferred_wcs
 from spec2fn.io.fits.exposures import (
     check_exp_type,
     check_type,
     data_unit,
     header_meta,
     mode_attrs,
+    plane_dims,
     scalar_variables,
     time_variables,
 )
-from spec2fn.io.fits.extents import EXTRA_PLANES
+from spec2fn.io.fits.extents import EXTRA_PLANES, HDUS
 from spec2fn.io.fits.fitsfile import FitsFile, Hdu
 from spec2fn.io.fits.keywords import PHOTOMETRY, SLIT_KEYWORDS
 from spec2fn.io.fits.lazy import lazy_stack, lazy_variable
@@ -33,7 +35,7 @@ from spec2fn.schema import (
     SCALARS,
     Meta,
 )
-from spec2fn.slits import PADDING, Slits, group_shapes
+from spec2fn.slits import Slits, group_shapes, padding
 from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
@@ -45,7 +47,6 @@ __all__ = ["extra_dims", "holds_slits", "read_slits"]
 
 _UNKNOWN: dict[str, Any] = {
     "source_type": "UNKNOWN",
-    "quadrant": 5,
     "slitlet_id": 0,
     "shutter_id": 0,
     "source_id": 0,
@@ -76,19 +77,9 @@ def holds_slits(file: FitsFile) -> bool:
 
 
 def read_slits(file: FitsFile, *, any_exp_type: bool = False) -> Slits:
-    """Return the slits of a file.
+    """Return the slits of a MultiSlitModel, or the one of a SlitModel of NIRSpec.
 
-    Parameters
-    ----------
-    file : FitsFile
-        A MultiSlitModel, or the SlitModel of one slit of NIRSpec.
-    any_exp_type : bool
-        Accept exposures that are not spectroscopic.
-
-    Returns
-    -------
-    Slits
-        Pixels are read, bucket by bucket, when they are used. The ids count the slits of the file.
+    Pixels are read, bucket by bucket, when they are used. The ids count the slits of the file.
 
     Raises
     ------
@@ -138,21 +129,18 @@ def _by_version(file: FitsFile) -> list[dict[str, Hdu]]:
         msg = f"{file.path}: has no SCI extension with pixels; give a product with slits"
         raise InputError(msg)
     for planes in slits:
-        size = planes["SCI"].shape[-2:]
-        for hdu in planes.values():
-            if hdu.name in _FLAGS:
-                check_type(file.path, hdu, _FLAGS[hdu.name])
-            if hdu.shape[-2:] != size and hdu.name in _HDUS:
+        shape = planes["SCI"].shape
+        for name, hdu in ((n, planes[e]) for n, e in HDUS.items() if e in planes):
+            if name in PLANES:
+                check_type(file.path, hdu, PLANES[name])
+            more = len(hdu.shape) > len(shape) and name not in ("con", *EXTRA_PLANES)
+            if hdu.shape[-2:] != shape[-2:] or more:
                 msg = (
                     f"{file.path}: {hdu.name} {hdu.version} is {hdu.shape}, but its SCI is"
-                    f" {planes['SCI'].shape}; they must agree"
+                    f" {shape}; they must agree"
                 )
                 raise InputError(msg)
     return slits
-
-
-_HDUS = {plane.hdu for plane in PLANES.values() if plane.hdu} | set(EXTRA_PLANES.values())
-_FLAGS = {plane.hdu: plane for plane in PLANES.values() if plane.kind == "flag"}
 
 
 def _dims(path: Path, slits: list[dict[str, Hdu]]) -> tuple[str, ...]:
@@ -200,12 +188,11 @@ def _variables(path: Path, science: Sequence[Hdu], slits: list[dict[str, Hdu]]) 
         if name not in _TEXT:
             _check_numbers(path, keyword, values)
         if name in _ALWAYS or any(v is not None for v in values):
-            missing = _UNKNOWN.get(name, "" if name in _TEXT else np.nan)
-            out[name] = np.array([missing if v is None else v for v in values])
-            if name == "quadrant":
-                out[name] = np.array(
-                    [_quadrant(h) if v is None else v for h, v in zip(science, values, strict=True)]
-                )
+            missing = [_UNKNOWN.get(name, "" if name in _TEXT else np.nan)] * len(science)
+            if name == "quadrant":  # of products older than MSAQUAD: 0 for that of a slitlet
+                missing = [0 if h.get("SHUTSTA") else FIXED_SLIT_QUADRANT for h in science]
+            known = zip(missing, values, strict=True)
+            out[name] = np.array([m if v is None else v for m, v in known])
     size = np.array([planes["SCI"].shape[-2:] for planes in slits])
     for name, true in (("ysize", size[:, 0]), ("xsize", size[:, 1])):
         if name in out and not np.array_equal(out[name], true):
@@ -233,11 +220,6 @@ def _check_numbers(path: Path, keyword: str, values: list[Any]) -> None:
             raise InputError(msg)
 
 
-def _quadrant(header: Hdu) -> int:
-    """Quadrant of a slit of a product older than MSAQUAD: 0 for that of a slitlet."""
-    return 0 if header.get("SHUTSTA") else FIXED_SLIT_QUADRANT
-
-
 def _shutters(columns: dict[str, Any]) -> dict[str, Any]:
     """Row and column of the main shutter of each slitlet; no keyword has them."""
     if "shutter_id" not in columns:
@@ -252,13 +234,10 @@ def _wcs(file: FitsFile, meta: Meta, count: int) -> dict[int, DeferredWcs] | Non
     asdf = file.find("ASDF")
     if asdf is None:
         return None
-
-    def content() -> bytes:
-        return bytes(file.raw(asdf.start, asdf.size))
-
+    content = functools.partial(file.data, asdf)
     if str(meta.get("DATAMODL")) == "SlitModel":
         return {0: deferred_wcs(content, meta.filename)}
-    return WcsList(content, meta.filename, "slits").named(range(count))
+    return deferred_list(content, meta.filename, "slits", range(count))
 
 
 def _bucket(  # noqa: PLR0917 - one call
@@ -275,22 +254,17 @@ def _bucket(  # noqa: PLR0917 - one call
     here = [slits[int(i)] for i in members]
     padded = {d: int(columns[f"{d}size"][members].max()) for d in ("y", "x")}
     variables: dict[str, Any] = {}
-    hdus = {n: p.hdu for n, p in PLANES.items() if p.hdu} | EXTRA_PLANES
-    for name, hdu in hdus.items():
+    for name, hdu in HDUS.items():
         found = tuple(planes.get(hdu) for planes in here)
         one = next((h for h in found if h is not None), None)
         if one is None:
             continue
-        on = _of(file, one, name, dims)
+        on = extra_dims(file, one) if name in EXTRA_PLANES else plane_dims(name, one, dims)
         shape = tuple(padded.get(d, n) for d, n in zip(on, one.shape, strict=True))
-        fill: Any = np.dtype(PLANES[name].dtype if name in PLANES else one.dtype).type(0)
+        fill = padding(name, np.dtype(PLANES[name].dtype if name in PLANES else one.dtype))
         if name in (COMMON_ERROR, COMMON_SHARE):
-            pass  # a slit without has nothing in common
-        elif fill.dtype.kind == "f":
-            fill = fill.dtype.type(np.nan)
-        elif name == "dq":
-            fill = fill.dtype.type(PADDING)
-        unit = one.header.get("BUNIT") if name in EXTRA_PLANES else None
+            fill = fill.dtype.type(0)  # a slit without has nothing in common
+        unit = one.get("BUNIT") if name in EXTRA_PLANES else None
         said = {"units": str(unit).strip()} if unit else {}
         variables[name] = lazy_stack(on, file, found, shape, fill=fill, attrs=said)
     alike = "photmjsr" not in columns and len(set(columns["bunit"])) == 1
@@ -316,11 +290,3 @@ def extra_dims(file: FitsFile, hdu: Hdu) -> tuple[str, ...]:
         msg = f"{file.path}: DIMS of {hdu.name} is {hdu.get('DIMS')!r}, but it is {hdu.shape}"
         raise InputError(msg)
     return dims
-
-
-def _of(file: FitsFile, hdu: Hdu, name: str, dims: tuple[str, ...]) -> tuple[str, ...]:
-    if name in EXTRA_PLANES:
-        return extra_dims(file, hdu)
-    if name == "con" and len(hdu.shape) > len(dims):
-        return (*dims[:-2], "context", *dims[-2:])
-    return dims[-len(hdu.shape) :]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spec2fn.dq import PIXEL
-from spec2fn.errors import DatasetError, ParameterError
+from spec2fn.errors import DatasetError
 from spec2fn.kernels.background import add_in_quadrature, per_plane
 from spec2fn.kernels.statistics import clip_bounds
 from spec2fn.plan_base import Plan, array
@@ -26,9 +26,16 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import DTypeLike
 
-__all__ = ["BackgroundPlan", "combine_backgrounds", "describe", "require_opened"]
+__all__ = [
+    "BackgroundPlan",
+    "check_units",
+    "combine_backgrounds",
+    "describe",
+    "grating_wheel_differs",
+]
 
 _VARIANCES = ("var_poisson", "var_rnoise")
+_SENSORS, _TOLERANCE = ("GWA_XTIL", "GWA_YTIL"), 1e-8  # of the tilt of the grating wheel
 
 
 class BackgroundPlan(Plan):
@@ -102,14 +109,13 @@ def combine_backgrounds(
     DatasetError
         If the position of a subarray is unknown, or units or sizes contradict each other.
     """
-    frame = _corners(science, "the science exposure")
     stack: list[Mapping[str, HostArray]] = []
     flags = np.zeros(science["sci"].shape[-2:], dtype=np.uint32)
     for number, exposure in enumerate(exposures, 1):
         who = f"background exposure {number} ({meta_of(exposure).filename or 'in memory'})"
         require(exposure, ("sci", "err", "dq", *_VARIANCES), f"background: {who}")
-        _check_units(science, exposure, who)
-        cut = _overlap(frame, _corners(exposure, who), science, exposure, who)
+        check_units(science, exposure, f"background: {who}")
+        cut = _overlap(science, exposure, who)
         if cut is None:
             continue
         here, there = cut
@@ -143,12 +149,10 @@ def _corners(ds: xr.Dataset, who: str) -> tuple[int, int] | None:
 
 
 def _overlap(
-    mine: tuple[int, int] | None,
-    other: tuple[int, int] | None,
-    science: xr.Dataset,
-    exposure: xr.Dataset,
-    who: str,
+    science: xr.Dataset, exposure: xr.Dataset, who: str
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
+    # rows and columns that both have, in either
+    mine, other = _corners(science, "the science exposure"), _corners(exposure, who)
     shape, their = science["sci"].shape[-2:], exposure["sci"].shape[-2:]
     if (mine is None) != (other is None):
         # one says where it lies on the detector, so the other must, unless it is all of it
@@ -171,11 +175,12 @@ def _overlap(
     return (here[0], here[1]), (there[0], there[1])
 
 
-def _check_units(science: xr.Dataset, exposure: xr.Dataset, who: str) -> None:
+def check_units(science: xr.Dataset, exposure: xr.Dataset, who: str) -> None:
+    """Raise :class:`DatasetError` unless two exposures are in the same units, if they have any."""
     mine, other = (d["sci"].attrs.get("units") for d in (science, exposure))
     if mine and other and mine != other:
         msg = (
-            f"background: {who} is in {other} but the science exposure in {mine};"
+            f"{who} is in {other} but the science exposure in {mine};"
             " both must have had the same steps"
         )
         raise DatasetError(msg)
@@ -243,14 +248,30 @@ def _place(plane: HostArray, here: tuple[slice, slice], shape: tuple[int, ...]) 
     return out
 
 
-def require_opened(exposures: Sequence[xr.Dataset], paths: tuple[str, ...] | None) -> None:
-    """Raise :class:`ParameterError` if backgrounds are named by path but none was opened."""
-    if paths and not exposures:
-        msg = (
-            f"background: bkg_list names {', '.join(paths)}, which only a run from files opens;"
-            " pass the opened exposures as background=(dataset, ...)"
-        )
-        raise ParameterError(msg)
+def grating_wheel_differs(science: xr.Dataset, others: Sequence[xr.Dataset]) -> str:
+    """Say why the grating wheel moved between NIRSpec exposures; nothing if it did not.
+
+    The wheel does not return to exactly the same position, which moves the spectra on the
+    detector; two tilt sensors (GWA_XTIL, GWA_YTIL) tell.
+
+    Raises
+    ------
+    InputError
+        If a NIRSpec exposure lacks one of the keywords, or it is no number.
+    """
+    if str(science.attrs.get("instrument", "")).upper() != "NIRSPEC":
+        return ""
+    for sensor in _SENSORS:
+        own = meta_of(science).number(sensor, "background")
+        for other in others:
+            theirs = meta_of(other).number(sensor, "background")
+            if not abs(theirs - own) <= _TOLERANCE:
+                name = meta_of(other).filename or "a background exposure"
+                return (
+                    f"the grating wheel moved: {sensor} is {own} in the science exposure and"
+                    f" {theirs} in {name}"
+                )
+    return ""
 
 
 def describe(plan: BackgroundPlan, science: xr.Dataset) -> xr.Dataset:

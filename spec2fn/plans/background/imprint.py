@@ -15,7 +15,7 @@ from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError
 from spec2fn.kernels.bands import by_rows
 from spec2fn.plan_base import array
-from spec2fn.plans.background.background import BackgroundPlan
+from spec2fn.plans.background.background import BackgroundPlan, check_units
 from spec2fn.schema import meta_of, require
 from spec2fn.typing import Array, HostArray
 
@@ -109,10 +109,7 @@ def plan_subtraction(science: xr.Dataset, imprint: xr.Dataset) -> ImprintPlan:
             " both must be of the same subarray"
         )
         raise DatasetError(msg)
-    units = mine.attrs.get("units"), theirs.attrs.get("units")
-    if all(units) and units[0] != units[1]:
-        msg = f"{who} is in {units[1]} but the exposure in {units[0]}; both need the same steps"
-        raise DatasetError(msg)
+    check_units(science, imprint, who)
     planes = {
         "sci": np.asarray(theirs.values),
         "var": np.asarray(imprint["err"].values),

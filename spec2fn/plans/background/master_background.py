@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
-    "ExpandedSpectrum",
     "Spectrum",
     "combine_spectra",
     "common_wavelengths",
@@ -277,27 +276,9 @@ def user_spectrum(given: xr.Dataset) -> Spectrum:
     return Spectrum(columns.pop("wavelength"), columns.pop("surf_bright"), columns)
 
 
-class ExpandedSpectrum(Plan):
-    """A spectrum at the wavelengths of pixels.
-
-    Attributes
-    ----------
-    covered : array of bool
-        Pixels within the wavelengths of the spectrum.
-    surf_bright : array of float64
-        [MJy/sr], 0 outside.
-    variance : array of float64
-        [(MJy/sr)^2], 0 outside or if unknown.
-    """
-
-    covered: HostArray = array("...")
-    surf_bright: HostArray = array("...")
-    variance: HostArray = array("...")
-
-
 def expand(
     spectrum: Spectrum, wavelength: HostArray, *, variances: bool = True
-) -> ExpandedSpectrum:
+) -> tuple[HostArray, HostArray, HostArray]:
     """Interpolate a spectrum linearly at the wavelengths of pixels.
 
     Parameters
@@ -308,6 +289,15 @@ def expand(
         the end.
     variances : bool
         Whether variances are needed.
+
+    Returns
+    -------
+    covered : array of bool
+        Pixels within the wavelengths of the spectrum.
+    surf_bright : array of float64
+        [MJy/sr], 0 outside.
+    variance : array of float64
+        [(MJy/sr)^2], 0 outside; without dimensions if it is unknown or not needed.
     """
     knots = spectrum.wavelength
     elements = np.arange(knots.size, dtype=float)
@@ -333,7 +323,7 @@ def expand(
             parts = [columns["sb_error"] ** 2]
         if parts:
             variance = on_pixels(np.nan_to_num(sum(parts) * _resampled(columns)), 2)
-    return ExpandedSpectrum(known, on_pixels(spectrum.surf_bright, 1), variance)
+    return known, on_pixels(spectrum.surf_bright, 1), variance
 
 
 def _resampled(columns: Mapping[str, HostArray]) -> HostArray | float:

@@ -7,6 +7,7 @@ therefore host-only.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ __all__ = [
     "dark_pixels",
     "filled_flat",
     "flicker_noise",
-    "how_to_fit",
+    "make_plan",
     "mask_boxes",
     "scene_masks",
     "slit_boxes",
@@ -95,30 +96,62 @@ class NscleanPlan(Plan):
     given: Array | None = array("[integration] y x", default=None)
 
 
-def how_to_fit(ds: xr.Dataset, params: Parameters) -> dict[str, Any]:
-    """Return the fields of :class:`NscleanPlan` that are parameters or traits of the detector."""
+def make_plan(
+    ds: xr.Dataset, flat: Array | None, given: Array | None, params: Parameters
+) -> NscleanPlan:
+    """Return the plan of an exposure; see :func:`spec2fn.steps.nsclean.nsclean`.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+    flat, given : ndarray, optional
+        See :class:`NscleanPlan`.
+    params : Parameters
+        Of the step.
+
+    Raises
+    ------
+    DatasetError
+        If the slits are not known, unless they do not matter.
+    """
     subarray = str(ds.attrs.get("subarray", "")).upper()
-    names = ("fit_method", "background_method", "background_box_size", "n_sigma", "fit_histogram")
-    return {
-        **{name: params[name] for name in (*names, "centred_kernels")},
-        "fit_by_channel": params.fit_by_channel and subarray in ("", "FULL"),
-        "single_mask": params.single_mask and params.background_method != "median_image",
-        "reversed_lines": str(ds.attrs.get("detector", "")).upper() != "NRS1",
-        "slow_axis": abs(int(meta_of(ds).get("SLOWAXIS", 1))),
-        "cutoffs": _CUTOFFS_ALLSLITS if subarray == "ALLSLITS" else _CUTOFFS,
-    }
+    shape = (ds["sci"].shape[-2], ds["sci"].shape[-1])
+    newer = params.mask_science_regions
+    regions = params.mask_spectral_regions if newer is None else newer
+    boxes = slit_boxes(ds)
+    dark = np.ones(shape, dtype=bool)
+    if regions and given is None:
+        if ("wavelength" not in ds) if mode_of(ds).sliced else (boxes is None):
+            msg = (
+                "nsclean: mask_spectral_regions needs to know where the slits are; run assign_wcs"
+                " on this exposure first, or set mask_spectral_regions=False"
+            )
+            raise DatasetError(msg)
+        dark = dark_pixels(ds, boxes or ())
+    return NscleanPlan(
+        dark=dark,
+        bright=mask_boxes(shape, (box for box, _ in boxes or ())),
+        reversed_lines=str(ds.attrs.get("detector", "")).upper() != "NRS1",
+        slow_axis=abs(int(meta_of(ds).get("SLOWAXIS", 1))),
+        cutoffs=_CUTOFFS_ALLSLITS if subarray == "ALLSLITS" else _CUTOFFS,
+        fit_method=params.fit_method,
+        fit_by_channel=params.fit_by_channel and subarray in ("", "FULL"),
+        background_method=params.background_method,
+        background_box_size=params.background_box_size,
+        n_sigma=params.n_sigma,
+        fit_histogram=params.fit_histogram,
+        single_mask=params.single_mask and params.background_method != "median_image",
+        centred_kernels=params.centred_kernels,
+        flat=flat,
+        given=given,
+    )
 
 
 def slit_boxes(ds: xr.Dataset) -> tuple[tuple[Box, int], ...] | None:
     """Return the bounding boxes (x0, x1, y0, y1) of the open slits, with their quadrants.
 
     ``assign_wcs`` keeps the slits in ``meta.records["slits"]``, and a mapping of their position
-    there to their gwcs in ``meta.wcs``.
-
-    Returns
-    -------
-    tuple or None
-        None if ``assign_wcs`` has not been run.
+    there to their gwcs in ``meta.wcs``; None if it has not been run.
     """
     meta = meta_of(ds)
     slits, wcs = meta.records.get("slits"), meta.wcs
@@ -140,18 +173,12 @@ def slit_boxes(ds: xr.Dataset) -> tuple[tuple[Box, int], ...] | None:
 def mask_boxes(shape: tuple[int, int], boxes: Iterable[Box]) -> Array:
     """Return where an image lies in any of some bounding boxes.
 
-    Parameters
-    ----------
-    shape : (int, int)
-        Rows and columns.
-    boxes : iterable of (x0, x1, y0, y1)
-        Zero-based pixel coordinates; a pixel belongs to the box if its centre does.
+    Boxes (x0, x1, y0, y1) are in zero-based pixels; a pixel belongs to the box if its centre does.
     """
     inside = np.zeros(shape, dtype=bool)
     for x0, x1, y0, y1 in boxes:
-        first = [max(0, int(np.floor(v + 0.5))) for v in (y0, x0)]
-        last = [max(0, int(np.floor(v + 0.5))) for v in (y1, x1)]
-        inside[first[0] : last[0], first[1] : last[1]] = True
+        low_x, high_x, low_y, high_y = (max(0, int(np.floor(v + 0.5))) for v in (x0, x1, y0, y1))
+        inside[low_y:high_y, low_x:high_x] = True
     return inside
 
 
@@ -165,10 +192,6 @@ def dark_pixels(ds: xr.Dataset, boxes: Sequence[tuple[Box, int]]) -> Array:
     boxes : sequence of (box, quadrant)
         From :func:`slit_boxes`; not used for the IFU.
 
-    Returns
-    -------
-    bool ndarray, (y, x)
-
     Notes
     -----
     MOS exposures without an open fixed slit, and IFU exposures, lose the whole region of the
@@ -180,7 +203,7 @@ def dark_pixels(ds: xr.Dataset, boxes: Sequence[tuple[Box, int]]) -> Array:
     shape = (dq.shape[-2], dq.shape[-1])
     light = failed.reshape(-1, *shape).any(axis=0)
     if mode.sliced:
-        light |= np.isfinite(np.asarray(ds["wavelength"].values))
+        light |= np.isfinite(ds["wavelength"].values)
     else:
         light |= mask_boxes(shape, (box for box, _ in boxes))
     fixed = any(quadrant == FIXED_SLIT_QUADRANT for _, quadrant in boxes)
@@ -204,7 +227,7 @@ def filled_flat(flat: Array) -> Array:
 def _background(
     image: Array, mask: Array, method: str, box: tuple[int, int] | None
 ) -> tuple[Any, SortedPixels]:
-    # level, and the pixels it was measured on
+    """Level, and the pixels it was measured on."""
     pixels = SortedPixels(image[mask])
     pixels.clip(_CLIP, _CLIP, lower_half=True)
     level = None
@@ -216,14 +239,7 @@ def _background(
 def scene_masks(sci: Array, plan: NscleanPlan) -> Array:
     """Return the pixels that show background, after clipping of each integration.
 
-    Parameters
-    ----------
-    sci : ndarray, ([integration,] y, x), float32
-    plan : NscleanPlan
-
-    Returns
-    -------
-    bool ndarray, same shape, or (y, x) with ``single_mask``
+    The mask is shaped as `sci`, ([integration,] y, x); (y, x) with ``single_mask``.
     """
     if plan.given is not None:
         return plan.given
@@ -236,10 +252,7 @@ def scene_masks(sci: Array, plan: NscleanPlan) -> Array:
             pixels = SortedPixels(values[mask])
             pixels.clip(_CLIP, plan.n_sigma, fit_histogram=plan.fit_histogram)
             mask[:] = pixels.keep(values, mask)
-    if sci.ndim == 3 and plan.single_mask:
-        common: Array = np.logical_and.reduce(masks, axis=0)
-        return common
-    return masks.reshape(sci.shape)
+    return masks.all(axis=0) if plan.single_mask else masks.reshape(sci.shape)
 
 
 def flicker_noise(sci: Array, plan: NscleanPlan) -> tuple[Array, Array, Array]:
@@ -265,8 +278,7 @@ def flicker_noise(sci: Array, plan: NscleanPlan) -> tuple[Array, Array, Array]:
     if plan.background_method == "median_image":
         median = _median_images(cube, plan)
     noise, background = np.empty_like(cube), np.empty_like(cube)
-    for i, image in enumerate(cube):
-        mask = masks if masks.ndim == 2 else masks[i]
+    for i, (image, mask) in enumerate(zip(cube, np.broadcast_to(masks, cube.shape), strict=True)):
         below = None if median is None else median[i]
         noise[i], background[i] = _clean(image, mask, plan, below)
     return noise.reshape(sci.shape), background.reshape(sci.shape), masks
@@ -321,10 +333,8 @@ def _fit(values: Array, mask: Array, plan: NscleanPlan) -> Array:
 
 
 def _median_images(cube: Array, plan: NscleanPlan) -> Array:
-    # the median over integrations, scaled by the brightness of each
+    """The median over integrations, scaled by the brightness of each."""
     median = np.empty(cube.shape[1:], dtype=cube.dtype)
-    import warnings
-
     with warnings.catch_warnings():
         # pixels without any value stay NaN
         warnings.simplefilter("ignore", RuntimeWarning)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from spec2fn.host.cube_overlap import (
     roi_entries,
     roi_planes,
 )
-from spec2fn.host.quadrilaterals import quad_entries
+from spec2fn.host.quadrilaterals import Entries, quad_entries
 from spec2fn.kernels.cubes import CubeOperator
 from spec2fn.parameters import Parameters, user_path
 from spec2fn.plan_base import Plan, array
@@ -37,6 +36,7 @@ from spec2fn.plans.cubes.sampling import (
     groups_of,
     read_sampling,
 )
+from spec2fn.plans.provenance import Provenance
 from spec2fn.schema import meta_of
 from spec2fn.typing import Array, HostArray, Number
 from spec2fn.wcs.coordinates import with_coordinates
@@ -54,27 +54,9 @@ COVARIANCE_OFFSETS = ((0, 0, 1), (0, 1, 0), (1, 0, 0))
 """Neighbours (planes, rows, columns) whose covariance is computed."""
 
 _SLICES = 30
-# columns of an internal NIRSpec cube by slice, as the slices lie side by side
-_COLUMNS = (15, 14, 16, 13, 17, 12, 18, 11, 19, 10, 20, 9, 21, 8, 22, 7, 23, 6, 24, 5, 25, 4, 26)
-_SLICE_COLUMNS = np.array([*_COLUMNS, 3, 27, 2, 28, 1, 29, 0])
-
-
-@dataclass(frozen=True)
-class CubeProvenance:
-    """What describes a cube but takes no part in computing it; equal to any other one.
-
-    Attributes
-    ----------
-    wcs : gwcs.WCS
-    s_region : str
-    science, primary : mapping
-        Keywords by header; None removes one.
-    """
-
-    wcs: Any = field(default=None, compare=False, repr=False)
-    s_region: str = field(default="", compare=False)
-    science: Any = field(default=None, compare=False, repr=False)
-    primary: Any = field(default=None, compare=False, repr=False)
+# columns of an internal NIRSpec cube by slice, as the slices lie side by side: outwards from the
+# middle, in turns to the left and to the right
+_SLICE_COLUMNS = np.array([15 + (-1) ** k * ((k + 1) // 2) for k in range(_SLICES)])
 
 
 class OneCubePlan(Plan):
@@ -94,7 +76,7 @@ class OneCubePlan(Plan):
         Of the planes [um].
     pixar_a2, pixar_sr : float
         Area of a spaxel [arcsec^2, sr].
-    provenance : CubeProvenance
+    provenance : Provenance
     """
 
     name: str
@@ -104,7 +86,7 @@ class OneCubePlan(Plan):
     wavelength: Array = array("wave")
     pixar_a2: Number = array("")
     pixar_sr: Number = array("")
-    provenance: CubeProvenance = field(default_factory=CubeProvenance)
+    provenance: Provenance
 
 
 class CubeBuildPlan(Plan):
@@ -149,20 +131,61 @@ def make_plan(ds: xr.Dataset, cubepar: xr.Dataset, params: Parameters) -> CubeBu
     layout_of(ds)
     ds = with_coordinates(ds, "cube_build")
     ds = _with_offset(ds, params.offset_file)
-    make = _internal_cube if internal else _sky_cube
     groups = groups_of(bands, "band" if internal else params.output_type, instrument)
-    return CubeBuildPlan(tuple(make(ds, wcs, cubepar, group, params) for group in groups))
+    return CubeBuildPlan(tuple(_one_cube(ds, wcs, cubepar, group, params) for group in groups))
+
+
+def _one_cube(
+    ds: xr.Dataset, wcs: WCS, cubepar: xr.Dataset, bands: Sequence[Band], params: Parameters
+) -> OneCubePlan:
+    instrument = str(ds.attrs["instrument"])
+    sampling = read_sampling(cubepar, bands, instrument, params)
+    if params.coord_system == "internal_cal":
+        grid, operator = _internal_cube(ds, wcs, sampling)
+    else:
+        grid, operator = _sky_cube(ds, wcs, bands, sampling, params)
+    if not operator.voxels.size:
+        msg = (
+            f"cube_build: no pixel of the exposure reaches the cube {cube_name(bands, instrument)};"
+            " correct ra_center, dec_center, wavemin, wavemax, wavelengths or offset_file"
+        )
+        raise ParameterError(msg)
+    if params.covariance and operator.power is not None:
+        msg = "cube_build: covariance is for weighting 'drizzle' or 'emsm'; msm has too many pairs"
+        raise ParameterError(msg)
+    pairs = tuple(paired(operator, o) for o in COVARIANCE_OFFSETS) if params.covariance else ()
+    area = grid.cdelt[0] * grid.cdelt[1]
+    primary = {
+        "FLUXEXT": "SCI",
+        "ERREXT": "ERR",
+        "MASKEXT": "DQ",
+        **_influence_keywords(sampling, params),
+    }
+    if instrument == "MIRI":
+        primary["CHANNEL"] = "".join(sorted({b.first for b in bands}))
+    return OneCubePlan(
+        name=cube_name(bands, instrument) + ("_internal" if grid.internal else ""),
+        bands=",".join(cube_name([b], instrument) for b in bands),
+        operator=operator,
+        pairs=pairs,
+        wavelength=sampling.wavelength,
+        pixar_a2=np.float64(area),
+        pixar_sr=np.float64(area * STERADIAN),
+        provenance=Provenance(
+            wcs=cube_gwcs(grid, sampling.wavelength, sampling.step),
+            s_region="" if grid.internal else footprint(grid),
+            science=wcs_keywords(grid, sampling.wavelength, sampling.step)
+            | ({"S_REGION": None} if grid.internal else {}),
+            primary=primary,
+        ),
+    )
 
 
 def _sky_cube(
-    ds: xr.Dataset, wcs: WCS, cubepar: xr.Dataset, bands: Sequence[Band], params: Parameters
-) -> OneCubePlan:
-    sampling = read_sampling(cubepar, bands, str(ds.attrs["instrument"]), params)
-    angle = 0.0
-    if params.coord_system == "ifualign":
-        angle = position_angle(ds, wcs, bands[0])
-    elif params.cube_pa is not None:
-        angle = float(params.cube_pa)
+    ds: xr.Dataset, wcs: WCS, bands: Sequence[Band], sampling: CubeSampling, params: Parameters
+) -> tuple[CubeGrid, CubeOperator]:
+    aligned = params.coord_system == "ifualign"
+    angle = position_angle(ds, wcs, bands[0]) if aligned else float(params.cube_pa or 0.0)
     ra, dec = _extent(ds, bands, params)
     centre = (params.ra_center, params.dec_center)
     size = (params.nspax_x, params.nspax_y)
@@ -170,9 +193,7 @@ def _sky_cube(
     check_cube_size(grid, sampling.wavelength.size)
     drizzle = params.weighting == "drizzle"
     geometry = pixel_geometry(ds, wcs, bands, grid, outlines=drizzle)
-    operator_of = _drizzle if drizzle else _shepard
-    operator = operator_of(geometry, grid, sampling, (ds.sizes["y"], ds.sizes["x"]))
-    return _cube_plan(ds, bands, grid, sampling, operator, params=params)
+    return grid, (_drizzle if drizzle else _shepard)(geometry, grid, sampling)
 
 
 def _extent(
@@ -180,7 +201,8 @@ def _extent(
 ) -> tuple[HostArray, HostArray]:
     """Corners of the field of view: those of S_REGION, or the outermost pixels of each band."""
     meta = meta_of(ds)
-    region = str(ds.attrs.get("s_region") or meta.get("S_REGION", ""))
+    # None if an offset file moved the pixels away from it
+    region = str(ds.attrs.get("s_region", meta.get("S_REGION")) or "")
     whole = params.coord_system in ("skyalign", "world") and params.cube_pa is None
     # S_REGION is that of the larger channel
     small = ds.attrs["instrument"] == "MIRI" and params.output_type != "multi"
@@ -206,47 +228,34 @@ def _extent(
     return np.concatenate(ras), np.concatenate(decs)
 
 
-def _drizzle(
-    geometry: PixelGeometry,
-    grid: CubeGrid,
-    sampling: CubeSampling,
-    shape_in: tuple[int, int],
-) -> CubeOperator:
+def _drizzle(geometry: PixelGeometry, grid: CubeGrid, sampling: CubeSampling) -> CubeOperator:
     first, spectral = plane_overlaps(
         geometry.wavelength, geometry.width, sampling.lower, sampling.upper
     )
     planes = sampling.wavelength.size
-    known = np.isfinite(geometry.width) & np.isfinite(geometry.corners_x).all(axis=0)
+    known = np.isfinite(geometry.width) & np.isfinite(geometry.corners[0]).all(axis=0)
     if sampling.step is None:
         # pixels centred a whole plane beyond the ends are left out
         low = sampling.wavelength[0] - sampling.thickness[0]
         high = sampling.wavelength[-1] + sampling.thickness[-1]
         known &= (geometry.wavelength >= low) & (geometry.wavelength <= high)
     first = np.where(known, first, planes)
-    # cell (i, j) of the grid covers i to i + 1, j to j + 1
 
-    def cells(which: HostArray) -> tuple[HostArray, HostArray]:
-        outline = (geometry.corners_x, geometry.corners_y)
-        scale = zip(outline, grid.start, grid.cdelt, strict=True)
-        x, y = ((v.take(which, axis=1) - start) / step + 0.5 for v, start, step in scale)
-        return x, y
+    def entries(which: HostArray) -> Entries:
+        x, y = _spaxels(geometry.corners.take(which, axis=2), grid)
+        # cell (i, j) of the grid covers i to i + 1, j to j + 1
+        return quad_entries(x + 0.5, y + 0.5, grid.shape)
 
-    return assemble(
-        first,
-        spectral,
-        geometry.pixel,
-        lambda which: quad_entries(*cells(which), grid.shape),
-        shape_in=shape_in,
-        shape=(planes, *grid.shape),
-    )
+    return assemble(first, spectral, geometry.pixel, entries, shape=(planes, *grid.shape))
 
 
-def _shepard(
-    geometry: PixelGeometry,
-    grid: CubeGrid,
-    sampling: CubeSampling,
-    shape_in: tuple[int, int],
-) -> CubeOperator:
+def _spaxels(position: HostArray, grid: CubeGrid) -> tuple[HostArray, HostArray]:
+    """Positions (2, ...) [arcsec] in spaxels, where spaxel i has its centre at i."""
+    x, y = ((v - s) / d for v, s, d in zip(position, grid.start, grid.cdelt, strict=True))
+    return x, y
+
+
+def _shepard(geometry: PixelGeometry, grid: CubeGrid, sampling: CubeSampling) -> CubeOperator:
     centre, spaxel = sampling.wavelength, grid.cdelt[0]
     assert sampling.influence is not None
     nearest = np.searchsorted((centre[1:] + centre[:-1]) / 2, geometry.wavelength, side="right")
@@ -260,10 +269,7 @@ def _shepard(
     first, spectral = roi_planes(
         geometry.wavelength, influence.spectral, centre, sampling.thickness, weight
     )
-    x, y = (
-        (v - s) / d
-        for v, s, d in zip((geometry.x, geometry.y), grid.start, grid.cdelt, strict=True)
-    )
+    x, y = _spaxels(geometry.centre, grid)
     return assemble(
         first,
         spectral,
@@ -275,7 +281,6 @@ def _shepard(
             grid.shape,
             lambda square, who: weight(square, which[who]),
         ),
-        shape_in=shape_in,
         shape=(centre.size, *grid.shape),
         power=influence.power,
         softening=influence.softening,
@@ -283,75 +288,31 @@ def _shepard(
 
 
 def _internal_cube(
-    ds: xr.Dataset, wcs: WCS, cubepar: xr.Dataset, bands: Sequence[Band], params: Parameters
-) -> OneCubePlan:
-    sampling = read_sampling(cubepar, bands, str(ds.attrs["instrument"]), params)
-    outlines = internal_outlines(ds, wcs)
-    grid = internal_grid(outlines.along, outlines.across, _SLICES)
+    ds: xr.Dataset, wcs: WCS, sampling: CubeSampling
+) -> tuple[CubeGrid, CubeOperator]:
+    pixel, number, (along, across), (corners_along, corners_wave) = internal_outlines(ds, wcs)
+    grid = internal_grid(along, across, _SLICES)
     if sampling.step is None:
         msg = "cube_build: coord_system='internal_cal' has linear planes; leave out wavelengths"
         raise ParameterError(msg)
     ny, nx = grid.shape
     planes = sampling.wavelength.size
-    a = (outlines.corners_along - grid.start[1]) / grid.cdelt[1] + 0.5
-    w = (outlines.corners_wave - sampling.lower[0]) / sampling.step
+    a = (corners_along - grid.start[1]) / grid.cdelt[1] + 0.5
+    w = (corners_wave - sampling.lower[0]) / sampling.step
     known = np.flatnonzero(np.isfinite(a).all(axis=0) & np.isfinite(w).all(axis=0))
     a, w = a[:, known], w[:, known]
     who, cell, area = quad_entries(a, w, (planes, ny))
     full = 0.5 * np.abs((a[0] - a[2]) * (w[1] - w[3]) - (a[1] - a[3]) * (w[0] - w[2]))
-    plane, along = np.divmod(cell, ny)
-    column = _SLICE_COLUMNS[outlines.number[known] - 1]
+    # the cells run over planes and rows
+    column = _SLICE_COLUMNS[number[known] - 1]
     operator = assemble_voxels(
-        outlines.pixel[known],
+        pixel[known],
         who,
-        (plane * ny + along) * nx + column[who],
+        cell * nx + column[who],
         area / full[who],
-        shape_in=(ds.sizes["y"], ds.sizes["x"]),
         shape=(planes, ny, nx),
     )
-    return _cube_plan(ds, bands, grid, sampling, operator, params=params)
-
-
-def _cube_plan(
-    ds: xr.Dataset,
-    bands: Sequence[Band],
-    grid: CubeGrid,
-    sampling: CubeSampling,
-    operator: CubeOperator,
-    *,
-    params: Parameters,
-) -> OneCubePlan:
-    instrument = str(ds.attrs["instrument"])
-    if params.covariance and operator.power is not None:
-        msg = "cube_build: covariance is for weighting 'drizzle' or 'emsm'; msm has too many pairs"
-        raise ParameterError(msg)
-    pairs = tuple(paired(operator, o) for o in COVARIANCE_OFFSETS) if params.covariance else ()
-    area = grid.cdelt[0] * grid.cdelt[1]
-    name = cube_name(bands, instrument) + ("_internal" if grid.internal else "")
-    primary = {
-        "FLUXEXT": "SCI",
-        "ERREXT": "ERR",
-        "MASKEXT": "DQ",
-        **_influence_keywords(sampling, params),
-    }
-    if instrument == "MIRI":
-        primary["CHANNEL"] = "".join(sorted({b.first for b in bands}))
-    return OneCubePlan(
-        name=name,
-        bands=",".join(cube_name([b], instrument) for b in bands),
-        operator=operator,
-        pairs=pairs,
-        wavelength=sampling.wavelength,
-        pixar_a2=np.float64(area),
-        pixar_sr=np.float64(area * STERADIAN),
-        provenance=CubeProvenance(
-            wcs=cube_gwcs(grid, sampling.wavelength, sampling.step),
-            s_region="" if grid.internal else footprint(grid),
-            science=wcs_keywords(grid, sampling.wavelength, sampling.step)
-            | ({"S_REGION": None} if grid.internal else {}),
-            primary=primary,
-        ),
-    )
+    return grid, operator
 
 
 def _influence_keywords(sampling: CubeSampling, params: Parameters) -> Mapping[str, Any]:

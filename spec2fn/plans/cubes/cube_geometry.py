@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from spec2fn.wcs.assign.nirspec_ifu import SliceBatch
 
 __all__ = [
-    "InternalOutlines",
     "Layout",
     "PixelGeometry",
     "internal_outlines",
@@ -87,24 +86,19 @@ class PixelGeometry:
     ----------
     pixel : (p,) int64
         Flat index on the detector, ascending.
-    band : (p,) int
-        Position of the pixel's band among those of the cube.
-    x, y : (p,) float64
-        Centres [arcsec].
+    centre : (2, p) float64
+        x and y [arcsec].
     wavelength, width : (p,) float64
         Centre and extent in wavelength [um]; `width` is NaN where it is not known.
-    corners_x, corners_y : (4, p) float64
-        Around the outline [arcsec]; NaN where not known.
+    corners : (2, 4, p) float64
+        Of the outline, x and y [arcsec]; NaN where not known.
     """
 
     pixel: HostArray
-    band: HostArray
-    x: HostArray
-    y: HostArray
+    centre: HostArray
     wavelength: HostArray
     width: HostArray
-    corners_x: HostArray
-    corners_y: HostArray
+    corners: HostArray
 
 
 def layout_of(ds: xr.Dataset) -> Layout:
@@ -207,13 +201,12 @@ def pixel_geometry(
         msg = "cube_build: no pixel of the exposure belongs to a slice; check the WCS"
         raise InputError(msg)
     ra, dec = (np.asarray(ds[n].data).reshape(-1) for n in ("ra", "dec"))
-    x, y = np.empty(pixel.size), np.empty(pixel.size)
-    planes = [np.zeros(label.size) for _ in range(2)]  # only pixels of slices are looked up
+    centre = np.empty((2, pixel.size))
+    planes = np.zeros((2, label.size))  # only pixels of slices are looked up
 
     def onto_plane(part: slice) -> None:
         at = pixel[part]
-        x[part], y[part] = project(ra[at], dec[at], grid.crval, grid.angle)
-        planes[0][at], planes[1][at] = x[part], y[part]
+        centre[:, part] = planes[:, at] = project(ra[at], dec[at], grid.crval, grid.angle)
 
     in_threads(onto_plane, [slice(k, k + _PIECE) for k in range(0, pixel.size, _PIECE)])
     wavelength = np.asarray(ds["wavelength"].data, dtype=np.float64).reshape(-1)
@@ -229,7 +222,7 @@ def pixel_geometry(
         mine = np.flatnonzero(number == i) if len(bands) > 1 else np.arange(pixel.size)
         if not mine.size:
             continue
-        where = (x[mine], y[mine], wavelength[pixel[mine]])
+        where = (*centre[:, mine], wavelength[pixel[mine]])
         aside = _across(ds, wcs, pixel[mine], where, grid, label=label)
 
         def place(part: HostArray, aside: Callable[..., HostArray] = aside) -> None:
@@ -246,7 +239,7 @@ def pixel_geometry(
                     corners[:, corner, part] = edge + beside[:, side]
 
         in_threads(place, np.split(mine, range(_PIECE, mine.size, _PIECE)))
-    return PixelGeometry(pixel, number, x, y, wavelength[pixel], width, corners[0], corners[1])
+    return PixelGeometry(pixel, centre, wavelength[pixel], width, corners)
 
 
 def _without_position(ds: xr.Dataset, wcs: WCS, parabola: _Parabola, limit: float) -> HostArray:
@@ -259,7 +252,10 @@ def _without_position(ds: xr.Dataset, wcs: WCS, parabola: _Parabola, limit: floa
         out[:] = (np.abs(reach) > limit).any(axis=0)
     elif layout.along == 0:
         (last,) = np.nonzero(parabola.shift)
-        out[:, last] = _edge_unknown(wcs, layout, parabola.pixel[last], ds["sci"].shape[-1])
+        y, x = np.divmod(parabola.pixel[last], ds["sci"].shape[-1])
+        for step in (-layout.half, layout.half):
+            # an edge without a position is one of the whole pixel
+            out[:, last] |= ~np.isfinite(evaluate_between(wcs, None, layout.frame, x, y + step)[1])
     return out
 
 
@@ -278,35 +274,23 @@ def position_angle(ds: xr.Dataset, wcs: WCS, band: Band) -> float:
     return 90.0 + math.degrees(math.atan2(east, dec[1] - dec[0]))
 
 
-@dataclass(frozen=True, eq=False)
-class InternalOutlines:
-    """Pixels of a NIRSpec exposure in the plane of the slicer.
-
-    Attributes
-    ----------
-    pixel : (p,) int64
-    number : (p,) int
-        Slice, from 1.
-    along, across : (p,) float64
-        Centres [m].
-    corners_along, corners_wave : (4, p) float64
-        [m], [um].
-    """
-
-    pixel: HostArray
-    number: HostArray
-    along: HostArray
-    across: HostArray
-    corners_along: HostArray
-    corners_wave: HostArray
-
-
-def internal_outlines(ds: xr.Dataset, wcs: WCS) -> InternalOutlines:
+def internal_outlines(
+    ds: xr.Dataset, wcs: WCS
+) -> tuple[HostArray, HostArray, tuple[HostArray, HostArray], HostArray]:
     """Return NIRSpec pixels as quadrilaterals of position along the slice and wavelength.
 
     As in the JWST pipeline, the corners of a pixel are its centre and those of the next pixels
     along both axes of the detector, and wavelengths are those in the spectrograph, without the
     correction to the barycentre.
+
+    Returns
+    -------
+    pixel, number : (p,) int
+        Flat index on the detector, and slice, from 1.
+    centres : tuple of (p,) float64
+        Along and across the slices [m].
+    corners : (2, 4, p) float64
+        Along the slice [m] and in wavelength [um].
     """
     label, _ = pixel_labels(ds, ())
     pixel = np.flatnonzero(label)
@@ -323,29 +307,20 @@ def internal_outlines(ds: xr.Dataset, wcs: WCS) -> InternalOutlines:
             moved = np.full(label.shape, np.nan)
             moved[here] = np.where(same, plane[there], np.nan)
             corners[i, k] = moved.reshape(-1)[pixel]
-    return InternalOutlines(pixel, label.reshape(-1)[pixel], along, across, corners[0], corners[1])
-
-
-def _edge_unknown(wcs: WCS, layout: Layout, pixel: HostArray, width: int) -> HostArray:
-    """Which of the last pixels of a NIRSpec slice have an edge without a position."""
-    y, x = np.divmod(pixel, width)
-    ends = [evaluate_between(wcs, None, layout.frame, x, y + s * layout.half)[1] for s in (-1, 1)]
-    return np.asarray(~np.isfinite(ends).all(axis=0))
+    return pixel, label.reshape(-1)[pixel], (along, across), corners
 
 
 class _Neighbours:
     """Which pixels have neighbours in their slice, along one axis of the detector."""
 
     def __init__(self, label: HostArray, axis: int) -> None:
-        same = np.zeros(label.shape, bool)
-        front, back = (slice(1, None), slice(None)), (slice(None, -1), slice(None))
-        if axis == 1:
-            front, back = front[::-1], back[::-1]
-        same[back] = (label[back] == label[front]) & (label[back] > 0)
-        moved = np.zeros(label.shape, bool)
-        moved[front] = same[back]
+        same = np.diff(label, axis=axis) == 0
+        edge = np.zeros_like(same.take([0], axis))
         self.step = label.shape[1] if axis == 0 else 1
-        self.after, self.before = same.reshape(-1), moved.reshape(-1)
+        self.after, self.before = (
+            (np.concatenate(parts, axis) & (label > 0)).reshape(-1)
+            for parts in ([same, edge], [edge, same])
+        )
 
     def parabolas(self, pixel: HostArray) -> _Parabola:
         """Return the parabolas through these pixels and their neighbours."""

@@ -54,20 +54,15 @@ def pixel_table(ds: xr.Dataset) -> xr.Dataset:
     """
     import xarray as xr
 
-    if not hasattr(ds, "data_vars"):
+    single = hasattr(ds, "data_vars")
+    if not single or not mode_of(ds).sliced:
+        found = f"found EXP_TYPE {mode_of(ds).exp_type}" if single else f"got {type(ds).__name__}"
         msg = (
-            f"pixel_table: needs an exposure of an integral-field unit, got {type(ds).__name__};"
+            f"pixel_table: needs an exposure of an integral-field unit, {found};"
             " pass a _cal product of MIR_MRS or NRS_IFU"
         )
         raise InputError(msg)
     require(ds, ("sci", "err", "dq"), "pixel_table")
-    mode = mode_of(ds)
-    if not mode.sliced:
-        msg = (
-            f"pixel_table: needs an exposure of an integral-field unit, found EXP_TYPE"
-            f" {mode.exp_type}; pass a _cal product of MIR_MRS or NRS_IFU"
-        )
-        raise InputError(msg)
     ds = with_coordinates(ds, "pixel_table")
     label = seen_slices(ds)
     pixel = np.flatnonzero(label)
@@ -78,19 +73,14 @@ def pixel_table(ds: xr.Dataset) -> xr.Dataset:
     data: dict[str, Any] = {"x": x, "y": y, "slice": label.reshape(-1)[pixel]}
     for name in ("wavelength", "ra", "dec"):
         data[name] = np.asarray(ds[name].data).reshape(-1)[pixel]
-    lead = ds["sci"].dims[:-2]
-    units = {n: u for n, (u, _) in COLUMNS.items() if u}
     for column, name in (("flux", "sci"), ("err", "err"), ("dq", "dq")):
         plane = np.asarray(ds[name].data)
         data[column] = plane.reshape(*plane.shape[:-2], -1)[..., pixel]
-    for column in ("flux", "err"):
-        units[column] = str(ds["sci"].attrs.get("units", ""))
-    variables = {
-        name: (
-            (*lead, "pixel") if data[name].ndim > 1 else ("pixel",),
-            data[name].astype(kind),
-            {"units": units[name]} if units.get(name) else {},
-        )
-        for name, (_, kind) in COLUMNS.items()
-    }
+    dims = (*ds["sci"].dims[:-2], "pixel")
+    brightness = str(ds["sci"].attrs.get("units", ""))
+    variables = {}
+    for name, (unit, kind) in COLUMNS.items():
+        units = brightness if name in ("flux", "err") else unit
+        values = data[name].astype(kind)
+        variables[name] = (dims[-values.ndim :], values, {"units": units} if units else {})
     return xr.Dataset(variables, attrs=dict(ds.attrs))

@@ -65,13 +65,9 @@ class Influence:
 
     def at(self, nearest: HostArray) -> Influence:
         """Values for each pixel, given the plane that is nearest to it."""
-        values = {n: v for n, v in vars(self).items() if v is not None}
-        one = self.spatial.ndim == 0
+        known = ((name, v) for name, v in vars(self).items() if v is not None)
         return Influence(
-            **{
-                n: np.broadcast_to(v, nearest.shape) if one else v[nearest]
-                for n, v in values.items()
-            }
+            **{n: v[nearest] if v.ndim else np.broadcast_to(v, nearest.shape) for n, v in known}
         )
 
 
@@ -126,7 +122,7 @@ def bands_of(ds: xr.Dataset, params: Parameters) -> list[Band]:
     else:
         names = ("grating", "filter")
         present = [Band(*(str(attrs.get(n, "")).lower() for n in names))]
-        given = [params[n] != "all" for n in names]
+        given = [params[n].lower() != "all" for n in names]
         if any(given) and not all(given):
             missing = names[given.index(False)]
             msg = f"cube_build: grating and filter select together; give {missing} too"
@@ -153,10 +149,6 @@ def groups_of(bands: Sequence[Band], output_type: str, instrument: str) -> list[
     bands : sequence of Band
     output_type : {"band", "channel", "grating", "multi"}
     instrument : {"MIRI", "NIRSPEC"}
-
-    Returns
-    -------
-    list of list of Band
 
     Raises
     ------
@@ -292,9 +284,9 @@ def _own_wavelengths(
     if own.size < 2 or not (np.diff(own) > 0).all():
         msg = "cube_build.wavelengths: needs at least 2 ascending wavelengths [um]"
         raise ParameterError(msg)
-    middle = (own[1:] + own[:-1]) / 2
-    lower = np.concatenate([[1.5 * own[0] - 0.5 * own[1]], middle])
-    upper = np.concatenate([middle, [1.5 * own[-1] - 0.5 * own[-2]]])
+    ends = 1.5 * own[[0, -1]] - 0.5 * own[[1, -2]]
+    edges = np.concatenate([ends[:1], (own[1:] + own[:-1]) / 2, ends[1:]])
+    lower, upper = edges[:-1], edges[1:]
     if influence is not None and influence.spatial.ndim:
         influence = influence.at(np.full(own.size, influence.spatial.size // 2))
     return CubeSampling(spaxel, own, lower, upper, upper - lower, None, influence)
@@ -320,13 +312,8 @@ def _influence(
     With `params`, which overrule it, `column` gives the values of bands, of which `smallest` has
     the smallest spaxels; otherwise those of planes.
     """
-    given: dict[str, float] = {}
-    if params is not None:
-        given = {
-            "roispatial": params.rois,
-            "roispectral": params.roiw,
-            "power": params.weight_power,
-        }
+    names = {"roispatial": "rois", "roispectral": "roiw", "power": "weight_power"}
+    given = {} if params is None else {column: params[name] for column, name in names.items()}
 
     def value(name: str) -> HostArray:
         if given.get(name):

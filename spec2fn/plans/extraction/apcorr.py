@@ -20,9 +20,8 @@ from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
-    from gwcs import WCS
 
-__all__ = ["correction_table", "cross_dispersion_scale", "match_row"]
+__all__ = ["correction_table", "match_row"]
 
 # Where in a pixel the source is assumed to be: its middle.
 PIXEL_PHASE = 0.5
@@ -99,7 +98,9 @@ def correction_table(
     phases = numbers(
         apcorr["apcorr.pixphase"].values[row], f"extract_1d: {described(apcorr)}: 'pixphase'"
     )
-    values = values @ _weights_at(PIXEL_PHASE, phases)
+    order = np.argsort(phases)
+    unit = np.eye(len(phases))[order]
+    values = values @ np.array([np.interp(PIXEL_PHASE, phases[order], u) for u in unit.T])
     n_wave = len(waves)
     cell = np.clip(np.searchsorted(waves, wavelength, side="right") - 1, 0, max(n_wave - 2, 0))
     after = np.minimum(cell + 1, n_wave - 1)
@@ -170,33 +171,3 @@ def _row(
     if str(unit).strip().lower().startswith("arcsec"):
         sizes = sizes / pixel_scale()
     return waves, sizes, values
-
-
-def _weights_at(x: float, points: HostArray) -> HostArray:
-    """Weights of the points in a linear interpolation to `x`, constant beyond the ends."""
-    order = np.argsort(points)
-    unit = np.eye(len(points))
-    return np.array([np.interp(x, points[order], column[order]) for column in unit])
-
-
-def cross_dispersion_scale(wcs: WCS, world: tuple[float, float, float], dispaxis: int) -> float:
-    """Angular size of a pixel across the trace [arcsec] at a sky position and wavelength.
-
-    Parameters
-    ----------
-    wcs : gwcs.WCS
-        Pixel to (ra, dec, wavelength).
-    world : (float, float, float)
-        Right ascension, declination [deg] and wavelength [um].
-    dispaxis : int
-        1 along x, 2 along y.
-    """
-    x, y = wcs.invert(*world, with_bounding_box=False)[:2]
-    dx, dy = (0.0, 1.0) if dispaxis == 1 else (1.0, 0.0)
-    lon, lat = wcs(np.array([x, x + dx]), np.array([y, y + dy]), with_bounding_box=False)[:2]
-    lon, lat = np.deg2rad(lon), np.deg2rad(lat)
-    haversine = (
-        np.sin((lat[1] - lat[0]) / 2) ** 2
-        + np.cos(lat[0]) * np.cos(lat[1]) * np.sin((lon[1] - lon[0]) / 2) ** 2
-    )
-    return float(np.rad2deg(2 * np.arcsin(np.sqrt(haversine))) * 3600.0)

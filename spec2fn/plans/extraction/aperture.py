@@ -109,23 +109,8 @@ def select_aperture(
 ) -> Aperture | str:
     """Merge the matching entry of an ``extract1d`` reference with the user's parameters.
 
-    Parameters
-    ----------
-    extract1d : xarray.Dataset or None
-        Without it, the whole image is summed.
-    shape : (int, int)
-        Rows and columns of the image.
-    dispaxis : int
-    params : Parameters
-        Of ``extract_1d``; None leaves the choice to the reference.
-    slit_name : str
-        Matched with the ``id`` of the entries; ``"ANY"`` matches all.
-    spectral_order : int
-    mode : Mode
-    point : bool
-        Whether the source is a point source; apertures are not centred on others by default.
-    has_psf : bool
-        Whether there is a profile for an optimal extraction.
+    Without a reference, the whole image is summed. `slit_name` is matched with the ``id`` of the
+    entries; ``"ANY"`` matches all. Apertures are not centred on extended sources by default.
 
     Returns
     -------
@@ -206,7 +191,7 @@ class _Entry:
         if lists is None:
             return None
         good = isinstance(lists, (list, tuple)) and all(isinstance(c, (list, tuple)) for c in lists)
-        if not good or len(lists) % 2 or any(len(c) == 0 for c in lists):
+        if not good or not lists or len(lists) % 2 or any(len(c) == 0 for c in lists):
             msg = (
                 f"{self.where(name)} has {len(lists) if good else 'no'} coefficient lists; needs"
                 " lower and upper limits in turn, none of them empty"
@@ -271,17 +256,11 @@ def _background(entry: _Entry, params: Parameters, *, subtract: bool) -> tuple[s
 def odd_length(length: float) -> int:
     """Return a boxcar length that can be used: odd, or 0 (no smoothing) below 3."""
     n = round(length)
-    if n < 3:
-        return 0
-    return n if n % 2 else n - 1
+    return 0 if n < 3 else n - 1 + n % 2
 
 
 def aperture_weights(
-    shape: tuple[int, int],
-    aperture: Aperture,
-    wavelength: HostArray,
-    *,
-    background: bool = False,
+    aperture: Aperture, wavelength: HostArray, *, background: bool = False
 ) -> tuple[HostArray, float, float]:
     """Fraction of every pixel inside the aperture (or inside the background regions).
 
@@ -290,8 +269,6 @@ def aperture_weights(
 
     Parameters
     ----------
-    shape : (int, int)
-        Rows and columns.
     aperture : Aperture
     wavelength : array of float64, (y, x)
         Independent variable of polynomial limits [um], if the reference says so.
@@ -305,22 +282,20 @@ def aperture_weights(
     lower, upper : float
         Mean inclusive limits across the trace, counted from 0.
     """
-    across = np.arange(shape[0 if aperture.dispaxis == 1 else 1], dtype=float)
-    index = across[:, None] if aperture.dispaxis == 1 else across[None, :]
+    ny, nx = wavelength.shape
+    index = np.arange(ny)[:, None] if aperture.dispaxis == 1 else np.arange(nx)[None, :]
     partial = not (background and aperture.bkg_fit == "median")
-    weights = np.zeros(shape)
-    lowers, uppers = [], []
-    for lower, upper in _limits(aperture, wavelength, background=background):
+    weights = np.zeros((ny, nx))
+    limits = _limits(aperture, wavelength, background=background)
+    for lower, upper in limits:
         _include(weights, index, lower, upper, partial)
-        lowers.append(_mean(lower))
-        uppers.append(_mean(upper))
     # along the dispersion, limits are whole pixels
     start, stop, along = aperture.ystart, aperture.ystop, weights.T
     if aperture.dispaxis == 1:
         start, stop, along = aperture.xstart, aperture.xstop, weights
     along[:, : int(np.ceil(start))] = 0.0
     along[:, int(np.floor(stop)) + 1 :] = 0.0
-    return weights, min(lowers), max(uppers)
+    return weights, min(_mean(low) for low, _ in limits), max(_mean(high) for _, high in limits)
 
 
 def _mean(limits: Limit) -> float:
@@ -404,10 +379,7 @@ def center_at(weights: HostArray, dispaxis: int, element: int) -> float:
 def mean_wavelength(weights: HostArray, wavelength: HostArray, dispaxis: int) -> HostArray:
     """Wavelength at every dispersion element, averaged with the weights of the aperture.
 
-    Returns
-    -------
-    array of float64, (disp,)
-        NaN where no pixel of the aperture has a wavelength.
+    NaN where no pixel of the aperture has one.
     """
     axis = 0 if dispaxis == 1 else 1
     across = np.flatnonzero((weights > 0).any(axis=1 - axis))

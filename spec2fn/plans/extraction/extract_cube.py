@@ -18,6 +18,7 @@ import numpy as np
 from spec2fn.contents import number, numbers, truth
 from spec2fn.errors import DatasetError, ParameterError, ReferenceError
 from spec2fn.host.star_finder import brightest_source
+from spec2fn.kernels.sphere import to_cartesian
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters
 from spec2fn.plan_base import Plan, array
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["CubeExtractionPlan", "plan_cube"]
 
 _LOG = logging.getLogger("spec2fn.extract_1d")
-_CHANNELS = ("1", "2", "3", "4")
-_SOURCE_TYPES = ("POINT", "EXTENDED")
 _DIM_BEYOND = 26.0  # [um]; hardly any light arrives at the MRS, so a source is not sought there
 _CLIP = 3.0  # sigma clipping of the image a source is sought in
 
@@ -99,17 +98,10 @@ def plan_cube(
     apcorr: xr.Dataset | None,
     params: Parameters,
 ) -> CubeExtractionPlan:
-    """Place the apertures in a cube.
+    """Place the apertures in a cube, for which point sources need the ``extract1d`` reference.
 
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        ``sci`` with dims ([integration,] wave, y, x), ``wavelength`` (wave) [um];
-        ``meta.wcs`` from x, y, plane to right ascension, declination, wavelength.
-    extract1d, apcorr : xarray.Dataset, optional
-        References; point sources need the first.
-    params : Parameters
-        Of ``extract_1d``.
+    The cube has ``sci`` with dims ([integration,] wave, y, x), ``wavelength`` (wave) [um], and
+    ``meta.wcs`` from x, y, plane to right ascension, declination, wavelength.
 
     Raises
     ------
@@ -137,6 +129,7 @@ def plan_cube(
     radius = inner = outer = correction = None
     subpixels = 0
     warnings: tuple[str, ...] = ()
+    centre = (nx / 2.0 - 0.5, ny / 2.0 - 0.5)
     if source_type == "POINT":
         if extract1d is None:
             msg = (
@@ -160,8 +153,6 @@ def plan_cube(
         if params.apply_apcorr and apcorr is not None:
             correction = _correction(apcorr, wavelength, radius, scale)
         centre, warnings = _centre(ds, params)
-    else:
-        centre = (nx / 2.0 - 0.5, ny / 2.0 - 0.5)
     return CubeExtractionPlan(
         centre=np.array(centre, dtype=np.float64),
         radius=radius,
@@ -186,7 +177,7 @@ def _source_type(ds: xr.Dataset, params: Parameters) -> str:
     kind = str(ds.attrs.get("source_type") or "").upper()
     if params.ifu_set_srctype is not None and mode_of(ds).etalon:
         kind = params.ifu_set_srctype
-    if kind not in _SOURCE_TYPES:
+    if kind not in ("POINT", "EXTENDED"):
         _LOG.warning(
             "extract_1d: the source type is %s, not POINT or EXTENDED; taken as EXTENDED",
             kind or "not known",
@@ -200,7 +191,7 @@ def _fringe_channel(ds: xr.Dataset, params: Parameters) -> int:
     if not params.ifu_rfcorr or not mode_of(ds).etalon:
         return 0
     channel, band = (str(ds.attrs.get(a, "")).strip().lower() for a in ("channel", "band"))
-    single = channel in _CHANNELS and band in ("short", "medium", "long")
+    single = channel in ("1", "2", "3", "4") and band in ("short", "medium", "long")
     if not single:
         _LOG.info("extract_1d: residual fringes are removed from spectra of single bands only")
     return int(channel) if single else 0
@@ -258,9 +249,8 @@ def _line(x: HostArray, knots: HostArray, values: HostArray, reference: xr.Datas
     cell = np.clip(np.sum(knots[..., None, :] <= x[..., None], axis=-1) - 1, 0, last)
 
     def pick(array: HostArray, index: HostArray) -> HostArray:
-        return np.take_along_axis(
-            np.broadcast_to(array, (*index.shape[:-1], array.shape[-1])), index, axis=-1
-        )
+        shape = (*index.shape[:-1], array.shape[-1])
+        return np.take_along_axis(np.broadcast_to(array, shape), index, axis=-1)
 
     k0, k1 = pick(knots, cell), pick(knots, cell + 1)
     v0, v1 = pick(values, cell), pick(values, cell + 1)
@@ -346,8 +336,7 @@ def _sky(ds: xr.Dataset, x: ArrayLike, y: ArrayLike) -> HostArray:
 
 
 def _vectors(lon: Number, lat: Number) -> HostArray:
-    lon, lat = np.deg2rad(lon), np.deg2rad(lat)
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+    return np.stack(to_cartesian(np.deg2rad(lon), np.deg2rad(lat)), axis=-1)
 
 
 def _spaxel_size(ds: xr.Dataset) -> float:
@@ -401,9 +390,7 @@ def _automatic_centre(ds: xr.Dataset) -> tuple[float, float] | None:
         return None
     columns = np.sort(np.where(good, planes, np.inf)[:, seen], axis=0)
     n, k = count[seen], np.arange(int(seen.sum()))
-    image[seen] = 0.5 * (
-        columns[(n - 1) // 2, k].astype(np.float64) + columns[n // 2, k].astype(np.float64)
-    )
+    image[seen] = np.mean([columns[(n - 1) // 2, k], columns[n // 2, k]], axis=0, dtype=np.float64)
     rest = _clipped(image[seen])
     image[seen] -= np.median(rest)
     return brightest_source(image, 3.0 * float(rest.std()))

@@ -12,9 +12,10 @@ integrations.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, TypeAlias, cast
 
 import numpy as np
 
@@ -25,24 +26,26 @@ from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters
 from spec2fn.pieces import Exposure, Pieces, pieces_of
 from spec2fn.plan_base import Plan, array, labels, positions
-from spec2fn.plans.extraction.apcorr import correction_table, cross_dispersion_scale, match_row
-from spec2fn.plans.extraction.aperture import Aperture, polynomial_basis, select_aperture
-from spec2fn.plans.extraction.psf_profile import PsfProfiles, psf_profiles
-from spec2fn.plans.extraction.slit_geometry import Geometry, slit_geometry
-from spec2fn.plans.extraction.source_location import ImageGeometry, aperture_angle
+from spec2fn.plans.extraction.apcorr import correction_table, match_row
+from spec2fn.plans.extraction.aperture import polynomial_basis, select_aperture
+from spec2fn.plans.extraction.psf_profile import psf_profiles
+from spec2fn.plans.extraction.slit_geometry import slit_geometry
+from spec2fn.plans.extraction.source_location import Geometry, aperture_angle, image_geometry
 from spec2fn.plans.extraction.source_trace import field_scale, trace_geometry
 from spec2fn.plans.extraction.spectrum_definition import SpectrumDefinition, define_spectrum
 from spec2fn.plans.slits.slit_frame import chosen_types
-from spec2fn.schema import is_calibrated, meta_of
+from spec2fn.schema import VARIANCES, is_calibrated, meta_of
 from spec2fn.slits import strings
 from spec2fn.typing import Array, Arrays, HostArray
+from spec2fn.wcs.evaluate import size_of_pixel
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["VARIANCES", "GroupPlan", "ImagesPlan", "bad_pixels", "pixel_planes", "plan_images"]
+__all__ = ["GroupPlan", "ImagesPlan", "bad_pixels", "pixel_planes", "plan_images"]
 
-VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
+
+_References: TypeAlias = "tuple[xr.Dataset | None, xr.Dataset | None, xr.Dataset | None]"
 
 
 class GroupPlan(Plan):
@@ -129,12 +132,6 @@ class ImagesPlan(Plan):
     angle: Array | None = array("1")
 
 
-class _References(NamedTuple):
-    extract1d: xr.Dataset | None
-    apcorr: xr.Dataset | None
-    psf: xr.Dataset | None
-
-
 @dataclass(frozen=True, eq=False)
 class _Slit:
     """A slit of a bucket, cut to its true size, or the only image."""
@@ -200,8 +197,7 @@ def plan_images(
         An image, dims ([integration,] y, x), with ``wavelength`` (y, x) [um] and a gwcs. Or slits,
         or a bucket of them, with ``wavelength`` (slit, y, x) [um], ``slit_name``, ``source_type``,
         ``source_xpos``, ``source_ypos``, ``xsize``, ``ysize`` and ``meta.wcs``, a gwcs by slit id.
-    extract1d, apcorr, psf : xarray.Dataset or None
-        References.
+    extract1d, apcorr, psf : xarray.Dataset, optional
     params : Parameters
         Of ``extract_1d``.
 
@@ -215,7 +211,7 @@ def plan_images(
     ReferenceError
         If a reference does not fit the image, or any of the slits.
     """
-    references = _References(extract1d, apcorr, psf)
+    references = extract1d, apcorr, psf
     buckets = pieces_of(ds)
     single = not isinstance(ds, Pieces) and "slit" not in ds["sci"].dims
     if single and buckets[0].attrs.get("dispaxis") not in (1, 2):
@@ -273,10 +269,8 @@ def _spectral_order(ds: xr.Dataset) -> int:
 
 def _is_prism(ds: xr.Dataset) -> bool:
     """Whether the disperser is a prism, for which spectral order 0 is no direct image."""
-    instrument = str(ds.attrs.get("instrument", "")).upper()
-    if instrument == "MIRI":
-        return "P750L" in str(ds.attrs.get("filter", "")).upper()
-    return instrument == "NIRSPEC" and "PRISM" in str(ds.attrs.get("grating", "")).upper()
+    elements = f"{ds.attrs.get('filter', '')} {ds.attrs.get('grating', '')}".upper()
+    return "P750L" in elements or "PRISM" in elements
 
 
 def _open_image(ds: xr.Dataset) -> _Slit:
@@ -284,7 +278,7 @@ def _open_image(ds: xr.Dataset) -> _Slit:
     name = str(ds.attrs.get("fixed_slit", mode.exp_type)) if mode.fixed_slits else mode.exp_type
     source_type = str(ds.attrs.get("source_type") or "").upper()
     plane = ds["wavelength"].values if "wavelength" in ds else None
-    geometry = ImageGeometry(ds, ds.attrs["dispaxis"])
+    geometry = image_geometry(ds, ds.attrs["dispaxis"])
     integrated = _holds_flux(ds, source_type)
     waves = _wavelengths(plane, geometry)
     return _Slit(0, name, source_type, integrated, waves, geometry, _spectral_order(ds))
@@ -334,11 +328,11 @@ def _define(
         return "it has no pixels"
     if slit.order == 0 and not _is_prism(ds):
         return "spectral order 0 is a direct image"
-    psf = references.psf
+    extract1d, apcorr, psf = references
     point, dispaxis = slit.source_type == "POINT", int(ds.attrs.get("dispaxis", 1))
     aperture = select_aperture(
         # sources without slits are cut out as they are to be summed
-        None if "spectral_order" in ds else references.extract1d,
+        None if "spectral_order" in ds else extract1d,
         slit.shape,
         dispaxis,
         params,
@@ -351,27 +345,24 @@ def _define(
     if isinstance(aperture, str):
         return aperture
 
-    def model(centred: Aperture) -> PsfProfiles:
-        assert psf is not None
-        return psf_profiles(
-            ds,
-            psf,
-            slit.geometry,
-            params,
-            trace=centred.trace,
-            wavelength=slit.wavelength,
-            images=lambda: _first_integration(ds, slit),
-            slit_name=slit.name,
-            dispaxis=dispaxis,
-        )
-
+    model = functools.partial(
+        psf_profiles,
+        ds,
+        cast("xr.Dataset", psf),  # there is one wherever the extraction is optimal
+        slit.geometry,
+        params,
+        wavelength=slit.wavelength,
+        images=lambda: _first_integration(ds, slit),
+        slit_name=slit.name,
+        dispaxis=dispaxis,
+    )
     defined = define_spectrum(aperture, slit.wavelength, slit.geometry, model)
     if isinstance(defined, str):
         return defined
     sizes = table = None
     wanted = params.apply_apcorr and point and aperture.extraction_type != "optimal"
-    if wanted and references.apcorr is not None:
-        sizes, table = _correction(ds, references.apcorr, slit, defined)
+    if wanted and apcorr is not None:
+        sizes, table = _correction(ds, apcorr, slit, defined)
     return _Spectrum(slit, defined, sizes, table)
 
 
@@ -382,18 +373,7 @@ def pixel_planes(ds: xr.Dataset) -> dict[str, Array]:
 
 
 def bad_pixels(planes: Arrays) -> Array:
-    """Pixels that any plane or the data quality marks as unusable.
-
-    Parameters
-    ----------
-    planes : mapping of str to array
-        As :func:`pixel_planes` returns them.
-
-    Returns
-    -------
-    bool array
-        Of the shape of ``sci``.
-    """
+    """Pixels that any of the :func:`pixel_planes`, or the data quality, marks as unusable."""
     xp = array_namespace(*planes.values())
     bad = ~xp.isfinite(planes["sci"])
     for name, value in planes.items():
@@ -436,8 +416,9 @@ def _correction(
         if traces:
             return field_scale(ds, slit.index)
         ra, dec = (float(v) for v in defined.position)
-        world = ra, dec, float(np.median(wavelength) if by_slit else wavelength.min())
-        return cross_dispersion_scale(slit.geometry.wcs, world, defined.aperture.dispaxis)
+        wave, wcs = float(np.median(wavelength) if by_slit else wavelength.min()), slit.geometry.wcs
+        pixel = wcs.invert(ra, dec, wave, with_bounding_box=False)[:2]
+        return size_of_pixel(wcs, pixel, defined.aperture.dispaxis)
 
     return correction_table(apcorr, row, wavelength, scale, phased=by_slit and not traces)
 
@@ -495,7 +476,7 @@ def _stack(
         apcorr_sizes=sizes,
         apcorr_table=table,
         integrated=np.array([s.slit.integrated for s in spectra]),
-        limits=np.array([s.defined.header_limits() for s in spectra]),
+        limits=np.array([s.defined.limits for s in spectra]),
         position=np.array([s.defined.position for s in spectra]),
         bucket=number,
         members=tuple(s.slit.index for s in spectra),

@@ -21,36 +21,18 @@ import numpy as np
 from spec2fn.errors import ReferenceError
 from spec2fn.kernels.extraction import optimal_extract
 from spec2fn.parameters import Parameters
-from spec2fn.plans.extraction.slit_geometry import Geometry
-from spec2fn.plans.extraction.source_location import middle_of
+from spec2fn.plans.extraction.source_location import Geometry
 from spec2fn.schema import meta_of, status_of
 from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["PsfProfiles", "psf_profiles"]
+__all__ = ["psf_profiles"]
 
 NOD_PATTERNS = ("ALONG-SLIT-NOD", "2-POINT-NOD")
 # Below this distance [pixel] from the source a negative trace cannot be told from it.
 NEAREST_NOD = 2.0
-
-
-@dataclass(frozen=True, eq=False)
-class PsfProfiles:
-    """Profiles as images of the exposure's shape, and where they are.
-
-    Attributes
-    ----------
-    profiles : tuple of array of float64, (y, x)
-        Source, and negative source if there is one (values <= 0).
-    lower, upper : int
-        Limits across the trace.
-    """
-
-    profiles: tuple[HostArray, ...]
-    lower: int
-    upper: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,18 +48,16 @@ class _Grid:
         """Profiles that sum to 1 (the negative one to -1) at every dispersion element."""
         from scipy.ndimage import map_coordinates
 
+        def at(across: HostArray) -> HostArray:
+            profile = map_coordinates(self.psf, [self.along, across], order=1)
+            total = np.nansum(profile, axis=1, keepdims=True)
+            out = np.divide(profile, total, out=np.zeros_like(profile), where=total != 0)
+            return np.where(np.isfinite(out), out, 0.0)
+
         across = self.across + shift * self.subpixels
-        out = [_normalised(map_coordinates(self.psf, [self.along, across], order=1))]
-        if nod_offset is not None:
-            across = across + nod_offset * self.subpixels
-            out.append(-_normalised(map_coordinates(self.psf, [self.along, across], order=1)))
-        return out
-
-
-def _normalised(profile: HostArray) -> HostArray:
-    total = np.nansum(profile, axis=1, keepdims=True)
-    out = np.divide(profile, total, out=np.zeros_like(profile), where=total != 0)
-    return np.where(np.isfinite(out), out, 0.0)
+        if nod_offset is None:
+            return [at(across)]
+        return [at(across), -at(across + nod_offset * self.subpixels)]
 
 
 def psf_profiles(
@@ -85,13 +65,13 @@ def psf_profiles(
     psf: xr.Dataset,
     geometry: Geometry,
     params: Parameters,
-    *,
     trace: HostArray | None,
+    *,
     wavelength: HostArray,
     images: Callable[[], tuple[HostArray, HostArray]],
     slit_name: str,
     dispaxis: int,
-) -> PsfProfiles:
+) -> tuple[tuple[HostArray, ...], float, float]:
     """Profiles of the source (and its negative nod) on the pixels of an exposure.
 
     Parameters
@@ -100,7 +80,7 @@ def psf_profiles(
         For the dither keywords and the status of the background subtraction.
     psf : xarray.Dataset
         ``psf`` reference: ``psf`` image, ``wave`` [um]; keywords SUBPIX, CENTCOL, CENTROW.
-    geometry : ImageGeometry or SlitGeometry
+    geometry : Geometry
     params : Parameters
         Of ``extract_1d``: whether to look for a negative nod if the exposure had one subtracted
         (`model_nod_pair`), and to refine the positions on the data (`optimize_psf_location`).
@@ -114,13 +94,20 @@ def psf_profiles(
     slit_name : str
     dispaxis : int
 
+    Returns
+    -------
+    profiles : tuple of array of float64, (y, x)
+        Source, and negative source if there is one (values <= 0).
+    lower, upper : float
+        Limits across the trace.
+
     Raises
     ------
     ReferenceError
         If the reference has no PSF for this slit or lacks a keyword.
     """
     shape, box = wavelength.shape, geometry.box
-    middle = middle_of(geometry, box, dispaxis)
+    middle = geometry.middle()
     nod_offset = None
     if trace is None:
         trace = geometry.middle_trace(middle)
@@ -131,8 +118,8 @@ def psf_profiles(
     cut = slice(y0, y1), slice(x0, x1)
     flip = (lambda a: a.T) if dispaxis == 1 else (lambda a: a)
     along = slice(x0, x1) if dispaxis == 1 else slice(y0, y1)
-    lower = (box[1] if dispaxis == 1 else box[0])[0]
-    grid = _grid(psf, flip(wavelength[cut]), trace[along] - lower, slit_name, dispaxis)
+    edge = (box[1] if dispaxis == 1 else box[0])[0]
+    grid = _grid(psf, flip(wavelength[cut]), trace[along] - edge, slit_name, dispaxis)
     shift = 0.0
     if params.optimize_psf_location:
         data, variance = (flip(np.asarray(a, dtype=float)[cut]) for a in images())
@@ -142,8 +129,8 @@ def psf_profiles(
         image = np.zeros(shape)
         image[cut] = flip(profile)
         full.append(image)
-    limits = (y0, y1) if dispaxis == 1 else (x0, x1)
-    return PsfProfiles(tuple(full), *limits)
+    lower, upper = (y0, y1) if dispaxis == 1 else (x0, x1)
+    return tuple(full), float(lower), float(upper)
 
 
 def _nod_subtracted(ds: xr.Dataset) -> bool:
@@ -163,8 +150,8 @@ def _grid(
 ) -> _Grid:
     suffix, header = _matching_psf(psf, slit_name)
     center_key = "CENTROW" if dispaxis == 1 else "CENTCOL"
-    numbers: list[Any] = [header.get(k) for k in ("SUBPIX", center_key)]
-    if any(v is None for v in numbers):
+    numbers = [header.get(k, meta_of(psf).get(k)) for k in ("SUBPIX", center_key)]
+    if None in numbers:
         msg = f"extract_1d: the psf reference needs keywords SUBPIX and {center_key}"
         raise ReferenceError(msg)
     subpixels, center = map(float, numbers)
@@ -179,7 +166,7 @@ def _grid(
 
 
 def _matching_psf(psf: xr.Dataset, slit_name: str) -> tuple[str, Mapping[str, Any]]:
-    """Suffix of the variables of the first PSF for a slit, and its keywords."""
+    """Suffix of the variables of the first PSF for a slit, and its header."""
     meta = meta_of(psf)
     headers = meta.records.get("headers", {})
     apertures = []
@@ -189,8 +176,7 @@ def _matching_psf(psf: xr.Dataset, slit_name: str) -> tuple[str, Mapping[str, An
         header = headers.get(name, meta)
         aperture = str(header.get("APERTURE", "ANY")).upper()
         if aperture in ("ANY", "NONE", slit_name.upper()):
-            keywords = {k: header.get(k, meta.get(k)) for k in ("SUBPIX", "CENTCOL", "CENTROW")}
-            return str(name).removeprefix("psf"), keywords
+            return str(name).removeprefix("psf"), header
         apertures.append(aperture)
     msg = (
         f"extract_1d: the psf reference has no PSF for slit {slit_name!r} (it has:"

@@ -9,30 +9,26 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from spec2fn.deferred import as_deferred
 from spec2fn.plans.extraction.source_location import (
-    BoundingBox,
-    ImageGeometry,
-    Location,
-    Middle,
-    flat_trace,
-    middle_of,
-    placed_trace,
+    Geometry,
+    Position,
+    whole_box,
 )
 from spec2fn.schema import meta_of
 from spec2fn.typing import HostArray
+from spec2fn.wcs.lower import box_of
 
 if TYPE_CHECKING:
     import xarray as xr
-    from gwcs import WCS
 
     from spec2fn.wcs.slit_grid import SlitGrid
 
-__all__ = ["Geometry", "GridGeometry", "SlitGeometry", "slit_geometry"]
+__all__ = ["SlitGeometry", "slit_geometry"]
 
 METRES = 1.0e-6
 SLIT = "slit_frame"
@@ -41,48 +37,43 @@ Transform = Callable[..., Any]
 
 
 @dataclass(frozen=True, eq=False)
-class SlitGeometry:
-    """The transforms of a slit, made when they are first used.
+class SlitGeometry(Geometry):
+    """By the transforms of a slit, made when they are first used; or, resampled, by its grid."""
 
-    Attributes
-    ----------
-    wcs : gwcs.WCS
-    box : ((x0, x1), (y0, y1))
-        Bounding box [pixel].
-    shape : (int, int)
-        Rows and columns of the image.
-    source : (float, float)
-        Position of the source in the slit, NaN if unknown.
-    """
+    grid: SlitGrid | None = None
 
-    wcs: WCS
-    box: BoundingBox
-    shape: tuple[int, int]
-    source: tuple[float, float]
+    def _between(self, start: str, stop: str) -> Transform | None:
+        from spec2fn.errors import UnsupportedModelError
+        from spec2fn.wcs.lower import evaluate_host, lower
+
+        if SLIT in (start, stop) and SLIT not in self.wcs.available_frames:
+            return None
+        try:
+            return lower(self.wcs, start, stop)
+        except UnsupportedModelError:
+            return functools.partial(evaluate_host, self.wcs.get_transform(start, stop))
 
     @functools.cached_property
     def world(self) -> Transform:
         """From x, y to right ascension, declination, wavelength."""
+        if self.grid is not None:
+            return self.grid.world
         frames = self.wcs.available_frames
-        return _between(self.wcs, frames[0], frames[-1])
+        return cast("Transform", self._between(frames[0], frames[-1]))
 
     @functools.cached_property
     def slit(self) -> Transform | None:
         """From x, y to the position in the slit and the wavelength there, if the WCS knows."""
-        frames = self.wcs.available_frames
-        return _between(self.wcs, frames[0], SLIT) if SLIT in frames else None
+        if self.grid is not None:
+            return self.grid.slit
+        return self._between(self.wcs.available_frames[0], SLIT)
 
     @functools.cached_property
     def detector(self) -> Transform | None:
         """The inverse of :attr:`slit`."""
-        frames = self.wcs.available_frames
-        return _between(self.wcs, SLIT, frames[0]) if SLIT in frames else None
-
-    @property
-    def unit(self) -> float:
-        """One micrometre in the wavelength unit of the slit frame."""
-        # what comes from the grating equation is in metres
-        return METRES if "gwa" in self.wcs.available_frames else 1.0
+        if self.grid is not None:
+            return self.grid.detector
+        return self._between(SLIT, self.wcs.available_frames[0])
 
     def __call__(self, x: HostArray | float, y: HostArray | float) -> tuple[HostArray, ...]:
         """World coordinates of pixels, NaN outside the bounding box."""
@@ -93,20 +84,18 @@ class SlitGeometry:
             values = self.world(x, y)
         return tuple(np.where(inside, v, np.nan) for v in values)
 
-    def across(self, position: tuple[float, float], wavelength: float) -> float:
+    def across(self, position: Position, wavelength: float) -> float:
         """Row at which a position in the slit is seen at a wavelength [um]."""
         if self.detector is None:
             return float("nan")
+        # what comes from the grating equation is in metres
+        metres = self.grid is None and "gwa" in self.wcs.available_frames
         with np.errstate(invalid="ignore", divide="ignore"):
-            return float(self.detector(*position, wavelength * self.unit)[1])
+            return float(self.detector(*position, wavelength * (METRES if metres else 1.0))[1])
 
-    def trace(self, position: tuple[float, float]) -> HostArray:
-        """Row at which a position in the slit is seen, at every column of an image.
-
-        NaN outside the bounding box. Dispersion along x, as all of NIRSpec.
-        """
-        limits = self.box[0]
-        count = int(limits[1] - limits[0])
+    def trace(self, position: Position) -> HostArray:
+        """The same at every column, NaN outside the bounding box."""
+        count = int(self.box[0][1] - self.box[0][0])
         empty = np.full(self.shape[1], np.nan)
         if self.slit is None or self.detector is None or count < 2:
             return empty
@@ -119,103 +108,31 @@ class SlitGeometry:
             samples = np.linspace(finite.min(), finite.max(), count)
             full = (np.full(count, p) for p in position)
             along, across = (np.asarray(v) for v in self.detector(*full, samples))
-        return placed_trace(along, across, limits, self.shape[1])
+        return self.placed(along, across)
 
-    def locate(self) -> Location | None:
-        """Project the source onto the image.
-
-        Returns
-        -------
-        Location or None
-            None if the position is unknown, cannot be projected, or is outside the image.
-        """
-        middle = middle_of(self, self.box, 1)
-        row = self.across(self.source, middle.wavelength)
-        low, high = self.box[1]
-        if not low <= row <= high:
-            return None
-        return Location(int(np.round(middle.along)), row, self.trace(self.source))
-
-    def middle_trace(self, middle: Middle) -> HostArray:
-        """Trace of a source in the middle of the slit."""
+    def position(self, along: float, across: float) -> Position | None:
+        """Position in the slit that is seen at a pixel."""
         if self.slit is None:
-            return flat_trace(self.box, self.shape, middle.across, 1)
-        x, y = self.slit(middle.along, middle.across)[:2]
-        return self.trace((float(x), float(y)))
+            return None
+        x, y = self.slit(along, across)[:2]
+        return float(x), float(y)
 
-    def nod(self, wavelength: float) -> float:
-        """Row of the negative source of a two-point nod; NaN if unknown."""
-        x, y = self.source
-        return self.across((x, -y), wavelength)
-
-
-@dataclass(frozen=True, eq=False)
-class GridGeometry(SlitGeometry):
-    """The transforms of a resampled slit, whose gwcs need not be made for them.
-
-    Attributes
-    ----------
-    grid : SlitGrid
-    """
-
-    grid: SlitGrid
-
-    @functools.cached_property
-    def world(self) -> Transform:
-        """From x, y to right ascension, declination, wavelength."""
-        return self.grid.world
-
-    @functools.cached_property
-    def slit(self) -> Transform | None:
-        """From x, y to the position in the slit and the wavelength there."""
-        return self.grid.slit
-
-    @functools.cached_property
-    def detector(self) -> Transform | None:
-        """The inverse of :attr:`slit`."""
-        return self.grid.detector
-
-    @property
-    def unit(self) -> float:
-        """One micrometre in the wavelength unit of the slit frame."""
-        return 1.0
-
-
-Geometry: TypeAlias = ImageGeometry | SlitGeometry
-"""Where a spectrum and its source are, in an image or in that of a slit."""
+    def mirrored(self) -> Position | None:
+        """The mirror image of the source in the slit."""
+        return None if self.source is None else (self.source[0], -self.source[1])
 
 
 def slit_geometry(bucket: xr.Dataset, i: int) -> SlitGeometry:
-    """Prepare the transforms of a slit; the gwcs of one that is resampled need not be made.
-
-    Parameters
-    ----------
-    bucket : xarray.Dataset
-        Slits with ``xsize``, ``ysize``, and ``meta.wcs``, a gwcs by slit id.
-    i : int
-        Position of the slit in the bucket.
-    """
-    from spec2fn.wcs.lower import box_of
+    """Prepare the transforms of slit `i` of a bucket."""
 
     def value(name: str) -> float:
         return float(bucket.variables[name].values[i]) if name in bucket else float("nan")
 
     shape = int(bucket.variables["ysize"].values[i]), int(bucket.variables["xsize"].values[i])
     source = value("source_xpos"), value("source_ypos")
-    whole = (-0.5, shape[1] - 0.5), (-0.5, shape[0] - 0.5)
     slit, known = int(bucket.variables["slit"].values[i]), meta_of(bucket).wcs
     grid = known.grid(slit) if hasattr(known, "grid") else None
     if grid is not None and grid.invertible and grid.shape == shape:
-        return GridGeometry(as_deferred(known, slit), whole, shape, source, grid)
+        return SlitGeometry(as_deferred(known, slit), whole_box(shape), shape, source, 1, grid)
     wcs = known[slit]
-    return SlitGeometry(wcs, box_of(wcs) or whole, shape, source)
-
-
-def _between(wcs: WCS, start: str, stop: str) -> Transform:
-    from spec2fn.errors import UnsupportedModelError
-    from spec2fn.wcs.lower import evaluate_host, lower
-
-    try:
-        return lower(wcs, start, stop)
-    except UnsupportedModelError:
-        return functools.partial(evaluate_host, wcs.get_transform(start, stop))
+    return SlitGeometry(wcs, box_of(wcs) or whole_box(shape), shape, source, 1)

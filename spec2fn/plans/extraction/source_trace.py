@@ -32,8 +32,8 @@ class TraceGeometry(SlitGeometry):
         Wavelengths of the pixels [um].
     """
 
-    sky: tuple[float, float]
-    waves: HostArray
+    sky: tuple[float, float] = (np.nan, np.nan)
+    waves: HostArray | None = None
 
     def __call__(self, x: HostArray | float, y: HostArray | float) -> tuple[HostArray, ...]:
         """Position of the source, and the wavelengths at the nearest pixels."""
@@ -41,6 +41,7 @@ class TraceGeometry(SlitGeometry):
         column = np.clip(np.floor(x + 0.5).astype(int), 0, self.shape[1] - 1)
         row = np.clip(np.floor(y + 0.5).astype(int), 0, self.shape[0] - 1)
         ra, dec = (np.full(x.shape, value) for value in self.sky)
+        assert self.waves is not None
         return ra, dec, np.asarray(self.waves[row, column])
 
     def locate(self) -> Location | None:
@@ -70,8 +71,9 @@ def trace_geometry(bucket: xr.Dataset, i: int) -> TraceGeometry:
         ((-0.5, width - 0.5), (-0.5, height - 0.5)),
         (height, width),
         (value("source_xpos"), value("source_ypos")),
-        (value("source_ra"), value("source_dec")),
-        bucket.variables["wavelength"].values[i, :height, :width],
+        1,
+        sky=(value("source_ra"), value("source_dec")),
+        waves=bucket.variables["wavelength"].values[i, :height, :width],
     )
 
 

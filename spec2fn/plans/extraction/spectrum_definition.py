@@ -17,8 +17,7 @@ from spec2fn.plans.extraction.aperture import (
     mean_wavelength,
     weighted_center,
 )
-from spec2fn.plans.extraction.psf_profile import PsfProfiles
-from spec2fn.plans.extraction.slit_geometry import Geometry
+from spec2fn.plans.extraction.source_location import Geometry
 from spec2fn.typing import HostArray
 
 __all__ = ["SpectrumDefinition", "define_spectrum"]
@@ -38,8 +37,8 @@ class SpectrumDefinition:
         Background pixels.
     mean : array of float64, (disp,)
         Wavelength of every dispersion element [um], NaN where there is none.
-    limits : tuple of float
-        Inclusive limits across and along the trace, counted from 0.
+    limits : array of float64, (4,)
+        Inclusive limits in x and y (start, stop, start, stop), pixels counted from 1.
     position : array of float64, (2,)
         Right ascension and declination of the centre [deg]; NaN if unknown.
     """
@@ -48,15 +47,8 @@ class SpectrumDefinition:
     profiles: tuple[HostArray, ...]
     region: HostArray | None
     mean: HostArray
-    limits: tuple[float, float, float, float]
+    limits: HostArray
     position: HostArray
-
-    def header_limits(self) -> HostArray:
-        """Limits in x and y (start, stop, start, stop), pixels counted from 1."""
-        lower, upper, first, last = (value + 1.0 for value in self.limits)
-        if self.aperture.dispaxis == 1:
-            return np.array((first, last, lower, upper))
-        return np.array((lower, upper, first, last))
 
     @functools.cached_property
     def elements(self) -> HostArray:
@@ -79,7 +71,7 @@ def define_spectrum(
     aperture: Aperture,
     wavelength: HostArray,
     geometry: Geometry,
-    model: Callable[[Aperture], PsfProfiles],
+    model: Callable[[HostArray | None], tuple[tuple[HostArray, ...], float, float]],
 ) -> SpectrumDefinition | str:
     """Turn an aperture into the weights of pixels and the wavelengths of a spectrum.
 
@@ -89,56 +81,55 @@ def define_spectrum(
         As the reference and the user define it.
     wavelength : array of float64, (y, x)
         [um], NaN where there is none.
-    geometry : ImageGeometry or SlitGeometry
+    geometry : Geometry
         From x, y to right ascension, declination, wavelength, and where the source is.
     model : callable
-        Returns the profiles of an optimal extraction.
+        Takes the trace of the source, or None, and returns the profiles of an optimal extraction
+        and their limits across the trace.
 
     Returns
     -------
     SpectrumDefinition or str
         Why there is no spectrum.
     """
-    shape = (wavelength.shape[0], wavelength.shape[1])
     dispaxis = aperture.dispaxis
     aperture = _centred(aperture, wavelength, geometry)
     profiles: tuple[HostArray, ...]
     if aperture.extraction_type == "optimal":
-        psf = model(aperture)
-        profiles, lower, upper = psf.profiles, float(psf.lower), float(psf.upper)
+        profiles, lower, upper = model(aperture.trace)
     else:
-        weights, lower, upper = aperture_weights(shape, aperture, wavelength)
+        weights, lower, upper = aperture_weights(aperture, wavelength)
         profiles = (weights,)
     profiles = tuple(np.where(np.isfinite(wavelength), p, 0.0) for p in profiles)
     region = None
     if aperture.subtract_background and aperture.bkg_coeff is not None:
-        region = aperture_weights(shape, aperture, wavelength, background=True)[0] != 0
+        region = aperture_weights(aperture, wavelength, background=True)[0] != 0
     mean = mean_wavelength(profiles[0], wavelength, dispaxis)
     if not np.isfinite(mean).any():
-        axis, n = ("y", shape[0]) if dispaxis == 1 else ("x", shape[1])
+        axis, n = "yx"[dispaxis - 1], wavelength.shape[dispaxis - 1]
         return (
             f"no pixel of the extraction aperture has a wavelength: it spans {axis} = {lower:.1f}"
             f" to {upper:.1f} of an image with {axis} = 0 to {n - 1}; correct the extract1d"
             " reference or extract_1d.position_offset, or set extract_1d.use_source_posn=true"
         )
     along = np.flatnonzero(profiles[0].sum(axis=dispaxis - 1) > 0)
-    edges = (float(along[0]), float(along[-1])) if len(along) else (float("nan"),) * 2
+    edges = (along[0], along[-1]) if len(along) else (np.nan, np.nan)
+    limits = (*edges, lower, upper) if dispaxis == 1 else (lower, upper, *edges)
     return SpectrumDefinition(
         aperture,
         profiles,
         region,
         mean,
-        limits=(lower, upper, *edges),
+        limits=np.array(limits, dtype=np.float64) + 1.0,
         position=_sky_center(geometry, profiles[0]),
     )
 
 
 def _centred(aperture: Aperture, wavelength: HostArray, geometry: Geometry) -> Aperture:
     """Move the aperture to the source and by the user's offset."""
-    shape = (wavelength.shape[0], wavelength.shape[1])
     source = geometry.locate() if aperture.use_source_posn else None
     if source is not None:
-        nominal, _, _ = aperture_weights(shape, aperture, wavelength)
+        nominal, _, _ = aperture_weights(aperture, wavelength)
         offset = source.across - center_at(nominal, aperture.dispaxis, source.element)
         aperture = _replace(aperture.shifted(offset), trace=source.trace)
     if aperture.position_offset:

@@ -13,7 +13,7 @@ import numpy as np
 
 from spec2fn.dq import PIXEL
 from spec2fn.kernels.namespace import array_namespace
-from spec2fn.kernels.scaling import divide_by_flat, rescale
+from spec2fn.kernels.scaling import rescale
 from spec2fn.schema import VARIANCES, replace_data, set_scalars, with_problems
 from spec2fn.typing import Array, Arrays, Number
 
@@ -67,79 +67,54 @@ class Factor(NamedTuple):
 def apply_factor(ds: xr.Dataset, factor: Factor, *, inverse: bool = False) -> xr.Dataset:
     """Return an exposure scaled by a factor, with its errors, variances and flags.
 
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Dims ``([slit,] [integration,] y, x)``.
-    factor : Factor
-    inverse : bool
-        Undo it.
+    Dims are ``([slit,] [integration,] y, x)``; `inverse` undoes it.
     """
-    before: Arrays = {n: ds.variables[n].data for n in ("sci", "err", *VARIANCES) if n in ds}
-    dq = ds.variables["dq"].data
     between = {"slit", "integration"} <= set(ds["sci"].dims)
 
-    def expanded(plane: Array) -> Array:
-        return plane[:, None] if between else plane
+    def expanded(plane: Array | None) -> Array | None:
+        return plane[:, None] if between and plane is not None else plane
 
-    value, flags = expanded(factor.value), factor.flags
-    divides = factor.divides != inverse
+    # a flat makes the error anew from the variances
+    flat, divides = factor.error is not None, factor.divides != inverse
+    names = ("sci",) if flat else ("sci", "err")
+    variances = [n for n in VARIANCES if n in ds and not (flat and n == "var_flat")]
+    before: Arrays = {n: ds.variables[n].data for n in (*names, *variances)}
+    dq, value, usable = ds.variables["dq"].data, expanded(factor.value), expanded(factor.usable)
     xp = array_namespace(dq, value, *before.values())
-    if factor.error is not None:
-        assert flags is not None
-        planes, new_dq = divide_by_flat(
-            before["sci"],
-            before["var_poisson"],
-            before["var_rnoise"],
-            dq,
-            flat=value,
-            flat_err=expanded(factor.error),
-            flat_dq=expanded(flags),
-            do_not_use=PIXEL["DO_NOT_USE"],
-            inverse=not divides,
-        )
-    else:
-        usable = xp.isfinite(value) if factor.usable is None else expanded(factor.usable)
-        chosen = True
-        if factor.applies is not None:
-            chosen = xp.reshape(xp.asarray(factor.applies), (-1, *(1,) * (len(dq.shape) - 1)))
-            usable = usable | ~chosen
-        planes, new_dq = rescale(
-            {n: before[n] for n in ("sci", "err")},
-            {n: before[n] for n in VARIANCES if n in before},
-            dq if flags is None else dq | expanded(flags),
-            value,
-            usable,
-            do_not_use=PIXEL["DO_NOT_USE"],
-            inverse=divides,
-        )
-        if factor.applies is not None and not (xp is np and np.all(factor.applies)):
-            planes = {n: xp.where(chosen, p, before[n]) for n, p in planes.items()}
-            new_dq = xp.where(chosen, new_dq, dq)
-    if factor.error is not None:
+    if usable is None and not flat:
+        usable = xp.isfinite(value)
+    chosen = True
+    if factor.applies is not None:
+        chosen = xp.reshape(xp.asarray(factor.applies), (-1, *(1,) * (len(dq.shape) - 1)))
+        usable = usable | ~chosen
+    planes, new_dq = rescale(
+        {n: before[n] for n in names},
+        {n: before[n] for n in variances},
+        dq,
+        value,
+        usable,
+        do_not_use=PIXEL["DO_NOT_USE"],
+        inverse=divides,
+        error=expanded(factor.error),
+        flags=expanded(factor.flags),
+    )
+    if factor.applies is not None and not (xp is np and np.all(factor.applies)):
+        planes = {n: xp.where(chosen, p, before[n]) for n, p in planes.items()}
+        new_dq = xp.where(chosen, new_dq, dq)
+    if flat:
         ds = ds.assign(var_flat=(ds["sci"].dims, planes.pop("var_flat")))
     out = replace_data(ds, units=factor.units, dq=new_dq, **planes)
-    if factor.scalars:
-        out = set_scalars(out, **factor.scalars)
-    out = out.assign(factor.variables)
-    if factor.problems:
-        out = with_problems(out, factor.problems)
+    out = set_scalars(out, **factor.scalars).assign(factor.variables)
+    out = with_problems(out, factor.problems) if factor.problems else out
     return with_problems(out, factor.warnings, lost=False)
 
 
 def by_source_type(
     prefix: str, point: tuple[int, ...], value: Array, uniform: Array
 ) -> dict[str, tuple[tuple[str, ...], Array]]:
-    """Return the factors of point and uniform sources, NaN in slits that hold no point source.
+    """Return ``<prefix>_point``, ``<prefix>_uniform``: factors of slits with a point source.
 
-    Parameters
-    ----------
-    prefix : str
-        Of the names ``<prefix>_point``, ``<prefix>_uniform``.
-    point : tuple of int
-        Slits that hold a point source.
-    value : array, shape (slit, y, x)
-    uniform : array, shape (point, y, x)
+    They are `value`, shape (slit, y, x), and `uniform`, shape (point, y, x); NaN in other slits.
     """
     xp = array_namespace(value, uniform)
     nothing = xp.full((1, *value.shape[1:]), np.nan, dtype=value.dtype)

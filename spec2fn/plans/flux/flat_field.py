@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from os import PathLike
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +19,7 @@ from spec2fn.typing import Array, HostArray
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["FlatFieldPlan", "ImagePlan", "is_path", "plan_image_flat"]
+__all__ = ["FlatFieldPlan", "ImagePlan", "plan_image_flat"]
 
 
 class ImagePlan(Plan):
@@ -63,9 +62,9 @@ class FlatFieldPlan(ImagePlan):
 
     opened: tuple[Array, ...] | None = array("y x", default=None)
 
-    def factor(self, ds: xr.Dataset, flat: xr.Dataset | Array, *_: object) -> Factor:
+    def factor(self, ds: xr.Dataset, flat: xr.Dataset | None, *_: object) -> Factor:
         """Return the flat of an exposure; DO_NOT_USE is where it cannot be used."""
-        image, error, flags = self.planes(flat) if self.opened is None else self.opened
+        image, error, flags = self.opened or self.planes(need(flat, (), "flat_field"))
         self.check(image, ds, "flat_field.plan(ds, flat)")
         xp = array_namespace(image, flags)
         no_flat, bad = np.uint32(PIXEL["NO_FLAT_FIELD"]), np.uint32(PIXEL["DO_NOT_USE"])
@@ -76,36 +75,18 @@ class FlatFieldPlan(ImagePlan):
     def planes(self, flat: xr.Dataset | Array) -> tuple[Array, Array, Array]:
         """Return ``sci``, ``err`` and ``dq`` of the part of a flat; what it lacks is zero."""
         names = ("sci", "err", "dq")
-        data = {
-            n: v[n].data for v in (p.variables for p in pieces_of(flat)) for n in names if n in v
-        }
-        data = data or {"sci": flat}
+        data = {n: p.variables[n].data for p in pieces_of(flat) for n in names if n in p.variables}
         image, error, flags = (self.part(data[n]) if n in data else None for n in names)
-        assert image is not None
-        xp = array_namespace(image)
-        error = xp.zeros_like(image) if error is None else error
-        flags = xp.zeros(image.shape, dtype=np.uint32) if flags is None else flags
-        return image, error, flags.astype(np.uint32)
-
-
-def is_path(value: object) -> bool:
-    """Whether `value` names a file."""
-    return isinstance(value, (str, PathLike))
+        image = self.part(flat) if image is None else image
+        zero = array_namespace(image).zeros_like(image)
+        flags = zero if flags is None else flags
+        return image, zero if error is None else error, flags.astype(np.uint32)
 
 
 def plan_image_flat(
     flat: xr.Dataset | HostArray, ds: xr.Dataset, reftype: str = "flat"
 ) -> FlatFieldPlan:
-    """Find the part of a two-dimensional flat that belongs to an exposure.
-
-    Parameters
-    ----------
-    flat : xarray.Dataset or array
-        Flat field.
-    ds : xarray.Dataset
-        Exposure.
-    reftype : str
-        What the flat is called in messages.
+    """Find the part of a two-dimensional flat, called `reftype`, that belongs to an exposure.
 
     Raises
     ------

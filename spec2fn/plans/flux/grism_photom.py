@@ -13,14 +13,13 @@ from spec2fn.plan_base import Plan, array, labels
 from spec2fn.plans.flux.factors import Factor
 from spec2fn.plans.flux.photom import (
     find_row,
-    need_columns,
     photom_scalars,
     pixel_area,
     response_row,
     throughput,
     time_tables,
 )
-from spec2fn.schema import AREA, SCALARS, described, meta_of, require
+from spec2fn.schema import AREA, SCALARS, described, meta_of, need, require
 from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GrismPhotomPlan", "dispersion", "plan_grism_photom", "unit_of"]
 
+_COLUMNS = ("filter", "photmjsr", "wavelength", "relresponse")
 _UNIT = "MJy micron s / (DN sr)"
 
 
@@ -152,7 +152,7 @@ def plan_grism_photom(
     (JWST pipeline documentation, photom step, "Wide-field slitless").
     """
     require(ds, ("wavelength",), "photom")
-    need_columns(photom, "photom", ("filter", "photmjsr", "wavelength", "relresponse"), ds)
+    need(photom, [f"photom.{n}" for n in _COLUMNS], "photom")
     single = "slit" not in ds["wavelength"].dims
     waves = np.asarray(ds["wavelength"].data, dtype=np.float64)
     waves = waves[None] if single else waves
@@ -211,9 +211,9 @@ def _keys(ds: xr.Dataset, photom: xr.Dataset, order: int) -> dict[str, str]:
 
 def _row(ds: xr.Dataset, photom: xr.Dataset, order: int) -> int | None:
     keys = _keys(ds, photom, order)
-    row = find_row(photom, "photom", **keys)
+    row = find_row(photom, **keys)
     if row is None and "subarray" in keys:
-        row = find_row(photom, "photom", **{**keys, "subarray": "GENERIC"})
+        row = find_row(photom, **{**keys, "subarray": "GENERIC"})
     return row
 
 

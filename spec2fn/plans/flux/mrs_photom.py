@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spec2fn.errors import InputError, ReferenceError
+from spec2fn.errors import ReferenceError
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.photometry import interpolate_planned, power_law_change
 from spec2fn.plan_base import Plan, array
 from spec2fn.plans.flux.factors import Factor
-from spec2fn.plans.flux.photom import photom_scalars, pixel_area
-from spec2fn.schema import meta_of, require
+from spec2fn.plans.flux.photom import TIME_TABLES, need_mid_time, photom_scalars, pixel_area
+from spec2fn.schema import meta_of, need, require
 from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MrsPhotomPlan", "plan_mrs_photom"]
 
-TIME_COLUMNS = ("t0", "year1value", "tsoft", "alpha")
+_, TIME_COLUMNS = TIME_TABLES["timecoeff_powerlaw"]
 """Columns of the tables of the time dependence, besides the wavelength ``binwave`` [um]."""
 
 _CHANNELS = (1, 2, 3, 4)
@@ -127,12 +127,7 @@ def plan_mrs_photom(ds: xr.Dataset, photom: xr.Dataset, params: Parameters) -> M
     names = [f"timecoeff_powerlaw_ch{c}" for c in _CHANNELS]
     if not params.apply_time_correction or not any(f"{n}.binwave" in photom for n in names):
         return MrsPhotomPlan(nominal=nominal)
-    if "mid_time" not in ds:
-        msg = (
-            "photom: the time-dependent correction needs the mid time of the exposure (EXPMID);"
-            " add the keyword, or set apply_time_correction=false"
-        )
-        raise InputError(msg)
+    need_mid_time(ds)
     wave = np.asarray(ds["wavelength"].data)
     channel = np.asarray(ds["slice_id"].data) // 100
     index = np.zeros(shape, dtype=np.int32)
@@ -154,12 +149,8 @@ def plan_mrs_photom(ds: xr.Dataset, photom: xr.Dataset, params: Parameters) -> M
 
 
 def _knots(photom: xr.Dataset, name: str) -> HostArray:
-    columns = [f"{name}.{c}" for c in ("binwave", *TIME_COLUMNS)]
-    missing = [c for c in columns if c not in photom]
-    if missing:
-        msg = f"photom: reference 'photom' has no {', '.join(missing)}; fetch the file again"
-        raise ReferenceError(msg)
-    knots: HostArray = np.asarray(photom[columns[0]].data, dtype=np.float64)
+    need(photom, [f"{name}.{c}" for c in ("binwave", *TIME_COLUMNS)], "photom")
+    knots: HostArray = np.asarray(photom[f"{name}.binwave"].data, dtype=np.float64)
     if len(knots) < 2 or not (np.diff(knots) > 0).all():
         msg = (
             f"photom: 'binwave' of table {name!r} needs two or more increasing wavelengths;"

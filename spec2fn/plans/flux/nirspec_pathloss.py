@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,11 @@ from spec2fn.kernels.slit_corrections import bilinear_by_slit, interpolate_by_sl
 from spec2fn.modes import mode_of
 from spec2fn.plan_base import Plan, array, labels
 from spec2fn.plans.flux.factors import Factor, extrapolates
+from spec2fn.plans.flux.pathloss import cell_on, grid_axis
 from spec2fn.plans.slits.slit_frame import chosen_types, is_point
-from spec2fn.schema import meta_of
+from spec2fn.schema import described, meta_of
 from spec2fn.slits import as_one_slit, strings
-from spec2fn.typing import Array, HostArray
+from spec2fn.typing import Array, HostArray, Number
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -126,7 +127,8 @@ class SlitPathlossPlan(Plan):
         if not cubes:
             cubes, vectors = [np.ones((2, 2, 2))], [np.ones(2)]
 
-        column, row = (self._cell(xp, slits, k) for k in (0, 1))
+        column = self._cell(xp, slits, "source_xpos", self.grid_x, 0.0)
+        row = self._cell(xp, slits, "source_ypos", self.grid_y, xp.asarray(self.shift))
         point = bilinear_by_slit(_stacked(xp, cubes), self.which, column, row)
         uniform = xp.asarray(self.shares) @ _stacked(xp, vectors).astype(self.shares.dtype)
         uniform_wave = wavelength
@@ -146,15 +148,10 @@ class SlitPathlossPlan(Plan):
             new = {n: (("y", "x"), plane[0]) for n, plane in planes.items()}
         return Factor(value, divides=True, applies=self.applies, variables=new)
 
-    def _cell(self, xp: ModuleType, ds: xr.Dataset, axis: int) -> Array:
-        """Zero-based place of each source on the grid of its aperture, along x (0) or y (1)."""
-        name, grid = (("source_xpos", self.grid_x), ("source_ypos", self.grid_y))[axis]
+    def _cell(self, xp: ModuleType, ds: xr.Dataset, name: str, grid: Array, shift: Number) -> Array:
+        """Zero-based place of each source on an axis of the grid of its aperture."""
         place = xp.asarray(ds.variables[name].data if name in ds else xp.zeros(len(self.kinds)))
-        place = xp.where(xp.isfinite(place), place, 0.0)
-        grid = xp.asarray(grid)
-        if axis == 1:
-            place = place + xp.asarray(self.shift)
-        return grid[:, 0] + (place - grid[:, 1]) / grid[:, 2] - 1
+        return cell_on(xp.asarray(grid), xp.where(xp.isfinite(place), place, 0.0) + shift)
 
 
 def _stacked(xp: ModuleType, arrays: list[Array]) -> Array:
@@ -211,10 +208,10 @@ def plan_nirspec_slits(
     apertures = _apertures(reference)
     mos = mode_of(ds).shutters
     names, states = strings(ds, "slit_name"), strings(ds, "shutter_state")
-    chosen = [
-        _of_shutters(apertures, state) if mos else _of_name(apertures, name)
-        for name, state in zip(names, states, strict=True)
-    ]
+    if mos:
+        chosen = [_of_shutters(apertures, state) for state in states]
+    else:
+        chosen = [next((a for a in apertures if a.name == name), None) for name in names]
     used = [a for a in apertures if a in chosen]
     shift = np.array([_shift(s) if mos else 0.0 for s in states])
     two = [mos and len(s) == 2 and a is not None for s, a in zip(states, chosen, strict=True)]
@@ -275,7 +272,7 @@ def _assemble(
             w or ("no pixels" if e else "") for w, e in zip(left_alone, empty, strict=True)
         ]
     for k in (0, 1):
-        cell = grids[k][:, 0] + (place[k] - grids[k][:, 1]) / grids[k][:, 2] - 1
+        cell = cell_on(grids[k], place[k])
         size = np.array([a.shape[2 - k] if a else np.inf for a in chosen])
         for i in np.flatnonzero(~((cell >= 0) & (cell < size - 1))):
             left_alone[i] = left_alone[i] or "source outside the aperture"
@@ -289,7 +286,12 @@ def _assemble(
     shifted_back = point & (not mode_of(ds).shutters)
     extend = extrapolates(ds, params.extrapolate)
     point_waves = _locate(corrected, chosen, inside, extend, uniform=False)
-    if shifted_back.any() or any(_differ(a, u) for a, u in zip(chosen, uniform, strict=True)):
+    same = all(
+        np.array_equal(a.wavelengths(uniform=False), u.wavelengths(uniform=True))
+        for a, u in zip(chosen, uniform, strict=True)
+        if a is not None and u is not None
+    )
+    if shifted_back.any() or not same:
         waves = np.where(shifted_back[:, None, None], before, corrected)
         uniform_waves = _locate(waves, uniform, inside, extend, uniform=True)
     else:
@@ -311,13 +313,6 @@ def _assemble(
         ),
         left_alone=tuple(left_alone),
     )
-
-
-def _differ(point: _Aperture | None, uniform: _Aperture | None) -> bool:
-    if point is None or uniform is None:
-        return False
-    tables = (point.wavelengths(uniform=False), uniform.wavelengths(uniform=True))
-    return not np.array_equal(*tables)
 
 
 def _locate(
@@ -380,10 +375,6 @@ def _of_shutters(apertures: list[_Aperture], state: str) -> _Aperture | None:
     return next((a for a in apertures if a.shutters == count), None)
 
 
-def _of_name(apertures: list[_Aperture], name: str) -> _Aperture | None:
-    return next((a for a in apertures if a.name == name), None)
-
-
 def _pair(apertures: list[_Aperture]) -> tuple[_Aperture, ...]:
     """The apertures of one and three shutters, if they can be averaged for two."""
     by_name = {a.name.upper(): a for a in apertures}
@@ -399,7 +390,7 @@ def _pair(apertures: list[_Aperture]) -> tuple[_Aperture, ...]:
 
 def _apertures(reference: xr.Dataset) -> list[_Aperture]:
     headers = meta_of(reference).records.get("headers", {})
-    out = []
+    out, where = [], f"{described(reference)}, extension"
     for name, header in headers.items():
         suffix = str(name)[2:]
         if not (name == "ps" or (str(name).startswith("ps_") and suffix[1:].isdigit())):
@@ -411,27 +402,16 @@ def _apertures(reference: xr.Dataset) -> list[_Aperture]:
                 suffix,
                 str(header.get("APERTURE", "")).strip(),
                 int(header.get("SHUTTERS", 0)),
-                tuple(_axis(header, k, name) for k in (1, 2, 3)),
-                _axis(headers[f"uni{suffix}"], 1, f"uni{suffix}"),
+                tuple(grid_axis(header.get, k, f"{where} {name.upper()}") for k in (1, 2, 3)),
+                grid_axis(headers[f"uni{suffix}"].get, 1, f"{where} UNI{suffix}"),
                 tuple(reference[name].shape),
                 reference[f"uni{suffix}"].shape[0],
             )
         )
     if not out:
         msg = (
-            f"pathloss: reference {meta_of(reference).filename or 'given as a Dataset'} holds no"
-            " apertures (extensions PS and UNI); one made for NIRSpec slits is needed"
+            f"pathloss: {described(reference)} holds no apertures (extensions PS and UNI); one made"
+            " for NIRSpec slits is needed"
         )
         raise ReferenceError(msg)
     return out
-
-
-def _axis(header: Mapping[str, Any], axis: int, extension: str) -> tuple[float, ...]:
-    values: list[Any] = [header.get(f"{word}{axis}") for word in ("CRPIX", "CRVAL", "CDELT")]
-    if any(v is None for v in values) or not values[2]:
-        msg = (
-            f"pathloss: extension {extension.upper()} of the reference lacks CRPIX{axis},"
-            f" CRVAL{axis} or CDELT{axis}, which place its grid"
-        )
-        raise ReferenceError(msg)
-    return tuple(float(v) for v in values)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.dq import PIXEL
-from spec2fn.errors import DatasetError, ReferenceError
+from spec2fn.errors import ReferenceError
 from spec2fn.host.interpolation import locate
 from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.namespace import array_namespace
@@ -17,8 +19,9 @@ from spec2fn.modes import mode_of
 from spec2fn.plan_base import Plan, array, labels, positions
 from spec2fn.plans.flux.factors import Factor, by_source_type, extrapolates
 from spec2fn.plans.flux.photom import (
+    RowPlan,
     find_row,
-    need_columns,
+    find_rows,
     photom_scalars,
     response_row,
     throughput,
@@ -28,14 +31,12 @@ from spec2fn.plans.flux.tables import (
     PixelList,
     Segment,
     TableBank,
-    clean_wavelength,
     list_pixels,
     make_bank,
-    outside_tables,
-    true_pixels,
-    with_constant_ends,
+    wavelengths_of,
 )
-from spec2fn.schema import SCALARS, require
+from spec2fn.plans.slits.slit_frame import chosen_types, is_point, require_slits
+from spec2fn.schema import SCALARS, need, require
 from spec2fn.typing import Array, HostArray
 from spec2fn.units import ARCSEC2_TO_SR
 
@@ -51,6 +52,8 @@ __all__ = [
     "plan_ifu_photom",
     "plan_slit_photom",
 ]
+
+_COLUMNS = ("photom.photmj", "photom.wavelength", "photom.relresponse")
 
 
 class ResponsePlan(Plan):
@@ -169,19 +172,11 @@ class SlitPhotomPlan(Plan):
         )
 
 
-class IfuPhotomPlan(Plan):
+class IfuPhotomPlan(RowPlan):
     """What converts the slices of an IFU exposure into surface brightness.
 
     Attributes
     ----------
-    row : int
-        Of the table ``photom``.
-    order : array of int, shape (n,)
-        Elements of the row in increasing wavelength.
-    index, fraction : array, shape (y, x)
-        See :func:`spec2fn.host.interpolation.locate`.
-    covered : array of bool, shape (y, x)
-        Pixels of the slices.
     slices : array of int, shape (30,)
         Row of the table ``area`` of each slice.
     slice_index : array of int8, shape (y, x)
@@ -190,11 +185,6 @@ class IfuPhotomPlan(Plan):
         With extrapolation: pixels beyond the response, where its end is used (as it is without).
     """
 
-    row: int
-    order: Array = array("knot")
-    index: Array = array("y x")
-    fraction: Array = array("y x")
-    covered: Array = array("y x")
     slices: Array = array("slice")
     slice_index: Array = array("y x")
     extrapolated: Array | None = array("y x", default=None)
@@ -203,7 +193,7 @@ class IfuPhotomPlan(Plan):
         self, ds: xr.Dataset, photom: xr.Dataset, area: xr.Dataset | None, *, inverse: bool
     ) -> Factor:
         """Return surface brightness per count rate, each slice with its own area of a pixel."""
-        assert area is not None
+        area = need(area, (), "photom")
         columns = [photom.variables[f"photom.{n}"].data for n in ("photmj", "relresponse")]
         areas = area.variables["area.pixarea"].data
         xp = array_namespace(ds.variables["sci"].data, *columns, areas)
@@ -263,14 +253,14 @@ def plan_ifu_photom(
         If the AREA reference is missing, a column is, or a slice.
     """
     require(ds, ("wavelength", "slice_id"), "photom")
-    need_columns(photom, "photom", ("photmj", "wavelength", "relresponse"), ds)
+    need(photom, _COLUMNS, "photom")
     if area is None:
         msg = (
             "photom: reference 'area' is missing; the areas of the slices are needed: pass"
             " area=… or set CRDS up so that it selects one"
         )
         raise ReferenceError(msg)
-    need_columns(area, "area", ("slice_id", "pixarea"), ds)
+    need(area, ("area.slice_id", "area.pixarea"), "photom")
     listed = np.asarray(area["area.slice_id"].data).astype(int).tolist()
     number = np.asarray(ds["slice_id"].data)
     seen = np.flatnonzero(np.bincount(number.reshape(-1))[1:])  # from 0, as they are listed
@@ -326,37 +316,46 @@ def plan_slit_photom(
         See :func:`spec2fn.plans.flux.photom.time_tables` and
         :func:`spec2fn.plans.flux.photom.find_row`.
     """
-    if "slit" not in ds.dims:
-        msg = "photom: NIRSpec spectra must be cut into slits first; run extract_2d"
-        raise DatasetError(msg)
     mos = mode_of(ds).shutters
-    needed = ("wavelength", "slit_name", "source_type", "xsize", "ysize")
-    require(ds, (*needed, "quadrant", "xcen", "ycen") if mos else needed, "photom")
-    need_columns(photom, "photom", ("photmj", "wavelength", "relresponse"), ds)
+    shutters = ("quadrant", "xcen", "ycen") if mos else ()
+    needed = ("wavelength", "slit_name", "source_type", "xsize", "ysize", *shutters)
+    require_slits(ds, "photom", needed)
+    need(photom, _COLUMNS, "photom")
 
     names = np.asarray(ds["slit_name"].data).astype(str)
-    rows = _rows(ds, photom, names)
-    if rows and all(r is None for r in rows) and (mos or not _has_mode(ds, photom)):
+    keys = {"filter": ds.attrs.get("filter"), "grating": ds.attrs.get("grating")}
+    if mos:
+        rows = [find_row(photom, **keys)] * len(names)
+    else:
+        rows = [find_row(photom, **keys, slit=str(name)) for name in names]
+    if rows and all(r is None for r in rows) and not find_rows(photom, **keys).size:
         return None
     problems = [
         f"photom: no row for slit {n}" if r is None else ""
         for n, r in zip(names, rows, strict=True)
     ]
-    own = np.char.upper(np.asarray(ds["source_type"].data).astype(str))
-    point = own == "POINT"
-    if params.source_type is not None:
-        point = np.full(len(own), params.source_type == "POINT")
+    point = is_point(chosen_types(ds, params.source_type))
     areas, unknown = _areas(ds, photom, area, names)
     warnings = [""] * len(names)
     for i in np.flatnonzero(unknown & ~point):
         warnings[i] = f"photom: no pixel area for slit {names[i]}, taken as 1 sr"
 
-    segments = _segments(photom, rows)
+    length = photom["photom.wavelength"].shape[-1]
+
+    @functools.cache
+    def response(row: int | None) -> Segment | None:
+        if row is None:
+            return None
+        order, waves = response_row(photom, row)
+        return Segment("photom", order + row * length, waves.astype(np.float64))
+
+    segments = [response(row) for row in rows]
     extend = extrapolates(ds, params.extrapolate)
     kept: tuple[int, ...] = ()
     uniform = None
     if mode_of(ds).several_slits:
-        kept = tuple(int(i) for i in np.flatnonzero(own == "POINT") if segments[i] is not None)
+        own = np.flatnonzero(is_point(chosen_types(ds, None)))
+        kept = tuple(int(i) for i in own if segments[i] is not None)
         if kept and "wavelength_uncorrected" in ds:
             some = ds.isel(slit=list(kept))
             some_segments = [segments[i] for i in kept]
@@ -378,21 +377,6 @@ def plan_slit_photom(
     )
 
 
-def _has_mode(ds: xr.Dataset, photom: xr.Dataset) -> bool:
-    match = np.array(True)
-    for key in ("filter", "grating"):
-        column = np.asarray(photom[f"photom.{key}"].data).astype(str)
-        match = match & (np.char.upper(np.char.strip(column)) == str(ds.attrs.get(key)).upper())
-    return bool(np.any(match))
-
-
-def _rows(ds: xr.Dataset, photom: xr.Dataset, names: HostArray) -> list[int | None]:
-    keys = {"filter": ds.attrs.get("filter"), "grating": ds.attrs.get("grating")}
-    if mode_of(ds).shutters:
-        return [find_row(photom, "photom", **keys)] * len(names)
-    return [find_row(photom, "photom", **keys, slit=str(name)) for name in names]
-
-
 def _areas(
     ds: xr.Dataset, photom: xr.Dataset, area: xr.Dataset | None, names: HostArray
 ) -> tuple[HostArray, HostArray]:
@@ -402,7 +386,7 @@ def _areas(
         return np.full(len(names), nominal), np.full(len(names), np.isnan(nominal))
     mos = mode_of(ds).shutters
     columns = ("quadrant", "shutter_x", "shutter_y") if mos else ("slit_id",)
-    need_columns(area, "area", (*columns, "pixarea"), ds)
+    need(area, [f"area.{c}" for c in (*columns, "pixarea")], "photom")
     values = np.asarray(area["area.pixarea"].data).astype(np.float64)
     if mos:
         table = _shutter_number(*(np.asarray(area[f"area.{c}"].data) for c in columns))
@@ -423,33 +407,15 @@ def _shutter_number(quadrant: HostArray, x: HostArray, y: HostArray) -> HostArra
     return (quadrant.astype(np.int64) << 40) + (x.astype(np.int64) << 20) + y
 
 
-def _segments(photom: xr.Dataset, rows: list[int | None]) -> list[Segment | None]:
-    length = photom["photom.wavelength"].shape[-1]
-    read: dict[int | None, Segment | None] = {None: None}
-    for row in rows:
-        if row is not None and row not in read:
-            order, waves = response_row(photom, row)
-            read[row] = Segment("photom", order + row * length, waves.astype(np.float64))
-    return [read[row] for row in rows]
-
-
 def _response(
     ds: xr.Dataset, name: str, segments: list[Segment | None], extend: bool
 ) -> ResponsePlan:
-    true = true_pixels(ds)
-    wave = np.where(true, clean_wavelength(ds[name].data), np.nan)
+    wave, true = wavelengths_of(ds, name)
     have = np.array([s is not None for s in segments], dtype=bool).reshape(-1, 1, 1)
-    listed = np.flatnonzero(have & ~np.isnan(wave))
-    slit = listed // int(np.prod(wave.shape[1:]))
-    points = wave.reshape(-1)[listed][None]
-    extrapolated = None
-    if extend:
-        extrapolated = outside_tables(segments, slit, points)
-        segments = with_constant_ends(segments)
-    bank, covered = make_bank(segments, slit, points)
+    listed = have & ~np.isnan(wave)
+    slit = np.flatnonzero(listed) // int(np.prod(wave.shape[1:]))
+    bank, covered, beyond = make_bank(segments, slit, wave[listed][None], extend=extend)
     if not covered.all():
-        listed = listed[covered]
-        bank = TableBank(bank.names, bank.elements, bank.knots, bank.cells[:, covered])
-    mask = np.zeros(wave.size, dtype=bool)
-    mask[listed] = True
-    return ResponsePlan(list_pixels(mask.reshape(wave.shape), true), bank, extrapolated)
+        listed[listed] = covered
+        bank = replace(bank, cells=bank.cells[:, covered])
+    return ResponsePlan(list_pixels(listed, true), bank, beyond)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,19 +13,19 @@ from spec2fn.kernels.photometry import interpolate_planned
 from spec2fn.kernels.slit_corrections import bilinear_by_slit
 from spec2fn.plan_base import Plan, array
 from spec2fn.plans.flux.factors import Factor
-from spec2fn.schema import meta_of, require
-from spec2fn.typing import Array, HostArray
+from spec2fn.schema import described, meta_of, need, require
+from spec2fn.typing import Array
+from spec2fn.wcs.evaluate import size_of_pixel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable
 
     import xarray as xr
-    from astropy.modeling import Model
     from gwcs import WCS
 
     from spec2fn.parameters import Parameters
 
-__all__ = ["PathlossPlan", "plan_lrs_slit", "size_of_pixel"]
+__all__ = ["PathlossPlan", "cell_on", "grid_axis", "plan_lrs_slit"]
 
 
 class PathlossPlan(Plan):
@@ -57,10 +57,8 @@ class PathlossPlan(Plan):
         """Return what the flux of a point source is multiplied by."""
         cube = reference.variables["pathloss.pathloss"].data
         xp = array_namespace(ds.variables["sci"].data, cube, self.x, self.index)
-        column, row = (
-            xp.asarray(g[0] + (p - g[1]) / g[2] - 1)[None]
-            for p, g in ((self.x, self.grid_x), (self.y, self.grid_y))
-        )
+        column = xp.asarray(cell_on(self.grid_x, self.x))[None]
+        row = xp.asarray(cell_on(self.grid_y, self.y))[None]
         (vector,) = bilinear_by_slit(xp.asarray(cube)[None], np.zeros(1, int), column, row)
         if self.flipped:
             vector = vector[::-1]
@@ -97,14 +95,7 @@ def plan_lrs_slit(ds: xr.Dataset, reference: xr.Dataset, params: Parameters) -> 
         If the reference is no pathloss table.
     """
     require(ds, ("wavelength",), "pathloss")
-    names = ("pathloss.wavelength", "pathloss.pathloss")
-    missing = [n for n in names if n not in reference]
-    if missing:
-        msg = (
-            f"pathloss: reference 'pathloss' has no {' or '.join(map(repr, missing))}; a table of"
-            " wavelengths and losses on a spatial grid is needed for MIR_LRS-FIXEDSLIT"
-        )
-        raise ReferenceError(msg)
+    need(reference, ("pathloss.wavelength", "pathloss.pathloss"), "pathloss")
     wcs = meta_of(ds).wcs
     if wcs is None:
         msg = "pathloss: the Dataset holds no WCS (meta.wcs); run assign_wcs first"
@@ -116,9 +107,11 @@ def plan_lrs_slit(ds: xr.Dataset, reference: xr.Dataset, params: Parameters) -> 
     if offset is not None:
         y += offset / size_of_pixel(wcs, aperture, int(ds.attrs.get("dispaxis", 2)))
 
-    grid_x, grid_y = _grid(reference, 1), _grid(reference, 2)
+    get, what = meta_of(reference).get, described(reference)
+    grid_x, grid_y = (np.array(grid_axis(get, axis, what)) for axis in (1, 2))
     n_rows, n_columns = reference["pathloss.pathloss"].shape[-2:]
-    if not (_inside(x, grid_x, n_columns) and _inside(y, grid_y, n_rows)):
+    column, row = cell_on(grid_x, x), cell_on(grid_y, y)
+    if not (0 <= column < n_columns - 1 and 0 <= row < n_rows - 1):
         if offset:
             msg = (
                 f"pathloss.user_slit_loc={offset:g} arcsec puts the source outside the grid"
@@ -132,44 +125,28 @@ def plan_lrs_slit(ds: xr.Dataset, reference: xr.Dataset, params: Parameters) -> 
     index, fraction, covered = locate(
         ds["wavelength"].data, table[::-1] if flipped else table, include_first=False
     )
-    return PathlossPlan(
-        np.asarray(x, np.float64),
-        np.asarray(y, np.float64),
-        grid_x,
-        grid_y,
-        flipped,
-        index,
-        fraction,
-        covered,
-    )
+    source = [np.asarray(v, np.float64) for v in (x, y)]
+    return PathlossPlan(source[0], source[1], grid_x, grid_y, flipped, index, fraction, covered)
 
 
-def size_of_pixel(wcs: WCS, pixel: tuple[float, float], dispaxis: int) -> float:
-    """Return the size of a pixel across the dispersion [arcsec].
+def cell_on(grid: Array, place: Array) -> Array:
+    """Return the zero-based cell of places on axes, given by :func:`grid_axis`."""
+    return grid[..., 0] + (place - grid[..., 1]) / grid[..., 2] - 1
 
-    Parameters
-    ----------
-    wcs : gwcs.WCS
-        Pixel to right ascension, declination [deg] and wavelength.
-    pixel : tuple of float
-        Zero-based x and y at which to measure.
-    dispaxis : int
-        1 for dispersion along x, 2 along y.
+
+def grid_axis(get: Callable[[str], Any], axis: int, what: str) -> tuple[float, ...]:
+    """Return reference pixel (one-based), its value, and the step of an axis of a pathloss grid.
+
+    `get` returns keywords; :class:`ReferenceError` says that `what` lacks them.
     """
-    x, y = pixel
-    step = (0.0, 1.0) if dispaxis == 1 else (1.0, 0.0)
-    ra, dec = (
-        np.radians(np.asarray(v, dtype=np.float64))
-        for v in wcs(
-            np.array([x, x + step[0]]), np.array([y, y + step[1]]), with_bounding_box=False
-        )[:2]
-    )
-    # haversine: exact for separations as small as a pixel
-    chord = (
-        np.sin((dec[1] - dec[0]) / 2) ** 2
-        + np.cos(dec[0]) * np.cos(dec[1]) * np.sin((ra[1] - ra[0]) / 2) ** 2
-    )
-    return float(np.degrees(2 * np.arcsin(np.sqrt(chord))) * 3600.0)
+    values = [get(f"{word}{axis}") for word in ("CRPIX", "CRVAL", "CDELT")]
+    if any(v is None for v in values) or not values[2]:
+        msg = (
+            f"pathloss: {what} lacks CRPIX{axis}, CRVAL{axis} or CDELT{axis}, which place its grid;"
+            " use another"
+        )
+        raise ReferenceError(msg)
+    return tuple(map(float, values))
 
 
 def _aperture_centre(wcs: WCS) -> tuple[float, float]:
@@ -177,23 +154,12 @@ def _aperture_centre(wcs: WCS) -> tuple[float, float]:
 
     The transform of an LRS exposure begins by moving the origin there.
     """
-    shifts = []
-    for model in _leaves(wcs.forward_transform):
-        if type(model).__name__ == "Shift":
-            shifts.append(-float(model.offset.value))
-            if len(shifts) == 2:
-                return shifts[0], shifts[1]
-    msg = "pathloss: the WCS does not begin at the aperture of the LRS; run assign_wcs first"
-    raise DatasetError(msg)
-
-
-def _leaves(model: Model) -> Iterator[Model]:
-    left = getattr(model, "left", None)
-    if left is None:
-        yield model
-        return
-    yield from _leaves(left)
-    yield from _leaves(model.right)
+    leaves: Iterable[Any] = getattr(wcs.forward_transform, "traverse_postorder", tuple)()
+    shifts = [-float(m.offset.value) for m in leaves if type(m).__name__ == "Shift"]
+    if len(shifts) < 2:
+        msg = "pathloss: the WCS does not begin at the aperture of the LRS; run assign_wcs first"
+        raise DatasetError(msg)
+    return shifts[0], shifts[1]
 
 
 def _source_position(
@@ -212,20 +178,3 @@ def _source_position(
         )
         raise InputError(msg)
     return float(x), float(y)
-
-
-def _grid(reference: xr.Dataset, axis: int) -> HostArray:
-    meta = meta_of(reference)
-    values = [meta.get(f"{word}{axis}") for word in ("CRPIX", "CRVAL", "CDELT")]
-    if any(v is None for v in values) or not values[2]:
-        msg = (
-            f"pathloss: reference 'pathloss' ({meta.filename or 'given as a Dataset'}) lacks"
-            f" CRPIX{axis}, CRVAL{axis} or CDELT{axis}, which place its spatial grid"
-        )
-        raise ReferenceError(msg)
-    return np.array(values, dtype=np.float64)
-
-
-def _inside(position: float, grid: HostArray, count: int) -> bool:
-    index = grid[0] + (position - grid[1]) / grid[2] - 1
-    return bool(0 <= index < count - 1)

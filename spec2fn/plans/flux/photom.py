@@ -18,7 +18,7 @@ from spec2fn.kernels.photometry import (
 )
 from spec2fn.plan_base import Plan, array
 from spec2fn.plans.flux.factors import Factor
-from spec2fn.schema import described, meta_of, require
+from spec2fn.schema import described, meta_of, need, require
 from spec2fn.typing import Array, HostArray, Number
 from spec2fn.units import MJSR_TO_UJA2
 
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PhotomPlan",
+    "RowPlan",
     "find_row",
-    "need_columns",
+    "find_rows",
+    "need_mid_time",
     "photom_scalars",
     "pixel_area",
     "plan_spectral_response",
@@ -52,7 +54,7 @@ _KEYS = ("filter", "pupil", "grating", "slit", "subarray", "order")
 _NO_KEY = ("", "N/A")
 
 
-class PhotomPlan(Plan):
+class RowPlan(Plan):
     """The row of a PHOTOM table that applies, and where pixels stand on its wavelengths.
 
     Attributes
@@ -63,10 +65,6 @@ class PhotomPlan(Plan):
         Elements of the row in increasing wavelength.
     index, fraction, covered : array, shape (y, x)
         See :func:`spec2fn.host.interpolation.locate`.
-    time_tables : tuple of str
-        Tables of :data:`TIME_TABLES` to apply.
-    time_rows : tuple of int
-        The row of each of them.
     """
 
     row: int
@@ -74,6 +72,19 @@ class PhotomPlan(Plan):
     index: Array = array("y x")
     fraction: Array = array("y x")
     covered: Array = array("y x")
+
+
+class PhotomPlan(RowPlan):
+    """Flux calibration by the relative response of a row.
+
+    Attributes
+    ----------
+    time_tables : tuple of str
+        Tables of :data:`TIME_TABLES` to apply.
+    time_rows : tuple of int
+        The row of each of them.
+    """
+
     time_tables: tuple[str, ...]
     time_rows: tuple[int, ...] = ()
 
@@ -156,48 +167,34 @@ def pixel_area(name: str, area: xr.Dataset | None, photom: xr.Dataset) -> Number
     return None
 
 
-def need_columns(ref: xr.Dataset, reftype: str, columns: Sequence[str], ds: xr.Dataset) -> None:
-    """Raise :class:`ReferenceError` unless a table has all `columns`."""
-    missing = [c for c in columns if f"{reftype}.{c}" not in ref]
-    if missing:
-        msg = f"photom: reference {reftype!r} has no column {', '.join(map(repr, missing))}"
-        raise ReferenceError(f"{msg}; {ds.attrs.get('exp_type')} needs them")
+def _texts(photom: xr.Dataset, name: str) -> HostArray:
+    return np.char.upper(np.char.strip(np.asarray(photom[name].data).astype(str)))
 
 
-def find_row(table: xr.Dataset, prefix: str, **wanted: str | None) -> int | None:
-    """Return the row of a reference table in which all columns have the wanted values.
+def find_rows(photom: xr.Dataset, **wanted: str | None) -> HostArray:
+    """Return the rows of the table ``photom`` in which all columns have the wanted values.
 
-    Parameters
-    ----------
-    table : xarray.Dataset
-        Reference with columns as variables ``<prefix>.<column>``.
-    prefix : str
-        Name of the table.
-    **wanted
-        Value by column; text is compared without regard to case.
+    Text is compared without regard to case; :class:`ReferenceError` if a column is missing.
+    """
+    need(photom, [f"photom.{column}" for column in wanted], "photom")
+    matches = [
+        _texts(photom, f"photom.{k}") == str(v or "").strip().upper() for k, v in wanted.items()
+    ]
+    return np.flatnonzero(np.logical_and.reduce(matches))
 
-    Returns
-    -------
-    int or None
-        None if no row matches.
+
+def find_row(photom: xr.Dataset, **wanted: str | None) -> int | None:
+    """Return the one of :func:`find_rows`, None if there is none.
 
     Raises
     ------
     ReferenceError
         If a column is missing, or several rows match.
     """
-    matches = []
-    for column, value in wanted.items():
-        name = f"{prefix}.{column}"
-        if name not in table:
-            msg = f"photom: reference {prefix!r} has no column {column!r}; it needs one"
-            raise ReferenceError(msg)
-        texts = np.char.upper(np.char.strip(np.asarray(table[name].data).astype(str)))
-        matches.append(texts == str(value or "").strip().upper())
-    rows = np.flatnonzero(np.logical_and.reduce(matches))
+    rows = find_rows(photom, **wanted)
     if len(rows) > 1:
         what = ", ".join(f"{k}={v}" for k, v in wanted.items())
-        msg = f"photom: reference {prefix!r} has {len(rows)} rows for {what}; one is needed"
+        msg = f"photom: reference 'photom' has {len(rows)} rows for {what}; one is needed"
         raise ReferenceError(msg)
     return int(rows[0]) if len(rows) else None
 
@@ -228,11 +225,7 @@ def plan_spectral_response(
         If the reference lacks a column, or the row has none in the tables of the time dependence.
     """
     require(ds, ("wavelength",), "photom")
-    names = ("photom.photmjsr", "photom.wavelength", "photom.relresponse")
-    missing = [n for n in names if n not in photom]
-    if missing:
-        msg = f"photom: reference 'photom' has no {', '.join(map(repr, missing))}"
-        raise ReferenceError(f"{msg}; {ds.attrs.get('exp_type')} needs a response by wavelength")
+    need(photom, [f"photom.{c}" for c in ("photmjsr", "wavelength", "relresponse")], "photom")
     order, waves = response_row(photom, row)
     index, fraction, covered = locate(ds["wavelength"].data, waves)
     tables, rows = time_tables(ds, photom, [row], params)
@@ -305,24 +298,23 @@ def time_tables(
     at: list[HostArray] = []
     for table, (_, columns) in TIME_TABLES.items() if params.apply_time_correction else ():
         names = [f"{table}.{c}" for c in columns]
-        present = [n for n in names if n in photom]
-        if not present:
-            continue
-        if len(present) < len(names):
-            msg = (
-                f"photom: table {table!r} of {described(photom)} needs the columns"
-                f" {', '.join(columns)}, and has no {', '.join(set(names) - set(present))}"
-            )
-            raise ReferenceError(msg)
-        tables.append(table)
-        at.append(_time_rows(photom, table, rows))
-    if tables and "mid_time" not in ds:
+        if any(n in photom for n in names):
+            need(photom, names, "photom")
+            tables.append(table)
+            at.append(_time_rows(photom, table, rows))
+    if tables:
+        need_mid_time(ds)
+    return tuple(tables), tuple(at)
+
+
+def need_mid_time(ds: xr.Dataset) -> None:
+    """Raise :class:`InputError` unless an exposure has a mid time."""
+    if "mid_time" not in ds:
         msg = (
             "photom: the time-dependent correction needs the mid time of the exposure (EXPMID);"
             " add the keyword, or set apply_time_correction=false"
         )
         raise InputError(msg)
-    return tuple(tables), tuple(at)
 
 
 def _time_rows(photom: xr.Dataset, table: str, rows: Sequence[int | None]) -> HostArray:
@@ -330,7 +322,7 @@ def _time_rows(photom: xr.Dataset, table: str, rows: Sequence[int | None]) -> Ho
     for column in _KEYS:
         names = (f"{table}.{column}", f"photom.{column}")
         if all(n in photom for n in names):
-            pair = [np.char.upper(np.char.strip(photom[n].values.astype(str))) for n in names]
+            pair = [_texts(photom, n) for n in names]
             if not np.isin(pair[0], _NO_KEY).all():
                 keys[column] = pair
     at = []

@@ -1,8 +1,7 @@
 """Flats of NIRSpec spectra: three parts, each with its own axes, multiplied pixel by pixel.
 
-A flat is the product of a fore-optics, a spectrograph and a detector part. Each part is an image
-that changes slowly with wavelength times a table that changes fast; the image of the fore optics
-of the micro-shutter array is in shutters, not pixels.
+Each part is an image that changes slowly with wavelength times a table that changes fast; the
+image of the fore optics of the micro-shutter array is in shutters, not pixels.
 """
 
 from __future__ import annotations
@@ -16,22 +15,31 @@ import numpy as np
 from spec2fn.dq import PIXEL
 from spec2fn.kernels.bands import by_rows
 from spec2fn.kernels.namespace import array_namespace, is_jax
-from spec2fn.kernels.spectral_flat import between_images, multiply_factors
-from spec2fn.kernels.tables import average_across, cell_lines, indices, on_lines, onto_image
+from spec2fn.kernels.scaling import multiply_factors
+from spec2fn.kernels.tables import (
+    average_across,
+    between_images,
+    cell_lines,
+    indices,
+    on_lines,
+    onto_image,
+)
 from spec2fn.modes import mode_of
 from spec2fn.plan_base import Plan, array, labels, positions
 from spec2fn.plans.flux.factors import Factor, by_source_type
 from spec2fn.plans.flux.tables import PixelList, TableBank, in_memory, take
+from spec2fn.schema import need
 from spec2fn.threads import in_threads
 from spec2fn.typing import Array
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import xarray as xr
 
 __all__ = ["FlatImagePlan", "FlatTablePlan", "SpectralFlatPlan"]
 
-# Listed pixels evaluated at once, in threads.
-_PIECE = 1 << 18
+_PIECE = 1 << 18  # listed pixels evaluated at once, in threads
 _UNUSABLE = np.uint32(PIXEL["NO_FLAT_FIELD"] | PIXEL["DO_NOT_USE"])
 _BAD = np.uint32(_UNUSABLE | PIXEL["UNRELIABLE_FLAT"])
 
@@ -44,11 +52,9 @@ class FlatTablePlan(Plan):
     Attributes
     ----------
     bank : TableBank
-        Cells of the three Gaussian points of every pixel, shape (3, n).
-    shutter : tuple of tuple of array, optional
-        For each name of the bank, by row of the bank: position in the flattened image cube of
-        the shutters, weight of the next image, and whether there are images on both sides; the
-        values of the table are multiplied by the image there.
+        Cells of the three Gaussian points of every pixel, shape (3, n). Its values are multiplied
+        by the images of the shutters, where it has as `extra` for each row: position in the
+        flattened image cube, weight of the next image, and whether there are images on both sides.
     shutter_errors : TableBank, optional
         Errors of the image of the shutter by wavelength, cells of shape (1, n).
     shutter_covered : array of bool, shape (n,), optional
@@ -56,23 +62,21 @@ class FlatTablePlan(Plan):
     """
 
     bank: TableBank
-    shutter: tuple[tuple[Array, ...], ...] | None = array("_", default=None)
     shutter_errors: TableBank | None = None
     shutter_covered: Array | None = array("(slit pixel)", default=None)
 
     def lines(self, part: xr.Dataset) -> tuple[Lines, Lines, Lines | None]:
         """Straight lines between the rows: values, errors, and errors of the shutters."""
         values = self.bank.values(part, "data")
-        if self.shutter is not None:
+        if any(self.bank.extra):
             values = values * self._shutter_image(part)
         shutters = None if self.shutter_errors is None else self.shutter_errors.lines(part)
         return cell_lines(self.bank.knots, values), self.bank.lines(part, "error"), shutters
 
     def _shutter_image(self, part: xr.Dataset) -> Array:
         """Image of the shutters at the wavelengths of the table, 1 where there is none."""
-        assert self.shutter is not None
         picked = []
-        for name, (first, fraction, between) in zip(self.bank.names, self.shutter, strict=True):
+        for name, (first, fraction, between) in zip(self.bank.names, self.bank.extra, strict=True):
             cube = part.variables[name.replace("fast_variation", "sci")].data
             xp = array_namespace(cube, first)
             flat, dtype = xp.asarray(cube).reshape(-1), xp.asarray(fraction).dtype
@@ -100,12 +104,15 @@ class FlatImagePlan(Plan):
     upper: Array | None = array("slit y x", default=None)
     knots: Array | None = array("knot", default=None)
 
+    def lies_between(self, variable: xr.Variable) -> bool:
+        """Whether pixels stand between images of a variable of the part."""
+        return self.lower is not None and variable.ndim > 2 and variable.shape[0] > 1
+
     def flags(self, part: xr.Dataset, position: Array) -> Array | None:
         """Flags of the image, or of those below and above; None if it has none."""
         if "dq" not in part.variables:
             return None
         dq = part.variables["dq"]
-        single = dq.ndim == 2 or self.lower is None or dq.shape[0] == 1
         size = dq.shape[-2] * dq.shape[-1]
 
         def look_up(position: Array, *images: Array) -> Array:
@@ -116,7 +123,7 @@ class FlatImagePlan(Plan):
             xp = array_namespace(flags, position)
             return xp.where(position >= 0, flags, xp.zeros((), dtype=flags.dtype)).astype(np.uint32)
 
-        images = () if single else (self.lower, self.upper)
+        images = (self.lower, self.upper) if self.lies_between(dq) else ()
         return by_rows(look_up, in_memory(dq))(position, *images)
 
 
@@ -166,27 +173,22 @@ class SpectralFlatPlan(Plan):
     def factor(self, ds: xr.Dataset, _: object, *parts: xr.Dataset | None) -> Factor:
         """Return the flat of an exposure, from its parts."""
         value, error, flags = self.evaluated(ds, parts, "wavelength")
+        new, problems = {}, self.problems
         if "slit" not in ds.dims:
             xp = array_namespace(value, flags)
             outside = xp.asarray(self.pixels.entry[0] > self.pixels.position.size)
             nothing = xp.asarray(np.nan, dtype=value.dtype)
             value, error = (xp.where(outside, nothing, v[0]) for v in (value, error))
             flags = xp.where(outside, np.uint32(PIXEL["DO_NOT_USE"]), flags[0])
-            return Factor(value, divides=True, error=error, flags=flags)
-        variables = {}
-        if mode_of(ds).several_slits:
+            problems = ()
+        elif mode_of(ds).several_slits:
             uniform = value[np.array(self.point, dtype=int)]
             if self.uniform is not None:
                 some = ds.isel(slit=list(self.point))
                 uniform, *_ = self.uniform.evaluated(some, parts, "wavelength_uncorrected")
-            variables = by_source_type("flatfield", self.point, value, uniform)
+            new = by_source_type("flatfield", self.point, value, uniform)
         return Factor(
-            value,
-            divides=True,
-            error=error,
-            flags=flags,
-            variables=variables,
-            problems=self.problems,
+            value, divides=True, error=error, flags=flags, variables=new, problems=problems
         )
 
     def evaluated(
@@ -196,19 +198,19 @@ class SpectralFlatPlan(Plan):
 
         Flat and error are in the dtype of ``sci``: 1 and 0 where unknown, NaN if not positive.
         """
-        image_flags = [
-            None if part is None or image is None else image.flags(part, self.position)
-            for part, image in zip(parts[1:], self.images, strict=True)
+        planned = zip(parts[1:], self.images, strict=True)
+        slow = [
+            (need(part, (), "flat_field"), image) for part, image in planned if image is not None
         ]
-        flat, error, fine, gap = self._listed(ds.variables[name].data, parts, image_flags)
+        images = [(part, image, image.flags(part, self.position)) for part, image in slow]
+        flat, error, fine, gap = self._listed(ds.variables[name].data, parts, images)
         entry, dtype = self.pixels.entry, ds.variables["sci"].dtype
         xp = array_namespace(flat, error)
-        if image_flags[0] is not None and self.outside is not None:
-            holes = onto_image(gap, entry, False, False)
-            image_flags[0] = xp.where(holes, np.uint32(0), image_flags[0])
         flags: Array = xp.zeros(entry.shape, dtype=np.uint32)
-        for one in image_flags:
-            flags = flags if one is None else flags | one
+        for _, image, own in images:
+            if own is not None and image is self.images[0] and self.outside is not None:
+                own = xp.where(onto_image(gap, entry, False, False), np.uint32(0), own)  # noqa: PLW2901
+            flags = flags if own is None else flags | own
         if self.extrapolated is not None:
             guessed = onto_image(xp.asarray(self.extrapolated) | gap, entry, False, False)
             flags = xp.where(guessed, flags | np.uint32(PIXEL["UNRELIABLE_FLAT"]), flags)
@@ -222,38 +224,32 @@ class SpectralFlatPlan(Plan):
         self,
         wavelength: Array,
         parts: tuple[xr.Dataset | None, ...],
-        image_flags: list[Array | None],
-    ) -> tuple[Array, Array, Array, Array]:
+        images: list[tuple[xr.Dataset, FlatImagePlan, Array | None]],
+    ) -> tuple[Array, ...]:
         """Flat and error of the listed pixels, where they are fine, and gaps of the S-flat."""
-        flagged = [None if flags is None else flags.reshape(-1) for flags in image_flags]
         tables = [
-            (table, table.lines(part))
+            (table, table.lines(need(part, (), "flat_field")))
             for part, table in zip(parts, self.tables, strict=True)
-            if table is not None and part is not None
+            if table is not None
         ]
-        images = list(zip(parts[1:], self.images, flagged, strict=True))
         wavelength = wavelength.reshape(-1)
 
-        def evaluate(piece: slice) -> tuple[Array, Array, Array, Array]:
+        def evaluate(piece: slice) -> tuple[Array, ...]:
             position = self.pixels.position[piece]
             wave = wavelength[position]
-            factors: list[tuple[Array | None, Array]] = []
-            for table, lines in tables:
-                factors += self._fast_factors(table, lines, wave, piece)
+            factors = [f for table in tables for f in self._fast_factors(*table, wave, piece)]
             usable = self.usable[piece]
             gap: Array = np.zeros(position.shape, dtype=bool)
-            for k, (part, image, flags) in enumerate(images):
-                if part is None or image is None:
-                    continue
+            for part, image, plane in images:
                 value, error = self._slow_factor(part, image, wave, position)
-                flags = None if flags is None else flags[position]  # noqa: PLW2901
-                if k == 0 and self.outside is not None:
+                flags = None if plane is None else plane.reshape(-1)[position]
+                if image is self.images[0] and self.outside is not None:
                     xp = array_namespace(value)
                     outside = xp.asarray(self.outside[piece])
                     gap = outside & ~(value > 0)
                     if flags is not None:
                         gap = gap | (outside & ((flags & _UNUSABLE) != 0))
-                        flags = xp.where(gap, np.uint32(0), flags)  # noqa: PLW2901
+                        flags = xp.where(gap, np.uint32(0), flags)
                     value = xp.where(gap, xp.ones((), value.dtype), value)
                     error = xp.where(gap, xp.zeros((), error.dtype), error)
                 factors.append((value, error))
@@ -273,9 +269,7 @@ class SpectralFlatPlan(Plan):
         if count <= _PIECE or any(map(is_jax, (wavelength, *read))):
             return evaluate(slice(None))
         pieces = in_threads(evaluate, [slice(k, k + _PIECE) for k in range(0, count, _PIECE)])
-        xp = array_namespace(*pieces[0])
-        flat, error, fine, gap = (xp.concatenate(v) for v in zip(*pieces, strict=True))
-        return flat, error, fine, gap
+        return tuple(map(np.concatenate, zip(*pieces, strict=True)))
 
     def _fast_factors(
         self,
@@ -283,7 +277,7 @@ class SpectralFlatPlan(Plan):
         lines: tuple[Lines, Lines, Lines | None],
         wave: Array,
         piece: slice,
-    ) -> list[tuple[Array | None, Array]]:
+    ) -> Iterator[tuple[Array | None, Array]]:
         """Table of the fast variation, and the errors of the image of the shutters."""
         values, errors, shutters = lines
         xp = array_namespace(wave, *values)
@@ -295,38 +289,36 @@ class SpectralFlatPlan(Plan):
         if lit is not None:
             value = xp.where(lit, value, xp.ones((), dtype=value.dtype))
             error = xp.where(lit, error, xp.zeros((), dtype=error.dtype))
-        factors: list[tuple[Array | None, Array]] = [(value, error)]
+        yield value, error
         if table.shutter_errors is not None and shutters is not None:
             assert table.shutter_covered is not None
             error = on_lines(shutters, table.shutter_errors.cells[0, piece], x)
             covered = table.shutter_covered[piece]
-            factors.append((None, xp.where(covered, error, xp.zeros((), dtype=error.dtype))))
-        return factors
+            yield None, xp.where(covered, error, xp.zeros((), dtype=error.dtype))
 
     def _slow_factor(
         self, part: xr.Dataset, image: FlatImagePlan, wave: Array, position: Array
     ) -> tuple[Array, Array]:
         """Image of the slow variation at some listed pixels, and its error."""
-        pixel = self.position.reshape(-1)[position]
-        lower = image.lower
+        pixel, lower = self.position.reshape(-1)[position], image.lower
         if lower is not None:
             lower = indices(lower.reshape(-1)[position].astype(pixel.dtype))
         pixel = indices(pixel)
 
         def at(name: str) -> Array:
             variable = part.variables[name]
-            if variable.ndim == 2 or lower is None or variable.shape[0] == 1:
+            if not image.lies_between(variable):
                 return take(variable, pixel).astype(wave.dtype)
+            assert lower is not None
+            assert image.knots is not None
             size = variable.shape[-2] * variable.shape[-1]
-            first = lower * size + pixel
-            x = wave
+            first, x = lower * size + pixel, wave
             if self.extrapolated is not None:
-                assert image.knots is not None
                 x = array_namespace(wave).clip(wave, image.knots[0], image.knots[-1])
-            return between_images(
-                take(variable, first), take(variable, first + size), lower, image.knots, x
-            )
+            below, above = take(variable, first), take(variable, first + size)
+            return between_images(below, above, lower, image.knots, x)
 
         value = at("sci")
-        xp = array_namespace(value)
-        return value, at("err") if "err" in part.variables else xp.zeros_like(value)
+        if "err" in part.variables:
+            return value, at("err")
+        return value, array_namespace(value).zeros_like(value)

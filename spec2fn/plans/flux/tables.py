@@ -1,7 +1,7 @@
 """Where the pixels of many slits stand in small tables of wavelength.
 
-Only pixels that see light need a table: they are collected in one list over all slits of a
-bucket, so that neither padding nor dark corners of the cut-outs cost anything.
+Only pixels that see light need a table: they are collected in one list over all slits, so that
+neither padding nor dark corners of the cut-outs cost anything.
 """
 
 from __future__ import annotations
@@ -25,15 +25,11 @@ __all__ = [
     "PixelList",
     "Segment",
     "TableBank",
-    "outside_tables",
-    "clean_wavelength",
-    "distinct_segments",
-    "with_constant_ends",
     "in_memory",
     "list_pixels",
     "make_bank",
     "take",
-    "true_pixels",
+    "wavelengths_of",
 ]
 
 
@@ -55,11 +51,6 @@ class PixelList(Plan):
     position: Array = array("(slit pixel)")
     entry: Array = array("slit y x")
 
-    @property
-    def slit(self) -> HostArray:
-        """Slit of each pixel of the list, as an index into the bucket."""
-        return np.asarray(self.position // int(np.prod(self.entry.shape[1:])))
-
 
 class TableBank(Plan):
     """Tables one behind the other, with the cell of every pixel.
@@ -73,12 +64,15 @@ class TableBank(Plan):
     knots : array of float64, shape (m,)
         Wavelengths [um].
     cells : array of int32, shape (points, n)
+    extra : tuple of tuple of array
+        By name: whatever else is planned by row of the table.
     """
 
     names: tuple[str, ...]
     elements: tuple[Array, ...] = array("_")
     knots: Array = array("knot")
     cells: Array = array("point (slit pixel)")
+    extra: tuple[tuple[Array, ...], ...] = array("_", default=())
 
     def values(self, ref: xr.Dataset, column: str = "") -> Array:
         """Return a column of the tables (without a name: the images) at the knots."""
@@ -101,10 +95,8 @@ class Segment:
     ----------
     name : str
         Prefix of the variables of the table.
-    elements : array of int, shape (m,)
-        Positions in the flattened columns, in increasing wavelength.
-    knots : array of float64, shape (m,)
-        Strictly increasing, at least two.
+    elements, knots : array, shape (m,)
+        Positions in the flattened columns, and wavelengths: at least two, strictly increasing.
     known : array of bool, shape (m,), optional
         Where the values can be used; everywhere if None.
     extra : tuple of array, shape (m,)
@@ -127,16 +119,7 @@ def in_memory(variable: xr.Variable) -> Array | None:
 def take(variable: xr.Variable, positions: Array) -> Array:
     """Return elements of a variable of a reference, without reading the rest of a large one.
 
-    Parameters
-    ----------
-    variable : xarray.Variable
-    positions : array of int
-        Positions in the flattened variable.
-
-    Returns
-    -------
-    array
-        Of the shape of `positions`.
+    `positions` are those in the flattened variable, of the shape of the result.
     """
     data = in_memory(variable)
     # where the data have been read, or replaced by others, they count
@@ -146,30 +129,21 @@ def take(variable: xr.Variable, positions: Array) -> Array:
     return array_namespace(data, positions).asarray(data).reshape(-1)[positions]
 
 
-def true_pixels(ds: xr.Dataset) -> HostArray:
-    """Return which pixels of a bucket belong to the slits: bool, shape (slit, y, x)."""
+def wavelengths_of(ds: xr.Dataset, name: str) -> tuple[HostArray, HostArray]:
+    """Return wavelengths of a bucket, and which pixels are no padding, shape (slit, y, x).
+
+    They are NaN where not positive, and rounded to float32: whether a pixel is covered by a table
+    must not depend on digits that the product drops.
+    """
     rows, columns = np.arange(ds.sizes["y"]), np.arange(ds.sizes["x"])
     ysize, xsize = (np.asarray(ds[n].data).reshape(-1, 1, 1) for n in ("ysize", "xsize"))
-    return np.asarray((rows[:, None] < ysize) & (columns < xsize))
-
-
-def clean_wavelength(wavelength: HostArray) -> HostArray:
-    """Return wavelengths as products hold them: rounded to float32, NaN where not positive.
-
-    Whether a pixel is covered by a table must not depend on digits that the product drops.
-    """
-    wave = np.asarray(wavelength).astype(np.float32).astype(np.float64)
-    return np.where(wave > 0, wave, np.nan)
+    true = np.asarray((rows[:, None] < ysize) & (columns < xsize))
+    wave = np.asarray(ds[name].data).astype(np.float32).astype(np.float64)
+    return np.where(true & (wave > 0), wave, np.nan), true
 
 
 def list_pixels(listed: HostArray, true: HostArray) -> PixelList:
-    """Collect pixels of a bucket.
-
-    Parameters
-    ----------
-    listed, true : array of bool, shape (slit, y, x)
-        Pixels to collect, and pixels that are no padding.
-    """
+    """Collect the pixels `listed` of a bucket, those in `true` being no padding."""
     position = np.flatnonzero(listed)
     count = len(position)
     entry = np.where(true, np.int32(count), np.int32(count + 1))
@@ -177,32 +151,12 @@ def list_pixels(listed: HostArray, true: HostArray) -> PixelList:
     return PixelList(position, entry)
 
 
-def distinct_segments(segments: Sequence[Segment | None]) -> list[Segment]:
-    """Return every segment once, in the order in which a bank holds them."""
-    return sorted({id(s): s for s in segments if s is not None}.values(), key=lambda s: s.name)
-
-
-def with_constant_ends(segments: Sequence[Segment | None]) -> list[Segment | None]:
-    """Return tables that keep the values at their ends for all wavelengths beyond."""
-    extended: dict[int, Segment | None] = {id(None): None}
-    for one in segments:
-        if one is not None and id(one) not in extended:
-            ends = np.concatenate([[0], np.arange(len(one.knots)), [len(one.knots) - 1]])
-            knots = np.concatenate([[0.0], one.knots, [_FAR]])
-            known = None if one.known is None else one.known[ends]
-            extra = tuple(e[ends] for e in one.extra)
-            extended[id(one)] = Segment(one.name, one.elements[ends], knots, known, extra)
-    return [extended[id(one)] for one in segments]
-
-
-def outside_tables(
-    segments: Sequence[Segment | None], slit: HostArray, points: HostArray
-) -> HostArray:
-    """Return which pixels are not within their tables: bool, shape (n,); see `make_bank`."""
-    low, high = (
-        np.array([np.inf if s is None else s.knots[end] for s in segments]) for end in (0, -1)
-    )
-    return (np.minimum.reduce(points) < low[slit]) | (np.maximum.reduce(points) > high[slit])
+def _with_constant_ends(one: Segment) -> Segment:
+    """A table that keeps the values at its ends for all wavelengths beyond."""
+    ends = np.concatenate([[0], np.arange(len(one.knots)), [len(one.knots) - 1]])
+    knots = np.concatenate([[0.0], one.knots, [_FAR]])
+    known = None if one.known is None else one.known[ends]
+    return Segment(one.name, one.elements[ends], knots, known, tuple(e[ends] for e in one.extra))
 
 
 def _search(table: HostArray, x: HostArray) -> tuple[HostArray, HostArray]:
@@ -219,53 +173,73 @@ def make_bank(
     slit: HostArray,
     points: HostArray,
     searched: dict[tuple[object, ...], tuple[HostArray, HostArray]] | None = None,
-) -> tuple[TableBank, HostArray]:
+    *,
+    extend: bool = False,
+) -> tuple[TableBank, HostArray, HostArray | None]:
     """Put the tables of all slits into a bank and find the cell of every pixel.
 
     Parameters
     ----------
     segments : sequence of Segment or None
         By slit; slits may share one. A slit without one must not be in the list of pixels.
-    slit : array of int, shape (n,)
-        Slit of each pixel.
-    points : array of float64, shape (points, n)
-        Wavelengths to look up [um]; NaN is not covered.
+    slit, points : array, shape (n,) and (points, n)
+        Slit of each pixel, and wavelengths to look up [um]; NaN is not covered.
     searched : dict, optional
         Results of searches for the same points, shared between banks.
+    extend : bool
+        Tables keep the values at their ends for all wavelengths beyond.
 
     Returns
     -------
     bank : TableBank
-    covered : array of bool, shape (n,)
-        Whether all points of a pixel are within its table and between usable values.
+    covered, beyond : array of bool, shape (n,)
+        Whether all points of a pixel are within its table and between usable values; with
+        `extend` (otherwise None), whether they are not within the table as it is.
     """
     searched = {} if searched is None else searched
-    distinct = distinct_segments(segments)
-    ends = np.cumsum([0, *(len(s.knots) for s in distinct)])
-    start = {id(s): k for s, k in zip(distinct, ends[:-1], strict=True)}
-    names = tuple(dict.fromkeys(s.name for s in distinct))
-    elements = tuple(np.concatenate([s.elements for s in distinct if s.name == n]) for n in names)
-    knots = np.concatenate([s.knots for s in distinct]) if distinct else np.zeros(0)
+    # every table once, those of a name together
+    once = sorted({id(s): s for s in segments if s is not None}.values(), key=lambda s: s.name)
+    place = {id(s): i for i, s in enumerate(once)}
+    beyond = None
+    if extend:
+        low, high = (
+            np.array([np.inf if s is None else s.knots[end] for s in segments]) for end in (0, -1)
+        )
+        beyond = (np.minimum.reduce(points) < low[slit]) | (np.maximum.reduce(points) > high[slit])
+        once = [_with_constant_ends(s) for s in once]
+    starts = np.cumsum([0, *(len(s.knots) for s in once)], dtype=np.int32)
+    names = tuple(dict.fromkeys(s.name for s in once))
+    named = [[s for s in once if s.name == n] for n in names]
+    knots = np.concatenate([s.knots for s in once]) if once else np.zeros(0)
 
     cells = np.zeros(points.shape, dtype=np.int32)
     covered = np.zeros(points.shape[1:], dtype=bool)
     groups: dict[bytes, list[int]] = {}
     for i, one in enumerate(segments):
         if one is not None:
-            groups.setdefault(one.knots.tobytes(), []).append(i)
-    offset = np.array([start.get(id(s), 0) for s in segments], dtype=np.int32)
+            groups.setdefault(once[place[id(one)]].knots.tobytes(), []).append(i)
     for key, members in groups.items():
         # one search serves all slits, and all parts, whose tables have the same wavelengths
         part: Any = slice(None) if len(groups) == 1 else np.flatnonzero(np.isin(slit, members))
-        place = (key, tuple(members))
-        if place not in searched:
-            searched[place] = _search(np.frombuffer(key), points[:, part])
-        cells[:, part], covered[part] = searched[place]
+        what = (key, tuple(members))
+        if what not in searched:
+            searched[what] = _search(np.frombuffer(key), points[:, part])
+        cells[:, part], covered[part] = searched[what]
+    offset = starts[[place.get(id(s), 0) for s in segments]]
     if offset.any():
         cells += offset[slit]
-    if any(s.known is not None for s in distinct):
+    if any(s.known is not None for s in once):
         known = np.concatenate(
-            [np.ones(len(s.knots), bool) if s.known is None else s.known for s in distinct]
+            [np.ones(len(s.knots), bool) if s.known is None else s.known for s in once]
         )
         covered &= (known[cells] & known[np.minimum(cells + 1, len(known) - 1)]).all(axis=0)
-    return TableBank(names, elements, knots, cells), covered
+    bank = TableBank(
+        names,
+        elements=tuple(np.concatenate([s.elements for s in same]) for same in named),
+        knots=knots,
+        cells=cells,
+        extra=tuple(
+            tuple(map(np.concatenate, zip(*(s.extra for s in same), strict=True))) for same in named
+        ),
+    )
+    return bank, covered, beyond

@@ -3,8 +3,8 @@
 The spectrum of a slice runs along detector columns. For every column of every slice the planner
 decides whether there is signal, which pixels are spectral lines, where the knots of the continuum
 are, and how many fringes of which period stand out (algorithm: Kavanagh et al., residual fringe
-correction of the JWST calibration pipeline, https://jwst-pipeline.readthedocs.io). All columns of
-a channel go through each stage together.
+correction of the JWST calibration pipeline, https://jwst-pipeline.readthedocs.io). All columns go
+through each stage together.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,7 @@ from spec2fn.dq import Pixel
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.host.continuum import (
     FEWEST_PERIODS,
+    USABLE_WEIGHT,
     envelope,
     extrema,
     find_knots,
@@ -29,7 +30,6 @@ from spec2fn.host.continuum import (
     reject_runaways,
 )
 from spec2fn.host.sine_search import (
-    USABLE_WEIGHT,
     Evidence,
     FringeSearch,
     Sines,
@@ -159,53 +159,38 @@ class _FringeTable:
         return cls(values, rows, (wavelength, amplitude))
 
     def search(self, row: int, kind: int) -> FringeSearch:
-        period, half_range, most, step = (
-            self.values[n][row, kind].item()
-            for n in ("ffreq", "dffreq", "max_nfringes", "pgram_res")
-        )
+        names = ("ffreq", "dffreq", "pgram_res", "max_nfringes")
+        period, half_range, step, most = (float(self.values[n][row, kind]) for n in names)
         robust = period > ROBUST_PERIOD
-        return FringeSearch(
-            float(period), float(half_range), int(most), float(step), robust, EVIDENCE
-        )
+        return FringeSearch(period, half_range, int(most), step, robust, EVIDENCE)
 
 
-@dataclass(frozen=True, eq=False)
-class _Exposure:
-    """The planes the planner looks at, (y, x)."""
-
-    data: Array  # scaled to a median of 1, 0 where unusable
-    snr: Array  # whether the signal-to-noise ratio suffices
-    weights: Array
-    wavelength: Array
-    slices: Array
-    middle: float  # median of the positive pixels
-
-    @classmethod
-    def of(cls, ds: xr.Dataset, ignored: Sequence[tuple[float, float]]) -> _Exposure:
-        first = {"integration": 0} if "integration" in ds.dims else {}
-        sci, err, dq = (np.asarray(ds[v].isel(first).values) for v in ("sci", "err", "dq"))
-        wavelength = np.asarray(ds["wavelength"].values)
-        with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # columns without data
-            positive = sci[sci > 0]
-            middle = np.median(positive) if positive.size else sci.dtype.type(1)
-            unusable = ((dq & np.uint32(Pixel.DO_NOT_USE)) != 0) | ~np.isfinite(sci)
-            data = np.where(unusable, 0, sci) / middle
-            snr = sci / err > LEAST_SNR
-            mean = np.nanmean(np.ascontiguousarray(sci.T), axis=1)
-            weights = (sci / mean).astype(float)
-        weights[np.isnan(weights) | (weights == np.inf)] = 0.0
-        for low, high in ignored:
-            weights[(wavelength > low) & (wavelength < high)] = 0.0
-        slices = np.asarray(ds["slice_id"].values)
-        return cls(data, snr, weights, wavelength, slices, float(middle))
+def _planes(
+    ds: xr.Dataset, ignored: Sequence[tuple[float, float]]
+) -> tuple[Array, Array, Array, float]:
+    """Data over their median (0 where unusable), whether they are bright, weights; the median."""
+    first = {"integration": 0} if "integration" in ds.dims else {}
+    sci, err, dq = (np.asarray(ds[v].isel(first).values) for v in ("sci", "err", "dq"))
+    wavelength = np.asarray(ds["wavelength"].values)
+    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # columns without data
+        positive = sci[sci > 0]
+        middle = np.median(positive) if positive.size else sci.dtype.type(1)
+        unusable = ((dq & np.uint32(Pixel.DO_NOT_USE)) != 0) | ~np.isfinite(sci)
+        data = np.where(unusable, 0, sci) / middle
+        bright = sci / err > LEAST_SNR
+        mean = np.nanmean(np.ascontiguousarray(sci.T), axis=1)
+        weights = (sci / mean).astype(float)
+    weights[np.isnan(weights) | (weights == np.inf)] = 0.0
+    for low, high in ignored:
+        weights[(wavelength > low) & (wavelength < high)] = 0.0
+    return data, bright, weights, float(middle)
 
 
 @dataclass(eq=False)
 class _Columns:
-    """Columns of the slices of a channel; every array is (column, y) or (column,)."""
+    """Columns of the slices; every array is (column, y) or (column,)."""
 
-    channel: int
     slices: Array
     x: Array
     rows: Array  # of the reference
@@ -217,14 +202,11 @@ class _Columns:
     bright: Array
     limit: Array
     wavenumber: Array
-    outcome: list[str] = field(default_factory=list)
+    outcome: Array  # of str
+    middle: float  # of the data before they were scaled
 
     def alive(self) -> Array:
-        return np.flatnonzero([o == CORRECTED for o in self.outcome])
-
-    def drop(self, columns: Array, reason: str) -> None:
-        for k in columns:
-            self.outcome[k] = reason
+        return np.flatnonzero(self.outcome == CORRECTED)
 
 
 def plan_columns(
@@ -267,28 +249,27 @@ def plan_columns(
         )
         raise DatasetError(msg)
     table = _FringeTable.of(reference, band)
-    exposure = _Exposure.of(ds, ignored)
-    channels = sorted(set(np.unique(exposure.slices[exposure.slices > 0]) // 100))
-    parts, stages = [], []
-    for channel in channels:
-        columns = _select(exposure, table, int(channel))
-        _leave_out_lines(columns)
-        stages.append(_search(columns, table))
-        parts.append(columns)
-    return _assemble(exposure, parts, stages, images=images)
+    columns = _select(ds, table, ignored)
+    _leave_out_lines(columns)
+    shape = (ds.sizes["y"], ds.sizes["x"])
+    return _assemble(shape, columns, _search(columns, table), images=images)
 
 
-def _select(exposure: _Exposure, table: _FringeTable, channel: int) -> _Columns:
-    """Columns of a channel, in which wavenumbers off the slice are extrapolated."""
+def _select(
+    ds: xr.Dataset, table: _FringeTable, ignored: Sequence[tuple[float, float]]
+) -> _Columns:
+    """Columns of all slices, in which wavenumbers off the slice are extrapolated."""
+    image, bright, weights, middle = _planes(ds, ignored)
+    labels = np.asarray(ds["slice_id"].values)
     slices, x = [], []
-    for number in np.unique(exposure.slices[exposure.slices // 100 == channel]):
+    for number in np.unique(labels[labels > 0]):
         if int(number) not in table.rows:
             msg = (
                 f"residual_fringe needs slice {number} in the fringefreq reference, which has"
                 f" {min(table.rows)} to {max(table.rows)}; select another reference"
             )
             raise ReferenceError(msg)
-        count = np.count_nonzero(exposure.slices == number, axis=0)
+        count = np.count_nonzero(labels == number, axis=0)
         edges = np.flatnonzero(np.diff(count))
         if edges.size:
             inside = np.arange(edges.min(), edges.max() + 1)
@@ -296,23 +277,21 @@ def _select(exposure: _Exposure, table: _FringeTable, channel: int) -> _Columns:
             x += inside.tolist()
     rows = np.array([table.rows[s] for s in slices], dtype=int)
     at, of = np.array(x, dtype=int), np.array(slices, dtype=int)
-    inside = exposure.slices.T[at] == of[:, None]
-    wavelength = inside * exposure.wavelength.T[at]
-    data = np.where(inside, exposure.data.T[at], 0.0).astype(float)
+    inside = labels.T[at] == of[:, None]
+    wavelength = inside * np.asarray(ds["wavelength"].values).T[at]
+    data = np.where(inside, image.T[at], 0.0).astype(float)
     valid = wavelength > 0
-    outcome, snr = [], np.zeros(len(at))
-    for k in range(len(at)):
-        outcome.append(CORRECTED if valid[k].sum() > FEWEST_PIXELS else SHORT)
-        if outcome[k] == CORRECTED:
-            snr[k] = _der_snr(data[k, valid[k]])
-            if snr[k] < table.values["min_snr"][rows[k], 0]:
-                outcome[k] = FAINT
-    weight = inside * exposure.weights.T[at]
+    outcome = np.where(valid.sum(axis=1) > FEWEST_PIXELS, CORRECTED, SHORT).astype(object)
+    snr = np.zeros(len(at))
+    for k in np.flatnonzero(outcome == CORRECTED):
+        snr[k] = _der_snr(data[k, valid[k]])
+        if snr[k] < table.values["min_snr"][rows[k], 0]:
+            outcome[k] = FAINT
+    weight = inside * weights.T[at]
     weight[weight <= 0] = 1e-8
     with np.errstate(divide="ignore"):
         wavenumber = 1e4 / wavelength
     columns = _Columns(
-        channel,
         of,
         at,
         rows,
@@ -321,10 +300,11 @@ def _select(exposure: _Exposure, table: _FringeTable, channel: int) -> _Columns:
         inside,
         weight,
         weight.copy(),
-        exposure.snr.T[at],
+        bright.T[at],
         2.0 * np.interp(wavelength, *table.amplitude),
         wavenumber,
         outcome,
+        middle,
     )
     for k in columns.alive():
         columns.wavenumber[k] = _filled(wavenumber[k])
@@ -355,8 +335,10 @@ def _leave_out_lines(columns: _Columns) -> None:
     limit, weight = columns.limit[alive], columns.weight[alive]
     excess = np.abs(data / envelope(data, extrema(data)[0])) - 1.0
     usable = weight * flag_lines(excess * columns.bright[alive], limit)
-    if columns.channel > 2:
-        # fringes of the dichroics hide broad features
+    long = columns.slices[alive] >= 300
+    if long.any():
+        # fringes of the dichroics, of channels 3 and 4, hide broad features
+        data = data[long]
         total = np.cumsum(np.pad(data, ((0, 0), (1, 0))), axis=1)
         smooth = (total[:, SMOOTHING:] - total[:, :-SMOOTHING]) / SMOOTHING
         nodes = np.zeros(data.shape, dtype=bool)
@@ -365,7 +347,7 @@ def _leave_out_lines(columns: _Columns) -> None:
         values = np.pad(smooth, ((0, 0), (0, SMOOTHING - 1)), mode="edge")
         with np.errstate(divide="ignore"):
             excess = np.abs(data / envelope(values, nodes)) - 1.0
-        usable *= flag_lines(excess, limit)
+        usable[long] *= flag_lines(excess, limit[long])
     lonely = np.zeros(usable.shape, dtype=bool)
     for end, neighbour in ((0, 1), (-1, -2)):
         lonely[:, end] = usable[:, neighbour] == 0
@@ -375,7 +357,7 @@ def _leave_out_lines(columns: _Columns) -> None:
 
 @dataclass(eq=False)
 class _Fringes:
-    """Fringes of one kind in the columns `at` of a channel."""
+    """Fringes of one kind in the columns `at`."""
 
     at: Array
     wavenumber: Array  # scaled
@@ -399,10 +381,10 @@ def _search(columns: _Columns, table: _FringeTable) -> list[list[_Fringes]]:
         wanted &= ~(columns.snr[alive] <= least_snr[columns.rows[alive], kind])
         alive = alive[wanted]
         searched[alive] = True
-        searches = [table.search(row, kind) for row in columns.rows[alive]]
-        for search in dict.fromkeys(searches):
-            at = alive[[s == search for s in searches]]
-            part = _fit_kind(columns, current, at, search)
+        searches = [(columns.slices[k] // 100, table.search(columns.rows[k], kind)) for k in alive]
+        for one in dict.fromkeys(searches):
+            at = alive[[s == one for s in searches]]
+            part = _fit_kind(columns, current, at, one[1])
             if part is not None:
                 fringes[kind].append(part)
                 model = np.where(part.keep, part.sines.model, 0.0)
@@ -410,7 +392,7 @@ def _search(columns: _Columns, table: _FringeTable) -> list[list[_Fringes]]:
                 new = np.nan_to_num(new, nan=0.0, posinf=1e-8, neginf=1e-8)
                 current[part.at] = np.where(new < 0, 1e-8, new)
     alive = columns.alive()
-    columns.drop(alive[~searched[alive]], NOT_SEARCHED)
+    columns.outcome[alive[~searched[alive]]] = NOT_SEARCHED
     return fringes
 
 
@@ -420,7 +402,7 @@ def _fit_kind(
     wavenumber = columns.wavenumber[at]
     extent = wavenumber.max(axis=1, initial=-np.inf) - wavenumber.min(axis=1, initial=np.inf)
     long = extent // search.period >= FEWEST_PERIODS
-    columns.drop(at[~long], PERIODS)
+    columns.outcome[at[~long]] = PERIODS
     at, extent, wavenumber = at[long], extent[long], wavenumber[long]
     if not at.size:
         return None
@@ -431,11 +413,8 @@ def _fit_kind(
         same = number == n
         knots[same] = find_knots(flux[same], usable[same], int(n))
     scaled = wavenumber / wavenumber.min(axis=1, keepdims=True)
-    robust = search.robust
-    continuum, _, possible = fit_baseline(
-        flux, usable, scaled, knots, 2 if robust else 1, robust=robust
-    )
-    columns.drop(at[~possible], ORDER)
+    continuum, possible = fit_baseline(flux, usable, scaled, knots, robust=search.robust)
+    columns.outcome[at[~possible]] = ORDER
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.where(continuum != 0, flux / continuum, 0.0)
     relative = np.where(ratio != 0, ratio - 1.0, 0.0)
@@ -443,14 +422,14 @@ def _fit_kind(
     relative[~(np.abs(relative) < 1e100)] = 0.0
     weights = usable * columns.bright[at]
     columns.usable[at] = weights
-    go = np.flatnonzero([columns.outcome[k] == CORRECTED for k in at])
+    go = np.flatnonzero(possible)
     sines = find_fringes(relative[go], weights[go], usable[go], wavenumber[go], search)
     some = sines.number > 0
     # without any continuum the published algorithm sees a flat spectrum, and may go on to the
     # next kind of fringes
     known = np.isfinite(continuum[go]).any(axis=1)
-    columns.drop(at[go[~some & known]], NO_EVIDENCE)
-    columns.drop(at[go[~some & ~known]], WEIGHT)
+    columns.outcome[at[go[~some & known]]] = NO_EVIDENCE
+    columns.outcome[at[go[~some & ~known]]] = WEIGHT
     go, sines = go[some], sines.take(some)
     if not go.size:
         return None
@@ -460,46 +439,39 @@ def _fit_kind(
 
 
 def _assemble(
-    exposure: _Exposure, parts: list[_Columns], fringes: list[list[list[_Fringes]]], *, images: bool
+    shape: tuple[int, int], columns: _Columns, fringes: list[list[_Fringes]], *, images: bool
 ) -> ResidualFringePlan:
-    height, width = exposure.data.shape
-    outcome = np.array([o for p in parts for o in p.outcome], dtype=str)
+    outcome, x, positive = columns.outcome.astype(str), columns.x, columns.data > 0
     done = outcome == CORRECTED
     place = np.cumsum(done) - 1
-    starts = np.cumsum([0, *(len(p.x) for p in parts)])
-    x = np.concatenate([np.zeros(0, dtype=int), *(p.x for p in parts)])
-    slices = np.concatenate([np.zeros(0, dtype=int), *(p.slices for p in parts)])
-    positive = np.concatenate([np.zeros((0, height), dtype=bool), *(p.data > 0 for p in parts)])
     use = positive[done]
-    owner = np.full((height, width), -1, dtype=np.int32)
+    owner = np.full(shape, -1, dtype=np.int32)
     number, row = np.nonzero(use)
     owner[row, x[done][number]] = number
-    kinds = max((len(f) for f in fringes), default=0)
-    period = np.full((outcome.size, kinds), np.nan)
-    numbers = np.zeros((outcome.size, kinds), dtype=np.int32)
-    pictures = {n: np.full((height, width), np.nan) for n in ("continuum", "weights", "knots")}
+    period = np.full((outcome.size, len(fringes)), np.nan)
+    numbers = np.zeros(period.shape, dtype=np.int32)
+    pictures = {n: np.full(shape, np.nan) for n in ("continuum", "weights", "knots")}
     stages = []
-    for kind in range(kinds):
+    for kind, parts in enumerate(fringes):
         blocks: list[FringeBlock] = []
-        for start, by_kind in zip(starts[:-1], fringes, strict=True):
-            for part in by_kind[kind]:
-                at = start + part.at
-                numbers[at, kind] = part.sines.number
-                period[at, kind] = part.sines.periods[:, 0]
-                kept = np.flatnonzero(done[at])
-                blocks += _blocks(part, kept, place[at[kept]], use, exposure.middle)
-                if images:
-                    _paint(pictures, part, kept, x[at], positive[at], middle=exposure.middle)
+        for part in parts:
+            at = part.at
+            numbers[at, kind] = part.sines.number
+            period[at, kind] = part.sines.periods[:, 0]
+            kept = np.flatnonzero(done[at])
+            blocks += _blocks(part, kept, place[at[kept]], use, columns.middle)
+            if images:
+                _paint(pictures, part, kept, x[at], positive[at], middle=columns.middle)
         source = np.zeros(use.shape[0], dtype=np.int32)
         if blocks:
             order = np.concatenate([b.columns for b in blocks])
             source[order] = np.arange(1, order.size + 1)
         stages.append(FringeStage(tuple(blocks), source))
     table = {
-        "slice": slices.astype(np.int32),
+        "slice": columns.slices.astype(np.int32),
         "column": x.astype(np.int32),
         "outcome": outcome,
-        "snr": np.concatenate([np.zeros(0), *(p.snr for p in parts)]),
+        "snr": columns.snr,
         "number": numbers,
         "period": period,
     }

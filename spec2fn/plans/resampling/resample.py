@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,9 +19,11 @@ from spec2fn.kernels.resampling import Overlap, Pairs
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters
 from spec2fn.plan_base import Plan, array, labels
+from spec2fn.plans.provenance import Provenance
 from spec2fn.schema import meta_of
 from spec2fn.slits import strings
 from spec2fn.typing import Array, HostArray, Number
+from spec2fn.units import SR_TO_ARCSEC2
 from spec2fn.wcs.custom_grid import custom_grid, load_custom_wcs
 from spec2fn.wcs.evaluate import SlitSamples, evaluate, is_celestial, pixel_size_deg, sample_slit
 from spec2fn.wcs.s_region import box_region, slit_region
@@ -41,26 +43,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ResamplePlan", "make_plan"]
 
-_ARCSEC2_PER_SR = np.rad2deg(3600.0) ** 2
 _PER_PIXEL = ("Jy", "mJy", "uJy", "nJy", "MJy")
 _WORLD = ("ra", "dec", "wavelength")
 _NO_PIXELS = "no pixel of the exposure has a wavelength and a position"
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """What describes the output but takes no part in computing it; equal to any other one.
-
-    Attributes
-    ----------
-    wcs : mapping of int to gwcs.WCS
-        Output WCS by slit id.
-    s_region : tuple of (str or None)
-        S_REGION of the slits in their order.
-    """
-
-    wcs: Mapping[int, WCS] = field(default_factory=dict, compare=False, repr=False)
-    s_region: tuple[str | None, ...] = field(default=(), compare=False)
 
 
 class ResamplePlan(Plan):
@@ -87,8 +72,6 @@ class ResamplePlan(Plan):
         Exposure time [s], for weights; NaN if unknown.
     window : tuple of int
         The pixels of the input that are used (y0, y1, x0, x1).
-    shape : tuple of int
-        (y, x) of the padded output.
     problems : tuple of str
         By slit: why it could not be resampled, or an empty string.
     provenance : Provenance
@@ -107,9 +90,8 @@ class ResamplePlan(Plan):
     scale: Array = array("slit")
     exposure_time: Number = array("")
     window: tuple[int, int, int, int]
-    shape: tuple[int, int]
     problems: tuple[str, ...] = labels("slit")
-    provenance: Provenance = field(default_factory=Provenance)
+    provenance: Provenance
     source_xpos: Array | None = array("slit", default=None)
     source_ypos: Array | None = array("slit", default=None)
 
@@ -207,12 +189,9 @@ def make_plan(ds: xr.Dataset, params: Parameters) -> ResamplePlan | str:
 
 
 def _exposure_time(ds: xr.Dataset) -> float:
-    meta = meta_of(ds)
-    for keyword in ("TMEASURE", "EFFEXPTM"):
-        value = meta.get(keyword)
-        if isinstance(value, (int, float)):
-            return float(value)
-    return _number(ds, "exposure_time") or math.nan
+    told = (meta_of(ds).get(keyword) for keyword in ("TMEASURE", "EFFEXPTM"))
+    known = next((float(value) for value in told if isinstance(value, (int, float))), None)
+    return (_number(ds, "exposure_time") or math.nan) if known is None else known
 
 
 def _number(ds: xr.Dataset, name: str, default: float | None = None, i: int = 0) -> float | None:
@@ -244,20 +223,14 @@ def _plan_image(ds: xr.Dataset, exposure: _Exposure) -> ResamplePlan | str:
     plan = _joined(ds, exposure, [0], [one], image.shape)
     if one.area is None:
         plan = replace(plan, pixar_sr=None, pixar_a2=None)
-    x, y = _moved_source(ds, wcs, plan.provenance.wcs[0])
-    return replace(plan, window=window, source_xpos=x, source_ypos=y)
-
-
-def _moved_source(
-    ds: xr.Dataset, wcs: WCS, wcs_out: WCS
-) -> tuple[HostArray | None, HostArray | None]:
-    """Return where the source is in the output, if its place in the image is known."""
     x, y = (_number(ds, f"source_{axis}pos") for axis in "xy")
     # of all others the position is given in units of the slit
-    if not mode_of(ds).slit or x is None or y is None:
-        return None, None
-    moved = np.array(evaluate(wcs_out, *evaluate(wcs, x, y), inverse=True))
-    return (moved[:1], moved[1:]) if np.isfinite(moved).all() else (None, None)
+    if mode_of(ds).slit and x is not None and y is not None:
+        world = evaluate(wcs, x, y)
+        moved = np.array(evaluate(plan.provenance.wcs[0], *world, inverse=True))
+        if np.isfinite(moved).all():
+            plan = replace(plan, source_xpos=moved[:1], source_ypos=moved[1:])
+    return replace(plan, window=window)
 
 
 def _plan_slits(ds: xr.Dataset, exposure: _Exposure) -> ResamplePlan:
@@ -385,44 +358,41 @@ def _joined(
     shape_in: tuple[int, int],
 ) -> ResamplePlan:
     """Return the plan of slits that stand on top of each other, padded to one size."""
-    good = [None if isinstance(s, str) else s for s in slits]
-    overlaps = [None if s is None else s.overlap for s in good]
+    good = {i: s for i, s in enumerate(slits) if not isinstance(s, str)}
     units = [str(ds["sci"].attrs.get("units", "")).strip()] * len(ids)
     sizes = np.zeros((len(ids), 2), np.int64)
     if "slit" in ds.dims:
         units = strings(ds, "bunit") if "bunit" in ds else units
         # a slit that failed keeps its size, so that it has a place in the product
         sizes = np.stack([ds["ysize"].values, ds["xsize"].values], axis=1).astype(np.int64)
-    for i, overlap in enumerate(overlaps):
-        if overlap is not None:
-            sizes[i] = overlap.shape_out
+    for i, one in good.items():
+        sizes[i] = one.overlap.shape_out
     height, width = (int(n) for n in sizes.max(axis=0, initial=1))
     wavelength = np.full((len(ids), height, width), np.nan)
     ratio, area = np.ones(len(ids)), np.full(len(ids), np.nan)
-    for i, one in enumerate(good):
-        if one is not None:
-            ny, nx = one.overlap.shape_out
-            wavelength[i, :ny, :nx] = one.wavelength
-            ratio[i], area[i] = one.ratio, math.nan if one.area is None else one.area
+    for i, one in good.items():
+        ny, nx = one.overlap.shape_out
+        wavelength[i, :ny, :nx] = one.wavelength
+        ratio[i], area[i] = one.ratio, math.nan if one.area is None else one.area
     # flux density per pixel follows the size of the pixel, surface brightness does not
     per_pixel = np.array([u in _PER_PIXEL for u in units]) & np.isfinite(area)
-    pairs = [None if s is None else s.pairs for s in good]
+    overlaps = {i: s.overlap for i, s in good.items()}
+    pairs = {i: s.pairs for i, s in good.items()}
     return ResamplePlan(
-        overlap=stack_overlaps(overlaps, shape_in, (height, width)),
-        pairs=stack_pairs(pairs, overlaps, (height, width)),
+        overlap=stack_overlaps(overlaps, len(ids), shape_in, (height, width)),
+        pairs=stack_pairs(pairs, overlaps, len(ids), (height, width)),
         wavelength=wavelength,
         xsize=sizes[:, 1],
         ysize=sizes[:, 0],
         pixar_sr=area,
-        pixar_a2=area * _ARCSEC2_PER_SR,
+        pixar_a2=area * SR_TO_ARCSEC2,
         ratio=ratio,
         scale=np.where(per_pixel, 1.0 / ratio, 1.0),
         exposure_time=np.float64(exposure.time),
         window=(0, shape_in[0], 0, shape_in[1]),
-        shape=(height, width),
         problems=tuple(s if isinstance(s, str) else "" for s in slits),
         provenance=Provenance(
-            wcs=LazyWcs({i: s.wcs for i, s in zip(ids, good, strict=True) if s is not None}),
-            s_region=tuple(None if s is None else s.region for s in good),
+            wcs=LazyWcs({ids[i]: s.wcs for i, s in good.items()}),
+            s_region=tuple(good[i].region if i in good else None for i in range(len(ids))),
         ),
     )

@@ -139,13 +139,13 @@ def _plan(
 
 def _frame(ds: xr.Dataset) -> tuple[int, int]:
     """Rows and columns of the exposure from which the spectra were cut."""
-    sizes = [ds.attrs.get(name) for name in ("ysize", "xsize")]
-    if not all(isinstance(s, (int, np.integer)) and s > 0 for s in sizes):
+    rows, columns = (ds.attrs.get(name) for name in ("ysize", "xsize"))
+    if not rows or not columns:
         msg = (
             f"{_WHO}: {meta_of(ds).filename or 'the exposure'} lacks SUBSIZE1 or SUBSIZE2; add them"
         )
         raise InputError(msg)
-    return int(sizes[0]), int(sizes[1])
+    return int(rows), int(columns)
 
 
 def order_responses(
@@ -194,7 +194,7 @@ def order_responses(
     out = []
     for order in chosen:
         keys = {n: ds.attrs.get(n) for n in ("filter", "pupil")}
-        row = find_row(photom, "photom", **keys, order=str(order))
+        row = find_row(photom, **keys, order=str(order))
         if row is None:
             msg = (
                 f"{_WHO}: {described(photom)} has no response of order {order} for"

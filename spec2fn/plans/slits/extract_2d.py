@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +12,10 @@ from spec2fn.kernels.namespace import array_namespace
 from spec2fn.modes import mode_of
 from spec2fn.plan_base import Plan
 from spec2fn.schema import meta_of
-from spec2fn.slits import PADDING, Slits
+from spec2fn.slits import Slits, padding
 from spec2fn.typing import Array, HostArray
 from spec2fn.wcs.open_slits import Slit
+from spec2fn.wcs.s_region import polygon
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from spec2fn.wcs.assign.nirspec import SlitWcs
     from spec2fn.wcs.assign.nirspec_batch import SlitBatch
 
-__all__ = ["CutOuts", "Extract2dPlan", "bucket", "chosen", "cut_outs", "cut_wcs"]
+__all__ = ["Extract2dPlan", "bucket", "chosen", "cut_outs", "slit_wcs"]
 
-_CHUNK = 1 << 16  # pixels evaluated in one go
 _FOOTPRINT_WAVELENGTH = 2e-6  # m; the outline of a slit hardly depends on it
 _CORNERS = np.array([-0.5, -0.5, 0.5, 0.5])
 _TEXT = ("source_name", "source_alias", "shutter_state")
@@ -87,34 +86,12 @@ def _cut(
     pixels = [offset[:, k, None, None] + s for k, s in enumerate(steps)]
     taken = data[..., np.minimum(pixels[1], most[1]), np.minimum(pixels[0], most[0])]
     inside = (steps[0] < size[:, 0, None, None]) & (steps[1] < size[:, 1, None, None])
-    fill = np.nan if taken.dtype.kind == "f" else PADDING if var.name == "dq" else 0
-    taken = xp.where(inside, taken, np.asarray(fill, dtype=taken.dtype))
+    taken = xp.where(inside, taken, padding(str(var.name), np.dtype(taken.dtype)))
     return dims, xp.moveaxis(taken, -3, 0), dict(var.attrs)
 
 
-@dataclass(frozen=True, eq=False)
-class CutOuts:
-    """The cut-outs of slits in pixels of the exposure.
-
-    Attributes
-    ----------
-    ids : int array, shape (slit,)
-    start : int array, shape (slit, 2)
-        Zero-indexed first pixel (x, y).
-    size : int array, shape (slit, 2)
-        Number of pixels (x, y), inside the image.
-    """
-
-    ids: HostArray
-    start: HostArray
-    size: HostArray
-
-    def take(self, which: Sequence[int] | HostArray) -> CutOuts:
-        """Return some of the cut-outs."""
-        return CutOuts(self.ids[which], self.start[which], self.size[which])
-
-
-def _slit_wcs(ds: xr.Dataset) -> SlitWcs:
+def slit_wcs(ds: xr.Dataset) -> SlitWcs:
+    """Return the WCS of the slits of an exposure; :class:`DatasetError` if there is none."""
     wcs: Any = meta_of(ds).wcs
     if not hasattr(wcs, "batch"):
         msg = "extract_2d: the exposure has no WCS of its slits; run assign_wcs first"
@@ -124,7 +101,7 @@ def _slit_wcs(ds: xr.Dataset) -> SlitWcs:
 
 
 def chosen(
-    ds: xr.Dataset, slit_names: Sequence[str] | None, source_ids: Sequence[int] | None
+    slits: Sequence[Slit], slit_names: Sequence[str] | None, source_ids: Sequence[int] | None
 ) -> tuple[int, ...]:
     """Return the ids of the slits with one of these names or sources; of all without a choice.
 
@@ -132,44 +109,40 @@ def chosen(
     ------
     InputError
         If no open slit has the name, or holds the source.
-    DatasetError
-        If assign_wcs has not run.
     """
-    slits = _slit_wcs(ds).batch.slits
     if slit_names is None and source_ids is None:
         return tuple(range(len(slits)))
     names, sources = [s.name for s in slits], [s.source_id for s in slits]
-    for name in slit_names or ():
-        if str(name) not in names:
+    wanted, held = slit_names or (), source_ids or ()
+    for name in wanted:
+        if name not in names:
             msg = (
-                f"extract_2d: no open slit {str(name)!r} on this detector"
-                f"{nearest(str(name), names)}; there are {', '.join(names)}"
+                f"extract_2d: no open slit {name!r} on this detector{nearest(name, names)};"
+                f" there are {', '.join(names)}"
             )
             raise InputError(msg)
-    for source in source_ids or ():
-        if int(source) not in sources:
+    for source in held:
+        if source not in sources:
             listed = ", ".join(map(str, sorted(set(sources))))
             msg = f"extract_2d: no open slit holds source {source}; there are {listed}"
             raise InputError(msg)
-    names_wanted = {str(n) for n in slit_names or ()}
-    sources_wanted = {int(i) for i in source_ids or ()}
-    return tuple(
-        i for i, s in enumerate(slits) if s.name in names_wanted or s.source_id in sources_wanted
-    )
+    return tuple(i for i, s in enumerate(slits) if s.name in wanted or s.source_id in held)
 
 
-def cut_outs(ds: xr.Dataset, ids: Sequence[int]) -> tuple[CutOuts, tuple[str, ...]]:
-    """Return the cut-outs of slits that have a pixel in the image, and warnings on the others.
+def cut_outs(
+    wcs: SlitWcs, ids: Sequence[int], limit: tuple[int, int]
+) -> tuple[SlitWcs, tuple[str, ...]]:
+    """Return the WCS of the cut-outs of slits, and warnings on those without a pixel in the image.
+
+    The image has `limit` pixels (x, y).
 
     Raises
     ------
     InputError
-        If none has.
+        If none has one.
     """
-    wcs = _slit_wcs(ds)
-    boxes = wcs.boxes[list(ids)]
-    limit = np.array([ds.sizes["x"], ds.sizes["y"]])
-    edges = np.floor(boxes + 0.5).astype(int)
+    wanted = np.array(ids)
+    edges = np.floor(wcs.boxes[wanted] + 0.5).astype(int)
     start = np.clip(edges[:, :, 0], 0, limit)
     size = np.clip(edges[:, :, 1], 0, limit) - start
     inside = (size > 0).all(axis=1)
@@ -179,32 +152,23 @@ def cut_outs(ds: xr.Dataset, ids: Sequence[int]) -> tuple[CutOuts, tuple[str, ..
             " check SUBSTRT1 and SUBSTRT2 of the exposure"
         )
         raise InputError(msg)
-    slits = wcs.batch.slits
     warnings = tuple(
-        f"slit {slits[i].name} is left out: it lies outside the subarray"
-        for i, good in zip(ids, inside, strict=True)
-        if not good
+        f"slit {wcs.batch.slits[i].name} is left out: it lies outside the subarray"
+        for i in wanted[~inside]
     )
-    return CutOuts(np.array(ids), start, size).take(inside), warnings
+    return wcs.cut(wanted[inside], start[inside], size[inside]), warnings
 
 
-def cut_wcs(ds: xr.Dataset, cuts: CutOuts) -> SlitWcs:
-    """Return the WCS of the cut-outs."""
-    wcs = _slit_wcs(ds)
-    boxes, starts = wcs.boxes.copy(), wcs.starts.copy()
-    boxes[cuts.ids] = np.stack([np.full_like(cuts.size, 0), cuts.size], axis=2) - 0.5
-    starts[cuts.ids] = cuts.start
-    return wcs.cut(boxes, starts, tuple(int(i) for i in cuts.ids))
-
-
-def bucket(ds: xr.Dataset, cuts: CutOuts, positions: dict[int, tuple[float, float]]) -> xr.Dataset:
+def bucket(
+    wcs: SlitWcs, ids: Sequence[int], positions: dict[int, tuple[float, float]]
+) -> xr.Dataset:
     """Return the variables on ``slit`` and the world coordinates of a bucket of slits.
 
     Parameters
     ----------
-    ds : xarray.Dataset
-        The exposure, after assign_wcs.
-    cuts : CutOuts
+    wcs : SlitWcs
+        From :func:`cut_outs`.
+    ids : sequence of int
         Slits to be padded to the size of the largest.
     positions : mapping of int to (float, float)
         Measured source position by slit id, where it is not the planned one.
@@ -216,39 +180,25 @@ def bucket(ds: xr.Dataset, cuts: CutOuts, positions: dict[int, tuple[float, floa
     """
     import xarray as xr
 
-    batch = _slit_wcs(ds).batch
-    slits = [batch.slits[i] for i in cuts.ids]
-    width, height = cuts.size.max(axis=0)
-    planes = {name: np.full((len(slits), height, width), np.nan) for name in _PLANES}
-    step = max(1, _CHUNK // int(width * height))
-    for i in range(0, len(slits), step):
-        one = slice(i, i + step)
-        x, y = np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64)[:, None]
-        start = cuts.start[one].astype(np.float64)
-        with np.errstate(invalid="ignore"):
-            world = batch.world(
-                cuts.ids[one, None, None],
-                x + start[:, 0, None, None],
-                y + start[:, 1, None, None],
-            )
-        inside = (x < cuts.size[one, 0, None, None]) & (y < cuts.size[one, 1, None, None])
-        for plane, values in zip(planes.values(), world, strict=True):
-            np.copyto(plane[one], values, where=inside)
+    batch, slit = wcs.batch, np.array(ids)
+    slits = [batch.slits[i] for i in ids]
+    start, size = wcs.starts[slit], wcs.sizes[slit]
+    world = wcs.on_pixels(wcs.world, slit, tuple(size.max(axis=0)[::-1]))
     data: dict[str, Any] = {
-        name: (("slit", "y", "x"), values, {"units": _PLANES[name]})
-        for name, values in planes.items()
+        name: (("slit", "y", "x"), plane, {"units": unit})
+        for (name, unit), plane in zip(_PLANES.items(), world, strict=True)
     }
     data |= {name: ("slit", values) for name, values in _attributes(slits).items()}
     moved = [
         positions.get(int(i), (s.source_xpos, s.source_ypos))
-        for i, s in zip(cuts.ids, slits, strict=True)
+        for i, s in zip(ids, slits, strict=True)
     ]
     for k, axis in enumerate("xy"):
         data[f"source_{axis}pos"] = ("slit", np.array([p[k] for p in moved], dtype=np.float64))
-        data[f"{axis}start"] = ("slit", cuts.start[:, k] + 1)
-        data[f"{axis}size"] = ("slit", cuts.size[:, k].copy())
-    data["s_region"] = ("slit", _footprints(batch, cuts.ids))
-    return xr.Dataset(data, coords={"slit": cuts.ids})
+        data[f"{axis}start"] = ("slit", start[:, k] + 1)
+        data[f"{axis}size"] = ("slit", size[:, k].copy())
+    data["s_region"] = ("slit", _footprints(batch, slit))
+    return xr.Dataset(data, coords={"slit": slit})
 
 
 _PLANES = {"ra": "deg", "dec": "deg", "wavelength": "um"}
@@ -267,8 +217,6 @@ def _attributes(slits: Sequence[Slit]) -> dict[str, HostArray]:
 
 
 def _footprints(batch: SlitBatch, ids: HostArray) -> HostArray:
-    from spec2fn.wcs.assign.pointing import polygon
-
     low, high = (batch.edges[ids, k, None] for k in (0, 1))
     along = np.concatenate([low, high, high, low], axis=1)
     ra, dec, _ = batch.sky(ids[:, None], _CORNERS, along, _FOOTPRINT_WAVELENGTH)

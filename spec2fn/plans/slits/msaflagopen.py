@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from spec2fn.errors import ReferenceError
 from spec2fn.plan_base import Plan, array
 from spec2fn.schema import meta_of
 from spec2fn.typing import Array, HostArray
-from spec2fn.wcs.open_slits import Slit
+from spec2fn.wcs.open_slits import SHUTTERS_ACROSS, SHUTTERS_ALONG, Slit, shutter_id
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FailedOpenPlan", "failed_open_shutters", "illuminated_pixels", "shutter_batch"]
 
-SHUTTERS_PER_ROW = 365
-_ROWS = 171
 _STATES = ("Internal state", "TA state", "state")
 
 
@@ -72,17 +71,17 @@ def failed_open_shutters(msaoper: xr.Dataset) -> tuple[Slit, ...]:
             needed = ", ".join(("Q", "x", "y", *_STATES))
             msg = f"msaflagopen: reference 'msaoper' ({name}): a shutter needs {needed}: {entry}"
             raise ReferenceError(msg) from None
-        if not (1 <= quadrant <= 4 and 1 <= x <= SHUTTERS_PER_ROW and 1 <= y <= _ROWS):
+        if not (1 <= quadrant <= 4 and 1 <= x <= SHUTTERS_ALONG and 1 <= y <= SHUTTERS_ACROSS):
             msg = (
                 f"msaflagopen: reference 'msaoper' ({name}): there is no shutter Q={quadrant},"
-                f" x={x}, y={y}; Q is 1 to 4, x 1 to {SHUTTERS_PER_ROW}, y 1 to {_ROWS}"
+                f" x={x}, y={y}; Q is 1 to 4, x 1 to {SHUTTERS_ALONG}, y 1 to {SHUTTERS_ACROSS}"
             )
             raise ReferenceError(msg)
         if "open" in states:
             failed.append(
                 Slit(
                     name=str(len(failed) + 1),
-                    shutter_id=x + (y - 1) * SHUTTERS_PER_ROW,
+                    shutter_id=shutter_id(x, y),
                     ymin=-0.5,
                     ymax=0.5,
                     quadrant=quadrant,
@@ -107,43 +106,23 @@ def shutter_batch(ds: xr.Dataset, shutters: Sequence[Slit], refs: Mapping[str, A
         As ``assign_wcs`` if the optics have to be built.
     """
     from spec2fn.wcs.assign.nirspec_batch import SlitBatch
-    from spec2fn.wcs.assign.nirspec_optics import optics, with_quadrants
+    from spec2fn.wcs.assign.nirspec_optics import optics, quadrants
 
     meta = meta_of(ds)
     slices = meta.records.get("slices")
     if slices is not None:
-        return SlitBatch(with_quadrants(slices.optics, ds, refs), tuple(shutters))
-    known = getattr(getattr(meta.wcs, "batch", None), "optics", None)
-    return SlitBatch(optics(ds, refs) if known is None else known, tuple(shutters))
+        known = replace(slices.optics, quadrants=quadrants(ds, refs))
+    else:
+        known = getattr(getattr(meta.wcs, "batch", None), "optics", None)
+    return SlitBatch(known or optics(ds, refs), tuple(shutters))
 
 
 def illuminated_pixels(batch: SlitBatch, shape: tuple[int, int]) -> HostArray:
-    """Return the pixels that see light of the wavelengths of interest through any of some slits.
-
-    Parameters
-    ----------
-    batch : SlitBatch
-    shape : (int, int)
-        Rows and columns of the exposure.
-
-    Returns
-    -------
-    bool ndarray, (y, x)
-    """
-    from spec2fn.wcs.assign.nirspec_boxes import bounding_boxes
+    """Return which pixels (y, x) see wavelengths of interest through any of some slits."""
+    from spec2fn.wcs.assign.nirspec_boxes import bounding_boxes, lit_pixels
 
     lit = np.zeros(shape, dtype=bool)
-    if not batch.slits:
-        return lit
-    for number, box in enumerate(bounding_boxes(batch)):
-        # pixels whose centre is in the box
-        low = np.maximum(np.ceil(box[:, 0]), 0).astype(int)
-        high = np.minimum(np.floor(box[:, 1]), (shape[1] - 1, shape[0] - 1)).astype(int)
-        if (low > high).any():
-            continue
-        x = np.arange(low[0], high[0] + 1.0)
-        y = np.arange(low[1], high[1] + 1.0)[:, None]
-        along, wavelength = batch.slit_frame(np.asarray(number), x, y)
-        seen = np.isfinite(along) & np.isfinite(wavelength)
-        lit[low[1] : high[1] + 1, low[0] : high[0] + 1] |= seen
+    if batch.slits:
+        for _, window, along, wavelength in lit_pixels(batch, bounding_boxes(batch), shape):
+            lit[window] |= np.isfinite(along) & np.isfinite(wavelength)
     return lit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["slit_planes"]
-
-_CHUNK = 2**18  # pixels evaluated at once
 
 
 def slit_planes(
@@ -50,6 +48,7 @@ def slit_planes(
     DatasetError
         If there are no WCSs of slits.
     """
+    from spec2fn.wcs.assign.nirspec import SlitWcs
     from spec2fn.wcs.lower import lower
 
     wcs = meta_of(ds).wcs
@@ -61,9 +60,15 @@ def slit_planes(
     along, wavelength = np.full(shape, np.nan), np.full(shape, np.nan)
     problems = [""] * shape[0]
     heights, widths = ds["ysize"].values, ds["xsize"].values
-    done = _fill_from_batch(ds, wcs, wanted, (along, wavelength), extra)
-    for i in np.flatnonzero(np.asarray(wanted, dtype=bool) & ~done):
-        slit, ny, nx = int(ds["slit"].values[i]), int(heights[i]), int(widths[i]) + extra
+    ids, rest = ds["slit"].values, np.array(wanted, dtype=bool)
+    if isinstance(wcs, SlitWcs):  # the gwcs of slits that nothing has changed need not be made
+        quick = rest & [int(i) in wcs and int(i) not in wcs.changes for i in ids]
+        rest &= ~quick
+        if quick.any():
+            planes = wcs.on_pixels(wcs.slit_frame, ids[quick], shape[1:], -0.5 * extra)
+            along[quick], wavelength[quick] = planes
+    for i in np.flatnonzero(rest):
+        slit, ny, nx = int(ids[i]), int(heights[i]), int(widths[i]) + extra
         try:
             transform = lower(wcs[slit], "detector", "slit_frame")
             x = np.arange(nx, dtype=np.float64) - 0.5 * extra
@@ -74,34 +79,3 @@ def slit_planes(
             continue
         along[i, :ny, :nx], wavelength[i, :ny, :nx] = planes[1], planes[2]
     return along, wavelength, problems
-
-
-def _fill_from_batch(
-    ds: xr.Dataset,
-    wcs: Mapping[int, Any],
-    wanted: HostArray,
-    planes: tuple[HostArray, HostArray],
-    extra: int,
-) -> HostArray:
-    """Fill the planes of slits whose gwcs need not be built; return which slits these are."""
-    from spec2fn.wcs.assign.nirspec import SlitWcs
-
-    ids = np.asarray(ds["slit"].values)
-    done = np.zeros(ids.size, dtype=bool)
-    if not isinstance(wcs, SlitWcs):
-        return done
-    unchanged = np.array([int(i) in wcs and int(i) not in wcs.changes for i in ids], dtype=bool)
-    done |= np.asarray(wanted, dtype=bool) & unchanged
-    which = np.flatnonzero(done)
-    heights, widths = ds["ysize"].values, ds["xsize"].values + extra
-    ny, nx = planes[0].shape[1:]
-    x, y = np.arange(nx, dtype=np.float64), np.arange(ny, dtype=np.float64)[:, None]
-    step = max(1, _CHUNK // max(ny * nx, 1))
-    for first in range(0, which.size, step):
-        some = which[first : first + step]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            evaluated = wcs.slit_frame(ids[some, None, None], x - 0.5 * extra, y)
-        inside = (x < widths[some, None, None]) & (y < heights[some, None, None])
-        for plane, values in zip(planes, evaluated, strict=True):
-            plane[some] = np.where(inside, values, np.nan)
-    return done

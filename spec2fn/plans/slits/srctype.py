@@ -11,13 +11,7 @@ from spec2fn.schema import meta_of
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = [
-    "SourceTypePlan",
-    "decide_source_type",
-    "is_time_series",
-    "type_by_stellarity",
-    "types_of_fixed_slits",
-]
+__all__ = ["SourceTypePlan", "decide_source_type", "is_time_series"]
 
 
 class SourceTypePlan(Plan):
@@ -85,36 +79,3 @@ def decide_source_type(
     if pattern is not None and ("NOD" in pattern or "POINT-SOURCE" in pattern):
         return "POINT", known
     return mode.source_type, known
-
-
-_POINTLIKE = 0.75  # stellarity above which a source counts as a point
-
-
-def type_by_stellarity(stellarity: float) -> str:
-    """Return POINT or EXTENDED for a source of the MSA metadata.
-
-    Parameters
-    ----------
-    stellarity : float
-        0 (extended) to 1 (point); negative or above 0.75 is a point.
-    """
-    return "POINT" if stellarity < 0 or stellarity > _POINTLIKE else "EXTENDED"
-
-
-def types_of_fixed_slits(
-    names: list[str], primary: str | None, decided: str
-) -> tuple[tuple[str, ...], tuple[bool, ...]]:
-    """Return the types of fixed slits, and which of them count as centred.
-
-    The target is in the primary slit, the others see the sky. An extended target has no position.
-
-    Parameters
-    ----------
-    names : list of str
-    primary : str or None
-        Name of the slit with the target.
-    decided : str
-        Type of the target.
-    """
-    types = tuple(decided if name == primary else "EXTENDED" for name in names)
-    return types, tuple(name == primary and decided == "EXTENDED" for name in names)

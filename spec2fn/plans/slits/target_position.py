@@ -9,7 +9,7 @@ import numpy as np
 from spec2fn.plan_base import Plan, array
 from spec2fn.schema import meta_of
 from spec2fn.typing import Number
-from spec2fn.wcs.assign.pointing import dithered_position, number
+from spec2fn.wcs.assign.pointing import dithered_position
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -68,7 +68,7 @@ def dither_on_detector(ds: xr.Dataset, wcs: WCS, who: str) -> tuple[Point, Point
     else:
         sky = dithered_position(ds, wcs, who)
     meta = meta_of(ds)
-    nominal = (number(meta, "RA_REF", who), number(meta, "DEC_REF", who))
+    nominal = (meta.number("RA_REF", who), meta.number("DEC_REF", who))
     to_detector = lower(wcs, "world", "detector")
     extra = [np.full(2, _middle_wavelength(wcs))] if to_detector.n_inputs > 2 else []
     ra, dec = np.transpose([sky, nominal])

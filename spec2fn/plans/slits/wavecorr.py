@@ -19,6 +19,7 @@ from spec2fn.plans.slits.slit_planes import slit_planes
 from spec2fn.schema import described, meta_of
 from spec2fn.slits import strings
 from spec2fn.typing import Array, HostArray
+from spec2fn.wcs.frames import spectral, within_slit
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -165,10 +166,8 @@ def corrected_wcs(wcs: WCS, points: HostArray, values: HostArray) -> WCS:
     gwcs.WCS
         With a further frame ``wavecorr_frame``.
     """
-    from astropy import units
     from astropy.modeling.models import Identity, Tabular1D
     from gwcs import WCS
-    from gwcs import coordinate_frames as frames
 
     table = Tabular1D(
         points=points,
@@ -177,13 +176,7 @@ def corrected_wcs(wcs: WCS, points: HostArray, values: HostArray) -> WCS:
         fill_value=None,
         name="wave2wavecorr",
     )
-    across = frames.Frame2D(
-        name="slit_spatial", axes_order=(0, 1), unit=("", ""), axes_names=("x_slit", "y_slit")
-    )
-    spectral = frames.SpectralFrame(
-        name="spectral", axes_order=(2,), unit=(units.micron,), axes_names=("wavelength",)
-    )
-    corrected = frames.CompositeFrame([across, spectral], name="wavecorr_frame")
+    corrected = within_slit("wavecorr_frame", spectral())
     steps: list[tuple[Any, Any]] = []
     for part in wcs.pipeline:
         if part.frame.name == "slit_frame":
@@ -194,20 +187,10 @@ def corrected_wcs(wcs: WCS, points: HostArray, values: HostArray) -> WCS:
 
 
 class WavelengthChange:
-    """The function ``gwcs -> gwcs`` of :func:`corrected_wcs` for a table of wavelengths.
-
-    Parameters
-    ----------
-    points, values : array of float64, shape (n,)
-    """
+    """The function ``gwcs -> gwcs`` of :func:`corrected_wcs` for a table of wavelengths."""
 
     def __init__(self, points: HostArray, values: HostArray) -> None:
-        self.numbers = (points, values)
-
-    @property
-    def kind(self) -> type[WavelengthChange]:
-        """What makes a change of :attr:`numbers`."""
-        return type(self)
+        self.kind, self.numbers = type(self), (points, values)
 
     def __call__(self, wcs: WCS) -> WCS:
         """Return the corrected gwcs."""

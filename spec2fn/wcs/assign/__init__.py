@@ -2,10 +2,12 @@
 
 The way in is the row of a mode (:mod:`spec2fn.modes`): its trait ``wcs`` names a function here,
 ``"miri:lrs"``. Such a builder takes the exposure, its references by type (those that ``assign_wcs``
-lists) and the user's :class:`WcsOptions`, and returns an :class:`AssignedWcs`. What builders of all
-instruments need is in :mod:`spec2fn.wcs.assign.pointing`: keywords, subarrays, the transforms from
-V2, V3 to the sky, footprints. What modes of an instrument share is in ``miri_gwcs``,
-``nirspec_optics`` and ``nirspec_frames``.
+lists, and ``msa_metadata``) and the parameters of ``assign_wcs``, of which it reads what it needs,
+and returns an :class:`AssignedWcs`. It raises :class:`ReferenceError` for a reference that is
+missing, damaged or made for something else, and :class:`InputError` for a keyword that is missing
+or does not fit the others. What builders of all instruments need is in
+:mod:`spec2fn.wcs.assign.pointing`: subarrays, dithers, the transforms from V2, V3 to the sky. What
+modes of an instrument share is in ``miri_gwcs``, ``nirspec_optics`` and ``nirspec_frames``.
 """
 
 from __future__ import annotations
@@ -24,46 +26,12 @@ if TYPE_CHECKING:
     from gwcs import WCS
 
     from spec2fn.deferred import DeferredWcs
+    from spec2fn.parameters import Parameters
 
-__all__ = ["AssignedWcs", "References", "WcsOptions", "builder_for", "file_of", "reference"]
+__all__ = ["AssignedWcs", "References", "builder_for", "entry", "file_of", "reference"]
 
 References: TypeAlias = "Mapping[str, xr.Dataset | None]"
 """References of an exposure by type; None where there is none."""
-
-
-@dataclass(frozen=True, eq=False)
-class WcsOptions:
-    """What a user may set; builders that have no use for it take no notice.
-
-    Attributes
-    ----------
-    slit_y_low, slit_y_high : float
-        Edges of NIRSpec slits in units of their height, from the centre.
-    wavelength_range : (float, float), optional
-        Wavelengths [um] of interest instead of the nominal ones (NIRSpec).
-    msa_metadata : xarray.Dataset, optional
-        MSA metadata of a NIRSpec MOS exposure.
-    nrs_ifu_slice_wcs : bool
-        NIRSpec IFU: a gwcs that takes the number of the slice besides the pixel.
-    grism_rotation : {"consistent", "opposite"}
-        How the traces of NIRISS turn with the wheel, from pixel to wavelength: as they do from
-        wavelength to pixel, or against that.
-    grism_inverse : {"exact", "approximate"}
-        How traces and distortion of slitless spectra are inverted: by Newton's method, or by the
-        polynomials of the references and by samples.
-    grism_reference : {"pixel", "keyword"}
-        Which zero-indexed pixel XREF_SCI and YREF_SCI name for a grism time series: that which
-        they count from 1, moved by the dither, or the one of the same numbers.
-    """
-
-    slit_y_low: float = -0.55
-    slit_y_high: float = 0.55
-    wavelength_range: tuple[float, float] | None = None
-    msa_metadata: xr.Dataset | None = None
-    nrs_ifu_slice_wcs: bool = False
-    grism_rotation: str = "consistent"
-    grism_inverse: str = "exact"
-    grism_reference: str = "pixel"
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +71,7 @@ class AssignedWcs:
     of_pixels: bool = True
 
 
-Builder: TypeAlias = "Callable[[xr.Dataset, References, WcsOptions], AssignedWcs]"
+Builder: TypeAlias = "Callable[[xr.Dataset, References, Parameters], AssignedWcs]"
 
 
 def builder_for(mode: Mode) -> Builder:
@@ -148,3 +116,14 @@ def reference(refs: References, reftype: str, who: str) -> xr.Dataset:
 def file_of(ref: xr.Dataset) -> str:
     """Return the name of the file of a reference, for messages."""
     return meta_of(ref).filename or str(ref.attrs.get("filename", "")) or "unnamed"
+
+
+def entry(tree: Mapping[str, Any], label: str, *path: str) -> Any:  # noqa: ANN401 - any leaf of a tree
+    """Return an entry of a tree; :class:`ReferenceError` with the `label` of its file without."""
+    value: Any = tree
+    for key in path:
+        value = value.get(key) if hasattr(value, "get") else None
+        if value is None:
+            msg = f"assign_wcs: {label} has no entry {'.'.join(path)!r}; fetch it again from CRDS"
+            raise ReferenceError(msg)
+    return value

@@ -19,10 +19,9 @@ from spec2fn.kernels.grism import evaluate, field_coefficients, rotated
 from spec2fn.schema import Meta, meta_of
 from spec2fn.subarray import subarray_origin
 from spec2fn.typing import HostArray
-from spec2fn.wcs.assign import AssignedWcs, References, WcsOptions, file_of, reference
+from spec2fn.wcs.assign import AssignedWcs, References, file_of, reference
 from spec2fn.wcs.assign.pointing import (
     dithered_v2v3,
-    number,
     of_subarray,
     v2v3_to_sky,
     velocity_aberration,
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
     from astropy.modeling import Model
     from gwcs import WCS
     from gwcs.coordinate_frames import BaseCoordinateFrame
+
+    from spec2fn.parameters import Parameters
 
 __all__ = ["time_series", "wide_field"]
 
@@ -113,7 +114,7 @@ _INSTRUMENTS: Mapping[str, _Instrument] = {
 }
 
 
-def wide_field(ds: xr.Dataset, refs: References, options: WcsOptions) -> AssignedWcs:
+def wide_field(ds: xr.Dataset, refs: References, params: Parameters) -> AssignedWcs:
     """Build the WCS of a wide-field slitless exposure.
 
     Frames: grism_detector → detector → v2v3 → v2v3vacorr → world. A pixel of the dispersed image
@@ -125,7 +126,8 @@ def wide_field(ds: xr.Dataset, refs: References, options: WcsOptions) -> Assigne
         Exposure of type NIS_WFSS, NRC_WFSS or MIR_WFSS.
     refs : mapping
         ``distortion``, ``specwcs`` and optionally ``filteroffset`` (all ASDF).
-    options : WcsOptions
+    params : Parameters
+        Of :func:`spec2fn.steps.assign_wcs.assign_wcs`:
         ``grism_rotation`` and ``grism_inverse``.
 
     Returns
@@ -142,12 +144,12 @@ def wide_field(ds: xr.Dataset, refs: References, options: WcsOptions) -> Assigne
     optics = _optics(ds, refs)
     origin = subarray_origin(ds)
     # the field of the traces is that of the full frame, which the official pipeline forgets
-    field = (0, 0) if options.grism_inverse == "approximate" else origin
-    geometry = _geometry(ds, optics, options, field)
+    field = (0, 0) if params.grism_inverse == "approximate" else origin
+    geometry = _geometry(ds, optics, params, field)
     velocity = velocity_correction(optics.meta)
 
     def make() -> WCS:
-        model = _dispersion(optics, options)
+        model = _dispersion(optics, params)
         if any(field):
             model = _moved(model, field)
         steps = [(_dispersed_frame(optics), _with_velocity(model, velocity))]
@@ -161,7 +163,7 @@ def wide_field(ds: xr.Dataset, refs: References, options: WcsOptions) -> Assigne
     return _assigned(optics, GrismWcs(geometry, make))
 
 
-def time_series(ds: xr.Dataset, refs: References, options: WcsOptions) -> AssignedWcs:
+def time_series(ds: xr.Dataset, refs: References, params: Parameters) -> AssignedWcs:
     """Build the WCS of a grism time series of NIRCam.
 
     Frames: grism_detector → direct_image → v2v3 → v2v3vacorr → world. The source is at the
@@ -175,7 +177,8 @@ def time_series(ds: xr.Dataset, refs: References, options: WcsOptions) -> Assign
         Exposure of type NRC_TSGRISM, of module A with GRISMR.
     refs : mapping
         ``distortion``, ``specwcs`` and optionally ``filteroffset`` (all ASDF).
-    options : WcsOptions
+    params : Parameters
+        Of :func:`spec2fn.steps.assign_wcs.assign_wcs`:
         ``grism_inverse`` and ``grism_reference``.
 
     Returns
@@ -198,9 +201,9 @@ def time_series(ds: xr.Dataset, refs: References, options: WcsOptions) -> Assign
             raise InputError(msg)
     optics = _optics(ds, refs)
     origin = subarray_origin(ds)
-    source = _source(optics, options, origin)
+    source = _source(optics, params, origin)
     geometry = replace(
-        _geometry(ds, optics, options, origin), source=np.subtract(source, origin, dtype=float)
+        _geometry(ds, optics, params, origin), source=np.subtract(source, origin, dtype=float)
     )
     velocity = velocity_correction(optics.meta)
 
@@ -209,7 +212,7 @@ def time_series(ds: xr.Dataset, refs: References, options: WcsOptions) -> Assign
         from astropy.modeling.models import Mapping as Inputs
 
         place = constant(source[0]) & constant(source[1])
-        model = _with_velocity(_dispersion(optics, options), velocity)
+        model = _with_velocity(_dispersion(optics, params), velocity)
         model = Inputs((0, 1, 0, 1, 2)) | (Identity(2) & place & Identity(1)) | model
         shift = of_subarray(ds, Identity(2))
         if any(origin):
@@ -269,7 +272,7 @@ def _optics(ds: xr.Dataset, refs: References) -> _Optics:
                 raise _bad(ref, f"has {count} orders, but {len(traces[key])} models {key}")
             arrays[key] = _stacked([_coefficients(one, ref, key) for one in traces[key]])
     # the traces turn with the wheel
-    angle = float(traces["fwcpos_ref"]) - number(meta, "FWCPOS") if instrument.turns else 0.0
+    angle = float(traces["fwcpos_ref"]) - meta.number("FWCPOS", _WHO) if instrument.turns else 0.0
     return _Optics(
         meta, instrument, instrument.axes[disperser], traces, arrays, angle, _focal(ds, refs)
     )
@@ -336,7 +339,7 @@ def _focal(ds: xr.Dataset, refs: References) -> Model:
 
 
 def _geometry(
-    ds: xr.Dataset, optics: _Optics, options: WcsOptions, field: tuple[float, float]
+    ds: xr.Dataset, optics: _Optics, params: Parameters, field: tuple[float, float]
 ) -> GrismGeometry:
     from spec2fn.wcs.lower import lower
 
@@ -352,7 +355,7 @@ def _geometry(
     )
     angle = np.array(optics.angle)
     along = "invdispx" if optics.axis == _ROW else "invdispy"
-    official = options.grism_inverse == "approximate"
+    official = params.grism_inverse == "approximate"
     return GrismGeometry(
         dx,
         dy,
@@ -365,7 +368,7 @@ def _geometry(
         (float(field[0]), float(field[1])),
         imaging,
         turned=optics.angle != 0,
-        mirrored=options.grism_rotation == "opposite",
+        mirrored=params.grism_rotation == "opposite",
         approximation=instrument.approximation if official else None,
         inverse_wave=arrays.get("invdispl") if official else None,
         inverse_along=arrays.get(along) if official else None,
@@ -385,11 +388,11 @@ def _folded(dx: HostArray, dy: HostArray, angle: HostArray, axis: int) -> tuple[
     return tuple(out)
 
 
-def _source(optics: _Optics, options: WcsOptions, origin: tuple[int, int]) -> tuple[float, float]:
+def _source(optics: _Optics, params: Parameters, origin: tuple[int, int]) -> tuple[float, float]:
     """Return the pixel of the full frame at which the source of a time series is imaged."""
     meta = optics.meta
-    x, y = (number(meta, k) for k in ("XREF_SCI", "YREF_SCI"))
-    if options.grism_reference == "keyword":
+    x, y = (meta.number(k, _WHO) for k in ("XREF_SCI", "YREF_SCI"))
+    if params.grism_reference == "keyword":
         return x, y
     x, y = x - 1 + origin[0], y - 1 + origin[1]
     if any(meta.get(k) for k in ("XOFFSET", "YOFFSET")):
@@ -398,12 +401,14 @@ def _source(optics: _Optics, options: WcsOptions, origin: tuple[int, int]) -> tu
 
         focal = lower(optics.focal)
         v2, v3 = focal(x, y)
-        moved = np.subtract(dithered_v2v3(meta), [number(meta, "V2_REF"), number(meta, "V3_REF")])
+        moved = np.subtract(
+            dithered_v2v3(meta), [meta.number(k, _WHO) for k in ("V2_REF", "V3_REF")]
+        )
         x, y = map(float, invert(focal, (v2 + moved[0], v3 + moved[1]), (x, y)))
     return x, y
 
 
-def _dispersion(optics: _Optics, options: WcsOptions) -> Model:
+def _dispersion(optics: _Optics, params: Parameters) -> Model:
     from stdatamodels.jwst.transforms import models
 
     instrument, traces = optics.instrument, optics.traces
@@ -420,7 +425,7 @@ def _dispersion(optics: _Optics, options: WcsOptions) -> Model:
         forward |= {f"inv_{k}models": traces.get(f"invdisp{k}") for k in "xy"}
         backward["inv_lmodels"] = inverse
     if instrument.turns:
-        opposite = options.grism_rotation == "opposite"
+        opposite = params.grism_rotation == "opposite"
         forward["theta"] = -optics.angle if opposite else optics.angle
         backward["theta"] = optics.angle
     model = there(orders, lmodels=waves, **forward)

@@ -18,20 +18,22 @@ from spec2fn.modes import mode_of
 from spec2fn.schema import meta_of
 from spec2fn.subarray import subarray_origin
 from spec2fn.typing import HostArray
-from spec2fn.wcs.assign import AssignedWcs, References, WcsOptions, file_of, reference
+from spec2fn.wcs.assign import AssignedWcs, References, entry, file_of, reference
 from spec2fn.wcs.assign.miri_gwcs import image_gwcs, spectral_gwcs
 from spec2fn.wcs.assign.pointing import (
     dithered_position,
-    number,
     of_subarray,
-    polygon,
     velocity_correction,
 )
+from spec2fn.wcs.evaluate import evaluate, evaluate_between
+from spec2fn.wcs.s_region import box_region, polygon
 
 if TYPE_CHECKING:
     import xarray as xr
     from astropy.modeling import Model
     from gwcs import WCS
+
+    from spec2fn.parameters import Parameters
 
 __all__ = ["filter_offset", "imaging", "lrs"]
 
@@ -54,41 +56,28 @@ class _LrsGeometry:
     box: tuple[tuple[float, float], tuple[float, float]]
 
 
-def lrs(ds: xr.Dataset, refs: References, _: WcsOptions) -> AssignedWcs:
-    """Build the WCS of a MIRI LRS exposure.
+def lrs(ds: xr.Dataset, refs: References, _: Parameters) -> AssignedWcs:
+    """Build the WCS of a MIRI LRS exposure, from ``distortion`` (ASDF) and ``specwcs`` (FITS).
 
     Frames: detector → alpha_beta → v2v3 → v2v3vacorr → world, the last with axes RA, Dec [deg]
     (ICRS) and barycentric vacuum wavelength [um].
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Exposure of type MIR_LRS-FIXEDSLIT or MIR_LRS-SLITLESS.
-    refs : mapping
-        ``distortion`` (ASDF) and ``specwcs`` (FITS table).
-
-    Returns
-    -------
-    AssignedWcs
-
-    Raises
-    ------
-    ReferenceError, InputError
-        For a missing reference, a column or a keyword it lacks, or a keyword that the exposure
-        lacks.
     """
     specwcs = reference(refs, "specwcs", _WHO)
-    geometry = _lrs_geometry(ds, reference(refs, "distortion", _WHO), specwcs)
+    geometry = _lrs_geometry(ds, _distortion(refs), specwcs)
     meta = meta_of(ds)
     to_slit = _detector_to_slit(geometry, velocity_correction(meta))
     wcs = spectral_gwcs(meta, to_slit, _slit_to_v2v3(geometry), "spec")
     scalars: dict[str, float] = {}
     if mode_of(ds).slit:
         s_region = _slit_footprint(wcs, specwcs)
-        ra, dec = dithered_position(ds, wcs)
-        scalars = {"dithered_ra": ra, "dithered_dec": dec}
+        place = dithered_position(ds, wcs)
+        scalars = dict(zip(("dithered_ra", "dithered_dec"), place, strict=True))
     else:
-        s_region = _box_footprint(wcs, geometry.box)
+        # around the corners of the bounding box; these lie half a pixel beyond the wavelength
+        # table, so that usually there is none
+        x, y = np.meshgrid(*map(np.array, geometry.box))
+        ra, dec = evaluate(wcs, x.ravel(), y.ravel())[:2]
+        s_region = box_region(ra, dec, clockwise=True) if np.isfinite([ra, dec]).all() else None
     return AssignedWcs(wcs, dispaxis=2, s_region=s_region, scalars=scalars)
 
 
@@ -100,12 +89,9 @@ def _column(table: xr.Dataset, name: str) -> HostArray:
     raise ReferenceError(msg)
 
 
-def _model_of(ref: xr.Dataset) -> Model:
-    model = ref.attrs.get("tree", {}).get("model")
-    if model is None:
-        msg = f"{_WHO}: reference 'distortion' ({file_of(ref)}) holds no model"
-        raise ReferenceError(msg)
-    return model
+def _distortion(refs: References) -> Model:
+    ref = reference(refs, "distortion", _WHO)
+    return entry(ref.attrs.get("tree", {}), f"reference 'distortion' ({file_of(ref)})", "model")
 
 
 def _smooth(rows: HostArray, values: HostArray) -> HostArray:
@@ -116,14 +102,14 @@ def _smooth(rows: HostArray, values: HostArray) -> HostArray:
     return UnivariateSpline(rows[order], values[order], s=_SMOOTHING)(rows)
 
 
-def _lrs_geometry(ds: xr.Dataset, distortion: xr.Dataset, specwcs: xr.Dataset) -> _LrsGeometry:
+def _lrs_geometry(ds: xr.Dataset, distortion: Model, specwcs: xr.Dataset) -> _LrsGeometry:
     slitless = not mode_of(ds).slit
     keys = ("IMXSLTL", "IMYSLTL") if slitless else ("IMX", "IMY")
     header = meta_of(specwcs)
     origin = subarray_origin(ds)
     # the reference point is given in one-indexed pixels of the full frame
-    zero = tuple(number(header, k) - 1 - o for k, o in zip(keys, origin, strict=True))
-    to_v2v3 = of_subarray(ds, _model_of(distortion))
+    zero = tuple(header.number(k, _WHO) - 1 - o for k, o in zip(keys, origin, strict=True))
+    to_v2v3 = of_subarray(ds, distortion)
     v2, v3 = to_v2v3(np.array([zero[0], zero[0] + 1]), np.array([zero[1], zero[1]]))
     rows = _column(specwcs, "y_center") + zero[1]
     x_center = _column(specwcs, "x_center")
@@ -208,26 +194,12 @@ def _slit_to_v2v3(geometry: _LrsGeometry) -> Model:
 
 
 def _slit_footprint(wcs: WCS, specwcs: xr.Dataset) -> str | None:
-    from spec2fn.wcs.lower import lower
-
     header = meta_of(specwcs)
     corners = [[header.get(f"{axis}VERT{i}") for i in _VERTICES] for axis in ("V2", "V3")]
     if any(value is None for axis in corners for value in axis):
         return None
     v2, v3 = np.array(corners, dtype=np.float64)
-    ra, dec, _ = lower(wcs, "v2v3")(v2, v3, np.zeros(len(_VERTICES)))
-    return polygon(ra, dec)
-
-
-def _box_footprint(wcs: WCS, box: tuple[tuple[float, float], tuple[float, float]]) -> str | None:
-    # the rectangle in RA and Dec around the corners of the bounding box; these lie half a pixel
-    # beyond the wavelength table, so that usually there is none
-    from spec2fn.wcs.lower import lower
-
-    x, y = np.meshgrid(*map(np.array, box))
-    ra, dec, _ = lower(wcs)(x.ravel(), y.ravel())
-    west, east, south, north = ra.min(), ra.max(), dec.min(), dec.max()
-    return polygon(np.mod([west, west, east, east], 360), [south, north, north, south])
+    return polygon(*evaluate_between(wcs, "v2v3", None, v2, v3, np.zeros(len(_VERTICES)))[:2])
 
 
 def filter_offset(filteroffset: xr.Dataset, name: str) -> tuple[float, float]:
@@ -238,26 +210,17 @@ def filter_offset(filteroffset: xr.Dataset, name: str) -> tuple[float, float]:
     ReferenceError
         If the reference has no entry for the filter.
     """
-    for entry in filteroffset.attrs.get("tree", {}).get("filters", ()):
-        if entry["filter"] == name:
-            return float(entry["column_offset"]), float(entry["row_offset"])
+    for one in filteroffset.attrs.get("tree", {}).get("filters", ()):
+        if one["filter"] == name:
+            return float(one["column_offset"]), float(one["row_offset"])
     msg = f"reference 'filteroffset' ({file_of(filteroffset)}) has no filter {name!r}"
     raise ReferenceError(msg)
 
 
 def imaging(ds: xr.Dataset, refs: References) -> AssignedWcs:
-    """Build the WCS of a MIRI image (frames detector → v2v3 → v2v3vacorr → world).
+    """Build the WCS of a MIRI image, from ``distortion`` and ``filteroffset`` (both ASDF).
 
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Exposure of the imager.
-    refs : mapping
-        ``distortion`` and ``filteroffset`` (both ASDF).
-
-    Returns
-    -------
-    AssignedWcs
+    Frames: detector → v2v3 → v2v3vacorr → world.
     """
     from astropy.modeling import bind_bounding_box
     from astropy.modeling.models import Shift
@@ -268,8 +231,7 @@ def imaging(ds: xr.Dataset, refs: References) -> AssignedWcs:
         msg = f"{_WHO}: keyword FILTER is {name!r}, needs the name of a filter"
         raise InputError(msg)
     columns, rows = filter_offset(reference(refs, "filteroffset", _WHO), name)
-    distortion = _model_of(reference(refs, "distortion", _WHO))
-    model = of_subarray(ds, Shift(columns) & Shift(rows) | distortion)
+    model = of_subarray(ds, Shift(columns) & Shift(rows) | _distortion(refs))
     ny, nx = ds["sci"].shape[-2:]
     bind_bounding_box(model, ((-0.5, nx - 0.5), (-0.5, ny - 0.5)), order="F")
 

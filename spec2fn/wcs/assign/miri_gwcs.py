@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from spec2fn.wcs.assign.pointing import v2v3_to_sky, velocity_aberration
-from spec2fn.wcs.frames import plane, spectral
+from spec2fn.wcs.frames import RA_DEC, plane, sky, spectral, world
 
 if TYPE_CHECKING:
     from astropy.modeling import Model
@@ -31,9 +31,9 @@ def spectral_gwcs(meta: Meta, to_slit: Model, to_v2v3: Model, spectral_name: str
     spectral_name : str
         Name of the spectral axis of the world.
     """
-    from astropy import coordinates, units
+    from astropy import units
     from astropy.modeling.models import Identity
-    from gwcs.coordinate_frames import CelestialFrame, CompositeFrame
+    from gwcs.coordinate_frames import CompositeFrame
     from gwcs.wcs import WCS
 
     shared = spectral(spectral_name, "lambda")
@@ -43,21 +43,14 @@ def spectral_gwcs(meta: Meta, to_slit: Model, to_v2v3: Model, spectral_name: str
         return CompositeFrame([angles, shared], name=name)
 
     slit = plane("alpha_beta_spatial", units.arcsec, ("alpha", "beta"))
-    sky = CelestialFrame(
-        name="icrs",
-        reference_frame=coordinates.ICRS(),
-        axes_order=(0, 1),
-        unit=(units.deg, units.deg),
-        axes_names=("RA", "DEC"),
-    )
     wavelength = spectral("alpha_beta_spectral", "lambda")
     return WCS(
         [
-            (plane("detector", units.pix), to_slit),
+            (plane("detector"), to_slit),
             (CompositeFrame([slit, wavelength], name="alpha_beta"), to_v2v3),
             (focal("v2v3"), velocity_aberration(meta) & Identity(1)),
             (focal("v2v3vacorr"), v2v3_to_sky(meta) & Identity(1)),
-            (CompositeFrame([sky, shared], name="world"), None),
+            (world(shared, sky("icrs", RA_DEC)), None),
         ]
     )
 
@@ -72,15 +65,14 @@ def image_gwcs(meta: Meta, to_v2v3: Model) -> WCS:
     to_v2v3 : astropy.modeling.Model
         Pixel to V2, V3 [arcsec].
     """
-    from astropy import coordinates, units
-    from gwcs.coordinate_frames import CelestialFrame
+    from astropy import units
     from gwcs.wcs import WCS
 
     return WCS(
         [
-            (plane("detector", units.pix), to_v2v3),
+            (plane("detector"), to_v2v3),
             (plane("v2v3", units.arcsec, ("v2", "v3")), velocity_aberration(meta)),
             (plane("v2v3vacorr", units.arcsec, ("v2", "v3")), v2v3_to_sky(meta)),
-            (CelestialFrame(reference_frame=coordinates.ICRS(), name="world"), None),
+            (sky("world"), None),
         ]
     )

@@ -20,14 +20,17 @@ import numpy as np
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.schema import meta_of
 from spec2fn.typing import HostArray
-from spec2fn.wcs.assign import AssignedWcs, References, WcsOptions, file_of, reference
+from spec2fn.wcs.assign import AssignedWcs, References, entry, file_of, reference
 from spec2fn.wcs.assign.miri_gwcs import spectral_gwcs
-from spec2fn.wcs.assign.pointing import rectangle_around, velocity_correction
+from spec2fn.wcs.assign.pointing import velocity_correction
+from spec2fn.wcs.coordinates import mrs_planes
+from spec2fn.wcs.s_region import box_region
 
 if TYPE_CHECKING:
     import xarray as xr
     from astropy.modeling import Model
-    from gwcs import WCS
+
+    from spec2fn.parameters import Parameters
 
 __all__ = ["mrs"]
 
@@ -59,33 +62,17 @@ class _Channel:
     range: tuple[float, float]
 
 
-def mrs(ds: xr.Dataset, refs: References, _: WcsOptions) -> AssignedWcs:
+def mrs(ds: xr.Dataset, refs: References, _: Parameters) -> AssignedWcs:
     """Build the WCS of a MIRI MRS exposure and evaluate it at every pixel.
 
     Frames: detector → alpha_beta → v2v3 → v2v3vacorr → world, all but the first with a wavelength
-    [um], which is barycentric where VELOSYS is known.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Exposure of type MIR_MRS, with attributes ``channel`` and ``band``.
-    refs : mapping
-        ``distortion``, ``regions``, ``specwcs`` and ``wavelengthrange`` (ASDF).
+    [um], which is barycentric where VELOSYS is known. The exposure has attributes ``channel`` and
+    ``band``; ``distortion``, ``regions``, ``specwcs`` and ``wavelengthrange`` are ASDF files.
 
     Returns
     -------
     AssignedWcs
-        ``planes`` holds ``wavelength`` [um], ``ra``, ``dec`` [deg], ``alpha`` and ``beta``
-        [arcsec] (y, x) float64, NaN outside the slices, and ``slice_id`` int32 (100 times the
-        channel plus the number of the slice, 0 outside).
-
-    Raises
-    ------
-    ReferenceError
-        For a reference that is missing, incomplete, or for another channel or band.
-    InputError
-        For a keyword that the exposure lacks, or an exposure of another size than the map of
-        slices.
+        ``planes`` are those of :func:`spec2fn.wcs.coordinates.mrs_planes`.
     """
     from astropy.modeling import bind_bounding_box
 
@@ -95,7 +82,7 @@ def mrs(ds: xr.Dataset, refs: References, _: WcsOptions) -> AssignedWcs:
     to_slices = _detector_to_slices(contents, velocity_correction(meta))
     bind_bounding_box(to_slices, ((-0.5, nx - 0.5), (-0.5, ny - 0.5)), order="F")
     wcs = spectral_gwcs(meta, to_slices, _slices_to_v2v3(contents), "spectral")
-    planes = _planes(wcs, contents.regions)
+    planes = mrs_planes(wcs, contents.regions)
     lost = [
         str(c.number)
         for c in contents.channels
@@ -110,7 +97,7 @@ def mrs(ds: xr.Dataset, refs: References, _: WcsOptions) -> AssignedWcs:
     return AssignedWcs(
         wcs,
         dispaxis=2,
-        s_region=rectangle_around(planes["ra"], planes["dec"]),
+        s_region=box_region(planes["ra"], planes["dec"]),
         planes=planes,
     )
 
@@ -120,26 +107,16 @@ def _tree(refs: References, reftype: str) -> tuple[Mapping[str, Any], str]:
     return ref.attrs.get("tree", {}), f"reference {reftype!r} ({file_of(ref)})"
 
 
-def _entry(tree: Mapping[str, Any], label: str, *path: str) -> Any:  # noqa: ANN401 - any leaf of a tree
-    value: Any = tree
-    for key in path:
-        value = value.get(key) if hasattr(value, "get") else None
-        if value is None:
-            msg = f"{_WHO}: {label} has no entry {'.'.join(path)!r}; fetch the file again"
-            raise ReferenceError(msg)
-    return value
-
-
 def _by_band(tree: Mapping[str, Any], label: str, name: str, column: str, wanted: str) -> Any:  # noqa: ANN401 - any leaf of a tree
     """Return what a table with a column ``channel_band`` says of a channel and band."""
-    bands = list(_entry(tree, label, name, "channel_band"))
+    bands = list(entry(tree, label, name, "channel_band"))
     if wanted not in bands:
         msg = (
             f"{_WHO}: {label} is for {', '.join(map(str, bands))}, but the exposure is of {wanted};"
             " pass the reference of its channel and band"
         )
         raise ReferenceError(msg)
-    return _entry(tree, label, name, column)[bands.index(wanted)]
+    return entry(tree, label, name, column)[bands.index(wanted)]
 
 
 def _contents(ds: xr.Dataset, refs: References) -> _Mrs:
@@ -147,14 +124,14 @@ def _contents(ds: xr.Dataset, refs: References) -> _Mrs:
     distortion, of_distortion = _tree(refs, "distortion")
     specwcs, of_specwcs = _tree(refs, "specwcs")
     ranges, of_ranges = _tree(refs, "wavelengthrange")
-    selectors = [str(s) for s in _entry(ranges, of_ranges, "waverange_selector")]
+    selectors = [str(s) for s in entry(ranges, of_ranges, "waverange_selector")]
     channels = []
     for number in numbers:
         name = number + band
         if name not in selectors:
             msg = f"{_WHO}: {of_ranges} has no range for {name}; it has {', '.join(selectors)}"
             raise ReferenceError(msg)
-        low, high = _entry(ranges, of_ranges, "wavelengthrange")[selectors.index(name)]
+        low, high = entry(ranges, of_ranges, "wavelengthrange")[selectors.index(name)]
         channels.append(
             _Channel(
                 number=int(number),
@@ -164,12 +141,12 @@ def _contents(ds: xr.Dataset, refs: References) -> _Mrs:
                 range=(float(low), float(high)),
             )
         )
-    slices = tuple(int(s) for s in _entry(distortion, of_distortion, "slices"))
+    slices = tuple(int(s) for s in entry(distortion, of_distortion, "slices"))
     models = {
-        name: tuple(_entry(distortion, of_distortion, f"{name}_model"))
+        name: tuple(entry(distortion, of_distortion, f"{name}_model"))
         for name in ("alpha", "beta", "x", "y")
     }
-    models["wavelength"] = tuple(_entry(specwcs, of_specwcs, "model"))
+    models["wavelength"] = tuple(entry(specwcs, of_specwcs, "model"))
     for name, listed in models.items():
         if len(listed) != len(slices):
             label = of_specwcs if name == "wavelength" else of_distortion
@@ -192,7 +169,7 @@ def _required(ds: xr.Dataset, name: str) -> str:
 
 def _regions(ds: xr.Dataset, refs: References, slices: set[int]) -> HostArray:
     tree, label = _tree(refs, "regions")
-    planes = np.asarray(_entry(tree, label, "regions"))
+    planes = np.asarray(entry(tree, label, "regions"))
     if planes.ndim != 3 or planes.shape[0] <= _WCS_PLANE:
         msg = f"{_WHO}: {label} has shape {planes.shape}, needs 9 maps of slices"
         raise ReferenceError(msg)
@@ -265,21 +242,3 @@ def _slices_to_v2v3(contents: _Mrs) -> Model:
     return RegionsSelector(
         axes, ("v2", "v3", "lam"), label_mapper=labels, selector=selector, name="abl_to_v2v3l"
     )
-
-
-def _planes(wcs: WCS, regions: HostArray) -> dict[str, HostArray]:
-    from spec2fn.wcs.lower import lower
-
-    ny, nx = regions.shape
-    x, y = np.arange(float(nx))[None, :], np.arange(float(ny))[:, None]
-    in_slices = lower(wcs, None, "alpha_beta")(x, y)
-    planes = dict(zip(("alpha", "beta", "wavelength"), in_slices, strict=True))
-    # only pixels inside slices go on to the sky
-    inside = np.flatnonzero(np.isfinite(planes["wavelength"]))
-    sky = lower(wcs, "alpha_beta")(*(plane.ravel()[inside] for plane in planes.values()))
-    for name, values in zip(("ra", "dec", "wavelength"), sky, strict=True):
-        # a wavelength outside the range of its channel has no position on the sky, nor counts
-        planes[name] = np.full(regions.shape, np.nan)
-        planes[name].reshape(-1)[inside] = values
-    planes["slice_id"] = regions
-    return planes

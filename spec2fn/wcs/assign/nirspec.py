@@ -20,7 +20,7 @@ from spec2fn.errors import InputError
 from spec2fn.modes import mode_of
 from spec2fn.schema import meta_of
 from spec2fn.typing import HostArray, Number
-from spec2fn.wcs.assign import AssignedWcs, References, WcsOptions
+from spec2fn.wcs.assign import AssignedWcs, References
 from spec2fn.wcs.assign.nirspec_batch import SlitBatch, metrology
 from spec2fn.wcs.assign.nirspec_boxes import bounding_boxes, on_detector, trace_boxes
 from spec2fn.wcs.assign.nirspec_frames import frames
@@ -31,7 +31,7 @@ from spec2fn.wcs.assign.nirspec_optics import (
     optics,
     slit_scales,
 )
-from spec2fn.wcs.msa_slitlets import msa_configuration, open_slitlets
+from spec2fn.wcs.msa_slitlets import open_slitlets
 from spec2fn.wcs.open_slits import Slit, open_fixed_slits
 
 if TYPE_CHECKING:
@@ -39,22 +39,20 @@ if TYPE_CHECKING:
     from astropy.modeling import Model
     from gwcs import WCS
 
+    from spec2fn.parameters import Parameters
+
 __all__ = ["SlitWcs", "gwa_to_slit", "open_slits", "slit_to_plane", "slits"]
 
 _WHO = "assign_wcs"
+_CHUNK = 1 << 16  # pixels evaluated in one go
 Change = Callable[["WCS"], "WCS"]
 
 
-def slits(ds: xr.Dataset, refs: References, options: WcsOptions) -> AssignedWcs:
+def slits(ds: xr.Dataset, refs: References, params: Parameters) -> AssignedWcs:
     """Build the WCS of a NIRSpec exposure of fixed slits or MSA slitlets.
 
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Exposure of type NRS_FIXEDSLIT, NRS_BRIGHTOBJ or NRS_MSASPEC.
-    refs : mapping
-        ``camera collimator disperser fore fpa msa ote wavelengthrange`` (ASDF).
-    options : WcsOptions
+    References: ``camera collimator disperser fore fpa msa ote wavelengthrange`` (ASDF), and of a
+    MOS exposure ``msa_metadata``.
 
     Returns
     -------
@@ -65,14 +63,12 @@ def slits(ds: xr.Dataset, refs: References, options: WcsOptions) -> AssignedWcs:
     Raises
     ------
     InputError
-        For a missing keyword, MSA metadata that do not fit the exposure, a filter and grating
-        that do not go together, or if no open slit falls on the detector.
-    ReferenceError
-        For a missing or unfit reference.
+        Also for MSA metadata that do not fit the exposure, and if no open slit falls on the
+        detector.
     """
     check_grating(ds)
-    shared = optics(ds, refs, options.wavelength_range)
-    candidates = SlitBatch(shared, open_slits(ds, shared, options))
+    shared = optics(ds, refs, params.wavelength_range)
+    candidates = SlitBatch(shared, open_slits(ds, shared, refs, params))
     seen = np.flatnonzero(on_detector(trace_boxes(candidates)))
     if not seen.size:
         msg = (
@@ -83,7 +79,9 @@ def slits(ds: xr.Dataset, refs: References, options: WcsOptions) -> AssignedWcs:
         raise InputError(msg)
     # slits are listed by quadrant of the MSA, as in published products
     batch = candidates.subset(sorted(seen, key=lambda i: candidates.slits[i].quadrant))
-    wcs = SlitWcs(batch, bounding_boxes(batch), np.zeros((len(batch.slits), 2), dtype=int))
+    count = len(batch.slits)
+    starts = np.zeros((count, 2), dtype=int)
+    wcs = SlitWcs(batch, bounding_boxes(batch), starts, tuple(range(count)))
     records = {
         "slits": batch.slits,
         "spectral_order": shared.order,
@@ -92,7 +90,9 @@ def slits(ds: xr.Dataset, refs: References, options: WcsOptions) -> AssignedWcs:
     return AssignedWcs(wcs, dispaxis=1, records=records, nominal_range=exceeded_range(shared))
 
 
-def open_slits(ds: xr.Dataset, optics: Optics, options: WcsOptions) -> tuple[Slit, ...]:
+def open_slits(
+    ds: xr.Dataset, optics: Optics, refs: References, params: Parameters
+) -> tuple[Slit, ...]:
     """Return the slits that were open, whether or not they fall on the detector.
 
     Raises
@@ -100,20 +100,21 @@ def open_slits(ds: xr.Dataset, optics: Optics, options: WcsOptions) -> tuple[Sli
     InputError
         If the MSA metadata of a MOS exposure are missing, or do not fit it.
     """
-    y_range = (options.slit_y_low, options.slit_y_high)
+    y_range = (params.slit_y_low, params.slit_y_high)
     if not mode_of(ds).shutters:
         return open_fixed_slits(ds, y_range)
     meta = meta_of(ds)
-    if options.msa_metadata is None:
+    metadata = refs.get("msa_metadata")
+    if metadata is None:
         name = meta.get("MSAMETFL") or "N/A"
         msg = (
             f"{_WHO}: the MSA metadata file of {meta.filename or 'the exposure'} is missing"
             f" (MSAMETFL is {name}); put it beside the exposure, or pass msa_metadata="
         )
         raise InputError(msg)
-    metadata_id, dither = msa_configuration(ds)
+    metadata_id, dither = (meta.require(k, _WHO) for k in ("MSAMETID", "PATT_NUM"))
     slitlets = open_slitlets(
-        options.msa_metadata,
+        metadata,
         metadata_id,
         dither,
         program=str(meta.get("PROGRAM", "")),
@@ -139,7 +140,7 @@ class SlitWcs(Mapping[int, "WCS"]):
     starts : int array, shape (slit, 2)
         Zero-indexed first pixel (x, y) of the cut-outs in the exposure.
     ids : tuple of int
-        The slits of the mapping; all of them by default.
+        The slits of the mapping.
     changes : mapping of int to callable
         What later steps have done to the gwcs of single slits: ``gwcs -> gwcs``. Of a change
         with attributes ``kind`` and ``numbers`` (see :class:`~spec2fn.deferred.DeferredWcs`),
@@ -149,13 +150,9 @@ class SlitWcs(Mapping[int, "WCS"]):
     batch: SlitBatch
     boxes: HostArray
     starts: HostArray
-    ids: tuple[int, ...] = ()
+    ids: tuple[int, ...]
     changes: Mapping[int, Change] = field(default_factory=dict)
     _built: dict[int, DeferredWcs] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.ids:
-            object.__setattr__(self, "ids", tuple(range(len(self.batch.slits))))
 
     def __getitem__(self, key: int) -> WCS:
         return self.deferred(key).load()
@@ -186,19 +183,10 @@ class SlitWcs(Mapping[int, "WCS"]):
     def slit_frame(
         self, slit: HostArray, x: HostArray, y: HostArray
     ) -> tuple[HostArray, HostArray]:
-        """Position along the slit and wavelength [m] of pixels of cut-outs.
+        """Position along the slit and wavelength [m] of pixels of cut-outs; NaN outside the slit.
 
-        Parameters
-        ----------
-        slit : int array
-            Slit ids; broadcasts against the pixels.
-        x, y : array
-            Zero-indexed pixels of the cut-outs.
-
-        Returns
-        -------
-        y_slit, wavelength : array
-            NaN outside the slit; what the slits' gwcs give, all slits in one go.
+        What the slits' gwcs give, all slits in one go: an array of slit ids broadcasts against
+        the zero-indexed pixels.
         """
         start = self.starts[slit]
         return self.batch.slit_frame(slit, x + start[..., 0], y + start[..., 1])
@@ -250,9 +238,61 @@ class SlitWcs(Mapping[int, "WCS"]):
             )
         return x - start[0], y - start[1]
 
-    def cut(self, boxes: HostArray, starts: HostArray, ids: tuple[int, ...]) -> SlitWcs:
-        """Return the WCS of cut-outs: other boxes and first pixels, for the slits `ids`."""
-        return SlitWcs(self.batch, boxes, starts, ids, self.changes)
+    def world(
+        self, slit: HostArray, x: HostArray, y: HostArray
+    ) -> tuple[HostArray, HostArray, HostArray]:
+        """Right ascension, declination [deg] and wavelength [um], as :meth:`slit_frame`."""
+        start = self.starts[slit]
+        return self.batch.world(slit, x + start[..., 0], y + start[..., 1])
+
+    @property
+    def sizes(self) -> HostArray:
+        """Number of pixels (x, y) of the cut-outs, int array (slit, 2)."""
+        return np.rint(self.boxes[:, :, 1] - self.boxes[:, :, 0]).astype(int)
+
+    def on_pixels(
+        self,
+        function: Callable[..., tuple[HostArray, ...]],
+        slits: HostArray,
+        shape: tuple[int, int],
+        offset: float = 0.0,
+    ) -> tuple[HostArray, ...]:
+        """Evaluate :meth:`world` or :meth:`slit_frame` at the pixels of cut-outs.
+
+        Parameters
+        ----------
+        function : callable
+        slits : int array, shape (slit,)
+        shape : (int, int)
+            Rows and columns to which the cut-outs are padded.
+        offset : float
+            Of the columns. With -0.5 these are the edges of the pixels, one more than columns.
+
+        Returns
+        -------
+        tuple of array, shape (slit, y, x)
+            NaN in the padding.
+        """
+        (ny, nx), sizes = shape, self.sizes[slits] + (int(offset < 0), 0)
+        x, y = np.arange(nx, dtype=np.float64), np.arange(ny, dtype=np.float64)[:, None]
+        step = max(1, _CHUNK // max(ny * nx, 1))
+        out: list[HostArray] = []
+        for first in range(0, len(slits), step):
+            some = slice(first, first + step)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                values = function(slits[some, None, None], x + offset, y)
+            out = out or [np.full((len(slits), ny, nx), np.nan) for _ in values]
+            inside = (x < sizes[some, 0, None, None]) & (y < sizes[some, 1, None, None])
+            for plane, value in zip(out, values, strict=True):
+                np.copyto(plane[some], value, where=inside)
+        return tuple(out)
+
+    def cut(self, ids: HostArray, start: HostArray, size: HostArray) -> SlitWcs:
+        """Return the WCS of cut-outs of the slits `ids`: first pixels and sizes (slit, 2)."""
+        boxes, starts = self.boxes.copy(), self.starts.copy()
+        boxes[ids] = np.stack([np.zeros_like(size), size], axis=2) - 0.5
+        starts[ids] = start
+        return SlitWcs(self.batch, boxes, starts, tuple(ids.tolist()), self.changes)
 
     def changed(self, changes: Mapping[int, Change]) -> SlitWcs:
         """Return a copy in which the gwcs of some slits are changed once they are built.

@@ -91,9 +91,9 @@ class SlitBatch:
 
     @cached_property
     def tables(self) -> _Pair:
-        """Cosine across the dispersion before the grating wheel and position along the slit.
+        """Cosine before the grating wheel and position along the slit, (slit, TABLE_SIZE) each.
 
-        Both have the shape (slit, TABLE_SIZE).
+        The cosine is that across the dispersion.
         """
         low, high = self.edges[:, 0], self.edges[:, 1]
         y = np.linspace(low, high, TABLE_SIZE, axis=1)
@@ -122,14 +122,9 @@ class SlitBatch:
         return self.optics.lowered.entrance(*self.msa(slit, x, y))
 
     def slit_frame(self, slit: SlitNumber, x: _Floats, y: _Floats) -> _Pair:
-        """Position along the slit and wavelength [m] of a pixel.
+        """Position along the slit and wavelength [m] of a pixel; NaN outside the slit.
 
         Light is taken to come from the middle of the slit's width.
-
-        Returns
-        -------
-        y_slit, wavelength : array
-            NaN outside the slit.
         """
         out, across, _ = self.optics.lowered.gwa(x, y)
         along = self._along(slit, -across)
@@ -169,14 +164,7 @@ class SlitBatch:
         return (*self.celestial(slit, along, wavelength), wavelength * 1e6)
 
     def celestial(self, slit: SlitNumber, along: HostArray, wavelength: HostArray) -> _Pair:
-        """Right ascension and declination [deg] of a position along a slit.
-
-        Parameters
-        ----------
-        slit : int array
-        along, wavelength : array
-            From :meth:`slit_frame`; wavelengths in m.
-        """
+        """Right ascension and declination [deg] of what :meth:`slit_frame` gives."""
         series = self._sky
         if series is None:
             ra, dec, _ = self.sky(slit, 0.0, along, wavelength)
@@ -219,13 +207,7 @@ class SlitBatch:
     def sky(self, slit: SlitNumber, x: _Floats, y: _Floats, wavelength: _Floats) -> _Triple:
         """Right ascension, declination [deg] and wavelength [um] of a position in a slit.
 
-        Parameters
-        ----------
-        slit : int array
-        x, y : array
-            Across and along the slit.
-        wavelength : array
-            In m.
+        `x` and `y` run across and along the slit; `wavelength` is in m.
         """
         return self.optics.lowered.sky(*self.msa(slit, x, y), wavelength)
 

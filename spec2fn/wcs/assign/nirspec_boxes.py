@@ -8,14 +8,17 @@ looked at closely, and only the outer rows, for all slits at once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from spec2fn.typing import HostArray
 from spec2fn.wcs.assign.nirspec_batch import SlitBatch
+from spec2fn.wcs.assign.nirspec_optics import DETECTOR_SIZE
 
-__all__ = ["bounding_boxes", "on_detector", "trace_boxes"]
+__all__ = ["bounding_boxes", "lit_pixels", "on_detector", "trace_boxes"]
 
-_LAST_PIXEL = 2047
+_LAST_PIXEL = DETECTOR_SIZE - 1
 _MARGIN_X, _MARGIN_Y = 10, 2  # pixels
 _STEP = 1e-10  # m
 _COARSE = 257  # wavelengths of the first look
@@ -103,6 +106,29 @@ def bounding_boxes(batch: SlitBatch) -> HostArray:
         extent = np.stack([np.zeros_like(rows), rows], axis=1)
         boxes[slits[lit], 1] = _padded(extent)[:, 1]
     return boxes
+
+
+def lit_pixels(
+    batch: SlitBatch, boxes: HostArray, shape: tuple[int, int]
+) -> Iterator[tuple[int, tuple[slice, slice], HostArray, HostArray]]:
+    """Evaluate slits at the pixels of an image whose centres are in their bounding boxes.
+
+    Yields
+    ------
+    number : int
+        Of each slit with such pixels.
+    window : (slice, slice)
+        Their rows and columns.
+    along, wavelength : array
+        From :meth:`SlitBatch.slit_frame`; NaN outside the slit.
+    """
+    first = np.maximum(np.ceil(boxes[:, :, 0]), 0).astype(int)
+    stop = np.minimum(np.floor(boxes[:, :, 1]), [shape[1] - 1, shape[0] - 1]).astype(int) + 1
+    for i in np.flatnonzero((first < stop).all(axis=1)).tolist():
+        columns, rows = (slice(a, b) for a, b in zip(first[i], stop[i], strict=True))
+        y, x = np.ogrid[rows, columns]
+        seen = batch.slit_frame(np.array(i), x.astype(float), y.astype(float))
+        yield i, (rows, columns), *seen
 
 
 def _lit_rows(batch: SlitBatch, slits: HostArray, boxes: HostArray) -> tuple[HostArray, ...]:

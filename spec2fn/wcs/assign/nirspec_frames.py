@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from spec2fn.wcs.frames import plane, spectral, world
+from spec2fn.wcs.frames import plane, spectral, within_slit, world
 
 if TYPE_CHECKING:
     from astropy.units import Unit
@@ -32,11 +32,11 @@ def frames() -> Mapping[str, CoordinateFrame]:
         return CompositeFrame([plane(part or f"{name}_spatial", unit, axes), wavelength], name=name)
 
     listed = (
-        plane("coordinates", units.pix),
-        plane("detector", units.pix),
-        plane("sca", units.pix),
+        plane("coordinates"),
+        plane("detector"),
+        plane("sca"),
         plane("gwa", units.rad, ("alpha_in", "beta_in")),
-        spectrum("slit_frame", "", ("x_slit", "y_slit"), "slit_spatial"),
+        within_slit("slit_frame", wavelength),
         spectrum("slicer", "", ("x_slicer", "y_slicer")),
         spectrum("msa_frame", units.m, ("x_msa", "y_msa"), "msa_spatial"),
         spectrum("oteip", units.deg, ("X_OTEIP", "Y_OTEIP"), "oteip"),

@@ -20,28 +20,29 @@ import numpy as np
 from spec2fn.deferred import DeferredWcs
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.typing import HostArray
-from spec2fn.wcs.assign import AssignedWcs, References, WcsOptions
+from spec2fn.wcs.assign import AssignedWcs, References, entry
 from spec2fn.wcs.assign.nirspec_batch import SlitBatch, SlitNumber, affine
-from spec2fn.wcs.assign.nirspec_boxes import bounding_boxes
+from spec2fn.wcs.assign.nirspec_boxes import bounding_boxes, lit_pixels
 from spec2fn.wcs.assign.nirspec_ifu_gwcs import by_pixel, by_slice
 from spec2fn.wcs.assign.nirspec_optics import (
     Optics,
     check_grating,
-    entry,
     exceeded_range,
     msa_to_sky,
     spectrograph,
     tree,
 )
-from spec2fn.wcs.assign.pointing import rectangle_around
 from spec2fn.wcs.lower import lower
 from spec2fn.wcs.lowered import Lowered
 from spec2fn.wcs.open_slits import Slit
+from spec2fn.wcs.s_region import box_region
 
 if TYPE_CHECKING:
     import xarray as xr
     from astropy.modeling import Model
     from gwcs import WCS
+
+    from spec2fn.parameters import Parameters
 
 __all__ = ["SLICES", "IfuOptics", "SliceBatch", "ifu", "ifu_optics", "slice_planes"]
 
@@ -144,22 +145,9 @@ def ifu_optics(
 ) -> IfuOptics:
     """Put the transforms of an IFU exposure together.
 
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Exposure; see :func:`~spec2fn.wcs.assign.nirspec_optics.optics`.
-    refs : mapping
-        ``camera collimator disperser fore fpa ifufore ifupost ifuslicer ote wavelengthrange``
-        and, if there is one, ``chromcorr`` (ASDF).
-    wavelength_range : (float, float), optional
-        Wavelengths [um] of interest instead of those of the reference.
-
-    Raises
-    ------
-    InputError
-        For a missing keyword, or a filter and grating that do not go together.
-    ReferenceError
-        For a missing or damaged reference, or one of another grating or filter.
+    As :func:`~spec2fn.wcs.assign.nirspec_optics.optics`, with the references ``camera collimator
+    disperser fore fpa ifufore ifupost ifuslicer ote wavelengthrange`` and, if there is one,
+    ``chromcorr`` (ASDF).
     """
     names = ["fore", "ifufore", "ifupost", "ifuslicer", "ote"]
     names += ["chromcorr"] * (refs.get("chromcorr") is not None)
@@ -168,7 +156,7 @@ def ifu_optics(
         **spectrograph(ds, refs, wavelength_range),
         quadrants={},
         to_sky=msa_to_sky(ds, trees),
-        slicer=entry(trees["ifuslicer"], "model", "ifuslicer"),
+        slicer=entry(trees["ifuslicer"], "reference 'ifuslicer'", "model"),
         metrology=_metrology(trees["ifuslicer"]),
         posts=_posts(trees["ifupost"]),
         is_prism=ds.attrs.get("grating") == "PRISM",
@@ -176,7 +164,7 @@ def ifu_optics(
 
 
 def _metrology(ifuslicer: Mapping[str, Any]) -> HostArray:
-    data = np.asarray(entry(ifuslicer, "data", "ifuslicer"))
+    data = np.asarray(entry(ifuslicer, "reference 'ifuslicer'", "data"))
     names = data.dtype.names or ()
     if len(names) != 5 or len(data) < SLICES:
         msg = (
@@ -201,9 +189,9 @@ def _posts(ifupost: Mapping[str, Any]) -> tuple[Model, ...]:
 def _post(ifupost: Mapping[str, Any], i: int) -> Model:
     from astropy.modeling.models import Identity, Mapping
 
-    name = f"ifupost slice_{i}"
-    parts = entry(ifupost, f"slice_{i}", "ifupost")
-    linear, x, x_by_wave, y, y_by_wave = (entry(parts, key, name) for key in _POST)
+    label = f"reference 'ifupost', slice_{i}"
+    parts = entry(ifupost, "reference 'ifupost'", f"slice_{i}")
+    linear, x, x_by_wave, y, y_by_wave = (entry(parts, label, key) for key in _POST)
 
     def along(still: Model, moving: Model) -> Model:
         # polynomials in x and y, one of which counts in proportion to the wavelength
@@ -214,16 +202,8 @@ def _post(ifupost: Mapping[str, Any], i: int) -> Model:
     return linear & Identity(1) | Mapping((0, 1, 2, 0, 1, 2)) | both
 
 
-def ifu(ds: xr.Dataset, refs: References, options: WcsOptions) -> AssignedWcs:
-    """Build the WCS of a NIRSpec IFU exposure, and evaluate it.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Exposure of type NRS_IFU.
-    refs : mapping
-        See :func:`ifu_optics`.
-    options : WcsOptions
+def ifu(ds: xr.Dataset, refs: References, params: Parameters) -> AssignedWcs:
+    """Build the WCS of a NIRSpec IFU exposure, and evaluate it; references: :func:`ifu_optics`.
 
     Returns
     -------
@@ -236,21 +216,18 @@ def ifu(ds: xr.Dataset, refs: References, options: WcsOptions) -> AssignedWcs:
     Raises
     ------
     InputError
-        For a missing keyword, a filter and grating that do not go together, or if no slice falls
-        on the detector.
-    ReferenceError
-        For a missing or unfit reference.
+        Also if no slice falls on the detector.
     """
     _check_light(ds)
-    y_range = (options.slit_y_low, options.slit_y_high)
-    shared = ifu_optics(ds, refs, options.wavelength_range)
+    y_range = (params.slit_y_low, params.slit_y_high)
+    shared = ifu_optics(ds, refs, params.wavelength_range)
     batch = SliceBatch(shared, tuple(Slit(str(i), i, *y_range, quadrant=0) for i in range(SLICES)))
     boxes = bounding_boxes(batch)
     shape = ds["sci"].shape[-2:]
     planes, lit = slice_planes(batch, boxes, (shape[0], shape[1]))
     if not lit.any():
         raise InputError(_no_light(ds))
-    sliced, slice_id = options.nrs_ifu_slice_wcs, planes["slice_id"]
+    sliced, slice_id = params.nrs_ifu_slice_wcs, planes["slice_id"]
 
     def gwcs() -> WCS:
         return by_slice(batch, boxes) if sliced else by_pixel(batch, slice_id)
@@ -263,7 +240,7 @@ def ifu(ds: xr.Dataset, refs: References, options: WcsOptions) -> AssignedWcs:
     return AssignedWcs(
         DeferredWcs(gwcs),  # most of what it takes to calibrate does not need it
         dispaxis=1,
-        s_region=rectangle_around(planes["ra"], planes["dec"]),
+        s_region=box_region(planes["ra"], planes["dec"]),
         records=records,
         planes=planes,
         nominal_range=exceeded_range(shared),
@@ -314,20 +291,12 @@ def slice_planes(
     """
     planes = {name: np.full(shape, np.nan) for name in ("wavelength", "ra", "dec", "slit_y")}
     number = np.zeros(shape, dtype=np.int32)
-    first = np.maximum(np.ceil(boxes[:, :, 0]), 0).astype(int)
-    last = np.minimum(np.floor(boxes[:, :, 1]), [shape[1] - 1, shape[0] - 1]).astype(int)
     lit = np.zeros(len(boxes), dtype=bool)
-    for i in range(len(boxes)):
-        if (last[i] < first[i]).any():
-            continue
-        window = tuple(slice(a, b + 1) for a, b in zip(first[i][::-1], last[i][::-1], strict=True))
-        y, x = np.ogrid[window]
-        slit = np.array(i)
-        along, wavelength = batch.slit_frame(slit, x.astype(float), y.astype(float))
-        inside = np.isfinite(wavelength)
+    for i, window, y, metres in lit_pixels(batch, boxes, shape):
+        inside = np.isfinite(metres)
         lit[i] = inside.any()
-        along, wavelength = along[inside], wavelength[inside]
-        ra, dec = batch.celestial(slit, along, wavelength)
+        along, wavelength = y[inside], metres[inside]
+        ra, dec = batch.celestial(np.array(i), along, wavelength)
         number[window][inside] = i + 1
         for name, values in zip(planes, (wavelength * 1e6, ra, dec, along), strict=True):
             planes[name][window][inside] = values

@@ -41,11 +41,15 @@ def by_pixel(batch: SliceBatch, slice_id: HostArray) -> WCS:
     from astropy.modeling.models import Const1D, Identity, Mapping
     from gwcs.selector import LabelMapperArray, LabelMapperDict, RegionsSelector
     from gwcs.wcs import WCS
+    from scipy.ndimage import find_objects
 
     from_detector = batch.optics.to_sca | batch.optics.sca_to_gwa
     transforms, places = {}, {}
-    for label, box in _extents(slice_id):
-        i = label - 1
+    for i, found in enumerate(find_objects(slice_id)):
+        if found is None:
+            continue
+        label = i + 1
+        box = tuple((edge.start - 0.5, edge.stop - 0.5) for edge in reversed(found))
         place = _slice_to_slicer(batch, i)
         # readers of the file find the frame of the slice before the last operator
         one = from_detector | _gwa_to_slice(batch, i, place) | place & Identity(1)
@@ -77,27 +81,6 @@ def by_pixel(batch: SliceBatch, slice_id: HostArray) -> WCS:
     pipeline = [(named["coordinates"], first), (named["detector"], select)]
     pipeline += [(named[frame], model) for frame, model in batch.optics.to_sky]
     return WCS([*pipeline, (named["world"], None)])
-
-
-def _extents(slice_id: HostArray) -> list[tuple[int, tuple[tuple[float, float], ...]]]:
-    # the number of each slice and its bounding box
-    y, x = np.nonzero(slice_id)
-    number = slice_id[y, x]
-    size = int(number.max(initial=0)) + 1
-    low, high = np.full((2, size), 1 << 30), np.full((2, size), -1)
-    for axis, values in enumerate((x, y)):
-        np.minimum.at(low[axis], number, values)
-        np.maximum.at(high[axis], number, values)
-    return [
-        (
-            k,
-            tuple(
-                (float(a) - 0.5, float(b) + 0.5) for a, b in zip(low[:, k], high[:, k], strict=True)
-            ),
-        )
-        for k in range(1, size)
-        if high[0, k] >= 0
-    ]
 
 
 def by_slice(batch: SliceBatch, boxes: HostArray) -> WCS:

@@ -10,7 +10,7 @@ grating does not say which slit the light came through, which is why every slit 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any
 
@@ -20,41 +20,40 @@ from spec2fn.errors import InputError, ReferenceError
 from spec2fn.schema import meta_of
 from spec2fn.subarray import subarray_origin
 from spec2fn.typing import HostArray
-from spec2fn.wcs.assign import References, reference
+from spec2fn.wcs.assign import References, entry, reference
 from spec2fn.wcs.assign.pointing import (
-    number,
     v2v3_to_sky,
     velocity_aberration,
     velocity_correction,
 )
 from spec2fn.wcs.lower import lower
 from spec2fn.wcs.lowered import Lowered, chain
+from spec2fn.wcs.open_slits import SHUTTERS_ALONG
 
 if TYPE_CHECKING:
     import xarray as xr
     from astropy.modeling import Model
 
 __all__ = [
+    "DETECTOR_SIZE",
     "Optics",
     "check_grating",
-    "entry",
     "exceeded_range",
     "msa_to_sky",
     "optics",
+    "quadrants",
     "slit_scales",
     "spectral_range",
     "spectrograph",
     "tree",
-    "with_quadrants",
 ]
 
 _WHO = "assign_wcs"
-_DETECTOR_SIZE = 2048
+DETECTOR_SIZE = 2048
 _METROLOGY = ("NO", "XC", "YC", "SIZEX", "SIZEY")
 _GLASS = ("angle", "kcoef", "lcoef", "tcoef", "tref", "pref")
 # wavelengths [m] at which the refraction of the prism is tabulated, to be inverted
 _PRISM_GRID = (0.3, 8.005, 0.005)
-_SHUTTERS_ALONG = 365  # shutters in a row of a quadrant
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,37 +188,14 @@ def optics(
         For a missing or damaged reference, or one of another grating or filter.
     """
     shared = spectrograph(ds, refs, wavelength_range)
-    trees = {name: tree(ds, refs, name) for name in ("fore", "msa", "ote")}
-    return Optics(
-        **shared,
-        quadrants={q: _quadrant(trees["msa"], q) for q in range(1, 6)},
-        to_sky=msa_to_sky(ds, trees),
-    )
+    trees = {name: tree(ds, refs, name) for name in ("fore", "ote")}
+    return Optics(**shared, quadrants=quadrants(ds, refs), to_sky=msa_to_sky(ds, trees))
 
 
-def with_quadrants(known: Optics, ds: xr.Dataset, refs: References) -> Optics:
-    """Return the optics of an IFU exposure with the apertures of the MSA instead of the slices.
-
-    Parameters
-    ----------
-    known : Optics
-        Of the IFU; collimator to detector are the same.
-    ds, refs
-        See :func:`optics`; of the references ``msa``.
-
-    Raises
-    ------
-    ReferenceError
-        For a missing or damaged reference.
-
-    Notes
-    -----
-    Without a way to the sky, which starts at the slicer in `known`.
-    """
+def quadrants(ds: xr.Dataset, refs: References) -> dict[int, tuple[Model, HostArray]]:
+    """Return :attr:`Optics.quadrants`, from the reference ``msa``."""
     msa = tree(ds, refs, "msa")
-    shared = {f.name: getattr(known, f.name) for f in fields(Optics)}
-    own = {"quadrants": {q: _quadrant(msa, q) for q in range(1, 6)}, "to_sky": ()}
-    return Optics(**{**shared, **own})
+    return {q: _quadrant(msa, q) for q in range(1, 6)}
 
 
 def spectrograph(
@@ -237,16 +213,24 @@ def spectrograph(
     dict
         Fields of :class:`Optics`: all but ``quadrants`` and ``to_sky``.
     """
+    from stdatamodels.jwst.transforms.models import Unitless2DirCos
+
     # first, because CRDS has no references for filters and gratings that do not go together
     order, nominal = spectral_range(ds, refs, any_filter=wavelength_range is not None)
     waverange = nominal if wavelength_range is None else _in_metres(wavelength_range)
     trees = {name: tree(ds, refs, name) for name in ("camera", "collimator", "disperser", "fpa")}
     rotation = _grating_rotation(ds, trees["disperser"])
     wavelength, angles = _disperser(ds, trees["disperser"], order)
+    to_sca = _to_sca(ds)
+    fpa = entry(trees["fpa"], "reference 'fpa'", f"{ds.attrs['detector'].lower()}_model")
+    camera = entry(trees["camera"], "reference 'camera'", "model")
+    collimator = entry(trees["collimator"], "reference 'collimator'", "model").inverse
+
+    cosines = [Unitless2DirCos(name="unitless2directional_cosines") for _ in range(2)]
     return {
-        "to_sca": _to_sca(ds),
-        "sca_to_gwa": _sca_to_gwa(ds, trees, rotation),
-        "collimator_to_gwa": _collimator_to_gwa(trees["collimator"], rotation),
+        "to_sca": to_sca,
+        "sca_to_gwa": fpa | camera | cosines[0] | rotation,
+        "collimator_to_gwa": collimator | cosines[1] | rotation,
         "wavelength": wavelength,
         "angles": angles,
         "order": order,
@@ -277,15 +261,6 @@ def tree(ds: xr.Dataset, refs: References, name: str) -> Mapping[str, Any]:
         msg = f"{_WHO}: reference {name!r} ({ref.attrs.get('filename', '?')}) is no ASDF file"
         raise ReferenceError(msg)
     return content
-
-
-def entry(tree: Mapping[str, Any], key: str, name: str) -> Any:  # noqa: ANN401 - any leaf of a tree
-    """Return an entry of the reference `name`; :class:`ReferenceError` if it lacks it."""
-    value = tree.get(key)
-    if value is None:
-        msg = f"{_WHO}: reference {name!r} has no {key!r}; fetch it again from CRDS"
-        raise ReferenceError(msg)
-    return value
 
 
 def check_grating(ds: xr.Dataset) -> None:
@@ -334,7 +309,7 @@ def spectral_range(
     """
     ref = reference(refs, "wavelengthrange", _WHO)
     tree = ref.attrs.get("tree", {})
-    configurations = list(entry(tree, "waverange_selector", "wavelengthrange"))
+    configurations = list(entry(tree, "reference 'wavelengthrange'", "waverange_selector"))
     name, grating = f"{ds.attrs.get('filter')}_{ds.attrs.get('grating')}", ds.attrs.get("grating")
     if name not in configurations and any_filter:
         same = [i for i, c in enumerate(configurations) if c.endswith(f"_{grating}")]
@@ -362,7 +337,7 @@ def _to_sca(ds: xr.Dataset) -> Model:
     if detector == "NRS1":
         return shift | Identity(2)
     if detector == "NRS2":
-        last = 1.0 - _DETECTOR_SIZE
+        last = 1.0 - DETECTOR_SIZE
         return shift | (Shift(last) & Shift(last) | Scale(-1) & Scale(-1))
     msg = f"{_WHO}: keyword DETECTOR is {detector!r}, needs NRS1 or NRS2"
     raise InputError(msg)
@@ -373,30 +348,22 @@ def _grating_rotation(ds: xr.Dataset, disperser: Mapping[str, Any]) -> Model:
 
     # the sensors read a tilt about one axis of the wheel, which turns the grating about the other
     meta = meta_of(ds)
-    theta = {axis: float(entry(disperser, f"theta_{axis}", "disperser")) for axis in "xyz"}
+    theta = {
+        axis: float(entry(disperser, "reference 'disperser'", f"theta_{axis}")) for axis in "xyz"
+    }
     for keyword, sensor, axis in (("GWA_XTIL", "gwa_tiltx", "y"), ("GWA_YTIL", "gwa_tilty", "x")):
-        reading = number(meta, keyword)
-        calibration = entry(disperser, sensor, "disperser")
+        reading = meta.number(keyword, _WHO)
+        calibration = entry(disperser, "reference 'disperser'", sensor)
         tilt = calibration["tilt_model"]
         moved = float(tilt(reading)) - float(tilt(calibration["zeroreadings"][0]))
         theta[axis] += 0.5 * moved / 3600.0
-    angles = [theta["x"], theta["y"], theta["z"], float(entry(disperser, "tilt_y", "disperser"))]
+    angles = [
+        theta["x"],
+        theta["y"],
+        theta["z"],
+        float(entry(disperser, "reference 'disperser'", "tilt_y")),
+    ]
     return Rotation3DToGWA(angles, axes_order="xyzy", name="rotation")
-
-
-def _sca_to_gwa(ds: xr.Dataset, trees: Mapping[str, Any], rotation: Model) -> Model:
-    from stdatamodels.jwst.transforms.models import Unitless2DirCos
-
-    fpa = entry(trees["fpa"], f"{ds.attrs['detector'].lower()}_model", "fpa")
-    camera = entry(trees["camera"], "model", "camera")
-    return fpa | camera | Unitless2DirCos(name="unitless2directional_cosines") | rotation
-
-
-def _collimator_to_gwa(collimator: Mapping[str, Any], rotation: Model) -> Model:
-    from stdatamodels.jwst.transforms.models import Unitless2DirCos
-
-    backward = entry(collimator, "model", "collimator").inverse
-    return backward | Unitless2DirCos(name="unitless2directional_cosines") | rotation
 
 
 def _disperser(ds: xr.Dataset, disperser: Mapping[str, Any], order: int) -> tuple[Model, Model]:
@@ -416,7 +383,7 @@ def _grating(disperser: Mapping[str, Any], order: int) -> tuple[Model, Model]:
     from gwcs.spectroscopy import AnglesFromGratingEquation3D, WavelengthFromGratingEquation
 
     # gwcs counts the angle along the dispersion with the opposite sign
-    density = float(entry(disperser, "groovedensity", "disperser"))
+    density = float(entry(disperser, "reference 'disperser'", "groovedensity"))
     wavelength = (
         Mapping((0, 2), n_inputs=3)
         | WavelengthFromGratingEquation(density, order, name="lambda_from_gratingeq")
@@ -434,8 +401,8 @@ def _prism(ds: xr.Dataset, disperser: Mapping[str, Any]) -> tuple[Model, Model]:
     from astropy.modeling.models import Tabular1D
     from stdatamodels.jwst.transforms.models import RefractionIndexFromPrism, Snell
 
-    glass = {key: entry(disperser, key, "disperser") for key in _GLASS}
-    temperature = number(meta_of(ds), "GWA_TILT")
+    glass = {key: entry(disperser, "reference 'disperser'", key) for key in _GLASS}
+    temperature = meta_of(ds).number("GWA_TILT", _WHO)
     # the glass is in vacuum wherever it is used: there is no reading of the pressure
     law = Snell(**glass, temperature=temperature, pressure=glass["pref"], name="snell_law")
     grid = np.arange(*_PRISM_GRID) * 1e-6
@@ -453,8 +420,8 @@ def _prism(ds: xr.Dataset, disperser: Mapping[str, Any]) -> tuple[Model, Model]:
 
 
 def _quadrant(msa: Mapping[str, Any], quadrant: int) -> tuple[Model, HostArray]:
-    apertures = entry(msa, f"Q{quadrant}", "msa")
-    data = np.asarray(entry(apertures, "data", "msa"))
+    apertures = entry(msa, "reference 'msa'", f"Q{quadrant}")
+    data = np.asarray(entry(apertures, "reference 'msa'", "data"))
     if len(data.dtype.names or ()) != len(_METROLOGY):
         msg = f"{_WHO}: quadrant {quadrant} of reference 'msa' needs columns {_METROLOGY}"
         raise ReferenceError(msg)
@@ -462,7 +429,7 @@ def _quadrant(msa: Mapping[str, Any], quadrant: int) -> tuple[Model, HostArray]:
         # columns count by position: their names have changed over the years
         data = data.copy()
         data.dtype.names = _METROLOGY
-    return entry(apertures, "model", "msa"), data
+    return entry(apertures, "reference 'msa'", "model"), data
 
 
 def slit_scales(optics: Optics) -> dict[int, tuple[float, float]]:
@@ -470,10 +437,10 @@ def slit_scales(optics: Optics) -> dict[int, tuple[float, float]]:
     out = {}
     for quadrant in range(1, 5):
         _, data = optics.quadrants[quadrant]
-        if len(data) > _SHUTTERS_ALONG:
+        if len(data) > SHUTTERS_ALONG:
             x = (data["XC"][1] - data["XC"][0]) / data["SIZEX"][0]
             # positions across are counted from the quadrant's first row of shutters
-            out[quadrant] = (float(x), float(data["YC"][_SHUTTERS_ALONG] / data["SIZEY"][0]))
+            out[quadrant] = (float(x), float(data["YC"][SHUTTERS_ALONG] / data["SIZEY"][0]))
     return out
 
 
@@ -493,7 +460,7 @@ def msa_to_sky(
 
     def chromatic(reftype: str, mapping: str | None = None) -> Model:
         # distortions of the fore-optics depend on wavelength, which is passed on as well
-        fore = entry(trees[reftype], "model", reftype)
+        fore = entry(trees[reftype], f"reference {reftype!r}", "model")
         model = Mapping((0, 1, 2, 2), name=mapping) | fore & Identity(1)
         model.inverse = Mapping((0, 1, 2, 2)) | fore.inverse & Identity(1)
         return model
@@ -502,8 +469,11 @@ def msa_to_sky(
     msa_to_oteip = chromatic("fore", "msa2fore_mapping")
     correction, corrected = None, "oteip"
     if "chromcorr" in trees:
-        correction, corrected = entry(trees["chromcorr"], "model", "chromcorr"), "oteip_chromcorr"
-    oteip_to_v2v3 = entry(trees["ote"], "model", "ote") & Scale(1e6)
+        correction, corrected = (
+            entry(trees["chromcorr"], "reference 'chromcorr'", "model"),
+            "oteip_chromcorr",
+        )
+    oteip_to_v2v3 = entry(trees["ote"], "reference 'ote'", "model") & Scale(1e6)
     meta = meta_of(ds)
     steps = [
         ("slicer", slicer, "slicer2msa", ("x_slice", "y_slice"), ("x_msa", "y_msa")),

@@ -38,18 +38,7 @@ class Series:
     def __call__(
         self, slit: int | HostArray, first: HostArray, second: HostArray | float = 0.0
     ) -> list[HostArray]:
-        """Evaluate all quantities.
-
-        Parameters
-        ----------
-        slit : int array
-            Broadcasts against the variables.
-        first, second : array
-
-        Returns
-        -------
-        list of arrays
-        """
+        """Evaluate all quantities; `slit` broadcasts against the variables."""
         u = (first - self.middle[slit, 0]) / self.half[slit, 0]
         v = (second - self.middle[slit, 1]) / self.half[slit, 1]
         return [_horner(c[slit], u, v) for c in self.coefficients]

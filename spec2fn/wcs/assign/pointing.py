@@ -9,25 +9,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from spec2fn.schema import Meta, meta_of
 from spec2fn.subarray import subarray_origin
-from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
     from astropy.modeling import Model
     from gwcs import WCS
-    from numpy.typing import ArrayLike
 
 __all__ = [
     "dithered_position",
     "dithered_v2v3",
-    "number",
     "of_subarray",
-    "polygon",
-    "rectangle_around",
     "uncorrected",
     "v2v3_to_sky",
     "velocity_aberration",
@@ -35,12 +28,6 @@ __all__ = [
 ]
 
 _WHO = "assign_wcs"
-_CIRCLE = 360.0
-
-
-def number(meta: Meta, keyword: str, who: str = _WHO) -> float:
-    """Return a keyword as a float; :class:`InputError` if it is missing or no finite number."""
-    return meta.number(keyword, who)
 
 
 def of_subarray(ds: xr.Dataset, model: Model) -> Model:
@@ -64,8 +51,8 @@ def velocity_aberration(meta: Meta) -> Model:
 
     if meta.get("VA_SCALE") in (None, 1):
         return Identity(2)
-    scale = number(meta, "VA_SCALE")
-    v2, v3 = number(meta, "V2_REF"), number(meta, "V3_REF")
+    scale = meta.number("VA_SCALE", _WHO)
+    v2, v3 = meta.number("V2_REF", _WHO), meta.number("V3_REF", _WHO)
     model = Scale(scale, name="dva_scale_v2") & Scale(scale, name="dva_scale_v3")
     if v2 != 0 or v3 != 0:
         model = model | (
@@ -82,7 +69,7 @@ def v2v3_to_sky(meta: Meta) -> Model:
     from gwcs.geometry import CartesianToSpherical, SphericalToCartesian
 
     v2, v3, roll, ra, dec = (
-        number(meta, k) for k in ("V2_REF", "V3_REF", "ROLL_REF", "RA_REF", "DEC_REF")
+        meta.number(k, _WHO) for k in ("V2_REF", "V3_REF", "ROLL_REF", "RA_REF", "DEC_REF")
     )
     attitude = RotationSequence3D([v2 / 3600, -v3 / 3600, roll, dec, -ra], axes_order="zyxyz")
     model = (
@@ -105,7 +92,7 @@ def velocity_correction(meta: Meta) -> Model | None:
 
     if meta.get("VELOSYS") is None:
         return None
-    factor = 1 / (1 + number(meta, "VELOSYS") / c.value)
+    factor = 1 / (1 + meta.number("VELOSYS", _WHO) / c.value)
     model = Identity(1) * Const1D(factor, name="velocity_correction")
     model.inverse = Identity(1) / Const1D(factor, name="inv_vel_correction")
     return model
@@ -130,10 +117,8 @@ def dithered_v2v3(meta: Meta, who: str = _WHO) -> tuple[float, float]:
 
     from spec2fn.wcs.lower import lower
 
-    ideal = IdealToV2V3(
-        *(number(meta, k, who) for k in ("V3I_YANG", "V2_REF", "V3_REF", "VPARITY"))
-    )
-    v2, v3 = lower(ideal)(*(number(meta, k, who) for k in ("XOFFSET", "YOFFSET")))
+    ideal = IdealToV2V3(*(meta.number(k, who) for k in ("V3I_YANG", "V2_REF", "V3_REF", "VPARITY")))
+    v2, v3 = lower(ideal)(*(meta.number(k, who) for k in ("XOFFSET", "YOFFSET")))
     return float(v2), float(v3)
 
 
@@ -146,23 +131,3 @@ def dithered_position(ds: xr.Dataset, wcs: WCS, who: str = _WHO) -> tuple[float,
     # some modes carry a wavelength along, which does not act on the position
     ra, dec = to_sky(v2, v3, *[0.0] * (to_sky.n_inputs - 2))[:2]
     return float(ra), float(dec)
-
-
-def polygon(ra: ArrayLike, dec: ArrayLike) -> str | None:
-    """S_REGION of the corners of a footprint [deg], or None if a corner is not finite."""
-    corners = np.stack([ra, dec], axis=-1).ravel()
-    if not np.all(np.isfinite(corners)):
-        return None
-    return "POLYGON ICRS  " + " ".join(f"{value:.9f}" for value in corners)
-
-
-def rectangle_around(ra: HostArray, dec: HostArray) -> str | None:
-    """S_REGION of the rectangle in RA and Dec around positions [deg], or None without any."""
-    ra, dec = ra[np.isfinite(ra)], dec[np.isfinite(dec)]
-    if not ra.size:
-        return None
-    # on one side of the meridian where right ascension jumps
-    near = ra - _CIRCLE * np.round((ra - ra[0]) / _CIRCLE)
-    west, east = np.mod([near.min(), near.max()], _CIRCLE)
-    south, north = dec.min(), dec.max()
-    return polygon([west, east, east, west], [south, south, north, north])

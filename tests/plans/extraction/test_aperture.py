@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 
-from spec2fn.plans.extraction.apcorr import cross_dispersion_scale
 from spec2fn.plans.extraction.aperture import (
     Aperture,
     aperture_weights,
@@ -12,7 +12,8 @@ from spec2fn.plans.extraction.aperture import (
     mean_wavelength,
     weighted_center,
 )
-from spec2fn.plans.extraction.source_location import bounding_box, flat_trace, middle_of, sky_trace
+from spec2fn.plans.extraction.source_location import ImageGeometry, Middle
+from spec2fn.wcs.evaluate import size_of_pixel
 from spec2fn.wcs.spectrum import spectral_wcs
 
 SHAPE = (10, 14)
@@ -30,21 +31,21 @@ def covered(lower, upper, n):
 @pytest.mark.parametrize(("lower", "upper"), [(3, 6), (2.25, 7.5), (-3.0, 4.4), (9.5, 20.0)])
 def test_weights_are_the_covered_fraction(lower, upper):
     aperture = Aperture(**{**FULL, "xstart": lower, "xstop": upper}, dispaxis=2)
-    weights, low, high = aperture_weights(SHAPE, aperture, WAVES)
+    weights, low, high = aperture_weights(aperture, WAVES)
     np.testing.assert_allclose(weights, np.tile(covered(lower, upper, 14), (10, 1)))
     assert (low, high) == (lower, upper)
 
 
 def test_aperture_off_the_image_is_empty():
     aperture = Aperture(**{**FULL, "xstart": 40, "xstop": 45}, dispaxis=2)
-    assert not aperture_weights(SHAPE, aperture, WAVES)[0].any()
+    assert not aperture_weights(aperture, WAVES)[0].any()
 
 
 def test_trace_moves_the_width():
     trace = np.linspace(4.0, 6.0, 10)
     trace[0] = np.nan
     aperture = Aperture(**FULL, dispaxis=2, extract_width=3, trace=trace)
-    weights, low, high = aperture_weights(SHAPE, aperture, WAVES)
+    weights, low, high = aperture_weights(aperture, WAVES)
     assert not weights[0].any()
     for row in range(1, 10):
         np.testing.assert_allclose(weights[row], covered(trace[row] - 1, trace[row] + 1, 14))
@@ -55,24 +56,24 @@ def test_trace_moves_the_width():
 
 def test_limits_along_the_dispersion_are_whole_pixels():
     aperture = Aperture(**{**FULL, "ystart": 1.2, "ystop": 7.8}, dispaxis=2)
-    weights = aperture_weights(SHAPE, aperture, WAVES)[0]
+    weights = aperture_weights(aperture, WAVES)[0]
     np.testing.assert_array_equal(np.flatnonzero(weights[:, 0]), np.arange(2, 8))
 
 
 def test_median_regions_hold_whole_pixels_only():
     edges = ((2.2,), (6.1,))
     aperture = Aperture(**FULL, dispaxis=2, bkg_coeff=edges, bkg_fit="median")
-    whole = aperture_weights(SHAPE, aperture, WAVES, background=True)[0]
+    whole = aperture_weights(aperture, WAVES, background=True)[0]
     assert set(np.unique(whole)) == {0.0, 1.0}
     aperture = Aperture(**FULL, dispaxis=2, bkg_coeff=edges, bkg_fit="poly")
-    part = aperture_weights(SHAPE, aperture, WAVES, background=True)[0]
+    part = aperture_weights(aperture, WAVES, background=True)[0]
     assert (part > 0).sum() > (whole > 0).sum()
 
 
 def test_overlapping_regions_keep_the_larger_weight():
     edges = ((1.5,), (5.8,), (5.0,), (8.5,))
     aperture = Aperture(**FULL, dispaxis=2, src_coeff=edges)
-    weights, low, high = aperture_weights(SHAPE, aperture, WAVES)
+    weights, low, high = aperture_weights(aperture, WAVES)
     expected = np.maximum(covered(2.0, 5.3, 14), covered(5.5, 8.0, 14))
     np.testing.assert_allclose(weights[3], expected)
     assert (low, high) == (2.0, 8.0)
@@ -130,27 +131,32 @@ class Sky:
         return self.backward_transform(ra, dec, wavelength)
 
 
+def located(sky, dispaxis=2):
+    ds = xr.Dataset(attrs={"exp_type": "MIR_LRS-SLITLESS"})
+    return ImageGeometry(sky, sky.bounding_box, SHAPE, None, dispaxis, ds)
+
+
 def test_middle_of_straight_lines_is_not_found_in_rounding_errors():
-    middle = middle_of(Sky(noise=1e-15), bounding_box(Sky(), SHAPE), 2)
+    middle = located(Sky(noise=1e-15)).middle()
     assert middle.along == 4.5
     assert middle.across == pytest.approx(6.5)  # of the columns 2 … 11 that have a wavelength
-    tilted = middle_of(Sky(tilt=0.05), bounding_box(Sky(), SHAPE), 2)
+    tilted = located(Sky(tilt=0.05)).middle()
     assert tilted.across == pytest.approx(6.5)
     assert tilted.wavelength == pytest.approx(5.0 + 4.5 + 0.05 * 6.5)
 
 
 def test_traces():
-    box = bounding_box(Sky(), SHAPE)
-    trace = sky_trace(Sky(), box, SHAPE, (7e-4, 0.0), 2)
+    trace = located(Sky()).trace((7e-4, 0.0))
     assert np.isnan(trace[[0, 9]]).all()
     np.testing.assert_allclose(np.diff(trace[1:9]), -0.02, atol=1e-12)
-    flat = flat_trace(box, SHAPE, 3.5, 1)
+    # without a slit in which the middle had a position
+    flat = located(Sky(), 1).middle_trace(Middle(7.0, 3.5, 8.0))
     assert np.isnan(flat[:2]).all()
     assert set(flat[2:13]) == {3.5}
 
 
 def test_pixel_scale_across_the_trace():
-    scale = cross_dispersion_scale(Sky(), (7e-4, 0.0, 8.0), 2)
+    scale = size_of_pixel(Sky(), (6.94, 3.0), 2)
     assert scale == pytest.approx(1e-4 * 3600.0, rel=1e-9)
 
 

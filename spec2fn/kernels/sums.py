@@ -1,0 +1,27 @@
+"""Sums of values that belong together."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spec2fn.kernels.namespace import array_namespace
+from spec2fn.typing import Array
+
+__all__ = ["sum_by"]
+
+
+def sum_by(values: Array, index: Array, size: int, *, ascending: bool = False) -> Array:
+    """Return the sums (..., size) of the values (..., n) that have the same index (n,).
+
+    Values of an index beyond `size` are left out; `ascending` says that the indices are sorted.
+    """
+    xp = array_namespace(values)
+    if xp is np:
+        flat = values.reshape(-1, values.shape[-1])
+        summed = np.stack([np.bincount(index, v, size)[:size] for v in flat])
+        return summed.reshape(*values.shape[:-1], size).astype(values.dtype)
+    import jax
+
+    moved = xp.moveaxis(values, -1, 0)
+    summed = jax.ops.segment_sum(moved, xp.asarray(index), size, indices_are_sorted=ascending)
+    return xp.moveaxis(summed, 0, -1)
