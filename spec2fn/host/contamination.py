@@ -13,13 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import scipy.sparse
 
 from spec2fn.errors import InputError
 from spec2fn.typing import HostArray
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 __all__ = [
     "Box",
@@ -322,7 +324,7 @@ class Dispersed:
         start, size = np.array(box[:2]), np.array(box[2:])
         return np.flatnonzero(((low < start + size) & (high > start)).all(axis=1))
 
-    def matrix(self, weight: HostArray) -> scipy.sparse.csr_array:
+    def matrix(self, weight: HostArray) -> csr_array:
         """The operator on spectra that all orders of a source share, times weights.
 
         Parameters
@@ -334,6 +336,8 @@ class Dispersed:
         -------
         scipy.sparse.csr_array, (pixel with weight, source * basis)
         """
+        from scipy.sparse import coo_array, csr_array
+
         places = np.flatnonzero(weight.ravel())
         position = np.full(weight.size, -1)
         position[places] = np.arange(places.size)
@@ -349,9 +353,9 @@ class Dispersed:
             values.append(t.images[k, j, i] * weight[window][j, i])
         shape = (places.size, len(self.sources) * self.basis)
         if not rows:
-            return scipy.sparse.csr_array(shape)
+            return csr_array(shape)
         triple = [np.concatenate(part) for part in (values, rows, columns)]
-        return scipy.sparse.coo_array((triple[0], (triple[1], triple[2])), shape=shape).tocsr()
+        return coo_array((triple[0], (triple[1], triple[2])), shape=shape).tocsr()
 
 
 @dataclass(frozen=True)
@@ -501,6 +505,8 @@ def fit_jointly(
     -------
     JointFit
     """
+    from scipy.sparse import csr_array, vstack
+
     basis = dispersed[0].basis
     sources = sorted({s for d in dispersed for s in d.sources})
     blocks, data = [], []
@@ -510,13 +516,13 @@ def fit_jointly(
         matrix = one.matrix(weight)
         place = np.array([sources.index(s) for s in one.sources], dtype=int)
         columns = (place[:, None] * basis + np.arange(basis)).ravel()
-        widen = scipy.sparse.csr_array(
+        widen = csr_array(
             (np.ones(columns.size), (np.arange(columns.size), columns)),
             shape=(columns.size, len(sources) * basis),
         )
         blocks.append(matrix @ widen)
         data.append((image * weight)[weight > 0])
-    matrix = scipy.sparse.csr_array(scipy.sparse.vstack(blocks))
+    matrix = csr_array(vstack(blocks))
     residual = np.concatenate(data) - matrix.sum(axis=1)  # of flat spectra
     normal, right = (matrix.T @ matrix).tocsr(), matrix.T @ residual
     parts = [slice(i * basis, (i + 1) * basis) for i in range(len(sources))]
@@ -539,10 +545,9 @@ def fit_jointly(
     )
 
 
-def _solve(
-    normal: scipy.sparse.csr_array, right: HostArray, scatter: float, inverse: HostArray
-) -> HostArray:
+def _solve(normal: csr_array, right: HostArray, scatter: float, inverse: HostArray) -> HostArray:
     """Damped normal equations by conjugate gradients; each source's own block is inverted."""
+    from scipy.sparse import eye_array
     from scipy.sparse.linalg import LinearOperator, cg
 
     size = right.size
@@ -550,7 +555,7 @@ def _solve(
     def precondition(vector: HostArray) -> HostArray:
         return np.einsum("skl,sl->sk", inverse, vector.reshape(inverse.shape[:2])).ravel()
 
-    damped = normal + scipy.sparse.eye_array(size) / scatter**2
+    damped = normal + eye_array(size) / scatter**2
     solution, unsettled = cg(
         damped, right, rtol=1e-10, maxiter=1000, M=LinearOperator((size, size), precondition)
     )

@@ -173,7 +173,7 @@ def test_units():
 
 def test_a_reference_without_a_column_is_one_line():
     for column in ("wavelength", "relresponse", "photmjsr", "filter"):
-        with pytest.raises(ReferenceError, match=f"no column '{column}'"):
+        with pytest.raises(ReferenceError, match=f"has no 'photom.{column}'"):
             photom(image(line()), reference().drop_vars(f"photom.{column}"))
 
 

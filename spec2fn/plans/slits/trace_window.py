@@ -16,6 +16,7 @@ from spec2fn.typing import Array
 if TYPE_CHECKING:
     import xarray as xr
 
+    from spec2fn.deferred import DeferredWcs
     from spec2fn.parameters import Parameters
     from spec2fn.wcs.grism import GrismGeometry
 
@@ -52,7 +53,7 @@ class WindowPlan(Plan):
     reference: Array = array("2")
     rows: tuple[int, int]
     order: int
-    wcs: Any
+    wcs: DeferredWcs
     names: tuple[str, str]
 
     def cut_out(self, ds: xr.Dataset) -> xr.Dataset:
