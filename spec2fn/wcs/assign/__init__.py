@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gwcs import WCS
 
     from spec2fn.deferred import DeferredWcs
+    from spec2fn.wcs.sip import SipOptions
 
 __all__ = ["AssignedWcs", "References", "WcsOptions", "builder_for", "file_of", "reference"]
 
@@ -54,6 +55,9 @@ class WcsOptions:
     grism_reference : {"pixel", "keyword"}
         Which zero-indexed pixel XREF_SCI and YREF_SCI name for a grism time series: that which
         they count from 1, moved by the dither, or the one of the same numbers.
+    sip : SipOptions, optional
+        Approximation of the undispersed image in the header of a wide-field slitless exposure;
+        none if None.
     """
 
     slit_y_low: float = -0.55
@@ -64,6 +68,7 @@ class WcsOptions:
     grism_rotation: str = "consistent"
     grism_inverse: str = "exact"
     grism_reference: str = "pixel"
+    sip: SipOptions | None = None
 
 
 @dataclass(frozen=True, eq=False)

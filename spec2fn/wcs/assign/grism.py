@@ -30,6 +30,7 @@ from spec2fn.wcs.assign.pointing import (
 )
 from spec2fn.wcs.frames import plane, spectral
 from spec2fn.wcs.grism import Approximation, GrismGeometry, GrismWcs, Imaging, constant
+from spec2fn.wcs.sip import SipApproximation
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -66,6 +67,8 @@ class _Instrument:
         Entries that the reference ``specwcs`` must have.
     turns : bool
         Whether the angle of the wheel counts.
+    sip_floor : float
+        How good an approximation of the inverse can be at best [pixel].
     """
 
     wheel: str
@@ -75,6 +78,7 @@ class _Instrument:
     needed: tuple[str, ...]
     plane: str = "grism"
     turns: bool = False
+    sip_floor: float = 0.0
 
 
 _NEEDED = ("orders", "displ", "dispx", "dispy")
@@ -109,6 +113,7 @@ _INSTRUMENTS: Mapping[str, _Instrument] = {
         Approximation(10, extrapolate=True),
         (*_NEEDED, "invdispl"),
         plane="dispersed",
+        sip_floor=0.02,
     ),
 }
 
@@ -158,7 +163,26 @@ def wide_field(ds: xr.Dataset, refs: References, options: WcsOptions) -> Assigne
             steps.append((_with_wavelength(name, f"{name}spatial", unit, axes), transform))
         return _gwcs(steps, "sky")
 
-    return _assigned(optics, GrismWcs(geometry, make))
+    def undispersed() -> WCS:
+        from astropy.coordinates import ICRS
+        from gwcs.coordinate_frames import CelestialFrame
+        from gwcs.wcs import WCS
+
+        frames = [plane("detector", "pix"), plane("v2v3", "arcsec", ("v2", "v3"))]
+        frames += [plane("v2v3vacorr", "arcsec", ("v2", "v3"))]
+        pairs = zip(frames, _imaging(ds, optics), strict=True)
+        return WCS([*pairs, (CelestialFrame(reference_frame=ICRS(), name="world"), None)])
+
+    built = _assigned(optics, GrismWcs(geometry, make))
+    if options.sip is None:
+        return built
+    middle = tuple(optics.meta.get(f"CRPIX{k}") for k in (1, 2))
+    crpix = None if None in middle else (float(middle[0]), float(middle[1]))
+    floor = optics.instrument.sip_floor
+    sip = replace(options.sip, max_inv_pix_error=max(options.sip.max_inv_pix_error, floor))
+    shape = ds.sizes["y"], ds.sizes["x"]
+    approximation = SipApproximation(undispersed, shape, crpix, sip)
+    return replace(built, records={**built.records, "sip": approximation})
 
 
 def time_series(ds: xr.Dataset, refs: References, options: WcsOptions) -> AssignedWcs:
@@ -448,9 +472,12 @@ def _to_sky(ds: xr.Dataset | None, optics: _Optics) -> list[Model]:
     """Return the models from the undispersed image (of an exposure, or whole) to the sky."""
     from astropy.modeling.models import Identity
 
+    return [one & Identity(2) for one in _imaging(ds, optics)]
+
+
+def _imaging(ds: xr.Dataset | None, optics: _Optics) -> list[Model]:
     focal = optics.focal if ds is None else of_subarray(ds, optics.focal)
-    steps = (focal, velocity_aberration(optics.meta), v2v3_to_sky(optics.meta))
-    return [one & Identity(2) for one in steps]
+    return [focal, velocity_aberration(optics.meta), v2v3_to_sky(optics.meta)]
 
 
 def _dispersed_frame(optics: _Optics) -> BaseCoordinateFrame:
