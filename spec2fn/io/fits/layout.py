@@ -26,7 +26,7 @@ from spec2fn.io.fits.headers import Field, card, encode_header, table_cards, val
 from spec2fn.io.fits.keywords import SPECTRUM_KEYWORDS
 from spec2fn.io.fits.source_tables import source_extents
 from spec2fn.modes import mode_of
-from spec2fn.schema import FIXED_SLIT_QUADRANT, PLANES, SPECTRUM_COLUMNS, meta_of
+from spec2fn.schema import AREA, FIXED_SLIT_QUADRANT, PLANES, SPECTRUM_COLUMNS, meta_of
 from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ def _images(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
             times = None
         if plane.hdu and name in ds and name not in unwritten:
             out.append(image_extent(ds, name, plane.hdu, integrations))
+        if name == "wavelength" and AREA in ds:
+            out.append(image_extent(ds, AREA, "AREA", None))
     if times is not None:
         out.append(times)
     out += [image_extent(ds, n, hdu, integrations) for n, hdu in EXTRA_PLANES.items() if n in ds]

@@ -210,7 +210,8 @@ def time_series(ds: xr.Dataset, refs: References, options: WcsOptions) -> Assign
     Raises
     ------
     ReferenceError, InputError
-        As :func:`wide_field`, and for another module or disperser.
+        As :func:`wide_field`, and for another module or disperser, or the stripes of the dispersed
+        Hartmann sensor.
     """
     for keyword, needed in (("MODULE", "A"), ("PUPIL", "GRISMR")):
         found = _element(ds, keyword)
@@ -220,6 +221,13 @@ def time_series(ds: xr.Dataset, refs: References, options: WcsOptions) -> Assign
                 " others are not supported"
             )
             raise InputError(msg)
+    subarray = str(ds.attrs.get("subarray", "")).upper()
+    if "DHS" in subarray:
+        msg = (
+            f"{_WHO}: keyword SUBARRAY is {subarray!r}: the stripes of the dispersed Hartmann"
+            " sensor are not supported; give exposures of SUBGRISM subarrays or FULL"
+        )
+        raise InputError(msg)
     optics = _optics(ds, refs)
     origin = subarray_origin(ds)
     source = _source(optics, options, origin)
