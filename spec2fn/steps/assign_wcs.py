@@ -11,6 +11,7 @@ from spec2fn.modes import mode_named, mode_of
 from spec2fn.parameters import Parameters, Range
 from spec2fn.schema import meta_of, set_scalars, with_attrs, with_meta, with_warnings
 from spec2fn.wcs.assign import builder_for
+from spec2fn.wcs.sip import SipOptions
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -64,6 +65,12 @@ def assign_wcs(
     grism_rotation: Literal["consistent", "opposite"] = "consistent",
     grism_inverse: Literal["exact", "approximate"] = "exact",
     grism_reference: Literal["pixel", "keyword"] = "pixel",
+    sip_approx: bool = True,
+    sip_max_pix_error: Annotated[float, Range(0.0, above=True)] = 0.01,
+    sip_degree: Annotated[int, Range(1, 6)] | None = None,
+    sip_max_inv_pix_error: Annotated[float, Range(0.0, above=True)] = 0.01,
+    sip_inv_degree: Annotated[int, Range(1, 6)] | None = None,
+    sip_npoints: Annotated[int, Range(3, 1000)] = 12,
 ) -> xr.Dataset:
     """Give an exposure its world coordinate system.
 
@@ -109,6 +116,16 @@ def assign_wcs(
         NIRCam grism time series: the source is at the pixel that XREF_SCI and YREF_SCI count from
         1, moved by the dither offsets, or, as the JWST pipeline has it, at the zero-indexed pixel
         of the same numbers.
+    sip_approx : bool
+        Wide-field slitless spectra: whether headers of full-frame products approximate the world
+        coordinates of the undispersed image by polynomials (SIP).
+    sip_max_pix_error, sip_max_inv_pix_error : float
+        Largest error of the approximation, and of its inverse [pixel]; for MIRI the latter is
+        0.02 at least.
+    sip_degree, sip_inv_degree : int, optional
+        Degrees of the polynomials; by default the lowest that are good enough.
+    sip_npoints : int
+        Points along each axis to which they are fitted.
 
     Returns
     -------
@@ -148,6 +165,9 @@ def assign_wcs(
     refs = dict(zip(_REFS, references, strict=False))
     if msa_metadata:
         refs["msa_metadata"] = msa_metadata[0]
+    sip = SipOptions(
+        sip_max_pix_error, sip_degree, sip_max_inv_pix_error, sip_inv_degree, sip_npoints
+    )
     params = Parameters(
         "assign_wcs",
         {
@@ -158,6 +178,7 @@ def assign_wcs(
             "grism_rotation": grism_rotation,
             "grism_inverse": grism_inverse,
             "grism_reference": grism_reference,
+            "sip": sip if sip_approx else None,
         },
     )
     build = builder_for(mode_named(exp_type, str(ds.attrs.get("lamp_mode", ""))))

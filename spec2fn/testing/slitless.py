@@ -215,10 +215,12 @@ def _optics(exp_type: str) -> Mapping[str, Any]:
     orders = [1] if exp_type in (*_WIDE, *_SERIES) else [1, 2]
     dispx, dispy = (along, across) if exp_type not in _WIDE else (across, along)
     count = len(orders)
+    # of NIRCam each order has a list of models, as wavelengths may depend on the field
+    several = exp_type.startswith("NRC")
     tree = {
         "orders": orders,
-        "displ": [line] * count,
-        "invdispl": [inverse] * count,
+        "displ": [[line] if several else line] * count,
+        "invdispl": [[inverse] if several else inverse] * count,
         "dispx": dispx[:count],
         "dispy": dispy[:count],
         "fwcpos_ref": 222.0,

@@ -7,6 +7,7 @@ from astropy.io import fits
 
 from spec2fn.dq import PIXEL
 from spec2fn.errors import ReferenceError
+from spec2fn.io import save
 from spec2fn.plans.flux.grism_photom import dispersion
 from spec2fn.schema import Meta
 from spec2fn.slits import Slits
@@ -75,6 +76,20 @@ def test_the_factor_is_response_over_dispersion():
     assert float(out["pixar_sr"]) == 1e-13
     back = photom(out, reference(), inverse=True)
     np.testing.assert_allclose(back["sci"], 3.0, rtol=1e-6)
+
+
+def test_areas_of_pixels_are_kept_for_the_subarray(tmp_path):
+    areas = np.arange(40.0 * 50, dtype=np.float32).reshape(40, 50)
+    area = xr.Dataset({"sci": (("y", "x"), areas), "pixar_sr": 2e-13, "pixar_a2": 0.008})
+    ds = image(line(), xstart=11, ystart=5, xsize=20, ysize=9)
+    out = photom(ds, reference(), area)
+    np.testing.assert_array_equal(out["area"], areas[4:13, 10:30])
+    assert float(out["pixar_sr"]) == 2e-13
+    save(out.assign_attrs(model="SlitModel"), tmp_path / "a_calints.fits")
+    with fits.open(tmp_path / "a_calints.fits") as hdus:
+        names = [h.name for h in hdus]
+        assert names[names.index("WAVELENGTH") + 1] == "AREA"
+        np.testing.assert_array_equal(hdus["AREA"].data, areas[4:13, 10:30])
 
 
 def test_orders_have_rows_of_their_own():

@@ -288,6 +288,7 @@ def test_the_window_of_a_time_series():
         (series(module="B"), {}, "MODULE is 'B', needs A"),
         (series(module=None), {}, "MODULE"),
         (series(pupil="GRISMC"), {}, "PUPIL is 'GRISMC', needs GRISMR"),
+        (series(subarray="SUB260STRIPE4_DHS"), {}, "SUBARRAY is 'SUB260STRIPE4_DHS'"),
         (series(pupil="GDHS0"), {}, "PUPIL is 'GDHS0', needs GRISMR"),
         (exposure(shape=(64, 64), origin=(None, None)), {}, "SUBSTRT1"),
     ],

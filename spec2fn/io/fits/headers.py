@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -25,6 +26,7 @@ from spec2fn.io.fits.keywords import (
     RESAMPLE_KEYWORDS,
     SCIENCE_ORDER,
     SLIT_KEYWORDS,
+    SLIT_SECTIONS,
     STEP_KEYWORDS,
     UNRECORDED,
 )
@@ -59,6 +61,9 @@ _IN_SCIENCE = ("SRCTYPE", "DISPAXIS")
 _OF_ONE_SLIT = [
     (k, v) for k, v in SLIT_KEYWORDS.items() if k in SCIENCE_ORDER and not k.startswith("TA_")
 ]
+# what an approximation of the world coordinates replaces, and its polynomials
+_POLYNOMIAL = re.compile(r"([AB]P?)_(?:ORDER|\d_\d)")
+_REPLACED = re.compile(r"CDELT[12]|PC[12]_[12]|[AB]P?_(?:ORDER|\d_\d)")
 _ASSOCIATION = "Association information"
 # of a column, by the type of its numbers as they are stored
 _LETTERS = {">i4": "J", ">u4": "J", ">f4": "E", ">f8": "D", "u1": "B", "S1": "A"}
@@ -332,7 +337,40 @@ def science_cards(ds: xr.Dataset, stored: str, shape: Sequence[int]) -> list[Car
     cards = [*structure[:-1], *kept[:slit], structure[-1], *kept[slit:]]
     for keyword, value in _science_values(ds, shape).items():
         _put_science(cards, keyword, value)
+    if "sip" in meta.records and ds.attrs.get("model") == "ImageModel":
+        cards = _with_approximation(cards, meta.records["sip"].keywords)
     return cards
+
+
+def _with_approximation(cards: list[Card], keywords: Mapping[str, float | str]) -> list[Card]:
+    """Put the approximate world coordinates of an image in the place of what there was."""
+    if not keywords:
+        return cards
+    cards = [c for c in cards if not _REPLACED.fullmatch(c.keyword)]
+    basic = {k: v for k, v in keywords.items() if not _POLYNOMIAL.fullmatch(k)}
+    order = list(SLIT_SECTIONS["WCS parameters"])
+    for keyword, value in basic.items():
+        before = order[: order.index(keyword)]
+        comment = SCIENCE_ORDER.get(keyword, ("", ""))[0]
+        _set(cards, keyword, value, comment, before)
+    # those of a polynomial together, its degree first
+    terms = [k for k in keywords if k.endswith("_ORDER")]
+    terms += [k for p in ("A", "B", "AP", "BP") for k in sorted(keywords) if _term(k) == p]
+    at = next((i for i, c in enumerate(cards) if c.keyword == "EXTVER"), len(cards))
+    cards[at:at] = [card(k, keywords[k], _about(k)) for k in terms]
+    return cards
+
+
+def _term(keyword: str) -> str:
+    found = _POLYNOMIAL.fullmatch(keyword)
+    return "" if found is None or keyword.endswith("_ORDER") else found.group(1)
+
+
+def _about(keyword: str) -> str:
+    way = "inverse" if keyword[1] == "P" else "forward"
+    if keyword.endswith("_ORDER"):
+        return f"Degree of {way} SIP polynomial"
+    return f"SIP coefficient, {way} transform"
 
 
 def _science_values(ds: xr.Dataset, shape: Sequence[int]) -> dict[str, Any]:

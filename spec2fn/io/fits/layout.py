@@ -28,7 +28,7 @@ from spec2fn.io.fits.headers import Field, card, encode_header, table_cards, val
 from spec2fn.io.fits.keywords import SPECTRUM_KEYWORDS
 from spec2fn.io.fits.source_tables import source_extents
 from spec2fn.modes import mode_of
-from spec2fn.schema import FIXED_SLIT_QUADRANT, PLANES, SPECTRUM_COLUMNS, meta_of
+from spec2fn.schema import AREA, FIXED_SLIT_QUADRANT, PLANES, SPECTRUM_COLUMNS, meta_of
 from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
@@ -70,8 +70,13 @@ def extents(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
     unwritten = mode_of(ds).unwritten
 
     def images(names: Iterable[str]) -> list[Extent]:
-        here = [n for n in names if n in ds and n in HDUS and n not in unwritten]
-        return [image_extent(ds, n, HDUS[n], integrations) for n in here]
+        out = []
+        for name in names:
+            if name in ds and name in HDUS and name not in unwritten:
+                out.append(image_extent(ds, name, HDUS[name], integrations))
+            if name == "wavelength" and AREA in ds:
+                out.append(image_extent(ds, AREA, "AREA", None))
+        return out
 
     extra = images(EXTRA_PLANES)
     if "sci" in ds and "wave" in ds["sci"].dims:

@@ -89,8 +89,12 @@ class GrismPhotomPlan(Plan):
         units = "DN/s" if inverse else "MJy/sr"
         sizes = (pixel_area("pixar_sr", area, photom), pixel_area("pixar_a2", area, photom))
         scalars = photom_scalars(conversion, *sizes)
+        map_of_area = None if area is None or "sci" not in area else area["sci"].data
         if self.problems is None:
-            return Factor(value.astype(dtype), self.covered, units=units, scalars=scalars)
+            kept = {} if map_of_area is None else {AREA: _part_of(map_of_area, ds)}
+            return Factor(
+                value.astype(dtype), self.covered, units=units, scalars=scalars, variables=kept
+            )
         applies = np.array([not why for why in self.left_alone])
         known = applies & np.array([not why for why in self.problems])
         by_slit = np.where(applies, units, "DN/s")
@@ -101,8 +105,8 @@ class GrismPhotomPlan(Plan):
                 shown = known if name.startswith("phot") else np.ones(known.shape, bool)
                 spread = xp.where(shown, xp.asarray(number), xp.nan)
                 variables[name] = ("slit", spread, {"units": SCALARS[name].unit})
-        if area is not None and "sci" in area:
-            variables[AREA] = (("area_y", "area_x"), area["sci"].data)
+        if map_of_area is not None:
+            variables[AREA] = (("area_y", "area_x"), map_of_area)
         return Factor(
             value.astype(dtype),
             self.covered,
@@ -112,6 +116,16 @@ class GrismPhotomPlan(Plan):
             variables=variables,
             problems=self.problems,
         )
+
+
+def _part_of(map_of_area: Array, ds: xr.Dataset) -> tuple[tuple[str, str], Array]:
+    """Cut the areas of the pixels of the detector to the subarray that an exposure was read in."""
+    first, count = (
+        [int(ds.attrs.get(f"{axis}{what}", default)) for axis in "yx"]
+        for what, default in (("start", 1), ("size", 2048))
+    )
+    rows, columns = (slice(f - 1, f - 1 + n) for f, n in zip(first, count, strict=True))
+    return ("area_y", "area_x"), map_of_area[rows, columns]
 
 
 def plan_grism_photom(

@@ -29,6 +29,7 @@ from spec2fn.wcs.assign.pointing import (
 )
 from spec2fn.wcs.frames import plane, spectral
 from spec2fn.wcs.grism import Approximation, GrismGeometry, GrismWcs, Imaging, constant
+from spec2fn.wcs.sip import SipApproximation
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -67,6 +68,8 @@ class _Instrument:
         Entries that the reference ``specwcs`` must have.
     turns : bool
         Whether the angle of the wheel counts.
+    sip_floor : float
+        How good an approximation of the inverse can be at best [pixel].
     """
 
     wheel: str
@@ -76,6 +79,7 @@ class _Instrument:
     needed: tuple[str, ...]
     plane: str = "grism"
     turns: bool = False
+    sip_floor: float = 0.0
 
 
 _NEEDED = ("orders", "displ", "dispx", "dispy")
@@ -110,6 +114,7 @@ _INSTRUMENTS: Mapping[str, _Instrument] = {
         Approximation(10, extrapolate=True),
         (*_NEEDED, "invdispl"),
         plane="dispersed",
+        sip_floor=0.02,
     ),
 }
 
@@ -160,7 +165,26 @@ def wide_field(ds: xr.Dataset, refs: References, params: Parameters) -> Assigned
             steps.append((_with_wavelength(name, f"{name}spatial", unit, axes), transform))
         return _gwcs(steps, "sky")
 
-    return _assigned(optics, GrismWcs(geometry, make))
+    def undispersed() -> WCS:
+        from astropy.coordinates import ICRS
+        from gwcs.coordinate_frames import CelestialFrame
+        from gwcs.wcs import WCS
+
+        frames = [plane("detector", "pix"), plane("v2v3", "arcsec", ("v2", "v3"))]
+        frames += [plane("v2v3vacorr", "arcsec", ("v2", "v3"))]
+        pairs = zip(frames, _imaging(ds, optics), strict=True)
+        return WCS([*pairs, (CelestialFrame(reference_frame=ICRS(), name="world"), None)])
+
+    built = _assigned(optics, GrismWcs(geometry, make))
+    if params.sip is None:
+        return built
+    middle = tuple(optics.meta.get(f"CRPIX{k}") for k in (1, 2))
+    crpix = None if None in middle else (float(middle[0]), float(middle[1]))
+    floor = optics.instrument.sip_floor
+    sip = replace(params.sip, max_inv_pix_error=max(params.sip.max_inv_pix_error, floor))
+    shape = ds.sizes["y"], ds.sizes["x"]
+    approximation = SipApproximation(undispersed, shape, crpix, sip)
+    return replace(built, records={**built.records, "sip": approximation})
 
 
 def time_series(ds: xr.Dataset, refs: References, params: Parameters) -> AssignedWcs:
@@ -189,7 +213,8 @@ def time_series(ds: xr.Dataset, refs: References, params: Parameters) -> Assigne
     Raises
     ------
     ReferenceError, InputError
-        As :func:`wide_field`, and for another module or disperser.
+        As :func:`wide_field`, and for another module or disperser, or the stripes of the dispersed
+        Hartmann sensor.
     """
     for keyword, needed in (("MODULE", "A"), ("PUPIL", "GRISMR")):
         found = _element(ds, keyword)
@@ -199,6 +224,13 @@ def time_series(ds: xr.Dataset, refs: References, params: Parameters) -> Assigne
                 " others are not supported"
             )
             raise InputError(msg)
+    subarray = str(ds.attrs.get("subarray", "")).upper()
+    if "DHS" in subarray:
+        msg = (
+            f"{_WHO}: keyword SUBARRAY is {subarray!r}: the stripes of the dispersed Hartmann"
+            " sensor are not supported; give exposures of SUBGRISM subarrays or FULL"
+        )
+        raise InputError(msg)
     optics = _optics(ds, refs)
     origin = subarray_origin(ds)
     source = _source(optics, params, origin)
@@ -453,9 +485,12 @@ def _to_sky(ds: xr.Dataset | None, optics: _Optics) -> list[Model]:
     """Return the models from the undispersed image (of an exposure, or whole) to the sky."""
     from astropy.modeling.models import Identity
 
+    return [one & Identity(2) for one in _imaging(ds, optics)]
+
+
+def _imaging(ds: xr.Dataset | None, optics: _Optics) -> list[Model]:
     focal = optics.focal if ds is None else of_subarray(ds, optics.focal)
-    steps = (focal, velocity_aberration(optics.meta), v2v3_to_sky(optics.meta))
-    return [one & Identity(2) for one in steps]
+    return [focal, velocity_aberration(optics.meta), v2v3_to_sky(optics.meta)]
 
 
 def _dispersed_frame(optics: _Optics) -> BaseCoordinateFrame:
