@@ -22,7 +22,10 @@ def test_extracted_flux_is_the_truth_within_honest_errors(mode, tmp_path, monkey
     monkeypatch.setenv("CRDS_PATH", str(tmp_path / "elsewhere"))
     demo = run_demo(mode, tmp_path / "out")
     assert os.environ["CRDS_PATH"] == str(tmp_path / "elsewhere")
-    for c in demo.comparisons:
+    field = mode.endswith("-wfss")
+    if field:
+        check_field(demo.comparisons)
+    for c in () if field else demo.comparisons:
         assert c.clean.mean() > 0.85, c.name
         # the noise of a common background moves all points of a spectrum together
         assert abs(c.mean) < 0.02 + 4 / np.sqrt(c.clean.sum()), (c.name, c.mean)
@@ -31,7 +34,7 @@ def test_extracted_flux_is_the_truth_within_honest_errors(mode, tmp_path, monkey
         check_cubes(demo)
     if mode == "nirspec-mos":
         check_sources_of_the_msa(demo.comparisons)
-    assert abs(demo.comparison.mean) < 0.1
+    assert abs(demo.comparison.mean) < (0.5 if field else 0.1)
     assert 0.9 < demo.comparison.scatter < 1.1
 
     for path in demo.files.values():
@@ -67,6 +70,22 @@ def check_cubes(demo):
         weight = 1 / c.error[c.clean] ** 2
         scale = (weight * flux * truth).sum() / (weight * truth**2).sum()
         assert abs(scale - 1) < 0.003, c.name
+
+
+def check_field(comparisons):
+    """Sources that stand alone to their errors; those in pairs to a per cent."""
+    # the order of the field: three alone, two pairs, the others
+    assert len(comparisons) == 10
+    paired = comparisons[3:7]
+    for c in comparisons:
+        ratio = c.flux[c.clean].sum() / c.truth[c.clean].sum()
+        assert abs(ratio - 1) < 0.01, (c.name, ratio)
+        assert c.clean.sum() >= 20
+        if c not in paired:
+            assert abs(c.mean) < 0.02 + 4 / np.sqrt(c.clean.sum()), (c.name, c.mean)
+            assert 0.8 < c.scatter < 1.2, (c.name, c.scatter)
+        else:
+            assert 0.8 < c.scatter < 1.5, (c.name, c.scatter)
 
 
 def check_sources_of_the_msa(comparisons):

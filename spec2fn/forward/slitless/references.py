@@ -63,7 +63,8 @@ def references(exp_type: str, seed: int = 0) -> Iterator[files.Reference]:
     measured = (flat * (1 + _FLAT_ERROR * noise)).astype(np.float32)
     planes = files.planes(measured, (_FLAT_ERROR * flat).astype(np.float32))
     yield fits("flat", ("FlatModel", frame, planes))
-    sky = background_shape(grism).astype(np.float32)
+    # it is subtracted before the flat field is divided out, and so is seen through it
+    sky = (background_shape(grism) * flat).astype(np.float32)
     yield fits("bkg", ("WfssBkgModel", frame, files.planes(sky)))
     gain = np.full(grism.shape, grism.detector.gain, np.float32)
     yield fits("gain", ("GainModel", frame, [files.image_hdu("SCI", gain)]))
