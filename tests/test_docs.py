@@ -298,6 +298,12 @@ def check_slitlets(folder, ns):
     assert min(wave) < 0.6
 
 
+def check_slitless(_folder, ns):
+    assert ns["slits"].names == ("2", "3")
+    assert ns["spectra"]["sourceid"].values.tolist() == [2, 3]
+    assert ns["spectra"]["flux"].dims == ("spectrum", "wave")
+
+
 def check_grism_time_series(_folder, ns):
     assert float(ns["wavelength"]) == pytest.approx(4.4, abs=1e-12)
     assert ns["x"] < ns["x0"]
@@ -328,6 +334,7 @@ CHECKS = {
     "docs/step-contract.md": check_step_contract,
     "docs/differentiable.md": check_differentiable,
     "docs/modes/nirspec-slits.md": check_slitlets,
+    "docs/modes/slitless.md": check_slitless,
     "docs/modes/grism-time-series.md": check_grism_time_series,
 }
 CHECKS_SLOW = {

@@ -28,6 +28,7 @@ from spec2fn.io.fits.keywords import (
     STEP_KEYWORDS,
     UNRECORDED,
 )
+from spec2fn.modes import mode_of
 from spec2fn.schema import FIELD_FILES, FIELD_KEYWORDS, MODE_ATTRS, SCALARS, meta_of
 
 if TYPE_CHECKING:
@@ -300,7 +301,9 @@ def _steps(ds: xr.Dataset, given: Mapping[str, Card]) -> list[Card]:
         for name in names
         if STEP_KEYWORDS[name][0] not in given
     }
-    implied -= set(UNRECORDED.get(str(ds.attrs.get("instrument")), UNRECORDED["MIRI"]))
+    instrument = str(ds.attrs.get("instrument"))
+    of_mode = UNRECORDED.get(f"{instrument} {mode_of(ds).layout}", ())
+    implied -= {*UNRECORDED.get(instrument, UNRECORDED["MIRI"]), *of_mode}
     said = {**dict.fromkeys(implied, "SKIPPED"), **said}
     return _section(
         given, ((keyword, said.get(name), what) for name, (keyword, what) in STEP_KEYWORDS.items())
