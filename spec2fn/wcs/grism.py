@@ -34,7 +34,17 @@ if TYPE_CHECKING:
     from gwcs import WCS
     from gwcs.coordinate_frames import Frame2D
 
-__all__ = ["Approximation", "GrismGeometry", "GrismSlits", "GrismWcs", "Imaging", "constant"]
+__all__ = [
+    "MIRI",
+    "NIRCAM",
+    "NIRISS",
+    "Approximation",
+    "GrismGeometry",
+    "GrismSlits",
+    "GrismWcs",
+    "Imaging",
+    "constant",
+]
 
 _REFINEMENTS = 4  # the inverse of a distortion is good to 0.01 pixel, and Newton squares that
 _CLOSE = 1e-9  # pixel
@@ -68,10 +78,18 @@ class Approximation:
         Number of samples along the trace.
     extrapolate : bool
         Whether the samples are continued beyond both ends.
+    between : bool
+        Of a wavelength, too, the place is interpolated between samples.
     """
 
     samples: int
     extrapolate: bool
+    between: bool = False
+
+
+NIRISS = MIRI = Approximation(10, extrapolate=True)
+NIRCAM = Approximation(40, extrapolate=False)
+"""How the transforms of stdatamodels invert the traces of the instruments."""
 
 
 class GrismGeometry(Plan):
@@ -97,7 +115,8 @@ class GrismGeometry(Plan):
     origin : (float, float)
         Pixel of the exposure's first pixel (x, y) in the frame that the coefficients are given
         for.
-    imaging : Imaging
+    imaging : Imaging, optional
+        Of traces alone, None.
     folded : tuple of bool
         Orders whose traces turn back along the dispersion, so that two wavelengths fall on a
         pixel: that one counts whose trace is nearer across the dispersion.
@@ -124,7 +143,7 @@ class GrismGeometry(Plan):
     folded: tuple[bool, ...] = labels("order")
     disp_axis: int
     origin: tuple[float, float]
-    imaging: Imaging
+    imaging: Imaging | None
     source: Array | None = array("2", default=None)
     turned: bool = False
     mirrored: bool = False
@@ -151,11 +170,13 @@ class GrismGeometry(Plan):
 
     def detector_to_world(self, x: Number, y: Number) -> tuple[Array, Array]:
         """Return right ascension and declination [deg] of pixels of the undispersed image."""
+        assert self.imaging is not None
         ra, dec = self.imaging.to_sky(*self.imaging.distortion(x, y))
         return ra, dec
 
     def world_to_detector(self, ra: Number, dec: Number) -> tuple[Array, Array]:
         """Return the pixels (x, y) of the undispersed image at which places [deg] are seen."""
+        assert self.imaging is not None
         v2v3 = self.imaging.from_sky(ra, dec)
         guess = self.imaging.undistortion(*v2v3)
         if self.approximation is not None:
@@ -195,6 +216,8 @@ class GrismGeometry(Plan):
             t = solve(wave, observed)
         elif self.inverse_wave is not None:
             t = evaluate(field_coefficients(self.inverse_wave[k], *at), observed)
+        elif self.approximation.between:
+            t = from_samples(wave, observed, self.approximation.samples, extrapolate=False)
         else:
             t = to_nearest_sample(wave, observed, self.approximation.samples)
         dx, dy = self._offsets(k, at, self.angle)

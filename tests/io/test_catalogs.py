@@ -1,6 +1,8 @@
 """Catalogs of sources, direct images and segmentation maps."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -198,3 +200,16 @@ def test_tables_keep_their_units(tmp_path):
     assert isinstance(given, QTable)
     given["xcentroid"] = [1.0, 2.0, 3.0] * units.pix
     assert read_catalog(written(given, tmp_path))["xcentroid"].values.tolist() == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("name", ["background_test_cat", "step_SourceCatalogStep_cat"])
+def test_published_catalogs_are_read(name):
+    folder = os.environ.get("SPEC2FN_REALDATA")
+    if not folder:
+        pytest.skip("SPEC2FN_REALDATA is not set")
+    found = read_catalog(Path(folder, "round2", "wfss", f"{name}.ecsv"))
+    assert found.sizes["source"] >= 4
+    for axis in ("ra", "dec"):
+        corners = found[f"corner_{axis}"]
+        assert (corners.min("corner") < found[axis]).all()
+        assert (corners.max("corner") > found[axis]).all()

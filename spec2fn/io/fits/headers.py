@@ -30,6 +30,7 @@ from spec2fn.io.fits.keywords import (
     STEP_KEYWORDS,
     UNRECORDED,
 )
+from spec2fn.modes import mode_of
 from spec2fn.schema import FIELD_FILES, FIELD_KEYWORDS, MODE_ATTRS, SCALARS, meta_of
 
 if TYPE_CHECKING:
@@ -272,7 +273,9 @@ def _steps(ds: xr.Dataset, given: Mapping[str, Card]) -> dict[str, str]:
         for name in names
         if STEP_KEYWORDS[name][0] not in given
     }
-    implied -= set(UNRECORDED.get(str(ds.attrs.get("instrument")), UNRECORDED["MIRI"]))
+    instrument = str(ds.attrs.get("instrument"))
+    of_mode = UNRECORDED.get(f"{instrument} {mode_of(ds).layout}", ())
+    implied -= {*UNRECORDED.get(instrument, UNRECORDED["MIRI"]), *of_mode}
     return {**dict.fromkeys(implied, "SKIPPED"), **said}
 
 

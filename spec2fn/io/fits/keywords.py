@@ -161,11 +161,12 @@ ALWAYS_RECORDED = (
 
 UNRECORDED: Mapping[str, tuple[str, ...]] = {
     "MIRI": ("wfss_contam",),
+    "MIRI traces": ("barshadow", "fringe", "residual_fringe", "straylight", "targ_centroid"),
     "NIRCAM": ("residual_fringe", "targ_centroid"),
     "NIRISS": ("residual_fringe", "targ_centroid"),
     "NIRSPEC": ("fringe", "residual_fringe", "straylight", "targ_centroid", "wfss_contam"),
 }
-"""Steps of :data:`ALWAYS_RECORDED` that products of an instrument do not mention."""
+"""Steps of :data:`ALWAYS_RECORDED` that products of an instrument (and layout) do not mention."""
 
 RECORDED_WITH: Mapping[str, tuple[str, ...]] = {
     "photom": ALWAYS_RECORDED,

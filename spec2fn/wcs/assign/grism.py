@@ -8,13 +8,13 @@ which the traces were measured (Willott et al. 2022, PASP 134, 025002).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.errors import InputError, ReferenceError
+from spec2fn.errors import InputError, ReferenceError, UnsupportedModelError
 from spec2fn.kernels.grism import evaluate, field_coefficients, rotated
 from spec2fn.schema import Meta, meta_of
 from spec2fn.subarray import subarray_origin
@@ -28,8 +28,18 @@ from spec2fn.wcs.assign.pointing import (
     velocity_correction,
 )
 from spec2fn.wcs.frames import plane, spectral
-from spec2fn.wcs.grism import Approximation, GrismGeometry, GrismWcs, Imaging, constant
+from spec2fn.wcs.grism import (
+    MIRI,
+    NIRCAM,
+    NIRISS,
+    Approximation,
+    GrismGeometry,
+    GrismWcs,
+    Imaging,
+    constant,
+)
 from spec2fn.wcs.sip import SipApproximation
+from spec2fn.wcs.trace_models import alike, stacked, trace_coefficients
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -92,7 +102,7 @@ _INSTRUMENTS: Mapping[str, _Instrument] = {
             "NIRISSForwardColumnGrismDispersion",
             "NIRISSBackwardGrismDispersion",
         ),
-        Approximation(10, extrapolate=True),
+        NIRISS,
         (*_NEEDED, "invdispl", "fwcpos_ref"),
         turns=True,
     ),
@@ -104,14 +114,14 @@ _INSTRUMENTS: Mapping[str, _Instrument] = {
             "NIRCAMForwardColumnGrismDispersion",
             "NIRCAMBackwardGrismDispersion",
         ),
-        Approximation(40, extrapolate=False),
+        NIRCAM,
         _NEEDED,
     ),
     "MIRI": _Instrument(
         "FILTER",
         {"P750L": _COLUMN},
         ("", "MIRIWFSSForwardDispersion", "MIRIWFSSBackwardDispersion"),
-        Approximation(10, extrapolate=True),
+        MIRI,
         (*_NEEDED, "invdispl"),
         plane="dispersed",
         sip_floor=0.02,
@@ -302,7 +312,7 @@ def _optics(ds: xr.Dataset, refs: References) -> _Optics:
         if traces.get(key) is not None:
             if len(traces[key]) != count:
                 raise _bad(ref, f"has {count} orders, but {len(traces[key])} models {key}")
-            arrays[key] = _stacked([_coefficients(one, ref, key) for one in traces[key]])
+            arrays[key] = stacked([_coefficients(one, ref, key) for one in traces[key]])
     # the traces turn with the wheel
     angle = float(traces["fwcpos_ref"]) - meta.number("FWCPOS", _WHO) if instrument.turns else 0.0
     return _Optics(
@@ -317,36 +327,13 @@ def _bad(ref: xr.Dataset, why: str) -> ReferenceError:
 
 
 def _coefficients(entry: Any, ref: xr.Dataset, key: str) -> HostArray:  # noqa: ANN401 - a model, or several
-    models = [entry] if hasattr(entry, "n_inputs") else list(entry)
-    out: list[HostArray] = []
-    for model in models:
-        kind = type(model).__name__
-        if kind == "Polynomial1D" and len(models) == 1:
-            scaled = [(model.domain, model.window)]
-            out = [np.array([[c]]) for c in model.parameters]
-        elif kind == "Polynomial2D":
-            scaled = [(model.x_domain, model.x_window), (model.y_domain, model.y_window)]
-            matrix = np.zeros((model.degree + 1,) * 2)
-            for name, value in zip(model.param_names, model.parameters, strict=True):
-                i, j = name[1:].split("_")
-                matrix[int(i), int(j)] = value
-            out.append(matrix)
-        else:
-            raise _bad(ref, f"has in {key} a {kind}, and not polynomials")
-        if any(a is not None and tuple(a) != tuple(b) for a, b in scaled):
-            raise _bad(ref, f"has in {key} a polynomial of a scaled variable, which is not known")
-    coefficients = _stacked(out)
+    try:
+        coefficients = trace_coefficients(entry)
+    except UnsupportedModelError as error:
+        raise _bad(ref, f"has in {key} {error}") from None
     if not np.isfinite(coefficients).all():
         raise _bad(ref, f"has a coefficient in {key} that is not finite")
     return coefficients
-
-
-def _stacked(arrays: Sequence[HostArray]) -> HostArray:
-    shape = np.max([one.shape for one in arrays], axis=0)
-    out = np.zeros((len(arrays), *shape))
-    for whole, one in zip(out, arrays, strict=True):
-        whole[tuple(map(slice, one.shape))] = one
-    return out
 
 
 def _focal(ds: xr.Dataset, refs: References) -> Model:
@@ -380,11 +367,7 @@ def _geometry(
     to_sky = velocity_aberration(meta) | v2v3_to_sky(meta)
     imaging = Imaging(*(lower(m) for m in (focal, focal.inverse, to_sky, to_sky.inverse)))
     velocity = velocity_correction(meta)
-    shape = np.maximum(arrays["dispx"].shape, arrays["dispy"].shape)
-    dx, dy = (
-        np.pad(arrays[k], [(0, n - m) for n, m in zip(shape, arrays[k].shape, strict=True)])
-        for k in ("dispx", "dispy")
-    )
+    dx, dy = alike(arrays["dispx"], arrays["dispy"])
     angle = np.array(optics.angle)
     along = "invdispx" if optics.axis == _ROW else "invdispy"
     official = params.grism_inverse == "approximate"
