@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -214,6 +215,7 @@ def _write_fits(path: Path, reference: Reference, hdus: Sequence[ExtensionHDU]) 
 def _write_asdf(path: Path, reference: Reference, tree: Mapping[str, Any]) -> None:
     import asdf
 
+    from spec2fn.io.fits.asdf_wcs import sorted_extensions
     from spec2fn.refs.plugins import light_asdf
 
     meta = {
@@ -228,8 +230,10 @@ def _write_asdf(path: Path, reference: Reference, tree: Mapping[str, Any]) -> No
         "date": "2024-01-01T00:00:00.000",
         **reference.meta,
     }
+    file = io.BytesIO()
     with light_asdf():
-        asdf.AsdfFile({"meta": meta, **tree}).write_to(path)
+        asdf.AsdfFile({"meta": meta, **tree}).write_to(file)
+    path.write_bytes(sorted_extensions(file.getvalue()))
 
 
 def _write_json(path: Path, reference: Reference, tree: Mapping[str, Any]) -> None:

@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 
     Wcs: TypeAlias = gwcs.WCS | DeferredWcs | None
 
-__all__ = ["asdf_bytes", "deferred_list", "deferred_wcs", "wcs_from_bytes", "wcs_of_cut"]
+__all__ = [
+    "asdf_bytes",
+    "deferred_list",
+    "deferred_wcs",
+    "sorted_extensions",
+    "wcs_from_bytes",
+    "wcs_of_cut",
+]
 
 _Name = TypeVar("_Name")
 
@@ -178,10 +185,10 @@ def _dump(tree: dict[str, Any]) -> bytes:
     asdf.AsdfFile(tree).write_to(out)
     content = out.getvalue()
     # the index of blocks holds offsets, which inserting a line would make wrong; it is optional
-    return _sorted_extensions(content.split(b"#ASDF BLOCK INDEX")[0])
+    return sorted_extensions(content.split(b"#ASDF BLOCK INDEX")[0])
 
 
-def _sorted_extensions(content: bytes) -> bytes:
+def sorted_extensions(content: bytes) -> bytes:
     """Sort the list of ASDF extensions used, which comes in the random order of a set."""
     head, mark, rest = content.partition(b"\n  extensions:\n")
     first = b"  - !core/extension_metadata"
