@@ -14,7 +14,7 @@ import numpy as np
 
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.polynomials import polynomial2d
-from spec2fn.typing import Array
+from spec2fn.typing import Array, Number
 
 __all__ = [
     "evaluate",
@@ -46,7 +46,7 @@ def field_coefficients(c: Array, x0: Array, y0: Array) -> list[Array]:
     return [polynomial2d(one, x0, y0) for one in c]
 
 
-def evaluate(coefficients: Sequence[Array], t: Array) -> Array:
+def evaluate(coefficients: Sequence[Array], t: Number) -> Array:
     """Evaluate ``sum_k coefficients[k] t**k``; shapes broadcast."""
     out = coefficients[-1]
     for one in reversed(coefficients[:-1]):
@@ -144,7 +144,7 @@ def from_samples(
         Whether t goes on beyond the ends, or stays at 0 and 1.
     """
     xp = array_namespace(value, *coefficients)
-    at = [_at(coefficients, k / (count - 1)) for k in range(count)]
+    at = [evaluate(coefficients, k / (count - 1)) for k in range(count)]
     upwards = at[-1] > at[0]
     # the interval in which the value lies, or the first or last one
     first, low, high = 0 * value, at[0] + 0 * value, at[1] + 0 * value
@@ -156,13 +156,6 @@ def from_samples(
     return t if extrapolate else xp.clip(t, 0.0, 1.0)
 
 
-def _at(coefficients: Sequence[Array], t: float) -> Array:
-    out = coefficients[-1]
-    for one in reversed(coefficients[:-1]):
-        out = out * t + one
-    return out
-
-
 def to_nearest_sample(coefficients: Sequence[Array], value: Array, count: int) -> Array:
     """Return t where the square of the distance from a value is least, from samples.
 
@@ -172,10 +165,10 @@ def to_nearest_sample(coefficients: Sequence[Array], value: Array, count: int) -
     """
     xp = array_namespace(value, *coefficients)
     last = count - 1
-    least = (_at(coefficients, 0.0) - value) ** 2
+    least = (evaluate(coefficients, 0.0) - value) ** 2
     nearest = 0 * least
     for k in range(1, count):
-        square = (_at(coefficients, k / last) - value) ** 2
+        square = (evaluate(coefficients, k / last) - value) ** 2
         nearest, least = xp.where(square < least, k, nearest), xp.minimum(square, least)
 
     def slope(sample: Array) -> Array:

@@ -134,5 +134,6 @@ def _dithered_column(ds: xr.Dataset, geometry: GrismGeometry) -> float:
     """Column at which the dither offsets place the target."""
     from spec2fn.wcs.assign.pointing import dithered_v2v3
 
+    assert geometry.imaging is not None
     x, _ = geometry.imaging.undistortion(*dithered_v2v3(meta_of(ds), _WHO))
     return float(x)
