@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.schema import Meta
 from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def catalog_dataset(
         data[name] = ("source", place[k])
         corners = np.stack([place[k] + s[k] * half_width for s in _SIGNS.values()], axis=1)
         data[f"corner_{name}"] = (("source", "corner"), corners)
-    return xr.Dataset(data, attrs={"filename": "catalog"})
+    meta = Meta(filename="direct_cat.ecsv")
+    return xr.Dataset(data, attrs={"filename": meta.filename, "meta": meta})
 
 
 @dataclass(frozen=True)
