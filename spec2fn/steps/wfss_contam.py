@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from os import PathLike
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -41,8 +42,9 @@ def _plan(
         return Skip("there is no direct image with a segmentation map")
     sources = None
     if params.seds is not None:
-        given = params.seds
-        sources = read_seds(given if isinstance(given, Mapping) else as_reference(given, "seds"))
+        given: Any = params.seds
+        named = isinstance(given, (str, PathLike))
+        sources = read_seds(as_reference(given, "seds") if named else given)
     catalog = sourcecat[0] if sourcecat else None
     plan = plan_exposure(
         slits,
@@ -213,7 +215,8 @@ def _subtract(
 ) -> xr.Dataset:
     sci, err, dq = (bucket.variables[n].data for n in ("sci", "err", "dq"))
     xp = array_namespace(sci, light)
-    left = sci - light.astype(sci.dtype)
+    light = light.astype(sci.dtype)
+    left = sci - light
     new: dict[str, Any] = {"sci": left}
     if planned.variance is not None and variances:
         added = xp.asarray(planned.variance).astype(sci.dtype)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["direct_of", "order_responses", "plan_exposure", "read_seds"]
 
 _WHO = "wfss_contam"
+_UNIT = "MJy/sr"
 _BOXES = 5  # of the background of the direct image, along each side
 _SAMPLES = 2000  # of the response, for the mean of a spectrum over the passband
 
@@ -79,6 +80,10 @@ def plan_exposure(
     labels = segmap["label"].values
     direct = direct_of(direct_image, segmap, official=params.official_model)
     limits, magnitudes = None, {}
+    unknown = sorted(set(seds or ()) - set(np.unique(labels).tolist()))
+    if unknown:
+        msg = f"{_WHO}: seds holds source {unknown[0]}, which the segmentation map does not have"
+        raise InputError(f"{msg}; leave it out")
     if params.magnitude_limit is not None:
         magnitudes = _magnitudes(catalog)
         every = order_responses(example, references, geometry.orders, None, params)
@@ -100,6 +105,13 @@ def plan_exposure(
         oversample=params.wl_oversample,
         chunk=params.max_pixels_per_chunk if params.official_model else None,
     )
+    if not len(simulated):
+        names = " and ".join(meta_of(ds).filename or "in memory" for ds in (direct_image, segmap))
+        msg = (
+            f"{_WHO}: no source of {names} falls on the exposure; give the images of its field, or"
+            " other orders"
+        )
+        raise InputError(msg)
     return _plan(slits, simulated, spectra, frozenset(map(int, np.unique(labels))), params)
 
 
@@ -232,6 +244,16 @@ def direct_of(image: xr.Dataset, segmap: xr.Dataset, *, official: bool = False) 
             f"{_WHO}: direct image {names[0]} has {data.shape} pixels and segmentation map"
             f" {names[1]} {labels.shape}; give those of the same image"
         )
+        raise InputError(msg)
+    unit = str(image["sci"].attrs.get("units", "")).replace(" ", "")
+    if unit != _UNIT:
+        msg = (
+            f"{_WHO}: direct image {names[0]} is in {unit or 'no unit'} (BUNIT), needs {_UNIT};"
+            " give a calibrated one"
+        )
+        raise InputError(msg)
+    if not labels.any():
+        msg = f"{_WHO}: segmentation map {names[1]} holds no source; give one that does"
         raise InputError(msg)
     wcs = meta_of(image).wcs
     if wcs is None:
