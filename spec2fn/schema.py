@@ -46,6 +46,8 @@ __all__ = [
     "COMMON_ERROR",
     "COMMON_SHARE",
     "FIXED_SLIT_QUADRANT",
+    "SHUTTERS_ACROSS",
+    "SHUTTERS_ALONG",
     "MSA_TABLES",
     "NOT_EXTRACTED",
     "PLANES",
@@ -327,6 +329,9 @@ INT_TIMES: Mapping[str, tuple[str, str]] = {
 
 FIXED_SLIT_QUADRANT = 5
 """``quadrant`` of the fixed slits: those of the micro-shutter array are 1 to 4."""
+
+SHUTTERS_ALONG, SHUTTERS_ACROSS = 365, 171
+"""Shutters of a quadrant of the MSA, along and across the dispersion."""
 
 COMMON_SHARE = "common_share"
 """Variable: share of ``var_poisson`` that all pixels of a wavelength have in common.

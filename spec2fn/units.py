@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["ARCSEC2_TO_SR", "MJSR_TO_UJA2", "RAD_TO_ARCSEC", "SR_TO_ARCSEC2"]
+__all__ = ["ARCSEC2_TO_SR", "MJSR_TO_UJA2", "MJY_TO_JY", "RAD_TO_ARCSEC", "SR_TO_ARCSEC2"]
 
 RAD_TO_ARCSEC = 180.0 * 3600.0 / math.pi
 """Arcseconds in a radian."""
@@ -17,3 +17,6 @@ SR_TO_ARCSEC2 = RAD_TO_ARCSEC**2
 
 MJSR_TO_UJA2 = 1.0e12 * ARCSEC2_TO_SR
 """Microjansky per square arcsecond in one megajansky per steradian."""
+
+MJY_TO_JY = 1.0e6
+"""Jansky in a megajansky."""

@@ -13,6 +13,7 @@ from spec2fn.dq import Pixel
 from spec2fn.pieces import pieces_of
 from spec2fn.schema import meta_of
 from spec2fn.typing import HostArray
+from spec2fn.units import MJY_TO_JY
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,7 +28,6 @@ _RADIUS = 2.5  # distance from the source in a cube, in widths of its image
 _CLOSE = 1.2  # planes and pixels on either side of a flagged pixel that share its light
 _COMPLETE = 0.999
 _DARK = 0.02  # um beyond the wavelengths of a source in an image that are of no interest
-_JY = 1e6  # in a MJy
 _EDGE = 0.22  # part of a band at either end of which the response falls
 _FEWEST = 20  # wavelengths of a spectrum that is worth a comparison
 
@@ -207,7 +207,7 @@ def _of_slit(products: Mapping[str, Any], source: Source) -> Comparison:
         centre = float(np.average(place, weights=weight))
         if source.profile is not None:
             truth = truth * np.average(source.profile(place), weights=weight)
-        area = pixels * float(rectified["pixar_sr"]) * _JY
+        area = pixels * float(rectified["pixar_sr"]) * MJY_TO_JY
         with np.errstate(divide="ignore", invalid="ignore"):
             flux, error = flux / area, error / area
     near = np.abs(along - centre) < (width / 2 + _MARGIN) * unit

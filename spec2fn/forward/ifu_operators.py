@@ -27,7 +27,7 @@ from spec2fn.plan_base import array
 from spec2fn.plans.cubes.cube_geometry import layout_of, slice_frame
 from spec2fn.schema import meta_of
 from spec2fn.typing import Array, HostArray
-from spec2fn.units import ARCSEC2_TO_SR
+from spec2fn.units import ARCSEC2_TO_SR, MJY_TO_JY
 from spec2fn.wcs.cube_grid import project
 from spec2fn.wcs.evaluate import evaluate_between
 
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from spec2fn.engine.step import Step
 
 __all__ = ["IfuOperator", "ifu_operators"]
-
-_MEGA = 1e6
 
 
 class IfuOperator(Sampled):
@@ -119,7 +117,7 @@ def ifu_operators(
     lit = lit[seen]
     wave, cells = wavelength_cells(grid, wave[seen], lit)
     lower, upper, near, far = (np.where(lit, e[seen], 0.0) for e in ends)
-    area = (upper - lower) * (far - near) * ARCSEC2_TO_SR * _MEGA
+    area = (upper - lower) * (far - near) * ARCSEC2_TO_SR * MJY_TO_JY
     gain = {k: 1.0 / np.where(lit, v[seen], np.inf) for k, v in gains.items()}
     flat = 1.0 / np.where(lit, divided[seen], 1.0)
     shared: dict[str, Any] = {**cells, "flat": flat, "window": window}

@@ -19,8 +19,9 @@ from spec2fn.kernels.namespace import array_namespace, is_traced, safe_sqrt
 from spec2fn.modes import function_named, mode_of
 from spec2fn.plans.extraction.extract_cube import CubeExtractionPlan
 from spec2fn.schema import VARIANCES, with_warnings
-from spec2fn.spectra.datasets import MEGA, spectra_dataset, with_wcs
+from spec2fn.spectra.datasets import spectra_dataset, with_wcs
 from spec2fn.typing import Array, Arrays, Number
+from spec2fn.units import MJY_TO_JY
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -165,7 +166,7 @@ def _box(centre: Array, reach: Array, shape: tuple[int, ...]) -> Box:
 def _columns(ds: xr.Dataset, plan: CubeExtractionPlan, sums: CubeSums) -> dict[str, Array]:
     """Columns in their final units."""
     xp = array_namespace(sums.flux)
-    gain: Number = ds["pixar_sr"].data * MEGA if plan.calibrated else 1.0
+    gain: Number = ds["pixar_sr"].data * MJY_TO_JY if plan.calibrated else 1.0
     correction: Number = 1.0 if plan.correction is None else plan.correction
     errors = plan.covar_scale**2
     pixels = _divisor(sums.npixels)

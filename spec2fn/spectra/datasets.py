@@ -25,9 +25,8 @@ from spec2fn.wcs.spectrum import SpectralWcs
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["MEGA", "join_spectra", "slit_metadata", "spectra_dataset", "with_wcs"]
+__all__ = ["join_spectra", "slit_metadata", "spectra_dataset", "with_wcs"]
 
-MEGA = 1.0e6  # Jy in a MJy
 
 # variable on ``slit`` -> variable on ``spectrum``: the FITS keyword in lower case
 _ALWAYS: Mapping[str, str] = {

@@ -25,9 +25,10 @@ from spec2fn.plans.extraction.extract_images import (
     pixel_planes,
 )
 from spec2fn.schema import COMMON_ERROR, COMMON_SHARE, NOT_EXTRACTED, VARIANCES
-from spec2fn.spectra.datasets import MEGA, join_spectra, slit_metadata, spectra_dataset, with_wcs
+from spec2fn.spectra.datasets import join_spectra, slit_metadata, spectra_dataset, with_wcs
 from spec2fn.spectra.images import saved_images
 from spec2fn.typing import Array, Arrays, Number
+from spec2fn.units import MJY_TO_JY
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -253,7 +254,7 @@ def _scale(ds: xr.Dataset, plan: GroupPlan, ndim: int) -> _Scale:
     integrated = xp.asarray(plan.integrated).reshape((-1,) + (1,) * (ndim - 1))
     area = xp.broadcast_to(xp.asarray(area), plan.integrated.shape).reshape(integrated.shape)
     unit = xp.ones_like(area)
-    gain = xp.where(integrated, unit, area) * MEGA if plan.calibrated else unit
+    gain = xp.where(integrated, unit, area) * MJY_TO_JY if plan.calibrated else unit
     per_area = xp.where(integrated, 1.0 / area, unit)
     bright = xp.zeros_like(integrated) if plan.optimal else ~integrated
     return _Scale(gain, per_area, bright)

@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import InputError
-from spec2fn.schema import FIXED_SLIT_QUADRANT, MSA_TABLES
+from spec2fn.schema import FIXED_SLIT_QUADRANT, MSA_TABLES, SHUTTERS_ACROSS, SHUTTERS_ALONG
 from spec2fn.wcs.open_slits import (
     FIXED_SLITS,
-    SHUTTERS_ACROSS,
-    SHUTTERS_ALONG,
     Slit,
     fixed_slit,
     shutter_id,

@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING
 
 from spec2fn.errors import InputError, nearest
 from spec2fn.modes import mode_of
-from spec2fn.schema import FIXED_SLIT_QUADRANT, meta_of
+from spec2fn.schema import FIXED_SLIT_QUADRANT, SHUTTERS_ALONG, meta_of
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["FIXED_SLITS", "Slit", "fixed_slit", "open_fixed_slits", "shutter_id"]
-
-SHUTTERS_ALONG, SHUTTERS_ACROSS = 365, 171
-"""Shutters of a quadrant of the MSA, along and across the dispersion."""
 
 FIXED_SLITS: Mapping[str, int] = {
     "S200A1": 1,

@@ -22,6 +22,7 @@ from spec2fn.forward.operators import (
 from spec2fn.forward.rendered import Exposed, Rendered, Truth, with_wcs
 from spec2fn.schema import meta_of
 from spec2fn.typing import HostArray
+from spec2fn.units import MJY_TO_JY
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["nircam_tsgrism", "trace_operator"]
 
 _SECONDS = 10.0
-_JY = 1e6  # in a MJy
 
 
 def nircam_tsgrism(
@@ -95,7 +95,9 @@ def trace_operator(
     geometry = meta_of(exposure).wcs.geometry
     window = through(exposure, (extract_2d,), references)
     unit = through(ones_like(window), (photom,), references)
-    brightness = np.asarray(unit["sci"].data, dtype=np.float64) * float(unit["pixar_sr"]) * _JY
+    brightness = (
+        np.asarray(unit["sci"].data, dtype=np.float64) * float(unit["pixar_sr"]) * MJY_TO_JY
+    )
     wave = np.asarray(window["wavelength"].data)
     lit = np.isfinite(brightness) & np.isfinite(wave)
     seen = illuminated(lit)

@@ -23,6 +23,7 @@ from spec2fn.forward.operators import (
 from spec2fn.schema import FIXED_SLIT_QUADRANT, meta_of
 from spec2fn.slits import Slits
 from spec2fn.typing import HostArray
+from spec2fn.units import MJY_TO_JY
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from spec2fn.engine.step import Step
 
 __all__ = ["SlitOperators", "open_slits", "slit_operators"]
-
-_MEGA = 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +180,7 @@ def _operators(
         unit = float(np.nanmedian(spacing))
         inside = np.isfinite(along)
         ends = [np.where(inside, (along + k * spacing) / unit, 0.0) for k in (-0.5, 0.5)]
-        own = parts["own"] | {"gain": parts["own"]["gain"] / _MEGA * inside}
+        own = parts["own"] | {"gain": parts["own"]["gain"] / MJY_TO_JY * inside}
         point = SpectralOperator(
             **own, lower=ends[0], upper=ends[1], sigma=width, position=position / unit
         )

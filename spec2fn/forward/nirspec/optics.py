@@ -129,7 +129,7 @@ def _msa() -> Mapping[str, Any]:
     from astropy.modeling.models import Rotation2D, Shift
 
     kind = [("NO", "i4"), ("XC", "f8"), ("YC", "f8"), ("SIZEX", "f8"), ("SIZEY", "f8")]
-    row, column = np.divmod(np.arange(365 * 171), 365)
+    row, column = np.divmod(np.arange(SHUTTERS_ALONG * SHUTTERS_ACROSS), SHUTTERS_ALONG)
     shutters = np.zeros(row.size, dtype=kind)
     shutters["NO"] = np.arange(row.size) + 1
     shutters["XC"], shutters["YC"] = column * _PITCH[0], row * _PITCH[1]

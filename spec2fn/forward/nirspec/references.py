@@ -17,6 +17,7 @@ from spec2fn.forward import reference_files as files
 from spec2fn.forward.gaussian import enclosed
 from spec2fn.forward.nirspec import instrument as nrs
 from spec2fn.forward.nirspec.optics import CONFIGURATIONS, optics_trees
+from spec2fn.schema import SHUTTERS_ACROSS, SHUTTERS_ALONG
 from spec2fn.typing import HostArray
 from spec2fn.units import ARCSEC2_TO_SR
 
@@ -52,7 +53,6 @@ BACKGROUND = ((0.5,), (5.5,), (26.5,), (31.5,))
 """Rows of the rectified S200A1 in which the sky is measured, if it is not subtracted before."""
 _FRAME = (2048, 2048)
 _FLAT_WAVES = (0.5, 5.6)
-_SHUTTERS = (171, 365)
 # see forward.references: linear interpolation when resampling, and at the ends of the box
 _RESAMPLING_VARIANCE = {"NRS_MSASPEC": 1 / 3, "NRS_FIXEDSLIT": 1 / 3, "NRS_BRIGHTOBJ": 1 / 6}
 _SLITS = tuple(nrs.APERTURES)
@@ -215,7 +215,7 @@ def _fore_flat() -> files.Content:
 
 def _quadrant_flats() -> files.Content:
     wave = table_waves(300)
-    y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in _SHUTTERS)
+    y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in (SHUTTERS_ACROSS, SHUTTERS_ALONG))
     hdus = []
     for quadrant in range(1, 5):
         image = 1 + np.float32(0.02) * (x * y[:, None] + np.float32(0.1 * quadrant))
@@ -319,7 +319,7 @@ def _slit_areas() -> files.Content:
 
 
 def _shutter_areas() -> files.Content:
-    y, x = (a.ravel() + 1 for a in np.indices(_SHUTTERS))
+    y, x = (a.ravel() + 1 for a in np.indices((SHUTTERS_ACROSS, SHUTTERS_ALONG)))
     columns = {
         "quadrant": np.repeat(np.arange(1, 5, dtype=np.int16), x.size),
         "shutter_x": np.tile(x.astype(np.int16), 4),

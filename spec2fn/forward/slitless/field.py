@@ -16,6 +16,7 @@ import numpy as np
 
 from spec2fn.forward.slitless.instrument import Grism
 from spec2fn.typing import HostArray
+from spec2fn.units import MJY_TO_JY
 
 if TYPE_CHECKING:
     from gwcs import WCS
@@ -195,7 +196,9 @@ def direct_files(
     for s, a, b in sorted(zip(sources, x, y, strict=True), key=lambda one: -one[0].flux):
         width = s.width / scale
         mean = float(_band_mean(grism, s))
-        gaussian_image(image, np.array([a]), np.array([b]), np.array([mean / area / 1e6]), width)
+        gaussian_image(
+            image, np.array([a]), np.array([b]), np.array([mean / area / MJY_TO_JY]), width
+        )
         near = (columns - a) ** 2 + (rows - b) ** 2 <= (_SEGMENT * width + 1) ** 2
         segments[near & (segments == 0)] = s.label
     rng = np.random.default_rng([seed, 8])

@@ -19,6 +19,7 @@ from spec2fn.forward.slitless.field import (
 from spec2fn.forward.slitless.instrument import GRISMS, Grism
 from spec2fn.forward.slitless.references import background_shape, true_flat
 from spec2fn.typing import HostArray
+from spec2fn.units import MJY_TO_JY
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -120,6 +121,6 @@ def dispersed(grism: Grism, geometry: GrismGeometry, source: FieldSource, order:
     wave = low + step * (np.arange(number) + 0.5)
     x, y = (np.asarray(v) for v in geometry.disperse(*place, wave, order))
     flux = spectrum(source, wave, grism.ends) * grism.response(wave)
-    conversion = grism.orders[order].conversion * grism.pixel_area * 1e6
+    conversion = grism.orders[order].conversion * grism.pixel_area * MJY_TO_JY
     gaussian_image(out, x, y, flux * step / conversion, source.width)
     return out

@@ -33,6 +33,7 @@ from spec2fn.schema import (
     FIXED_SLIT_QUADRANT,
     PLANES,
     SCALARS,
+    SHUTTERS_ALONG,
     Meta,
 )
 from spec2fn.slits import Slits, group_shapes, padding
@@ -53,7 +54,6 @@ _UNKNOWN: dict[str, Any] = {
     "wavelength_corrected": False,
     "barshadow_corrected": False,
 }
-_SHUTTERS = 365  # in a row of the micro-shutter array
 _TEXT = (
     "slit_name", "source_name", "source_alias", "source_type", "shutter_state",
     "pathloss_correction_type",
@@ -226,7 +226,7 @@ def _shutters(columns: dict[str, Any]) -> dict[str, Any]:
         return {}
     number = np.nan_to_num(columns["shutter_id"].astype(float)).astype(int)
     msa = (columns["quadrant"] < FIXED_SLIT_QUADRANT) & (number > 0)
-    row, column = (np.where(msa, n + 1, 0) for n in np.divmod(number - 1, _SHUTTERS))
+    row, column = (np.where(msa, n + 1, 0) for n in np.divmod(number - 1, SHUTTERS_ALONG))
     return {"xcen": column, "ycen": row}
 
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from spec2fn.errors import ReferenceError
 from spec2fn.plan_base import Plan, array
-from spec2fn.schema import meta_of
+from spec2fn.schema import SHUTTERS_ACROSS, SHUTTERS_ALONG, meta_of
 from spec2fn.typing import Array, HostArray
-from spec2fn.wcs.open_slits import SHUTTERS_ACROSS, SHUTTERS_ALONG, Slit, shutter_id
+from spec2fn.wcs.open_slits import Slit, shutter_id
 
 if TYPE_CHECKING:
     import xarray as xr

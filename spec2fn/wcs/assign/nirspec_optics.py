@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import InputError, ReferenceError
-from spec2fn.schema import meta_of
+from spec2fn.schema import SHUTTERS_ALONG, meta_of
 from spec2fn.subarray import subarray_origin
 from spec2fn.typing import HostArray
 from spec2fn.wcs.assign import References, entry, reference
@@ -28,7 +28,6 @@ from spec2fn.wcs.assign.pointing import (
 )
 from spec2fn.wcs.lower import lower
 from spec2fn.wcs.lowered import Lowered, chain
-from spec2fn.wcs.open_slits import SHUTTERS_ALONG
 
 if TYPE_CHECKING:
     import xarray as xr
