@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.schema import SHUTTERS_ACROSS, SHUTTERS_ALONG
+
 if TYPE_CHECKING:
     from astropy.modeling import Model
 
