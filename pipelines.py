@@ -63,6 +63,8 @@ __all__ = [
     "NIRSPEC_FIXEDSLIT",
     "NIRSPEC_IFU",
     "NIRSPEC_MOS",
+    "TSGRISM_PHOTOM_LAST",
+    "WFSS_PHOTOM_LAST",
     "for_exposure",
 ]
 
@@ -275,6 +277,36 @@ MIRI_WFSS: Pipeline = (
     product("cal"),
     pixel_replace,
     extract_1d,
+    product("x1d", of="extract_1d"),
+)
+
+# The order of the official pipeline after its version 3.0: slitless images stay in count rates, and
+# the spectra are calibrated when they have been extracted.
+WFSS_PHOTOM_LAST: Pipeline = (
+    assign_wcs,
+    background,
+    product("bsub", of="background", optional=True),
+    flat_field,
+    electron_rate,
+    extract_2d,
+    srctype,
+    wfss_contam,
+    product("cal"),
+    pixel_replace,
+    extract_1d,
+    photom,
+    product("x1d", of="extract_1d"),
+)
+
+TSGRISM_PHOTOM_LAST: Pipeline = (
+    assign_wcs,
+    flat_field,
+    extract_2d,
+    srctype,
+    product("cal"),
+    pixel_replace,
+    extract_1d,
+    photom,
     product("x1d", of="extract_1d"),
 )
 

@@ -302,6 +302,7 @@ def check_slitless(_folder, ns):
     assert ns["slits"].names == ("2", "3")
     assert ns["spectra"]["sourceid"].values.tolist() == [2, 3]
     assert ns["spectra"]["flux"].dims == ("spectrum", "wave")
+    assert ns["last"]["x1d"]["flux"].attrs["units"] == "Jy"
 
 
 def check_grism_time_series(_folder, ns):

@@ -227,6 +227,7 @@ def test_warnings_about_members_are_recorded():
 def test_every_role_of_the_pipelines_is_checked_or_no_exposure():
     from spec2fn import members
     from spec2fn.engine.pipeline import steps_of
+    from spec2fn.schema import FIELD_KEYWORDS
 
     roles = {m for _, pipeline in MODES.values() for s in steps_of(pipeline) for m in s.members}
-    assert roles - {"msa_metadata"} == set(members._REFUSED)
+    assert roles - {"msa_metadata", *FIELD_KEYWORDS} == set(members._REFUSED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.errors import InputError
@@ -18,7 +18,8 @@ from spec2fn.plans.flux.nirspec_photom import (
     plan_slit_photom,
 )
 from spec2fn.plans.flux.photom import PhotomPlan, find_row, plan_spectral_response
-from spec2fn.schema import need
+from spec2fn.plans.flux.spectra_photom import SpectraPhotomPlan, plan_spectra_photom
+from spec2fn.schema import need, require
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,13 +28,22 @@ if TYPE_CHECKING:
 
 __all__ = ["photom"]
 
-AnyPhotomPlan = PhotomPlan | SlitPhotomPlan | IfuPhotomPlan | MrsPhotomPlan | GrismPhotomPlan
+AnyPhotomPlan = (
+    PhotomPlan
+    | SlitPhotomPlan
+    | IfuPhotomPlan
+    | MrsPhotomPlan
+    | GrismPhotomPlan
+    | SpectraPhotomPlan
+)
 
 
 def _plan(
     ds: xr.Dataset, photom: xr.Dataset | None, area: xr.Dataset | None, *, params: Parameters
 ) -> AnyPhotomPlan | Skip:
     mode = mode_of(ds)
+    extracted = "flux" in ds
+    require(ds, ("flux",) if extracted else ("sci", "err"), "photom")
     if photom is None:
         return Skip(f"no photom reference for {mode.exp_type or 'this exposure'}")
     if mode.etalon:
@@ -48,7 +58,8 @@ def _plan(
         row = find_row(photom, **keys)
         return Skip(no_row) if row is None else plan_ifu_photom(ds, photom, area, row, params)
     if mode.layout == "traces":
-        traces = plan_grism_photom(ds, photom, params)
+        plan_traces = plan_spectra_photom if extracted else plan_grism_photom
+        traces: GrismPhotomPlan | SpectraPhotomPlan | str = plan_traces(ds, photom, params)
         return Skip(traces) if isinstance(traces, str) else traces
     if mode.layout != "image" or not mode.instrument:
         msg = f"photom: cannot calibrate {mode.exp_type or 'exposures of no type'}"
@@ -68,7 +79,7 @@ def _without(ds: xr.Dataset, _: Parameters) -> Mapping[str, str]:
 @step(
     refs=("photom", "area"),
     without=_without,
-    reads=("sci", "err", "dq"),
+    reads=("dq",),
     provides=("photom_point", "photom_uniform"),
     traceable=True,
     planner=_plan,
@@ -102,7 +113,7 @@ def photom(
     ds : xarray.Dataset
         Exposure with ``wavelength`` and, for the time dependence, the scalar ``mid_time``
         [MJD]; dims ``([integration,] y, x)``. NIRSpec: a bucket of slits, dims
-        ``(slit, [integration,] y, x)``.
+        ``(slit, [integration,] y, x)``. Slitless: also spectra that were extracted in count rates.
     photom : xarray.Dataset
         PHOTOM reference: table ``photom`` (filter, subarray, photmjsr [(MJy/sr)/(DN/s)],
         wavelength [um], relresponse; for slitless spectra filter, pupil, order, and photmjsr
@@ -162,4 +173,8 @@ def photom(
     correction", "Pixel area data").
     """
     reference = need(photom, (), "photom")
-    return apply_factor(ds, plan.factor(ds, reference, area, inverse=inverse), inverse=inverse)
+    chosen: Any = plan  # of spectra or of images, as the Dataset is
+    if "flux" in ds:
+        out: xr.Dataset = chosen.calibrated(ds, reference, area, inverse=inverse)
+        return out
+    return apply_factor(ds, chosen.factor(ds, reference, area, inverse=inverse), inverse=inverse)
