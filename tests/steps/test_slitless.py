@@ -111,6 +111,18 @@ def test_spectra_are_cut_out_by_brightness_and_order(disp_axis):
     assert "ra" not in slits.buckets[0]
 
 
+def test_the_first_slit_has_the_footprint_of_the_exposure():
+    ds = exposure()
+    meta = meta_of(ds)
+    header = fits.Header({**meta.primary, "S_REGION": "POLYGON ICRS 5 6 7 8"})
+    ds = ds.drop_attrs(deep=False).assign_attrs(
+        {k: v for k, v in ds.attrs.items() if k != "s_region"}
+    )
+    slits = cut(ds.assign_attrs(meta=meta.replace(primary=header)))
+    regions = [s["s_region"].item() for s in slits]
+    assert regions == ["POLYGON ICRS 5 6 7 8"] + [""] * 5
+
+
 def test_sources_and_orders_are_chosen():
     assert cut(source_ids=(7,)).names == ("7", "7")
     assert cut(slit_names=("11",), source_ids=(7,)).names == ("11", "11", "7", "7")

@@ -192,7 +192,7 @@ def _columns(
 ) -> dict[str, HostArray]:
     count = len(boxes)
     label = catalog["label"].values[boxes.source]
-    footprint = str(ds.attrs.get("s_region") or "")
+    footprint = str(ds.attrs.get("s_region") or meta_of(ds).get("S_REGION") or "")
     return {
         "slit_name": label.astype(str),
         "source_id": label,
