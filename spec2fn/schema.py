@@ -250,7 +250,7 @@ ALLOWED: Mapping[str, Allowed] = {
     "EXPMID": Allowed(float, 5e4, 1e5, needs="a modified Julian date from 50000 to 100000"),
     **_each("XPOSURE TMEASURE EFFEXPTM", Allowed(float, 0)),
     **_each("PIXAR_SR PIXAR_A2", _POSITIVE),
-    **_each("PHOTMJSR PHOTUJA2 TA_XPOS TA_YPOS SRCXPOS SRCYPOS", Allowed(float)),
+    **_each("BKGD_SCL PHOTMJSR PHOTUJA2 TA_XPOS TA_YPOS SRCXPOS SRCYPOS", Allowed(float)),
     **_each("NINTS INTSTART INTEND", Allowed(int, 1)),
     **_each("SUBSTRT1 SUBSTRT2 SUBSIZE1 SUBSIZE2", Allowed(int, 1, 2048)),
     "DISPAXIS": Allowed(int, 1, 3),
