@@ -12,6 +12,7 @@ from spec2fn.forward.slitless.field import sources_of_field, spectrum
 from spec2fn.forward.slitless.instrument import GRISMS
 from spec2fn.forward.slitless.operator import grism_operator, redispersed
 from spec2fn.forward.slitless.render import dispersed
+from spec2fn.plans.slits.contaminants import seds_of_colours
 from spec2fn.schema import meta_of, with_meta
 from spec2fn.steps.assign_wcs import assign_wcs
 from spec2fn.steps.background import background
@@ -114,6 +115,25 @@ def test_a_table_of_spectra_is_as_good_as_functions(field):
     one, other = field.correct(seds=table), field.correct(seds=functions)
     for a, b in zip(one.buckets, other.buckets, strict=True):
         np.testing.assert_allclose(a["sci"], b["sci"], rtol=1e-3, atol=1e-3, equal_nan=True)
+
+
+def test_spectra_from_the_colours_of_a_catalog_are_better_than_flat_ones(field):
+    wave = (1.05, 1.15, 1.25)
+    labels = [s.label for s in field.sources]
+    flux = {
+        w: np.array([spectrum(s, np.array(w), GRISM.ends) for s in field.sources]) for w in wave
+    }
+    magnitudes = {w: -2.5 * np.log10(f) + 8.9 for w, f in flux.items()}
+    magnitudes[1.15][0] = np.nan
+    seds = seds_of_colours(labels, magnitudes)
+    np.testing.assert_allclose(seds[labels[1]][1], [flux[w][1] for w in wave])
+    assert len(seds[labels[0]][0]) == 2
+
+    def worst(seds):
+        left = field.left(field.correct(seds=seds))
+        return np.mean([abs(v) for (_, order), v in left.items() if order == 1])
+
+    assert worst(seds) < worst(None)
 
 
 def test_spectra_fitted_all_at_once_leave_little_and_say_how_sure_they_are(field):

@@ -34,7 +34,7 @@ from spec2fn.wcs.lower import lower
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["direct_of", "order_responses", "plan_exposure", "read_seds"]
+__all__ = ["direct_of", "order_responses", "plan_exposure", "read_seds", "seds_of_colours"]
 
 _WHO = "wfss_contam"
 _UNIT = "MJy/sr"
@@ -371,3 +371,31 @@ def read_seds(given: Any) -> Mapping[int, Any]:  # noqa: ANN401 - whatever a use
     if wavelength.ndim == 1:
         return {int(k): (wavelength[label == k], flux[label == k]) for k in np.unique(label)}
     return {int(k): (w, f) for k, w, f in zip(label, wavelength, flux, strict=True)}
+
+
+def seds_of_colours(
+    labels: Sequence[int], magnitudes: Mapping[float, HostArray]
+) -> dict[int, tuple[HostArray, HostArray]]:
+    """Spectra between the magnitudes of a catalog in several filters.
+
+    Parameters
+    ----------
+    labels : sequence of int
+    magnitudes : mapping of float to array, (source,)
+        AB magnitudes by the pivot wavelength of the filter [um]; a source counts only where they
+        are finite.
+
+    Returns
+    -------
+    dict of int to (array, array)
+        Wavelengths [um] and flux densities [Jy] by label, for ``wfss_contam(seds=...)``: linear
+        in between, constant beyond. Sources without a magnitude are left out.
+    """
+    wavelength = np.array(sorted(magnitudes), dtype=float)
+    table = np.array([np.asarray(magnitudes[w], dtype=float) for w in wavelength])
+    out = {}
+    for label, column in zip(labels, table.T, strict=True):
+        known = np.isfinite(column)
+        if known.any():
+            out[int(label)] = wavelength[known], 10 ** (-0.4 * (column[known] - 8.90))
+    return out
