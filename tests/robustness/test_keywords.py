@@ -205,7 +205,5 @@ def test_what_counts_as_absent_and_what_is_read_as_it_is():
 
 def test_scalars_that_are_read_have_a_range():
     assert {s.keyword for s in SCALARS.values()} <= set(ALLOWED)
-    copies = {name for names in COPIES.values() for name in names}
-    assert copies - {"pa_aper", "source_name", "srcname", "source_alias", "srcalias"} <= set(
-        SCALARS
-    )
+    columns = {"pa_aper", "source_name", "source_alias", "srcname", "srcalias"}
+    assert {name for names in COPIES.values() for name in names} - columns <= set(SCALARS)
