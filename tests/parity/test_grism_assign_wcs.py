@@ -243,7 +243,7 @@ def test_a_cut_out_has_the_peers_gwcs(case, allowed):
 
     import asdf
 
-    from spec2fn.io.fits.asdf_wcs import WcsList, asdf_bytes
+    from spec2fn.io.fits.asdf_wcs import asdf_bytes, deferred_list
 
     ours, _, theirs = case
     wcs = meta_of(ours).wcs
@@ -257,7 +257,7 @@ def test_a_cut_out_has_the_peers_gwcs(case, allowed):
     slits = GrismSlits(wcs, [3, 8], **{k: np.array(v) for k, v in columns.items()})
     content = asdf_bytes("MultiSlitModel", [slits.deferred(k) for k in slits])
     y, x = np.mgrid[:11, :20].astype(float)
-    read = WcsList(lambda: content, "", "slits").named([3, 8])
+    read = deferred_list(lambda: content, "", "slits", [3, 8])
     other = theirs.meta.wcs(x + 40, y + 30, 300.25 + 0 * x, 400.5 + 0 * x, order + 0 * x)
     for one in (slits[3], read[3].load()):
         assert one.bounding_box.bounding_box(order="F") == ((-0.5, 19.5), (-0.5, 10.5))
