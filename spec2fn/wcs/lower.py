@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import spec2fn.wcs.rules_astropy
-import spec2fn.wcs.rules_grism
 import spec2fn.wcs.rules_jwst
 import spec2fn.wcs.rules_regions  # noqa: F401 - importing registers the rules
 from spec2fn.errors import InputError

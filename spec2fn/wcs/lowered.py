@@ -8,6 +8,7 @@ to be imported before a WCS of theirs is met.
 
 from __future__ import annotations
 
+import importlib
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ Ruled: TypeAlias = tuple[Kernel, Params]
 Rule: TypeAlias = "Callable[[Model], Ruled]"
 
 _RULES: dict[str, Rule] = {}
+# modules whose rules most exposures have no use for, by how the names of the classes end
+_LATER = {"Dispersion": "spec2fn.wcs.rules_grism"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,12 +159,19 @@ def formula(model: str) -> Callable[[Kernel], Kernel]:
     return decorate
 
 
+def _rule(name: str) -> Rule | None:
+    for end, module in _LATER.items():
+        if name not in _RULES and name.endswith(end):
+            importlib.import_module(module)
+    return _RULES.get(name)
+
+
 def lower_model(model: Model) -> Lowered:
     """Lower one astropy model; see :func:`spec2fn.wcs.lower.lower`."""
     if hasattr(model, "op") and hasattr(model, "left"):
         return _compound(model)
     for cls in type(model).__mro__:
-        rule = _RULES.get(_qualified(cls))
+        rule = _rule(_qualified(cls))
         if rule is not None:
             break
     else:
