@@ -20,7 +20,7 @@ from spec2fn.plan_base import Plan, array
 from spec2fn.plans.slits.grism_boxes import SourceBoxes, need_catalog, source_boxes
 from spec2fn.plans.slits.grism_cutouts import grism_geometry
 from spec2fn.plans.slits.spectral_orders import extracted_orders, wavelength_ranges
-from spec2fn.schema import need, set_scalars
+from spec2fn.schema import meta_of, need, set_scalars
 from spec2fn.subarray import subarray_slices
 from spec2fn.typing import Array, HostArray
 
@@ -158,6 +158,13 @@ def plan_scaled_background(  # noqa: PLR0917 - what the step has
     if count <= least:
         return plan(0.0, f"{count} good pixels see background alone, more than {least} are needed")
     sci, err = ds["sci"].values, ds["err"].values
+    if not np.isfinite(err[good]).any():
+        name = meta_of(ds).filename or "the exposure"
+        msg = (
+            f"background: no pixel of {name} has an ERR, by which those of the background are"
+            " weighed; give an exposure with errors, or switch the step off"
+        )
+        raise InputError(msg)
     axis = ds.attrs.get("dispaxis")
     scaling = scale_to_fit(
         sci,
