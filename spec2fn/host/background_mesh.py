@@ -7,6 +7,8 @@ Boxes with too many of their pixels masked or clipped take the mean of their nei
 
 from __future__ import annotations
 
+import numpy as np
+
 from spec2fn.typing import HostArray
 
 __all__ = ["background_mesh"]
@@ -21,6 +23,7 @@ def background_mesh(
     *,
     filter_size: int = 5,
     excluded: float = 10.0,
+    at: tuple[HostArray, HostArray] | None = None,
 ) -> HostArray | None:
     """Fit a background that varies slowly over an image.
 
@@ -37,10 +40,12 @@ def background_mesh(
         Boxes along each side of the median filter.
     excluded : float
         Percentage of a box that may be masked or clipped.
+    at : (int array, int array), optional
+        Rows and columns of the pixels that are wanted.
 
     Returns
     -------
-    ndarray, (y, x), float32, or None
+    ndarray, (y, x) or that of `at`, float32, or None
         None if no box has enough pixels.
     """
     from astropy.stats import SigmaClip
@@ -60,4 +65,12 @@ def background_mesh(
         )
     except ValueError:  # what it raises if it has to exclude every box
         return None
-    return mesh.background
+    if at is None:
+        return mesh.background
+    from scipy.ndimage import map_coordinates
+
+    # what photutils does to the whole image
+    boxes = mesh.background_mesh
+    places = [(np.asarray(p) + 0.5) / n - 0.5 for p, n in zip(at, size, strict=True)]
+    values = map_coordinates(boxes, places, order=3, mode="reflect")
+    return np.clip(values, boxes.min(), boxes.max())

@@ -35,3 +35,15 @@ def test_without_a_box_that_has_enough_pixels_there_is_no_mesh():
     image, mask = np.ones((64, 64), np.float32), np.ones((64, 64), bool)
     mask[:, ::4] = False
     assert background_mesh(image, mask) is None
+
+
+def test_single_pixels_have_the_background_of_the_whole_image():
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[:203, :250]
+    image = (1 + 0.3 * np.sin(x / 60) + 0.002 * y + 0.05 * rng.normal(size=x.shape)).astype("f4")
+    mask = rng.random(image.shape) < 0.9
+    at = rng.integers(0, 203, 500), rng.integers(0, 250, 500)
+    for box in ((40, 50), (33, 47)):
+        how = {"box": box, "filter_size": 3, "excluded": 30.0}
+        whole = background_mesh(image, mask, **how)
+        np.testing.assert_allclose(background_mesh(image, mask, **how, at=at), whole[at], rtol=1e-6)

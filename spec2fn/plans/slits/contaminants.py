@@ -80,7 +80,8 @@ def plan_exposure(
     labels = segmap["label"].values
     direct = direct_of(direct_image, segmap, official=params.official_model)
     limits, magnitudes = None, {}
-    unknown = sorted(set(seds or ()) - set(np.unique(labels).tolist()))
+    segmented = frozenset(np.unique(labels[labels != 0]).tolist())
+    unknown = sorted(set(seds or ()) - segmented)
     if unknown:
         msg = f"{_WHO}: seds holds source {unknown[0]}, which the segmentation map does not have"
         raise InputError(f"{msg}; leave it out")
@@ -112,7 +113,7 @@ def plan_exposure(
             " other orders"
         )
         raise InputError(msg)
-    return _plan(slits, simulated, spectra, frozenset(map(int, np.unique(labels))), params)
+    return _plan(slits, simulated, spectra, segmented, params)
 
 
 def _plan(
@@ -145,7 +146,7 @@ def _plan(
         official=params.official_model,
         keep_models=params.save_simulated_image,
         note=note,
-        segmented=segmented - {0},
+        segmented=segmented,
     )
 
 
@@ -265,15 +266,21 @@ def direct_of(image: xr.Dataset, segmap: xr.Dataset, *, official: bool = False) 
         ra, dec, *_ = to_world(np.asarray(x, float), np.asarray(y, float))
         return ra, dec
 
-    level = _background(data, labels, official=official)
-    return DirectImage(data.astype(float) - level, labels, sky)
+    # of the pixels of sources alone
+    pixels = np.nonzero(labels)
+    bright = np.zeros(data.shape)
+    bright[pixels] = data[pixels].astype(float) - _background(data, labels, official=official)
+    return DirectImage(bright, labels, sky)
 
 
 def _background(data: HostArray, labels: HostArray, *, official: bool) -> HostArray | float:
-    """Smooth background of the direct image, where there are no sources."""
-    box = tuple(max(n // _BOXES, 1) for n in data.shape)
+    """Smooth background of the direct image at the pixels of sources."""
+    box = (max(data.shape[0] // _BOXES, 1), max(data.shape[1] // _BOXES, 1))
     mask = np.ones(data.shape, bool) if official else (labels == 0) & np.isfinite(data)
-    mesh = background_mesh(data, mask, box, filter_size=3, excluded=30.0 if official else 90.0)
+    excluded = 30.0 if official else 90.0
+    rows, columns = np.nonzero(labels)
+    at = rows, columns
+    mesh = background_mesh(data, mask, box, filter_size=3, excluded=excluded, at=at)
     return 0.0 if mesh is None else mesh
 
 

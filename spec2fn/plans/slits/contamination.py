@@ -66,7 +66,7 @@ class DirectImage:
     Attributes
     ----------
     image : ndarray, (y, x)
-        Brightness without background [MJy/sr].
+        Brightness of the pixels of sources without background [MJy/sr].
     segments : int ndarray, (y, x)
         Labels of the sources; 0 where there is none.
     to_world : callable
