@@ -46,7 +46,7 @@ Box: TypeAlias = tuple[int, int, int, int]
 Disperse: TypeAlias = Callable[[HostArray, HostArray, HostArray], tuple[HostArray, HostArray]]
 """Undispersed x, y [pixel] and wavelength [um] to the place on the grism image."""
 
-_SAMPLES = 400_000  # pixels times wavelengths that are dispersed at once
+_SAMPLES = 50_000  # pixels times wavelengths that are dispersed at once
 _ROUNDS = 6  # of finding the scatter of the spectra
 _SCATTER = (0.01, 10.0)
 _SETTLED = 0.02

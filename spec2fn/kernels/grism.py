@@ -27,6 +27,7 @@ __all__ = [
 
 _ITERATIONS = 12
 _TOLERANCE = 1e-10  # of the length of the trace
+_LAST_MOVE = 1e-6  # the moves after it are its square, and one follows
 
 
 def field_coefficients(c: Array, x0: Array, y0: Array) -> list[Array]:
@@ -49,9 +50,11 @@ def field_coefficients(c: Array, x0: Array, y0: Array) -> list[Array]:
 def evaluate(coefficients: Sequence[Array], t: Number) -> Array:
     """Evaluate ``sum_k coefficients[k] t**k``; shapes broadcast."""
     out = coefficients[-1]
+    if len(coefficients) == 1:
+        return out + 0 * t
     for one in reversed(coefficients[:-1]):
         out = out * t + one
-    return out + 0 * t
+    return out
 
 
 def rotated(
@@ -99,7 +102,7 @@ def solve(coefficients: Sequence[Array], value: Array, *, turned_back: bool = Fa
         t = start
         for _ in range(_ITERATIONS):
             t, move = _step(coefficients, slopes, t, value)
-            if xp is np and not (abs(move) > _TOLERANCE).any():
+            if xp is np and not (abs(move) > _LAST_MOVE).any():
                 break
         found = abs(evaluate(coefficients, t) - value) <= _TOLERANCE * abs(length)
         forward = evaluate(slopes, t) * length
@@ -161,27 +164,35 @@ def to_nearest_sample(coefficients: Sequence[Array], value: Array, count: int) -
 
     The gradient of the square at the nearest of `count` samples, and at the one beside it on the
     side from which the distance falls, is continued to zero; at the first and last sample, t is 0
-    and 1. An approximation to :func:`solve`, as the JWST pipeline has it.
+    and 1. An approximation to :func:`solve`, as the JWST pipeline has it. The polynomial must not
+    turn back, as no wavelength along a trace does.
     """
     xp = array_namespace(value, *coefficients)
     last = count - 1
-    least = (evaluate(coefficients, 0.0) - value) ** 2
-    nearest = 0 * least
-    for k in range(1, count):
-        square = (evaluate(coefficients, k / last) - value) ** 2
-        nearest, least = xp.where(square < least, k, nearest), xp.minimum(square, least)
-
-    def slope(sample: Array) -> Array:
-        # central differences, one-sided at the ends
-        low, high = xp.clip(sample - 1, 0, last), xp.clip(sample + 1, 0, last)
-        ends = [(evaluate(coefficients, i / last) - value) ** 2 for i in (low, high)]
-        return (ends[1] - ends[0]) / (high - low)
+    upwards = evaluate(coefficients, 1.0) > evaluate(coefficients, 0.0)
+    # the last sample before the value, by bisection
+    nearest, step = 0 * value, 1 << (last - 1).bit_length()
+    while step > 1:
+        step //= 2
+        sample = xp.minimum(nearest + step, last)
+        short = evaluate(coefficients, sample / last) < value
+        nearest = xp.where(short == upwards, sample, nearest)
+    after = xp.minimum(nearest + 1, last)
+    distances = [abs(evaluate(coefficients, k / last) - value) for k in (nearest, after)]
+    nearest = xp.where(distances[1] < distances[0], after, nearest)
 
     inside = xp.clip(nearest, 1, last - 1)
-    here = slope(inside)
-    left = xp.where(here > 0, inside, inside - 1)
-    right = xp.where(here < 0, inside, inside + 1)
-    at_right = slope(right)
-    rise = (at_right - slope(left)) / (right - left)
-    found = xp.where(here == 0, inside, right - at_right / xp.where(rise == 0, 1.0, rise))
+    around = [xp.clip(inside + k, 0, last) for k in range(-2, 3)]
+    at = [evaluate(coefficients, k / last) - value for k in around]
+
+    def slope(k: int) -> Array:
+        # of the square, by central differences that are one-sided at the ends
+        return (at[k + 1] ** 2 - at[k - 1] ** 2) / (around[k + 1] - around[k - 1])
+
+    here = slope(2)
+    passed = here > 0
+    left, right = xp.where(passed, here, slope(1)), xp.where(passed, slope(3), here)
+    rise = right - left
+    found = inside + xp.where(passed, 1, 0) - right / xp.where(rise == 0, 1.0, rise)
+    found = xp.where(here == 0, inside, found)
     return xp.where((nearest == 0) | (nearest == last), nearest, found) / last

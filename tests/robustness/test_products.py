@@ -43,8 +43,12 @@ def same_wcs(ours, theirs):
     assert sorted(ours) == sorted(theirs)
     for name, one in ours.items():
         gwcs = one.load()
-        at = (np.array([3.0, 20.0]),) * gwcs.forward_transform.n_inputs
-        np.testing.assert_array_equal(theirs[name](*at), gwcs(*at))
+        if gwcs is None:  # simulated cut-outs have none
+            assert theirs[name].load() is None
+            continue
+        for place in (3.0, 20.0):  # the grisms of NIRCam take no arrays
+            at = (place,) * gwcs.forward_transform.n_inputs
+            np.testing.assert_array_equal(theirs[name](*at), gwcs(*at))
 
 
 @pytest.mark.slow
