@@ -72,10 +72,10 @@ def rotated(
 def solve(coefficients: Sequence[Array], value: Array, *, turned_back: bool = False) -> Array:
     """Return the t at which a polynomial has a value.
 
-    Newton's method from the straight line through t = 0 and t = 1, and so exact for that line,
-    then from either end. A trace that turns back, as those of order 0 do, has two such t: one on
-    the longer branch, on which the polynomial goes the way from its value at t = 0 to that at
-    t = 1, and one on the other.
+    By the formula up to the second power; above, Newton's method from the straight line through
+    t = 0 and t = 1, then from either end. A trace that turns back, as those of order 0 do, has
+    two such t: one on the longer branch, on which the polynomial goes the way from its value at
+    t = 0 to that at t = 1, and one on the other.
 
     Parameters
     ----------
@@ -96,6 +96,8 @@ def solve(coefficients: Sequence[Array], value: Array, *, turned_back: bool = Fa
     first = (value - coefficients[0]) / length
     if len(coefficients) == 2:
         return xp.nan * first if turned_back else first
+    if len(coefficients) == 3:
+        return _quadratic_root(coefficients, value, xp.sign(length) * (-1 if turned_back else 1))
     slopes = [k * c for k, c in enumerate(coefficients)][1:]
     root = xp.nan * first
     for start in (first, 1.0 + 0 * first, 0 * first):
@@ -118,6 +120,21 @@ def solve(coefficients: Sequence[Array], value: Array, *, turned_back: bool = Fa
         # the derivative of one step from the root is that of the inverse
         root = jax.lax.stop_gradient(root)
     return xp.where(there, _step(coefficients, slopes, root, value)[0], xp.nan)
+
+
+def _quadratic_root(coefficients: Sequence[Array], value: Array, sign: Array) -> Array:
+    """Return the t at which the slope of the polynomial has a sign."""
+    xp = array_namespace(value, *coefficients)
+    constant, slope, curvature = coefficients[0] - value, coefficients[1], coefficients[2]
+    square = slope**2 - 4 * curvature * constant
+    there = (square > 0) & (sign != 0)
+    at_root = sign * xp.sqrt(xp.where(there, square, 1.0))
+    # of the two forms, the one in which nothing cancels
+    alike = slope * at_root >= 0
+    numerator = xp.where(alike, -2 * constant, at_root - slope)
+    denominator = xp.where(alike, slope + at_root, 2 * curvature)
+    there = there & (denominator != 0)
+    return xp.where(there, numerator / xp.where(there, denominator, 1.0), xp.nan)
 
 
 def _step(

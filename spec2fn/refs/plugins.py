@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -46,16 +46,24 @@ def light_asdf() -> Iterator[None]:
 
 
 def _load(module: ModuleType, config: AsdfConfig) -> dict[str, Any]:
+    import yaml
+    from asdf.extension import _manifest
+
     everything = module.entry_points
+    # fifty manifests, which the parser in Python reads for longer than we calibrate some modes
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    compiled = SimpleNamespace(safe_load=lambda text: yaml.load(text, loader))  # noqa: S506 - safe
 
     def related(group: str) -> list[Any]:
         return [e for e in everything(group=group) if e.dist.name not in _UNRELATED]
 
     vars(module)["entry_points"] = related
+    vars(_manifest)["yaml"] = compiled
     try:
         extensions, mappings = config.extensions, config.resource_mappings
     finally:
         vars(module)["entry_points"] = everything
+        vars(_manifest)["yaml"] = yaml
     return {
         "_extensions": extensions,
         "_resource_mappings": mappings,
