@@ -75,7 +75,7 @@ def scenario(peerbench, tmp_path_factory):
     ``peer_out`` holds the final products, ``steps`` the output of every step. The workers of a
     parallel run share the folders: whoever needs one first makes it, the others wait.
     ``SPEC2FN_SCENARIOS`` names a folder that keeps them for the next session. `without` names
-    steps that the peer is to skip.
+    steps that both are to skip.
     """
     base = tmp_path_factory.getbasetemp()
     if os.environ.get("PYTEST_XDIST_WORKER"):
@@ -102,8 +102,12 @@ def _make(peerbench, folder, name, seed, without):
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     env.pop("JAX_NUMPY_DTYPE_PROMOTION", None)
     _call([peerbench / "make.py", name, folder, "--seed", seed], env)
-    off = [a for step in without for a in ("--param", f"{step}.skip=true")]
-    _call([peerbench / "run_peer.py", folder, "--save-all", "--out", folder / "steps", *off], env)
+    config = folder / "scenario.json"
+    settings = json.loads(config.read_text())
+    for step in without:
+        settings["steps"].setdefault(step, {})["skip"] = True
+    config.write_text(json.dumps(settings))
+    _call([peerbench / "run_peer.py", folder, "--save-all", "--out", folder / "steps"], env)
     failed = json.loads((folder / "steps" / "timing.json").read_text())["error"]
     assert not failed, f"the peer failed on {name}: {failed}"
     out = folder / "peer_out"
