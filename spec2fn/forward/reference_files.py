@@ -24,6 +24,7 @@ __all__ = [
     "ReferenceFile",
     "fits_reference",
     "image_hdu",
+    "measured_flat",
     "open_references",
     "photom_tables",
     "planes",
@@ -35,6 +36,7 @@ Content: TypeAlias = "tuple[str, Mapping[str, Any], list[ExtensionHDU]]"
 
 _DESCRIPTION = "synthetic instrument of spec2fn.forward"
 _USEAFTER = "2020-01-01T00:00:00"
+_UNMEASURED = 2e-4  # of the pixels of a flat
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,50 @@ def planes(
         image_hdu("ERR", np.zeros_like(data) if error is None else error, **keywords),
         image_hdu("DQ", np.zeros(data.shape, np.uint32) if dq is None else dq, **keywords),
     ]
+
+
+def measured_flat(  # noqa: PLR0917 - what a header says
+    flat: HostArray, error: float, seed: int, subarray: str, corner: tuple[int, int], fast_axis: int
+) -> Content:
+    """Return the content of a flat as it is measured: with the error that its ERR plane states.
+
+    Parameters
+    ----------
+    flat : array, (y, x)
+        The true one.
+    error : float
+        Relative.
+    seed : int
+    subarray : str
+    corner : (int, int)
+        SUBSTRT1 and SUBSTRT2.
+    fast_axis : int
+    """
+    rng = np.random.default_rng([seed, 2])
+    data = (flat * (1 + error * rng.standard_normal(flat.shape))).astype(np.float32)
+    dq = np.zeros(flat.shape, np.uint32)
+    bad = rng.random(flat.shape) < _UNMEASURED
+    dq[bad] = 3
+    data[bad] = np.nan
+    table = table_hdu(
+        "DQ_DEF",
+        {
+            "BIT": np.array([0, 1], np.int32),
+            "VALUE": np.array([1, 2], np.uint32),
+            "NAME": np.array(["DO_NOT_USE", "NO_FLAT_FIELD"], "S40"),
+            "DESCRIPTION": np.array(["unusable", "no response measured"], "S80"),
+        },
+    )
+    keywords = {
+        "SUBARRAY": subarray,
+        "SUBSTRT1": corner[0],
+        "SUBSTRT2": corner[1],
+        "SUBSIZE1": flat.shape[1],
+        "SUBSIZE2": flat.shape[0],
+        "FASTAXIS": fast_axis,
+        "SLOWAXIS": 2,
+    }
+    return "FlatModel", keywords, [*planes(data, (error * flat).astype(np.float32), dq), table]
 
 
 def photom_tables(

@@ -7,6 +7,7 @@ specutils, stpipe and their like take longer than all our reading and bring matp
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -47,25 +48,35 @@ def light_asdf() -> Iterator[None]:
 
 def _load(module: ModuleType, config: AsdfConfig) -> dict[str, Any]:
     import yaml
-    from asdf.extension import _manifest
 
     everything = module.entry_points
-    # fifty manifests, which the parser in Python reads for longer than we calibrate some modes
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    compiled = SimpleNamespace(safe_load=lambda text: yaml.load(text, loader))  # noqa: S506 - safe
 
     def related(group: str) -> list[Any]:
         return [e for e in everything(group=group) if e.dist.name not in _UNRELATED]
 
-    vars(module)["entry_points"] = related
-    vars(_manifest)["yaml"] = compiled
-    try:
+    # the parser in Python reads the fifty manifests for longer than some modes take to calibrate
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    parser = SimpleNamespace(safe_load=lambda text: yaml.load(text, loader))  # noqa: S506 - safe
+    manifests = sys.modules.get("asdf.extension._manifest")
+    with _replaced(module, "entry_points", related), _replaced(manifests, "yaml", parser):
         extensions, mappings = config.extensions, config.resource_mappings
-    finally:
-        vars(module)["entry_points"] = everything
-        vars(_manifest)["yaml"] = yaml
     return {
         "_extensions": extensions,
         "_resource_mappings": mappings,
         "_resource_manager": config.resource_manager,
     }
+
+
+@contextlib.contextmanager
+def _replaced(module: ModuleType | None, name: str, value: object) -> Iterator[None]:
+    """Replace a name of a module within the block, if there is such a module and such a name."""
+    names = {} if module is None else vars(module)
+    if name not in names:
+        yield
+        return
+    kept = names[name]
+    names[name] = value
+    try:
+        yield
+    finally:
+        names[name] = kept

@@ -15,6 +15,9 @@ with light_asdf():
 assert not {"ndcube", "specutils", "stpipe"} & {m.split(".")[0] for m in sys.modules}
 with light_asdf():
     assert [e.package_name for e in asdf.get_config().extensions] == first
+import yaml
+from asdf.extension import _manifest
+assert _manifest.yaml is yaml
 assert "stdatamodels" in first and "gwcs" in first
 outside = {e.package_name for e in asdf.get_config().extensions}
 assert set(first) <= outside

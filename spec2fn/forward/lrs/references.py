@@ -145,34 +145,9 @@ def _specwcs() -> files.Content:
 
 def measured_flat(exp_type: str, seed: int) -> files.Content:
     """Return the content of a flat: :func:`true_flat` with the error its ERR plane states."""
-    flat = true_flat(exp_type, seed)
-    rng = np.random.default_rng([seed, 2])
-    data = (flat * (1 + FLAT_ERROR * rng.standard_normal(flat.shape))).astype(np.float32)
-    error = (FLAT_ERROR * flat).astype(np.float32)
-    dq = np.zeros(flat.shape, np.uint32)
-    bad = rng.random(flat.shape) < 2e-4
-    dq[bad] = 3
-    data[bad] = np.nan
-    table = files.table_hdu(
-        "DQ_DEF",
-        {
-            "BIT": np.array([0, 1], np.int32),
-            "VALUE": np.array([1, 2], np.uint32),
-            "NAME": np.array(["DO_NOT_USE", "NO_FLAT_FIELD"], "S40"),
-            "DESCRIPTION": np.array(["unusable", "no response measured"], "S80"),
-        },
-    )
-    x, y = (1, 1) if SUBARRAYS[exp_type] == "FULL" else lrs.SLITLESS_CORNER
-    keywords = {
-        "SUBARRAY": SUBARRAYS[exp_type],
-        "SUBSTRT1": x,
-        "SUBSTRT2": y,
-        "SUBSIZE1": flat.shape[1],
-        "SUBSIZE2": flat.shape[0],
-        "FASTAXIS": 1,
-        "SLOWAXIS": 2,
-    }
-    return "FlatModel", keywords, [*files.planes(data, error, dq), table]
+    subarray = SUBARRAYS[exp_type]
+    corner = (1, 1) if subarray == "FULL" else lrs.SLITLESS_CORNER
+    return files.measured_flat(true_flat(exp_type, seed), FLAT_ERROR, seed, subarray, corner, 1)
 
 
 def _photom(exp_type: str) -> files.Content:

@@ -50,7 +50,8 @@ def references(exp_type: str, seed: int = 0) -> Iterator[files.Reference]:
     yield files.Reference("specwcs", own, _traces(), grism, "NIRCAMGrismModel")
     ranges = meta | {"instrument": {"name": "NIRCAM"}, "wavelength_units": "micron"}
     yield files.Reference("wavelengthrange", own, _ranges(), ranges, "WavelengthrangeModel")
-    yield fits("flat", _measured_flat(seed))
+    flat = true_flat(seed)
+    yield fits("flat", files.measured_flat(flat, _FLAT_ERROR, seed, "SUBGRISM64", (1, 1), -1))
     yield fits("photom", _photom())
     apertures = {"apertures": [_aperture()]}
     yield files.Reference("extract1d", own, apertures, {"instrument": "NIRCAM", **own})
@@ -112,36 +113,6 @@ def _ranges() -> dict[str, Any]:
         "order": [nircam.ORDER],
         "extract_orders": [["F444W", [nircam.ORDER]]],
     }
-
-
-def _measured_flat(seed: int) -> files.Content:
-    flat = true_flat(seed)
-    rng = np.random.default_rng([seed, 2])
-    data = (flat * (1 + _FLAT_ERROR * rng.standard_normal(flat.shape))).astype(np.float32)
-    error = (_FLAT_ERROR * flat).astype(np.float32)
-    dq = np.zeros(flat.shape, np.uint32)
-    bad = rng.random(flat.shape) < 2e-4
-    dq[bad] = 3
-    data[bad] = np.nan
-    table = files.table_hdu(
-        "DQ_DEF",
-        {
-            "BIT": np.array([0, 1], np.int32),
-            "VALUE": np.array([1, 2], np.uint32),
-            "NAME": np.array(["DO_NOT_USE", "NO_FLAT_FIELD"], "S40"),
-            "DESCRIPTION": np.array(["unusable", "no response measured"], "S80"),
-        },
-    )
-    keywords = {
-        "SUBARRAY": "SUBGRISM64",
-        "SUBSTRT1": 1,
-        "SUBSTRT2": 1,
-        "SUBSIZE1": flat.shape[1],
-        "SUBSIZE2": flat.shape[0],
-        "FASTAXIS": -1,
-        "SLOWAXIS": 2,
-    }
-    return "FlatModel", keywords, [*files.planes(data, error, dq), table]
 
 
 def _photom() -> files.Content:
