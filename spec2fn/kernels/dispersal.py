@@ -177,6 +177,10 @@ class Dispersal(Plan):
         out = {}
         for name, order in self.orders.items():
             picked = gather(order.x, order.y, image) * brightness * order.gain[:, None]
-            member = xp.asarray(self.source)[:, None] == xp.arange(many)
-            out[name] = (picked @ member.astype(picked.dtype)).T
+            if xp is np:
+                sums = [np.bincount(self.source, one, minlength=many) for one in picked]
+                out[name] = np.stack(sums, axis=1)
+            else:
+                zero = xp.zeros((many, len(picked)), dtype=picked.dtype)
+                out[name] = zero.at[self.source].add(picked.T)
         return out

@@ -81,6 +81,10 @@ def test_the_operator_has_adjoints_in_the_image_and_in_the_spectra():
     np.testing.assert_allclose(
         forward, sum((spectra[m] * back[m]).sum() for m in spectra), rtol=1e-12
     )
+    jnp = pytest.importorskip("jax.numpy")
+    traced = dispersal.adjoint_spectra(jnp.asarray(image), jnp.asarray(flux))
+    for m in spectra:
+        np.testing.assert_allclose(traced[m], back[m], rtol=1e-12)
 
 
 def test_orders_and_sources_add_up():
