@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from spec2fn.errors import InputError
+from spec2fn.kernels.dispersal import shares
 from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
@@ -238,8 +239,7 @@ def _lay(
         0,
     )
     light = np.where(lit, flux, 0.0) * grid.gain[:, None]
-    shares = ((0, (1 - u) * (1 - v)), (1, u * (1 - v)), (width, (1 - u) * v), (width + 1, u * v))
-    corners = [(index + step, light * share) for step, share in shares]
+    corners = [(index + step, light * share) for step, share in shares(u, v, width)]
     flat = np.zeros((len(grid.basis), height * width))
     for k, spectrum in enumerate(grid.basis):
         (at,) = np.nonzero(spectrum)

@@ -16,25 +16,42 @@ from spec2fn.kernels.namespace import array_namespace
 from spec2fn.plan_base import Plan, array
 from spec2fn.typing import Array
 
-__all__ = ["Dispersal", "OrderGeometry", "gather", "splat"]
+__all__ = ["Dispersal", "OrderGeometry", "gather", "shares", "splat"]
 
 Shape = tuple[int, int]
 
 
 def _corners(x: Array, y: Array, shape: Shape) -> tuple[Array, Array, Array, Array]:
-    """Index into the frame with a margin of one pixel, and the shares of the upper neighbours."""
+    """Return where squares lie in a frame, for :func:`shares`.
+
+    Parameters
+    ----------
+    x, y : array
+        Centers of the squares [pixel].
+    shape : (int, int)
+        Rows and columns of the frame.
+
+    Returns
+    -------
+    index : int array
+        Flat index of the lower left pixel in the frame with a margin of one pixel before and two
+        behind, on which falls what lies outside.
+    u, v : array
+        Shares of the right and the upper neighbours.
+    inside : bool array
+        Whether any light falls into the frame.
+    """
     xp = array_namespace(x, y)
     left, below = xp.floor(x), xp.floor(y)
-    # what lies outside falls on the margin, which is cut off
-    column = xp.clip(left, -1, shape[1]).astype(int)
-    row = xp.clip(below, -1, shape[0]).astype(int)
     inside = (left >= -1) & (left < shape[1]) & (below >= -1) & (below < shape[0])
-    index = (row + 1) * (shape[1] + 3) + column + 1
-    return index, x - left, y - below, inside
+    # what lies outside, or has no place, falls on the margin, which is cut off
+    column, row = (xp.where(inside, first, -1).astype(int) for first in (left, below))
+    u, v = (xp.where(inside, at, 0.0) for at in (x - left, y - below))
+    return (row + 1) * (shape[1] + 3) + column + 1, u, v, inside
 
 
-def _shares(u: Array, v: Array, width: int) -> tuple[tuple[int, Array], ...]:
-    """Steps in the index to the four pixels, and the share of each."""
+def shares(u: Array, v: Array, width: int) -> tuple[tuple[int, Array], ...]:
+    """Return the steps in the index to the four pixels, in a margined frame, and their shares."""
     return (
         (0, (1 - u) * (1 - v)),
         (1, u * (1 - v)),
@@ -65,13 +82,13 @@ def splat(x: Array, y: Array, light: Array, shape: Shape) -> Array:
     size = padded[0] * padded[1]
     if xp is np:
         flat = np.zeros(size)
-        for step, share in _shares(u, v, padded[1]):
+        for step, share in shares(u, v, padded[1]):
             flat += np.bincount((index + step).ravel(), (light * share).ravel(), minlength=size)[
                 :size
             ]
     else:
         flat = xp.zeros(size, dtype=light.dtype)
-        for step, share in _shares(u, v, padded[1]):
+        for step, share in shares(u, v, padded[1]):
             flat = flat.at[index + step].add(light * share)
     return flat.reshape(padded)[1 : shape[0] + 1, 1 : shape[1] + 1]
 
@@ -94,7 +111,7 @@ def gather(x: Array, y: Array, image: Array) -> Array:
     shape: Shape = image.shape
     index, u, v, inside = _corners(x, y, shape)
     flat = xp.pad(image, ((1, 2), (1, 2))).ravel()
-    picked = sum(share * flat[index + step] for step, share in _shares(u, v, shape[1] + 3))
+    picked = sum(share * flat[index + step] for step, share in shares(u, v, shape[1] + 3))
     return xp.where(inside, picked, 0.0)
 
 

@@ -124,3 +124,10 @@ def test_gradients_agree_with_finite_differences():
         ]
         numeric = (ends[0] - ends[1]) / (2 * step)
         np.testing.assert_allclose(np.sum(exact * way), numeric, rtol=1e-5)
+
+
+def test_light_without_a_place_is_lost():
+    x, y = np.array([np.nan, 3.0, -5.0]), np.array([2.0, 4.0, np.nan])
+    laid = splat(x, y, np.ones(3), SHAPE)
+    assert laid.sum() == laid[4, 3] == 1.0
+    np.testing.assert_array_equal(gather(x, y, np.ones(SHAPE)), [0.0, 1.0, 0.0])
