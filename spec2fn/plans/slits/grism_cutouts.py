@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.errors import DatasetError, InputError
+from spec2fn.errors import DatasetError, InputError, NoDataOnDetectorError
 from spec2fn.plans.slits.extract_2d import Extract2dPlan
 from spec2fn.plans.slits.grism_boxes import (
     SourceBoxes,
@@ -72,8 +72,9 @@ def plan_grism_cutouts(
     Raises
     ------
     InputError
-        If there is no catalog, a source or order that is asked for does not exist, or no spectrum
-        falls on the image.
+        If there is no catalog, or a source or order that is asked for does not exist.
+    NoDataOnDetectorError
+        If no spectrum falls on the image.
     ReferenceError
         If the reference does not know the filter.
     """
@@ -105,7 +106,7 @@ def plan_grism_cutouts(
     )
     boxes = cut_to_image(boxes, shape)
     if not len(boxes):
-        raise InputError(f"{who}: {_nothing(catalog, params, ranges)}")
+        raise NoDataOnDetectorError(f"{who}: {_nothing(catalog, params, ranges)}")
     if chosen is not None:
         label = catalog["label"].values
         warnings += tuple(
