@@ -66,7 +66,8 @@ class Foreign:
 
     def asks(self, value: object) -> bool:
         """Whether a value of the parameter asks for anything."""
-        return _plain(value) not in (None, *self.neutral)
+        plain = _plain(value)
+        return plain is not None and not any(plain is n or plain == n for n in self.neutral)
 
     def note(self, label: str, value: object) -> str:
         """Return what is to be said of a value of the parameter `label`; "" if nothing.

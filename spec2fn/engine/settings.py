@@ -220,8 +220,8 @@ def _override(step: Step, name: str, value: object) -> dict[str, object]:
     ParameterError
         If the step does not take such a reference.
     """
-    text = value.strip().lower() if isinstance(value, str) else value
-    if text in (None, "", "none"):
+    text = value.strip().lower() if isinstance(value, str) else ""
+    if value is None or (isinstance(value, str) and text in ("", "none")):
         return {}
     reftype = name.removeprefix(_OVERRIDE)
     if reftype not in step.refs:

@@ -122,7 +122,7 @@ def parameter_references(
         names = {**selection.select(header, wider, used), **names}
     paths = selection.fetch({k: v for k, v in names.items() if v}, used)
     read = {
-        kind: _parameters(open_reference(path, kind), path.name)
+        kind: _parameters(open_reference(path, kind).attrs.get("tree", {}), path.name)
         for kind, path in paths.items()
         if path is not None and kind.startswith("pars-")
     }
@@ -180,12 +180,11 @@ def parameter_files(paths: Iterable[str | os.PathLike[str]]) -> ParameterFile:
     Raises
     ------
     ReferenceError
-        If a file does not exist, or cannot be read.
+        If a file holds no parameters.
     ParameterError
-        If it is for another pipeline, or sets a parameter that nobody knows.
+        If it does not exist or cannot be read, is for another pipeline, or sets a parameter that
+        nobody knows.
     """
-    from spec2fn.refs.reference import open_reference
-
     steps: dict[str, dict[str, Any]] = {}
     options: dict[str, Any] = {}
     notes: list[str] = []
@@ -194,12 +193,12 @@ def parameter_files(paths: Iterable[str | os.PathLike[str]]) -> ParameterFile:
         if path.suffix.lower() == ".cfg":
             msg = f"{path}: is a file of the old format .cfg; export it as ASDF (export_config)"
             raise ParameterError(msg)
-        ds = open_reference(path, PIPELINE_TYPE)
-        values, kind = _parameters(ds, path.name), _class_of(ds, path.name)
+        tree = _tree(path)
+        values, kind = _parameters(tree, path.name), _class_of(tree, path.name)
         listed = {kind: values} if kind else _listed(values.get("steps") or {})
         for label, own in listed.items():
             plain = {k: v for k, v in own.items() if k not in ("class", "name", "steps")}
-            steps.setdefault(label, {}).update(plain)
+            steps.setdefault(step_named(label) or label, {}).update(plain)
         for name, value in {} if kind else values.items():
             rule = FOREIGN.get(name)
             if name in OPTIONS:
@@ -215,7 +214,19 @@ def parameter_files(paths: Iterable[str | os.PathLike[str]]) -> ParameterFile:
     return ParameterFile(steps, options, tuple(notes), where)
 
 
-def _class_of(ds: xr.Dataset, filename: str) -> str:
+def _tree(path: Path) -> Mapping[str, Any]:
+    from asdf.util import load_yaml
+
+    try:
+        tree = load_yaml(path)
+    except Exception as error:  # whatever a file that is none makes the reader stumble on
+        reason = " ".join(str(error).split()) or type(error).__name__
+        msg = f"{path}: cannot be read as a parameter file ({reason[:200]}); give an ASDF file"
+        raise ParameterError(msg) from error
+    return tree if isinstance(tree, Mapping) else {}
+
+
+def _class_of(tree: Mapping[str, Any], filename: str) -> str:
     """The step that a file is of; "" if it is of the pipeline.
 
     Raises
@@ -223,9 +234,9 @@ def _class_of(ds: xr.Dataset, filename: str) -> str:
     ParameterError
         If it is of another pipeline, or does not say.
     """
-    tree = ds.attrs["tree"]
-    said = [tree.get("class"), tree["parameters"].get("class"), ds.attrs.get("reftype")]
-    said += [tree.get("name"), tree["parameters"].get("name")]
+    parameters, meta = tree["parameters"], tree.get("meta") or {}
+    said = [tree.get("class"), parameters.get("class"), meta.get("reftype")]
+    said += [tree.get("name"), parameters.get("name")]
     for text in (str(s).rpartition(".")[2].lower().removeprefix("pars-") for s in said if s):
         if text in ("spec2pipeline", "calwebb_spec2", "calwebb_tso-spec2"):
             return ""
@@ -252,8 +263,7 @@ def _listed(
     return out
 
 
-def _parameters(ds: xr.Dataset, filename: str) -> Mapping[str, Any]:
-    tree = ds.attrs.get("tree", {})
+def _parameters(tree: Mapping[str, Any], filename: str) -> Mapping[str, Any]:
     values = tree.get("parameters")
     if not isinstance(values, Mapping):
         msg = f"{filename}: a parameter reference needs an entry 'parameters'; it has none"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.plan_base import Plan, array

@@ -1,0 +1,176 @@
+"""Lists, folders and associations with several products, as they are given to the command line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from astropy.io import fits
+
+import spec2fn
+from spec2fn.calibration import batch
+from spec2fn.cli import main
+from spec2fn.demo.run import CONTEXT, run_demo
+from spec2fn.errors import InputError, NoDataOnDetectorError
+from spec2fn.refs import cache_environment
+
+SHORT = ("--skip", "extract_1d", "--skip", "pixel_replace")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return run_demo("miri-lrs-slitless", tmp_path_factory.mktemp("demo"), integrations=2)
+
+
+@pytest.fixture
+def folder(demo, tmp_path, monkeypatch):
+    """Two exposures, an image, and an association of each of two products."""
+    for key, value in cache_environment(demo.files["cache"], CONTEXT).items():
+        monkeypatch.setenv(key, value)
+    (source,) = Path(demo.folder).glob("*_rateints.fits")
+    inside = tmp_path / "night"
+    inside.mkdir()
+    for name in ("a", "b"):
+        shutil.copy(source, inside / f"{name}_rateints.fits")
+    with fits.open(source) as hdus:
+        hdus[0].header["EXP_TYPE"] = "MIR_IMAGE"
+        hdus.writeto(inside / "image_rate.fits")
+    return inside
+
+
+def association(folder, *members, name="two_asn.json", kind="spec2"):
+    products = [
+        {"name": product, "members": [{"expname": file, "exptype": "science"}]}
+        for product, file in members
+    ]
+    path = folder / name
+    path.write_text(json.dumps({"asn_type": kind, "asn_pool": "pool", "products": products}))
+    return path
+
+
+def run(*args, capsys):
+    status = main(["run", *map(str, args)])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def made(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_every_product_of_an_association(folder, tmp_path, capsys):
+    path = association(folder, ("one", "a_rateints.fits"), ("two", "b_rateints.fits"))
+    out = tmp_path / "out"
+    status, _, err = run(path, "--output-dir", out, capsys=capsys)
+    assert status == 2
+    assert "two_asn.json: has 2 products (one, two); --all-products" in err
+    assert not out.exists() or made(out) == []
+    status, text, err = run(path, "--output-dir", out, "--all-products", *SHORT, capsys=capsys)
+    assert status == 0, err
+    assert made(out) == ["one_calints.fits", "two_calints.fits"]
+    assert "two_asn.json: one:" in text
+    header = fits.getheader(out / "two_calints.fits")
+    assert (header["ASNTABLE"], header["ASNPOOL"]) == ("two_asn.json", "pool")
+    assert header["FILENAME"] == "two_calints.fits"
+
+
+def test_a_folder_is_what_its_associations_name_and_the_rest(folder, tmp_path, capsys):
+    association(folder, ("one", "a_rateints.fits"))
+    association(folder, ("image", "image_rate.fits"), name="image_asn.json", kind="image2")
+    out = tmp_path / "out"
+    status, text, err = run(folder, "--output-dir", out, *SHORT, "--json", capsys=capsys)
+    assert status == 0, err
+    assert made(out) == ["b_calints.fits", "one_calints.fits"]
+    assert "image_rate.fits (MIR_IMAGE) is left out" in err
+    assert "image_asn.json: is an association of type 'image2', not one of spectra (spec2)" in err
+    assert [r["mode"] for r in json.loads(text)] == ["MIRI_LRS_SLITLESS"] * 2
+
+
+def test_one_that_fails_does_not_stop_the_others(folder, tmp_path, capsys):
+    (folder / "a_rateints.fits").write_bytes(b"SIMPLE  =  nonsense")
+    out = tmp_path / "out"
+    files = (folder / "a_rateints.fits", folder / "b_rateints.fits")
+    status, text, err = run(*files, "--output-dir", out, *SHORT, "--json", capsys=capsys)
+    assert status == 2
+    assert err.startswith("spec2fn: a_rateints.fits: ")
+    assert made(out) == ["b_calints.fits"]
+    failed, done = json.loads(text)
+    assert failed["input"] == "a_rateints.fits"
+    assert failed["error"] in err
+    assert done["products"]["cal"] == str(out / "b_calints.fits")
+    args = ("--output-dir", out, *SHORT, "--fail-on-exception", "false")
+    assert run(*files, *args, capsys=capsys)[0] == 0
+    status, _, err = run(files[0], *args, capsys=capsys)
+    assert (status, err.count("\n")) == (0, 1)
+
+
+def test_a_parameter_file_says_whether_failures_count(folder, tmp_path, capsys):
+    import asdf
+
+    path = tmp_path / "pars.asdf"
+    tree = {
+        "class": "jwst.pipeline.calwebb_spec2.Spec2Pipeline",
+        "name": "Spec2Pipeline",
+        "parameters": {"fail_on_exception": False, "save_bsub": False},
+        "steps": [{"name": "extract_1d", "class": "x", "parameters": {"skip": True}}],
+    }
+    asdf.AsdfFile(tree).write_to(path)
+    missing = (folder / "gone_rate.fits", "--parameters", path)
+    assert run(*missing, capsys=capsys)[0] == 0
+    assert run(*missing, "--fail-on-exception", "true", capsys=capsys)[0] == 2
+    out = tmp_path / "out"
+    args = (folder / "a_rateints.fits", "--output-dir", out, "--parameters", path, "--json")
+    status, text, _ = run(*args, capsys=capsys)
+    assert status == 0
+    assert made(out) == ["a_calints.fits"]
+    last = json.loads(text)["steps"][-1]
+    assert last["step"] == "extract_1d"
+    assert last["parameters"]["skip"] == {"value": True, "origin": "parameter file"}
+
+
+def test_no_data_on_the_detector_is_a_status_of_its_own(folder, monkeypatch, capsys):
+    def nothing(*_args, **_options):
+        raise NoDataOnDetectorError("assign_wcs: no slice of the IFU falls on detector NRS2")
+
+    monkeypatch.setattr(batch, "calibrate", nothing)
+    files = (folder / "a_rateints.fits", folder / "b_rateints.fits")
+    for args in (files[:1], files, (*files, "--fail-on-exception", "false")):
+        status, _, err = run(*args, capsys=capsys)
+        assert status == 64
+        assert "no slice of the IFU falls on detector NRS2" in err
+
+
+def test_products_of_the_same_name_are_refused(folder, tmp_path, capsys):
+    path = association(folder, ("a", "b_rateints.fits"))
+    out = tmp_path / "out"
+    status, _, err = run(path, folder / "a_rateints.fits", "--output-dir", out, capsys=capsys)
+    assert status == 2
+    assert "make products of the same name, a; calibrate them into different folders" in err
+    assert not out.exists()
+
+
+def test_a_folder_without_spectra_is_refused(folder, tmp_path, capsys):
+    for path in folder.glob("*_rateints.fits"):
+        path.unlink()
+    status, _, err = run(folder, capsys=capsys)
+    assert status == 2
+    assert "night: the folder holds neither _rate or _rateints files of spectra nor" in err
+
+
+def test_a_plan_of_several(folder, capsys):
+    path = association(folder, ("one", "a_rateints.fits"), ("two", "b_rateints.fits"))
+    assert main(["plan", str(path), "--all-products", "--json"]) == 0
+    assert [p["name"] for p in json.loads(capsys.readouterr().out)] == ["one", "two"]
+
+
+def test_from_python(folder, tmp_path):
+    found = spec2fn.calibrate_all(
+        [folder / "a_rateints.fits", folder / "gone_rate.fits"],
+        tmp_path / "out",
+        skip=["extract_1d"],
+    )
+    done, failed = found
+    assert done.error is None
+    assert done.calibration.files["cal"].name == "a_calints.fits"
+    assert failed.task.label == "gone_rate.fits"
+    assert isinstance(failed.error, InputError)
