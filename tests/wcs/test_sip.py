@@ -62,6 +62,14 @@ def test_degrees_are_as_asked():
     assert keywords["AP_ORDER"] == 2
 
 
+def test_a_coarser_fit_needs_fewer_terms():
+    fine = meta_of(assigned()).records["sip"].keywords
+    coarse = {"sip_max_pix_error": 5.0, "sip_max_inv_pix_error": 5.0, "sip_npoints": 8}
+    found = meta_of(assigned(**coarse)).records["sip"].keywords
+    assert found.get("A_ORDER", 1) < fine["A_ORDER"]
+    assert found.get("AP_ORDER", 1) <= fine["AP_ORDER"]
+
+
 class Crooked:
     """A gwcs that no polynomial comes close to."""
 
