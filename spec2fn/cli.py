@@ -353,7 +353,7 @@ def _show(args: argparse.Namespace, result: Calibration, label: str) -> None:
         print(path)
     ignored = len(result.report["ignored_parameters"])
     if ignored:
-        print(f"ignored {ignored} parameters that mean nothing here (--json lists them)")
+        print(f"{ignored} parameters mean nothing here and are ignored (--json lists them)")
     seconds, memory = result.report["seconds"], result.report["peak_memory_mb"]
     print(f"done in {seconds:.1f} s, peak memory {memory:.0f} MB")
 

@@ -1,6 +1,7 @@
 """Lists, folders and associations with several products, as they are given to the command line."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -157,6 +158,30 @@ def test_a_folder_without_spectra_is_refused(folder, tmp_path, capsys):
     assert "night: the folder holds neither _rate or _rateints files of spectra nor" in err
 
 
+def test_a_reference_of_one_step(demo, folder, tmp_path, capsys):
+    (flat,) = Path(demo.files["cache"]).rglob("jwst_miri_flat_0001.fits")
+    mine = Path(shutil.copy(flat, tmp_path / "mine.fits"))
+    out = tmp_path / "out"
+    args = (folder / "a_rateints.fits", "--output-dir", out, *SHORT, "--json")
+    given = ("--set", f"flat_field.override_flat={mine}")
+    status, text, err = run(*args, *given, capsys=capsys)
+    assert status == 0, err
+    report = json.loads(text)
+    assert report["references"]["flat_field:flat"]["name"] == "mine.fits"
+    assert "flat" not in report["references"]
+    header = fits.getheader(out / "a_calints.fits")
+    assert header["R_FLAT"] == "mine.fits"
+    missing = ("--set", "flat_field.override_flat=gone.fits")
+    status, _, err = run(*args, *missing, capsys=capsys)
+    assert status == 2
+    assert "gone.fits" in err
+    none = ("--set", "flat_field.override_flat=N/A")
+    status, text, _ = run(*args, *none, capsys=capsys)
+    assert status == 0
+    steps = {s["step"]: s["status"] for s in json.loads(text)["steps"]}
+    assert steps["flat_field"] == "SKIPPED: no flat reference"
+
+
 def test_a_plan_of_several(folder, capsys):
     path = association(folder, ("one", "a_rateints.fits"), ("two", "b_rateints.fits"))
     assert main(["plan", str(path), "--all-products", "--json"]) == 0
@@ -174,3 +199,71 @@ def test_from_python(folder, tmp_path):
     assert done.calibration.files["cal"].name == "a_calints.fits"
     assert failed.task.label == "gone_rate.fits"
     assert isinstance(failed.error, InputError)
+
+
+@pytest.fixture(scope="module")
+def nods(tmp_path_factory):
+    return run_demo("miri-lrs-slit", tmp_path_factory.mktemp("nods"))
+
+
+def rendered_members(nods, association, folder):
+    """The exposures that a published association names, with the pixels of the demo's."""
+    given = json.loads(next(Path(nods.folder).glob("*_asn.json")).read_text())
+    pair = {m["exptype"]: Path(nods.folder) / m["expname"] for m in given["products"][0]["members"]}
+    shutil.copy(association, folder)
+    for product in json.loads(association.read_text())["products"]:
+        for member in product["members"]:
+            copy = Path(shutil.copy(pair[member["exptype"]], folder / member["expname"]))
+            fits.setval(copy, "EXPOSURE", value=f"{len(list(folder.iterdir())):05d}")
+            fits.setval(copy, "FILENAME", value=copy.name)
+    return folder / association.name
+
+
+@pytest.mark.parametrize(
+    "name", ["pool_009_spec_miri_lv2bkg-c1001_spec2_001", "pool_028_mir_lrsfs_nods-o001_spec2_001"]
+)
+def test_published_associations_run(nods, name, tmp_path, monkeypatch, capsys):
+    root = os.environ.get("SPEC2FN_REALDATA")
+    if not root or not Path(root, "round2", "asn").is_dir():
+        pytest.skip("SPEC2FN_REALDATA is not set: no published associations")
+    for key, value in cache_environment(nods.files["cache"], CONTEXT).items():
+        monkeypatch.setenv(key, value)
+    published = Path(root, "round2", "asn", "archived", f"{name}_asn.json")
+    path = rendered_members(nods, published, tmp_path)
+    out = tmp_path / "out"
+    args = ("--all-products", "--skip", "resample_spec", "--skip", "extract_1d", "--json")
+    status, text, err = run(path, "--output-dir", out, *args, capsys=capsys)
+    assert status == 0, err
+    products = json.loads(published.read_text())["products"]
+    assert made(out) == sorted(f"{p['name']}_cal.fits" for p in products)
+    reports = json.loads(text) if len(products) > 1 else [json.loads(text)]
+    steps = [{s["step"]: s["status"] for s in report["steps"]} for report in reports]
+    assert [s["background"] for s in steps] == ["COMPLETE"] * len(products)
+    header = fits.getheader(out / f"{products[0]['name']}_cal.fits")
+    assert header["ASNTABLE"] == path.name
+    assert header["ASNPOOL"] == json.loads(published.read_text())["asn_pool"]
+
+
+def test_every_official_default_at_once(nods, tmp_path, monkeypatch):
+    official = Path(__file__).parents[1] / "docs" / "official.yaml"
+    if not official.exists():
+        pytest.skip("not in a checkout")
+    import yaml
+
+    known = yaml.safe_load(official.read_text("utf-8"))
+    params = {
+        name: known["every_step"] | step["parameters"] | {f"override_{r}": None for r in
+        step["references"]} for name, step in known["steps"].items()
+    }  # fmt: skip
+    for key, value in cache_environment(nods.files["cache"], CONTEXT).items():
+        monkeypatch.setenv(key, value)
+    (path,) = Path(nods.folder).glob("*_asn.json")
+    done = spec2fn.calibrate(path, params=params)
+    plain = spec2fn.calibrate(path, parameter_references=False)
+    assert {"cal", "s2d", "x1d"} <= set(done.products)
+    assert done.warnings == plain.warnings
+    assert "cube_build.scalexy" in done.report["ignored_parameters"]
+    for kind in ("cal", "x1d"):
+        a, b = (p.products[kind] for p in (done, plain))
+        for variable in ("sci",) if kind == "cal" else ("flux",):
+            assert a[variable].identical(b[variable])

@@ -79,9 +79,9 @@ def boxes_of_objects(objects: object, geometry: GrismGeometry) -> tuple[xr.Datas
         },
         attrs={"filename": "grism_objects"},
     )
-    edges = (np.floor(np.array(e, dtype=float) + 0.5).astype(np.int64) for e in (low, high))
+    first, last = (np.floor(np.array(e, dtype=float) + 0.5).astype(np.int64) for e in (low, high))
     at = np.array(source)
-    return catalog, SourceBoxes(at, np.array(order), *edges, place[at])
+    return catalog, SourceBoxes(at, np.array(order), first, last, place[at])
 
 
 def _get(one: object, name: str, default: object = None) -> Any:  # noqa: ANN401 - a column
