@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="spec2fn")
-    args = _parser().parse_args(argv)
+    args = _parser().parse_args(_translated(sys.argv[1:] if argv is None else argv))
     try:
         status: int = args.command(args)
     except BrokenPipeError:
@@ -62,6 +62,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _failed(error)
     return status
+
+
+def _translated(argv: Sequence[str]) -> list[str]:
+    """Return arguments in which those of the official command line are ours.
+
+    ``--steps.STEP.PARAM=VALUE`` and the options of the pipeline, as ``--save_bsub=true``.
+    """
+    out: list[str] = []
+    for item in argv:
+        name, equals, value = item.partition("=")
+        if equals and name.startswith("--steps."):
+            out += ["--set", item.removeprefix("--steps.")]
+        elif equals and name in ("--save_bsub", "--save_wfss_esec"):
+            out += [name.replace("_", "-")] if value.lower() == "true" else []
+        elif name in ("--output_dir", "--fail_on_exception"):
+            out.append(f"{name.replace('_', '-')}{equals}{value}")
+        elif name != "--save_results":  # products are saved
+            out.append(item)
+    return out
 
 
 def _failed(error: Exception, what: str = "") -> int:
@@ -125,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--fail-on-exception",
+        type=str.lower,
         choices=("true", "false"),
         metavar="true|false",
         help="whether exposures that fail count for the exit status (default true); the others are"

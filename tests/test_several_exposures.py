@@ -179,7 +179,20 @@ def test_a_reference_of_one_step(demo, folder, tmp_path, capsys):
     status, text, _ = run(*args, *none, capsys=capsys)
     assert status == 0
     steps = {s["step"]: s["status"] for s in json.loads(text)["steps"]}
-    assert steps["flat_field"] == "SKIPPED: no flat reference"
+    assert steps["flat_field"].startswith("SKIPPED: no flat reference")
+
+
+def test_arguments_of_the_official_command_line(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    args = (f"--output_dir={out}", "--steps.extract_1d.skip=true", "--save_results=true")
+    args += ("--steps.bkg_subtract.sigma=4", "--save_bsub=false", "--fail_on_exception=False")
+    status, text, err = run(
+        folder / "a_rateints.fits", folder / "no.fits", *args, "--json", capsys=capsys
+    )
+    assert status == 0, err
+    assert made(out) == ["a_calints.fits"]
+    steps = {s["step"]: s["parameters"] for s in json.loads(text)[0]["steps"]}
+    assert steps["background"]["sigma"] == {"value": 4.0, "origin": "user"}
 
 
 def test_a_plan_of_several(folder, capsys):
