@@ -157,6 +157,11 @@ def test_steps_of_other_modes_are_passed_over_but_not_misspelt_ones():
         settled(straylight={"override_flat": "x.fits"})
 
 
+def test_options_of_the_pipeline_are_no_steps():
+    with pytest.raises(ParameterError, match=r"'save_bsub' need a mapping .* got True; options of"):
+        settled(save_bsub=True)
+
+
 def test_a_reference_of_one_step():
     settings = settled("MIRI_MRS", residual_fringe={"override_regions": "mine.asdf"})
     assert settings.overrides == {"residual_fringe:regions": "mine.asdf"}

@@ -126,7 +126,9 @@ def calibrate(
     from spec2fn.refs import light_asdf
 
     begun = time.perf_counter()
-    wanted = {k: dict(v) for k, v in (params or {}).items()}
+    wanted: dict[str, Any] = {
+        k: dict(v) if isinstance(v, Mapping) else v for k, v in (params or {}).items()
+    }
     for name in skip:
         wanted.setdefault(name, {})["skip"] = True
     if save_wfss_esec:

@@ -126,6 +126,12 @@ def resolve_settings(
                     choices.ignored[f"{step.key}.{name}"] = None
     for source, origin in ((files or {}, FILE), (user or {}, USER)):
         for label, values in source.items():
+            if not isinstance(values, Mapping):
+                msg = (
+                    f"parameters of {label!r} need a mapping of name to value, got {values!r};"
+                    " options of the pipeline are arguments of spec2fn.calibrate"
+                )
+                raise ParameterError(msg)
             if not has_step(pipeline, label):
                 choices.pass_over(label, values)
                 continue
