@@ -12,7 +12,7 @@ from typing import Any
 
 from spec2fn.errors import ParameterError
 
-__all__ = ["FOREIGN", "OPTIONS", "STEPS", "Foreign", "foreign", "step_named"]
+__all__ = ["FOREIGN", "OPTIONS", "OVERRULED", "STEPS", "Foreign", "foreign", "step_named"]
 
 STEPS: Mapping[str, str] = {
     "assign_wcs": "assign_wcs",
@@ -41,6 +41,9 @@ STEPS: Mapping[str, str] = {
     "extract_1d": "extract_1d",
 }
 """Name of a step here to its name in ``Spec2Pipeline``."""
+
+OVERRULED = ("cube_build.skip_dqflagging",)
+"""What the official pipeline sets itself, whatever a parameter file says."""
 
 OPTIONS = ("save_bsub", "save_wfss_esec", "fail_on_exception")
 """Parameters of ``Spec2Pipeline`` itself that a run has here too."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spec2fn.errors import ParameterError, ReferenceError, nearest
-from spec2fn.official import FOREIGN, OPTIONS, step_named
+from spec2fn.official import FOREIGN, OPTIONS, OVERRULED, step_named
 from spec2fn.parameters import user_path
 
 if TYPE_CHECKING:
@@ -197,8 +197,10 @@ def parameter_files(paths: Iterable[str | os.PathLike[str]]) -> ParameterFile:
         values, kind = _parameters(tree, path.name), _class_of(tree, path.name)
         listed = {kind: values} if kind else _listed(values.get("steps") or {})
         for label, own in listed.items():
-            plain = {k: v for k, v in own.items() if k not in ("class", "name", "steps")}
-            steps.setdefault(step_named(label) or label, {}).update(plain)
+            step = step_named(label) or label
+            machinery = ("class", "name", "steps")
+            taken = (k for k in own if k not in machinery and f"{step}.{k}" not in OVERRULED)
+            steps.setdefault(step, {}).update({k: own[k] for k in taken})
         for name, value in {} if kind else values.items():
             rule = FOREIGN.get(name)
             if name in OPTIONS:

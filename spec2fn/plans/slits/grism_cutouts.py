@@ -85,10 +85,11 @@ def plan_grism_cutouts(
     who = "extract_2d"
     geometry = grism_geometry(ds, who)
     shape = ds.sizes["y"], ds.sizes["x"]
+    warnings: tuple[str, ...] = ()
     if params.grism_objects is not None:
         catalog, boxes = boxes_of_objects(params.grism_objects, geometry)
         _check_orders(geometry, boxes.order.tolist(), who)
-        boxes, warnings = cut_to_image(boxes, shape), ()
+        boxes = cut_to_image(boxes, shape)
         said = (
             f"no rectangle of the {catalog.sizes['source']} grism_objects has pixels of the image"
         )
