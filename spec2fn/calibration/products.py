@@ -93,10 +93,13 @@ def need_values(result: Result) -> None:
 def labelled(job: Job, result: Result) -> dict[str, Any]:
     """Return the products and saved steps of a result, carrying the record of the run."""
     record = run_record(job, result)
+    names = {k: _keyword_value(job.references, k) for k in job.references}
+    # what was given for one step stands for the type where nothing else does
+    given = {k.rpartition(":")[2]: names[k] for k in job.settings.overrides if k in names}
     extra = {
         "run": record,
         "warnings": tuple(record["warnings"]),
-        "references": {k: _keyword_value(job.references, k) for k in job.references},
+        "references": {**given, **names},
         "crds_context": record["crds_context"],
         "crds_version": record["versions"].get("crds", ""),
     }

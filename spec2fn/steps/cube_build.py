@@ -13,6 +13,7 @@ from spec2fn.kernels.cubes import CubeOperator
 from spec2fn.kernels.namespace import array_namespace, is_traced, positive_root, usable
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, Range
+from spec2fn.plans.cubes.contributions import report_voxel, voxel_of
 from spec2fn.plans.cubes.cube_build import (
     COVARIANCE_OFFSETS,
     CubeBuildPlan,
@@ -56,7 +57,12 @@ def plan_cube_build(
         return Skip(f"{mode.exp_type or 'the exposure'} is not of an integral-field unit")
     if cubepar is None:
         return Skip("no cubepar reference for this exposure")
-    return make_plan(ds, cubepar, params)
+    voxel = voxel_of(params.debug_spaxel)
+    made = make_plan(ds, cubepar, params)
+    if voxel is not None:
+        for part in made.parts:
+            report_voxel(ds, part.name, part.operator, voxel)
+    return made
 
 
 @step(
@@ -96,6 +102,7 @@ def cube_build(
     wavelengths: tuple[Annotated[float, Range(0.0, above=True)], ...] | None = None,
     skip_dqflagging: bool = True,
     offset_file: str | None = None,
+    debug_spaxel: str = "-1 -1 -1",
     covariance: bool = False,
 ) -> xr.Dataset | Cubes:
     """Put the pixels of an integral-field exposure into a cube of wavelength and position.
@@ -147,6 +154,8 @@ def cube_build(
         cover if they were good, lack NON_SCIENCE.
     offset_file : str, optional
         ASDF file with the lists ``filename``, ``raoffset`` and ``decoffset`` [arcsec].
+    debug_spaxel : str
+        Spaxel and plane, ``x y plane`` from 0: a warning lists the pixels that reach this voxel.
     covariance : bool
         Whether to compute the covariance of neighbouring voxels (not with "msm").
 

@@ -66,6 +66,7 @@ def extract_2d(
     source_ra: tuple[Annotated[float, Range(-360.0, 360.0)], ...] | None = None,
     source_dec: tuple[Annotated[float, Range(-90.0, 90.0)], ...] | None = None,
     source_max_sep: Annotated[float, Range(0.0)] = 2.0,
+    grism_objects: object | None = None,
     extract_orders: tuple[Annotated[int, Range(-9, 9)], ...] | None = None,
     wfss_extract_half_height: Annotated[int, Range(0)] | None = 5,
     wfss_mmag_extract: Annotated[float, Range(-50.0, 1000.0)] | None = None,
@@ -95,6 +96,9 @@ def extract_2d(
         Without slits: keep (besides) the source nearest to each of these positions [deg].
     source_max_sep : float
         Largest distance between them [arcsec].
+    grism_objects : sequence, optional
+        Without slits: sources and rectangles of the user's, instead of those of a catalog; see
+        :func:`spec2fn.plans.slits.grism_objects.boxes_of_objects`.
     extract_orders : tuple of int, optional
         Without slits: the spectral orders to extract, instead of those of `wavelengthrange`.
     wfss_extract_half_height : int, optional

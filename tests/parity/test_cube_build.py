@@ -98,6 +98,8 @@ def test_both_bands(exposure, allowed, tmp_path):
             "nrs_ifu_prism",
             {"weighting": "msm", "cube_pa": 20.0, "nspax_x": 31, "nspax_y": 33, "scalexy": 0.12},
         ),
+        ("nrs_ifu_prism", {"weighting": "msm", "weight_power": 3.0}),
+        ("nrs_ifu_prism", {"linear_wave": False}),
         ("nrs_ifu_prism", {"coord_system": "ifualign", "wavemin": 1.0, "wavemax": 3.0}),
         ("nrs_ifu_prism", {"output_type": "multi", "ra_center": 53.1, "dec_center": -27.8}),
     ],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.errors import DatasetError, InputError, nearest
+from spec2fn.errors import DatasetError, InputError, NoDataOnDetectorError, nearest
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.modes import mode_of
 from spec2fn.plan_base import Plan
@@ -138,7 +138,7 @@ def cut_outs(
 
     Raises
     ------
-    InputError
+    NoDataOnDetectorError
         If none has one.
     """
     wanted = np.array(ids)
@@ -151,7 +151,7 @@ def cut_outs(
             "extract_2d: no pixel of the image sees a slit;"
             " check SUBSTRT1 and SUBSTRT2 of the exposure"
         )
-        raise InputError(msg)
+        raise NoDataOnDetectorError(msg)
     warnings = tuple(
         f"slit {wcs.batch.slits[i].name} is left out: it lies outside the subarray"
         for i in wanted[~inside]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.deferred import DeferredWcs
-from spec2fn.errors import InputError
+from spec2fn.errors import InputError, NoDataOnDetectorError
 from spec2fn.modes import mode_of
 from spec2fn.schema import meta_of
 from spec2fn.typing import HostArray, Number
@@ -63,8 +63,9 @@ def slits(ds: xr.Dataset, refs: References, params: Parameters) -> AssignedWcs:
     Raises
     ------
     InputError
-        Also for MSA metadata that do not fit the exposure, and if no open slit falls on the
-        detector.
+        Also for MSA metadata that do not fit the exposure.
+    NoDataOnDetectorError
+        If no open slit falls on the detector.
     """
     check_grating(ds)
     shared = optics(ds, refs, params.wavelength_range)
@@ -76,7 +77,7 @@ def slits(ds: xr.Dataset, refs: References, params: Parameters) -> AssignedWcs:
             f" {ds.attrs['detector']} with {ds.attrs.get('filter')} and {ds.attrs.get('grating')};"
             " calibrate the exposure of the other detector"
         )
-        raise InputError(msg)
+        raise NoDataOnDetectorError(msg)
     # slits are listed by quadrant of the MSA, as in published products
     batch = candidates.subset(sorted(seen, key=lambda i: candidates.slits[i].quadrant))
     count = len(batch.slits)

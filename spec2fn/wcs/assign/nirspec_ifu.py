@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.deferred import DeferredWcs
-from spec2fn.errors import InputError, ReferenceError
+from spec2fn.errors import NoDataOnDetectorError, ReferenceError
 from spec2fn.typing import HostArray
 from spec2fn.wcs.assign import AssignedWcs, References, entry
 from spec2fn.wcs.assign.nirspec_batch import SlitBatch, SlitNumber, affine
@@ -215,8 +215,8 @@ def ifu(ds: xr.Dataset, refs: References, params: Parameters) -> AssignedWcs:
 
     Raises
     ------
-    InputError
-        Also if no slice falls on the detector.
+    NoDataOnDetectorError
+        If no slice falls on the detector.
     """
     _check_light(ds)
     y_range = (params.slit_y_low, params.slit_y_high)
@@ -226,7 +226,7 @@ def ifu(ds: xr.Dataset, refs: References, params: Parameters) -> AssignedWcs:
     shape = ds["sci"].shape[-2:]
     planes, lit = slice_planes(batch, boxes, (shape[0], shape[1]))
     if not lit.any():
-        raise InputError(_no_light(ds))
+        raise NoDataOnDetectorError(_no_light(ds))
     sliced, slice_id = params.nrs_ifu_slice_wcs, planes["slice_id"]
 
     def gwcs() -> WCS:
@@ -252,7 +252,7 @@ def _check_light(ds: xr.Dataset) -> None:
     grating = str(ds.attrs["grating"]).upper()
     short = grating == "G140H" and ds.attrs.get("filter") == "F070LP"
     if ds.attrs.get("detector") == "NRS2" and (grating in _ONLY_NRS1 or short):
-        raise InputError(_no_light(ds))
+        raise NoDataOnDetectorError(_no_light(ds))
 
 
 def _no_light(ds: xr.Dataset) -> str:
