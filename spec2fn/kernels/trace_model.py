@@ -6,10 +6,7 @@ Arrays are stacks of slits with the dispersion along the last axis, (…, y, x);
 
 from __future__ import annotations
 
-from types import ModuleType
-
-import numpy as np
-
+from spec2fn.kernels.interpolation_linear import bridge_rows
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.plan_base import Plan, array
 from spec2fn.typing import Array
@@ -83,23 +80,10 @@ class FineGrid(Plan):
         """
         xp = array_namespace(values)
         good = xp.isfinite(values) & xp.asarray(self.inside)
-        known = xp.where(good, values, xp.zeros((), values.dtype))
-        n = values.shape[-2]
-        row = xp.arange(n)[:, None]
-        before = _running(xp, xp.where(good, row, -1), reverse=False)
-        after = _running(xp, xp.where(good, row, n), reverse=True)
-        place = xp.asarray(self.place)[..., None]
-        low, high = xp.floor(place).astype(int), xp.ceil(place).astype(int)
-        a = xp.take_along_axis(before, xp.clip(low, 0, n - 1), axis=-2)
-        b = xp.take_along_axis(after, xp.clip(high, 0, n - 1), axis=-2)
-        a, b = xp.where(low < 0, -1, a), xp.where(high >= n, n, b)
-        a, b = xp.where(a < 0, b, a), xp.where(b >= n, a, b)
-        a, b = xp.clip(a, 0, n - 1), xp.clip(b, 0, n - 1)
-        t = (place - a) / xp.maximum(b - a, 1)
-        first, second = (xp.take_along_axis(known, k, axis=-2) for k in (a, b))
+        between = bridge_rows(values, good, self.place)
         enough = xp.sum(good, axis=-2, keepdims=True) > _FEWEST
-        value = xp.where(a == b, first, first * (1.0 - t) + second * t)
-        return xp.where(enough & xp.asarray(self.region), value, xp.nan).astype(values.dtype)
+        nan = xp.asarray(xp.nan, dtype=values.dtype)
+        return xp.where(enough & xp.asarray(self.region), between, nan)
 
     def linear(self, flux: Array) -> Array:
         """Return interpolated fluxes, without the ends of the slit and next to bad pixels."""
@@ -123,15 +107,3 @@ class FineGrid(Plan):
         growth = _GROWTH * self.factor + 1.0 - _GROWTH
         grown = self.interpolate(error) * xp.asarray(growth, dtype=error.dtype)
         return xp.where(good, grown, xp.asarray(xp.nan, dtype=error.dtype))
-
-
-def _running(xp: ModuleType, rows: Array, *, reverse: bool) -> Array:
-    """The last row (the next one if `reverse`) up to each row of a column."""
-    if xp is np:
-        if reverse:
-            return np.minimum.accumulate(rows[..., ::-1, :], axis=-2)[..., ::-1, :]
-        return np.maximum.accumulate(rows, axis=-2)
-    from jax.lax import cummax, cummin
-
-    axis = rows.ndim - 2
-    return cummin(rows, axis=axis, reverse=True) if reverse else cummax(rows, axis=axis)

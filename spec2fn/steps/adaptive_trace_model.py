@@ -9,10 +9,15 @@ import numpy as np
 from spec2fn.dq import PIXEL
 from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels.namespace import array_namespace, is_jax, safe_sqrt
-from spec2fn.kernels.trace_model import column_scale, median_image
+from spec2fn.kernels.trace_model import column_scale
 from spec2fn.parameters import Parameters, Range
 from spec2fn.pieces import Exposure, pieces_of
-from spec2fn.plans.extraction.trace_model import TraceModelPlan, plan_trace_model, unsupported
+from spec2fn.plans.extraction.trace_model import (
+    TraceModelPlan,
+    plan_trace_model,
+    unsupported,
+    with_model,
+)
 from spec2fn.schema import VARIANCES, set_scalars, with_meta
 from spec2fn.slits import Slits
 from spec2fn.typing import Array
@@ -129,38 +134,21 @@ def _modelled(
     ds: xr.Dataset, plan: TraceModelPlan, *, optimal: bool
 ) -> tuple[xr.Dataset, dict[str, Array]]:
     """The exposure with its model, and what might be saved besides."""
-    stacked = "integration" in ds.dims
-    sci = median_image(ds["sci"].data, stacked=stacked)
-    xp = array_namespace(sci, plan.profile)
-    level = xp.asarray(plan.level)[..., None, None]
-    flux = plan.stack(sci, np.nan) - level.astype(sci.dtype)
-    scale = column_scale(flux, plan.weight)
-    nan = xp.asarray(xp.nan, dtype=sci.dtype)
     if plan.fine is not None:
-        return _finer(ds, plan, flux, scale, optimal=optimal)
-    model = (xp.asarray(plan.profile) * scale + level).astype(sci.dtype)
-    blank = xp.full(sci.shape, nan)
-    full, used = (
-        plan.image(blank, xp.where(xp.asarray(where), model, nan))
-        for where in (plan.full, plan.used)
-    )
-    return _with_model(ds, used), {"spline_full": full, "spline_used": used}
-
-
-def _with_model(ds: xr.Dataset, model: Array) -> xr.Dataset:
-    var = ds.variables["sci"]
-    dims = tuple(d for d in var.dims if d != "integration")
-    units = {k: v for k, v in var.attrs.items() if k == "units"}
-    return ds.assign(trace_model=(dims, model, units))
+        return _finer(ds, plan, optimal=optimal)
+    full, used = plan.images(ds["sci"].data, stacked="integration" in ds.dims)
+    return with_model(ds, used), {"spline_full": full, "spline_used": used}
 
 
 def _finer(
-    ds: xr.Dataset, plan: TraceModelPlan, flux: Array, scale: Array, *, optimal: bool
+    ds: xr.Dataset, plan: TraceModelPlan, *, optimal: bool
 ) -> tuple[xr.Dataset, dict[str, Array]]:
     fine, pixels = plan.fine, plan.pixels
     assert fine is not None
     assert pixels is not None
     stacked = "integration" in ds.dims
+    flux = plan.flux(ds["sci"].data, stacked=stacked)
+    scale = column_scale(flux, plan.weight)
     xp = array_namespace(flux, scale)
     nan = xp.asarray(xp.nan, dtype=flux.dtype)
     share = xp.asarray(fine.share)[..., None, None].astype(flux.dtype)
@@ -238,7 +226,7 @@ def _on_grid(
         for name, var in ds.variables.items()
         if (axis in var.dims and name not in variables) or name in _DROPPED
     ]
-    out = _with_model(ds.drop_vars(lost).drop_dims(axis).assign(variables), model)
+    out = with_model(ds.drop_vars(lost).drop_dims(axis).assign(variables), model)
     area = {n: out[n].data / pixels.factor for n in ("pixar_sr", "pixar_a2") if n in out}
     if "slit" in ds.dims or "ysize" in ds:
         more = {n: (ds[n].dims, values, dict(ds[n].attrs)) for n, values in area.items()}

@@ -24,7 +24,8 @@ from spec2fn.host.trace_sources import (
     trimmed,
 )
 from spec2fn.host.trace_splines import ColumnSplines, SplineSettings, fit_columns, native_spacing
-from spec2fn.kernels.trace_model import FineGrid, median_image
+from spec2fn.kernels.namespace import array_namespace
+from spec2fn.kernels.trace_model import FineGrid, column_scale, median_image
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters
 from spec2fn.plan_base import Plan, array
@@ -41,7 +42,7 @@ from spec2fn.wcs.lower import box_of, evaluate_on_box, lower
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["TraceModelPlan", "plan_trace_model", "unsupported"]
+__all__ = ["TraceModelPlan", "plan_trace_model", "unsupported", "with_model"]
 
 _WHO = "adaptive_trace_model"
 _NEGATIVE = -5.0  # signal-to-noise ratio of the traces that nods leave
@@ -90,8 +91,43 @@ class TraceModelPlan(Plan):
         slices = self.slices if self.pixels is None else self.pixels.slices
         return slices.paste(blank, self._turned(stack))
 
+    def flux(self, sci: Array, *, stacked: bool) -> Array:
+        """Return what is scaled: the slits or slices of an image, above the level."""
+        flux = self.stack(median_image(sci, stacked=stacked), np.nan)
+        xp = array_namespace(flux, self.level)
+        return flux - xp.asarray(self.level)[..., None, None].astype(flux.dtype)
+
+    def images(self, sci: Array, *, stacked: bool) -> tuple[Array, Array]:
+        """Return the model on the pixels of the exposure: all of it, and that of compact sources.
+
+        Parameters
+        ----------
+        sci : array, (..., [integration,] y, x)
+        stacked : bool
+            Whether there are integrations.
+        """
+        flux = self.flux(sci, stacked=stacked)
+        xp = array_namespace(flux, self.profile)
+        scale = column_scale(flux, self.weight)
+        model = xp.asarray(self.profile) * scale + xp.asarray(self.level)[..., None, None]
+        nan = xp.asarray(xp.nan, dtype=sci.dtype)
+        shape = (*sci.shape[:-3], *sci.shape[-2:]) if stacked else sci.shape
+        full, used = (
+            self.image(xp.full(shape, nan), xp.where(xp.asarray(m), model, nan).astype(sci.dtype))
+            for m in (self.full, self.used)
+        )
+        return full, used
+
     def _turned(self, stack: Array) -> Array:
         return stack.swapaxes(-1, -2) if self.dispaxis == 2 else stack
+
+
+def with_model(ds: xr.Dataset, model: Array) -> xr.Dataset:
+    """Return an exposure with its trace model, ([slit,] y, x)."""
+    var = ds.variables["sci"]
+    dims = tuple(d for d in var.dims if d != "integration")
+    units = {k: v for k, v in var.attrs.items() if k == "units"}
+    return ds.assign(trace_model=(dims, model, units))
 
 
 @dataclass(frozen=True)
