@@ -31,7 +31,7 @@ _CLIPPINGS = 5
 _LEAST_KEPT = 0.8  # share of the pixels that rejection must leave
 _RIDGE = 1e-12  # relative; keeps the factorisation of what nothing determines going
 _LOST = 1e-8  # relative pivot that has lost half of its digits
-_PAIRS = 1 << 18  # pixels of all windows worked on at once
+_PAIRS = 1 << 16  # pixels of all windows worked on at once, which stay in the cache
 
 
 @dataclass(frozen=True)
@@ -252,9 +252,14 @@ class _Windows:
         """Where the windows begin."""
         return np.concatenate([[0], np.cumsum(self.count[:-1])])
 
+    def kept(self, pixels: HostArray) -> HostArray:
+        """Number of the pixels of each window that are marked: nearly all are."""
+        window = np.searchsorted(self.first, np.flatnonzero(~pixels), side="right") - 1
+        return self.count - np.bincount(window, minlength=self.count.size)
+
     def take(self, windows: HostArray, pixels: HostArray, count: HostArray) -> _Windows:
         """Keep some windows (bool), and the pixels of these that are marked."""
-        keep = pixels & np.repeat(windows, self.count)
+        keep = pixels if windows.all() else pixels & np.repeat(windows, self.count)
         return _Windows(self.columns[windows], count[windows], self.x[keep], self.y[keep])
 
     def fit(self, settings: SplineSettings, knots: int, out: ColumnSplines) -> None:
@@ -265,7 +270,7 @@ class _Windows:
         distance[first] = np.abs(low)  # published so: to the origin
         limit, tenth = _typical(distance, self.count)
         near = distance <= np.repeat(limit, self.count)
-        count = np.add.reduceat(near, first, dtype=np.intp)
+        count = self.kept(near)
         part = self.take(count > 0, near, count)
         first = part.first
         spread = (part.x[first + part.count - 1] - part.x[first]).astype(np.float32)
@@ -290,7 +295,7 @@ class _Windows:
             square = np.add.reduceat(residual * residual, first) / part.count
             rms = np.sqrt(np.maximum(square - mean * mean, 0.0))
             keep = np.abs(residual) <= np.repeat(settings.sigma * rms, part.count)
-            count = np.add.reduceat(keep, first, dtype=np.intp)
+            count = part.kept(keep)
             on = splines.known & (count >= least) & (count < part.count)
             part = part.take(on, keep, count)
             least = least[on]

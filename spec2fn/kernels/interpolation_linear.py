@@ -114,7 +114,7 @@ def bridge_rows(values: Array, good: Array, place: Array) -> Array:
     row = xp.arange(n)[:, None]
     before = _running(xp, xp.where(good, row, -1), reverse=False)
     after = _running(xp, xp.where(good, row, n), reverse=True)
-    at = xp.asarray(place)[..., None]
+    at = xp.asarray(place, dtype=float)[..., None]
     low, high = xp.floor(at).astype(int), xp.ceil(at).astype(int)
     a = xp.take_along_axis(before, xp.clip(low, 0, n - 1), axis=-2)
     b = xp.take_along_axis(after, xp.clip(high, 0, n - 1), axis=-2)
@@ -122,8 +122,8 @@ def bridge_rows(values: Array, good: Array, place: Array) -> Array:
     a, b = xp.where(a < 0, b, a), xp.where(b >= n, a, b)
     some = (a >= 0) & (a < n)
     a, b = xp.clip(a, 0, n - 1), xp.clip(b, 0, n - 1)
-    t = (at - a) / xp.maximum(b - a, 1)
-    first, second = (xp.take_along_axis(known, k, axis=-2) for k in (a, b))
+    t = (at - a.astype(float)) / xp.maximum(b - a, 1).astype(float)
+    first, second = (xp.take_along_axis(known, k, axis=-2).astype(float) for k in (a, b))
     value = xp.where(a == b, first, first * (1.0 - t) + second * t)
     return xp.where(some, value, xp.nan).astype(values.dtype)
 

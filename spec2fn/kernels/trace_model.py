@@ -25,18 +25,20 @@ def median_image(planes: Array, *, stacked: bool) -> Array:
         return planes[..., 0, :, :] if stacked else planes
     xp = array_namespace(planes)
     known = ~xp.isnan(planes).all(axis=-3)
-    median = xp.nanmedian(xp.where(known[..., None, :, :], planes, 0.0), axis=-3)
-    return xp.where(known, median, xp.nan).astype(planes.dtype)
+    zero, nan = (xp.asarray(v, dtype=planes.dtype) for v in (0.0, xp.nan))
+    median = xp.nanmedian(xp.where(known[..., None, :, :], planes, zero), axis=-3)
+    return xp.where(known, median, nan)
 
 
 def column_scale(flux: Array, weight: Array) -> Array:
-    """Return the sum of weighted fluxes of every column, (…, 1, x).
+    """Return the sum of weighted fluxes of every column, (…, 1, x) float64.
 
     Where the weight is 0 the flux may be NaN.
     """
     xp = array_namespace(flux, weight)
-    used = weight != 0
-    return xp.sum(xp.where(used, flux, 0.0) * weight, axis=-2, keepdims=True)
+    weight = xp.asarray(weight)
+    used = xp.where(weight != 0, flux, xp.zeros((), dtype=flux.dtype))
+    return xp.sum(used.astype(weight.dtype) * weight, axis=-2, keepdims=True)
 
 
 class FineGrid(Plan):
@@ -94,7 +96,7 @@ class FineGrid(Plan):
     def residual(self, flux: Array, model: Array) -> Array:
         """Return interpolated differences from the model, without the ends of the slit."""
         xp = array_namespace(flux, model)
-        between = self.interpolate((flux - model).astype(flux.dtype))
+        between = self.interpolate((flux.astype(model.dtype) - model).astype(flux.dtype))
         return xp.where(xp.asarray(self.core), between, xp.asarray(xp.nan, dtype=flux.dtype))
 
     def errors(self, error: Array, estimated: Array) -> Array:

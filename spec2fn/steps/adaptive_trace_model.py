@@ -21,6 +21,7 @@ from spec2fn.plans.extraction.trace_model import (
 from spec2fn.schema import VARIANCES, set_scalars, with_meta
 from spec2fn.slits import Slits
 from spec2fn.typing import Array
+from spec2fn.wcs.finer import OVERSAMPLED
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -236,7 +237,8 @@ def _on_grid(
         out = set_scalars(out, **area)
     if is_jax(out["sci"].data):
         return out
-    records = {"oversample": pixels.factor, "slices": None}
+    # the transforms of slices that assign_wcs keeps are those of the former pixels
+    records = {OVERSAMPLED: pixels.factor, "slices": None}
     return with_meta(out, wcs=pixels.told.wcs, records=records)
 
 

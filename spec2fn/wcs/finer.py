@@ -13,10 +13,14 @@ from spec2fn.wcs.lower import box_of
 if TYPE_CHECKING:
     from gwcs import WCS
 
-__all__ = ["FRAME", "coarse_pixels", "fine_size", "finer_wcs"]
+__all__ = ["FRAME", "OVERSAMPLED", "coarse_pixels", "fine_size", "finer_wcs"]
 
 FRAME = "coordinates"
 """Frame of the finer pixels, in front of all others."""
+
+
+OVERSAMPLED = "oversampled"
+"""Record of the number of pixels into which each of the exposure has been divided."""
 
 
 def fine_size(size: int, factor: float) -> int:
