@@ -101,7 +101,7 @@ def bridge_rows(values: Array, good: Array, place: Array) -> Array:
         What stands where they are not good does not matter.
     good : array of bool, shape (..., y, x)
     place : array, shape (..., row)
-        Rows at which they are wanted, in rows of `values`.
+        Rows at which they are wanted, in rows of `values`; leading axes may be left out.
 
     Returns
     -------
@@ -115,6 +115,7 @@ def bridge_rows(values: Array, good: Array, place: Array) -> Array:
     before = _running(xp, xp.where(good, row, -1), reverse=False)
     after = _running(xp, xp.where(good, row, n), reverse=True)
     at = xp.asarray(place, dtype=float)[..., None]
+    at = at.reshape((1,) * (values.ndim - at.ndim) + at.shape)
     low, high = xp.floor(at).astype(int), xp.ceil(at).astype(int)
     a = xp.take_along_axis(before, xp.clip(low, 0, n - 1), axis=-2)
     b = xp.take_along_axis(after, xp.clip(high, 0, n - 1), axis=-2)
@@ -125,7 +126,7 @@ def bridge_rows(values: Array, good: Array, place: Array) -> Array:
     t = (at - a.astype(float)) / xp.maximum(b - a, 1).astype(float)
     first, second = (xp.take_along_axis(known, k, axis=-2).astype(float) for k in (a, b))
     value = xp.where(a == b, first, first * (1.0 - t) + second * t)
-    return xp.where(some, value, xp.nan).astype(values.dtype)
+    return xp.where(some, value, xp.asarray(xp.nan, dtype=value.dtype)).astype(values.dtype)
 
 
 def _running(xp: ModuleType, rows: Array, *, reverse: bool) -> Array:
