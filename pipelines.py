@@ -21,6 +21,7 @@ from spec2fn.modes import mode_of
 from spec2fn.pieces import Exposure
 from spec2fn.schema import FIXED_SLIT_QUADRANT
 from spec2fn.slits import Slits
+from spec2fn.steps.adaptive_trace_model import adaptive_trace_model
 from spec2fn.steps.assign_wcs import assign_wcs
 from spec2fn.steps.background import background
 from spec2fn.steps.badpix_selfcal import badpix_selfcal
@@ -79,6 +80,7 @@ MIRI_LRS_FIXEDSLIT: Pipeline = (
     pathloss,
     photom,
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     resample_spec,
     product("s2d", of="resample_spec"),
@@ -96,6 +98,7 @@ MIRI_LRS_SLITLESS: Pipeline = (
     flat_field,
     photom,
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     extract_1d,
     product("x1d", of="extract_1d"),
@@ -113,6 +116,7 @@ MIRI_MRS: Pipeline = (
     photom,
     residual_fringe,
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     cube_build,
     product("s3d", of="cube_build"),
@@ -132,6 +136,7 @@ NIRSPEC_FIXEDSLIT: Pipeline = (
     pathloss,
     photom,
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     resample_spec,
     product("s2d", of="resample_spec"),
@@ -150,6 +155,7 @@ NIRSPEC_BRIGHTOBJ: Pipeline = (
     flat_field,
     photom,
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     extract_1d,
     product("x1d", of="extract_1d"),
@@ -204,6 +210,7 @@ NIRSPEC_MOS: Pipeline = (
         _fixed_branch(wavecorr, flat_field, pathloss, photom),
     ),
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     resample_spec,
     product("s2d", of="resample_spec"),
@@ -227,6 +234,7 @@ NIRSPEC_IFU: Pipeline = (
     pathloss,
     photom,
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     cube_build,
     product("s3d", of="cube_build"),
@@ -245,6 +253,7 @@ NIRISS_WFSS: Pipeline = (
     wfss_contam,
     photom,
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     extract_1d,
     product("x1d", of="extract_1d"),
@@ -259,6 +268,7 @@ NIRCAM_TSGRISM: Pipeline = (
     srctype,
     photom,
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     extract_1d,
     product("x1d", of="extract_1d"),
@@ -275,6 +285,7 @@ MIRI_WFSS: Pipeline = (
     srctype,
     photom,
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     extract_1d,
     product("x1d", of="extract_1d"),
@@ -292,6 +303,7 @@ WFSS_PHOTOM_LAST: Pipeline = (
     srctype,
     wfss_contam,
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     extract_1d,
     photom,
@@ -304,6 +316,7 @@ TSGRISM_PHOTOM_LAST: Pipeline = (
     extract_2d,
     srctype,
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     extract_1d,
     photom,

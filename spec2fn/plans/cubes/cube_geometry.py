@@ -23,6 +23,7 @@ from spec2fn.threads import in_threads
 from spec2fn.typing import HostArray
 from spec2fn.wcs.cube_grid import CubeGrid, project
 from spec2fn.wcs.evaluate import evaluate_between
+from spec2fn.wcs.finer import OVERSAMPLED, coarse_pixels
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -52,6 +53,7 @@ _POWERS = [
     for k in range(_DEGREE + 1 - i - j)
 ]
 _SAMPLES = 1200
+_GAP = 512  # column of the detector between the channels of the MRS
 # Pixels worked on at once, in threads.
 _PIECE = 1 << 16
 
@@ -170,7 +172,8 @@ def pixel_labels(ds: xr.Dataset, bands: Sequence[Band]) -> tuple[HostArray, Host
         band[channel == int(one.first)] = i
     label[band < 0] = 0
     # the gap between the channels, and the reference pixels at the end
-    label[:, [512, label.shape[1] - 1]] = 0
+    column = np.rint(coarse_pixels(label.shape[1], float(meta_of(ds).records.get(OVERSAMPLED, 1))))
+    label[:, (column == _GAP) | (column == column[-1])] = 0
     return label, band
 
 

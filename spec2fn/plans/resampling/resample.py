@@ -23,7 +23,7 @@ from spec2fn.plans.provenance import Provenance
 from spec2fn.schema import meta_of
 from spec2fn.slits import strings
 from spec2fn.typing import Array, HostArray, Number
-from spec2fn.units import SR_TO_ARCSEC2
+from spec2fn.units import FLUX_DENSITIES, SR_TO_ARCSEC2
 from spec2fn.wcs.custom_grid import custom_grid, load_custom_wcs
 from spec2fn.wcs.evaluate import SlitSamples, evaluate, is_celestial, pixel_size_deg, sample_slit
 from spec2fn.wcs.s_region import box_region, slit_region
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ResamplePlan", "make_plan"]
 
-_PER_PIXEL = ("Jy", "mJy", "uJy", "nJy", "MJy")
 _WORLD = ("ra", "dec", "wavelength")
 _NO_PIXELS = "no pixel of the exposure has a wavelength and a position"
 
@@ -375,7 +374,7 @@ def _joined(
         wavelength[i, :ny, :nx] = one.wavelength
         ratio[i], area[i] = one.ratio, math.nan if one.area is None else one.area
     # flux density per pixel follows the size of the pixel, surface brightness does not
-    per_pixel = np.array([u in _PER_PIXEL for u in units]) & np.isfinite(area)
+    per_pixel = np.array([u in FLUX_DENSITIES for u in units]) & np.isfinite(area)
     overlaps = {i: s.overlap for i, s in good.items()}
     pairs = {i: s.pairs for i, s in good.items()}
     return ResamplePlan(
