@@ -374,6 +374,10 @@ def test_electrons_are_kept_beside_the_exposure():
     np.testing.assert_allclose(kept["sci"], 1.8 * ds["sci"], rtol=1e-6)
     np.testing.assert_allclose(kept["var_poisson"], 1.8**2 * ds["var_poisson"], rtol=1e-6)
     np.testing.assert_allclose(kept["err"], 0.18, rtol=1e-6)
+    blank = ds["var_poisson"].copy(deep=True)
+    blank[3, 4] = np.nan
+    kept = meta_of(electron_rate(ds.assign(var_poisson=blank), gain)).records["esec"]
+    assert np.argwhere(np.isnan(kept["err"].values)).tolist() == [[3, 4]]
     assert electron_rate.skip
     assert status_of(electron_rate(ds), "electron_rate").startswith("SKIPPED: no gain")
 
