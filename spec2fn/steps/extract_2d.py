@@ -115,9 +115,9 @@ def extract_2d(
     -------
     Slits
         Every variable of the exposure that lies on the image, cut out; ``wavelength`` [um],
-        ``ra``, ``dec`` [deg] (slit, y, x) float64, NaN outside the slit; and the variables on
-        ``slit`` described in :mod:`spec2fn.slits`. The id of a slit is its position among all
-        open slits, whatever is selected. ``xstart``, ``ystart`` are one-indexed in the image of
+        ``ra``, ``dec`` [deg] (slit, y, x) float64, NaN outside the slit (of a lamp ``wavelength``
+        alone); and the variables on ``slit`` described in :mod:`spec2fn.slits`. The id of a slit is
+        its position among all open slits, whatever is selected. ``xstart``, ``ystart`` are one-indexed in the image of
         the exposure, so that a subarray adds its own origin. Without slits, a slit is an order of
         a source: the name of the slit is the label of the source, ``spectral_order`` the order,
         ``source_xpos``, ``source_ypos`` the place of the source in the undispersed image [pixel],
@@ -150,7 +150,7 @@ def _measured_positions(ds: xr.Dataset, wcs: SlitWcs) -> dict[int, tuple[float, 
     from spec2fn.wcs.lower import lower
 
     primary = ds.attrs.get("fixed_slit")
-    if mode_of(ds).shutters:
+    if mode_of(ds).shutters or mode_of(ds).lamp:
         return {}
     if mode_of(ds).one_slit:
         primary = "S1600A1"

@@ -40,8 +40,6 @@ def _plan(
     exp_type = mode.exp_type or "this exposure"
     given = params.user_supplied_flat
     slits, slices = mode.layout == "slits", mode.sliced and not mode.etalon
-    if mode.lamp:
-        return Skip(f"no two-dimensional flat applies to {exp_type}")
     if given is None and (slits or slices):
         parts = {"fflat": fflat, "sflat": sflat, "dflat": dflat}
         if all(part is None for part in parts.values()):
