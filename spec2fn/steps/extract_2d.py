@@ -117,9 +117,10 @@ def extract_2d(
         Every variable of the exposure that lies on the image, cut out; ``wavelength`` [um],
         ``ra``, ``dec`` [deg] (slit, y, x) float64, NaN outside the slit (of a lamp ``wavelength``
         alone); and the variables on ``slit`` described in :mod:`spec2fn.slits`. The id of a slit is
-        its position among all open slits, whatever is selected. ``xstart``, ``ystart`` are one-indexed in the image of
-        the exposure, so that a subarray adds its own origin. Without slits, a slit is an order of
-        a source: the name of the slit is the label of the source, ``spectral_order`` the order,
+        its position among all open slits, whatever is selected. ``xstart``, ``ystart`` are
+        one-indexed in the image of the exposure, so that a subarray adds its own origin. Without
+        slits, a slit is an order of a source: the name of the slit is the label of the source,
+        ``spectral_order`` the order,
         ``source_xpos``, ``source_ypos`` the place of the source in the undispersed image [pixel],
         and ``ra``, ``dec`` are left out; the brightest source comes first. Of a time series
         without slits, the image of the one source, with ``wavelength`` (y, x) and
