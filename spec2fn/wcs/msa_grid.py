@@ -133,7 +133,7 @@ def build_msa_grid(world: Sequence[HostArray], ratio: float = 1.0) -> MsaGrid | 
     """
     *place, wavelength = world
     known = np.isfinite(wavelength) & np.isfinite(place[0]) & np.isfinite(place[1])
-    middle = middle_column(known)
+    middle = middle_column(known, known.shape[1] // 2)
     if middle is None:
         return "no column has places from which a direction could be found"
     here = known[:, middle]

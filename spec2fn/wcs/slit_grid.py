@@ -247,7 +247,7 @@ def build_slit_grid(
     on_sky = np.isfinite(ra) & np.isfinite(dec)
     if not (known & on_sky).any():
         return "no pixel has a wavelength and a position"
-    middle = middle_column(on_sky)
+    middle = middle_column(on_sky, (on_sky.shape[1] - 1) // 2)
     if middle is None:
         return "no column has positions from which a direction could be found"
     centre = _mean_direction(ra, dec, np.where(known & on_sky, weight, 0.0), known & on_sky)

@@ -205,12 +205,11 @@ def with_shape(wcs: WCS, shape: tuple[int, int]) -> WCS:
     return wcs
 
 
-def middle_column(known: HostArray) -> int | None:
-    """Return the column nearest to the middle with two pixels (y, x) whose place is known."""
+def middle_column(known: HostArray, middle: int) -> int | None:
+    """Return the column nearest to `middle` with two pixels (y, x) whose place is known."""
     usable = np.flatnonzero(known.sum(axis=0) >= 2)
     if not usable.size:
         return None
-    middle = (known.shape[1] - 1) // 2
     return int(usable[np.argmin(np.abs(usable - middle))])
 
 
