@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import find_objects
 
 from spec2fn.errors import InputError
 from spec2fn.modes import mode_of
@@ -300,6 +299,8 @@ def internal_outlines(
     corners : (2, 4, p) float64
         Along the slice [m] and in wavelength [um]; NaN outside the slice.
     """
+    from scipy.ndimage import find_objects
+
     label, _ = pixel_labels(ds, ())
     pixel = np.flatnonzero(label)
     along, across, _ = slice_frame(ds, wcs, pixel)
