@@ -88,7 +88,7 @@ class MsaGrid:
 
     def _build(self) -> WCS:
         from astropy import units
-        from astropy.modeling.models import Linear1D, Mapping, Tabular1D
+        from astropy.modeling.models import Const1D, Linear1D, Mapping, Tabular1D
         from gwcs import WCS
 
         columns = np.arange(self.wavelength.size, dtype=np.float64)
@@ -99,6 +99,9 @@ class MsaGrid:
             Linear1D(slope=slope, intercept=start)
             for slope, start in zip(self.slope, self.intercept, strict=True)
         )
+        for model, slope in zip((x, y), self.slope, strict=True):
+            if not slope:
+                model.inverse = Const1D(0.0)
         pick = Mapping((1, 1, 0))
         # the inverse takes the coordinate that varies more: the other may not vary at all
         pick.inverse = Mapping((2, self.main))
