@@ -22,6 +22,7 @@ PRESETS: Mapping[str, tuple[tuple[str, str, Any], ...]] = {
         ("assign_wcs", "grism_inverse", "approximate"),
         ("assign_wcs", "grism_reference", "keyword"),
         ("extract_2d", "tsgrism_window", "fixed"),
+        ("extract_2d", "integration_times", "time_series"),
         # the official errors leave the variance of what is subtracted out
         ("background", "propagate_variance", False),
         # orders that are not extracted count as background

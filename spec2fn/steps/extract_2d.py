@@ -9,8 +9,9 @@ from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, Range
 from spec2fn.plans.slits.extract_2d import Extract2dPlan, bucket, chosen, cut_outs, slit_wcs
 from spec2fn.plans.slits.grism_cutouts import plan_grism_cutouts
+from spec2fn.plans.slits.srctype import is_time_series
 from spec2fn.plans.slits.trace_window import WindowPlan, plan_window
-from spec2fn.schema import meta_of
+from spec2fn.schema import INT_TIMES, meta_of
 from spec2fn.slits import Slits, group_shapes
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def extract_2d(
     wfss_nbright: Annotated[int, Range(1)] = 1000,
     tsgrism_extract_height: Annotated[int, Range(1)] | None = None,
     tsgrism_window: Literal["source", "fixed"] = "source",
+    integration_times: Literal["kept", "time_series"] = "kept",
 ) -> Slits | xr.Dataset:
     """Cut a rectangle around the spectrum of every slit, or of every source without slits.
 
@@ -110,6 +112,9 @@ def extract_2d(
         Time series without slits: cut rows out of which the 34th, counted from 0, is that of the
         source, as far as the image has them; or, as the JWST pipeline does, the first rows of the
         image, and take the source to be in the 34th whatever YREF_SCI says.
+    integration_times : {"kept", "time_series"}
+        Slits: keep the times of integrations, or, as the JWST pipeline does, those of time series
+        alone.
 
     Returns
     -------
@@ -142,6 +147,10 @@ def extract_2d(
     (XOFFSET, YOFFSET, both 0 for a target that is centred) and the orientation of the aperture.
     That of MSA sources is the planned one.
     """
+    mode = mode_of(ds)
+    forgotten = integration_times == "time_series" and mode.layout == "slits"
+    if forgotten and not is_time_series(ds, mode):
+        ds = ds.drop_vars(list(INT_TIMES), errors="ignore")
     return plan.cut_out(ds)
 
 
