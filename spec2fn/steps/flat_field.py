@@ -60,9 +60,12 @@ def _plan(
 
 def _without(ds: xr.Dataset, params: Parameters) -> Mapping[str, str]:
     mode = mode_of(ds)
-    if mode.instrument != "NIRSPEC" or mode.lamp or params.user_supplied_flat is not None:
+    if mode.instrument != "NIRSPEC" or params.user_supplied_flat is not None:
         return {}
-    return dict.fromkeys(("fflat", "sflat", "dflat"), "this part of the flat is taken as 1")
+    # light of lamps does not pass the fore optics, and of flat lamps the flats are made
+    parts = ("dflat",) if mode.light == "FLAT" else ("sflat", "dflat")
+    parts = parts if mode.lamp else ("fflat", *parts)
+    return dict.fromkeys(parts, "this part of the flat is taken as 1")
 
 
 @step(
