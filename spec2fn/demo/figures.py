@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.demo.comparison import Comparison
+from spec2fn.demo.comparison import Comparison, LineComparison
+from spec2fn.demo.line_figure import plot_lines
 from spec2fn.pieces import pieces_of
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ def plot(
         Of a slitless exposure ``cal``, ``flat_field`` and ``simul``, the image and its model, and
         ``uncorrected``, comparisons of spectra from which no contamination is subtracted.
     """
-    if "s3d" in products:
+    if any(isinstance(c, LineComparison) for c in comparisons):
+        plot_lines(_figure, path, comparisons, products["s2d"])
+    elif "s3d" in products:
         _plot_cubes(path, mode, comparisons, products)
     elif "simul" in products:
         _plot_field(path, mode, comparisons, products)

@@ -89,6 +89,7 @@ def cube_build(
     scalew: Annotated[float, Range(0.0)] = 0.0,
     weighting: Literal["drizzle", "emsm", "msm"] = "drizzle",
     coord_system: Literal["skyalign", "world", "internal_cal", "ifualign"] = "skyalign",
+    internal_outline: Literal["centred", "shifted"] = "centred",
     ra_center: Annotated[float, Range(0.0, 360.0)] | None = None,
     dec_center: Annotated[float, Range(-90.0, 90.0)] | None = None,
     cube_pa: Annotated[float, Range(-360.0, 360.0)] | None = None,
@@ -133,7 +134,12 @@ def cube_build(
         with a power of it (modified Shepard).
     coord_system : {"skyalign", "world", "internal_cal", "ifualign"}
         Axes along right ascension and declination ("world" means the same), along the slices but
-        on the sky, or in the plane of the NIRSpec slicer.
+        on the sky, or in the plane of the NIRSpec slicer, where alone the light of lamps has a
+        place.
+    internal_outline : {"centred", "shifted"}
+        In the plane of the slicer: what a pixel covers is centred on it, or begins at its centre,
+        as in the JWST pipeline, so that cubes are half a pixel of the detector off, along the
+        slices and in wavelength. Cubes of lamps are always centred: their lines tell.
     ra_center, dec_center : float, optional
         Centre of the cube [deg]; default: of the field of view.
     cube_pa : float, optional

@@ -18,7 +18,14 @@ from spec2fn.refs import open_reference
 from spec2fn.schema import NOT_EXTRACTED, meta_of, status_of
 from tests.robustness.conftest import difference
 
-FAST = ("miri-lrs-slit", "miri-lrs-slitless", "nirspec-fs", "nirspec-bots", "nircam-tsgrism")
+FAST = (
+    "miri-lrs-slit",
+    "miri-lrs-slitless",
+    "nirspec-fs",
+    "nirspec-bots",
+    "nircam-tsgrism",
+    "nirspec-lamp",
+)
 SLOW = ("miri-mrs", "nirspec-ifu", "nirspec-mos")
 # their images are on a grid of positions, of which less is no error
 GRIDS = ("pathloss", "psf", "barshadow")

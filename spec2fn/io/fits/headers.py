@@ -20,6 +20,7 @@ from spec2fn.io.fits.fitsfile import BLOCK
 from spec2fn.io.fits.keywords import (
     ASSOCIATION_KEYWORDS,
     CRDS_KEYWORDS,
+    RECORDED_OF_LAMPS,
     RECORDED_WITH,
     REFERENCE_KEYWORDS,
     REFERENCE_POINT,
@@ -266,9 +267,10 @@ def _steps(ds: xr.Dataset, given: Mapping[str, Card]) -> dict[str, str]:
         for name in STEP_KEYWORDS
         if ds.attrs.get(f"status_{name}")
     }
+    recorded = {**RECORDED_WITH, **(RECORDED_OF_LAMPS if mode_of(ds).lamp else {})}
     implied = {
         name
-        for step, names in RECORDED_WITH.items()
+        for step, names in recorded.items()
         if step in said or STEP_KEYWORDS[step][0] in given
         for name in names
         if STEP_KEYWORDS[name][0] not in given

@@ -14,6 +14,7 @@ __all__ = [
     "CRDS_KEYWORDS",
     "ONLY_MSA",
     "PHOTOMETRY",
+    "RECORDED_OF_LAMPS",
     "RECORDED_WITH",
     "REFERENCE_KEYWORDS",
     "REFERENCE_POINT",
@@ -173,6 +174,11 @@ RECORDED_WITH: Mapping[str, tuple[str, ...]] = {
     "pixel_replace": ("adaptive_trace_model",),
 }
 """Once a product has gone past a step, these are recorded as SKIPPED unless they ran."""
+
+RECORDED_OF_LAMPS: Mapping[str, tuple[str, ...]] = {
+    "wavecorr": (*ALWAYS_RECORDED, "extract_2d"),
+}
+"""The same of lamps, which have no photometry."""
 
 # attribute -> (keyword, comment)
 RESAMPLE_KEYWORDS: Mapping[str, tuple[str, str]] = {

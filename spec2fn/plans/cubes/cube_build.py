@@ -18,6 +18,7 @@ from spec2fn.host.cube_overlap import (
 )
 from spec2fn.host.quadrilaterals import Entries, quad_entries
 from spec2fn.kernels.cubes import CubeOperator
+from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, user_path
 from spec2fn.plan_base import Plan, array
 from spec2fn.plans.cubes.cube_geometry import (
@@ -120,6 +121,12 @@ def make_plan(ds: xr.Dataset, cubepar: xr.Dataset, params: Parameters) -> CubeBu
             f" {instrument}; use 'ifualign'"
         )
         raise ParameterError(msg)
+    if mode_of(ds).lamp and not internal:
+        msg = (
+            f"cube_build: coord_system={params.coord_system!r} lies on the sky, where the light of"
+            " a lamp has no place; use 'internal_cal'"
+        )
+        raise ParameterError(msg)
     bands = bands_of(ds, params)
     meta = meta_of(ds)
     wcs = meta.wcs
@@ -141,7 +148,7 @@ def _one_cube(
     instrument = str(ds.attrs["instrument"])
     sampling = read_sampling(cubepar, bands, instrument, params)
     if params.coord_system == "internal_cal":
-        grid, operator = _internal_cube(ds, wcs, sampling)
+        grid, operator = _internal_cube(ds, wcs, sampling, params)
     else:
         grid, operator = _sky_cube(ds, wcs, bands, sampling, params)
     if not operator.voxels.size:
@@ -288,9 +295,12 @@ def _shepard(geometry: PixelGeometry, grid: CubeGrid, sampling: CubeSampling) ->
 
 
 def _internal_cube(
-    ds: xr.Dataset, wcs: WCS, sampling: CubeSampling
+    ds: xr.Dataset, wcs: WCS, sampling: CubeSampling, params: Parameters
 ) -> tuple[CubeGrid, CubeOperator]:
-    pixel, number, (along, across), (corners_along, corners_wave) = internal_outlines(ds, wcs)
+    # the lines of a lamp tell where they belong
+    shifted = params.internal_outline == "shifted" and not mode_of(ds).lamp
+    outlines = internal_outlines(ds, wcs, shifted=shifted)
+    pixel, number, (along, across), (corners_along, corners_wave) = outlines
     grid = internal_grid(along, across, _SLICES)
     if sampling.step is None:
         msg = "cube_build: coord_system='internal_cal' has linear planes; leave out wavelengths"
