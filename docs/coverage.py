@@ -12,7 +12,7 @@ import yaml
 from spec2fn.compatibility import PRESETS
 from spec2fn.engine.pipeline import steps_of
 from spec2fn.engine.step import registered_steps
-from spec2fn.modes import mode_named
+from spec2fn.modes import MODES as TRAITS
 from spec2fn.official import FOREIGN, OPTIONS, STEPS, foreign, step_named
 from spec2fn.pipelines import MODES
 
@@ -111,8 +111,6 @@ def step_rows() -> list[tuple[str, ...]]:
                 continue
             where = place(step, mode) if present else ""
             rows.append((step, title, where, listed(tests_of(step, mode)), differs(step, mode)))
-        if step not in {row[0] for row in rows}:
-            rows.append((step, "*every mode with slits or slices*", TO_COME, TO_COME, TO_COME))
     return rows
 
 
@@ -218,7 +216,7 @@ def place(step: str, mode: str) -> str:
     """Return the files of a step: its body, and its planner or what builds its coordinates."""
     found = registered_steps()[step]
     files = [f"spec2fn/steps/{step}.py"]
-    builder = mode_named(mode).wcs.partition(":")[0]
+    builder = TRAITS[mode].wcs.partition(":")[0]
     if step == "assign_wcs":
         files.append(f"spec2fn/wcs/assign/{builder}.py")
     elif found.planner is not None and not found.planner.__module__.endswith(f".{step}"):
