@@ -55,9 +55,9 @@ def adaptive_trace_model(
     ds: Exposure,
     *,
     plan: tuple[TraceModelPlan, ...] = PLANNED,
-    fit_threshold: float = 10.0,
+    fit_threshold: Annotated[float, Range(0.0)] = 10.0,
     oversample: Annotated[float, Range(0.0, above=True)] = 1.0,
-    slope_limit: float = 0.1,
+    slope_limit: Annotated[float, Range(0.0)] = 0.1,
     psf_optimal: bool = False,
     save_intermediate_results: bool = False,
 ) -> Exposure:

@@ -114,7 +114,7 @@ def test_without_a_correction_of_residual_fringes(scenario, allowed):
     (path,) = (folder / "steps").glob("*_s3d.fits")
     paths, refs = references(folder)
     out = extract_1d(open_product(path).assign_attrs(source_type="POINT"), **refs, ifu_rfcorr=False)
-    assert not any(name.startswith("rf_") for name in out)
+    assert not any(np.isfinite(out[name]).any() for name in out if name.startswith("rf_"))
     compare(out, peer_table(path, paths, ifu_rfcorr=False), allowed("spectra"))
 
 
