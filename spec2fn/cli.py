@@ -12,7 +12,7 @@ import contextlib
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,6 +22,7 @@ from spec2fn.errors import InputError, NoDataOnDetectorError, ParameterError, Sp
 
 if TYPE_CHECKING:
     from spec2fn.calibration import Calibration
+    from spec2fn.calibration.batch import Outcome
 
 __all__ = ["main"]
 
@@ -333,16 +334,10 @@ def _run(args: argparse.Namespace) -> int:
             **_job_arguments(args),
         }
         for outcome in outcomes(found, args.output_dir, options):
-            several = len(found) > 1
-            if outcome.calibration is not None:
-                reports.append(outcome.calibration.report)
-                _show(args, outcome.calibration, outcome.task.label if several else "")
-                continue
-            assert outcome.error is not None
-            if args.debug or isinstance(outcome.error, BrokenPipeError):
-                raise outcome.error
-            failures.append(_failed(outcome.error, f"{outcome.task.label}: " if several else ""))
-            reports.append({"input": outcome.task.label, "error": _one_line(outcome.error)})
+            report, status = _shown(args, outcome, several=len(found) > 1)
+            reports.append(report)
+            failures += [status] if status else []
+            del outcome  # its products must not be in memory while the next is calibrated
     if args.json and (len(found) > 1 or not failures):
         _print_json(reports if len(found) > 1 else reports[0])
     if not demanding:
@@ -353,8 +348,23 @@ def _run(args: argparse.Namespace) -> int:
     return failures[0] if len(set(failures)) == 1 else 1
 
 
+def _shown(
+    args: argparse.Namespace, outcome: Outcome, *, several: bool
+) -> tuple[Mapping[str, Any], int]:
+    """Print what became of an exposure; return its report, and the exit status on its account."""
+    label = outcome.task.label
+    if outcome.calibration is not None:
+        _show(args, outcome.calibration, label if several else "")
+        return outcome.calibration.report, 0
+    assert outcome.error is not None
+    if args.debug:
+        raise outcome.error
+    status = _failed(outcome.error, f"{label}: " if several else "")
+    return {"input": label, "error": _one_line(outcome.error)}, status
+
+
 def _show(args: argparse.Namespace, result: Calibration, label: str) -> None:
-    """Print what became of an exposure."""
+    """Print what a calibration has done."""
     steps = result.report["steps"]
     for step in steps:
         for slit, problem in step.get("problems", {}).items():

@@ -64,7 +64,7 @@ def test_every_product_of_an_association(folder, tmp_path, capsys):
     out = tmp_path / "out"
     status, _, err = run(path, "--output-dir", out, capsys=capsys)
     assert status == 2
-    assert "two_asn.json: has 2 products (one, two); --all-products" in err
+    assert "two_asn.json: has 2 products (one, two); spec2fn run --all-products" in err
     assert not out.exists() or made(out) == []
     status, text, err = run(path, "--output-dir", out, "--all-products", *SHORT, capsys=capsys)
     assert status == 0, err

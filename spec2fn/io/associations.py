@@ -123,8 +123,8 @@ def open_association(
     if product is None and len(found) > 1:
         names = ", ".join(str(p.get("name", "?")) for p in found)
         msg = (
-            f"{name}: has {len(found)} products ({names}); --all-products"
-            " (spec2fn.calibrate_all) calibrates one after the other"
+            f"{name}: has {len(found)} products ({names}); spec2fn run --all-products"
+            " (spec2fn.calibrate_all in Python) calibrates one after the other"
         )
         raise InputError(msg)
     one = found[product or 0]
