@@ -44,6 +44,7 @@ _PUBLIC = {
     "save": "spec2fn.io",
     "save_pixel_table": "spec2fn.io",
     "since": "spec2fn.engine.pipeline",
+    "spectral_leak": "spec2fn.spectra.spectral_leak",
     "step": "spec2fn.engine.step",
     "with_parameters": "spec2fn.engine.pipeline",
     "without": "spec2fn.engine.pipeline",
