@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from spec2fn.calibration.job import Job
 from spec2fn.engine.outcome import blank_pieces
 from spec2fn.engine.pipeline import Observation, steps_of
 from spec2fn.engine.run import Result, run
 from spec2fn.engine.step import Step
+from spec2fn.modes import mode_of
 from spec2fn.pieces import Exposure, Pieces
 from spec2fn.slits import Slits
 
@@ -25,6 +28,10 @@ __all__ = ["chunk_size", "joined", "keeps_members", "merged", "patient_collector
 CHUNK_BYTES = 64 * 2**20
 _PLANES_IN_WORK = 20
 
+# Integrations from which plans are made that depend on all of them: means and medians of a background
+# or a spectrum do not become better by much with more.
+_SURVEYED = 16
+
 
 def chunk_size(job: Job, asked: int | None) -> int | None:
     """Return the integrations per piece, or None to run the exposure in one piece."""
@@ -33,7 +40,8 @@ def chunk_size(job: Job, asked: int | None) -> int | None:
         return None
     total = ds.sizes["integration"]
     pixels = ds.sizes["y"] * ds.sizes["x"]
-    size = asked or max(1, CHUNK_BYTES // (4 * pixels * _PLANES_IN_WORK))
+    least = _SURVEYED if mode_of(ds).surveyed else 1
+    size = asked or max(least, CHUNK_BYTES // (4 * pixels * _PLANES_IN_WORK))
     whole = any(not s.skip and not s.works_in_pieces for s in steps_of(job.settings.pipeline))
     return None if whole or size >= total else size
 
@@ -52,25 +60,31 @@ def run_pieces(
     plans: Mapping[str, Any] = {}
     total = 1 if chunk is None else obs.science.sizes["integration"]
     lean = chunk is None and not any(map(keeps_members, steps_of(job.settings.pipeline)))
-    for first in range(0, total, chunk or total):
-        piece = obs.science
-        if chunk is not None:
-            piece = piece.isel(integration=slice(first, first + chunk))
+
+    def run_on(piece: Exposure, **how: Any) -> Result:  # noqa: ANN401 - whatever a run takes
         # a copy of an unread exposure reads for itself, and forgets what it read when it is gone
         members = {k: tuple(ds.copy(deep=False) for ds in v) for k, v in obs.members.items()}
         with contextlib.nullcontext() if chunk is None else blank_pieces():
-            result = run(
+            return run(
                 job.settings.pipeline,
                 Observation(_computed(piece), members),
                 job.references,
                 params=job.settings,
                 plans=plans,
                 lean=lean,
-                save_steps=steps,
-                products=products,
                 progress=progress,
                 strict=strict,
+                **how,
             )
+
+    if chunk is not None and mode_of(obs.science).surveyed:
+        chosen = np.linspace(0, total - 1, min(total, _SURVEYED)).round().astype(int)
+        plans = run_on(obs.science.isel(integration=chosen)).plans
+    for first in range(0, total, chunk or total):
+        piece = obs.science
+        if chunk is not None:
+            piece = piece.isel(integration=slice(first, first + chunk))
+        result = run_on(piece, save_steps=steps, products=products)
         plans = result.plans
         yield result
         del result, piece  # two pieces must not be in memory at once
