@@ -146,7 +146,8 @@ class Strip:
     first : int
         First row, in the frame of SUBSTRIP256.
     columns : int
-        With fewer than there are, all traces are as many times shorter: for tests.
+        With fewer than there are, all traces are as many times shorter: for tests. The background
+        needs 725.
     """
 
     subarray: str
@@ -242,12 +243,13 @@ def kernel(offset: HostArray, wave: HostArray) -> HostArray:
     return np.exp(-0.5 * (offset / sigma) ** 2) / (np.sqrt(2 * np.pi) * sigma)
 
 
-def background_templates() -> HostArray:
-    """Zodiacal light on SUBSTRIP256, relative, of several models: (model, row, column).
+def background_templates(columns: int = _FULL) -> HostArray:
+    """Zodiacal light on all 256 rows, relative, of several models: (model, row, column).
 
-    The edge of the field stop of the pick-off mirror makes a step near column 700.
+    The edge of the field stop of the pick-off mirror makes a step near column 700, whatever the
+    number of columns.
     """
-    x, y = np.arange(_FULL), np.arange(256.0)[:, None]
+    x, y = np.arange(columns), np.arange(256.0)[:, None]
     steps = ((696, 0.75, 0.10), (700, 0.60, 0.05), (705, 0.45, 0.02))
     return np.stack(
         [

@@ -54,7 +54,7 @@ def references(
                           "PastasossModel")  # fmt: skip
     yield fits("specprofile", _profiles(strip), mode=subarray)
     yield fits("speckernel", _kernels(), mode=keywords)
-    yield fits("bkg", _background(seed), mode={**optics, "SUBARRAY": "SUBSTRIP256"})
+    yield fits("bkg", _background(strip, seed), mode={**optics, "SUBARRAY": "SUBSTRIP256"})
     flat = files.measured_flat(
         true_flat(strip, seed), _FLAT_ERROR, seed, strip.subarray, strip.corner, nis.DETECTOR.fast
     )
@@ -65,7 +65,7 @@ def references(
 
 
 def true_flat(strip: Strip, seed: int = 0) -> HostArray:
-    """Response of each pixel relative to the mean, float64; part of that of SUBSTRIP256."""
+    """Response of each pixel relative to the mean, float64; part of that of all 256 rows."""
     rows, columns = 256, strip.columns
     y, x = np.mgrid[:rows, :columns]
     smooth = 1 + 0.02 * np.sin(2 * np.pi * x / columns) * np.cos(2 * np.pi * y / rows)
@@ -74,9 +74,10 @@ def true_flat(strip: Strip, seed: int = 0) -> HostArray:
     return np.asarray(flat[strip.first : strip.first + strip.rows])
 
 
-def background_templates(seed: int = 0) -> HostArray:
-    """Background of SUBSTRIP256 as the detector shows it, relative: (model, row, column)."""
-    return nis.background_templates() * true_flat(STRIPS["SUBSTRIP256"], seed)
+def background_templates(strip: Strip, seed: int = 0) -> HostArray:
+    """Background of all 256 rows as the detector shows it, relative: (model, row, column)."""
+    whole = Strip("SUBSTRIP256", 256, columns=strip.columns)
+    return nis.background_templates(strip.columns) * true_flat(whole, seed)
 
 
 def _specwcs(strip: Strip) -> dict[Any, Any]:
@@ -180,8 +181,8 @@ def _kernels() -> files.Content:
     return "SpecKernelModel", {}, [*hdus]
 
 
-def _background(seed: int) -> files.Content:
-    templates = background_templates(seed).astype(np.float32)
+def _background(strip: Strip, seed: int) -> files.Content:
+    templates = background_templates(strip, seed).astype(np.float32)
     return "SossBkgModel", {}, files.planes(templates, np.full_like(templates, 0.005))
 
 

@@ -49,7 +49,7 @@ def niriss_soss(
     seed : int
     integrations : int
     strip : Strip
-        What is read of the detector; one with fewer columns than there are has no background.
+        What is read of the detector.
     star : array, optional
         Flux density [Jy] on :data:`spec2fn.forward.scenes.NEAR_GRID`.
     wheel : float
@@ -89,10 +89,8 @@ def niriss_soss(
 
 
 def _background(strip: Strip, seed: int) -> HostArray:
-    if strip.columns != STRIPS["SUBSTRIP256"].columns:
-        return np.zeros(strip.shape)
     rows = slice(strip.first, strip.first + strip.rows)
-    template = background_templates(seed)[TEMPLATE, rows]
+    template = background_templates(strip, seed)[TEMPLATE, rows]
     return np.where(np.arange(strip.columns) < _STEP, *_SKY) * template
 
 
