@@ -101,7 +101,7 @@ def check_sources_of_the_msa(comparisons):
 
 
 def test_the_number_of_integrations_can_be_chosen(tmp_path):
-    for mode in ("miri-lrs-slitless", "nirspec-bots", "nircam-tsgrism"):
+    for mode in ("miri-lrs-slitless", "nirspec-bots", "nircam-tsgrism", "niriss-soss"):
         demo = run_demo(mode, tmp_path / mode, integrations=3)
         assert demo.comparison.flux.shape[0] == 3
 

@@ -123,7 +123,7 @@ def test_python_is_written_in_the_style_of_the_code(snippet):
     assert max(map(len, snippet.code.splitlines())) <= 100
 
 
-TIME_SERIES = ("miri-lrs-slitless", "nirspec-bots", "nircam-tsgrism")
+TIME_SERIES = ("miri-lrs-slitless", "nirspec-bots", "nircam-tsgrism", "niriss-soss")
 
 
 @pytest.fixture(scope="session")

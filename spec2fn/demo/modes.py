@@ -15,6 +15,7 @@ DEMOS: Mapping[str, str] = {
     "nirspec-bots": "NRS_BRIGHTOBJ",
     "nirspec-mos": "NRS_MSASPEC",
     "nirspec-ifu": "NRS_IFU",
+    "niriss-soss": "NIS_SOSS",
     "niriss-wfss": "NIS_WFSS",
     "nircam-wfss": "NRC_WFSS",
 }
