@@ -253,7 +253,7 @@ NIRISS_WFSS: Pipeline = (
 
 NIRCAM_WFSS: Pipeline = NIRISS_WFSS
 
-# Orders overlap: light has no wavelength, and no flux, before it has been told which order it is of.
+# Orders overlap: light has no wavelength and no flux before it is known which order it is of.
 NIRISS_SOSS: Pipeline = (
     assign_wcs,
     background,

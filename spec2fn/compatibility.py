@@ -25,6 +25,10 @@ PRESETS: Mapping[str, tuple[tuple[str, str, Any], ...]] = {
         # spectra without slits
         ("photom", "round_wavelengths", True),
         ("photom", "uncalibrated", "kept"),
+        # spectra of overlapping orders
+        ("extract_1d", "soss_masked_pixels", "dropped"),
+        ("photom", "orders_unit", "MJy"),
+        ("photom", "orders_beyond", "zero"),
         # clean_flicker_noise, the successor of nsclean
         ("nsclean", "fit_method", "median"),
         ("nsclean", "background_method", "median"),

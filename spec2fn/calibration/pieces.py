@@ -28,8 +28,8 @@ __all__ = ["chunk_size", "joined", "keeps_members", "merged", "patient_collector
 CHUNK_BYTES = 64 * 2**20
 _PLANES_IN_WORK = 20
 
-# Integrations from which plans are made that depend on all of them: means and medians of a background
-# or a spectrum do not become better by much with more.
+# Integrations from which plans are made that depend on all of them: with more, means and medians
+# of a background or a spectrum do not become better by much.
 _SURVEYED = 16
 
 

@@ -20,6 +20,7 @@ from spec2fn.io.fits.fitsfile import BLOCK
 from spec2fn.io.fits.keywords import (
     ASSOCIATION_KEYWORDS,
     CRDS_KEYWORDS,
+    ONLY_IF_USED,
     RECORDED_WITH,
     REFERENCE_KEYWORDS,
     REFERENCE_POINT,
@@ -257,7 +258,9 @@ def _references(ds: xr.Dataset) -> dict[str, str]:
     records = meta_of(ds).records
     names: Mapping[str, Any] = records.get("references", {})
     said = {key: str(records[key]) for key in CRDS_KEYWORDS if records.get(key)}
-    return said | {reftype: str(name or "N/A") for reftype, name in names.items()}
+    named = {reftype: str(name or "N/A") for reftype, name in names.items()}
+    # that an exposure has no references which no exposure of its kind has goes without saying
+    return said | {k: v for k, v in named.items() if v != "N/A" or k not in ONLY_IF_USED}
 
 
 def _steps(ds: xr.Dataset, given: Mapping[str, Card]) -> dict[str, str]:

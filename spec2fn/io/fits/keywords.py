@@ -12,6 +12,7 @@ __all__ = [
     "ALWAYS_RECORDED",
     "ASSOCIATION_KEYWORDS",
     "CRDS_KEYWORDS",
+    "ONLY_IF_USED",
     "ONLY_MSA",
     "PHOTOMETRY",
     "RECORDED_WITH",
@@ -99,6 +100,9 @@ REFERENCE_KEYWORDS: Mapping[str, tuple[str, str]] = {
     "wavelengthrange": ("R_WAVRAN", "Wavelength Range reference file name"),
     "wavemap": ("R_WAVMAP", "Wavelength map reference file name"),
 }
+
+ONLY_IF_USED = ("pastasoss", "speckernel", "specprofile")
+"""Reference types whose keyword only those products have that were made with one."""
 
 # step (ours; of stage 1 the keyword's) -> (keyword, comment), in the order of a product's header
 STEP_KEYWORDS: Mapping[str, tuple[str, str]] = {

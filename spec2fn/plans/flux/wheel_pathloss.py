@@ -94,8 +94,8 @@ def plan_wheel_pathloss(ds: xr.Dataset, reference: xr.Dataset) -> WheelPathlossP
     }
     if not found:
         msg = (
-            f"pathloss: {described(reference)} holds no apertures (extension PS); one made for NIRISS"
-            " SOSS is needed"
+            f"pathloss: {described(reference)} holds no apertures (extension PS); use the one for"
+            " NIRISS SOSS"
         )
         raise ReferenceError(msg)
     if subarray not in found:

@@ -1,0 +1,234 @@
+"""Host-side half of ``extract_1d`` for overlapping orders of one source: apertures and models.
+
+What depends on pixel values (which pixels are bad in all integrations, the typical integration and
+its errors) depends on all integrations: a plan is made for all of them, or for a survey of some
+that are spread over a long series.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from spec2fn.dq import PIXEL
+from spec2fn.errors import ReferenceError
+from spec2fn.kernels.series import from_neighbours
+from spec2fn.kernels.soss_trace import box_weights, place_trace
+from spec2fn.plan_base import Plan, array, labels
+from spec2fn.plans.extraction.soss_references import order_profiles, trace_model
+from spec2fn.typing import Array, HostArray
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from spec2fn.parameters import Parameters
+
+__all__ = ["NEIGHBOURS", "OrdersPlan", "filled_series", "plan_orders"]
+
+_WHO = "extract_1d"
+NEIGHBOURS = 9
+"""Integrations whose median stands for a missing value."""
+_SMALL, _LARGE = "SUBSTRIP96", "SUBSTRIP256"
+_STRIPES = "STRIPE_SOSS"  # of multistripe readouts of the large one
+
+
+class OrdersPlan(Plan):
+    """Arrays with which the images of a source become the spectra of its orders.
+
+    Attributes
+    ----------
+    weights : array of float64, (order, cross, disp)
+        Share of every pixel in the aperture.
+    profile : array of float64, (order, cross, disp)
+        Spatial profile.
+    wavelength : array of float64, (order, disp)
+        [um]; NaN in columns that do not hold the order.
+    masked : array of bool, (cross, disp)
+        Pixels that are bad in all integrations.
+    error : array of float64, (cross, disp)
+        Median error; infinite where there is none.
+    typical : array of float64, (cross, disp)
+        Median value; 0 where there is none.
+    orders : tuple of int
+    lengths : tuple of int
+        Columns that hold them, from 0.
+    width : float
+        Of the apertures [pixel].
+    rescaled : bool
+        Whether the light of masked pixels is made up for, or lost.
+    optimal : bool
+        Whether pixels are weighed by profile and errors.
+    column_background : float
+        Share of the pixels that are brighter than any background, to subtract that of columns;
+        0 to subtract none.
+    """
+
+    extracts_from: ClassVar[str] = "orders"
+    weights: Array = array("order cross disp")
+    profile: Array = array("order cross disp")
+    wavelength: Array = array("order disp")
+    masked: Array = array("cross disp")
+    error: Array = array("cross disp")
+    typical: Array = array("cross disp")
+    orders: tuple[int, ...] = labels("order")
+    lengths: tuple[int, ...] = labels("order")
+    width: float
+    rescaled: bool
+    optimal: bool
+    column_background: float = 0.0
+
+
+def plan_orders(
+    ds: xr.Dataset, references: tuple[xr.Dataset | None, ...], params: Parameters
+) -> OrdersPlan | str:
+    """Plan the extraction of overlapping orders.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        ``sci``, ``err``, ``dq``, dims ([integration,] y, x), of all integrations or a survey.
+    references : tuple of xarray.Dataset
+        PASTASOSS, SPECPROFILE, SPECKERNEL.
+    params : Parameters
+        Of :func:`spec2fn.steps.extract_1d.extract_1d`.
+
+    Returns
+    -------
+    OrdersPlan or str
+        Why there is no spectrum.
+
+    Raises
+    ------
+    InputError, ReferenceError
+        See :mod:`spec2fn.plans.extraction.soss_references`; also if a reference is missing.
+    """
+    why = _cannot(ds)
+    if why:
+        return why
+    pastasoss, specprofile, _ = _all(references)
+    small = ds.sizes["y"] == 96
+    wanted = (1, 2, 3) if params.soss_order_3 and not small else (1, 2)
+    model = trace_model(ds, pastasoss, wanted)
+    shape = ds.sizes["y"], ds.sizes["x"]
+    orders = tuple(trace.order for trace in model.orders)
+    weights = np.zeros((len(orders), *shape))
+    wavelength = np.full((len(orders), shape[1]), np.nan)
+    for k, trace in enumerate(model.orders):
+        placed = place_trace(trace, model.position, model.grid, shape[1])
+        inside = slice(0, trace.columns)
+        weights[k, :, inside] = box_weights(placed.center, params.soss_width, shape[0])
+        wavelength[k, inside] = placed.wavelength
+    profile = order_profiles(specprofile, orders, shape)
+    series = filled_series(ds)
+    return OrdersPlan(
+        weights,
+        profile,
+        wavelength,
+        series.masked,
+        series.error,
+        series.typical,
+        orders,
+        tuple(trace.columns for trace in model.orders),
+        float(params.soss_width),
+        params.soss_masked_pixels == "rescaled",
+        params.extraction_type == "optimal",
+        _bright_share(shape[0]) if params.subtract_background else 0.0,
+    )
+
+
+def _cannot(ds: xr.Dataset) -> str:
+    """Why nothing is extracted, or an empty string."""
+    through = str(ds.attrs.get("filter", "")).upper()
+    if through != "CLEAR":
+        return (
+            f"orders are told apart with FILTER CLEAR only, for which the references know the"
+            f" throughput; this exposure is through {through or 'an unknown filter'}"
+        )
+    subarray = str(ds.attrs.get("subarray", "")).upper()
+    if subarray not in (_SMALL, _LARGE) and not subarray.endswith(_STRIPES):
+        return (
+            f"spectra are extracted from the subarrays {_LARGE} and {_SMALL}; this exposure is of"
+            f" {subarray or 'an unknown one'}"
+        )
+    return ""
+
+
+def _all(references: tuple[xr.Dataset | None, ...]) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
+    names = ("pastasoss", "specprofile", "speckernel")
+    for name, ref in zip(names, references, strict=True):
+        if ref is None:
+            msg = (
+                f"{_WHO}: reference {name!r} is missing; pass {name}=… or set CRDS up so that it"
+                " selects one"
+            )
+            raise ReferenceError(msg)
+    first, second, third = references
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    return first, second, third
+
+
+def _bright_share(rows: int) -> float:
+    """Share of the pixels in traces of 40 rows: one of them in the small subarray, else two."""
+    return 40 * (1 if rows == 96 else 2) / rows
+
+
+class Series(Plan):
+    """What there is to know of a series of images, as a whole.
+
+    Attributes
+    ----------
+    masked : array of bool, (cross, disp)
+        Pixels that are bad in all integrations.
+    reference : array of bool, (cross, disp)
+        Reference pixels, which see no light.
+    error, typical : array of float64, (cross, disp)
+        Medians; infinite and 0 where there is no value.
+    mean : array of float64, (cross, disp)
+        Mean in which missing values are those of neighbouring integrations.
+    count : int
+        Of the integrations.
+    """
+
+    masked: HostArray = array("cross disp")
+    reference: HostArray = array("cross disp")
+    error: HostArray = array("cross disp")
+    typical: HostArray = array("cross disp")
+    mean: HostArray = array("cross disp")
+    count: int
+
+
+def filled_series(ds: xr.Dataset) -> Series:
+    """Return what a series of images has in common.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        ``sci``, ``err``, ``dq``, dims ([integration,] y, x).
+    """
+    sci, err, dq = (
+        np.asarray(ds[n].values).reshape(-1, *ds["sci"].shape[-2:]) for n in ("sci", "err", "dq")
+    )
+    never = ~(np.isfinite(sci) & np.isfinite(err)).any(axis=0)
+    reference = (dq[0] & np.uint32(PIXEL["REFERENCE_PIXEL"])) != 0
+    error, typical = (_median(plane) for plane in (err, sci))
+    error[never | reference] = np.inf
+    typical[never] = 0.0
+    filled = from_neighbours(sci, typical, NEIGHBOURS)
+    return Series(
+        ((dq & np.uint32(PIXEL["DO_NOT_USE"])) != 0).all(axis=0),
+        reference,
+        error.astype(np.float64),
+        typical.astype(np.float64),
+        filled.mean(axis=0).astype(np.float64),
+        len(sci),
+    )
+
+
+def _median(values: HostArray) -> HostArray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # pixels that never have a value
+        return np.nanmedian(values, axis=0)
