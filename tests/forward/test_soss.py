@@ -58,9 +58,8 @@ def test_a_line_is_an_image_of_the_kernel_at_its_wavelength(op, order, wave):
     mean = (COLUMN * seen).sum() / seen.sum()
     # the throughput weighs one side of the line more than the other
     assert mean == pytest.approx(place, abs=0.03)
-    assert np.sqrt((seen * (COLUMN - mean) ** 2).sum() / seen.sum()) == pytest.approx(
-        width, rel=5e-3
-    )
+    spread = np.sqrt((seen * (COLUMN - mean) ** 2).sum() / seen.sum())
+    assert spread == pytest.approx(width, rel=1e-2)
     light = nis.COLLECTING * nis.throughput(order, wave) / wave * (op.grid[1] - op.grid[0])
     assert seen.sum() == pytest.approx(light, rel=5e-3)
 
@@ -170,12 +169,12 @@ def test_an_image_has_lost_light_at_the_wheel(rendered):
 def test_flicker_is_a_stripe_of_a_column_and_new_in_each_integration(rendered):
     noisy = render("NIS_SOSS", 3, 2, strip=SMALL, flicker=0.5)
     stripes = (noisy.science["sci"] - rendered.science["sci"]).values
-    good = np.isfinite(stripes).all(1)
+    stripes = stripes[..., 4:]  # without the reference columns
     level = np.nanmedian(stripes, axis=1)
     # the noise of the photons, a little more or less, remains
     assert np.nanstd((stripes - level[:, None])[:, 200:]) < 0.05
-    assert level[good].std() == pytest.approx(0.5, rel=0.05)
-    assert abs(np.corrcoef(*level[:, good.all(0)])[0, 1]) < 0.5
+    assert level.std() == pytest.approx(0.5, rel=0.05)
+    assert abs(np.corrcoef(*level)[0, 1]) < 0.5
 
 
 def test_a_turned_wheel_moves_the_traces():
