@@ -39,9 +39,10 @@ __all__ = [
     "ColumnSums",
     "SpectrumFit",
     "bands",
-    "box_variance",
+    "amplitude_covariance",
     "column_sums",
     "column_variance",
+    "contamination_variance",
     "decontaminate",
     "fit_spectrum",
     "link_values",
@@ -532,6 +533,80 @@ def fit_spectrum(
     return spectrum + level[..., None], amplitude + level[..., None, None] * fit.response.sum(axis=-1)
 
 
+class AmplitudeCovariance(NamedTuple):
+    """How well the amplitudes of a column are known, by :func:`amplitude_covariance`.
+
+    Attributes
+    ----------
+    posterior : ndarray, (order, order, disp)
+        Given that the spectrum is a random walk of the size that the factor stands for. Also the
+        derivative of the amplitudes of a column with respect to :attr:`ColumnSums.pull` there.
+    sampling : ndarray, (order, order, disp)
+        By the noise of the pixels alone.
+    """
+
+    posterior: HostArray
+    sampling: HostArray
+
+
+def amplitude_covariance(fit: SpectrumFit, precision: HostArray) -> AmplitudeCovariance:
+    """Covariance of the amplitudes of different orders in the same column.
+
+    Parameters
+    ----------
+    fit : SpectrumFit
+        On the host.
+    precision : ndarray, (order, order, disp)
+        Of :class:`ColumnSums`.
+
+    Returns
+    -------
+    AmplitudeCovariance
+        Zero where an order is not fitted.
+    """
+    variance = column_variance(fit, precision)
+    parts = bands(fit, variance)
+    factor = float(fit.factor)
+    step = 1e-3
+    here, up, down = (
+        _posterior(fit, variance, parts, factor * np.exp(s)) for s in (0.0, step, -step)
+    )
+    # what the smoothness adds to the pixels' own information is a derivative by its weight
+    return AmplitudeCovariance(here, here + 0.25 * (up - down) / step)
+
+
+def _posterior(
+    fit: SpectrumFit, variance: HostArray, parts: Bands, factor: float
+) -> HostArray:
+    chain = _Chain(fit)
+    links = fit.chain.shape[0] - 1
+    found = banded.inverse_band(banded.factorise(parts.steps + factor**2 * parts.noise))
+    # padded by a link before the first row and one behind the last, which are zero
+    found = np.pad(found, ((0, 0), (0, 1)))
+    back = np.append(np.argsort(fit.turn), links)
+    up, down = np.append(chain.up, 0.0), np.append(-chain.down, 0.0)
+    many, disp = fit.response.shape[:2]
+    position = np.asarray(fit.position)[: many * disp].reshape(many, disp)
+    listed = position <= links
+
+    def ends(o: int) -> tuple[tuple[HostArray, HostArray], ...]:
+        row = position[o]
+        before = np.where(listed[o] & (row > 0), row - 1, links)
+        after = np.where(listed[o] & (row < links), row, links)
+        return (after, up[after]), (before, down[before])
+
+    spread = np.zeros((many, many, disp))
+    for o, p in np.ndindex(many, many):
+        for a, weight_a in ends(o):
+            for b, weight_b in ends(p):
+                i, j = back[a], back[b]
+                low, depth = np.minimum(i, j), np.abs(i - j)
+                near = depth <= fit.width
+                spread[o, p] += weight_a * weight_b * np.where(near, found[np.where(near, depth, 0), low], 0.0)
+    gained = np.einsum("oqx,qrx,rpx->opx", variance, spread, variance)
+    return variance - factor**2 * gained
+
+
 class Atoca(Plan):
     """How the orders of an exposure are told apart.
 
@@ -640,3 +715,47 @@ def decontaminate(plan: Atoca, data: Array, amplitudes: Array) -> Array:
     known = xp.where(xp.isfinite(amplitudes), amplitudes, 0.0)
     light = xp.where(plan.modelled, plan.profile * known[..., :, None, :], 0.0)
     return cast("Array", data[..., None, :, :] - (light.sum(axis=-3, keepdims=True) - light))
+
+
+def contamination_variance(plan: Atoca, weights: HostArray) -> HostArray:
+    """What the decontamination adds to the variance of sums over columns.
+
+    Parameters
+    ----------
+    plan : Atoca
+        On the host; its weights stand for the errors of the pixels.
+    weights : ndarray, (order, cross, disp)
+        With which the decontaminated pixels of each order are summed.
+
+    Returns
+    -------
+    ndarray, (order, disp)
+        To be added to ``sum(weights**2 * error**2)``. Negative where the models follow the noise of the pixels
+        that are summed.
+
+    Notes
+    -----
+    Exact for orders of one fit; models from different fits count as independent of each other.
+    """
+    profile = np.where(plan.modelled, plan.profile, 0.0)
+    summed = np.einsum("oyx,qyx->oqx", weights, profile)
+    out = np.zeros((weights.shape[0], weights.shape[2]))
+    done = np.zeros(out.shape, bool)
+    for fit in (plan.joint, *plan.alone.values()):
+        places = list(fit.orders)
+        own = np.asarray(plan.profile)[places]
+        weight = np.asarray(fit.weight)
+        flicker = None if fit.flicker is None else np.asarray(fit.flicker)
+        # TODO
+        precision = column_sums(own, weight, np.zeros(weight.shape), flicker).precision
+        known = amplitude_covariance(fit, precision)
+        ours = np.asarray(fit.covered) & ~done[places]
+        done[places] |= np.asarray(fit.covered)
+        # of the noise in the sums with what the models make of it
+        shared = np.einsum("oyx,qyx->oqx", weights, np.where(weight > 0, own, 0.0))
+        for o in range(len(weights)):
+            other = ours * np.array([[p != o] for p in places])
+            light = other * summed[o, places]
+            out[o] += np.einsum("px,pqx,qx->x", light, known.sampling, light)
+            out[o] -= 2 * np.einsum("px,pqx,qx->x", light, known.posterior, shared[o])
+    return out

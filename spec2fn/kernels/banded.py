@@ -15,7 +15,9 @@ import numpy as np
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.typing import Array, HostArray
 
-__all__ = ["factorise", "inverse", "log_determinant", "solve", "solve_with"]
+__all__ = ["factorise", "inverse_band", "log_determinant", "solve", "solve_with"]
+
+_BLOCK = 64  # rows that are worth a call of LAPACK
 
 
 def factorise(band: HostArray) -> HostArray:
@@ -50,12 +52,50 @@ def solve(factor: HostArray, right: HostArray) -> HostArray:
     return found.T.reshape(right.shape)
 
 
-def inverse(factor: HostArray) -> HostArray:
-    """Inverse of the whole matrix, (n, n)."""
-    from scipy.linalg import cho_solve_banded
+def inverse_band(factor: HostArray) -> HostArray:
+    """Elements of the inverse of the matrix within its band, stored as the band is.
 
-    one = np.eye(factor.shape[-1], order="F")
-    return cho_solve_banded((factor, True), one, overwrite_b=True, check_finite=False)
+    Parameters
+    ----------
+    factor : ndarray, (half width + 1, n)
+        Of :func:`factorise`.
+
+    Returns
+    -------
+    ndarray, (half width + 1, n)
+
+    Notes
+    -----
+    The others of the inverse are not needed for these: K. Takahashi, J. Fagan & M. Chin 1973, 8th
+    PICA Conference, in blocks.
+    """
+    from scipy.linalg import solve_triangular
+
+    width, n = factor.shape[0] - 1, factor.shape[1]
+    size = max(width, _BLOCK)
+    many = -(-n // size)
+    padded = np.zeros((width + 1, many * size))
+    padded[:, :n] = factor
+    padded[0, n:] = 1.0
+    row, column = np.indices((size, size))
+
+    def block(i: int, below: int) -> HostArray:
+        depth = below * size + row - column
+        inside = (depth >= 0) & (depth <= width)
+        return np.where(inside, padded[np.clip(depth, 0, width), i * size + column], 0.0)
+
+    out = np.zeros((width + 1, many * size))
+    depth, place = np.indices((width + 1, size))
+    after = np.zeros((size, size))
+    for i in reversed(range(many)):
+        root = solve_triangular(block(i, 0), np.eye(size), lower=True, check_finite=False)
+        step = block(i, 1) @ root if i + 1 < many else np.zeros((size, size))
+        cross = -after @ step
+        own = root.T @ root - step.T @ cross
+        both = np.concatenate([own, cross])
+        out[:, i * size : (i + 1) * size] = both[np.minimum(place + depth, 2 * size - 1), place]
+        after = own
+    return out[:, :n]
 
 
 def log_determinant(factor: HostArray) -> float:
