@@ -20,6 +20,8 @@ PRESETS: Mapping[str, tuple[tuple[str, str, Any], ...]] = {
         ("background", "propagate_variance", False),
         # orders that are not extracted count as background
         ("background", "wfss_all_orders", False),
+        # faint pixels of overlapping orders one by one
+        ("background", "soss_bkg_block", 1),
         ("imprint", "propagate_variance", False),
         ("master_background", "propagate_variance", False),
         # spectra without slits

@@ -268,9 +268,7 @@ def _columns(
     )
 
 
-def integrals_of(
-    grid: HostArray, lower: HostArray, upper: HostArray, *, exact: bool
-) -> Rows:
+def integrals_of(grid: HostArray, lower: HostArray, upper: HostArray, *, exact: bool) -> Rows:
     """Weights with which a function on a grid, linear in between, is integrated over pixels.
 
     Parameters
@@ -314,6 +312,7 @@ def integrals_of(
     # pixels within one or two intervals
     simple = pixel_integrals(grid, lower, upper, first, taps)
     return Rows(first, np.where(inside[:, None], values, simple))
+
 
 def plan_atoca(
     orders: Sequence[DetectorOrder],
@@ -460,9 +459,7 @@ def _joint_fit(
         gain = throughput_at(order.throughput, grid) * grid
         kernel = kernel_rows(order.kernel, order.trace, grid, start, stop)
         piece = start, stop
-        rows.append(
-            _columns(order, grid, piece, seen, gain, kernel, exact=settings.exact_ends)
-        )
+        rows.append(_columns(order, grid, piece, seen, gain, kernel, exact=settings.exact_ends))
         covered.append(_rebuilt(order, grid[start:stop], scene))
     return _assemble(
         both,

@@ -125,7 +125,9 @@ def best_factor(problem: Problem, guess: float, criterion: str) -> float:
             if trials[at] > trials[at - step]:
                 break
     best = min(trials, key=trials.__getitem__)
-    found = minimize_scalar(cost, bounds=(best - 1, best + 1), method="bounded", options={"xatol": 0.01})
+    found = minimize_scalar(
+        cost, bounds=(best - 1, best + 1), method="bounded", options={"xatol": 0.01}
+    )
     return float(10.0 ** (found.x if found.fun < trials[best] else best))
 
 

@@ -142,7 +142,10 @@ def _thinned(pieces: Sequence[HostArray], size: int) -> list[HostArray]:
     if total <= size:
         return list(pieces)
     many = [max(2, int(len(p) * size / total)) if len(p) else 0 for p in pieces]
-    chosen = [np.unique(np.linspace(0, len(p) - 1, n).round().astype(int)) for p, n in zip(pieces, many, strict=True)]
+    chosen = [
+        np.unique(np.linspace(0, len(p) - 1, n).round().astype(int))
+        for p, n in zip(pieces, many, strict=True)
+    ]
     return [p[i] for p, i in zip(pieces, chosen, strict=True)]
 
 
@@ -213,8 +216,6 @@ def shared_grid(
     sizes = [len(p) for p in pieces]
     for i, (piece, spectrum) in enumerate(zip(pieces, (estimate, estimate, flat), strict=True)):
         room = size - sum(sizes[:i]) - sum(sizes[i + 1 :])
-        grid = adaptive_grid(
-            piece, spectrum, max(room, len(piece)), rtol=rtol, capped=capped
-        )
+        grid = adaptive_grid(piece, spectrum, max(room, len(piece)), rtol=rtol, capped=capped)
         pieces[i], sizes[i] = grid, len(grid)
     return np.unique(np.concatenate(pieces))

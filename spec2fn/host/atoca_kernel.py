@@ -108,9 +108,7 @@ class _Resolution:
         nearest = [int(np.nanargmin(np.abs(trace - c))) for c in centre[start:stop]]
         self.centre = trace[nearest]
         self.line = np.array([_line(trace, i, self.reach) for i in nearest])
-        spline = RectBivariateSpline(
-            places, self.centre, values, bbox=(None, None, *ends)
-        )
+        spline = RectBivariateSpline(places, self.centre, values, bbox=(None, None, *ends))
         tx, self.knots, coefficients = spline.tck
         self.coefficients = coefficients.reshape(len(tx) - 4, len(self.knots) - 4)
         self._pieces(tx, places)
@@ -122,7 +120,10 @@ class _Resolution:
         self.breaks = np.unique(knots)
         one = BSpline(knots, np.eye(len(knots) - 4), 3)
         factorial = (1.0, 1.0, 2.0, 6.0)
-        self.taylor = [one.derivative(n)(self.breaks[:-1]) / factorial[n] if n else one(self.breaks[:-1]) for n in range(4)]
+        self.taylor = [
+            one.derivative(n)(self.breaks[:-1]) / factorial[n] if n else one(self.breaks[:-1])
+            for n in range(4)
+        ]
         # the places are even, so that a piece is found without a search
         self.step = float(places[1] - places[0])
         middle = 0.5 * (places[:-1] + places[1:])

@@ -61,6 +61,7 @@ def best_template(
     *,
     source_percentile: float,
     background_percentiles: tuple[float, float],
+    block: int = 1,
 ) -> TemplateFit | None:
     """Find the image of a library that fits a background best, and its scales.
 
@@ -74,9 +75,13 @@ def best_template(
         Pixels that count, if they have a value.
     library : array, shape (n, y, x)
     source_percentile : float
-        Pixels at this percentile of all usable ones or above hold light of the source.
+        Pixels at this percentile of all usable ones or above hold light of the source; blocks at
+        that of all on their side.
     background_percentiles : (float, float)
         Of the ratios.
+    block : int
+        Pixels along the side of squares that count by their mean over all integrations. The lowest
+        of single pixels are those with the lowest noise, and their ratios below the background.
 
     Returns
     -------
@@ -89,19 +94,17 @@ def best_template(
     (https://jwst-pipeline.readthedocs.io).
     """
     good = usable & np.isfinite(data)
-    if not good.any():
-        return None
-    limit = np.percentile(data[good], source_percentile)
+    if block == 1 and good.any():
+        good &= data < np.percentile(data[good], source_percentile)
     columns = slice(0, _LAST + 1)
-    near = np.ascontiguousarray(data[..., columns])
-    good = good[..., columns] & (near < limit)
+    near, good = (np.ascontiguousarray(a[..., columns]) for a in (data, good))
     best: TemplateFit | None = None
     for index, image in enumerate(library):
         right = np.arange(near.shape[-1]) >= step_columns(image)[:, None]
-        sides = [
-            _scale(near, good & side, image[:, columns], background_percentiles)
-            for side in (~right, right)
-        ]
+        seen = [good & side for side in (~right, right)]
+        if block > 1:
+            seen = [s & _faint(block, s, near, source_percentile) for s in seen]
+        sides = [_scale(near, s, image[:, columns], background_percentiles, block) for s in seen]
         if any(side is None for side in sides):
             continue
         scales, spreads = zip(*(s for s in sides if s is not None), strict=True)
@@ -111,11 +114,44 @@ def best_template(
     return best
 
 
+def _means(block: int, good: HostArray, *images: HostArray) -> tuple[HostArray, ...]:
+    """Means of the good pixels of blocks, (y, x); NaN where fewer than half of them are good.
+
+    Of each of the images, ([integration,] y, x).
+    """
+    rows, columns = (np.arange(0, n, block) for n in good.shape[-2:])
+
+    def total(values: HostArray) -> HostArray:
+        return np.add.reduceat(np.add.reduceat(values.sum(axis=0), rows, 0), columns, 1)
+
+    number = total(good.astype(np.float64))
+    few = number < 0.5 * total(np.ones(good.shape))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = (total(np.where(good, v, 0.0)) / number for v in images)
+        return tuple(np.where(few, np.nan, mean) for mean in found)
+
+
+def _faint(block: int, good: HostArray, data: HostArray, percentile: float) -> HostArray:
+    """Pixels (y, x) of the blocks whose mean is below this percentile of all."""
+    (means,) = _means(block, good, data)
+    known = means[np.isfinite(means)]
+    limit = np.percentile(known, percentile) if known.size else -np.inf
+    rows, columns = data.shape[-2:]
+    return (means < limit).repeat(block, axis=0)[:rows].repeat(block, axis=1)[:, :columns]
+
+
 def _scale(
-    data: HostArray, good: HostArray, image: HostArray, percentiles: tuple[float, float]
+    data: HostArray,
+    good: HostArray,
+    image: HostArray,
+    percentiles: tuple[float, float],
+    block: int,
 ) -> tuple[float, float] | None:
     """Scale of an image on one side, and the root mean square of what is left."""
-    values, of_image = data[good], np.broadcast_to(image, data.shape)[good]
+    if block == 1:
+        values, of_image = data[good], np.broadcast_to(image, data.shape)[good]
+    else:
+        values, of_image = (v.ravel() for v in _means(block, good, data, image))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = values / of_image
     finite = np.isfinite(ratio)

@@ -106,9 +106,7 @@ def column_sums(
     )
 
 
-def pixel_integrals(
-    grid: Array, lower: Array, upper: Array, first: HostArray, taps: int
-) -> Array:
+def pixel_integrals(grid: Array, lower: Array, upper: Array, first: HostArray, taps: int) -> Array:
     """Weights with which a function on a grid, linear in between, is integrated over pixels.
 
     Parameters
@@ -446,7 +444,9 @@ def _walked(pairs: csr_array, steps: HostArray) -> csr_array:
     stop[some] = pairs.indices[pairs.indptr[1:][some] - 1]
     taps = int((stop - start).max()) + 1
     dense = np.zeros((len(counts), taps))
-    dense[np.repeat(np.arange(len(counts)), counts), pairs.indices - np.repeat(start, counts)] = pairs.data
+    dense[np.repeat(np.arange(len(counts)), counts), pairs.indices - np.repeat(start, counts)] = (
+        pairs.data
+    )
     beyond = np.cumsum(dense[:, ::-1], axis=1)[:, ::-1]
     # of the step before the first point they see everything, which is nothing
     columns = start[:, None] + np.arange(taps - 1)
@@ -479,9 +479,7 @@ def _factor(fit: SpectrumFit, variance: Array) -> Array:
     return jax.pure_callback(on_host, shape, arrays, vmap_method="sequential")
 
 
-def fit_spectrum(
-    fit: SpectrumFit, sums: ColumnSums
-) -> tuple[Array, Array]:
+def fit_spectrum(fit: SpectrumFit, sums: ColumnSums) -> tuple[Array, Array]:
     """Find the spectrum that explains the columns best, and is smooth.
 
     Parameters
@@ -530,7 +528,9 @@ def fit_spectrum(
         level = (missing * total).sum(axis=(-2, -1)) / (
             total * _scaled(sums.precision, total)
         ).sum()
-    return spectrum + level[..., None], amplitude + level[..., None, None] * fit.response.sum(axis=-1)
+    return spectrum + level[..., None], amplitude + level[..., None, None] * fit.response.sum(
+        axis=-1
+    )
 
 
 class AmplitudeCovariance(NamedTuple):
@@ -575,9 +575,7 @@ def amplitude_covariance(fit: SpectrumFit, precision: HostArray) -> AmplitudeCov
     return AmplitudeCovariance(here, here + 0.25 * (up - down) / step)
 
 
-def _posterior(
-    fit: SpectrumFit, variance: HostArray, parts: Bands, factor: float
-) -> HostArray:
+def _posterior(fit: SpectrumFit, variance: HostArray, parts: Bands, factor: float) -> HostArray:
     chain = _Chain(fit)
     links = fit.chain.shape[0] - 1
     found = banded.inverse_band(banded.factorise(parts.steps + factor**2 * parts.noise))
@@ -602,7 +600,9 @@ def _posterior(
                 i, j = back[a], back[b]
                 low, depth = np.minimum(i, j), np.abs(i - j)
                 near = depth <= fit.width
-                spread[o, p] += weight_a * weight_b * np.where(near, found[np.where(near, depth, 0), low], 0.0)
+                spread[o, p] += (
+                    weight_a * weight_b * np.where(near, found[np.where(near, depth, 0), low], 0.0)
+                )
     gained = np.einsum("oqx,qrx,rpx->opx", variance, spread, variance)
     return variance - factor**2 * gained
 

@@ -103,9 +103,7 @@ def log_determinant(factor: HostArray) -> float:
     return float(2.0 * np.log(factor[0]).sum())
 
 
-def solve_with(
-    factor: Array, multiply: Callable[[Array], Array], right: Array
-) -> Array:
+def solve_with(factor: Array, multiply: Callable[[Array], Array], right: Array) -> Array:
     """Solve for right sides (..., n), differentiable in what `multiply` and `right` depend on.
 
     Parameters
@@ -130,9 +128,7 @@ def solve_with(
         shape = jax.ShapeDtypeStruct(b.shape, b.dtype)
         return jax.pure_callback(_solve_each, shape, factor, b, vmap_method="expand_dims")
 
-    return cast(
-        "Array", jax.lax.custom_linear_solve(multiply, right, solver, symmetric=True)
-    )
+    return cast("Array", jax.lax.custom_linear_solve(multiply, right, solver, symmetric=True))
 
 
 def _solve_each(factor: Array, right: Array) -> HostArray:
@@ -145,7 +141,8 @@ def _solve_each(factor: Array, right: Array) -> HostArray:
     sides = np.broadcast_to(sides, out.shape)
     for i in np.ndindex(lead):
         # an axis of length one is shared along that of the right sides
-        chosen = tuple(slice(None) if n == 1 else slice(j, j + 1) for j, n in zip(i, lead, strict=True))
+        chosen = tuple(
+            slice(None) if n == 1 else slice(j, j + 1) for j, n in zip(i, lead, strict=True)
+        )
         out[chosen] = solve(factors[i], sides[chosen])
     return out
-

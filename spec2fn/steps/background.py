@@ -99,6 +99,7 @@ def background(
     wfss_outlier_percent: Annotated[float, Range(0.0, 50.0)] = 1.0,
     soss_source_percentile: _Percentile = 35.0,
     soss_bkg_percentile: tuple[_Percentile, _Percentile] = (25.0, 50.0),
+    soss_bkg_block: Annotated[int, Range(1, 64)] = 8,
 ) -> xr.Dataset:
     """Subtract the sigma-clipped average of background exposures, or a scaled reference.
 
@@ -157,6 +158,10 @@ def background(
         SOSS: pixels at this percentile or above hold light of the source.
     soss_bkg_percentile : (float, float)
         SOSS: a scale is the median of the ratios to the image between these percentiles.
+    soss_bkg_block : int
+        SOSS: pixels along the side of squares that are compared by their mean over all
+        integrations. With 1 it is single pixels, as in the official pipeline: the percentiles are
+        then in part those of the noise, and the background comes out too low.
 
     Returns
     -------

@@ -20,13 +20,14 @@ from spec2fn.typing import HostArray
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["TEMPLATE", "niriss_soss"]
+__all__ = ["SKY", "TEMPLATE", "niriss_soss"]
 
 _SECONDS = 10.0
 TEMPLATE = 1
 """Which of the background templates the sky is."""
-_SKY = (1.6, 1.8)
-_STEP = 700  # first column of the second of these scales of the background [DN/s]
+SKY = (1.6, 1.8)
+"""Scales of the background [DN/s], left and right of its step."""
+_STEP = 700  # first column on the right
 
 
 def niriss_soss(
@@ -91,7 +92,7 @@ def niriss_soss(
 def _background(strip: Strip, seed: int) -> HostArray:
     rows = slice(strip.first, strip.first + strip.rows)
     template = background_templates(strip, seed)[TEMPLATE, rows]
-    return np.where(np.arange(strip.columns) < _STEP, *_SKY) * template
+    return np.where(np.arange(strip.columns) < _STEP, *SKY) * template
 
 
 def _flicker(level: float, strip: Strip, seed: int, integration: int) -> HostArray:

@@ -93,8 +93,8 @@ def plan_template_background(
     bkg : xarray.Dataset
         Library ``sci`` (n, y, x).
     params : Parameters
-        Of :func:`spec2fn.steps.background.background`: ``soss_source_percentile`` and
-        ``soss_bkg_percentile``.
+        Of :func:`spec2fn.steps.background.background`: ``soss_source_percentile``,
+        ``soss_bkg_percentile`` and ``soss_bkg_block``.
 
     Returns
     -------
@@ -118,6 +118,7 @@ def plan_template_background(
         library,
         source_percentile=params.soss_source_percentile,
         background_percentiles=params.soss_bkg_percentile,
+        block=params.soss_bkg_block,
     )
     if fit is None:
         name = meta_of(ds).filename or "the exposure"
