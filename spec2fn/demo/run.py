@@ -190,7 +190,13 @@ def run_demo(
     return Demo(mode, folder, files, comparisons, seconds)
 
 
-def _render(mode: str, folder: Path, seed: int, integrations: int) -> tuple[Rendered, Path, Path]:
+def _render(
+    mode: str,
+    folder: Path,
+    seed: int,
+    integrations: int,
+    **scene: Any,  # noqa: ANN401 - see render
+) -> tuple[Rendered, Path, Path]:
     """Write exposures, association, references and cache; return the truth and the last three."""
     from spec2fn.forward.renderers import render
     from spec2fn.refs import CacheEntry, write_cache
@@ -199,7 +205,7 @@ def _render(mode: str, folder: Path, seed: int, integrations: int) -> tuple[Rend
     cache = folder / "crds_cache"
     references = cache / "references" / "jwst" / instrument
     references.mkdir(parents=True, exist_ok=True)
-    rendered = render(DEMOS[mode], seed, integrations, folder=references)
+    rendered = render(DEMOS[mode], seed, integrations, folder=references, **scene)
     entries = [
         CacheEntry(f.path, instrument, f.reftype, {k.upper(): v for k, v in f.match.items()})
         for f in rendered.reference_files

@@ -8,7 +8,7 @@ from spec2fn.errors import InputError
 from tests.robustness.conftest import difference, parts
 
 FAST = (
-    *("miri-lrs-slit", "miri-lrs-slitless", "nircam-tsgrism"),
+    *("miri-lrs-slit", "miri-lrs-slitless", "nircam-tsgrism", "niriss-soss"),
     *("nirspec-fs", "nirspec-bots", "nirspec-mos"),
 )
 MODES = (*FAST, *(pytest.param(m, marks=pytest.mark.slow) for m in ("miri-mrs", "nirspec-ifu")))
