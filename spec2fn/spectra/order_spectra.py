@@ -12,7 +12,7 @@ from spec2fn.kernels.column_background import column_background
 from spec2fn.kernels.namespace import array_namespace, is_traced, positive_root, safe_divide
 from spec2fn.kernels.series import from_neighbours
 from spec2fn.plans.extraction.extract_orders import NEIGHBOURS, OrdersPlan
-from spec2fn.schema import VARIANCES, meta_of, with_attrs
+from spec2fn.schema import VARIANCES, meta_of, set_scalars, with_attrs
 from spec2fn.spectra.datasets import spectra_dataset
 from spec2fn.typing import Array
 
@@ -109,7 +109,9 @@ def _within(columns: dict[str, Array], plan: OrdersPlan) -> dict[str, Array]:
         for name, value in columns.items()
     }
     lost = np.uint32(int(Pixel.DO_NOT_USE))
-    out["dq"] = xp.where(nothing & within, lost, np.uint32(0))
+    # officially, flags say nothing of spectra
+    flagged = nothing & within & plan.rescaled
+    out["dq"] = xp.where(flagged, lost, np.uint32(0))
     zero = xp.zeros_like(columns["flux"])
     for name in _EMPTY:
         out[name] = zero
@@ -126,17 +128,20 @@ _EMPTY = (
 
 
 def _as_dataset(ds: xr.Dataset, plan: OrdersPlan, columns: dict[str, Array]) -> xr.Dataset:
-    count = len(plan.orders)
     per_spectrum: dict[str, Any] = {
         "n_wave": np.array(plan.lengths, np.int32),
-        "sltname": np.array([f"order {order}" for order in plan.orders]),
         "sporder": np.array(plan.orders, np.int32),
-        "slit": np.arange(count),
     }
     out = spectra_dataset(
         ds, {**columns, "wavelength": plan.wavelength}, per_spectrum, angle=None, calibrated=False
     )
-    out = with_attrs(out, model="TSOMultiSpecModel")
+    plain = {n: out[n].assign_attrs(units="") for n in _EMPTY if n.startswith(("surf", "sb"))}
+    out = set_scalars(
+        with_attrs(out.assign(plain).drop_vars("detector", errors="ignore"), model="TSOMultiSpecModel"),
+        aperture_width=plan.width,
+        oversampling=plan.oversampling,
+        threshold=plan.threshold,
+    )
     if is_traced(columns["flux"]):
         return out
     return out.assign_attrs(meta=meta_of(ds).replace(wcs=None))

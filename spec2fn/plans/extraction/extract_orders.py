@@ -63,6 +63,9 @@ class OrdersPlan(Plan):
     column_background : float
         Share of the pixels that are brighter than any background, to subtract that of columns;
         0 to subtract none.
+    oversampling : int
+    threshold : float
+        With which the model was made.
     """
 
     extracts_from: ClassVar[str] = "orders"
@@ -78,6 +81,8 @@ class OrdersPlan(Plan):
     rescaled: bool
     optimal: bool
     column_background: float = 0.0
+    oversampling: int = 2
+    threshold: float = 1e-2
 
 
 def plan_orders(
@@ -135,6 +140,8 @@ def plan_orders(
         params.soss_masked_pixels == "rescaled",
         params.extraction_type == "optimal",
         _bright_share(shape[0]) if params.subtract_background else 0.0,
+        params.soss_n_os,
+        params.soss_threshold,
     )
 
 
