@@ -202,7 +202,8 @@ def _identify(ds: xr.Dataset, top: list[Card], filename: str) -> None:
         "TELESCOP": ("JWST", "Telescope used to acquire the data"),
     }
     for keyword, (value, comment) in ident.items():
-        _set(top, keyword, value, comment, order)
+        before = order[: order.index(keyword)] if keyword in order else order
+        _set(top, keyword, value, comment, before)
 
 
 def _find(sections: Sequence[tuple[str, list[Card]]], keyword: str) -> list[Card] | None:
