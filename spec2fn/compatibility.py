@@ -29,6 +29,8 @@ PRESETS: Mapping[str, tuple[tuple[str, str, Any], ...]] = {
         ("photom", "uncalibrated", "kept"),
         # spectra of overlapping orders
         ("extract_1d", "soss_masked_pixels", "dropped"),
+        ("extract_1d", "soss_criterion", "official"),
+        ("extract_1d", "soss_official_model", True),
         ("photom", "orders_unit", "MJy"),
         ("photom", "orders_beyond", "zero"),
         # clean_flicker_noise, the successor of nsclean

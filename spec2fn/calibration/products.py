@@ -16,8 +16,8 @@ from spec2fn.engine.pipeline import steps_of
 from spec2fn.engine.run import Result
 from spec2fn.errors import InputError
 from spec2fn.parameters import user_path
-from spec2fn.pieces import Pieces, pieces_of
-from spec2fn.schema import has_value, meta_of, with_meta
+from spec2fn.pieces import Exposure, Pieces, pieces_of
+from spec2fn.schema import has_value, meta_of, status_of, with_meta
 
 if TYPE_CHECKING:
     from spec2fn.refs import References
@@ -96,12 +96,24 @@ def labelled(job: Job, result: Result) -> dict[str, Any]:
     extra = {
         "run": record,
         "warnings": tuple(record["warnings"]),
-        "references": {k: _keyword_value(job.references, k) for k in job.references},
         "crds_context": record["crds_context"],
         "crds_version": record["versions"].get("crds", ""),
     }
     outputs = {**result.products, **result.saved, **_side_products(job, result)}
-    return {kind: with_meta(ds, records=extra) for kind, ds in outputs.items()}
+    return {
+        kind: with_meta(ds, records={**extra, "references": _references_of(job, ds)})
+        for kind, ds in outputs.items()
+    }
+
+
+def _references_of(job: Job, ds: Exposure) -> dict[str, str]:
+    """References by type, as a product says: those of steps that are yet to come are left out."""
+    steps = list(steps_of(job.settings.pipeline))
+    done, later = (
+        {k for s in steps if bool(status_of(ds, s.name)) == seen for k in s.reference_keys}
+        for seen in (True, False)
+    )
+    return {k: _keyword_value(job.references, k) for k in job.references if k not in later - done}
 
 
 def _side_products(job: Job, result: Result) -> dict[str, Any]:

@@ -122,6 +122,8 @@ def extract_1d(  # noqa: PLR0917 - three references for images, three for orders
     soss_modelname: str | None = None,
     soss_order_3: bool = True,
     soss_masked_pixels: Literal["rescaled", "dropped"] = "rescaled",
+    soss_criterion: Literal["evidence", "gcv", "official"] = "evidence",
+    soss_official_model: bool = False,
 ) -> xr.Dataset:
     """Sum (or fit) the source's spectrum at every dispersion element, for every integration.
 
@@ -221,6 +223,15 @@ def extract_1d(  # noqa: PLR0917 - three references for images, three for orders
         SOSS: whether the light of pixels that do not count is made up for by the profile of the
         order. "dropped" lets the flux become less, and replaces values that are missing in single
         integrations by those of their neighbours, as the JWST pipeline does.
+    soss_criterion : {"evidence", "gcv", "official"}
+        SOSS: how the smoothness of a spectrum is found: by what is most probable, by generalised
+        cross validation, or as the JWST pipeline does, by the first of a list of factors from which
+        on the fit becomes worse.
+    soss_official_model : bool
+        SOSS: make models as the JWST pipeline does. Its grid may have more nodes than
+        `soss_max_grid_size`, its integrals at the ends of pixels are rough, its spectra of orders
+        that are fitted alone are zero beyond the last pixel, noise is added to the mean from which
+        the smoothness is found, and order 2 of SUBSTRIP96 has an aperture of all rows.
 
     Returns
     -------

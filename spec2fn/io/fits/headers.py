@@ -21,6 +21,7 @@ from spec2fn.io.fits.keywords import (
     ASSOCIATION_KEYWORDS,
     CRDS_KEYWORDS,
     ONLY_IF_USED,
+    RECORDED_IN_LAYOUT,
     RECORDED_WITH,
     REFERENCE_KEYWORDS,
     REFERENCE_POINT,
@@ -201,7 +202,8 @@ def _identify(ds: xr.Dataset, top: list[Card], filename: str) -> None:
         "TELESCOP": ("JWST", "Telescope used to acquire the data"),
     }
     for keyword, (value, comment) in ident.items():
-        _set(top, keyword, value, comment, order)
+        before = order[: order.index(keyword)] if keyword in order else order
+        _set(top, keyword, value, comment, before)
 
 
 def _find(sections: Sequence[tuple[str, list[Card]]], keyword: str) -> list[Card] | None:
@@ -269,15 +271,16 @@ def _steps(ds: xr.Dataset, given: Mapping[str, Card]) -> dict[str, str]:
         for name in STEP_KEYWORDS
         if ds.attrs.get(f"status_{name}")
     }
+    layout = mode_of(ds).layout
     implied = {
         name
-        for step, names in RECORDED_WITH.items()
+        for step, names in {**RECORDED_WITH, **RECORDED_IN_LAYOUT.get(layout, {})}.items()
         if step in said or STEP_KEYWORDS[step][0] in given
         for name in names
         if STEP_KEYWORDS[name][0] not in given
     }
     instrument = str(ds.attrs.get("instrument"))
-    of_mode = UNRECORDED.get(f"{instrument} {mode_of(ds).layout}", ())
+    of_mode = UNRECORDED.get(f"{instrument} {layout}", ())
     implied -= {*UNRECORDED.get(instrument, UNRECORDED["MIRI"]), *of_mode}
     return {**dict.fromkeys(implied, "SKIPPED"), **said}
 

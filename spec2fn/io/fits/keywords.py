@@ -15,6 +15,7 @@ __all__ = [
     "ONLY_IF_USED",
     "ONLY_MSA",
     "PHOTOMETRY",
+    "RECORDED_IN_LAYOUT",
     "RECORDED_WITH",
     "REFERENCE_KEYWORDS",
     "REFERENCE_POINT",
@@ -165,6 +166,7 @@ ALWAYS_RECORDED = (
 
 UNRECORDED: Mapping[str, tuple[str, ...]] = {
     "MIRI": ("wfss_contam",),
+    "NIRISS orders": ("wfss_contam",),
     "MIRI traces": ("barshadow", "fringe", "residual_fringe", "straylight", "targ_centroid"),
     "NIRCAM": ("residual_fringe", "targ_centroid"),
     "NIRISS": ("residual_fringe", "targ_centroid"),
@@ -177,6 +179,12 @@ RECORDED_WITH: Mapping[str, tuple[str, ...]] = {
     "pixel_replace": ("adaptive_trace_model",),
 }
 """Once a product has gone past a step, these are recorded as SKIPPED unless they ran."""
+
+RECORDED_IN_LAYOUT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    # whose images are finished when they have not been through photom
+    "orders": {"pathloss": tuple(name for name in ALWAYS_RECORDED if name != "photom")},
+}
+"""The same for exposures of a layout."""
 
 # attribute -> (keyword, comment)
 RESAMPLE_KEYWORDS: Mapping[str, tuple[str, str]] = {

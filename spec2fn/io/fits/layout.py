@@ -166,6 +166,8 @@ def _spectrum_cards(ds: xr.Dataset, k: int) -> list[Card]:
     meta = meta_of(ds)
     whole = {"DETECTOR": ds.attrs.get("detector"), "PA_APER": meta.get("PA_APER")}
     whole |= {"DISPAXIS": ds.attrs.get("dispaxis"), "SRCTYPE": ds.attrs.get("source_type")}
+    if mode_of(ds).layout == "orders":
+        whole = {}
     # there are no bars across a fixed slit
     fixed = "msaquad" in ds and int(ds.variables["msaquad"].values[k]) == FIXED_SLIT_QUADRANT
     out = []

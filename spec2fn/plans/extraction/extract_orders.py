@@ -8,16 +8,24 @@ that are spread over a long series.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
 from spec2fn.dq import PIXEL
 from spec2fn.errors import ReferenceError
+from spec2fn.host.atoca import AtocaSettings, DetectorOrder, plan_atoca, typical_integration
+from spec2fn.kernels.atoca import Atoca, contamination_variance
+from spec2fn.kernels.column_background import column_background
 from spec2fn.kernels.series import from_neighbours
 from spec2fn.kernels.soss_trace import box_weights, place_trace
 from spec2fn.plan_base import Plan, array, labels
-from spec2fn.plans.extraction.soss_references import order_profiles, trace_model
+from spec2fn.plans.extraction.soss_references import (
+    TraceModel,
+    order_profiles,
+    spectral_kernel,
+    trace_model,
+)
 from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
@@ -25,12 +33,13 @@ if TYPE_CHECKING:
 
     from spec2fn.parameters import Parameters
 
-__all__ = ["NEIGHBOURS", "OrdersPlan", "filled_series", "plan_orders"]
+__all__ = ["NEIGHBOURS", "Given", "OrdersPlan", "Series", "filled_series", "plan_orders"]
 
 _WHO = "extract_1d"
 NEIGHBOURS = 9
 """Integrations whose median stands for a missing value."""
 _SMALL, _LARGE = "SUBSTRIP96", "SUBSTRIP256"
+_SMALL_ROWS = 96
 _STRIPES = "STRIPE_SOSS"  # of multistripe readouts of the large one
 
 
@@ -60,9 +69,20 @@ class OrdersPlan(Plan):
         Whether the light of masked pixels is made up for, or lost.
     optimal : bool
         Whether pixels are weighed by profile and errors.
+    models : Atoca, optional
+        Of the traces; without, orders are extracted with the light of the others.
+    contamination : array of float64, (order, disp), optional
+        What their subtraction adds to the variance of the fluxes.
+    replaced : bool
+        Whether pixels that do not count are replaced by the models.
+    own_errors : bool
+        Whether orders that are fitted alone are weighed by the errors of each integration.
     column_background : float
         Share of the pixels that are brighter than any background, to subtract that of columns;
         0 to subtract none.
+    oversampling : int
+    threshold : float
+        With which the model was made.
     """
 
     extracts_from: ClassVar[str] = "orders"
@@ -77,11 +97,35 @@ class OrdersPlan(Plan):
     width: float
     rescaled: bool
     optimal: bool
+    models: Atoca | None = None
+    contamination: Array | None = array("order disp", default=None)
+    replaced: bool = False
+    own_errors: bool = False
     column_background: float = 0.0
+    oversampling: int = 2
+    threshold: float = 1e-2
+
+
+class Given(NamedTuple):
+    """What a user gives for the models.
+
+    Attributes
+    ----------
+    wave_grid : array, (wave,), optional
+        Wavelengths [um] of the joint fit.
+    estimate : array, (2, n), optional
+        Wavelength [um] and flux density of the spectrum.
+    """
+
+    wave_grid: HostArray | None = None
+    estimate: HostArray | None = None
 
 
 def plan_orders(
-    ds: xr.Dataset, references: tuple[xr.Dataset | None, ...], params: Parameters
+    ds: xr.Dataset,
+    references: tuple[xr.Dataset | None, ...],
+    params: Parameters,
+    given: Given | None = None,
 ) -> OrdersPlan | str:
     """Plan the extraction of overlapping orders.
 
@@ -93,6 +137,7 @@ def plan_orders(
         PASTASOSS, SPECPROFILE, SPECKERNEL.
     params : Parameters
         Of :func:`spec2fn.steps.extract_1d.extract_1d`.
+    given : Given, optional
 
     Returns
     -------
@@ -107,21 +152,31 @@ def plan_orders(
     why = _cannot(ds)
     if why:
         return why
-    pastasoss, specprofile, _ = _all(references)
-    small = ds.sizes["y"] == 96
+    pastasoss, specprofile, speckernel = _all(references)
+    shape = ds.sizes["y"], ds.sizes["x"]
+    small = shape[0] == _SMALL_ROWS
     wanted = (1, 2, 3) if params.soss_order_3 and not small else (1, 2)
     model = trace_model(ds, pastasoss, wanted)
-    shape = ds.sizes["y"], ds.sizes["x"]
     orders = tuple(trace.order for trace in model.orders)
-    weights = np.zeros((len(orders), *shape))
-    wavelength = np.full((len(orders), shape[1]), np.nan)
-    for k, trace in enumerate(model.orders):
-        placed = place_trace(trace, model.position, model.grid, shape[1])
-        inside = slice(0, trace.columns)
-        weights[k, :, inside] = box_weights(placed.center, params.soss_width, shape[0])
-        wavelength[k, inside] = placed.wavelength
+    weights, wave, wavelength = _placed(model, shape, params.soss_width)
     profile = order_profiles(specprofile, orders, shape)
+    apertures = weights
+    if small and 2 in orders:
+        # order 2 leaves the subarray, and so does its aperture, but not its light in the other's
+        apertures = weights.copy()
+        apertures[orders.index(2)] = 1.0
+    if params.soss_official_model:
+        weights = apertures
     series = filled_series(ds)
+    background = _bright_share(shape[0]) if params.subtract_background else 0.0
+    replaced = params.soss_bad_pix == "model"
+    models = contamination = None
+    if params.soss_atoca or replaced:
+        kernel = spectral_kernel(speckernel)
+        tables = zip(wave, wavelength, profile, apertures, model.throughputs, strict=True)
+        detector = [DetectorOrder(*t, kernel) for t in tables]
+        models = _models(detector, series, model.separation, params, given or Given())
+        contamination = contamination_variance(models, weights)
     return OrdersPlan(
         weights,
         profile,
@@ -134,7 +189,69 @@ def plan_orders(
         float(params.soss_width),
         params.soss_masked_pixels == "rescaled",
         params.extraction_type == "optimal",
-        _bright_share(shape[0]) if params.subtract_background else 0.0,
+        models,
+        contamination,
+        replaced,
+        params.soss_official_model,
+        background,
+        params.soss_n_os,
+        params.soss_threshold,
+    )
+
+
+def _placed(
+    model: TraceModel, shape: tuple[int, int], width: float
+) -> tuple[HostArray, HostArray, HostArray]:
+    """Apertures (order, y, x), wavelengths of columns and of traces (order, x)."""
+    weights = np.zeros((len(model.orders), *shape))
+    wave, wavelength = np.full((2, len(model.orders), shape[1]), np.nan)
+    for k, trace in enumerate(model.orders):
+        placed = place_trace(trace, model.position, model.grid, shape[1])
+        inside = slice(0, trace.columns)
+        weights[k, :, inside] = box_weights(placed.center, width, shape[0])
+        wave[k], wavelength[k, inside] = placed.wave, placed.wavelength
+    return weights, wave, wavelength
+
+
+def _models(
+    detector: list[DetectorOrder],
+    series: Series,
+    separation: tuple[float, float],
+    params: Parameters,
+    given: Given,
+) -> Atoca:
+    """Plan how the orders are told apart."""
+    official = params.soss_official_model
+    error = series.error
+    data = typical_integration(series.mean, error, series.count, noise=official)
+    masked = series.masked | ~(np.isfinite(data) & np.isfinite(error) & (error > 0))
+    rows = len(series.masked)
+    if params.subtract_background:
+        data = data - column_background(data, masked, _bright_share(rows))
+    settings = AtocaSettings(
+        threshold=params.soss_threshold,
+        oversampling=params.soss_n_os,
+        rtol=params.soss_rtol,
+        grid_size=params.soss_max_grid_size,
+        factor=params.soss_tikfac,
+        search=params.soss_criterion,
+        separation=separation,
+        capped=not official,
+        exact_ends=not official,
+        free_ends=not official,
+    )
+    # orders that have light where no other has
+    separate = () if rows == _SMALL_ROWS else range(1, len(detector))
+    return plan_atoca(
+        detector,
+        data,
+        error,
+        masked,
+        series.reference,
+        settings,
+        wave_grid=given.wave_grid,
+        estimate=given.estimate,
+        separate=tuple(separate),
     )
 
 
@@ -173,7 +290,7 @@ def _all(references: tuple[xr.Dataset | None, ...]) -> tuple[xr.Dataset, xr.Data
 
 def _bright_share(rows: int) -> float:
     """Share of the pixels in traces of 40 rows: one of them in the small subarray, else two."""
-    return 40 * (1 if rows == 96 else 2) / rows
+    return 40 * (1 if rows == _SMALL_ROWS else 2) / rows
 
 
 class Series(Plan):

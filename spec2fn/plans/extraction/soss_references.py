@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import InputError, ReferenceError
+from spec2fn.host.atoca_kernel import SpectralKernel
 from spec2fn.kernels.soss_trace import OrderTrace, turned_trace
 from spec2fn.schema import described, meta_of, need
 from spec2fn.typing import HostArray
@@ -16,7 +17,7 @@ from spec2fn.typing import HostArray
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["KernelTable", "TraceModel", "order_profiles", "spectral_kernel", "trace_model"]
+__all__ = ["TraceModel", "order_profiles", "spectral_kernel", "trace_model"]
 
 _WHO = "extract_1d"
 _LAST_ROW = 255.0  # of the detector's subarray for this mode
@@ -47,23 +48,6 @@ class TraceModel:
     grid: HostArray
     throughputs: tuple[HostArray, ...]
     separation: tuple[float, float]
-
-
-@dataclass(frozen=True, eq=False)
-class KernelTable:
-    """The reference SPECKERNEL.
-
-    Attributes
-    ----------
-    pixels : int
-        Width of the kernels [pixel].
-    wavelengths, values : array, shape (tap, center)
-        Central wavelengths [um], and the kernels.
-    """
-
-    pixels: int
-    wavelengths: HostArray
-    values: HostArray
 
 
 def trace_model(ds: xr.Dataset, pastasoss: xr.Dataset, orders: Sequence[int]) -> TraceModel:
@@ -234,7 +218,7 @@ def order_profiles(
     return np.stack(out)
 
 
-def spectral_kernel(speckernel: xr.Dataset) -> KernelTable:
+def spectral_kernel(speckernel: xr.Dataset) -> SpectralKernel:
     """Read the kernels of the spectral resolution.
 
     Raises
@@ -250,4 +234,4 @@ def spectral_kernel(speckernel: xr.Dataset) -> KernelTable:
     waves, values = (
         np.asarray(speckernel[n].values, dtype=np.float64) for n in ("wavelengths", "kernels")
     )
-    return KernelTable(2 * int(half) + 1, waves, values)
+    return SpectralKernel(2 * int(half) + 1, waves, values)

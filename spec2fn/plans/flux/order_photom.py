@@ -72,7 +72,7 @@ class OrderPhotomPlan(Plan):
         factor = conversion[:, None] * (below + self.fraction * (response[self.high] - below))
         known = xp.asarray(self.covered)
         factor = xp.where(known, factor, xp.ones_like(factor))
-        beyond = xp.asarray(0.0 if self.zero_beyond else np.nan)
+        beyond = 0.0 if self.zero_beyond else np.nan
         new: dict[str, Any] = {}
         for name in SPECTRUM_COLUMNS:
             if name not in ds or not name.startswith(("flux", "background", "bkgd")):
@@ -85,7 +85,7 @@ class OrderPhotomPlan(Plan):
                 unit = "DN/s"
             if squared:
                 unit = f"({unit})^2" if "/" in unit else f"{unit}^2"
-            values = xp.where(known, values, beyond)
+            values = xp.where(known, values, old.data * beyond)
             new[name] = (old.dims, values, {**old.attrs, "units": unit})
         out = ds.assign(new)
         if "meta" in ds.attrs:  # which no trace has
@@ -152,6 +152,8 @@ def plan_order_photom(
             order, table = response_row(photom, row)
             index, fraction[k], covered[k] = locate(waves[k], table)
             low[k], high[k] = (row * width + order[index + i] for i in (0, 1))
+    response = np.asarray(photom["photom.relresponse"].values).reshape(-1)
+    covered &= np.isfinite(response[low]) & np.isfinite(response[high])
     tables, time_rows = time_tables(ds, photom, rows, params)
     return OrderPhotomPlan(
         np.array([row or 0 for row in rows]),
