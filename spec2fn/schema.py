@@ -163,6 +163,8 @@ SCALARS: Mapping[str, Scalar] = {
             ("tikhonov_factor", "TIKFACTR", "", "Tikhonov factor used in extraction"),
             ("oversampling", "OVERSAMP", "", "Oversampling used in extraction"),
             ("threshold", "THRESHLD", "", "Threshold used in extraction"),
+            ("pupil_wheel_angle", "PWCFIT", "deg", "Angle of the pupil wheel, fitted"),
+            ("trace_shift", "TRCSHIFT", "pixel", "Shift of traces across dispersion, fitted"),
         )
     },
 }

@@ -120,9 +120,9 @@ def best_factor(problem: Problem, guess: float, criterion: str) -> float:
     for step in (1.0, -1.0):
         at = start
         while abs(at + step - start) <= 3 * _DECADES:
-            at += step
+            before, at = trials[at], at + step
             trials[at] = cost(at)
-            if trials[at] > trials[at - step]:
+            if trials[at] > before:
                 break
     best = min(trials, key=trials.__getitem__)
     found = minimize_scalar(

@@ -221,6 +221,8 @@ def _as_dataset(ds: xr.Dataset, plan: OrdersPlan, columns: dict[str, Array]) -> 
         oversampling=plan.oversampling,
         threshold=plan.threshold,
         tikhonov_factor=None if plan.models is None else plan.models.joint.factor,
+        pupil_wheel_angle=None if plan.fitted is None else plan.fitted.angle,
+        trace_shift=None if plan.fitted is None else plan.fitted.shift,
     )
     if is_traced(columns["flux"]):
         return out

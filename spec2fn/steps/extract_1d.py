@@ -124,6 +124,7 @@ def extract_1d(  # noqa: PLR0917 - three references for images, three for orders
     soss_masked_pixels: Literal["rescaled", "dropped"] = "rescaled",
     soss_criterion: Literal["evidence", "gcv", "official"] = "evidence",
     soss_official_model: bool = False,
+    soss_fit_pwcpos: bool = False,
 ) -> xr.Dataset:
     """Sum (or fit) the source's spectrum at every dispersion element, for every integration.
 
@@ -232,6 +233,9 @@ def extract_1d(  # noqa: PLR0917 - three references for images, three for orders
         `soss_max_grid_size`, its integrals at the ends of pixels are rough, its spectra of orders
         that are fitted alone are zero beyond the last pixel, noise is added to the mean from which
         the smoothness is found, and order 2 of SUBSTRIP96 has an aperture of all rows.
+    soss_fit_pwcpos : bool
+        SOSS: find the angle of the pupil wheel, and a shift of the traces across the dispersion,
+        from the exposure; apertures, wavelengths and profiles are moved there.
 
     Returns
     -------

@@ -15,6 +15,7 @@ import numpy as np
 from spec2fn.dq import PIXEL
 from spec2fn.errors import ReferenceError
 from spec2fn.host.atoca import AtocaSettings, DetectorOrder, plan_atoca, typical_integration
+from spec2fn.host.trace_position import Position
 from spec2fn.kernels.atoca import Atoca, contamination_variance
 from spec2fn.kernels.column_background import column_background
 from spec2fn.kernels.series import from_neighbours
@@ -26,6 +27,7 @@ from spec2fn.plans.extraction.soss_references import (
     spectral_kernel,
     trace_model,
 )
+from spec2fn.plans.extraction.trace_fit import fit_traces
 from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
@@ -83,6 +85,8 @@ class OrdersPlan(Plan):
     oversampling : int
     threshold : float
         With which the model was made.
+    fitted : Position, optional
+        Where the traces are, if that was fitted.
     """
 
     extracts_from: ClassVar[str] = "orders"
@@ -104,6 +108,7 @@ class OrdersPlan(Plan):
     column_background: float = 0.0
     oversampling: int = 2
     threshold: float = 1e-2
+    fitted: Position | None = None
 
 
 class Given(NamedTuple):
@@ -158,8 +163,13 @@ def plan_orders(
     wanted = (1, 2, 3) if params.soss_order_3 and not small else (1, 2)
     model = trace_model(ds, pastasoss, wanted)
     orders = tuple(trace.order for trace in model.orders)
-    weights, wave, wavelength = _placed(model, shape, params.soss_width)
     profile = order_profiles(specprofile, orders, shape)
+    series = filled_series(ds)
+    found = None
+    if params.soss_fit_pwcpos:
+        error = series.error / np.sqrt(series.count)
+        model, profile, found = fit_traces(ds, model, profile, series.mean, error)
+    weights, wave, wavelength = _placed(model, shape, params.soss_width)
     apertures = weights
     if small and 2 in orders:
         # order 2 leaves the subarray, and so does its aperture, but not its light in the other's
@@ -167,7 +177,6 @@ def plan_orders(
         apertures[orders.index(2)] = 1.0
     if params.soss_official_model:
         weights = apertures
-    series = filled_series(ds)
     background = _bright_share(shape[0]) if params.subtract_background else 0.0
     replaced = params.soss_bad_pix == "model"
     models = contamination = None
@@ -196,6 +205,7 @@ def plan_orders(
         background,
         params.soss_n_os,
         params.soss_threshold,
+        found,
     )
 
 
@@ -206,7 +216,7 @@ def _placed(
     weights = np.zeros((len(model.orders), *shape))
     wave, wavelength = np.full((2, len(model.orders), shape[1]), np.nan)
     for k, trace in enumerate(model.orders):
-        placed = place_trace(trace, model.position, model.grid, shape[1])
+        placed = place_trace(trace, model.position, model.grid, shape[1], shift=(0.0, model.shift))
         inside = slice(0, trace.columns)
         weights[k, :, inside] = box_weights(placed.center, width, shape[0])
         wave[k], wavelength[k, inside] = placed.wave, placed.wavelength

@@ -41,6 +41,10 @@ class TraceModel:
     separation : (float, float)
         Wavelengths [um] below which order 2 is not fitted together with order 1, and below which
         it is fitted alone.
+    bounds : (float, float)
+        Angles [deg] for which the traces are known.
+    shift : float
+        By which all traces are moved across the dispersion [pixel].
     """
 
     orders: tuple[OrderTrace, ...]
@@ -48,6 +52,13 @@ class TraceModel:
     grid: HostArray
     throughputs: tuple[HostArray, ...]
     separation: tuple[float, float]
+    bounds: tuple[float, float]
+    shift: float = 0.0
+
+    def at(self, position: float, shift: float = 0.0) -> TraceModel:
+        """Return the model at another angle of the wheel, and moved."""
+        orders = tuple(_kept(trace, position) for trace in self.orders)
+        return replace(self, orders=orders, position=position, shift=shift)
 
 
 def trace_model(ds: xr.Dataset, pastasoss: xr.Dataset, orders: Sequence[int]) -> TraceModel:
@@ -71,7 +82,8 @@ def trace_model(ds: xr.Dataset, pastasoss: xr.Dataset, orders: Sequence[int]) ->
     """
     tree: Mapping[str, Any] = pastasoss.attrs.get("tree", {})
     meta = _entry(pastasoss, tree, "meta")
-    position = _position(ds, pastasoss, meta)
+    low, high = (float(v) for v in _entry(pastasoss, meta, "pwcpos_bounds"))
+    position = _position(ds, pastasoss, (low, high))
     models = {name: _by_order(pastasoss, tree, name) for name in _LISTS}
     found = [o for o in orders if all(o in of_order for of_order in models.values())]
     if not found:
@@ -81,7 +93,7 @@ def trace_model(ds: xr.Dataset, pastasoss: xr.Dataset, orders: Sequence[int]) ->
     first = _FIRST_ROW.get(ds.sizes["y"], 0)
     commanded = float(_entry(pastasoss, meta, "pwcpos_cmd"))
     traces, wavecals, throughputs = (models[name] for name in _LISTS)
-    low, high, count = (_entry(pastasoss, meta, f"wavemap_{n}") for n in ("wlmin", "wlmax", "nwl"))
+    *ends, count = (_entry(pastasoss, meta, f"wavemap_{n}") for n in ("wlmin", "wlmax", "nwl"))
     low_red, high_blue = _entry(pastasoss, meta, "order2_separation_cutoff")
     return TraceModel(
         tuple(
@@ -89,12 +101,13 @@ def trace_model(ds: xr.Dataset, pastasoss: xr.Dataset, orders: Sequence[int]) ->
             for o in found
         ),
         position,
-        np.linspace(float(low), float(high), int(count)),
+        np.linspace(float(ends[0]), float(ends[1]), int(count)),
         tuple(
             np.stack([_numbers(pastasoss, throughputs[o], n) for n in ("wavelength", "throughput")])
             for o in found
         ),
         (float(low_red), float(high_blue)),
+        (low, high),
     )
 
 
@@ -119,9 +132,9 @@ def _by_order(
     return {int(_entry(ref, one, "spectral_order")): one for one in _entry(ref, tree, name)}
 
 
-def _position(ds: xr.Dataset, ref: xr.Dataset, meta: Mapping[str, Any]) -> float:
+def _position(ds: xr.Dataset, ref: xr.Dataset, bounds: tuple[float, float]) -> float:
     position = meta_of(ds).number("PWCPOS", _WHO)
-    low, high = (float(v) for v in _entry(ref, meta, "pwcpos_bounds"))
+    low, high = bounds
     if low <= position <= high:
         return position
     msg = (
@@ -153,8 +166,14 @@ def _order_trace(
         order,
         int(_entry(ref, trace, "cutoff")),
     )
-    kept = np.flatnonzero(turned_trace(out, position)[1] <= _LAST_ROW)
-    return replace(out, kept=tuple(kept.tolist()))
+    return _kept(out, position)
+
+
+def _kept(trace: OrderTrace, position: float) -> OrderTrace:
+    """Leave out the points of a trace that are beyond the detector once turned."""
+    every = replace(trace, kept=tuple(range(len(trace.x))))
+    kept = np.flatnonzero(turned_trace(every, position)[1] <= _LAST_ROW)
+    return replace(trace, kept=tuple(kept.tolist()))
 
 
 def _matrix(coefficients: HostArray) -> HostArray:
