@@ -15,6 +15,7 @@ __all__ = ["TemplateFit", "best_template", "step_columns"]
 _STEP = (685, 725)
 _LAST = 950
 _SMOOTHING = 3.0
+_ENOUGH = 0.25  # of the pixels of a block
 
 
 class TemplateFit(NamedTuple):
@@ -81,7 +82,8 @@ def best_template(
         Of the ratios.
     block : int
         Pixels along the side of squares that count by their mean over all integrations. The lowest
-        of single pixels are those with the lowest noise, and their ratios below the background.
+        of single pixels are those with the lowest noise, and their ratios below the background;
+        squares are chosen by every other of their pixels, and count by the others.
 
     Returns
     -------
@@ -98,13 +100,17 @@ def best_template(
         good &= data < np.percentile(data[good], source_percentile)
     columns = slice(0, _LAST + 1)
     near, good = (np.ascontiguousarray(a[..., columns]) for a in (data, good))
+    limits = (source_percentile, *background_percentiles)
     best: TemplateFit | None = None
     for index, image in enumerate(library):
         right = np.arange(near.shape[-1]) >= step_columns(image)[:, None]
-        seen = [good & side for side in (~right, right)]
-        if block > 1:
-            seen = [s & _faint(block, s, near, source_percentile) for s in seen]
-        sides = [_scale(near, s, image[:, columns], background_percentiles, block) for s in seen]
+        of_image = image[:, columns]
+        sides = [
+            _scale(near, good & side, of_image, background_percentiles)
+            if block == 1
+            else _scale_of_blocks(near, good & side, of_image, limits, block)
+            for side in (~right, right)
+        ]
         if any(side is None for side in sides):
             continue
         scales, spreads = zip(*(s for s in sides if s is not None), strict=True)
@@ -114,44 +120,11 @@ def best_template(
     return best
 
 
-def _means(block: int, good: HostArray, *images: HostArray) -> tuple[HostArray, ...]:
-    """Means of the good pixels of blocks, (y, x); NaN where fewer than half of them are good.
-
-    Of each of the images, ([integration,] y, x).
-    """
-    rows, columns = (np.arange(0, n, block) for n in good.shape[-2:])
-
-    def total(values: HostArray) -> HostArray:
-        return np.add.reduceat(np.add.reduceat(values.sum(axis=0), rows, 0), columns, 1)
-
-    number = total(good.astype(np.float64))
-    few = number < 0.5 * total(np.ones(good.shape))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found = (total(np.where(good, v, 0.0)) / number for v in images)
-        return tuple(np.where(few, np.nan, mean) for mean in found)
-
-
-def _faint(block: int, good: HostArray, data: HostArray, percentile: float) -> HostArray:
-    """Pixels (y, x) of the blocks whose mean is below this percentile of all."""
-    (means,) = _means(block, good, data)
-    known = means[np.isfinite(means)]
-    limit = np.percentile(known, percentile) if known.size else -np.inf
-    rows, columns = data.shape[-2:]
-    return (means < limit).repeat(block, axis=0)[:rows].repeat(block, axis=1)[:, :columns]
-
-
 def _scale(
-    data: HostArray,
-    good: HostArray,
-    image: HostArray,
-    percentiles: tuple[float, float],
-    block: int,
+    data: HostArray, good: HostArray, image: HostArray, percentiles: tuple[float, float]
 ) -> tuple[float, float] | None:
     """Scale of an image on one side, and the root mean square of what is left."""
-    if block == 1:
-        values, of_image = data[good], np.broadcast_to(image, data.shape)[good]
-    else:
-        values, of_image = (v.ravel() for v in _means(block, good, data, image))
+    values, of_image = data[good], np.broadcast_to(image, data.shape)[good]
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = values / of_image
     finite = np.isfinite(ratio)
@@ -164,3 +137,48 @@ def _scale(
         return None
     scale = float(np.median(between))
     return scale, float(np.sqrt(np.square(values - of_image * scale).mean()))
+
+
+def _scale_of_blocks(
+    data: HostArray,
+    good: HostArray,
+    image: HostArray,
+    percentiles: tuple[float, float, float],
+    block: int,
+) -> tuple[float, float] | None:
+    """The same from means of blocks; the first percentile is that of the source."""
+    rows, columns = np.indices(image.shape)
+    even = (rows + columns) % 2 == 0
+    chosen, counted = (_means(block, good & half, data, image) for half in (even, ~even))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        first, second = chosen[0] / chosen[1], counted[0] / counted[1]
+    known = np.isfinite(first) & np.isfinite(second)
+    if not known.any():
+        return None
+    faint = known & (chosen[0] < np.percentile(chosen[0][known], percentiles[0]))
+    if not faint.any():
+        return None
+    low, high = np.percentile(first[faint], percentiles[1:])
+    between = faint & (first > low) & (first < high)
+    if not between.any():
+        return None
+    scale = float(np.median(second[between]))
+    return scale, float(np.sqrt(np.square(counted[0] - counted[1] * scale)[faint].mean()))
+
+
+def _means(
+    block: int, good: HostArray, data: HostArray, image: HostArray
+) -> tuple[HostArray, HostArray]:
+    """Means over the good pixels of blocks, of data and image; NaN where there are few of them."""
+    rows, columns = (np.arange(0, n, block) for n in image.shape)
+
+    def total(values: HostArray) -> HostArray:
+        return np.add.reduceat(np.add.reduceat(values, rows, 0), columns, 1)
+
+    times = good.sum(axis=0, dtype=np.float64)
+    number = total(times)
+    few = number < _ENOUGH * len(good) * total(np.ones(image.shape))
+    sums = np.where(good, data, 0.0).sum(axis=0, dtype=np.float64), times * image
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = [np.where(few, np.nan, total(v) / number) for v in sums]
+    return found[0], found[1]
