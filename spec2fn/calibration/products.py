@@ -44,6 +44,14 @@ _SUFFIXES = {
 }
 
 
+# Parameters that name side products: the suffixes of these.
+_NAMED_BY = {
+    "soss_modelname": ("SossExtractModel", "AtocaSpectra"),
+    "soss_wave_grid_out": ("grid",),
+}
+_NAMED_IN_FULL = ("grid",)
+
+
 def output_folder(path: str | os.PathLike[str]) -> Path:
     """Make a folder for output if it does not exist, and return it.
 
@@ -135,6 +143,17 @@ def _keyword_value(references: References, key: str) -> str:
     return name if name == "N/A" or key in references.overridden else f"crds://{name}"
 
 
+def _named(job: Job) -> dict[str, str]:
+    """Base names that parameters give to products besides, by suffix."""
+    return {
+        suffix: str(name)
+        for step in steps_of(job.settings.pipeline)
+        for parameter, suffixes in _NAMED_BY.items()
+        if (name := step.defaults().get(parameter))
+        for suffix in suffixes
+    }
+
+
 def product_paths(
     job: Job, kinds: Iterable[str], folder: Path, file_format: Format
 ) -> dict[str, Path]:
@@ -143,8 +162,13 @@ def product_paths(
 
     ending = ".fits" if file_format == "fits" else ".nc"
     suffixes = {s.key: s.suffix for s in steps_of(job.settings.pipeline)}
+    named = _named(job)
     paths = {}
     for key in kinds:
+        if key in named:
+            suffix = "" if key in _NAMED_IN_FULL else f"_{key}"
+            paths[key] = folder / f"{named[key].removesuffix('.fits')}{suffix}{ending}"
+            continue
         kind, _, cube = key.partition(":")
         name = product_name(job.name, suffixes.get(kind, kind), job.multi_integration, ending)
         paths[key] = folder / (product_name_of_cube(name, cube) if cube else name)
@@ -249,4 +273,5 @@ def _streamed(
             stream.close(record)
         for kind, ds in same.items():
             save(with_meta(ds, records={"run": record}), paths[kind])
-    return _collected({kind: open_product(path) for kind, path in paths.items()}), paths, whole
+    opened = {k: open_product(path) for k, path in paths.items() if k not in _named(job)}
+    return _collected(opened), paths, whole

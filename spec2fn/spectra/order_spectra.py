@@ -13,7 +13,7 @@ from spec2fn.kernels.column_background import column_background
 from spec2fn.kernels.namespace import array_namespace, is_traced, positive_root, safe_divide
 from spec2fn.kernels.series import from_neighbours
 from spec2fn.plans.extraction.extract_orders import NEIGHBOURS, OrdersPlan
-from spec2fn.schema import VARIANCES, meta_of, set_scalars, with_attrs
+from spec2fn.schema import VARIANCES, meta_of, set_scalars, with_attrs, with_meta
 from spec2fn.spectra.datasets import spectra_dataset
 from spec2fn.typing import Array
 
@@ -25,7 +25,9 @@ __all__ = ["extract_orders"]
 _DOUBTFUL = 10.0  # by how much larger than usual the error of a value from elsewhere is
 
 
-def extract_orders(ds: xr.Dataset, plan: OrdersPlan) -> xr.Dataset:
+def extract_orders(
+    ds: xr.Dataset, plan: OrdersPlan, *, save_models: bool = False, save_grid: bool = False
+) -> xr.Dataset:
     """Extract the spectrum of every order.
 
     Parameters
@@ -33,6 +35,8 @@ def extract_orders(ds: xr.Dataset, plan: OrdersPlan) -> xr.Dataset:
     ds : xarray.Dataset
         Dims ([integration,] y, x); an image counts as one integration.
     plan : OrdersPlan
+    save_models, save_grid : bool
+        Keep the images of the models, and the wavelengths of the fit, in ``meta.records``.
 
     Returns
     -------
@@ -62,7 +66,16 @@ def extract_orders(ds: xr.Dataset, plan: OrdersPlan) -> xr.Dataset:
         amplitudes = order_amplitudes(plan.models, data, own)
     columns = _each(lambda *one: _of_one(plan, *one), data, error, masked, amplitudes)
     columns["background"] = xp.broadcast_to(background[:, None], columns["flux"].shape)
-    return _as_dataset(ds, plan, _within(columns, plan))
+    out = _as_dataset(ds, plan, _within(columns, plan))
+    if plan.models is None or is_traced(amplitudes):
+        return out
+    kept: dict[str, Any] = {}
+    if save_models:
+        kept["SossExtractModel"] = _images(out, plan, amplitudes)
+    if save_grid:
+        grid = {"wavegrid": ("wave", np.asarray(plan.models.joint.wave), {"units": "um"})}
+        kept["grid"] = _beside(out, "SossWaveGridModel", grid)
+    return with_meta(out, records=kept) if kept else out
 
 
 def _series(image: Array) -> Array:
@@ -227,3 +240,26 @@ def _as_dataset(ds: xr.Dataset, plan: OrdersPlan, columns: dict[str, Array]) -> 
     if is_traced(columns["flux"]):
         return out
     return out.assign_attrs(meta=meta_of(ds).replace(wcs=None))
+
+
+def _images(out: xr.Dataset, plan: OrdersPlan, amplitudes: Array) -> xr.Dataset:
+    """Models and apertures of the orders, (integration, y, x)."""
+    assert plan.models is not None
+    count = amplitudes.shape[0]
+    models = [np.asarray(order_models(plan.models, a)).astype(np.float32) for a in amplitudes]
+    planes: dict[str, Any] = {}
+    for k, order in enumerate(plan.orders):
+        image = np.stack([np.nan_to_num(m[k], nan=0.0) for m in models])
+        planes[f"order{order}"] = (("integration", "y", "x"), image)
+    for k, order in enumerate(plan.orders):
+        aperture = np.asarray(plan.weights[k], np.float32)
+        everywhere = np.broadcast_to(aperture, (count, *aperture.shape))
+        planes[f"aperture{order}"] = (("integration", "y", "x"), everywhere)
+    return _beside(out, "SossExtractModel", planes)
+
+
+def _beside(out: xr.Dataset, model: str, variables: dict[str, Any]) -> xr.Dataset:
+    """A product with the headers of the spectra."""
+    import xarray as xr
+
+    return xr.Dataset(variables, attrs={**out.attrs, "model": model})

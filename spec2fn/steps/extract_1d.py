@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Literal, TypeGuard
+from os import PathLike
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard
 
-from spec2fn.engine.step import PLANNED, Skip, step
+import numpy as np
+
+from spec2fn.engine.step import PLANNED, Skip, as_reference, step
+from spec2fn.errors import InputError
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, Range
 from spec2fn.pieces import Exposure, Pieces, pieces_of
 from spec2fn.plans.extraction.extract_cube import CubeExtractionPlan, plan_cube
 from spec2fn.plans.extraction.extract_images import ImagesPlan, plan_images
-from spec2fn.plans.extraction.extract_orders import OrdersPlan, plan_orders
+from spec2fn.plans.extraction.extract_orders import Given, OrdersPlan, plan_orders
 from spec2fn.slits import strings
 from spec2fn.spectra.cube_spectra import extract_cube
 from spec2fn.spectra.image_spectra import extract_images
 from spec2fn.spectra.order_spectra import extract_orders
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -39,7 +44,8 @@ def _plan(  # noqa: PLR0917 - what the step has
 ) -> AnyExtractionPlan | Skip:
     if mode_of(ds).layout == "orders":
         assert not isinstance(ds, Pieces)
-        orders = plan_orders(ds, (pastasoss, specprofile, speckernel), params)
+        references = pastasoss, specprofile, speckernel
+        orders = plan_orders(ds, references, params, _given_by_user(params))
         return Skip(orders) if isinstance(orders, str) else orders
     if _is_cube(ds):
         return plan_cube(ds, extract1d, apcorr, params)
@@ -47,6 +53,34 @@ def _plan(  # noqa: PLR0917 - what the step has
         return Skip("no cube was built, and spectra are only extracted from cubes")
     plan = plan_images(ds, extract1d, apcorr, psf, params)
     return Skip(plan) if isinstance(plan, str) else plan
+
+
+def _given_by_user(params: Parameters) -> Given:
+    """The grid and the spectrum that the parameters name, or are."""
+    return Given(
+        _columns(params.soss_wave_grid_in, "soss_wave_grid_in", ("wavegrid",)),
+        _columns(params.soss_estimate, "soss_estimate", ("extract1d.wavelength", "extract1d.flux")),
+    )
+
+
+def _columns(value: Any, parameter: str, names: tuple[str, ...]) -> HostArray | None:  # noqa: ANN401 - whatever a user gives
+    """One column of a file or Dataset, or two as rows; an array is taken as it is."""
+    if value is None:
+        return None
+    if isinstance(value, (str, PathLike)):
+        value = as_reference(value, parameter)
+    if not hasattr(value, "data_vars"):
+        return np.asarray(value, dtype=np.float64)
+    missing = [name.upper() for name in names if name not in value]
+    if missing:
+        held = ", ".join(sorted(map(str, value.data_vars))) or "nothing"
+        msg = (
+            f"extract_1d: {parameter} has no {', '.join(missing)} (it holds {held}); give a file"
+            " that has it"
+        )
+        raise InputError(msg)
+    found = [np.asarray(value[name].values, dtype=np.float64) for name in names]
+    return found[0] if len(names) == 1 else np.stack(found)
 
 
 def _is_cube(ds: Exposure) -> TypeGuard[xr.Dataset]:
@@ -259,6 +293,10 @@ def extract_1d(  # noqa: PLR0917 - three references for images, three for orders
     extract: Mapping[str, Callable[..., xr.Dataset]] = {
         "images": functools.partial(extract_images, saved=saved),
         "cube": extract_cube,
-        "orders": extract_orders,
+        "orders": functools.partial(
+            extract_orders,
+            save_models=soss_modelname is not None,
+            save_grid=soss_wave_grid_out is not None,
+        ),
     }
     return extract[plan.extracts_from](ds, plan)
