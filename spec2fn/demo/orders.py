@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
     from spec2fn.forward.rendered import Rendered
 
-__all__ = ["Depth", "compare_orders", "plot_orders", "transit_depth", "white_light"]
+__all__ = [
+    "Depth",
+    "compare_orders",
+    "plot_orders",
+    "read_models",
+    "transit_depth",
+    "white_light",
+]
 
 _COLORS = {1: "C0", 2: "C3", 3: "C2"}
 _BIN = 32  # columns of a point of a spectrum of depths
@@ -108,6 +115,14 @@ def white_light(c: Comparison) -> tuple[HostArray, HostArray, HostArray]:
     return flux / level, error / level, truth / level
 
 
+def read_models(path: Path) -> HostArray:
+    """Return the models of the first integration, (order, y, x), from their product."""
+    from astropy.io import fits
+
+    with fits.open(path) as hdus:
+        return np.stack([h.data[0].astype(np.float64) for h in hdus if h.name.startswith("ORDER")])
+
+
 def plot_orders(
     path: Path, mode: str, comparisons: Sequence[Comparison], products: Mapping[str, Any]
 ) -> None:
@@ -120,7 +135,7 @@ def plot_orders(
     comparisons : sequence of Comparison
         Of orders.
     products : mapping
-        ``cal``, and ``models``, the image of each order (order, integration, y, x).
+        ``cal``, and ``models``, see :func:`read_models`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -148,7 +163,7 @@ def _plot_images(figure: Figure, page: Any, products: Mapping[str, Any]) -> None
 
     cal, models = products["cal"], products["models"]
     image, error = (np.asarray(cal[n].values[0], np.float64) for n in ("sci", "err"))
-    parts = np.nan_to_num(models[:, 0])
+    parts = np.nan_to_num(models)
     left = (image - parts.sum(0)) / error
     scale = float(np.nanpercentile(parts.sum(0), 99.5))
     bright: Any = AsinhNorm(linear_width=scale / 100, vmin=-scale / 200, vmax=scale)

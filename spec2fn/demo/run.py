@@ -18,6 +18,7 @@ import numpy as np
 from spec2fn.demo.comparison import Comparison, compare
 from spec2fn.demo.figures import plot
 from spec2fn.demo.modes import DEMOS
+from spec2fn.demo.orders import read_models
 from spec2fn.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -151,6 +152,8 @@ def run_demo(
         params["targ_centroid"] = {"skip": False}
     if mode == "miri-mrs":
         params["cube_build"] = {"output_type": "band"}
+    if mode == "niriss-soss":
+        params["extract_1d"] = {"soss_modelname": mode}
     if mode in ("miri-mrs", "nirspec-ifu"):
         # what is clipped counts in the area of the annulus, and biases the background
         params["extract_1d"] = {"bkg_sigma_clip": 10.0}
@@ -178,6 +181,8 @@ def run_demo(
     if "uncorrected" in shown:
         shown["uncorrected"] = compare(shown["uncorrected"], rendered)
         shown |= {n: open_product(result.files[n]) for n in ("flat_field", "simul")}
+    if "SossExtractModel" in result.files:
+        shown["models"] = read_models(result.files["SossExtractModel"])
     files = {
         "input": association,
         "cache": cache,

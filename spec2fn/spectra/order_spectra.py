@@ -192,7 +192,7 @@ def _of_the_nearest(values: Array, variance: Array, known: Array, wanted: Array)
 def _within(columns: dict[str, Array], plan: OrdersPlan) -> dict[str, Array]:
     """All columns of the table; NaN where no pixel is used, 0 beyond the end of an order."""
     xp = array_namespace(*columns.values())
-    within = np.isfinite(plan.wavelength)
+    within = xp.isfinite(xp.asarray(plan.wavelength))
     nothing = ~(columns["npixels"] > 0)
     out = {
         name: xp.where(nothing, np.nan, value) if name.startswith("flux") else value
