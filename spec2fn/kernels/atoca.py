@@ -243,9 +243,9 @@ class SpectrumFit(Plan):
 class _Chain:
     """Pairs of neighbours in wavelength, which do not respond to a constant spectrum."""
 
-    def __init__(self, fit: SpectrumFit) -> None:
+    def __init__(self, fit: SpectrumFit, *others: Array) -> None:
         self.fit = fit
-        self.xp = array_namespace(fit.response, fit.wave)
+        self.xp = array_namespace(fit.response, fit.wave, *others)
         self.shape = fit.response.shape[:2]
         ones = self.xp.ones(fit.pins.shape[0])
         total = self.rows(fit.response.sum(axis=-1), ones)
@@ -259,12 +259,12 @@ class _Chain:
             shape = (*flat.shape[:-1], self.fit.pins.shape[0])
             end = self.xp.zeros(shape) if pins is None else self.xp.broadcast_to(pins, shape)
             flat = self.xp.concatenate([flat, end], axis=-1)
-        return flat[..., self.fit.chain]
+        return flat[..., self.xp.asarray(self.fit.chain)]
 
     def places(self, rows: Array) -> tuple[Array, Array]:
         """Undo :meth:`rows`: (..., order, disp), and the pins (..., pin)."""
         padded = self.xp.concatenate([rows, self.xp.zeros_like(rows[..., :1])], axis=-1)
-        flat = padded[..., self.fit.position]
+        flat = padded[..., self.xp.asarray(self.fit.position)]
         many = self.shape[0] * self.shape[1]
         return flat[..., :many].reshape(*flat.shape[:-1], *self.shape), flat[..., many:]
 
@@ -350,7 +350,7 @@ def column_variance(fit: SpectrumFit, precision: Array) -> Array:
 
 def link_values(fit: SpectrumFit, variance: Array, pull: Array) -> Array:
     """What the pixels say about the links of a fit, in the order of its matrix, (..., link)."""
-    chain = _Chain(fit)
+    chain = _Chain(fit, variance, pull)
     return chain.difference(chain.rows(_scaled(variance, pull)))[..., fit.turn]
 
 
@@ -496,7 +496,7 @@ def fit_spectrum(fit: SpectrumFit, sums: ColumnSums) -> tuple[Array, Array]:
         Of each order in each column; of those not :attr:`~SpectrumFit.covered` as well.
     """
     xp = array_namespace(fit.response, fit.factor, *sums)
-    chain = _Chain(fit)
+    chain = _Chain(fit, fit.factor, *sums)
     variance = _variance(fit, chain, sums.precision)
     right = link_values(fit, variance, sums.pull)
     step = fit.wave[1:] - fit.wave[:-1]
