@@ -53,8 +53,9 @@ def extract_orders(
         data = from_neighbours(sci, typical, NEIGHBOURS)
     # those of all integrations would take eight times the memory of the exposure
     step = _BLOCK if xp is np else len(sci)
+    apertures = _apertures(plan)
     parts = [
-        _of_some(plan, sci[k : k + step], data[k : k + step], err[k : k + step])
+        _of_some(plan, apertures, *(a[k : k + step] for a in (sci, data, err)))
         for k in range(0, len(sci), step)
     ]
     columns = {name: xp.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -75,7 +76,9 @@ def _series(image: Array) -> Array:
     return image if image.ndim == 3 else image[None]
 
 
-def _of_some(plan: OrdersPlan, sci: Array, data: Array, err: Array) -> dict[str, Array]:
+def _of_some(
+    plan: OrdersPlan, apertures: _Apertures, sci: Array, data: Array, err: Array
+) -> dict[str, Array]:
     """Columns of the orders of images, (integration, order, disp), and their amplitudes."""
     xp = array_namespace(sci, err, plan.weights)
     missing = ~(xp.isfinite(sci) & xp.isfinite(err))
@@ -91,7 +94,6 @@ def _of_some(plan: OrdersPlan, sci: Array, data: Array, err: Array) -> dict[str,
     amplitudes = xp.full((data.shape[0], len(plan.orders), data.shape[-1]), np.nan)
     if plan.models is not None:
         amplitudes = order_amplitudes(plan.models, data, error if plan.own_errors else None)
-    apertures = _apertures(plan)
     columns = _each(lambda *one: _of_one(plan, apertures, one), data, error, masked, amplitudes)
     columns["background"] = xp.broadcast_to(background[:, None], columns["flux"].shape)
     return {**columns, "amplitude": amplitudes}
