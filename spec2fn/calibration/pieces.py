@@ -31,6 +31,7 @@ _PLANES_IN_WORK = 20
 # Integrations from which plans are made that depend on all of them: with more, means and medians
 # of a background or a spectrum do not become better by much.
 _SURVEYED = 16
+_LEAST = 8  # of a piece of such an exposure
 
 
 def chunk_size(job: Job, asked: int | None) -> int | None:
@@ -40,8 +41,9 @@ def chunk_size(job: Job, asked: int | None) -> int | None:
         return None
     total = ds.sizes["integration"]
     pixels = ds.sizes["y"] * ds.sizes["x"]
-    least = _SURVEYED if mode_of(ds).surveyed else 1
-    size = asked or max(least, CHUNK_BYTES // (4 * pixels * _PLANES_IN_WORK))
+    size = asked or max(1, CHUNK_BYTES // (4 * pixels * _PLANES_IN_WORK))
+    if mode_of(ds).surveyed and not asked:
+        size = total if total <= _SURVEYED else max(_LEAST, size)
     whole = any(not s.skip and not s.works_in_pieces for s in steps_of(job.settings.pipeline))
     return None if whole or size >= total else size
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Depth",
     "Models",
+    "binned_ratio",
     "compare_orders",
     "plot_orders",
     "read_models",
@@ -207,7 +208,7 @@ def _plot_spectra(axis: Axes, below: Axes, comparisons: Sequence[Comparison]) ->
     for c in comparisons:
         color, flux = _color(c), np.where(c.clean, c.flux, np.nan)[0]
         axis.plot(c.wavelength, 1e3 * flux, ".", ms=2.5, color=color, label=c.name)
-        wave, ratio, error = _mean_ratio(c)
+        wave, ratio, error = binned_ratio(c)
         below.errorbar(wave, 1e2 * (ratio - 1), 1e2 * error, fmt="o", ms=2.5, lw=0.8, color=color)
     for c in comparisons:
         label = "truth" if c is comparisons[0] else None
@@ -228,8 +229,11 @@ def _color(c: Comparison) -> str:
     return _COLORS[int(c.name.split()[1])]
 
 
-def _mean_ratio(c: Comparison) -> tuple[HostArray, HostArray, HostArray]:
-    """Wavelength, ratio of flux to truth and its error, in bins of columns that are clean."""
+def binned_ratio(c: Comparison) -> tuple[HostArray, HostArray, HostArray]:
+    """Return wavelength, ratio of flux to truth and its error, in bins of columns.
+
+    Of all integrations together; columns with a flagged pixel in any of them are left out.
+    """
     (good,) = np.nonzero(c.clean.all(0))
     bins = np.array_split(good, max(len(good) // _BIN, 1))
     wave = np.array([c.wavelength[b].mean() for b in bins])

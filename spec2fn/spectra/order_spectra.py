@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from spec2fn.dq import Pixel
-from spec2fn.kernels.atoca import decontaminate, order_amplitudes, order_models
+from spec2fn.kernels.atoca import order_amplitudes, order_models
 from spec2fn.kernels.column_background import column_background
 from spec2fn.kernels.namespace import array_namespace, is_traced, positive_root, safe_divide
 from spec2fn.kernels.series import from_neighbours
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["extract_orders"]
 
+_BLOCK = 4  # integrations
 _DOUBTFUL = 10.0  # by how much larger than usual the error of a value from elsewhere is
 
 
@@ -45,27 +46,20 @@ def extract_orders(
     """
     sci, err = (_series(ds.variables[n].data) for n in ("sci", "err"))
     xp = array_namespace(sci, err, plan.weights)
-    missing = ~(xp.isfinite(sci) & xp.isfinite(err))
     typical = xp.asarray(plan.typical).astype(sci.dtype)
     if plan.rescaled:
         data = xp.where(xp.isfinite(sci), sci, typical)
     else:
         data = from_neighbours(sci, typical, NEIGHBOURS)
-    data = data.astype(np.float64)
-    error = xp.where(missing, _DOUBTFUL * xp.asarray(plan.error), err.astype(np.float64))
-    masked = xp.asarray(plan.masked) | ~(error > 0) | ~xp.isfinite(error)
-    if plan.rescaled:
-        masked = masked | missing
-    background = xp.zeros_like(data[:, 0])
-    if plan.column_background:
-        background = column_background(data, masked, plan.column_background)
-        data = data - background[:, None]
-    amplitudes = xp.full((data.shape[0], len(plan.orders), data.shape[-1]), np.nan)
-    if plan.models is not None:
-        own = error if plan.own_errors else None
-        amplitudes = order_amplitudes(plan.models, data, own)
-    columns = _each(lambda *one: _of_one(plan, *one), data, error, masked, amplitudes)
-    columns["background"] = xp.broadcast_to(background[:, None], columns["flux"].shape)
+    # those of all integrations would take eight times the memory of the exposure
+    step = _BLOCK if xp is np else len(sci)
+    apertures = _apertures(plan)
+    parts = [
+        _of_some(plan, apertures, *(a[k : k + step] for a in (sci, data, err)))
+        for k in range(0, len(sci), step)
+    ]
+    columns = {name: xp.concatenate([part[name] for part in parts]) for name in parts[0]}
+    amplitudes = columns.pop("amplitude")
     out = _as_dataset(ds, plan, _within(columns, plan))
     if plan.models is None or is_traced(amplitudes):
         return out
@@ -82,6 +76,29 @@ def _series(image: Array) -> Array:
     return image if image.ndim == 3 else image[None]
 
 
+def _of_some(
+    plan: OrdersPlan, apertures: _Apertures, sci: Array, data: Array, err: Array
+) -> dict[str, Array]:
+    """Columns of the orders of images, (integration, order, disp), and their amplitudes."""
+    xp = array_namespace(sci, err, plan.weights)
+    missing = ~(xp.isfinite(sci) & xp.isfinite(err))
+    data = data.astype(np.float64)
+    error = xp.where(missing, _DOUBTFUL * xp.asarray(plan.error), err.astype(np.float64))
+    masked = xp.asarray(plan.masked) | ~(error > 0) | ~xp.isfinite(error)
+    if plan.rescaled:
+        masked = masked | missing
+    background = xp.zeros_like(data[:, 0])
+    if plan.column_background:
+        background = column_background(data, masked, plan.column_background)
+        data = data - background[:, None]
+    amplitudes = xp.full((data.shape[0], len(plan.orders), data.shape[-1]), np.nan)
+    if plan.models is not None:
+        amplitudes = order_amplitudes(plan.models, data, error if plan.own_errors else None)
+    columns = _each(lambda *one: _of_one(plan, apertures, one), data, error, masked, amplitudes)
+    columns["background"] = xp.broadcast_to(background[:, None], columns["flux"].shape)
+    return {**columns, "amplitude": amplitudes}
+
+
 def _each(function: Callable[..., dict[str, Array]], *series: Array) -> dict[str, Array]:
     """Apply a function to the images of series, one after the other or all at once."""
     xp = array_namespace(*series)
@@ -94,33 +111,72 @@ def _each(function: Callable[..., dict[str, Array]], *series: Array) -> dict[str
     return {name: np.stack([one[name] for one in done]) for name in done[0]}
 
 
-def _of_one(
-    plan: OrdersPlan, data: Array, error: Array, masked: Array, amplitude: Array
-) -> dict[str, Array]:
-    """Columns of the orders of one image, (order, disp)."""
-    xp = array_namespace(data, error, plan.weights, amplitude)
+class _Apertures(NamedTuple):
+    """The pixels of the apertures alone: (order, pixel, disp).
+
+    Attributes
+    ----------
+    at : tuple of array
+        Index of an image.
+    weights : array
+    profiles : array, (order, order, pixel, disp)
+        Light of the second order in the aperture of the first.
+    own : array
+        That of the order itself.
+    modelled : array of bool
+    """
+
+    at: tuple[Array, Array]
+    weights: Array
+    profiles: Array
+    own: Array
+    modelled: Array
+
+
+def _apertures(plan: OrdersPlan) -> _Apertures:
+    xp = array_namespace(plan.weights, plan.profile)
+    rows = np.asarray(plan.rows)
+    columns = np.broadcast_to(np.arange(rows.shape[-1]), rows.shape)
+    order = np.arange(len(rows))[:, None, None]
     weights, profile = xp.asarray(plan.weights), xp.asarray(plan.profile)
-    zero = xp.zeros_like(data)
-    good = ~masked
-    data, variance = xp.where(good, data, zero), xp.where(good, error * error, zero)
+    profiles = xp.moveaxis(profile[:, rows, columns], 0, 1)
+    modelled = np.zeros(rows.shape, bool)
+    if plan.models is not None:
+        modelled = xp.asarray(plan.models.modelled)[rows, columns]
+    return _Apertures(
+        (rows, columns),
+        weights[order, rows, columns],
+        profiles,
+        profile[order, rows, columns],
+        modelled,
+    )
+
+
+def _of_one(plan: OrdersPlan, of: _Apertures, image: tuple[Array, ...]) -> dict[str, Array]:
+    """Columns of the orders of one image, (order, disp)."""
+    xp = array_namespace(*image, of.weights)
+    data, error, masked, amplitude = image
+    good = ~masked[of.at]
+    data = xp.where(good, data[of.at], 0.0)
+    variance = xp.where(good, error[of.at] ** 2, 0.0)
     known = xp.where(xp.isfinite(amplitude), amplitude, 0.0)
-    counted = used = xp.where(good, weights, 0.0)
+    counted = used = xp.where(good, of.weights, 0.0)
     if plan.optimal:
-        used = _by_profile(plan, used)
+        used = _by_profile(plan, of, used)
     # light of all orders in the apertures of all
-    shared = xp.einsum("oyx,qyx->oqx", used, profile)
+    shared = xp.einsum("okx,oqkx->oqx", used, of.profiles)
     others = 1.0 - np.eye(len(plan.orders))[:, :, None]
-    flux = xp.einsum("oyx,yx->ox", used, data) - (others * shared * known).sum(axis=1)
-    squared = xp.einsum("oyx,yx->ox", used * used if plan.optimal else used, variance)
-    whole = xp.einsum("oyx,oyx->ox", used, used * variance)
-    if plan.replaced:
-        put_in, doubt = _of_models(plan, (data, variance, good), amplitude)
-        flux = flux + xp.einsum("oyx,oyx->ox", put_in, profile) * known
-        squared = squared + xp.einsum("oyx,oyx->ox", put_in, doubt)
+    flux = (used * data).sum(axis=1) - (others * shared * known).sum(axis=1)
+    squared = ((used * used if plan.optimal else used) * variance).sum(axis=1)
+    whole = (used * used * variance).sum(axis=1)
+    if plan.replaced and not plan.optimal:
+        put_in, doubt = _of_models(of, (data, variance, good), known, xp.isfinite(amplitude))
+        flux = flux + (put_in * of.own).sum(axis=1) * known
+        squared = squared + (put_in * doubt).sum(axis=1)
         counted = counted + put_in
     if plan.rescaled and not plan.optimal:
-        seen = xp.einsum("oyx,oyx->ox", counted, profile)
-        scale = safe_divide(xp.einsum("oyx,oyx->ox", weights, profile), seen, seen > 0)
+        seen = (counted * of.own).sum(axis=1)
+        scale = safe_divide((of.weights * of.own).sum(axis=1), seen, seen > 0)
         flux, squared, whole = flux * scale, squared * scale * scale, whole * scale * scale
     if plan.contamination is not None:
         whole = whole + plan.contamination
@@ -132,34 +188,32 @@ def _of_one(
     }
 
 
-def _by_profile(plan: OrdersPlan, used: Array) -> Array:
+def _by_profile(plan: OrdersPlan, of: _Apertures, used: Array) -> Array:
     """Weights of least noise for pixels that are `used`; they sum up what the box would."""
     xp = array_namespace(used, plan.error)
-    profile, error = xp.asarray(plan.profile), xp.asarray(plan.error)
+    error = xp.asarray(plan.error)[of.at]
     fine = (error > 0) & xp.isfinite(error)
     precision = xp.where(fine, 1.0 / xp.where(fine, error * error, 1.0), 0.0)
-    weight = xp.where(used > 0, profile * precision, 0.0)
-    norm = xp.einsum("oyx,oyx->ox", weight, profile)
-    light = xp.einsum("oyx,oyx->ox", xp.asarray(plan.weights), profile)
+    weight = xp.where(used > 0, of.own * precision, 0.0)
+    norm = (weight * of.own).sum(axis=1)
+    light = (of.weights * of.own).sum(axis=1)
     return weight * safe_divide(light, norm, norm > 0, fill=0.0)[:, None]
 
 
 def _of_models(
-    plan: OrdersPlan, image: tuple[Array, Array, Array], amplitude: Array
+    of: _Apertures, image: tuple[Array, Array, Array], known: Array, found: Array
 ) -> tuple[Array, Array]:
-    """Weights of pixels that the models replace, and their variances, (order, cross, disp)."""
-    assert plan.models is not None
+    """Weights of pixels that the models replace, and their variances, (order, pixel, disp)."""
     data, variance, good = image
-    xp = array_namespace(data, amplitude, plan.weights)
-    modelled = plan.models.modelled & xp.isfinite(amplitude)[:, None]
-    put_in = xp.where(~good & modelled, plan.weights, 0.0)
-    own = order_models(plan.models, amplitude)
-    clean = decontaminate(plan.models, data, amplitude)
+    xp = array_namespace(data, known)
+    put_in = xp.where(~good & of.modelled & found[:, None], of.weights, 0.0)
+    own = of.own * known[:, None]
+    light = xp.einsum("oqkx,qx->okx", of.profiles, known)
+    values = xp.where(good, data - xp.where(of.modelled, light - own, 0.0), own)
+    inside = good & (of.weights > 0)
     doubt = [
-        _of_the_nearest(xp.where(good, d, m), v, good & (w > 0), p > 0)
-        for d, m, v, w, p in zip(
-            clean, own, [variance] * len(own), xp.asarray(plan.weights), put_in, strict=True
-        )
+        _of_the_nearest(v, u, i, p > 0)
+        for v, u, i, p in zip(values, variance, inside, put_in, strict=True)
     ]
     return put_in, xp.stack(doubt)
 

@@ -52,6 +52,8 @@ class OrdersPlan(Plan):
     ----------
     weights : array of float64, (order, cross, disp)
         Share of every pixel in the aperture.
+    rows : array of int, (order, pixel, disp)
+        Those that an aperture is in; as many in all columns.
     profile : array of float64, (order, cross, disp)
         Spatial profile.
     wavelength : array of float64, (order, disp)
@@ -91,6 +93,7 @@ class OrdersPlan(Plan):
 
     extracts_from: ClassVar[str] = "orders"
     weights: Array = array("order cross disp")
+    rows: Array = array("order pixel disp")
     profile: Array = array("order cross disp")
     wavelength: Array = array("order disp")
     masked: Array = array("cross disp")
@@ -188,6 +191,7 @@ def plan_orders(
         contamination = contamination_variance(models, weights)
     return OrdersPlan(
         weights,
+        _rows_of(weights),
         profile,
         wavelength,
         series.masked,
@@ -221,6 +225,16 @@ def _placed(
         weights[k, :, inside] = box_weights(placed.center, width, shape[0])
         wave[k], wavelength[k, inside] = placed.wave, placed.wavelength
     return weights, wave, wavelength
+
+
+def _rows_of(weights: HostArray) -> HostArray:
+    """Rows of the apertures, (order, pixel, disp): as many in all columns."""
+    inside = weights > 0
+    first = np.argmax(inside, axis=1)
+    last = weights.shape[1] - 1 - np.argmax(inside[:, ::-1], axis=1)
+    count = int(np.where(inside.any(axis=1), last - first + 1, 1).max())
+    first = np.minimum(first, weights.shape[1] - count)
+    return (first[:, None] + np.arange(count)[:, None]).astype(np.int32)
 
 
 def _models(

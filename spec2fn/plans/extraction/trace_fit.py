@@ -30,7 +30,7 @@ __all__ = ["fit_traces", "moved_plan", "trace_rows"]
 
 
 def trace_rows(model: TraceModel, position: float, columns: int) -> HostArray:
-    """Return the rows of orders at an angle of the wheel, (order, column); NaN where they end."""
+    """Return the rows of orders at an angle of the wheel, (order, column); NaN beyond the ends."""
     rows = np.full((len(model.orders), columns), np.nan)
     turned = model.at(position)
     for k, trace in enumerate(turned.orders):
