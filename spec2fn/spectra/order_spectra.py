@@ -134,10 +134,10 @@ class _Apertures(NamedTuple):
 
 
 def _apertures(plan: OrdersPlan) -> _Apertures:
-    xp = array_namespace(plan.weights, plan.profile)
-    rows = np.asarray(plan.rows)
-    columns = np.broadcast_to(np.arange(rows.shape[-1]), rows.shape)
-    order = np.arange(len(rows))[:, None, None]
+    xp = array_namespace(plan.weights, plan.profile, plan.rows)
+    rows = xp.asarray(plan.rows)
+    columns = xp.broadcast_to(xp.asarray(np.arange(rows.shape[-1])), rows.shape)
+    order = np.arange(rows.shape[0])[:, None, None]
     weights, profile = xp.asarray(plan.weights), xp.asarray(plan.profile)
     profiles = xp.moveaxis(profile[:, rows, columns], 0, 1)
     modelled = np.zeros(rows.shape, bool)
