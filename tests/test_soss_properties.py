@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spec2fn import run, transforms
 from spec2fn.calibration import calibrate
 from spec2fn.engine.pipeline import needed_references
 from spec2fn.kernels.atoca import decontaminate, order_amplitudes, order_models
+from spec2fn.plans.extraction.soss_references import trace_model
+from spec2fn.plans.extraction.trace_fit import moved_plan
 from spec2fn.schema import EXTRACTED, PLANES, replace_data
+from spec2fn.spectra.order_spectra import extract_orders
 from spec2fn.steps.extract_1d import extract_1d
 from spec2fn.testing import exposures
 
@@ -38,8 +40,8 @@ def plan(given_to, step, ds):
     return step.plan(ds, **given_to.references)
 
 
-def extracted(step, ds, given_to, **how):
-    return step(ds, **given_to.references, **how)
+def extracted(step, ds, given_to):
+    return step(ds, **given_to.references)
 
 
 def columns_of(out):
@@ -145,7 +147,8 @@ def directional(loss, at, direction, step):
     import jax
 
     at, direction = (jax.numpy.asarray(v, dtype=float) for v in (at, direction))
-    slope = jax.grad(loss)(at)
+    slope = jax.jit(jax.grad(loss))(at)
+    loss = jax.jit(loss)
     numeric = (loss(at + step * direction) - loss(at - step * direction)) / (2 * step)
     return float((slope * direction).sum()), float(numeric)
 
@@ -156,13 +159,12 @@ def weights_for(out, seed=0):
 
 
 @pytest.fixture(scope="module")
-def kept(given_to, ds):
-    """A plan that keeps what the gradients in its own ingredients need."""
+def kept(plan):
     pytest.importorskip("jax")
-    return extract_1d.with_(**FAST).plan(ds, **given_to.references)
+    return plan
 
 
-def test_gradient_in_the_pixels(kept, ds, step, given_to):
+def test_gradient_in_the_pixels(kept, ds):
     import jax.numpy as jnp
 
     sci = np.nan_to_num(ds["sci"].values.astype(float))
@@ -193,11 +195,77 @@ def test_gradient_in_the_factor(kept, ds):
     assert exact == pytest.approx(numeric, rel=1e-5)
 
 
-def test_gradient_of_the_flux_in_the_exposure(kept, ds, given_to):
-    step = extract_1d.with_(**FAST)
-    loss = transforms.jit(
-        lambda d, refs, p: (
-            step(d, plan=p, **refs)["flux"].fillna(0.0).isel(spectrum=0).sum()
-        )
+def test_gradient_in_the_profile(kept, ds):
+    import jax.numpy as jnp
+
+    sci = np.nan_to_num(ds["sci"].values.astype(float))[0]
+    weights = weights_for(order_amplitudes(kept.models, sci))
+
+    def loss(profile):
+        out = order_amplitudes(replace(kept.models, profile=profile), jnp.asarray(sci))
+        return (weights * jnp.where(jnp.isfinite(out), out, 0.0)).sum()
+
+    direction = np.asarray(kept.profile) * np.random.default_rng(2).standard_normal(
+        kept.profile.shape
     )
-    assert np.isfinite(float(loss(ds, dict(given_to.references), kept)))
+    exact, numeric = directional(loss, kept.profile, direction, 1e-4)
+    assert exact == pytest.approx(numeric, rel=1e-4)
+
+
+def test_gradient_in_the_response(kept, ds):
+    """Of which throughput and resolution are factors."""
+    import jax.numpy as jnp
+
+    sci = np.nan_to_num(ds["sci"].values.astype(float))[0]
+    weights = weights_for(order_amplitudes(kept.models, sci))
+
+    def loss(throughput):
+        joint = kept.models.joint
+        joint = replace(joint, response=jnp.asarray(joint.response) * throughput[..., None])
+        out = order_amplitudes(replace(kept.models, joint=joint), jnp.asarray(sci))
+        return (weights * jnp.where(jnp.isfinite(out), out, 0.0)).sum()
+
+    shape = kept.models.joint.response.shape[:2]
+    smooth = np.sin(np.linspace(0, 3, shape[1])) * np.array([[1.0], [-0.5]])
+    exact, numeric = directional(loss, np.ones(shape), smooth, 1e-4)
+    assert exact == pytest.approx(numeric, rel=1e-4)
+
+
+@pytest.mark.parametrize("wanted", ["position", "shift"])
+def test_gradient_of_the_flux_in_the_angle_of_the_wheel(kept, ds, given_to, wanted):
+    import jax.numpy as jnp
+
+    model = trace_model(ds, given_to.references["pastasoss"], kept.orders)
+    start = {"position": model.position, "shift": 0.0}
+    weights = weights_for(extract_orders(ds, kept)["flux"].values)
+
+    def loss(value):
+        plan = moved_plan(kept, model, **{**start, wanted: value})
+        out = extract_orders(ds, plan)["flux"].data
+        return (weights * jnp.where(jnp.isfinite(out), out, 0.0)).sum()
+
+    exact, numeric = directional(loss, start[wanted], 1.0, 1e-5)
+    assert abs(exact) > 0
+    assert exact == pytest.approx(numeric, rel=1e-4)
+
+
+def test_a_plan_that_is_not_moved_is_the_plan(kept, ds, given_to):
+    model = trace_model(ds, given_to.references["pastasoss"], kept.orders)
+    same = moved_plan(kept, model, model.position)
+    for name in ("weights", "wavelength", "profile"):
+        np.testing.assert_allclose(getattr(same, name), getattr(kept, name), atol=1e-12)
+
+
+def test_gradient_of_the_flux_in_the_exposure(kept, ds, given_to):
+    import jax.numpy as jnp
+
+    weights = weights_for(extract_orders(ds, kept)["flux"].values)
+
+    def loss(sci):
+        out = extract_orders(ds.assign(sci=(ds["sci"].dims, sci)), kept)["flux"].data
+        return (weights * jnp.where(jnp.isfinite(out), out, 0.0)).sum()
+
+    sci = ds["sci"].values.astype(float)
+    direction = np.random.default_rng(1).standard_normal(sci.shape)
+    exact, numeric = directional(loss, sci, np.where(np.isfinite(sci), direction, 0.0), 1.0)
+    assert exact == pytest.approx(numeric, rel=1e-5)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Depth",
+    "Models",
+    "binned_ratio",
     "compare_orders",
     "plot_orders",
     "read_models",
@@ -115,12 +117,23 @@ def white_light(c: Comparison) -> tuple[HostArray, HostArray, HostArray]:
     return flux / level, error / level, truth / level
 
 
-def read_models(path: Path) -> HostArray:
-    """Return the models of the first integration, (order, y, x), from their product."""
+class Models(NamedTuple):
+    """Models of the first integration and apertures, (order, y, x)."""
+
+    images: HostArray
+    apertures: HostArray
+
+
+def read_models(path: Path) -> Models:
+    """Read the product with the models of the traces."""
     from astropy.io import fits
 
     with fits.open(path) as hdus:
-        return np.stack([h.data[0].astype(np.float64) for h in hdus if h.name.startswith("ORDER")])
+        planes = [
+            np.stack([np.asarray(h.data[0], np.float64) for h in hdus if h.name.startswith(name)])
+            for name in ("ORDER", "APER")
+        ]
+    return Models(*planes)
 
 
 def plot_orders(
@@ -148,7 +161,7 @@ def plot_orders(
     figure.suptitle(
         f"{mode}: three orders that overlap on the detector.  residual / error of {pulls}"
     )
-    page = figure.add_gridspec(6, 2, height_ratios=[1.15, 1.15, 1.15, 2.5, 1.1, 2.2])
+    page = figure.add_gridspec(6, 2, height_ratios=[1.2, 1.2, 1.2, 2.4, 1.2, 2.1])
     _plot_images(figure, page, products)
     spectrum = figure.add_subplot(page[3, :])
     residual = figure.add_subplot(page[4, :], sharex=spectrum)
@@ -163,37 +176,40 @@ def _plot_images(figure: Figure, page: Any, products: Mapping[str, Any]) -> None
 
     cal, models = products["cal"], products["models"]
     image, error = (np.asarray(cal[n].values[0], np.float64) for n in ("sci", "err"))
-    parts = np.nan_to_num(models)
-    left = (image - parts.sum(0)) / error
-    scale = float(np.nanpercentile(parts.sum(0), 99.5))
+    total = models.images.sum(0)
+    scale = 10.0 ** np.ceil(np.log10(np.nanpercentile(total, 99.0)))
     bright: Any = AsinhNorm(linear_width=scale / 100, vmin=-scale / 200, vmax=scale)
-    shown = [("calibrated frame of the first integration [DN/s]", image, bright, "magma")]
-    shown += [
-        (f"model of order {k}", np.where(part != 0, part, np.nan), bright, "magma")
-        for k, part in enumerate(parts, start=1)
+    light = {"norm": bright, "cmap": "magma"}
+    shown: list[tuple[str, HostArray, Mapping[str, Any]]] = [
+        ("first integration, calibrated [DN/s]", image, light),
+        ("sum of the models", np.where(models.apertures.any(0), total, np.nan), light),
     ]
-    total = np.where(parts.sum(0) != 0, parts.sum(0), np.nan)
-    shown.insert(1, ("sum of the models", total, bright, "magma"))
-    shown.append(("(frame - models) / error", left, Normalize(-4, 4), "RdBu_r"))
-    # down the left column the frame and order 1 and 3, down the right one what belongs to them
-    for k, (title, values, norm, colors) in enumerate(shown):
-        axis = figure.add_subplot(page[k // 2, k % 2])
-        mesh = axis.imshow(
-            values, origin="lower", norm=norm, cmap=colors, aspect="auto", interpolation="none"
+    for k, (part, box) in enumerate(zip(models.images, models.apertures, strict=True), start=1):
+        shown.append(
+            (f"model of order {k} in its aperture", np.where(box > 0, part, np.nan), light)
         )
+    left = {"norm": Normalize(-4, 4), "cmap": "RdBu_r"}
+    title = "(image - models) / error; what is beyond the ends of orders has no model"
+    shown.append((title, (image - total) / error, left))
+    for k, (title, values, how) in enumerate(shown):
+        axis = figure.add_subplot(page[k // 2, k % 2])
+        mesh = axis.imshow(values, origin="lower", aspect="auto", interpolation="none", **how)
         axis.set_facecolor("0.85")
         axis.set_title(title, fontsize=10)
         axis.tick_params(labelsize=7)
-        figure.colorbar(mesh, ax=axis, pad=0.01, fraction=0.03).ax.tick_params(labelsize=7)
+        bar = figure.colorbar(mesh, ax=axis, pad=0.01, fraction=0.03)
+        if how is light:
+            ticks = [0.0, scale / 100, scale / 10, scale]
+            bar.set_ticks(ticks, labels=[f"{t:g}" for t in ticks])
+        bar.ax.tick_params(labelsize=7)
 
 
 def _plot_spectra(axis: Axes, below: Axes, comparisons: Sequence[Comparison]) -> None:
     for c in comparisons:
-        order = int(c.name.split()[1])
-        color, mean = _COLORS[order], np.where(c.clean, c.flux, np.nan)
-        axis.plot(c.wavelength, 1e3 * mean[0], ".", ms=2.5, color=color, label=c.name)
-        wave = np.broadcast_to(c.wavelength, c.flux.shape)
-        below.plot(wave[c.clean], c.pull[c.clean], ".", ms=1.0, color=color, alpha=0.5)
+        color, flux = _color(c), np.where(c.clean, c.flux, np.nan)[0]
+        axis.plot(c.wavelength, 1e3 * flux, ".", ms=2.5, color=color, label=c.name)
+        wave, ratio, error = binned_ratio(c)
+        below.errorbar(wave, 1e2 * (ratio - 1), 1e2 * error, fmt="o", ms=2.5, lw=0.8, color=color)
     for c in comparisons:
         label = "truth" if c is comparisons[0] else None
         axis.plot(c.wavelength, 1e3 * c.truth[0], "k-", lw=0.8, label=label)
@@ -202,16 +218,34 @@ def _plot_spectra(axis: Axes, below: Axes, comparisons: Sequence[Comparison]) ->
     axis.legend(frameon=False, markerscale=3)
     axis.tick_params(labelbottom=False)
     below.axhline(0.0, color="k", lw=0.8)
-    below.set_ylim(-5, 5)
+    for level in (-1, 1):
+        below.axhline(level, color="k", lw=0.6, ls=":")
+    below.set_ylim(-3, 3)
     below.set_xlabel("wavelength [µm]")
-    below.set_ylabel("residual / error")
+    below.set_ylabel(f"all integrations,\n{_BIN} columns:\nflux / truth - 1 [%]", fontsize=9)
+
+
+def _color(c: Comparison) -> str:
+    return _COLORS[int(c.name.split()[1])]
+
+
+def binned_ratio(c: Comparison) -> tuple[HostArray, HostArray, HostArray]:
+    """Return wavelength, ratio of flux to truth and its error, in bins of columns.
+
+    Of all integrations together; columns with a flagged pixel in any of them are left out.
+    """
+    (good,) = np.nonzero(c.clean.all(0))
+    bins = np.array_split(good, max(len(good) // _BIN, 1))
+    wave = np.array([c.wavelength[b].mean() for b in bins])
+    flux, truth = (np.array([v[:, b].sum() for b in bins]) for v in (c.flux, c.truth))
+    error = np.array([np.sqrt((c.error[:, b] ** 2).sum()) for b in bins])
+    return wave, flux / truth, error / truth
 
 
 def _plot_depths(axis: Axes, comparisons: Sequence[Comparison]) -> None:
     for c in comparisons:
-        color = _COLORS[int(c.name.split()[1])]
         one = transit_depth(c)
-        bar = {"fmt": "o", "ms": 3, "lw": 0.8, "color": color}
+        bar = {"fmt": "o", "ms": 3, "lw": 0.8, "color": _color(c)}
         axis.errorbar(one.wavelength, 1e2 * one.depth, 1e2 * one.error, label=c.name, **bar)
         axis.plot(one.wavelength, 1e2 * one.truth, "k-", lw=1, zorder=3)
     axis.set_xlabel("wavelength [µm]")
@@ -222,10 +256,9 @@ def _plot_depths(axis: Axes, comparisons: Sequence[Comparison]) -> None:
 
 def _plot_light_curves(axis: Axes, comparisons: Sequence[Comparison]) -> None:
     for k, c in enumerate(comparisons):
-        color = _COLORS[int(c.name.split()[1])]
         flux, error, truth = white_light(c)
         number, shift = np.arange(1, len(flux) + 1), -0.01 * k
-        bar = {"fmt": "o", "ms": 4, "color": color}
+        bar = {"fmt": "o", "ms": 4, "color": _color(c)}
         name = f"{c.name}, {shift:+.2f}" if k else c.name
         axis.errorbar(number, flux + shift, error, label=name, **bar)
         axis.plot(number, truth + shift, "k-", lw=1, zorder=0)

@@ -24,12 +24,13 @@ Observational Data (the second form of the equations).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 import numpy as np
 
 from spec2fn.kernels import banded
-from spec2fn.kernels.namespace import array_namespace, is_jax
+from spec2fn.kernels.namespace import array_namespace
 from spec2fn.plan_base import Plan, array
 from spec2fn.typing import Array, HostArray
 
@@ -238,6 +239,15 @@ class SpectrumFit(Plan):
     width: int
     orders: tuple[int, ...]
     flicker: Array | None = array("", default=None)
+
+
+def _beside(fit: SpectrumFit, *others: Array) -> SpectrumFit:
+    """Return a fit with arrays of the kind that what comes with it has."""
+    xp = array_namespace(fit.response, fit.wave, *others)
+    if xp is np:
+        return fit
+    names = ("wave", "response", "first", "factor", "pins", "chain", "position", "turn")
+    return replace(fit, **{name: xp.asarray(getattr(fit, name)) for name in names})
 
 
 class _Chain:
@@ -462,7 +472,6 @@ def _factor(fit: SpectrumFit, variance: Array) -> Array:
         found = bands(fit, variance)
         return banded.factorise(found.steps + float(fit.factor) ** 2 * found.noise)
     import jax
-    from dataclasses import replace
 
     structure = {n: getattr(fit, n) for n in ("first", "chain", "position", "turn", "pins")}
     values = {"response": fit.response, "wave": fit.wave, "factor": fit.factor}
@@ -496,6 +505,7 @@ def fit_spectrum(fit: SpectrumFit, sums: ColumnSums) -> tuple[Array, Array]:
         Of each order in each column; of those not :attr:`~SpectrumFit.covered` as well.
     """
     xp = array_namespace(fit.response, fit.factor, *sums)
+    fit = _beside(fit, fit.factor, *sums)
     chain = _Chain(fit)
     variance = _variance(fit, chain, sums.precision)
     right = link_values(fit, variance, sums.pull)

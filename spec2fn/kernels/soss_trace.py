@@ -100,8 +100,8 @@ def place_trace(
         Of float64; linear between the points of the model, beyond them the outer ones go on.
     """
     xp = array_namespace(trace.x, trace.pivot, trace.coefficients, position, *shift)
-    x, y = turned_trace(trace, position)
-    wavelength = _wavelengths(trace, x, position)
+    x, y = (xp.asarray(v) for v in turned_trace(trace, position))
+    wavelength = xp.asarray(_wavelengths(trace, x, position))
     # wavelengths fall along x
     ascending, x, y = wavelength[::-1], x[::-1] + shift[0], y[::-1] + shift[1]
     x_of = interpolate1d(ascending, x, xp.asarray(grid))[::-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,16 +14,19 @@ from spec2fn.host.trace_position import (
     profile_coefficients,
     profile_position,
 )
+from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.profile_shift import moved_profile
-from spec2fn.kernels.soss_trace import place_trace
+from spec2fn.kernels.soss_trace import box_weights, place_trace
 from spec2fn.plans.extraction.soss_references import TraceModel
 from spec2fn.schema import meta_of
-from spec2fn.typing import HostArray
+from spec2fn.typing import HostArray, Number
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["fit_traces", "trace_rows"]
+    from spec2fn.plans.extraction.extract_orders import OrdersPlan
+
+__all__ = ["fit_traces", "moved_plan", "trace_rows"]
 
 
 def trace_rows(model: TraceModel, position: float, columns: int) -> HostArray:
@@ -81,3 +85,48 @@ def fit_traces(
     move = np.nan_to_num(rows(found.angle) - origin + found.shift)
     moved = np.maximum(moved_profile(profile_coefficients(profile), move), 0.0)
     return model.at(found.angle, found.shift), moved, found
+
+
+def moved_plan(
+    plan: OrdersPlan, model: TraceModel, position: Number, shift: Number = 0.0
+) -> OrdersPlan:
+    """Return a plan of extraction for another angle of the wheel.
+
+    Parameters
+    ----------
+    plan : OrdersPlan
+        Made at the angle of `model`.
+    model : TraceModel
+        Its orders are those of the plan.
+    position : float
+        Angle of the wheel [deg].
+    shift : float
+        By which the traces move besides, across the dispersion [pixel].
+
+    Returns
+    -------
+    OrdersPlan
+        Apertures, wavelengths and profiles, those of the models too, are differentiable in
+        `position` and `shift`. Resolution and throughput of a column stay what they are.
+    """
+    rows, columns = plan.masked.shape
+    xp = array_namespace(plan.weights, position, shift)
+    weights, wavelength, moves = [], [], []
+    for trace in model.orders:
+        placed = place_trace(trace, position, model.grid, columns, shift=(0.0, model.shift + shift))
+        origin = place_trace(trace, model.position, model.grid, columns, shift=(0.0, model.shift))
+        beyond = [(0, columns - trace.columns)]
+        box = box_weights(placed.center, plan.width, rows)
+        weights.append(xp.pad(box, [(0, 0), *beyond]))
+        wavelength.append(xp.pad(placed.wavelength, beyond, constant_values=np.nan))
+        moves.append(xp.pad(placed.center - xp.asarray(origin.center), beyond))
+    coefficients = profile_coefficients(np.asarray(plan.profile))
+    profile = moved_profile(xp.asarray(coefficients), xp.stack(moves))
+    models = plan.models if plan.models is None else replace(plan.models, profile=profile)
+    return replace(
+        plan,
+        weights=xp.stack(weights),
+        wavelength=xp.stack(wavelength),
+        profile=profile,
+        models=models,
+    )

@@ -93,7 +93,7 @@ class OrderPhotomPlan(Plan):
         if self.zero_beyond:
             return out
         dq = ds.variables["dq"]
-        within = np.arange(ds.sizes["wave"]) < ds["n_wave"].data[:, None]
+        within = np.arange(ds.sizes["wave"], dtype=np.int32) < ds["n_wave"].data[:, None]
         lost = xp.asarray(within) & ~known
         flags = dq.data | xp.where(lost, np.uint32(PIXEL["DO_NOT_USE"]), np.uint32(0))
         return out.assign(dq=(dq.dims, flags, dict(dq.attrs)))
