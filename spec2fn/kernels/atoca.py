@@ -223,6 +223,8 @@ class SpectrumFit(Plan):
         Half width of the band.
     orders : tuple of int
         Positions of the orders in the exposure.
+    model_response : array, (order, disp, tap), optional
+        Response by which the models are made, if it is another one.
     flicker : array, number, optional
         See :func:`column_sums`.
     """
@@ -239,6 +241,7 @@ class SpectrumFit(Plan):
     turn: Array = array("link")
     width: int
     orders: tuple[int, ...]
+    model_response: Array | None = array("order disp tap", default=None)
     flicker: Array | None = array("", default=None)
 
 
@@ -282,15 +285,16 @@ class _Chain:
         )
 
 
-def _respond(fit: SpectrumFit, spectrum: Array) -> Array:
+def _respond(fit: SpectrumFit, spectrum: Array, response: Array | None = None) -> Array:
     """Amplitudes (..., order, disp) of spectra (..., wave)."""
-    xp = array_namespace(fit.response, spectrum)
+    response = fit.response if response is None else response
+    xp = array_namespace(response, spectrum)
     if xp is np:
         flat = spectrum.reshape(-1, spectrum.shape[-1])
-        found = (_matrix(fit) @ flat.T).T
-        return found.reshape(*spectrum.shape[:-1], *fit.response.shape[:2])
-    at = fit.first[..., None] + np.arange(fit.response.shape[-1])
-    return (spectrum[..., at] * fit.response).sum(axis=-1)
+        found = (_matrix(fit, response) @ flat.T).T
+        return found.reshape(*spectrum.shape[:-1], *response.shape[:2])
+    at = fit.first[..., None] + np.arange(response.shape[-1])
+    return (spectrum[..., at] * response).sum(axis=-1)
 
 
 def _collect(fit: SpectrumFit, amplitude: Array, pins: Array) -> Array:
@@ -299,7 +303,7 @@ def _collect(fit: SpectrumFit, amplitude: Array, pins: Array) -> Array:
     lead, size = amplitude.shape[:-2], fit.wave.shape[0]
     if xp is np:
         flat = amplitude.reshape(-1, amplitude.shape[-2] * amplitude.shape[-1])
-        out = np.ascontiguousarray((_matrix(fit).T @ flat.T).T).reshape(*lead, size)
+        out = np.ascontiguousarray((_matrix(fit, fit.response).T @ flat.T).T).reshape(*lead, size)
         out[..., fit.pins] += pins
         return out
     at = fit.first[..., None] + np.arange(fit.response.shape[-1])
@@ -307,15 +311,15 @@ def _collect(fit: SpectrumFit, amplitude: Array, pins: Array) -> Array:
     return out.at[..., fit.pins].add(pins)
 
 
-def _matrix(fit: SpectrumFit) -> csr_array:
-    """The response as a sparse matrix, (order times disp, wave)."""
+def _matrix(fit: SpectrumFit, response: Array) -> csr_array:
+    """A response as a sparse matrix, (order times disp, wave)."""
     from scipy.sparse import csr_array
 
-    taps = fit.response.shape[-1]
+    taps = response.shape[-1]
     columns = (np.asarray(fit.first)[..., None] + np.arange(taps)).ravel()
     rows = np.arange(0, columns.size + 1, taps)
     shape = (rows.size - 1, fit.wave.shape[0])
-    return csr_array((np.asarray(fit.response).ravel(), columns, rows), shape=shape)
+    return csr_array((np.asarray(response).ravel(), columns, rows), shape=shape)
 
 
 def _variance(fit: SpectrumFit, chain: _Chain, precision: Array) -> Array:
@@ -404,7 +408,7 @@ def pair_matrices(fit: SpectrumFit, variance: HostArray) -> tuple[csr_array, csr
     up, down = diags_array(chain.up), diags_array(chain.down)
     steps = np.diff(fit.wave)
 
-    matrix = _matrix(fit)
+    matrix = _matrix(fit, fit.response)
     pins = coo_array(
         (np.ones(len(fit.pins)), (np.arange(len(fit.pins)), fit.pins)), shape=(len(fit.pins), size)
     )
@@ -474,7 +478,8 @@ def _factor(fit: SpectrumFit, variance: Array) -> Array:
         return np.asarray(_factor(replace(fit, **host, **rest), covariance))
 
     empty = np.zeros((0, fit.response.shape[1]))
-    rest = {"weight": empty, "covered": np.zeros(fit.response.shape[:2], bool), "flicker": None}
+    covered = np.zeros(fit.response.shape[:2], bool)
+    rest = {"weight": empty, "covered": covered, "flicker": None, "model_response": None}
     shape = jax.ShapeDtypeStruct((fit.width + 1, fit.chain.shape[0] - 1), np.dtype(float))
     return jax.pure_callback(on_host, shape, arrays, vmap_method="sequential")
 
@@ -521,16 +526,15 @@ def fit_spectrum(
     factor = _factor(fit, variance)
     links = banded.solve_with(factor, multiply, right)[..., back]
     spectrum = walk(links)
-    amplitude = _respond(fit, spectrum)
-    total = chain.places(chain.total)[0]
     if fit.pins.shape[0]:
         level = -spectrum[..., fit.pins[0]]
     else:
-        missing = sums.pull - _scaled(sums.precision, amplitude)
-        level = (missing * total).sum(axis=(-2, -1)) / (
-            total * _scaled(sums.precision, total)
-        ).sum()
-    return spectrum + level[..., None], amplitude + level[..., None, None] * fit.response.sum(axis=-1)
+        total = chain.places(chain.total)[0]
+        missing = sums.pull - _scaled(sums.precision, _respond(fit, spectrum))
+        weight = (total * _scaled(sums.precision, total)).sum()
+        level = (missing * total).sum(axis=(-2, -1)) / weight
+    spectrum = spectrum + level[..., None]
+    return spectrum, _respond(fit, spectrum, fit.model_response)
 
 
 class AmplitudeCovariance(NamedTuple):
