@@ -22,7 +22,15 @@ from spec2fn.slits import Slits
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["chunk_size", "joined", "keeps_members", "merged", "patient_collector", "run_pieces"]
+__all__ = [
+    "chunk_size",
+    "grown_together",
+    "joined",
+    "keeps_members",
+    "merged",
+    "patient_collector",
+    "run_pieces",
+]
 
 # Bytes of pixels that may be in work at once; exposures of many integrations are cut to fit.
 CHUNK_BYTES = 64 * 2**20
@@ -128,20 +136,28 @@ def joined(parts: Sequence[Any]) -> Exposure:
 
 
 def _concatenated(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    if "integration" not in parts[0].dims:
+        return grown_together(parts) if "grows_along" in parts[0].attrs else parts[0]
+    return _along(parts, "integration").transpose("integration", ...)
+
+
+def grown_together(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Join products along the dimension that their attribute ``grows_along`` names."""
+    return _along(parts, str(parts[0].attrs["grows_along"]))
+
+
+def _along(parts: Sequence[xr.Dataset], dim: str) -> xr.Dataset:
     import xarray as xr
 
-    if "integration" not in parts[0].dims:
-        return parts[0]
-    whole = xr.concat(
+    return xr.concat(
         parts,
-        dim="integration",
+        dim=dim,
         data_vars="minimal",
         coords="minimal",
         compat="override",
         join="exact",
         combine_attrs="override",
     )
-    return whole.transpose("integration", ...)
 
 
 # Objects allocated before the collector of cycles looks at them.

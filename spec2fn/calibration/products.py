@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spec2fn.calibration.job import Job
-from spec2fn.calibration.pieces import joined, keeps_members, merged
+from spec2fn.calibration.pieces import grown_together, joined, keeps_members, merged
 from spec2fn.calibration.record import run_record
 from spec2fn.cubes import Cubes
 from spec2fn.engine.pipeline import steps_of
@@ -251,6 +251,7 @@ def _streamed(
     with contextlib.ExitStack() as stack:
         streams: dict[str, ProductStream] = {}
         same: dict[str, Any] = {}  # for every piece
+        grown: dict[str, list[Any]] = {}
         paths: dict[str, Path] = {}
         for result in pieces:
             outputs = _by_cube(labelled(job, result))
@@ -267,11 +268,14 @@ def _streamed(
                     streams[kind] = stack.enter_context(stream)
             for kind, stream in streams.items():
                 stream.append(outputs.pop(kind))
+            for kind in same:
+                if "grows_along" in outputs[kind].attrs:
+                    grown.setdefault(kind, []).append(outputs[kind])
         assert whole is not None
         record = run_record(job, whole)  # tells of all pieces
         for stream in streams.values():
             stream.close(record)
-        for kind, ds in same.items():
+        for kind, ds in (same | {k: grown_together(v) for k, v in grown.items()}).items():
             save(with_meta(ds, records={"run": record}), paths[kind])
     opened = {k: open_product(path) for k, path in paths.items() if k not in _named(job)}
     return _collected(opened), paths, whole

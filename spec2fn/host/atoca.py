@@ -275,43 +275,92 @@ def integrals_of(grid: HostArray, lower: HostArray, upper: HostArray, *, exact: 
     ----------
     grid : ndarray, (wave,)
     lower, upper : ndarray, (pixel,)
+        Within the grid.
     exact : bool
-        False: the official weights. What lies before the first point within a pixel is
-        integrated by the slope of the interval before, what lies behind the last point by the mean of the last
-        two; this is exact for constants and, at the lower end, for straight lines.
+        False: the official weights (:func:`_official_integrals`).
 
     Returns
     -------
     Rows
     """
+    if not exact:
+        return _official_integrals(grid, lower, upper)
     low = np.clip(np.searchsorted(grid, lower, side="right") - 1, 0, len(grid) - 1)
     high = np.searchsorted(grid, upper, side="left")
-    if exact:
-        taps = max(int((high - low).max()) + 1, 2)
-        return Rows(low, pixel_integrals(grid, lower, upper, low, taps))
-    last = high - 1
-    inside = (last > low) & ((low > 0) | (grid[0] == lower))
-    first = np.maximum(low - 1, 0)
-    taps = max(int((high - first).max()) + 1, 2)
-    values = np.zeros((len(lower), taps))
+    taps = min(max(int((high - low).max()) + 1, 2), len(grid))
+    low = np.minimum(low, len(grid) - taps)
+    return Rows(low, pixel_integrals(grid, lower, upper, low, taps))
+
+
+def _official_integrals(grid: HostArray, lower: HostArray, upper: HostArray) -> Rows:
+    """Weights of pixels as the official pipeline has them.
+
+    What lies behind the last point within a pixel is integrated by the mean of the last two points
+    instead of towards the next one, and what lies before the first one by the slope of the
+    interval before: the weights add up to the width of the pixel, and stand 3/8 of a step too far in the blue. In the pixel that
+    begins in the first interval of the grid, the points are taken one for the other.
+    """
+    size = len(grid)
+    low = np.searchsorted(grid, lower, side="right") - 1
+    last = np.searchsorted(grid, upper) - 1
+    first = low - (grid[low] != lower)
+    lost = first < 0
+    many = last - first + 1 - lost
+    taps = max(int((last - first).max()) + 1, 3)
+    number = np.arange(taps)
+    point = first[:, None] + number
+    step = np.append(np.diff(grid), grid[-1] - grid[-2])
     row = np.arange(len(lower))
-    # whole intervals between the first and the last but one point
-    k = first[:, None] + np.arange(taps)
-    half = np.concatenate([[0.0], 0.5 * np.diff(grid), [0.0]])
-    at = np.minimum(k, len(grid) - 1)
-    values += half[at] * ((k > low[:, None]) & (k < last[:, None]))
-    values += half[at + 1] * ((k >= low[:, None]) & (k < last[:, None] - 1))
-    before = grid[np.maximum(low - 1, 0)]
-    width = grid[low] - lower
-    space = np.where(low > 0, grid[low] - before, 1.0)
-    values[row, 0] += np.where(low > 0, 0.5 * width**2 / space, 0.0)
-    values[row, low - first] += np.where(low > 0, 0.5 * width * (1 + (lower - before) / space), 0.0)
-    tail = upper - grid[np.maximum(last - 1, 0)]
-    values[row, np.maximum(last - first, 0)] += 0.5 * tail
-    values[row, np.maximum(last - 1 - first, 0)] += 0.5 * tail
-    # pixels within one or two intervals
-    simple = pixel_integrals(grid, lower, upper, first, taps)
-    return Rows(first, np.where(inside[:, None], values, simple))
+    # -1 is the last point of the grid, as it is for the official pipeline
+    wave, width = grid[np.clip(point, -1, size - 1)], step[np.clip(point, -1, size - 2)]
+    width[point == -1] = step[size - 2]
+    end, before = many - 1, np.maximum(many - 2, 0)
+    tail = upper - wave[row, before]
+    head = wave[:, 1] - lower
+    values = np.zeros((len(lower), taps))
+    long = many >= 3
+    # from the lower end to the second point, along the first interval
+    outer = point[:, 0] != low
+    share = np.where(outer, head / width[:, 0], 1.0)
+    values[:, 0] += np.where(long, head * share, 0.0)
+    values[:, 1] += np.where(long, head + outer * share * (lower - wave[:, 0]), 0.0)
+    # from the last but one point to the upper end
+    crossed = point[row, end] != last
+    share = np.where(crossed, tail / width[row, before], 1.0)
+    rest = share * (wave[row, end] - upper)
+    np.add.at(values, (row, end), np.where(long, tail * share, 0.0))
+    np.add.at(values, (row, before), np.where(long, tail + crossed * rest, 0.0))
+    # whole intervals in between
+    whole = (number >= 1) & (number < (many - 2)[:, None])
+    interval = np.where(whole, np.roll(wave, -1, axis=1) - wave, 0.0)
+    values += interval
+    values[:, 1:] += interval[:, :-1]
+    # pixels of two points
+    both = (many == 2)[:, None]
+    outer_end = point[:, 1] != last
+    pair = (
+        np.stack(
+            [
+                head + outer_end * (wave[:, 1] - upper),
+                upper - wave[:, 0] + outer * (lower - wave[:, 0]),
+            ],
+            axis=1,
+        )
+        * ((upper - lower) / width[:, 0])[:, None]
+    )
+    values[:, :2] += np.where(both, pair, 0.0)
+    values *= 0.5
+    # the point before the grid is none
+    values[lost, :-1] = values[lost, 1:]
+    values[lost, -1] = 0.0
+    begin = np.minimum(np.maximum(first, 0), size - taps)
+    return Rows(begin, _shifted(values, np.maximum(first, 0) - begin))
+
+
+def _shifted(values: HostArray, by: HostArray) -> HostArray:
+    """Move each row to the right; what it loses there is zero."""
+    at = np.arange(values.shape[1]) - by[:, None]
+    return np.where(at >= 0, np.take_along_axis(values, np.maximum(at, 0), axis=1), 0.0)
 
 
 def plan_atoca(
@@ -454,32 +503,42 @@ def _joint_fit(
     """Fit of orders 1 and 2 together, but for the factor."""
     both = orders[:2]
     reach = _reach(both, grid, scene.outside[:2] | scene.bad, settings.threshold)
-    rows, covered = [], []
+    lines = []
     for order, seen, start, stop in zip(both, reach.seen, reach.start, reach.stop, strict=True):
         gain = throughput_at(order.throughput, grid) * grid
         kernel = kernel_rows(order.kernel, order.trace, grid, start, stop)
-        piece = start, stop
-        rows.append(_columns(order, grid, piece, seen, gain, kernel, exact=settings.exact_ends))
-        covered.append(_rebuilt(order, grid[start:stop], scene))
-    return _assemble(
-        both,
-        (0, 1),
-        grid,
-        rows,
-        reach,
-        np.array(covered) & reach.seen,
-        scene,
-        free_ends=True,
-        flicker=flicker,
-    )
+        lines.append(_line(order, grid, (start, stop), seen, gain, kernel, scene, settings))
+    return _assemble(both, (0, 1), grid, lines, reach, scene, free_ends=True, flicker=flicker)
 
 
-def _rebuilt(order: DetectorOrder, grid: HostArray, scene: _Scene) -> HostArray:
-    """Columns of an order whose model is known where its spectrum is."""
+def _line(
+    order: DetectorOrder,
+    grid: HostArray,
+    piece: tuple[int, int],
+    seen: HostArray,
+    gain: HostArray,
+    kernel: Rows | None,
+    scene: _Scene,
+    settings: AtocaSettings,
+) -> _Line:
+    """Response of an order to a grid in the fit, and in the model that is made from it."""
+    exact = settings.exact_ends
+    fitted = _columns(order, grid, piece, seen, gain, kernel, exact=exact)
+    # a convolved spectrum ends where the order does
+    start, stop = (0, len(grid)) if kernel is None else piece
     try:
-        return _reach([order], grid, scene.unmodelled[None], _SIGNIFICANT).seen[0]
+        again = _reach([order], grid[start:stop], scene.unmodelled[None], _SIGNIFICANT)
     except _TooFewPixelsError:
-        return np.zeros(len(order.wave), bool)
+        return _Line(fitted, None, np.zeros(len(seen), bool))
+    known = again.seen[0]
+    if exact:
+        return _Line(fitted, None, known & seen)
+    inner = start + again.start[0], start + again.stop[0]
+    if kernel is not None:
+        part = slice(again.start[0], again.stop[0])
+        kernel = Rows(kernel.first[part], kernel.values[part])
+    model = _columns(order, grid, inner, known, gain, kernel, exact=exact)
+    return _Line(fitted, model, known)
 
 
 def _single_fit(
@@ -501,28 +560,53 @@ def _single_fit(
     masks = (scene.outside[place] | scene.bad)[None]
     reach = _reach([order], grid, masks, _SIGNIFICANT)
     piece = reach.start[0], reach.stop[0]
-    rows = _columns(order, grid, piece, reach.seen[0], grid, None, exact=settings.exact_ends)
-    covered = _rebuilt(order, grid, scene)
-    return _assemble(
-        [order],
-        (place,),
-        grid,
-        [rows],
-        reach,
-        covered[None],
-        scene,
-        free_ends=settings.free_ends,
-        flicker=flicker,
-    )
+    line = _line(order, grid, piece, reach.seen[0], grid, None, scene, settings)
+    free = settings.free_ends
+    return _assemble([order], (place,), grid, [line], reach, scene, free_ends=free, flicker=flicker)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Response of the columns of one order.
+
+    Attributes
+    ----------
+    fitted : Rows
+    model : Rows or None
+        Of the model, if it is another one.
+    known : bool ndarray, (disp,)
+        Columns that have a model.
+    """
+
+    fitted: Rows
+    model: Rows | None
+    known: HostArray
+
+
+def _aligned(lines: Sequence[_Line], size: int) -> tuple[HostArray, HostArray, HostArray]:
+    """First point, response and model response of all columns, (order, disp[, tap])."""
+    pairs = [(line.fitted, line.model or line.fitted) for line in lines]
+    taken = np.array([[(r.values != 0).any(axis=1) for r in pair] for pair in pairs])
+    starts = np.array([[r.first for r in pair] for pair in pairs])
+    widths = np.array([[[r.values.shape[1]] for r in pair] for pair in pairs])
+    first = np.where(taken, starts, size).min(axis=1)
+    last = np.where(taken, starts + widths, 0).max(axis=1)
+    taps = max(int((last - first).max()), 2)
+    first = np.minimum(first, size - taps)
+    out = np.zeros((2, *first.shape, taps))
+    for i, pair in enumerate(pairs):
+        for values, r, some in zip(out[:, i], pair, taken[i], strict=True):
+            at = (r.first - first[i])[some, None] + np.arange(r.values.shape[1])
+            values[np.flatnonzero(some)[:, None], at] = r.values[some]
+    return first, out[0], out[1]
 
 
 def _assemble(
     orders: Sequence[DetectorOrder],
     places: Sequence[int],
     grid: HostArray,
-    rows: Sequence[Rows],
+    lines: Sequence[_Line],
     reach: _Reach,
-    covered: HostArray,
     scene: _Scene,
     *,
     free_ends: bool,
@@ -531,15 +615,10 @@ def _assemble(
     """Put a fit together but for its factor, and order its equations."""
     from scipy.sparse.csgraph import reverse_cuthill_mckee
 
-    taps = max(r.values.shape[1] for r in rows)
     disp = reach.used.shape[1]
-    response = np.zeros((len(rows), disp, taps))
-    first = np.zeros((len(rows), disp), int)
-    for i, r in enumerate(rows):
-        # all rows are of one length, and end within the grid
-        first[i] = np.minimum(r.first, len(grid) - taps)
-        at = (r.first - first[i])[:, None] + np.arange(r.values.shape[1])
-        np.put_along_axis(response[i], at, r.values, axis=1)
+    same = all(line.model is None for line in lines)
+    first, response, model = _aligned(lines, len(grid))
+    covered = np.array([line.known for line in lines])
     total = np.abs(response.sum(axis=-1))
     listed = reach.seen & (total > 1e-12 * total.max())
     weight = _weight(scene.error, reach.used)
@@ -547,13 +626,12 @@ def _assemble(
     if not free_ends:
         informed = np.zeros(len(grid), bool)
         some = listed & (weight > 0).any(axis=0)
-        at = first[some][:, None] + np.arange(taps)
+        at = first[some][:, None] + np.arange(response.shape[-1])
         informed[at[response[some] != 0]] = True
         pins = np.flatnonzero(~informed)
-        touches = np.zeros(listed.shape, bool)
-        lost = np.isin(first[..., None] + np.arange(taps), pins) & (response != 0)
-        touches = lost.any(axis=-1)
-        covered = covered & ~touches
+        lost = np.isin(first[..., None] + np.arange(response.shape[-1]), pins)
+        touches = (lost & (response != 0)).any(axis=-1)
+        covered = covered & ~(lost & (model != 0)).any(axis=-1)
         # only those next to what is known matter
         near = informed.copy()
         near[1:] |= informed[:-1]
@@ -579,9 +657,10 @@ def _assemble(
         turn=np.arange(len(chain) - 1),
         width=0,
         orders=tuple(places),
+        model_response=None if same else model,
         flicker=None if flicker is None else np.array(float(flicker)),
     )
-    ones = np.ones((len(rows), len(rows), disp))
+    ones = np.ones((len(lines), len(lines), disp))
     steps, noise = pair_matrices(fit, ones)
     pattern = (abs(steps) + abs(noise)).tocsr()
     turn = reverse_cuthill_mckee(pattern, symmetric_mode=True).astype(int)

@@ -24,13 +24,12 @@ Observational Data (the second form of the equations).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NamedTuple, cast
 
 import numpy as np
 
 from spec2fn.kernels import banded
-from spec2fn.kernels.namespace import array_namespace
+from spec2fn.kernels.namespace import array_namespace, is_jax
 from spec2fn.plan_base import Plan, array
 from spec2fn.typing import Array, HostArray
 
@@ -222,6 +221,8 @@ class SpectrumFit(Plan):
         Half width of the band.
     orders : tuple of int
         Positions of the orders in the exposure.
+    model_response : array, (order, disp, tap), optional
+        Response by which the models are made, if it is another one.
     flicker : array, number, optional
         See :func:`column_sums`.
     """
@@ -238,24 +239,16 @@ class SpectrumFit(Plan):
     turn: Array = array("link")
     width: int
     orders: tuple[int, ...]
+    model_response: Array | None = array("order disp tap", default=None)
     flicker: Array | None = array("", default=None)
-
-
-def _beside(fit: SpectrumFit, *others: Array) -> SpectrumFit:
-    """Return a fit with arrays of the kind that what comes with it has."""
-    xp = array_namespace(fit.response, fit.wave, *others)
-    if xp is np:
-        return fit
-    names = ("wave", "response", "first", "factor", "pins", "chain", "position", "turn")
-    return replace(fit, **{name: xp.asarray(getattr(fit, name)) for name in names})
 
 
 class _Chain:
     """Pairs of neighbours in wavelength, which do not respond to a constant spectrum."""
 
-    def __init__(self, fit: SpectrumFit) -> None:
+    def __init__(self, fit: SpectrumFit, *others: Array) -> None:
         self.fit = fit
-        self.xp = array_namespace(fit.response, fit.wave)
+        self.xp = array_namespace(fit.response, fit.wave, *others)
         self.shape = fit.response.shape[:2]
         ones = self.xp.ones(fit.pins.shape[0])
         total = self.rows(fit.response.sum(axis=-1), ones)
@@ -269,12 +262,12 @@ class _Chain:
             shape = (*flat.shape[:-1], self.fit.pins.shape[0])
             end = self.xp.zeros(shape) if pins is None else self.xp.broadcast_to(pins, shape)
             flat = self.xp.concatenate([flat, end], axis=-1)
-        return flat[..., self.fit.chain]
+        return flat[..., self.xp.asarray(self.fit.chain)]
 
     def places(self, rows: Array) -> tuple[Array, Array]:
         """Undo :meth:`rows`: (..., order, disp), and the pins (..., pin)."""
         padded = self.xp.concatenate([rows, self.xp.zeros_like(rows[..., :1])], axis=-1)
-        flat = padded[..., self.fit.position]
+        flat = padded[..., self.xp.asarray(self.fit.position)]
         many = self.shape[0] * self.shape[1]
         return flat[..., :many].reshape(*flat.shape[:-1], *self.shape), flat[..., many:]
 
@@ -290,15 +283,16 @@ class _Chain:
         )
 
 
-def _respond(fit: SpectrumFit, spectrum: Array) -> Array:
+def _respond(fit: SpectrumFit, spectrum: Array, response: Array | None = None) -> Array:
     """Amplitudes (..., order, disp) of spectra (..., wave)."""
-    xp = array_namespace(fit.response, spectrum)
+    response = fit.response if response is None else response
+    xp = array_namespace(response, spectrum)
     if xp is np:
         flat = spectrum.reshape(-1, spectrum.shape[-1])
-        found = (_matrix(fit) @ flat.T).T
-        return found.reshape(*spectrum.shape[:-1], *fit.response.shape[:2])
-    at = fit.first[..., None] + np.arange(fit.response.shape[-1])
-    return (spectrum[..., at] * fit.response).sum(axis=-1)
+        found = (_matrix(fit, response) @ flat.T).T
+        return found.reshape(*spectrum.shape[:-1], *response.shape[:2])
+    at = fit.first[..., None] + np.arange(response.shape[-1])
+    return (spectrum[..., at] * response).sum(axis=-1)
 
 
 def _collect(fit: SpectrumFit, amplitude: Array, pins: Array) -> Array:
@@ -307,7 +301,7 @@ def _collect(fit: SpectrumFit, amplitude: Array, pins: Array) -> Array:
     lead, size = amplitude.shape[:-2], fit.wave.shape[0]
     if xp is np:
         flat = amplitude.reshape(-1, amplitude.shape[-2] * amplitude.shape[-1])
-        out = np.ascontiguousarray((_matrix(fit).T @ flat.T).T).reshape(*lead, size)
+        out = np.ascontiguousarray((_matrix(fit, fit.response).T @ flat.T).T).reshape(*lead, size)
         out[..., fit.pins] += pins
         return out
     at = fit.first[..., None] + np.arange(fit.response.shape[-1])
@@ -315,15 +309,15 @@ def _collect(fit: SpectrumFit, amplitude: Array, pins: Array) -> Array:
     return out.at[..., fit.pins].add(pins)
 
 
-def _matrix(fit: SpectrumFit) -> csr_array:
-    """The response as a sparse matrix, (order times disp, wave)."""
+def _matrix(fit: SpectrumFit, response: Array) -> csr_array:
+    """A response as a sparse matrix, (order times disp, wave)."""
     from scipy.sparse import csr_array
 
-    taps = fit.response.shape[-1]
+    taps = response.shape[-1]
     columns = (np.asarray(fit.first)[..., None] + np.arange(taps)).ravel()
     rows = np.arange(0, columns.size + 1, taps)
     shape = (rows.size - 1, fit.wave.shape[0])
-    return csr_array((np.asarray(fit.response).ravel(), columns, rows), shape=shape)
+    return csr_array((np.asarray(response).ravel(), columns, rows), shape=shape)
 
 
 def _variance(fit: SpectrumFit, chain: _Chain, precision: Array) -> Array:
@@ -360,7 +354,7 @@ def column_variance(fit: SpectrumFit, precision: Array) -> Array:
 
 def link_values(fit: SpectrumFit, variance: Array, pull: Array) -> Array:
     """What the pixels say about the links of a fit, in the order of its matrix, (..., link)."""
-    chain = _Chain(fit)
+    chain = _Chain(fit, variance, pull)
     return chain.difference(chain.rows(_scaled(variance, pull)))[..., fit.turn]
 
 
@@ -412,7 +406,7 @@ def pair_matrices(fit: SpectrumFit, variance: HostArray) -> tuple[csr_array, csr
     up, down = diags_array(chain.up), diags_array(chain.down)
     steps = np.diff(fit.wave)
 
-    matrix = _matrix(fit)
+    matrix = _matrix(fit, fit.response)
     pins = coo_array(
         (np.ones(len(fit.pins)), (np.arange(len(fit.pins)), fit.pins)), shape=(len(fit.pins), size)
     )
@@ -472,6 +466,7 @@ def _factor(fit: SpectrumFit, variance: Array) -> Array:
         found = bands(fit, variance)
         return banded.factorise(found.steps + float(fit.factor) ** 2 * found.noise)
     import jax
+    from dataclasses import replace
 
     structure = {n: getattr(fit, n) for n in ("first", "chain", "position", "turn", "pins")}
     values = {"response": fit.response, "wave": fit.wave, "factor": fit.factor}
@@ -483,7 +478,8 @@ def _factor(fit: SpectrumFit, variance: Array) -> Array:
         return np.asarray(_factor(replace(fit, **host, **rest), covariance))
 
     empty = np.zeros((0, fit.response.shape[1]))
-    rest = {"weight": empty, "covered": np.zeros(fit.response.shape[:2], bool), "flicker": None}
+    covered = np.zeros(fit.response.shape[:2], bool)
+    rest = {"weight": empty, "covered": covered, "flicker": None, "model_response": None}
     shape = jax.ShapeDtypeStruct((fit.width + 1, fit.chain.shape[0] - 1), np.dtype(float))
     return jax.pure_callback(on_host, shape, arrays, vmap_method="sequential")
 
@@ -505,8 +501,7 @@ def fit_spectrum(fit: SpectrumFit, sums: ColumnSums) -> tuple[Array, Array]:
         Of each order in each column; of those not :attr:`~SpectrumFit.covered` as well.
     """
     xp = array_namespace(fit.response, fit.factor, *sums)
-    fit = _beside(fit, fit.factor, *sums)
-    chain = _Chain(fit)
+    chain = _Chain(fit, fit.factor, *sums)
     variance = _variance(fit, chain, sums.precision)
     right = link_values(fit, variance, sums.pull)
     step = fit.wave[1:] - fit.wave[:-1]
@@ -529,18 +524,15 @@ def fit_spectrum(fit: SpectrumFit, sums: ColumnSums) -> tuple[Array, Array]:
     factor = _factor(fit, variance)
     links = banded.solve_with(factor, multiply, right)[..., back]
     spectrum = walk(links)
-    amplitude = _respond(fit, spectrum)
-    total = chain.places(chain.total)[0]
     if fit.pins.shape[0]:
         level = -spectrum[..., fit.pins[0]]
     else:
-        missing = sums.pull - _scaled(sums.precision, amplitude)
-        level = (missing * total).sum(axis=(-2, -1)) / (
-            total * _scaled(sums.precision, total)
-        ).sum()
-    return spectrum + level[..., None], amplitude + level[..., None, None] * fit.response.sum(
-        axis=-1
-    )
+        total = chain.places(chain.total)[0]
+        missing = sums.pull - _scaled(sums.precision, _respond(fit, spectrum))
+        weight = (total * _scaled(sums.precision, total)).sum()
+        level = (missing * total).sum(axis=(-2, -1)) / weight
+    spectrum = spectrum + level[..., None]
+    return spectrum, _respond(fit, spectrum, fit.model_response)
 
 
 class AmplitudeCovariance(NamedTuple):

@@ -41,7 +41,7 @@ def column_background(image: Array, masked: Array, share: float) -> Array:
     values = xp.where(used, image, xp.zeros_like(image))
     mean = xp.zeros_like(image[..., :1, :])
     for _ in range(_MOST) if xp is not np else iter(int, 1):
-        count = xp.maximum(xp.sum(used, axis=-2, keepdims=True), 1)
+        count = xp.maximum(xp.sum(used, axis=-2, keepdims=True), 1).astype(image.dtype)
         mean = xp.sum(xp.where(used, values, 0.0), axis=-2, keepdims=True) / count
         apart = xp.where(used, values - mean, 0.0)
         square = xp.sum(apart * apart, axis=-2, keepdims=True) / count

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from spec2fn.dq import Pixel
-from spec2fn.kernels.atoca import order_amplitudes, order_models
+from spec2fn.kernels.atoca import column_sums, fit_spectrum, order_amplitudes, order_models
 from spec2fn.kernels.column_background import column_background
 from spec2fn.kernels.namespace import array_namespace, is_traced, positive_root, safe_divide
 from spec2fn.kernels.series import from_neighbours
 from spec2fn.plans.extraction.extract_orders import NEIGHBOURS, OrdersPlan
-from spec2fn.schema import VARIANCES, meta_of, set_scalars, with_attrs, with_meta
+from spec2fn.schema import EXTRACTED, VARIANCES, meta_of, set_scalars, with_attrs, with_meta
 from spec2fn.spectra.datasets import spectra_dataset
-from spec2fn.typing import Array
+from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -66,6 +66,7 @@ def extract_orders(
     kept: dict[str, Any] = {}
     if save_models:
         kept["SossExtractModel"] = _images(out, plan, amplitudes)
+        kept["AtocaSpectra"] = _fitted_spectra(out, plan, data)
     if save_grid:
         grid = {"wavegrid": ("wave", np.asarray(plan.models.joint.wave), {"units": "um"})}
         kept["grid"] = _beside(out, "SossWaveGridModel", grid)
@@ -134,10 +135,10 @@ class _Apertures(NamedTuple):
 
 
 def _apertures(plan: OrdersPlan) -> _Apertures:
-    xp = array_namespace(plan.weights, plan.profile)
-    rows = np.asarray(plan.rows)
-    columns = np.broadcast_to(np.arange(rows.shape[-1]), rows.shape)
-    order = np.arange(len(rows))[:, None, None]
+    xp = array_namespace(plan.weights, plan.profile, plan.rows)
+    rows = xp.asarray(plan.rows)
+    columns = xp.broadcast_to(xp.asarray(np.arange(rows.shape[-1])), rows.shape)
+    order = np.arange(rows.shape[0])[:, None, None]
     weights, profile = xp.asarray(plan.weights), xp.asarray(plan.profile)
     profiles = xp.moveaxis(profile[:, rows, columns], 0, 1)
     modelled = np.zeros(rows.shape, bool)
@@ -272,6 +273,9 @@ _EMPTY = (
 )
 
 
+_OFFICIAL = tuple(name for name in EXTRACTED if name != "flux_error_cov")
+
+
 def _as_dataset(ds: xr.Dataset, plan: OrdersPlan, columns: dict[str, Array]) -> xr.Dataset:
     per_spectrum: dict[str, Any] = {
         "n_wave": np.array(plan.lengths, np.int32),
@@ -311,6 +315,48 @@ def _images(out: xr.Dataset, plan: OrdersPlan, amplitudes: Array) -> xr.Dataset:
         everywhere = np.broadcast_to(aperture, (count, *aperture.shape))
         planes[f"aperture{order}"] = (("integration", "y", "x"), everywhere)
     return _beside(out, "SossExtractModel", planes)
+
+
+def _fitted_spectra(out: xr.Dataset, plan: OrdersPlan, data: Array) -> xr.Dataset:
+    """What the fits make of the light of columns, a spectrum for each integration and fit."""
+    models = plan.models
+    assert models is not None
+    found: list[tuple[int, int, HostArray, HostArray]] = []
+    numbers = out.get("integration_number")
+    for i, image in enumerate(np.asarray(data, np.float64)):
+        number = i + 1 if numbers is None else int(numbers.values[i])
+        light = image
+        if plan.column_background:
+            share = plan.column_background
+            light = image - column_background(image[None], plan.masked[None], share)[0]
+        for fit in (models.joint, *models.alone.values()):
+            profile = np.asarray(models.profile)[list(fit.orders)]
+            sums = column_sums(profile, np.asarray(fit.weight), light, fit.flicker)
+            amplitude = fit_spectrum(fit, sums)[1]
+            for place, values, covered in zip(fit.orders, amplitude, fit.covered, strict=True):
+                wave = np.asarray(plan.wavelength)[place]
+                fine = np.flatnonzero(np.asarray(covered) & np.isfinite(wave))
+                rising = fine[np.argsort(wave[fine])]
+                found.append((number, plan.orders[place], wave[rising], values[rising]))
+    length = max(len(wave) for _, _, wave, _ in found)
+    dims = ("spectrum", "wave")
+    nothing = np.zeros((len(found), length))
+    variables: dict[str, Any] = {
+        name: (dims, nothing.astype(np.uint32) if name == "dq" else nothing, {"units": ""})
+        for name in _OFFICIAL
+    }
+    for name, k, unit in (("wavelength", 2, "um"), ("flux", 3, "DN/s")):
+        padded = [np.pad(f[k], (0, length - len(f[k])), constant_values=np.nan) for f in found]
+        variables[name] = (dims, np.stack(padded), {"units": unit})
+    for name in ("flux_error", "background"):
+        variables[name][2]["units"] = "DN/s"
+    per_spectrum = {
+        "n_wave": [len(f[2]) for f in found],
+        "sporder": [f[1] for f in found],
+        "int_num": [f[0] for f in found],
+    }
+    variables |= {n: ("spectrum", np.array(v, np.int32)) for n, v in per_spectrum.items()}
+    return _beside(out, "MultiSpecModel", variables).assign_attrs(grows_along="spectrum")
 
 
 def _beside(out: xr.Dataset, model: str, variables: dict[str, Any]) -> xr.Dataset:

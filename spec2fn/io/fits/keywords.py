@@ -314,6 +314,7 @@ SPECTRUM_KEYWORDS: Mapping[str, str] = {
     "SLIT_DEC": "[deg] Declination at middle of slit",
     **_of_slit("MSAQUAD", "SLTXSCL", "SLTYSCL"),
     "SPORDER": SCIENCE_ORDER["SPORDER"][0],
+    "INT_NUM": "Integration number",
     "DISPAXIS": SCIENCE_ORDER["DISPAXIS"][0],
     "DETECTOR": "Name of detector used to acquire the data",
     **_of_slit("WAVECOR", "PTHLOSS", "BARSHDW"),
