@@ -24,12 +24,13 @@ Observational Data (the second form of the equations).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 import numpy as np
 
 from spec2fn.kernels import banded
-from spec2fn.kernels.namespace import array_namespace, is_jax
+from spec2fn.kernels.namespace import array_namespace
 from spec2fn.plan_base import Plan, array
 from spec2fn.typing import Array, HostArray
 
@@ -243,12 +244,21 @@ class SpectrumFit(Plan):
     flicker: Array | None = array("", default=None)
 
 
+def _beside(fit: SpectrumFit, *others: Array) -> SpectrumFit:
+    """Return a fit with arrays of the kind that what comes with it has."""
+    xp = array_namespace(fit.response, fit.wave, *others)
+    if xp is np:
+        return fit
+    names = ("wave", "response", "first", "factor", "pins", "chain", "position", "turn")
+    return replace(fit, **{name: xp.asarray(getattr(fit, name)) for name in names})
+
+
 class _Chain:
     """Pairs of neighbours in wavelength, which do not respond to a constant spectrum."""
 
-    def __init__(self, fit: SpectrumFit, *others: Array) -> None:
+    def __init__(self, fit: SpectrumFit) -> None:
         self.fit = fit
-        self.xp = array_namespace(fit.response, fit.wave, *others)
+        self.xp = array_namespace(fit.response, fit.wave)
         self.shape = fit.response.shape[:2]
         ones = self.xp.ones(fit.pins.shape[0])
         total = self.rows(fit.response.sum(axis=-1), ones)
@@ -262,12 +272,12 @@ class _Chain:
             shape = (*flat.shape[:-1], self.fit.pins.shape[0])
             end = self.xp.zeros(shape) if pins is None else self.xp.broadcast_to(pins, shape)
             flat = self.xp.concatenate([flat, end], axis=-1)
-        return flat[..., self.xp.asarray(self.fit.chain)]
+        return flat[..., self.fit.chain]
 
     def places(self, rows: Array) -> tuple[Array, Array]:
         """Undo :meth:`rows`: (..., order, disp), and the pins (..., pin)."""
         padded = self.xp.concatenate([rows, self.xp.zeros_like(rows[..., :1])], axis=-1)
-        flat = padded[..., self.xp.asarray(self.fit.position)]
+        flat = padded[..., self.fit.position]
         many = self.shape[0] * self.shape[1]
         return flat[..., :many].reshape(*flat.shape[:-1], *self.shape), flat[..., many:]
 
@@ -354,7 +364,7 @@ def column_variance(fit: SpectrumFit, precision: Array) -> Array:
 
 def link_values(fit: SpectrumFit, variance: Array, pull: Array) -> Array:
     """What the pixels say about the links of a fit, in the order of its matrix, (..., link)."""
-    chain = _Chain(fit, variance, pull)
+    chain = _Chain(fit)
     return chain.difference(chain.rows(_scaled(variance, pull)))[..., fit.turn]
 
 
@@ -466,7 +476,6 @@ def _factor(fit: SpectrumFit, variance: Array) -> Array:
         found = bands(fit, variance)
         return banded.factorise(found.steps + float(fit.factor) ** 2 * found.noise)
     import jax
-    from dataclasses import replace
 
     structure = {n: getattr(fit, n) for n in ("first", "chain", "position", "turn", "pins")}
     values = {"response": fit.response, "wave": fit.wave, "factor": fit.factor}
@@ -501,7 +510,8 @@ def fit_spectrum(fit: SpectrumFit, sums: ColumnSums) -> tuple[Array, Array]:
         Of each order in each column; of those not :attr:`~SpectrumFit.covered` as well.
     """
     xp = array_namespace(fit.response, fit.factor, *sums)
-    chain = _Chain(fit, fit.factor, *sums)
+    fit = _beside(fit, fit.factor, *sums)
+    chain = _Chain(fit)
     variance = _variance(fit, chain, sums.precision)
     right = link_values(fit, variance, sums.pull)
     step = fit.wave[1:] - fit.wave[:-1]
