@@ -123,7 +123,7 @@ def test_python_is_written_in_the_style_of_the_code(snippet):
     assert max(map(len, snippet.code.splitlines())) <= 100
 
 
-TIME_SERIES = ("miri-lrs-slitless", "nirspec-bots", "nircam-tsgrism")
+TIME_SERIES = ("miri-lrs-slitless", "nirspec-bots", "nircam-tsgrism", "niriss-soss")
 
 
 @pytest.fixture(scope="session")
@@ -323,6 +323,15 @@ def check_grism_time_series(_folder, ns):
     assert ns["x"] < ns["x0"]
 
 
+def check_soss(_folder, ns):
+    moved = ns["moved"]
+    assert 0.2 < moved.max() - moved.min() < 0.5
+    assert ns["box"].sum(axis=0).max() == pytest.approx(40.0)
+    assert ns["columns"].shape == (3, 2048)
+    assert ns["image"].shape == (256, 2048)
+    assert ns["back"].shape == ns["spectrum"].shape
+
+
 def check_integral_fields(folder, ns):
     for name in ("alpha", "beta", "across", "along", "ra", "dec", "wavelength"):
         assert np.isfinite(ns[name]).any(), name
@@ -351,6 +360,7 @@ CHECKS = {
     "docs/modes/nirspec-lamps.md": check_lamps,
     "docs/modes/slitless.md": check_slitless,
     "docs/modes/grism-time-series.md": check_grism_time_series,
+    "docs/modes/niriss-soss.md": check_soss,
 }
 CHECKS_SLOW = {
     "docs/differentiable.md": check_differentiable_slow,

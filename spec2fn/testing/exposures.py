@@ -24,6 +24,7 @@ __all__ = [
     "EXP_TYPES",
     "MRS",
     "RENDERED",
+    "SOSS",
     "StepInput",
     "exposure",
     "members",
@@ -41,16 +42,21 @@ RENDERED = ("MIR_LRS-FIXEDSLIT", "MIR_LRS-SLITLESS")
 MRS = "MIR_MRS"
 """Also rendered, on all of the detector: every step asks for it."""
 
-EXP_TYPES = (*RENDERED, MRS, *nirspec_modes.EXP_TYPES, *slitless.EXP_TYPES)
+SOSS = "NIS_SOSS"
+"""Rendered as well, on a detector with fewer columns."""
+
+EXP_TYPES = (*RENDERED, MRS, SOSS, *nirspec_modes.EXP_TYPES, *slitless.EXP_TYPES)
 """Exposure types there are exposures of."""
 
 
 @functools.cache
 def rendered(exp_type: str, seed: int = 0, integrations: int = 2) -> Rendered:
     """Render an exposure of a mode once, see :func:`spec2fn.forward.render`."""
+    from spec2fn.forward.niriss.instrument import Strip
     from spec2fn.forward.renderers import render
 
-    return render(exp_type, seed, integrations)
+    scene = {"strip": Strip("SUBSTRIP256", 256, columns=768)} if exp_type == SOSS else {}
+    return render(exp_type, seed, integrations, **scene)
 
 
 @functools.cache
