@@ -123,9 +123,9 @@ def plan_template_background(
     if fit is None:
         name = meta_of(ds).filename or "the exposure"
         return f"no template fits the background of {name}: too few faint pixels have a value"
-    image = library[fit.index]
+    image = library[fit.template]
     right = np.arange(image.shape[1]) >= step_columns(image)[:, None]
-    return TemplateBackgroundPlan(image, right, np.array(fit.scales), fit.index)
+    return TemplateBackgroundPlan(image, right, np.array(fit.scales), fit.template)
 
 
 def _library(ds: xr.Dataset, bkg: xr.Dataset) -> HostArray | str:
