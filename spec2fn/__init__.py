@@ -26,6 +26,7 @@ _PUBLIC = {
     "after": "spec2fn.engine.pipeline",
     "also_on": "spec2fn.engine.pipeline",
     "calibrate": "spec2fn.calibration",
+    "compile": "spec2fn.compiled",
     "diff": "spec2fn.io",
     "insert_after": "spec2fn.engine.pipeline",
     "insert_before": "spec2fn.engine.pipeline",
