@@ -38,6 +38,7 @@ _PUBLIC = {
     "pixel_table": "spec2fn.plans.cubes.pixel_table",
     "plan": "spec2fn.engine.forecast",
     "product": "spec2fn.engine.pipeline",
+    "realisations": "spec2fn.compiled",
     "references": "spec2fn.refs",
     "replace": "spec2fn.engine.pipeline",
     "run": "spec2fn.engine.run",

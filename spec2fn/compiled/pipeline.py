@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,7 +80,7 @@ class Compiled:
     first : Result
         The run in which it was planned, in NumPy.
     kinds : tuple of str
-        Products that are made.
+        Products that are made, and steps whose output is kept.
     """
 
     settings: Settings
@@ -108,10 +108,13 @@ class Compiled:
             If a step fails on single slits, or a product is asked for that there is not.
         """
         use_cache()
-        optional = [k for k in kinds if _markers(settings).get(k)]
         if first is None:
             first = run(
-                settings.pipeline, observation, references, params=settings, products=optional
+                settings.pipeline,
+                observation,
+                references,
+                params=settings,
+                **_asked_for(settings, kinds),
             )
         lost = {name: text for r in first.report for name, text in r.problems.items()}
         unplanned = [r.name for r in first.report if r.problems and r.name not in first.plans]
@@ -119,12 +122,27 @@ class Compiled:
             listed = "; ".join(f"slit {name}: {text}" for name, text in lost.items())
             msg = f"compile: {unplanned[0]} fails on slits, leave them out: {listed}"
             raise InputError(msg)
-        made = tuple(first.products)
         for kind in kinds:
-            if kind not in made:
+            if kind not in first.products and kind not in first.saved:
+                made = tuple(first.products)
                 msg = f"compile: no product {kind!r}{nearest(kind, made)}; there are {made}"
                 raise InputError(msg)
-        return cls(settings, observation, references, first, tuple(kinds) or made)
+        chosen = tuple(kinds) or tuple(first.products)
+        return cls(settings, observation, references, first, chosen)
+
+    def only(self, *kinds: str) -> Compiled:
+        """Return what makes fewer products, without planning again.
+
+        Raises
+        ------
+        ContractError
+            If a product is asked for that this one does not make.
+        """
+        for kind in kinds:
+            if kind not in self.kinds:
+                msg = f"compile: no product {kind!r} among {self.kinds}; compile with kinds=(…)"
+                raise ContractError(msg)
+        return self if kinds == self.kinds else replace(self, kinds=kinds)
 
     def parameters(self) -> Mapping[str, Variable]:
         """Return what the products depend on and can be differentiated with respect to, by path.
@@ -304,36 +322,60 @@ class Compiled:
             found = ", ".join(f"{p} {sizes[p]}" for p in sizes) or "nothing"
             msg = f"vmap: arrays need a first axis {dim!r} of one length, found {found}"
             raise ContractError(msg)
-        (n,) = lengths
         fixed = self._given({p: d for p, d in varied.items() if p not in mapped}, None, refs)
         for path in mapped:
             self._check_shape(path, sizes[path][1:])
-        batch = min(n, self._batch_size(mapped))
-        program = self._mapped_program(dim, tuple(sorted(mapped)))
+        return self.in_batches(dim, {p: varied[p] for p in mapped}, fixed)
+
+    def in_batches(
+        self,
+        dim: str,
+        varied: Mapping[str, Array],
+        fixed: Mapping[str, Array] | None = None,
+        change: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = None,
+    ) -> Products:
+        """Return products along a new dim, computed in batches of bounded memory.
+
+        Parameters
+        ----------
+        dim : str
+        varied : mapping of str to array
+            Values by path, with the dim as the first axis; or whatever `change` wants.
+        fixed : mapping of str to array, optional
+            Values that all have in common, by path or as `change` wants them.
+        change : callable, optional
+            Takes all values as one element of `varied` has them, and returns those by path that
+            are different. Of two that are equal one program is made.
+        """
+        import jax
+
+        traced = self._trace({})
+        key = (dim, tuple(sorted(varied)), change)
+        if key not in self._programs:
+
+            def one(arrays: Mapping[str, Array]) -> Products:
+                made: Products = unpack(traced({**arrays, **(change(arrays) if change else {})}))
+                return made
+
+            self._programs[key] = jax.jit(
+                lambda arrays, names: map_arrays(one, arrays, names, dim), static_argnums=1
+            )
+        n = len(next(iter(varied.values())))
+        batch = min(n, self._batch_size())
         parts = []
         for first in range(0, n, batch):
             # the last batch is filled up, so that it needs no program of its own
             index = np.minimum(np.arange(first, first + batch), n - 1)
-            some = {path: varied[path][index] for path in mapped}
-            made = unpack(program(self._arrays | fixed | some))
+            some = {name: data[index] for name, data in varied.items()}
+            arrays = {**self._arrays, **(fixed or {}), **some}
+            made = unpack(self._programs[key](arrays, tuple(sorted(varied))))
             parts.append({k: _cut(p, dim, min(batch, n - first)) for k, p in made.items()})
         joined = {kind: _joined([p[kind] for p in parts], dim) for kind in parts[0]}
         return self._labelled(joined, None)
 
-    def _batch_size(self, mapped: Sequence[str]) -> int:
-        one = sum(self._leaves[p].size for p in mapped if p in self._used) * 4
-        return max(1, _BATCH_BYTES // (one * _PLANES_IN_WORK + 1))
-
-    def _mapped_program(self, dim: str, mapped: tuple[str, ...]) -> Callable[..., PyTree]:
-        import jax
-
-        if (dim, mapped) not in self._programs:
-            traced = self._trace({})
-            self._programs[dim, mapped] = jax.jit(
-                lambda arrays: map_arrays(lambda a: unpack(traced(a)), arrays, mapped, dim)
-            )
-        program: Callable[..., PyTree] = self._programs[dim, mapped]
-        return program
+    def _batch_size(self) -> int:
+        pixels = sum(part["sci"].size for part in pieces_of(self.observation.science))
+        return max(1, _BATCH_BYTES // (4 * pixels * _PLANES_IN_WORK))
 
     def _by_element(
         self,
@@ -388,7 +430,6 @@ class Compiled:
         return jax.tree_util.tree_unflatten(self._flat[1], leaves)
 
     def _apply(self, inputs: Mapping[str, Any]) -> Products:
-        optional = [k for k in self.kinds if _markers(self.settings).get(k)]
         result = run(
             self.settings.pipeline,
             inputs[_SCIENCE],
@@ -396,9 +437,9 @@ class Compiled:
             members=inputs["members"],
             params=self.settings,
             plans=inputs["plans"],
-            products=optional,
+            **_asked_for(self.settings, self.kinds),
         )
-        return {kind: result.products[kind] for kind in self.kinds}
+        return {kind: {**result.saved, **result.products}[kind] for kind in self.kinds}
 
     def _trace(self, given: Mapping[str, Array]) -> Traced:
         """The traced pipeline, for arrays of these shapes."""
@@ -538,17 +579,22 @@ class Compiled:
         if science is not None:
             meta = pieces_of(science)[0].attrs.get("meta")
             primary = meta if isinstance(meta, Meta) else None
-        return {k: _with_meta(p, self.first.products[k], primary) for k, p in products.items()}
+        eager = {**self.first.saved, **self.first.products}
+        return {k: _with_meta(p, eager[k], primary) for k, p in products.items()}
 
 
-def _markers(settings: Settings) -> dict[str, bool]:
-    """Whether each product is optional, by kind."""
-    return {e.kind: e.optional for e in settings.pipeline if isinstance(e, Product)}
+def _asked_for(settings: Settings, kinds: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """What a run has to be told to make products, or keep the output of steps."""
+    markers = {e.kind: e.optional for e in settings.pipeline if isinstance(e, Product)}
+    return {
+        "products": tuple(k for k in kinds if markers.get(k)),
+        "save_steps": tuple(k for k in kinds if k not in markers),
+    }
 
 
 def _with_meta(made: Exposure, eager: Exposure, headers: Meta | None) -> Exposure:
     pieces = []
-    for one, first in zip(pieces_of(made), pieces_of(eager), strict=True):
+    for piece, first in zip(pieces_of(made), pieces_of(eager), strict=True):
         meta = first.attrs.get("meta")
         if isinstance(meta, Meta) and headers is not None:
             meta = meta.replace(
@@ -558,9 +604,10 @@ def _with_meta(made: Exposure, eager: Exposure, headers: Meta | None) -> Exposur
                 path=headers.path,
             )
         # texts that are told by world coordinates, such as the outline of a slit
-        missing = {n: v for n, v in first.variables.items() if n not in one.variables}
-        one = one.assign({n: v for n, v in missing.items() if v.dtype.kind == "U"})
-        pieces.append(one if meta is None else one.assign_attrs(meta=meta))
+        missing = {n: v for n, v in first.variables.items() if n not in piece.variables}
+        one = piece.assign({n: v for n, v in missing.items() if v.dtype.kind == "U"})
+        attrs = {k: v for k, v in first.attrs.items() if k not in piece.attrs}
+        pieces.append(one.assign_attrs(attrs if meta is None else {**attrs, "meta": meta}))
     return made.with_pieces(tuple(pieces)) if isinstance(made, Pieces) else pieces[0]
 
 
