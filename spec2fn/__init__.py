@@ -46,6 +46,7 @@ _PUBLIC = {
     "save_pixel_table": "spec2fn.io",
     "since": "spec2fn.engine.pipeline",
     "step": "spec2fn.engine.step",
+    "sweep": "spec2fn.calibration.sweep",
     "with_parameters": "spec2fn.engine.pipeline",
     "without": "spec2fn.engine.pipeline",
 }

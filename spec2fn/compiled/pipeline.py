@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.compiled.cache import use_cache
+from spec2fn.compiled.outputs import cut, joined, labelled
 from spec2fn.compiled.trace import Traced, trace
 from spec2fn.engine.pipeline import Observation, Product
 from spec2fn.engine.run import Result, run
@@ -20,7 +21,7 @@ from spec2fn.schema import Meta
 from spec2fn.transforms.mapping import map_arrays, vmap
 from spec2fn.transforms.packing import Packed, PyTree, pack, unpack
 from spec2fn.transforms.tracing import named_leaves
-from spec2fn.typing import Array
+from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
     import jax
@@ -156,6 +157,12 @@ class Compiled:
             for path in self._used
             if np.dtype(self._leaves[path].dtype).kind == "f"
         }
+
+    def value(self, path: str) -> HostArray:
+        """Return the array of a path, as it was when the pipeline was planned."""
+        self._check((path,))
+        held: HostArray = self._leaves[path]
+        return held
 
     def products(
         self,
@@ -369,9 +376,9 @@ class Compiled:
             some = {name: data[index] for name, data in varied.items()}
             arrays = {**self._arrays, **(fixed or {}), **some}
             made = unpack(self._programs[key](arrays, tuple(sorted(varied))))
-            parts.append({k: _cut(p, dim, min(batch, n - first)) for k, p in made.items()})
-        joined = {kind: _joined([p[kind] for p in parts], dim) for kind in parts[0]}
-        return self._labelled(joined, None)
+            parts.append({k: cut(p, dim, min(batch, n - first)) for k, p in made.items()})
+        whole = {kind: joined([p[kind] for p in parts], dim) for kind in parts[0]}
+        return self._labelled(whole, None)
 
     def _batch_size(self) -> int:
         pixels = sum(part["sci"].size for part in pieces_of(self.observation.science))
@@ -580,7 +587,7 @@ class Compiled:
             meta = pieces_of(science)[0].attrs.get("meta")
             primary = meta if isinstance(meta, Meta) else None
         eager = {**self.first.saved, **self.first.products}
-        return {k: _with_meta(p, eager[k], primary) for k, p in products.items()}
+        return {k: labelled(p, eager[k], primary) for k, p in products.items()}
 
 
 def _asked_for(settings: Settings, kinds: Collection[str]) -> dict[str, tuple[str, ...]]:
@@ -590,57 +597,6 @@ def _asked_for(settings: Settings, kinds: Collection[str]) -> dict[str, tuple[st
         "products": tuple(k for k in kinds if markers.get(k)),
         "save_steps": tuple(k for k in kinds if k not in markers),
     }
-
-
-def _with_meta(made: Exposure, eager: Exposure, headers: Meta | None) -> Exposure:
-    pieces = []
-    for piece, first in zip(pieces_of(made), pieces_of(eager), strict=True):
-        meta = first.attrs.get("meta")
-        if isinstance(meta, Meta) and headers is not None:
-            meta = meta.replace(
-                primary=headers.primary,
-                science=headers.science,
-                filename=headers.filename,
-                path=headers.path,
-            )
-        # texts that are told by world coordinates, such as the outline of a slit
-        missing = {n: v for n, v in first.variables.items() if n not in piece.variables}
-        one = piece.assign({n: v for n, v in missing.items() if v.dtype.kind == "U"})
-        attrs = {k: v for k, v in first.attrs.items() if k not in piece.attrs}
-        pieces.append(one.assign_attrs(attrs if meta is None else {**attrs, "meta": meta}))
-    return made.with_pieces(tuple(pieces)) if isinstance(made, Pieces) else pieces[0]
-
-
-def _cut(product: Exposure, dim: str, n: int) -> Exposure:
-    """The first `n` along a dim, as NumPy: a batch must not stay on the device."""
-    import jax
-
-    def one(ds: Any) -> Any:  # noqa: ANN401 - a Dataset
-        ds = ds.isel({dim: slice(0, n)}) if dim in ds.dims else ds
-        return ds.map(lambda v: v.copy(data=np.asarray(jax.device_get(v.data))), keep_attrs=True)
-
-    return product.map(one) if isinstance(product, Pieces) else one(product)
-
-
-def _joined(parts: list[Any], dim: str) -> Any:  # noqa: ANN401 - a product
-    import xarray as xr
-
-    if len(parts) == 1:
-        return parts[0]
-    if isinstance(parts[0], Pieces):
-        several = zip(*(p.pieces for p in parts), strict=True)
-        return parts[0].with_pieces(tuple(_joined(list(s), dim) for s in several))
-    if dim not in parts[0].dims:
-        return parts[0]
-    return xr.concat(
-        parts,
-        dim=dim,
-        data_vars="minimal",
-        coords="minimal",
-        compat="override",
-        join="override",
-        combine_attrs="override",
-    )
 
 
 def _described(value: PyTree, prefix: str, dims: Any = None) -> Iterator[tuple[str, Variable]]:  # noqa: ANN401 - spec2fn.plan_base.Dims

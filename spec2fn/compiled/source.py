@@ -16,7 +16,7 @@ from spec2fn.pieces import Pieces
 if TYPE_CHECKING:
     from spec2fn.pieces import Exposure
 
-__all__ = ["compile", "prepared"]
+__all__ = ["compile", "in_memory", "prepared"]
 
 
 def compile(  # noqa: A001 - spec2fn.compile is what it is called
@@ -102,12 +102,20 @@ def prepared(
         settings, references = resolve_settings(pipeline, params), refs
     if members:
         observation = observation.replace(**{k: tuple(v) for k, v in members.items()})
+    observation, loaded = in_memory(observation, references)
+    return observation, settings, loaded
+
+
+def in_memory(
+    observation: Observation, references: Mapping[str, Any]
+) -> tuple[Observation, dict[str, Any]]:
+    """Read an observation and its references."""
     loaded = {
         key: None if ref is None else as_reference(ref, key.rpartition(":")[2]).load()
         for key, ref in dict(references).items()
     }
     held = {role: tuple(map(_loaded, some)) for role, some in observation.members.items()}
-    return Observation(_loaded(observation.science), held), settings, loaded
+    return Observation(_loaded(observation.science), held), loaded
 
 
 def _loaded(exposure: Exposure) -> Exposure:
