@@ -69,8 +69,9 @@ def sweep(
     Returns
     -------
     xarray.Dataset
-        The product, with the parameters as first dims and as coordinates, in the order of
-        `grid`, where anything differs.
+        The product, with the parameters as coordinates, and as first dims of everything that has
+        wavelengths or pixels, in the order of `grid`. What has neither is that of the first.
+        Slits and Cubes have them in every Dataset.
 
     Raises
     ------
@@ -190,9 +191,9 @@ def _stacked(parts: list[Any], axis: _Axis) -> Any:  # noqa: ANN401 - a product
     joined = xr.concat(
         parts,
         dim=xr.IndexVariable(axis.name, values),
-        data_vars="different",
-        coords="different",
-        compat="equals",
+        data_vars=[n for n, v in parts[0].data_vars.items() if {"wave", "x"} & set(v.dims)],
+        coords="minimal",
+        compat="override",
         join="override",
         combine_attrs="override",
     )

@@ -50,16 +50,18 @@ def test_every_combination_is_a_run_of_its_own():
     assert [done.count(n) for n in ("assign_wcs", "photom", "extract_1d")] == [1, 2, 4]
 
 
-def test_what_does_not_depend_on_a_parameter_does_not_have_its_dim():
+def test_values_are_those_of_the_step():
     made = swept({"photom.inverse": ["false", "true"]})
     assert made["photom.inverse"].values.tolist() == [False, True]
     assert "photom.inverse" in made["flux"].dims
-    assert "photom.inverse" not in made["wavelength"].dims
+    assert made["mid_time"].dims == ()
 
 
-def test_slits_have_a_dim_by_bucket():
-    made = swept({"extract_2d.slit_names": [("S200A1",), ("S200A2",)]}, "NRS_FIXEDSLIT", kind="x1d")
-    assert made["extract_2d.slit_names"].values.tolist() == ["('S200A1',)", "('S200A2',)"]
+def test_slits_have_the_dim_in_every_bucket():
+    made = swept({"photom.inverse": [False, True]}, "NRS_FIXEDSLIT", kind="cal")
+    assert len(made.buckets) > 1
+    for bucket in made.buckets:
+        assert bucket["sci"].dims == ("photom.inverse", "slit", "y", "x")
 
 
 @pytest.mark.parametrize(

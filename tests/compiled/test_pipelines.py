@@ -84,7 +84,8 @@ def test_gradients_equal_finite_differences(compiled):
         held = np.asarray(compiled.value(path))
         assert np.isfinite(slope).all(), path
         assert (slope != 0).any(), path
-        size = 2e-3 * np.nan_to_num(np.abs(held))
+        # shares of pixels have kinks at their ends, none and all of it
+        size = 2e-3 * np.nan_to_num(np.abs(held)) * (held != 1.0)
         step = (rng.uniform(0.5, 1.5, held.shape) * np.sign(slope) * size).astype(held.dtype)
         up, down = (
             float(total(compiled.products({path: (held + sign * step).astype(held.dtype)})))
