@@ -15,7 +15,7 @@ from spec2fn.compiled.trace import Traced, trace
 from spec2fn.engine.pipeline import Observation, Product
 from spec2fn.engine.run import Result, run
 from spec2fn.engine.settings import Settings
-from spec2fn.errors import ContractError, DatasetError, InputError, nearest
+from spec2fn.errors import ContractError, DatasetError, InputError, PlanError, nearest
 from spec2fn.pieces import Exposure, Pieces, pieces_of
 from spec2fn.schema import Meta
 from spec2fn.transforms.mapping import map_arrays, vmap
@@ -294,17 +294,30 @@ class Compiled:
             variables of `science` may have it among their dims; products have it first, where
             they depend on it. Realisations are computed in batches of bounded memory.
             ``integration``: each integration goes through the pipeline alone.
-            ``slit``: so does each slit, from extract_2d on; plans that hold lists of the pixels
-            of all slits cannot be mapped.
+            ``slit``: refused if there are several, see below.
 
         Raises
         ------
         PlanError
-            When it is called, naming a field of a plan that cannot be mapped.
+            For ``slit``, naming a field of a plan that lists the pixels of all slits: a program
+            computes with all slits of a bucket at once, and does not grow with them. Single
+            steps are mapped by :func:`spec2fn.transforms.vmap`. When it is called, for a field
+            that cannot be mapped along ``integration``.
         ContractError
             When it is called, if nothing has the dim, or its length is not the same everywhere.
         """
-        if dim in ("integration", "slit"):
+        if dim == "slit":
+            listed = (
+                p for p, v in _described(self._packed, "") if any("(slit" in d for d in v.dims)
+            )
+            field = next(listed, None)
+            if field is not None:
+                msg = (
+                    f"vmap: {field} runs over all slits together and cannot be mapped along 'slit';"
+                    " a compiled pipeline computes with all slits of a bucket at once"
+                )
+                raise PlanError(msg)
+        if dim == "integration":
             return functools.partial(self._by_element, dim)
         return functools.partial(self._by_realisation, dim)
 
