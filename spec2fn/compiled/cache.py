@@ -29,7 +29,7 @@ def use_cache() -> Path | None:
     """
     import jax
 
-    already: str | None = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    already: str | None = jax.config.jax_compilation_cache_dir
     if already:
         return Path(already)
     folder = cache_folder()
