@@ -345,50 +345,45 @@ class Compiled:
         fixed = self._given({p: d for p, d in varied.items() if p not in mapped}, None, refs)
         for path in mapped:
             self._check_shape(path, sizes[path][1:])
-        return self.in_batches(dim, {p: varied[p] for p in mapped}, fixed)
+        (n,) = lengths
+        return self.in_batches(dim, n, lambda some: {p: varied[p][some] for p in mapped}, fixed)
 
     def in_batches(
         self,
         dim: str,
-        varied: Mapping[str, Array],
+        n: int,
+        draw: Callable[[HostArray], Mapping[str, Array]],
         fixed: Mapping[str, Array] | None = None,
-        change: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = None,
     ) -> Products:
         """Return products along a new dim, computed in batches of bounded memory.
 
         Parameters
         ----------
         dim : str
-        varied : mapping of str to array
-            Values by path, with the dim as the first axis; or whatever `change` wants.
+        n : int
+            Its length.
+        draw : callable
+            Takes the positions of some along the dim, and returns their values by path, with the
+            dim as the first axis.
         fixed : mapping of str to array, optional
-            Values that all have in common, by path or as `change` wants them.
-        change : callable, optional
-            Takes all values as one element of `varied` has them, and returns those by path that
-            are different. Of two that are equal one program is made.
+            Values by path that all have in common.
         """
         import jax
 
         traced = self._trace({})
-        key = (dim, tuple(sorted(varied)), change)
-        if key not in self._programs:
+        if dim not in self._programs:
 
-            def one(arrays: Mapping[str, Array]) -> Products:
-                made: Products = unpack(traced({**arrays, **(change(arrays) if change else {})}))
-                return made
+            def several(arrays: Mapping[str, Array], names: tuple[str, ...]) -> PyTree:
+                return map_arrays(lambda one: unpack(traced(one)), arrays, names, dim)
 
-            self._programs[key] = jax.jit(
-                lambda arrays, names: map_arrays(one, arrays, names, dim), static_argnums=1
-            )
-        n = len(next(iter(varied.values())))
+            self._programs[dim] = jax.jit(several, static_argnums=1)
         batch = min(n, self._batch_size())
         parts = []
         for first in range(0, n, batch):
             # the last batch is filled up, so that it needs no program of its own
-            index = np.minimum(np.arange(first, first + batch), n - 1)
-            some = {name: data[index] for name, data in varied.items()}
+            some = draw(np.minimum(np.arange(first, first + batch), n - 1))
             arrays = {**self._arrays, **(fixed or {}), **some}
-            made = unpack(self._programs[key](arrays, tuple(sorted(varied))))
+            made = unpack(self._programs[dim](arrays, tuple(sorted(some))))
             parts.append({k: cut(p, dim, min(batch, n - first)) for k, p in made.items()})
         whole = {kind: joined([p[kind] for p in parts], dim) for kind in parts[0]}
         return self._labelled(whole, None)
@@ -408,14 +403,15 @@ class Compiled:
         import jax
 
         given = self._given(values, science, refs)
-        if dim not in self._programs:
+        if ("whole", dim) not in self._programs:
 
             def whole(arrays: Mapping[str, Array]) -> PyTree:
                 inputs = unpack(self._filled(arrays))
                 return pack(vmap(self._apply, dim)(inputs))
 
-            self._programs[dim] = jax.jit(whole)
-        return self._labelled(unpack(self._programs[dim](self._arrays | given)), science)
+            self._programs["whole", dim] = jax.jit(whole)
+        program = self._programs["whole", dim]
+        return self._labelled(unpack(program(self._arrays | given)), science)
 
     # -- the function and its arguments --------------------------------------------------------
 

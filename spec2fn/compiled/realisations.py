@@ -10,7 +10,7 @@ import numpy as np
 
 from spec2fn.errors import ContractError, InputError
 from spec2fn.pieces import pieces_of
-from spec2fn.typing import Array, HostArray
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["Realisations", "realisations"]
 
 DIM = "realisation"
-_KEY, _SIGMA = "key", "sigma:"
 _KINDS = ("poisson", "rnoise")
 
 
@@ -109,42 +108,25 @@ def realisations(
     ContractError
         If ``x1d`` is not among the products.
     """
-    import jax
-
     if n < 2:
         raise InputError(f"realisations: n must be at least 2, got {n}")
     if "x1d" not in kinds:
         raise ContractError(f"realisations: kinds must have 'x1d', got {kinds}")
     chosen = compiled.only(*kinds)
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(key), i))(np.arange(n))
-    made = chosen.in_batches(
-        DIM,
-        {_KEY: np.asarray(jax.random.key_data(keys))},
-        {f"{_SIGMA}{path}": sigma for path, sigma in _sigmas(chosen).items()},
-        _Noise(float(one_over_f)),
-    )
-    return Realisations(made, chosen.first.products["x1d"])
+    sigmas, slow = _sigmas(chosen), one_over_f
 
+    def draw(some: HostArray) -> dict[str, HostArray]:
+        return {
+            path: np.stack(
+                [
+                    _noisy(np.random.default_rng([key, int(i), k]), chosen.value(path), sigma, slow)
+                    for i in some
+                ]
+            )
+            for k, (path, sigma) in enumerate(sigmas.items())
+        }
 
-@dataclass(frozen=True)
-class _Noise:
-    """Adds noise to the pixels of an exposure, given a key and their standard deviations."""
-
-    one_over_f: float
-
-    def __call__(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
-        import jax
-
-        key = jax.random.wrap_key_data(arrays[_KEY])
-        out = {}
-        for i, name in enumerate(sorted(n for n in arrays if n.startswith(_SIGMA))):
-            path, one = name.removeprefix(_SIGMA), jax.random.fold_in(key, i)
-            sci = arrays[path]
-            out[path] = sci + jax.random.normal(one, sci.shape, sci.dtype) * arrays[name]
-            if self.one_over_f:
-                slow = _pink(jax.random.fold_in(one, 1), sci) * self.one_over_f
-                out[path] = out[path] + slow.astype(sci.dtype)
-        return out
+    return Realisations(chosen.in_batches(DIM, n, draw), chosen.first.products["x1d"])
 
 
 def _sigmas(compiled: Compiled) -> dict[str, HostArray]:
@@ -165,15 +147,22 @@ def _sigmas(compiled: Compiled) -> dict[str, HostArray]:
     return out
 
 
-def _pink(key: Array, sci: Array) -> Array:
-    """Noise of unit variance, 1/f in power, along the rows as they are read."""
-    import jax
+def _noisy(
+    rng: np.random.Generator, sci: HostArray, sigma: HostArray, one_over_f: float
+) -> HostArray:
+    noise = rng.standard_normal(sci.shape, np.float32)
+    noise *= sigma
+    noise += sci
+    if one_over_f:
+        noise += one_over_f * _pink(rng, sci.shape)
+    return noise
 
-    xp = jax.numpy
-    length = sci.shape[-1] * sci.shape[-2]
-    frequency = np.fft.rfftfreq(length)
-    shape = np.concatenate([[0.0], frequency[1:] ** -0.5])
-    shape /= np.sqrt(2 * np.sum(shape**2) / length)
-    white = jax.random.normal(key, (*sci.shape[:-2], length), xp.float64)
-    pink = xp.fft.irfft(xp.fft.rfft(white) * xp.asarray(shape), n=length)
-    return pink.reshape(sci.shape)
+
+def _pink(rng: np.random.Generator, shape: tuple[int, ...]) -> HostArray:
+    """Noise of unit variance, 1/f in power, along the rows as they are read."""
+    length = shape[-1] * shape[-2]
+    amplitude = np.concatenate([[0.0], np.fft.rfftfreq(length)[1:] ** -0.5])
+    amplitude /= np.sqrt(2 * np.sum(amplitude**2) / length)
+    white = rng.standard_normal((*shape[:-2], length))
+    pink = np.fft.irfft(np.fft.rfft(white) * amplitude, n=length)
+    return pink.reshape(shape).astype(np.float32)
