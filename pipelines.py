@@ -59,6 +59,7 @@ __all__ = [
     "MODES",
     "NIRCAM_TSGRISM",
     "NIRCAM_WFSS",
+    "NIRISS_SOSS",
     "NIRISS_WFSS",
     "NIRSPEC_AUTOFLAT",
     "NIRSPEC_BRIGHTOBJ",
@@ -322,6 +323,21 @@ NIRISS_WFSS: Pipeline = (
 
 NIRCAM_WFSS: Pipeline = NIRISS_WFSS
 
+# Orders overlap: light has no wavelength and no flux before it is known which order it is of.
+NIRISS_SOSS: Pipeline = (
+    assign_wcs,
+    background,
+    product("bsub", of="background", optional=True),
+    srctype,
+    flat_field,
+    pathloss,
+    product("cal"),
+    pixel_replace,
+    extract_1d,
+    photom,
+    product("x1d", of="extract_1d"),
+)
+
 NIRCAM_TSGRISM: Pipeline = (
     assign_wcs,
     flat_field,
@@ -392,6 +408,7 @@ MODES: dict[str, tuple[str, Pipeline]] = {
     "NRS_BRIGHTOBJ": ("NIRSPEC_BRIGHTOBJ", NIRSPEC_BRIGHTOBJ),
     "NRS_IFU": ("NIRSPEC_IFU", NIRSPEC_IFU),
     "NRS_MSASPEC": ("NIRSPEC_MOS", NIRSPEC_MOS),
+    "NIS_SOSS": ("NIRISS_SOSS", NIRISS_SOSS),
     "NIS_WFSS": ("NIRISS_WFSS", NIRISS_WFSS),
     "NRC_TSGRISM": ("NIRCAM_TSGRISM", NIRCAM_TSGRISM),
     "NRC_WFSS": ("NIRCAM_WFSS", NIRCAM_WFSS),

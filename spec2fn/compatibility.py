@@ -27,11 +27,19 @@ PRESETS: Mapping[str, tuple[tuple[str, str, Any], ...]] = {
         ("background", "propagate_variance", False),
         # orders that are not extracted count as background
         ("background", "wfss_all_orders", False),
+        # faint pixels of overlapping orders one by one
+        ("background", "soss_bkg_block", 1),
         ("imprint", "propagate_variance", False),
         ("master_background", "propagate_variance", False),
         # spectra without slits
         ("photom", "round_wavelengths", True),
         ("photom", "uncalibrated", "kept"),
+        # spectra of overlapping orders
+        ("extract_1d", "soss_masked_pixels", "dropped"),
+        ("extract_1d", "soss_criterion", "official"),
+        ("extract_1d", "soss_official_model", True),
+        ("photom", "orders_unit", "MJy"),
+        ("photom", "orders_beyond", "zero"),
         # clean_flicker_noise, the successor of nsclean
         ("nsclean", "fit_method", "median"),
         ("nsclean", "background_method", "median"),

@@ -81,6 +81,9 @@ class Mode:
         empty if they have none of their own.
     unwritten : tuple of str
         Planes that the products do not have, because the gwcs tells.
+    surveyed : bool
+        What a step plans depends on the pixels of all integrations: the plans of a series that is
+        too long to be in memory are made from integrations spread over it.
     spectral : bool
         Exposures hold spectra: all but the images that serve them.
     elements : mapping of str to tuple of str
@@ -107,6 +110,7 @@ class Mode:
     etalon: bool = False
     cube_columns: str = ""
     unwritten: tuple[str, ...] = ()
+    surveyed: bool = False
     spectral: bool = True
     elements: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
@@ -272,7 +276,15 @@ MODES: dict[str, Mode] = {
             wcs="grism:wide_field",
             elements=_elements(DETECTOR="MIRIMAGE", FILTER="P750L"),
         ),
-        Mode("NIS_SOSS", _NIRISS, "orders", one_source=True),
+        Mode(
+            "NIS_SOSS",
+            _NIRISS,
+            "orders",
+            "soss:soss",
+            one_source=True,
+            surveyed=True,
+            elements=_elements(DETECTOR="NIS", FILTER="CLEAR F277W", PUPIL="GR700XD"),
+        ),
         replace(
             _TRACES,
             exp_type="NIS_WFSS",

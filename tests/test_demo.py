@@ -34,6 +34,8 @@ def test_extracted_flux_is_the_truth_within_honest_errors(mode, tmp_path, monkey
         assert 0.87 < c.scatter < 1.13, (c.name, c.scatter)
     if mode in ("miri-mrs", "nirspec-ifu"):
         check_cubes(demo)
+    if mode == "niriss-soss":
+        check_orders(demo)
     if mode == "nirspec-mos":
         check_sources_of_the_msa(demo.comparisons)
     if not lamp:
@@ -92,6 +94,25 @@ def check_cubes(demo):
         assert abs(scale - 1) < 0.003, c.name
 
 
+def check_orders(demo):
+    """Where the throughput is above 5 % of its peak: flux, transit, errors."""
+    from spec2fn.demo.orders import binned_ratio, transit_depth, white_light
+
+    assert [c.name for c in demo.comparisons] == ["order 1", "order 2", "order 3"]
+    for c, bar in zip(demo.comparisons, (0.01, 0.01, 0.03), strict=True):
+        assert 0.95 < c.scatter < 1.05, (c.name, c.scatter)
+        _, ratio, error = binned_ratio(c)
+        assert (np.abs(ratio - 1) < bar + 2 * error).all(), (c.name, ratio)
+    for c in demo.comparisons[:2]:
+        depth = transit_depth(c)
+        pull = (depth.depth - depth.truth) / depth.error
+        assert abs(pull.mean()) < 3 / np.sqrt(len(pull)), c.name
+        assert 0.7 < pull.std() < 1.3, c.name
+        flux, error, truth = white_light(c)
+        assert (np.abs(flux / truth - 1) < 1e-3 + 4 * error).all(), c.name
+    assert demo.files["SossExtractModel"].exists()
+
+
 def check_field(comparisons):
     """Sources that stand alone to their errors; those in pairs to a per cent."""
     # the order of the field: three alone, two pairs, the others
@@ -121,7 +142,7 @@ def check_sources_of_the_msa(comparisons):
 
 
 def test_the_number_of_integrations_can_be_chosen(tmp_path):
-    for mode in ("miri-lrs-slitless", "nirspec-bots", "nircam-tsgrism"):
+    for mode in ("miri-lrs-slitless", "nirspec-bots", "nircam-tsgrism", "niriss-soss"):
         demo = run_demo(mode, tmp_path / mode, integrations=3)
         assert demo.comparison.flux.shape[0] == 3
 

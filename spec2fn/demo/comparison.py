@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from spec2fn.forward.rendered import Rendered, Source
 
-__all__ = ["Comparison", "LineComparison", "compare"]
+__all__ = ["Comparison", "LineComparison", "compare", "flagged", "spectrum_columns", "usable"]
 
 _REACH = 8.0  # pixels on either side of a source in an image whose flags matter
 _MARGIN = 1.0  # pixels beside the box of a slit
@@ -126,7 +126,7 @@ class LineComparison(Comparison):
 
 
 def compare(products: Mapping[str, Any], rendered: Rendered) -> tuple[Comparison, ...]:
-    """Compare extracted spectra with what was rendered.
+    """Compare extracted spectra with what was rendered; not of overlapping orders.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def compare(products: Mapping[str, Any], rendered: Rendered) -> tuple[Comparison
     return (_of_image(products["x1d"], products["cal"], rendered),)
 
 
-def _columns(spectrum: xr.Dataset) -> tuple[HostArray, HostArray, HostArray]:
+def spectrum_columns(spectrum: xr.Dataset) -> tuple[HostArray, HostArray, HostArray]:
     """Wavelength, flux and its error, which counts the covariance of resampling if it is known."""
     names = (
         "wavelength",
@@ -170,11 +170,12 @@ def _columns(spectrum: xr.Dataset) -> tuple[HostArray, HostArray, HostArray]:
     return (wave[0] if wave.ndim == 2 else wave), flux, error
 
 
-def _usable(wave: HostArray, flux: HostArray, error: HostArray) -> HostArray:
+def usable(wave: HostArray, flux: HostArray, error: HostArray) -> HostArray:
+    """Return where everything is finite and the error positive."""
     return np.isfinite(wave) & np.isfinite(flux) & np.isfinite(error) & (error > 0)
 
 
-def _flagged(ds: xr.Dataset, *more: Pixel) -> HostArray:
+def flagged(ds: xr.Dataset, *more: Pixel) -> HostArray:
     """Pixels that are not to be used, or have another flag."""
     flags = np.bitwise_or.reduce([np.uint32(f) for f in (Pixel.DO_NOT_USE, *more)])
     return (np.asarray(ds["dq"].values) & flags) != 0
@@ -190,19 +191,19 @@ def _in_order(flags: HostArray, lines: HostArray, wave: HostArray) -> HostArray:
 
 def _of_image(extracted: xr.Dataset, cal: xr.Dataset, rendered: Rendered) -> Comparison:
     """Compare the one spectrum of an image, or of each image of a time series."""
-    wave, flux, error = _columns(extracted.isel(spectrum=0))
+    wave, flux, error = spectrum_columns(extracted.isel(spectrum=0))
     truth = rendered.truth.at(np.where(np.isfinite(wave), wave, rendered.truth.wavelength[0]))
     op = rendered.operators["science"]
     rows, columns = (slice(*w) for w in op.window)
     near = (op.lower < op.position + _REACH) & (op.upper > op.position - _REACH) & (op.gain > 0)
     across = -1 if cal.attrs["dispaxis"] == 2 else -2
-    bad = (_flagged(cal, Pixel.JUMP_DET)[..., rows, columns] & near).any(across)
+    bad = (flagged(cal, Pixel.JUMP_DET)[..., rows, columns] & near).any(across)
     of_pixel = np.where(op.gain > 0, np.asarray(cal["wavelength"].data)[rows, columns], np.nan)
     lines = np.moveaxis(of_pixel, across, -1)
     seen = np.isfinite(lines).any(1)
     of_line = np.nanmedian(lines[seen], axis=1)
     touched = _in_order(bad[..., seen], of_line, wave)
-    clean = _usable(wave, flux, error) & ~touched
+    clean = usable(wave, flux, error) & ~touched
     # a filter leaves most of a slitless image dark
     lit = ~((wave < of_line.min() - _DARK) | (wave > of_line.max() + _DARK))
     flux, error, truth, clean = (v[..., lit] for v in (flux, error, truth, clean))
@@ -211,8 +212,8 @@ def _of_image(extracted: xr.Dataset, cal: xr.Dataset, rendered: Rendered) -> Com
 
 def _of_cube(band: str, extracted: xr.Dataset, cal: xr.Dataset, rendered: Rendered) -> Comparison:
     """Compare the spectrum of the target in a cube."""
-    wave, flux, error = _columns(extracted.isel(spectrum=0))
-    clean = _usable(wave, flux, error) & ~_planes_touched(cal, rendered, wave)
+    wave, flux, error = spectrum_columns(extracted.isel(spectrum=0))
+    clean = usable(wave, flux, error) & ~_planes_touched(cal, rendered, wave)
     name = f"target in {band}" if band else "target"
     return Comparison(wave, flux, error, rendered.truth.at(wave), clean, name)
 
@@ -224,7 +225,7 @@ def _planes_touched(cal: xr.Dataset, rendered: Rendered, wave: HostArray) -> Hos
     reach = _RADIUS * point.sigma
     near = (point.gain > 0) & (point.lower < reach) & (point.upper > -reach)
     near &= (point.near < reach) & (point.far > -reach)
-    bad = _flagged(cal)[window] & near
+    bad = flagged(cal)[window] & near
     of_pixel = np.asarray(cal["wavelength"].data)[window]
     step = np.abs(np.gradient(of_pixel, axis=0 if cal.attrs["dispaxis"] == 2 else 1))
     bad &= np.isfinite(of_pixel) & np.isfinite(step)
@@ -240,7 +241,7 @@ def _of_slit(products: Mapping[str, Any], source: Source) -> Comparison:
     spectra = products["x1d"]
     (row,) = np.flatnonzero(spectra["sltname"].values == source.slit)
     one = spectra.isel(spectrum=int(row))
-    wave, flux, error = _columns(one)
+    wave, flux, error = spectrum_columns(one)
     pixels = np.asarray(one["npixels"].values)
     truth = source.truth.at(np.where(np.isfinite(wave), wave, source.truth.wavelength[0]))
     slit = products["cal"].slit(source.slit)
@@ -258,7 +259,7 @@ def _of_slit(products: Mapping[str, Any], source: Source) -> Comparison:
             flux, error = flux / area, error / area
     near = np.abs(along - centre) < (width / 2 + _MARGIN) * unit
     # at the ends of a spectrum that is tilted a part of the box is not lit
-    clean = _usable(wave, flux, error) & (pixels > _COMPLETE * np.nanmax(pixels))
+    clean = usable(wave, flux, error) & (pixels > _COMPLETE * np.nanmax(pixels))
     clean &= ~_columns_touched(slit, near, wave)
     brightness = "Jy" if source.kind == "point" else "MJy/sr"
     return Comparison(wave, flux, error, truth, clean, source.name, source.slit, brightness)
@@ -270,8 +271,8 @@ def _of_lines(spectra: xr.Dataset, source: Source) -> LineComparison:
 
     (row,) = np.flatnonzero(spectra["sltname"].values == source.slit)
     one = spectra.isel(spectrum=int(row))
-    wave, flux, error = _columns(one)
-    known = _usable(wave, flux, error)
+    wave, flux, error = spectrum_columns(one)
+    known = usable(wave, flux, error)
     rows = np.asarray(one["npixels"].values)[known]
     wave, flux, error = wave[known], flux[known] / rows, error[known] / rows
     lines = lamps.LINES
@@ -323,7 +324,7 @@ def _of_trace(products: Mapping[str, Any], source: Source) -> Comparison | None:
     if not rows.any():
         return None
     (row,) = np.flatnonzero(rows)
-    wave, flux, error = _columns(spectra.isel(spectrum=int(row)))
+    wave, flux, error = spectrum_columns(spectra.isel(spectrum=int(row)))
     cal = products["cal"]
     k = int(
         np.flatnonzero(
@@ -336,8 +337,8 @@ def _of_trace(products: Mapping[str, Any], source: Source) -> Comparison | None:
     # where the filter lets through little, a spectrum is that of its neighbours
     low, high = source.truth.wavelength[[0, -1]]
     margin = _EDGE * (high - low)
-    clean = _usable(wave, flux, error) & (wave > low + margin) & (wave < high - margin)
-    bad = np.asarray(_flagged(slit).any(axis=0))
+    clean = usable(wave, flux, error) & (wave > low + margin) & (wave < high - margin)
+    bad = np.asarray(flagged(slit).any(axis=0))
     clean &= ~_in_order(bad, np.nanmedian(slit["wavelength"].values, axis=0), wave)
     if clean.sum() < _FEWEST:
         return None
@@ -370,7 +371,7 @@ def _columns_touched(slit: xr.Dataset, near: HostArray, wave: HostArray) -> Host
     """Whether a flagged pixel lies in or beside the box, by wavelength."""
     of_pixel = np.where(near, np.asarray(slit["wavelength"].values), np.nan)
     seen = np.isfinite(of_pixel).any(axis=0)
-    columns = (_flagged(slit) & near).any(axis=-2)
+    columns = (flagged(slit) & near).any(axis=-2)
     # resampling mixes neighbours, and has none at the ends
     ends = [(0, 0)] * (columns.ndim - 1) + [(1, 1)]
     wide = np.pad(columns, ends, constant_values=True)

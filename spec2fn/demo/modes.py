@@ -16,6 +16,7 @@ DEMOS: Mapping[str, str] = {
     "nirspec-mos": "NRS_MSASPEC",
     "nirspec-ifu": "NRS_IFU",
     "nirspec-lamp": "NRS_LAMP:FIXEDSLIT:LINE",
+    "niriss-soss": "NIS_SOSS",
     "niriss-wfss": "NIS_WFSS",
     "nircam-wfss": "NRC_WFSS",
 }

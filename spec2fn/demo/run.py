@@ -18,6 +18,7 @@ import numpy as np
 from spec2fn.demo.comparison import Comparison, LineComparison, compare
 from spec2fn.demo.figures import plot
 from spec2fn.demo.modes import DEMOS
+from spec2fn.demo.orders import compare_orders, read_models
 from spec2fn.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -154,6 +155,8 @@ def run_demo(
         params["targ_centroid"] = {"skip": False}
     if mode == "miri-mrs":
         params["cube_build"] = {"output_type": "band"}
+    if mode == "niriss-soss":
+        params["extract_1d"] = {"soss_modelname": mode}
     if mode in ("miri-mrs", "nirspec-ifu"):
         # what is clipped counts in the area of the annulus, and biases the background
         params["extract_1d"] = {"bkg_sigma_clip": 10.0}
@@ -176,11 +179,14 @@ def run_demo(
         )
     times.append(time.perf_counter())
     tell("compare")
-    comparisons = compare(result.products, rendered)
+    of_mode = compare_orders if mode == "niriss-soss" else compare
+    comparisons = of_mode(result.products, rendered)
     shown |= result.products
     if "uncorrected" in shown:
         shown["uncorrected"] = compare(shown["uncorrected"], rendered)
         shown |= {n: open_product(result.files[n]) for n in ("flat_field", "simul")}
+    if "SossExtractModel" in result.files:
+        shown["models"] = read_models(result.files["SossExtractModel"])
     files = {
         "input": association,
         "cache": cache,
@@ -193,7 +199,13 @@ def run_demo(
     return Demo(mode, folder, files, comparisons, seconds)
 
 
-def _render(mode: str, folder: Path, seed: int, integrations: int) -> tuple[Rendered, Path, Path]:
+def _render(
+    mode: str,
+    folder: Path,
+    seed: int,
+    integrations: int,
+    **scene: Any,  # noqa: ANN401 - see render
+) -> tuple[Rendered, Path, Path]:
     """Write exposures, association, references and cache; return the truth and the last three."""
     from spec2fn.forward.renderers import render
     from spec2fn.refs import CacheEntry, write_cache
@@ -202,7 +214,7 @@ def _render(mode: str, folder: Path, seed: int, integrations: int) -> tuple[Rend
     cache = folder / "crds_cache"
     references = cache / "references" / "jwst" / instrument
     references.mkdir(parents=True, exist_ok=True)
-    rendered = render(DEMOS[mode], seed, integrations, folder=references)
+    rendered = render(DEMOS[mode], seed, integrations, folder=references, **scene)
     entries = [
         CacheEntry(f.path, instrument, f.reftype, {k.upper(): v for k, v in f.match.items()})
         for f in rendered.reference_files

@@ -34,6 +34,7 @@ SLOW = (
     "nsclean",
     "residual_fringe",
     "slitless_",
+    "soss_",
     "wfss_",
 )
 
@@ -218,6 +219,7 @@ def allowed(request):
 AS_THE_PEER = preset("jwst-3.0")
 # the peer's name of a step or its output, and ours
 OUR_NAMES = {
+    "bkg_subtract": "background",
     "msa_flagging": "msaflagopen",
     "clean_flicker_noise": "nsclean",
     "imprint_subtract": "imprint",

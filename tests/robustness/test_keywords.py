@@ -156,7 +156,11 @@ def test_where_the_target_is_in_a_fixed_slit(case, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "mode", ["nirspec-bots", "nirspec-fs", "miri-lrs-slit", "nircam-tsgrism", "nirspec-lamp"]
+    "mode",
+    [
+        *("nirspec-bots", "nirspec-fs", "miri-lrs-slit", "nircam-tsgrism", "nirspec-lamp"),
+        "niriss-soss",
+    ],
 )
 def test_every_keyword(case, mode, tmp_path):
     assert len(check_all(case(mode), tmp_path, every=False)) > 40

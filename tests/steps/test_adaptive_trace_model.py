@@ -170,7 +170,7 @@ def test_finer_pixels_of_a_slit(factor):
         whole = np.isfinite(rows).all(axis=1) & np.isfinite(before["sci"].values)
         assert whole.sum() > 300
         sums = rows.sum(axis=1)[whole]
-        assert sums.sum() == pytest.approx(before["sci"].values[whole].sum(), rel=0.01)
+        assert sums.sum() == pytest.approx(before["sci"].values[whole].sum(), rel=0.03)
         assert_same_places(before, slit, int(before["slit"]), factor, 0)
         assert set(np.unique(slit["dq"].values & 1)) <= {0, 1}
         assert_flags(slit)
@@ -227,11 +227,11 @@ def test_finer_slits_are_resampled():
     slits, _ = in_slits()
     fine = adaptive_trace_model(slits, oversample=2)
     for a, b in zip(resample_spec(slits), resample_spec(fine), strict=True):
-        # in units of the flux of a pixel, of which there are twice as many
+        # surface brightness, on twice as many pixels
         assert b.sizes["y"] == pytest.approx(2 * a.sizes["y"], abs=2)
         low, high = (np.nansum(d["sci"].values, axis=0) for d in (a, b))
         inner = slice(20, -20)
-        np.testing.assert_allclose(high[inner], low[inner], rtol=0.1)
+        np.testing.assert_allclose(high[inner] / 2, low[inner], rtol=0.1)
 
 
 def test_finer_pixels_of_the_lrs():

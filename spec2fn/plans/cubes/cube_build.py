@@ -299,30 +299,31 @@ def _internal_cube(
 ) -> tuple[CubeGrid, CubeOperator]:
     # the lines of a lamp tell where they belong
     shifted = params.internal_outline == "shifted" and not mode_of(ds).lamp
-    outlines = internal_outlines(ds, wcs, shifted=shifted)
-    pixel, number, (along, across), (corners_along, corners_wave) = outlines
+    pixel, number, (along, across), corners = internal_outlines(ds, wcs, shifted=shifted)
     grid = internal_grid(along, across, _SLICES)
     if sampling.step is None:
         msg = "cube_build: coord_system='internal_cal' has linear planes; leave out wavelengths"
         raise ParameterError(msg)
     ny, nx = grid.shape
     planes = sampling.wavelength.size
-    a = (corners_along - grid.start[1]) / grid.cdelt[1] + 0.5
-    w = (corners_wave - sampling.lower[0]) / sampling.step
-    known = np.flatnonzero(np.isfinite(a).all(axis=0) & np.isfinite(w).all(axis=0))
-    a, w = a[:, known], w[:, known]
-    who, cell, area = quad_entries(a, w, (planes, ny))
+    check_cube_size(grid, planes)
+    known = np.flatnonzero(np.isfinite(corners).all(axis=(0, 1)))
+    a, w = corners[:, :, known]
+    # in rows and planes
+    for values, start, step in (
+        (a, grid.start[1] - 0.5 * grid.cdelt[1], grid.cdelt[1]),
+        (w, sampling.lower[0], sampling.step),
+    ):
+        np.subtract(values, start, out=values)
+        np.divide(values, step, out=values)
     full = 0.5 * np.abs((a[0] - a[2]) * (w[1] - w[3]) - (a[1] - a[3]) * (w[0] - w[2]))
-    # the cells run over planes and rows
-    column = _SLICE_COLUMNS[number[known] - 1]
-    operator = assemble_voxels(
-        pixel[known],
-        who,
-        cell * nx + column[who],
-        area / full[who],
-        shape=(planes, ny, nx),
-    )
-    return grid, operator
+    who, cell, area = quad_entries(a, w, (planes, ny))
+    # the cells run over planes and rows, the voxels over columns as well, one for each slice
+    cell *= nx
+    cell += _SLICE_COLUMNS[number[known] - 1].astype(cell.dtype)[who]
+    area /= full[who]
+    shape = (planes, ny, nx)
+    return grid, assemble_voxels(pixel[known], who, cell, area.astype(np.float32), shape=shape)
 
 
 def _influence_keywords(sampling: CubeSampling, params: Parameters) -> Mapping[str, Any]:

@@ -307,7 +307,9 @@ def internal_outlines(
     label, _ = pixel_labels(ds, ())
     pixel = np.flatnonzero(label)
     along, across, _ = slice_frame(ds, wcs, pixel)
-    corners = np.full((2, 4, label.size), np.nan)
+    corners = np.full((2, 4, pixel.size), np.nan)
+    # where a pixel stands in the list
+    listed = np.cumsum(label.reshape(-1) > 0, dtype=np.int32).reshape(label.shape) - 1
     first = 0.0 if shifted else -0.5
     place = _slice_places(ds)
 
@@ -316,7 +318,7 @@ def internal_outlines(
         y, x = (np.arange(s.start, s.stop + 1.0) + first for s in (rows, columns))
         edges = place(number, x[None, :], y[:, None])
         inside = label[rows, columns] == number
-        at = np.arange(label.size).reshape(label.shape)[rows, columns][inside]
+        at = listed[rows, columns][inside]
         for k, (up, right) in enumerate(((0, 0), (0, 1), (1, 1), (1, 0))):
             for i, values in enumerate(edges):
                 moved = values[up : values.shape[0] - 1 + up, right : values.shape[1] - 1 + right]
@@ -324,7 +326,7 @@ def internal_outlines(
 
     found = enumerate(find_objects(label), start=1)
     in_threads(outline, [(k, window) for k, window in found if window is not None])
-    return pixel, label.reshape(-1)[pixel], (along, across), corners[:, :, pixel]
+    return pixel, label.reshape(-1)[pixel], (along, across), corners
 
 
 def _slice_places(ds: xr.Dataset) -> Callable[[int, HostArray, HostArray], tuple[HostArray, ...]]:

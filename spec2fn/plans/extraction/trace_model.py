@@ -109,11 +109,12 @@ class TraceModelPlan(Plan):
         flux = self.flux(sci, stacked=stacked)
         xp = array_namespace(flux, self.profile)
         scale = column_scale(flux, self.weight)
-        model = xp.asarray(self.profile) * scale + xp.asarray(self.level)[..., None, None]
+        level = xp.asarray(self.level)[..., None, None]
+        model = (xp.asarray(self.profile) * scale + level).astype(sci.dtype)
         nan = xp.asarray(xp.nan, dtype=sci.dtype)
         shape = (*sci.shape[:-3], *sci.shape[-2:]) if stacked else sci.shape
         full, used = (
-            self.image(xp.full(shape, nan), xp.where(xp.asarray(m), model, nan).astype(sci.dtype))
+            self.image(xp.full(shape, nan), xp.where(xp.asarray(m), model, nan))
             for m in (self.full, self.used)
         )
         return full, used
