@@ -66,7 +66,7 @@ def test_extended_sources_are_left_alone():
 
 def test_what_is_wrong_is_named():
     short, long, _, table = case()
-    with pytest.raises(InputError, match="band 1B, which holds 6 um, found 11.55 to 13.47 um"):
+    with pytest.raises(InputError, match=r"band 1B, which holds 6 um, found 11\.55 to 13\.47 um"):
         spec2fn.spectral_leak(long, short, table)
     with pytest.raises(DatasetError, match="spectral_leak: needs variable 'flux'"):
         spec2fn.spectral_leak(short, long.drop_vars("flux"), table)
