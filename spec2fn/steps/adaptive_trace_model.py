@@ -60,6 +60,7 @@ def adaptive_trace_model(
     slope_limit: float = 0.1,
     psf_optimal: bool = False,
     save_intermediate_results: bool = False,
+    maximum_cores: str = "none",
 ) -> Exposure:
     """Model the trace of a compact source by splines across the dispersion.
 
@@ -91,6 +92,8 @@ def adaptive_trace_model(
         Keep the model of all pixels and that of compact sources, and with `oversample` the
         interpolated data and residuals, as ``spline_full``, ``spline_used``, ``linear_interp``
         and ``spline_residual`` in ``ds.attrs["meta"].records`` (not inside a JAX transformation).
+    maximum_cores : str
+        Taken for compatibility; all columns of a slice are fitted at once.
 
     Returns
     -------
