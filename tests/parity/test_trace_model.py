@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 slow = pytest.mark.slow
 CASES = [
     ("miri_lrs_slitless", {}),
-    ("miri_lrs_slit", {"fit_threshold": 0.0, "slope_limit": 0.02}),
+    ("miri_lrs_slit", {"psf_optimal": True}),
     ("miri_lrs_slit", {"oversample": 2.0, "psf_optimal": True}),
     pytest.param("nrs_fs_g395h", {"oversample": 3.0}, marks=slow),
     pytest.param("nrs_bots_g395h", {}, marks=slow),
