@@ -157,6 +157,17 @@ SCALARS: Mapping[str, Scalar] = {
     "background_scale": Scalar(
         "BKGD_SCL", "PRIMARY", "", "Background scale factor", section="Background information"
     ),
+    **{
+        name: Scalar(keyword, "PRIMARY", unit, about, section="NIRISS SOSS Extract1D Parameters")
+        for name, keyword, unit, about in (
+            ("aperture_width", "SOSSWDTH", "pixel", "Aperture width used in extraction"),
+            ("tikhonov_factor", "TIKFACTR", "", "Tikhonov factor used in extraction"),
+            ("oversampling", "OVERSAMP", "", "Oversampling used in extraction"),
+            ("threshold", "THRESHLD", "", "Threshold used in extraction"),
+            ("pupil_wheel_angle", "PWCFIT", "deg", "Angle of the pupil wheel, fitted"),
+            ("trace_shift", "TRCSHIFT", "pixel", "Shift of traces across dispersion, fitted"),
+        )
+    },
 }
 
 # name -> (FITS keyword, type); a keyword that is absent leaves the attribute out.

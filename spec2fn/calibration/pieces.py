@@ -6,24 +6,47 @@ import contextlib
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
 
 from spec2fn.calibration.job import Job
 from spec2fn.engine.outcome import blank_pieces
 from spec2fn.engine.pipeline import Observation, steps_of
 from spec2fn.engine.run import Result, run
 from spec2fn.engine.step import Step
-from spec2fn.pieces import Exposure, Pieces
+from spec2fn.errors import ParameterError
+from spec2fn.modes import mode_of
+from spec2fn.pieces import Exposure, Pieces, pieces_of
 from spec2fn.slits import Slits
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["chunk_size", "joined", "keeps_members", "merged", "patient_collector", "run_pieces"]
+
+Backend: TypeAlias = Literal["numpy", "jax", "auto"]
+"""What computes the pixels."""
+
+__all__ = [
+    "Backend",
+    "chosen_backend",
+    "chunk_size",
+    "grown_together",
+    "joined",
+    "keeps_members",
+    "merged",
+    "patient_collector",
+    "run_pieces",
+]
 
 # Bytes of pixels that may be in work at once; exposures of many integrations are cut to fit.
 CHUNK_BYTES = 64 * 2**20
 _PLANES_IN_WORK = 20
+
+# Integrations from which plans are made that depend on all of them: with more, means and medians
+# of a background or a spectrum do not become better by much.
+_SURVEYED = 16
+_LEAST = 8  # of a piece of such an exposure
 
 
 def chunk_size(job: Job, asked: int | None) -> int | None:
@@ -34,8 +57,38 @@ def chunk_size(job: Job, asked: int | None) -> int | None:
     total = ds.sizes["integration"]
     pixels = ds.sizes["y"] * ds.sizes["x"]
     size = asked or max(1, CHUNK_BYTES // (4 * pixels * _PLANES_IN_WORK))
+    if mode_of(ds).surveyed and not asked:
+        size = total if total <= _SURVEYED else max(_LEAST, size)
     whole = any(not s.skip and not s.works_in_pieces for s in steps_of(job.settings.pipeline))
     return None if whole or size >= total else size
+
+
+# Pixels of an exposure from which on the compiled pipeline is faster, its compilation included:
+# see docs/performance.md.
+_AUTO_PIXELS = 4e8
+
+
+def chosen_backend(job: Job, backend: Backend) -> Backend:
+    """Return what is to compute the pixels of a job: ``numpy`` or ``jax``.
+
+    ``auto`` takes JAX where it was measured to be faster: for long time series, and on an
+    accelerator.
+
+    Raises
+    ------
+    ParameterError
+        For another backend.
+    """
+    if backend not in ("numpy", "jax", "auto"):
+        raise ParameterError(f"backend: needs numpy, jax or auto, got {backend!r}")
+    if backend != "auto":
+        return backend
+    pieces = pieces_of(job.observation.science)
+    if job.multi_integration and sum(p["sci"].size for p in pieces) >= _AUTO_PIXELS:
+        return "jax"
+    import jax
+
+    return "numpy" if jax.default_backend() == "cpu" else "jax"
 
 
 def run_pieces(
@@ -46,34 +99,84 @@ def run_pieces(
     progress: Callable[[str], Any] | None,
     *,
     strict: bool,
+    backend: Backend = "numpy",
 ) -> Iterator[Result]:
-    """Run a job, on `chunk` integrations after the other (None: all at once); yield the results."""
+    """Run a job, on `chunk` integrations after the other (None: all at once); yield the results.
+
+    With the backend ``jax`` the first piece is run in NumPy, which makes the plans, and all of
+    them by the compiled pipeline.
+    """
     obs = job.observation
     plans: Mapping[str, Any] = {}
     total = 1 if chunk is None else obs.science.sizes["integration"]
     lean = chunk is None and not any(map(keeps_members, steps_of(job.settings.pipeline)))
-    for first in range(0, total, chunk or total):
-        piece = obs.science
-        if chunk is not None:
-            piece = piece.isel(integration=slice(first, first + chunk))
+    lean = lean and backend == "numpy"
+
+    def fresh_members() -> dict[str, Any]:
         # a copy of an unread exposure reads for itself, and forgets what it read when it is gone
-        members = {k: tuple(ds.copy(deep=False) for ds in v) for k, v in obs.members.items()}
+        return {k: tuple(ds.copy(deep=False) for ds in v) for k, v in obs.members.items()}
+
+    def run_on(piece: Exposure, **how: Any) -> Result:  # noqa: ANN401 - whatever a run takes
         with contextlib.nullcontext() if chunk is None else blank_pieces():
-            result = run(
+            return run(
                 job.settings.pipeline,
-                Observation(_computed(piece), members),
+                Observation(_computed(piece), fresh_members()),
                 job.references,
                 params=job.settings,
                 plans=plans,
                 lean=lean,
-                save_steps=steps,
-                products=products,
                 progress=progress,
                 strict=strict,
+                **how,
             )
+
+    if chunk is not None and mode_of(obs.science).surveyed:
+        chosen = np.linspace(0, total - 1, min(total, _SURVEYED)).round().astype(int)
+        plans = run_on(obs.science.isel(integration=chosen)).plans
+    for first in range(0, total, chunk or total):
+        piece = obs.science
+        if chunk is not None:
+            piece = piece.isel(integration=slice(first, first + chunk))
+        result = run_on(piece, save_steps=steps, products=products)
         plans = result.plans
+        if backend == "jax":
+            planned_for = Observation(_computed(piece), fresh_members())
+            del piece
+            yield from _compiled_pieces(job, planned_for, result, chunk, total)
+            return
         yield result
         del result, piece  # two pieces must not be in memory at once
+
+
+def _compiled_pieces(
+    job: Job, obs: Observation, result: Result, chunk: int | None, total: int
+) -> Iterator[Result]:
+    """Run a job by the compiled pipeline, which its `result` for the first piece has planned."""
+    from spec2fn.compiled.outputs import on_host
+    from spec2fn.compiled.pipeline import Compiled
+    from spec2fn.compiled.source import in_memory
+
+    obs, references = in_memory(obs, job.references)
+    kinds = (*result.products, *result.saved)
+    compiled = Compiled.of(obs, job.settings, references, kinds, result)
+    for first in range(0, total, chunk or total):
+        piece, size = None, total
+        if chunk is not None:
+            # the last piece is filled up, so that it needs no program of its own
+            index = np.minimum(np.arange(first, first + chunk), total - 1)
+            size = min(chunk, total - first)
+            piece = _computed(job.observation.science.isel(integration=index))
+        made = {k: on_host(p) for k, p in compiled.products(science=piece).items()}
+        if chunk is not None and size < chunk:
+            made = {kind: _first(product, size) for kind, product in made.items()}
+        products, saved = ({k: made[k] for k in held} for held in (result.products, result.saved))
+        yield replace(result, products=products, saved=saved)
+
+
+def _first(product: Exposure, size: int) -> Exposure:
+    if isinstance(product, Pieces):
+        return product.map(lambda ds: ds.isel(integration=slice(size)))
+    return product.isel(integration=slice(size)) if "integration" in product.dims else product
 
 
 def _computed(exposure: Exposure) -> Exposure:
@@ -112,20 +215,28 @@ def joined(parts: Sequence[Any]) -> Exposure:
 
 
 def _concatenated(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    if "integration" not in parts[0].dims:
+        return grown_together(parts) if "grows_along" in parts[0].attrs else parts[0]
+    return _along(parts, "integration").transpose("integration", ...)
+
+
+def grown_together(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Join products along the dimension that their attribute ``grows_along`` names."""
+    return _along(parts, str(parts[0].attrs["grows_along"]))
+
+
+def _along(parts: Sequence[xr.Dataset], dim: str) -> xr.Dataset:
     import xarray as xr
 
-    if "integration" not in parts[0].dims:
-        return parts[0]
-    whole = xr.concat(
+    return xr.concat(
         parts,
-        dim="integration",
+        dim=dim,
         data_vars="minimal",
         coords="minimal",
         compat="override",
         join="exact",
         combine_attrs="override",
     )
-    return whole.transpose("integration", ...)
 
 
 # Objects allocated before the collector of cycles looks at them.
