@@ -60,7 +60,6 @@ def adaptive_trace_model(
     slope_limit: Annotated[float, Range(0.0)] = 0.1,
     psf_optimal: bool = False,
     save_intermediate_results: bool = False,
-    maximum_cores: str = "none",
 ) -> Exposure:
     """Model the trace of a compact source by splines across the dispersion.
 
@@ -79,12 +78,12 @@ def adaptive_trace_model(
         Gradients hold it fixed: with it the scale of every column follows the data.
     fit_threshold : float
         Slits and slices are modelled if the peak of their profile is so many standard deviations
-        above the mean (integral-field units), or has this signal-to-noise ratio; 0 or less for all.
+        above the mean (integral-field units), or has this signal-to-noise ratio; 0 for all.
     oversample : float
         Pixels across the dispersion into which each pixel is divided. 1 adds the model alone.
     slope_limit : float
         Change of the profile from pixel to pixel, for a sum of 1, above which there is a compact
-        source that the model describes; 0 or less for everywhere.
+        source that the model describes; 0 for everywhere.
     psf_optimal : bool
         The target is one point source: use the model everywhere and without its residuals.
         `fit_threshold` and `slope_limit` do not count.
@@ -92,8 +91,6 @@ def adaptive_trace_model(
         Keep the model of all pixels and that of compact sources, and with `oversample` the
         interpolated data and residuals, as ``spline_full``, ``spline_used``, ``linear_interp``
         and ``spline_residual`` in ``ds.attrs["meta"].records`` (not inside a JAX transformation).
-    maximum_cores : str
-        Taken for compatibility; all columns of a slice are fitted at once.
 
     Returns
     -------
