@@ -310,6 +310,15 @@ def check_grism_time_series(_folder, ns):
     assert ns["x"] < ns["x0"]
 
 
+def check_soss(_folder, ns):
+    moved = ns["moved"]
+    assert 0.2 < moved.max() - moved.min() < 0.5
+    assert ns["box"].sum(axis=0).max() == pytest.approx(40.0)
+    assert ns["columns"].shape == (3, 2048)
+    assert ns["image"].shape == (256, 2048)
+    assert ns["back"].shape == ns["spectrum"].shape
+
+
 def check_integral_fields(folder, ns):
     for name in ("alpha", "beta", "across", "along", "ra", "dec", "wavelength"):
         assert np.isfinite(ns[name]).any(), name
@@ -337,6 +346,7 @@ CHECKS = {
     "docs/modes/nirspec-slits.md": check_slitlets,
     "docs/modes/slitless.md": check_slitless,
     "docs/modes/grism-time-series.md": check_grism_time_series,
+    "docs/modes/niriss-soss.md": check_soss,
 }
 CHECKS_SLOW = {
     "docs/differentiable.md": check_differentiable_slow,

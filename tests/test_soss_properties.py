@@ -244,9 +244,10 @@ def test_gradient_of_the_flux_in_the_angle_of_the_wheel(kept, ds, given_to, want
         out = extract_orders(ds, plan)["flux"].data
         return (weights * jnp.where(jnp.isfinite(out), out, 0.0)).sum()
 
-    exact, numeric = directional(loss, start[wanted], 1.0, 1e-5)
+    # edges of boxes that cross one of a pixel make kinks: a small step meets few of them
+    exact, numeric = directional(loss, start[wanted], 1.0, 1e-7)
     assert abs(exact) > 0
-    assert exact == pytest.approx(numeric, rel=1e-4)
+    assert exact == pytest.approx(numeric, rel=1e-3)
 
 
 def test_a_plan_that_is_not_moved_is_the_plan(kept, ds, given_to):

@@ -10,7 +10,6 @@ import numpy as np
 
 from spec2fn.cubes import Cubes
 from spec2fn.dq import Pixel
-from spec2fn.modes import mode_of
 from spec2fn.pieces import pieces_of
 from spec2fn.schema import meta_of
 from spec2fn.typing import HostArray
@@ -83,7 +82,7 @@ class Comparison:
 
 
 def compare(products: Mapping[str, Any], rendered: Rendered) -> tuple[Comparison, ...]:
-    """Compare extracted spectra with what was rendered.
+    """Compare extracted spectra with what was rendered; not of overlapping orders.
 
     Parameters
     ----------
@@ -103,10 +102,6 @@ def compare(products: Mapping[str, Any], rendered: Rendered) -> tuple[Comparison
             _of_cube(name, one, products["cal"], rendered)
             for name, one in zip(names, pieces_of(x1d), strict=True)
         )
-    if mode_of(products["cal"]).layout == "orders":
-        from spec2fn.demo.orders import compare_orders
-
-        return compare_orders(products, rendered)
     if rendered.files:
         found = (_of_trace(products, source) for source in rendered.sources)
         return tuple(one for one in found if one is not None)

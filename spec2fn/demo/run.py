@@ -18,7 +18,7 @@ import numpy as np
 from spec2fn.demo.comparison import Comparison, compare
 from spec2fn.demo.figures import plot
 from spec2fn.demo.modes import DEMOS
-from spec2fn.demo.orders import read_models
+from spec2fn.demo.orders import compare_orders, read_models
 from spec2fn.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -176,7 +176,8 @@ def run_demo(
         )
     times.append(time.perf_counter())
     tell("compare")
-    comparisons = compare(result.products, rendered)
+    of_mode = compare_orders if mode == "niriss-soss" else compare
+    comparisons = of_mode(result.products, rendered)
     shown |= result.products
     if "uncorrected" in shown:
         shown["uncorrected"] = compare(shown["uncorrected"], rendered)

@@ -20,8 +20,8 @@ from spec2fn.host.atoca_kernel import Rows, SpectralKernel, kernel_rows, through
 from spec2fn.kernels.atoca import (
     Atoca,
     SpectrumFit,
+    band_order,
     column_sums,
-    pair_matrices,
     pixel_integrals,
     responses,
 )
@@ -613,9 +613,6 @@ def _assemble(
     flicker: float | None,
 ) -> SpectrumFit:
     """Put a fit together but for its factor, and order its equations."""
-    from scipy.sparse.csgraph import reverse_cuthill_mckee
-
-    disp = reach.used.shape[1]
     same = all(line.model is None for line in lines)
     first, response, model = _aligned(lines, len(grid))
     covered = np.array([line.known for line in lines])
@@ -660,13 +657,7 @@ def _assemble(
         model_response=None if same else model,
         flicker=None if flicker is None else np.array(float(flicker)),
     )
-    ones = np.ones((len(lines), len(lines), disp))
-    steps, noise = pair_matrices(fit, ones)
-    pattern = (abs(steps) + abs(noise)).tocsr()
-    turn = reverse_cuthill_mckee(pattern, symmetric_mode=True).astype(int)
-    back = np.argsort(turn)
-    coo = pattern.tocoo()
-    width = int(np.abs(back[coo.row] - back[coo.col]).max())
+    turn, width = band_order(fit)
     return replace(fit, turn=turn, width=width)
 
 

@@ -20,8 +20,8 @@ from spec2fn.kernels import banded
 from spec2fn.kernels.atoca import (
     ColumnSums,
     SpectrumFit,
-    bands,
     column_variance,
+    equations,
     fit_spectrum,
     link_values,
 )
@@ -63,7 +63,8 @@ class Problem:
         self.profile = profile[:, used] / self.error
         self.variance = column_variance(fit, sums.precision)
         self.links = link_values(fit, self.variance, sums.pull)
-        self._bands = bands(fit, self.variance)
+        self.equations = equations(fit)
+        self._noise = self.equations.noise(self.variance)
 
     @property
     def pixels(self) -> int:
@@ -77,7 +78,13 @@ class Problem:
 
     def solve(self, factor: float) -> tuple[HostArray, HostArray]:
         """Spectrum and amplitudes for a factor."""
-        return fit_spectrum(replace(self.fit, factor=np.array(factor)), self.sums)
+        fit = replace(self.fit, factor=np.array(factor))
+        return fit_spectrum(fit, self.sums, self.equations)
+
+    def solvable(self, factor: float) -> bool:
+        """Whether the equations for a factor can be solved to working precision."""
+        matrix = self.equations.steps + factor**2 * self._noise
+        return banded.is_positive(matrix)
 
     def residuals(self, amplitude: HostArray) -> HostArray:
         """Of all pixels that are fitted, in units of their errors."""
@@ -87,7 +94,7 @@ class Problem:
     def likelihood(self, factor: float) -> tuple[float, float]:
         """Twice the negative logarithm of the restricted likelihood but for a constant, and the
         logarithm of the determinant in it."""
-        chol = banded.factorise(self._bands.steps + factor**2 * self._bands.noise)
+        chol = banded.factorise(self.equations.steps + factor**2 * self._noise)
         determinant = banded.log_determinant(chol) - 2 * len(self.links) * np.log(factor)
         misfit = factor**2 * float(self.links @ banded.solve(chol, self.links))
         return determinant + misfit, determinant
@@ -164,8 +171,10 @@ class Trials:
     roughness: list[float] = field(default_factory=list)
 
     def add(self, problem: Problem, factor: float) -> None:
-        """Try a factor."""
+        """Try a factor; all is NaN if its equations are singular to working precision."""
         spectrum, amplitude = problem.solve(factor)
+        if not problem.solvable(factor):
+            spectrum, amplitude = spectrum * np.nan, amplitude * np.nan
         square = problem.residuals(amplitude) ** 2
         slope = np.diff(spectrum) / np.diff(problem.fit.wave)
         self.factors.append(factor)

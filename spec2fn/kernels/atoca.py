@@ -23,32 +23,37 @@ Observational Data (the second form of the equations).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
 from spec2fn.kernels import banded
-from spec2fn.kernels.namespace import array_namespace, is_jax
+from spec2fn.kernels.namespace import array_namespace
 from spec2fn.plan_base import Plan, array
 from spec2fn.typing import Array, HostArray
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
 __all__ = [
     "Atoca",
-    "Bands",
+    "AmplitudeCovariance",
     "ColumnSums",
+    "Equations",
     "SpectrumFit",
-    "bands",
+    "band_order",
     "amplitude_covariance",
     "column_sums",
     "column_variance",
     "contamination_variance",
     "decontaminate",
+    "equations",
     "fit_spectrum",
     "link_values",
     "order_amplitudes",
     "order_models",
-    "pair_matrices",
     "pixel_integrals",
     "responses",
 ]
@@ -106,7 +111,9 @@ def column_sums(
     )
 
 
-def pixel_integrals(grid: Array, lower: Array, upper: Array, first: HostArray, taps: int) -> Array:
+def pixel_integrals(
+    grid: Array, lower: Array, upper: Array, first: HostArray, taps: int
+) -> Array:
     """Weights with which a function on a grid, linear in between, is integrated over pixels.
 
     Parameters
@@ -186,7 +193,7 @@ def responses(
         at = np.clip(at, 0, taps - 1)
         seen = weight[:, None] * kernel[node]
         if xp is np:
-            np.add.at(out, (row, at), seen)
+            out[row, at] += seen
         else:
             out = out.at[row, at].add(seen)
     return out
@@ -243,12 +250,21 @@ class SpectrumFit(Plan):
     flicker: Array | None = array("", default=None)
 
 
+def _beside(fit: SpectrumFit, *others: Array) -> SpectrumFit:
+    """Return a fit with arrays of the kind that what comes with it has."""
+    xp = array_namespace(fit.response, fit.wave, *others)
+    if xp is np:
+        return fit
+    names = ("wave", "response", "first", "factor", "pins", "chain", "position", "turn")
+    return replace(fit, **{name: xp.asarray(getattr(fit, name)) for name in names})
+
+
 class _Chain:
     """Pairs of neighbours in wavelength, which do not respond to a constant spectrum."""
 
-    def __init__(self, fit: SpectrumFit, *others: Array) -> None:
+    def __init__(self, fit: SpectrumFit) -> None:
         self.fit = fit
-        self.xp = array_namespace(fit.response, fit.wave, *others)
+        self.xp = array_namespace(fit.response, fit.wave)
         self.shape = fit.response.shape[:2]
         ones = self.xp.ones(fit.pins.shape[0])
         total = self.rows(fit.response.sum(axis=-1), ones)
@@ -262,12 +278,12 @@ class _Chain:
             shape = (*flat.shape[:-1], self.fit.pins.shape[0])
             end = self.xp.zeros(shape) if pins is None else self.xp.broadcast_to(pins, shape)
             flat = self.xp.concatenate([flat, end], axis=-1)
-        return flat[..., self.xp.asarray(self.fit.chain)]
+        return flat[..., self.fit.chain]
 
     def places(self, rows: Array) -> tuple[Array, Array]:
         """Undo :meth:`rows`: (..., order, disp), and the pins (..., pin)."""
         padded = self.xp.concatenate([rows, self.xp.zeros_like(rows[..., :1])], axis=-1)
-        flat = padded[..., self.xp.asarray(self.fit.position)]
+        flat = padded[..., self.fit.position]
         many = self.shape[0] * self.shape[1]
         return flat[..., :many].reshape(*flat.shape[:-1], *self.shape), flat[..., many:]
 
@@ -354,7 +370,7 @@ def column_variance(fit: SpectrumFit, precision: Array) -> Array:
 
 def link_values(fit: SpectrumFit, variance: Array, pull: Array) -> Array:
     """What the pixels say about the links of a fit, in the order of its matrix, (..., link)."""
-    chain = _Chain(fit, variance, pull)
+    chain = _Chain(fit)
     return chain.difference(chain.rows(_scaled(variance, pull)))[..., fit.turn]
 
 
@@ -363,110 +379,153 @@ def _scaled(variance: Array, amplitude: Array) -> Array:
     return xp.einsum("opx,...px->...ox", variance, amplitude)
 
 
-class Bands(NamedTuple):
-    """The matrix of the links, ``steps + factor**2 * noise``, as bands of (half width + 1, link).
+class Equations(NamedTuple):
+    """The matrix of the links, ``steps + factor**2 * noise``, on the host.
 
     Attributes
     ----------
-    steps : ndarray
-        What a random walk of unit steps makes of them.
-    noise : ndarray
-        Covariance by the pixels alone.
+    steps : ndarray, (half width + 1, link)
+        What a random walk of unit steps makes of the links, as a band.
+    depth, place : int ndarray, (element,)
+        Where in the band elements of the second part stand; some several times.
+    share : ndarray, (element,)
+        By how much they are multiplied.
+    source : int ndarray, (element,)
+        From which element of a covariance (order, order, disp) they come.
     """
 
     steps: HostArray
-    noise: HostArray
+    depth: HostArray
+    place: HostArray
+    share: HostArray
+    source: HostArray
+
+    def noise(self, variance: HostArray) -> HostArray:
+        """Second part of the matrix for a covariance of amplitudes, as a band."""
+        rows, columns = self.steps.shape
+        values = self.share * variance.ravel()[self.source]
+        flat = np.bincount(self.depth * columns + self.place, values, minlength=rows * columns)
+        return flat.reshape(rows, columns)
+
+    def factorise(self, variance: HostArray, factor: float) -> HostArray:
+        """Cholesky factor of the matrix."""
+        return banded.factorise(self.steps + factor**2 * self.noise(variance))
 
 
-def bands(fit: SpectrumFit, variance: HostArray) -> Bands:
-    """The two parts of the matrix, for a covariance (order, order, disp) of amplitudes.
+def equations(fit: SpectrumFit) -> Equations:
+    """All of the matrix of the links that does not depend on the pixels; of the host alone.
 
-    Of the host alone.
+    Raises
+    ------
+    ValueError
+        If the responses reach further than those for which the band was made.
     """
-    width = fit.width
-    turned = pair_matrices(fit, variance)
-    size = fit.chain.shape[0] - 1
-    out = []
-    for matrix in turned:
-        coo = matrix.tocoo()
-        i, j = (np.asarray(fit.turn).argsort()[k] for k in (coo.row, coo.col))
-        low = i >= j
-        band = np.zeros((width + 1, size), order="F")
-        np.add.at(band, ((i - j)[low], j[low]), coo.data[low])
-        out.append(band)
-    return Bands(*out)
+    back = np.argsort(fit.turn)
+    walked = _walked(fit)
+    matrix = (walked @ walked.T).tocoo()
+    i, j = back[matrix.row], back[matrix.col]
+    low = i >= j
+    depth, place = (i - j)[low], j[low]
+    if depth.max(initial=0) > fit.width:
+        msg = (
+            f"responses need a band of half width {fit.width}, found {depth.max()}; make a new plan"
+        )
+        raise ValueError(msg)
+    size = len(back)
+    steps = np.zeros((fit.width + 1, size))
+    np.add.at(steps, (depth, place), matrix.data[low])
+    return Equations(steps, *_noise_elements(fit, back))
 
 
-def pair_matrices(fit: SpectrumFit, variance: HostArray) -> tuple[csr_array, csr_array]:
-    """The matrices of :class:`Bands` as sparse ones, links by wavelength."""
-    from scipy.sparse import coo_array, csr_array, diags_array
+def _noise_elements(fit: SpectrumFit, back: HostArray) -> tuple[HostArray, ...]:
+    """Depth, place, share and source of :class:`Equations`."""
+    chain = _Chain(fit)
+    many, disp = fit.response.shape[:2]
+    links = len(back)
+    position = np.asarray(fit.position)[: many * disp].reshape(many, disp)
+    ends = [_ends(chain, position[o], links) for o in range(many)]
+    parts = []
+    for o, p in np.ndindex(many, many):
+        source = (o * many + p) * disp + np.arange(disp)
+        for link, share in ends[o]:
+            for other, share_other in ends[p]:
+                both = (link < links) & (other < links)
+                i, j = back[link[both]], back[other[both]]
+                low = i >= j
+                value = (share * share_other)[both][low]
+                parts.append(((i - j)[low], j[low], value, source[both][low]))
+    depth, place, share, source = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return depth, place, share, source
+
+
+def _ends(chain: _Chain, row: HostArray, links: int) -> tuple[tuple[HostArray, HostArray], ...]:
+    """Both links of rows of the chain, and their shares; the number of links where there is none."""
+    up, down = np.append(chain.up, 0.0), np.append(-chain.down, 0.0)
+    before = np.where((row > 0) & (row <= links), row - 1, links)
+    after = np.minimum(row, links)
+    return (after, up[after]), (before, down[before])
+
+
+def _walked(fit: SpectrumFit) -> csr_array:
+    """Response of links to each step of the spectrum: all that they see beyond it."""
+    from scipy.sparse import coo_array, csr_array, diags_array, vstack
 
     chain = _Chain(fit)
-    rows, size = fit.chain.shape[0], fit.wave.shape[0]
-    up, down = diags_array(chain.up), diags_array(chain.down)
-    steps = np.diff(fit.wave)
-
-    matrix = _matrix(fit, fit.response)
-    pins = coo_array(
-        (np.ones(len(fit.pins)), (np.arange(len(fit.pins)), fit.pins)), shape=(len(fit.pins), size)
-    )
-    from scipy.sparse import vstack
-
-    ordered = csr_array(vstack([matrix, pins], format="csr"))[fit.chain]
-    pairs = csr_array(up @ ordered[:-1] - down @ ordered[1:])
-    walked = _walked(pairs, steps)
-    many = fit.response.shape[0]
-    disp = fit.response.shape[1]
-    position = np.asarray(fit.position)[: many * disp].reshape(many, disp)
-    i, j, values = [], [], []
-    for o in range(many):
-        for p in range(many):
-            both = (position[o] < rows) & (position[p] < rows)
-            i.append(position[o][both])
-            j.append(position[p][both])
-            values.append(variance[o, p][both])
-    noise = coo_array(
-        (np.concatenate(values), (np.concatenate(i), np.concatenate(j))), shape=(rows, rows)
-    ).tocsr()
-    # the same pairs, of rows instead of wavelengths
-    eye = diags_array(np.ones(rows)).tocsr()
-    pairing = up @ eye[:-1] - down @ eye[1:]
-    return csr_array(walked @ walked.T), csr_array(pairing @ noise @ pairing.T)
-
-
-def _walked(pairs: csr_array, steps: HostArray) -> csr_array:
-    """Response of pairs to each step of the spectrum: all that they see beyond it."""
-    from scipy.sparse import csr_array
-
+    size = fit.wave.shape[0]
+    many = len(fit.pins)
+    pins = coo_array((np.ones(many), (np.arange(many), fit.pins)), shape=(many, size))
+    rows = csr_array(vstack([_matrix(fit, fit.response), pins], format="csr"))[fit.chain]
+    pairs = csr_array(diags_array(chain.up) @ rows[:-1] - diags_array(chain.down) @ rows[1:])
     pairs.eliminate_zeros()
     pairs.sort_indices()
     counts = np.diff(pairs.indptr)
-    start = np.zeros(len(counts), int)
-    stop = np.zeros(len(counts), int)
-    some = counts > 0
-    start[some] = pairs.indices[pairs.indptr[:-1][some]]
-    stop[some] = pairs.indices[pairs.indptr[1:][some] - 1]
+    if not counts.all():
+        msg = "a fit needs columns that respond to the spectrum differently, found two that are alike"
+        raise ValueError(msg)
+    start, stop = pairs.indices[pairs.indptr[:-1]], pairs.indices[pairs.indptr[1:] - 1]
     taps = int((stop - start).max()) + 1
     dense = np.zeros((len(counts), taps))
-    dense[np.repeat(np.arange(len(counts)), counts), pairs.indices - np.repeat(start, counts)] = (
-        pairs.data
-    )
-    beyond = np.cumsum(dense[:, ::-1], axis=1)[:, ::-1]
-    # of the step before the first point they see everything, which is nothing
+    at = pairs.indices - np.repeat(start, counts)
+    dense[np.repeat(np.arange(len(counts)), counts), at] = pairs.data
+    # before their first point they see everything, which is nothing
+    beyond = np.cumsum(dense[:, ::-1], axis=1)[:, ::-1][:, 1:]
     columns = start[:, None] + np.arange(taps - 1)
     inside = columns < stop[:, None]
-    values = beyond[:, 1:] * steps[np.minimum(columns, len(steps) - 1)]
-    rows = np.concatenate([[0], np.cumsum(inside.sum(axis=1))])
-    return csr_array((values[inside], columns[inside], rows), shape=(len(counts), len(steps)))
+    steps = np.diff(fit.wave)
+    values = beyond * steps[np.minimum(columns, size - 2)]
+    ends = np.concatenate([[0], np.cumsum(inside.sum(axis=1))])
+    return csr_array((values[inside], columns[inside], ends), shape=(len(counts), size - 1))
 
 
-def _factor(fit: SpectrumFit, variance: Array) -> Array:
+def band_order(fit: SpectrumFit) -> tuple[HostArray, int]:
+    """Order of the links in which the matrix is a narrow band, and its half width.
+
+    Parameters
+    ----------
+    fit : SpectrumFit
+        Of any order and width.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import reverse_cuthill_mckee
+
+    links = fit.chain.shape[0] - 1
+    walked = abs(_walked(fit))
+    depth, place, _, _ = _noise_elements(fit, np.arange(links))
+    ones = np.ones(len(depth))
+    noise = coo_array((ones, (place + depth, place)), shape=(links, links))
+    pattern = (walked @ walked.T + noise + noise.T).tocsr()
+    turn = reverse_cuthill_mckee(pattern, symmetric_mode=True).astype(int)
+    back = np.argsort(turn)
+    coo = pattern.tocoo()
+    return turn, int(np.abs(back[coo.row] - back[coo.col]).max())
+
+
+def _factor(fit: SpectrumFit, variance: Array, prepared: Equations | None) -> Array:
     """Cholesky factor of the matrix of the links; a constant for derivatives."""
     if array_namespace(fit.response, fit.wave, fit.factor, variance) is np:
-        found = bands(fit, variance)
-        return banded.factorise(found.steps + float(fit.factor) ** 2 * found.noise)
+        prepared = prepared or equations(fit)
+        return prepared.factorise(variance, float(fit.factor))
     import jax
-    from dataclasses import replace
 
     structure = {n: getattr(fit, n) for n in ("first", "chain", "position", "turn", "pins")}
     values = {"response": fit.response, "wave": fit.wave, "factor": fit.factor}
@@ -475,7 +534,7 @@ def _factor(fit: SpectrumFit, variance: Array) -> Array:
     def on_host(given: Mapping[str, Array]) -> HostArray:
         host = {name: np.asarray(a) for name, a in given.items()}
         covariance = host.pop("variance")
-        return np.asarray(_factor(replace(fit, **host, **rest), covariance))
+        return np.asarray(_factor(replace(fit, **host, **rest), covariance, None))
 
     empty = np.zeros((0, fit.response.shape[1]))
     covered = np.zeros(fit.response.shape[:2], bool)
@@ -484,7 +543,9 @@ def _factor(fit: SpectrumFit, variance: Array) -> Array:
     return jax.pure_callback(on_host, shape, arrays, vmap_method="sequential")
 
 
-def fit_spectrum(fit: SpectrumFit, sums: ColumnSums) -> tuple[Array, Array]:
+def fit_spectrum(
+    fit: SpectrumFit, sums: ColumnSums, prepared: Equations | None = None
+) -> tuple[Array, Array]:
     """Find the spectrum that explains the columns best, and is smooth.
 
     Parameters
@@ -492,6 +553,8 @@ def fit_spectrum(fit: SpectrumFit, sums: ColumnSums) -> tuple[Array, Array]:
     fit : SpectrumFit
     sums : ColumnSums
         Of pixels in one or more integrations.
+    prepared : Equations, optional
+        Of the fit, if it is on the host.
 
     Returns
     -------
@@ -501,7 +564,8 @@ def fit_spectrum(fit: SpectrumFit, sums: ColumnSums) -> tuple[Array, Array]:
         Of each order in each column; of those not :attr:`~SpectrumFit.covered` as well.
     """
     xp = array_namespace(fit.response, fit.factor, *sums)
-    chain = _Chain(fit, fit.factor, *sums)
+    fit = _beside(fit, fit.factor, *sums)
+    chain = _Chain(fit)
     variance = _variance(fit, chain, sums.precision)
     right = link_values(fit, variance, sums.pull)
     step = fit.wave[1:] - fit.wave[:-1]
@@ -521,7 +585,7 @@ def fit_spectrum(fit: SpectrumFit, sums: ColumnSums) -> tuple[Array, Array]:
         noisy = _scaled(variance, chain.places(chain.spread(links))[0])
         return (seen + fit.factor**2 * chain.difference(chain.rows(noisy)))[..., fit.turn]
 
-    factor = _factor(fit, variance)
+    factor = _factor(fit, variance, prepared)
     links = banded.solve_with(factor, multiply, right)[..., back]
     spectrum = walk(links)
     if fit.pins.shape[0]:
@@ -551,7 +615,9 @@ class AmplitudeCovariance(NamedTuple):
     sampling: HostArray
 
 
-def amplitude_covariance(fit: SpectrumFit, precision: HostArray) -> AmplitudeCovariance:
+def amplitude_covariance(
+    fit: SpectrumFit, precision: HostArray, prepared: Equations | None = None
+) -> AmplitudeCovariance:
     """Covariance of the amplitudes of different orders in the same column.
 
     Parameters
@@ -560,6 +626,8 @@ def amplitude_covariance(fit: SpectrumFit, precision: HostArray) -> AmplitudeCov
         On the host.
     precision : ndarray, (order, order, disp)
         Of :class:`ColumnSums`.
+    prepared : Equations, optional
+        Of the fit.
 
     Returns
     -------
@@ -567,44 +635,35 @@ def amplitude_covariance(fit: SpectrumFit, precision: HostArray) -> AmplitudeCov
         Zero where an order is not fitted.
     """
     variance = column_variance(fit, precision)
-    parts = bands(fit, variance)
+    prepared = prepared or equations(fit)
     factor = float(fit.factor)
     step = 1e-3
     here, up, down = (
-        _posterior(fit, variance, parts, factor * np.exp(s)) for s in (0.0, step, -step)
+        _posterior(fit, variance, prepared, factor * np.exp(s)) for s in (0.0, step, -step)
     )
     # what the smoothness adds to the pixels' own information is a derivative by its weight
     return AmplitudeCovariance(here, here + 0.25 * (up - down) / step)
 
 
-def _posterior(fit: SpectrumFit, variance: HostArray, parts: Bands, factor: float) -> HostArray:
+def _posterior(
+    fit: SpectrumFit, variance: HostArray, prepared: Equations, factor: float
+) -> HostArray:
+    inverse = banded.inverse_band(prepared.factorise(variance, factor))
     chain = _Chain(fit)
     links = fit.chain.shape[0] - 1
-    found = banded.inverse_band(banded.factorise(parts.steps + factor**2 * parts.noise))
-    # padded by a link before the first row and one behind the last, which are zero
-    found = np.pad(found, ((0, 0), (0, 1)))
     back = np.append(np.argsort(fit.turn), links)
-    up, down = np.append(chain.up, 0.0), np.append(-chain.down, 0.0)
+    inverse = np.pad(inverse, ((0, 0), (0, 1)))
     many, disp = fit.response.shape[:2]
     position = np.asarray(fit.position)[: many * disp].reshape(many, disp)
-    listed = position <= links
-
-    def ends(o: int) -> tuple[tuple[HostArray, HostArray], ...]:
-        row = position[o]
-        before = np.where(listed[o] & (row > 0), row - 1, links)
-        after = np.where(listed[o] & (row < links), row, links)
-        return (after, up[after]), (before, down[before])
-
+    ends = [_ends(chain, row, links) for row in position]
     spread = np.zeros((many, many, disp))
     for o, p in np.ndindex(many, many):
-        for a, weight_a in ends(o):
-            for b, weight_b in ends(p):
+        for a, share_a in ends[o]:
+            for b, share_b in ends[p]:
                 i, j = back[a], back[b]
-                low, depth = np.minimum(i, j), np.abs(i - j)
-                near = depth <= fit.width
-                spread[o, p] += (
-                    weight_a * weight_b * np.where(near, found[np.where(near, depth, 0), low], 0.0)
-                )
+                # links of columns that no order shares are never asked for
+                depth = np.minimum(np.abs(i - j), fit.width)
+                spread[o, p] += share_a * share_b * inverse[depth, np.minimum(i, j)]
     gained = np.einsum("oqx,qrx,rpx->opx", variance, spread, variance)
     return variance - factor**2 * gained
 
@@ -651,29 +710,28 @@ def order_amplitudes(plan: Atoca, data: Array, error: Array | None = None) -> Ar
     shape = (*data.shape[:-2], plan.profile.shape[0], data.shape[-1])
     found: list[Array] = [xp.full((*shape[:-2], shape[-1]), np.nan)] * shape[-2]
 
-    def amplitude(fit: SpectrumFit, weight: Array, image: Array) -> Array:
-        sums = column_sums(plan.profile[np.array(fit.orders)], weight, image, fit.flicker)
-        return xp.where(fit.covered, fit_spectrum(fit, sums)[1], np.nan)
+    def amplitude(fit: SpectrumFit, weights: Sequence[Array], images: Sequence[Array]) -> Array:
+        host = array_namespace(*weights, *images, fit.response, fit.factor) is np
+        prepared = equations(fit) if host else None
+        each = []
+        for weight, image in zip(weights, images, strict=True):
+            sums = column_sums(plan.profile[np.array(fit.orders)], weight, image, fit.flicker)
+            each.append(fit_spectrum(fit, sums, prepared)[1])
+        return xp.where(fit.covered, xp.stack(each), np.nan)
 
-    together = amplitude(joint, joint.weight, data)
+    together = amplitude(joint, [joint.weight], [data])[0]
     for i, order in enumerate(joint.orders):
         found[order] = together[..., i, :]
     for fit in plan.alone.values():
-        if error is None or error.ndim == 2:
-            weight = fit.weight if error is None else _reweighted(fit.weight, error)
-            single = amplitude(fit, weight, data)[..., 0, :]
+        if error is None:
+            single = amplitude(fit, [fit.weight], [data])[0]
         else:
-            each = [
-                amplitude(fit, _reweighted(fit.weight, e), d)
-                for e, d in zip(
-                    error.reshape(-1, *error.shape[-2:]),
-                    xp.broadcast_to(data, error.shape).reshape(-1, *data.shape[-2:]),
-                    strict=True,
-                )
-            ]
-            single = xp.stack(each).reshape(*error.shape[:-2], 1, -1)[..., 0, :]
+            errors = error.reshape(-1, *error.shape[-2:])
+            weights = [_reweighted(fit.weight, e) for e in errors]
+            images = xp.broadcast_to(data, error.shape).reshape(errors.shape)
+            single = amplitude(fit, weights, list(images)).reshape(*error.shape[:-2], 1, -1)
         order = fit.orders[0]
-        found[order] = xp.where(xp.isfinite(found[order]), found[order], single)
+        found[order] = xp.where(xp.isfinite(found[order]), found[order], single[..., 0, :])
     return xp.stack(found, axis=-2)
 
 

@@ -15,8 +15,9 @@ import numpy as np
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.typing import Array, HostArray
 
-__all__ = ["factorise", "inverse_band", "log_determinant", "solve", "solve_with"]
+__all__ = ["factorise", "inverse_band", "is_positive", "log_determinant", "solve", "solve_with"]
 
+_LIFTS = (0.0, 1e-14, 1e-13, 1e-12, 1e-11, 1e-10)
 _BLOCK = 64  # rows that are worth a call of LAPACK
 
 
@@ -26,21 +27,41 @@ def factorise(band: HostArray) -> HostArray:
     Parameters
     ----------
     band : ndarray, (half width + 1, n)
-        The diagonal and those below it, ``band[i - j, j] = matrix[i, j]``. It is overwritten.
+        The diagonal and those below it, ``band[i - j, j] = matrix[i, j]``.
 
     Returns
     -------
     ndarray, (half width + 1, n)
-        Lower factor, stored alike.
+        Lower factor, stored alike. Of a matrix that is singular to working precision with a
+        diagonal that is larger by as little as makes it positive definite.
 
     Raises
     ------
     numpy.linalg.LinAlgError
-        If the matrix is not positive definite.
+        If the matrix is not positive definite by far.
     """
+    for more in _LIFTS:
+        found = _cholesky(band, more)
+        if found is not None:
+            return found
+    msg = f"a matrix must be positive definite, found one that is not by {_LIFTS[-1]} of its diagonal"
+    raise np.linalg.LinAlgError(msg)
+
+
+def is_positive(band: HostArray) -> bool:
+    """Whether a band matrix is positive definite to working precision."""
+    return _cholesky(band, 0.0) is not None
+
+
+def _cholesky(band: HostArray, more: float) -> HostArray | None:
     from scipy.linalg import cholesky_banded
 
-    return cholesky_banded(band, overwrite_ab=True, lower=True, check_finite=False)
+    lifted = band.copy()
+    lifted[0] *= 1.0 + more
+    try:
+        return cholesky_banded(lifted, overwrite_ab=True, lower=True, check_finite=False)
+    except np.linalg.LinAlgError:
+        return None
 
 
 def solve(factor: HostArray, right: HostArray) -> HostArray:

@@ -177,7 +177,8 @@ def _of_one(plan: OrdersPlan, of: _Apertures, image: tuple[Array, ...]) -> dict[
         counted = counted + put_in
     if plan.rescaled and not plan.optimal:
         seen = (counted * of.own).sum(axis=1)
-        scale = safe_divide((of.weights * of.own).sum(axis=1), seen, seen > 0)
+        scale = safe_divide((of.weights * of.own).sum(axis=1), seen, seen > 0, fill=0.0)
+        counted = xp.where((seen > 0)[:, None], counted, 0.0)
         flux, squared, whole = flux * scale, squared * scale * scale, whole * scale * scale
     if plan.contamination is not None:
         whole = whole + plan.contamination

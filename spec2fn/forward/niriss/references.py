@@ -49,7 +49,8 @@ def references(
         "exposure": {"type": exp_type},
     }
     fits = partial(files.fits_reference, match=own)
-    yield files.Reference("specwcs", own, _specwcs(strip), meta, "SpecwcsModel")
+    wide = meta | {"instrument": {"name": "NIRISS", "detector": "NIS"}}
+    yield files.Reference("specwcs", own, _specwcs(strip), wide, "SpecwcsModel")
     yield files.Reference("pastasoss", own, _traces(strip), {**meta, **_ranges(strip)},
                           "PastasossModel")  # fmt: skip
     yield fits("specprofile", _profiles(strip), mode=subarray)

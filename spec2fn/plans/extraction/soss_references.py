@@ -243,7 +243,8 @@ def spectral_kernel(speckernel: xr.Dataset) -> SpectralKernel:
     Raises
     ------
     ReferenceError
-        If a table or the width of the kernels is missing.
+        If a table or the width of the kernels is missing, or the tables are not of the size that
+        the keywords say.
     """
     need(speckernel, ("wavelengths", "kernels"), _WHO)
     half = meta_of(speckernel).get("HALFWIDT")
@@ -253,4 +254,13 @@ def spectral_kernel(speckernel: xr.Dataset) -> SpectralKernel:
     waves, values = (
         np.asarray(speckernel[n].values, dtype=np.float64) for n in ("wavelengths", "kernels")
     )
+    samples, centers = (meta_of(speckernel).get(k) for k in ("SPECOS", "NWAVE"))
+    rows = values.shape[0] if samples is None else 2 * int(half) * int(samples) + 1
+    columns = values.shape[1] if centers is None else int(centers)
+    if not waves.shape == values.shape == (rows, columns):
+        msg = (
+            f"{_WHO}: the kernels of {described(speckernel)} are {values.shape} at wavelengths"
+            f" {waves.shape}, its keywords say ({rows}, {columns}); the file is not whole"
+        )
+        raise ReferenceError(msg)
     return SpectralKernel(2 * int(half) + 1, waves, values)
