@@ -111,9 +111,7 @@ def column_sums(
     )
 
 
-def pixel_integrals(
-    grid: Array, lower: Array, upper: Array, first: HostArray, taps: int
-) -> Array:
+def pixel_integrals(grid: Array, lower: Array, upper: Array, first: HostArray, taps: int) -> Array:
     """Weights with which a function on a grid, linear in between, is integrated over pixels.
 
     Parameters
@@ -480,7 +478,9 @@ def _walked(fit: SpectrumFit) -> csr_array:
     pairs.sort_indices()
     counts = np.diff(pairs.indptr)
     if not counts.all():
-        msg = "a fit needs columns that respond to the spectrum differently, found two that are alike"
+        msg = (
+            "a fit needs columns that respond to the spectrum differently, found two that are alike"
+        )
         raise ValueError(msg)
     start, stop = pairs.indices[pairs.indptr[:-1]], pairs.indices[pairs.indptr[1:] - 1]
     taps = int((stop - start).max()) + 1
