@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -254,7 +254,8 @@ def _beside(fit: SpectrumFit, *others: Array) -> SpectrumFit:
     if xp is np:
         return fit
     names = ("wave", "response", "first", "factor", "pins", "chain", "position", "turn")
-    return replace(fit, **{name: xp.asarray(getattr(fit, name)) for name in names})
+    arrays: Any = {name: xp.asarray(getattr(fit, name)) for name in names}
+    return replace(fit, **arrays)
 
 
 class _Chain:
