@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["extract_orders"]
 
-_BLOCK = 4  # integrations
+_BLOCK = 8  # integrations
 _DOUBTFUL = 10.0  # by how much larger than usual the error of a value from elsewhere is
 
 
@@ -338,15 +338,18 @@ def _fitted_spectra(out: xr.Dataset, plan: OrdersPlan, data: Array) -> xr.Datase
                 fine = np.flatnonzero(np.asarray(covered) & np.isfinite(wave))
                 rising = fine[np.argsort(wave[fine])]
                 found.append((number, plan.orders[place], wave[rising], values[rising]))
-    length = max(len(wave) for _, _, wave, _ in found)
+    columns = {"wavelength": [f[2] for f in found], "flux": [f[3] for f in found]}
+    length = max(len(wave) for wave in columns["wavelength"])
     dims = ("spectrum", "wave")
     nothing = np.zeros((len(found), length))
     variables: dict[str, Any] = {
         name: (dims, nothing.astype(np.uint32) if name == "dq" else nothing, {"units": ""})
         for name in _OFFICIAL
     }
-    for name, k, unit in (("wavelength", 2, "um"), ("flux", 3, "DN/s")):
-        padded = [np.pad(f[k], (0, length - len(f[k])), constant_values=np.nan) for f in found]
+    for name, unit in (("wavelength", "um"), ("flux", "DN/s")):
+        padded = [
+            np.pad(one, (0, length - len(one)), constant_values=np.nan) for one in columns[name]
+        ]
         variables[name] = (dims, np.stack(padded), {"units": unit})
     for name in ("flux_error", "background"):
         variables[name][2]["units"] = "DN/s"
