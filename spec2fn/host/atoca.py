@@ -30,7 +30,6 @@ from spec2fn.typing import HostArray
 __all__ = [
     "AtocaSettings",
     "DetectorOrder",
-    "estimate_spectrum",
     "pixel_ends",
     "plan_atoca",
     "typical_integration",
@@ -39,6 +38,7 @@ __all__ = [
 _FEWEST = 25  # pixels of an order
 _ALONE = 3  # points for each pixel of an order that stands alone
 _APART = 1e-4  # profile of order 2 where order 1 is estimated
+_HOLD = 1e-6  # how much ends of the estimate are drawn to their neighbours
 _SIGNIFICANT = 1e-3  # profile of an order that stands alone
 
 
@@ -241,9 +241,9 @@ def _columns(
     grid: HostArray,
     piece: tuple[int, int],
     seen: HostArray,
+    *,
     gain: HostArray,
     kernel: Rows | None,
-    *,
     exact: bool,
 ) -> Rows:
     """Response of the columns that see a grid."""
@@ -264,7 +264,15 @@ def _columns(
     begin = np.clip(np.where(seen, low, 0), 0, len(grid) - taps)
     return Rows(
         begin,
-        responses(integrals, first, gain[start:stop], kernel.values, kernel.first, begin, taps),
+        responses(
+            integrals,
+            first,
+            gain[start:stop],
+            kernel.values,
+            kernel_first=kernel.first,
+            first=begin,
+            taps=taps,
+        ),
     )
 
 
@@ -297,8 +305,9 @@ def _official_integrals(grid: HostArray, lower: HostArray, upper: HostArray) -> 
 
     What lies behind the last point within a pixel is integrated by the mean of the last two points
     instead of towards the next one, and what lies before the first one by the slope of the
-    interval before: the weights add up to the width of the pixel, and stand 3/8 of a step too far in the blue. In the pixel that
-    begins in the first interval of the grid, the points are taken one for the other.
+    interval before: the weights add up to the width of the pixel, and stand 3/8 of a step too far
+    in the blue. In the pixel that begins in the first interval of the grid, the points are taken
+    one for the other.
     """
     size = len(grid)
     low = np.searchsorted(grid, lower, side="right") - 1
@@ -369,8 +378,8 @@ def plan_atoca(
     error: HostArray,
     mask: HostArray,
     unmodelled: HostArray,
-    settings: AtocaSettings,
     *,
+    settings: AtocaSettings,
     wave_grid: HostArray | None = None,
     estimate: HostArray | None = None,
     separate: Sequence[int] = (1, 2),
@@ -386,18 +395,19 @@ def plan_atoca(
         A typical integration, from which estimate, grid and factors are found, and the errors
         with which all integrations are weighted [DN/s].
     mask : bool ndarray, (cross, disp)
-        True for pixels that are not fitted. Pixels without finite data, or an error that is positive and finite, are not
-        fitted either.
+        True for pixels that are not fitted. Pixels without finite data, or without an error that
+        is positive and finite, are not fitted either.
     unmodelled : bool ndarray, (cross, disp)
         True for pixels that have no model, such as reference pixels.
     settings : AtocaSettings
     wave_grid : ndarray, (wave,), optional
         Wavelengths of the joint fit [um]; default :func:`~spec2fn.host.atoca_grid.shared_grid`.
     estimate : ndarray, (2, n), optional
-        Wavelength [um] and flux density of the spectrum; default :func:`estimate_spectrum`.
+        Wavelength [um] and flux density of the spectrum; default that of order 1 where there
+        is no light of order 2.
     separate : sequence of int
-        Positions of orders with a fit of their own: 1 for the blue part of order 2, 2 for order 3. Those
-        with too few pixels are left out.
+        Positions of orders with a fit of their own: 1 for the blue part of order 2, 2 for order 3.
+        Those with too few pixels are left out.
     flicker : float, optional
         Fit a constant in each column as well, of this prior standard deviation [DN/s].
 
@@ -418,7 +428,7 @@ def plan_atoca(
     if estimate is not None:
         spectrum = _spline(estimate)
     elif wave_grid is None or (settings.factor is None):
-        spectrum = estimate_spectrum(orders[0], orders[1], scene)
+        spectrum = _estimate(orders[0], orders[1], scene, exact=settings.exact_ends)
     if wave_grid is None:
         assert spectrum is not None
         grid = shared_grid(
@@ -445,7 +455,7 @@ def plan_atoca(
     for place in separate:
         longest = settings.separation[1] if place == 1 else np.inf
         try:
-            fit = _single_fit(orders, place, longest, scene, settings, flicker)
+            fit = _single_fit(orders, place, longest, scene, settings=settings, flicker=flicker)
         except _TooFewPixelsError:
             continue
         found = _search(_problem(fit, orders, scene), factor, (-2.0, 8.0), settings)[0]
@@ -479,7 +489,10 @@ def _spline(table: HostArray) -> Callable[[HostArray], HostArray]:
 
     wave, flux = table[:, np.isfinite(table).all(axis=0)]
     if len(wave) < 4:
-        msg = f"an estimate of the spectrum needs four finite values at least, found {len(wave)}; check soss_estimate"
+        msg = (
+            f"an estimate of the spectrum needs four finite values at least, found {len(wave)}"
+            "; check soss_estimate"
+        )
         raise InputError(msg)
     at = np.argsort(wave)
     return UnivariateSpline(wave[at], flux[at], k=3, s=0, ext=0)
@@ -488,7 +501,10 @@ def _spline(table: HostArray) -> Callable[[HostArray], HostArray]:
 def _checked_grid(grid: HostArray) -> HostArray:
     found = np.unique(np.asarray(grid, float))
     if found.size < 2 or not np.isfinite(found).all():
-        msg = f"a grid of wavelengths needs two finite values at least, found {found.size}; check soss_wave_grid_in"
+        msg = (
+            f"a grid of wavelengths needs two finite values at least, found {found.size}"
+            "; check soss_wave_grid_in"
+        )
         raise InputError(msg)
     return found
 
@@ -503,12 +519,16 @@ def _joint_fit(
     """Fit of orders 1 and 2 together, but for the factor."""
     both = orders[:2]
     reach = _reach(both, grid, scene.outside[:2] | scene.bad, settings.threshold)
-    lines = []
+    exact, lines = settings.exact_ends, []
     for order, seen, start, stop in zip(both, reach.seen, reach.start, reach.stop, strict=True):
         gain = throughput_at(order.throughput, grid) * grid
         kernel = kernel_rows(order.kernel, order.trace, grid, start, stop)
-        lines.append(_line(order, grid, (start, stop), seen, gain, kernel, scene, settings))
-    return _assemble(both, (0, 1), grid, lines, reach, scene, free_ends=True, flicker=flicker)
+        lines.append(
+            _line(
+                order, grid, (start, stop), seen, gain=gain, kernel=kernel, scene=scene, exact=exact
+            )
+        )
+    return _assemble((0, 1), both, grid, lines, reach=reach, scene=scene, flicker=flicker)
 
 
 def _line(
@@ -516,14 +536,14 @@ def _line(
     grid: HostArray,
     piece: tuple[int, int],
     seen: HostArray,
+    *,
     gain: HostArray,
     kernel: Rows | None,
     scene: _Scene,
-    settings: AtocaSettings,
+    exact: bool,
 ) -> _Line:
     """Response of an order to a grid in the fit, and in the model that is made from it."""
-    exact = settings.exact_ends
-    fitted = _columns(order, grid, piece, seen, gain, kernel, exact=exact)
+    fitted = _columns(order, grid, piece, seen, gain=gain, kernel=kernel, exact=exact)
     # a convolved spectrum ends where the order does
     start, stop = (0, len(grid)) if kernel is None else piece
     try:
@@ -537,7 +557,7 @@ def _line(
     if kernel is not None:
         part = slice(again.start[0], again.stop[0])
         kernel = Rows(kernel.first[part], kernel.values[part])
-    model = _columns(order, grid, inner, known, gain, kernel, exact=exact)
+    model = _columns(order, grid, inner, known, gain=gain, kernel=kernel, exact=exact)
     return _Line(fitted, model, known)
 
 
@@ -546,6 +566,7 @@ def _single_fit(
     place: int,
     longest: float,
     scene: _Scene,
+    *,
     settings: AtocaSettings,
     flicker: float | None,
 ) -> SpectrumFit:
@@ -560,9 +581,12 @@ def _single_fit(
     masks = (scene.outside[place] | scene.bad)[None]
     reach = _reach([order], grid, masks, _SIGNIFICANT)
     piece = reach.start[0], reach.stop[0]
-    line = _line(order, grid, piece, reach.seen[0], grid, None, scene, settings)
+    exact, seen = settings.exact_ends, reach.seen[0]
+    line = _line(order, grid, piece, seen, gain=grid, kernel=None, scene=scene, exact=exact)
     free = settings.free_ends
-    return _assemble([order], (place,), grid, [line], reach, scene, free_ends=free, flicker=flicker)
+    return _assemble(
+        (place,), [order], grid, [line], reach=reach, scene=scene, free_ends=free, flicker=flicker
+    )
 
 
 @dataclass(frozen=True)
@@ -602,15 +626,15 @@ def _aligned(lines: Sequence[_Line], size: int) -> tuple[HostArray, HostArray, H
 
 
 def _assemble(
-    orders: Sequence[DetectorOrder],
     places: Sequence[int],
+    orders: Sequence[DetectorOrder],
     grid: HostArray,
     lines: Sequence[_Line],
+    *,
     reach: _Reach,
     scene: _Scene,
-    *,
-    free_ends: bool,
     flicker: float | None,
+    free_ends: bool = True,
 ) -> SpectrumFit:
     """Put a fit together but for its factor, and order its equations."""
     same = all(line.model is None for line in lines)
@@ -665,12 +689,13 @@ def _weight(error: HostArray, used: HostArray) -> HostArray:
     return np.where(used, 1.0 / np.where(used, error, 1.0) ** 2, 0.0)
 
 
-def estimate_spectrum(
-    first: DetectorOrder, second: DetectorOrder, scene: _Scene
+def _estimate(
+    first: DetectorOrder, second: DetectorOrder, scene: _Scene, *, exact: bool
 ) -> Callable[[HostArray], HostArray]:
     """Estimate the spectrum from pixels of order 1 in which there is no light of order 2.
 
-    At the resolution of order 1, without any demand for smoothness.
+    At the resolution of order 1. The official estimate (not `exact`) is not unique: nothing holds
+    its ends, which are what rounding makes of them.
 
     Returns
     -------
@@ -687,7 +712,7 @@ def estimate_spectrum(
     reach = _reach([first], grid, masks[None], _SIGNIFICANT)
     gain = throughput_at(first.throughput, grid) * grid
     piece = reach.start[0], reach.stop[0]
-    rows = _columns(first, grid, piece, reach.seen[0], gain, None, exact=False)
+    rows = _columns(first, grid, piece, reach.seen[0], gain=gain, kernel=None, exact=exact)
     sums = column_sums(first.profile[None], _weight(scene.error, reach.used), scene.data)
     taps = rows.values.shape[1]
     columns = rows.first[:, None] + np.arange(taps)
@@ -699,9 +724,16 @@ def estimate_spectrum(
     right = matrix.T @ sums.pull[0]
     normal = (matrix.T @ diags_array(sums.precision[0, 0]) @ matrix).tocsr()
     known = np.flatnonzero(right)
-    spectrum = spsolve(normal[known][:, known].tocsc(), right[known])
+    normal = normal[known][:, known]
+    if exact:
+        step = diags_array([-1.0, 1.0], offsets=[0, 1], shape=(len(known) - 1, len(known)))
+        normal = normal + _HOLD * np.median(normal.diagonal()) * (step.T @ step)
+    spectrum = spsolve(normal.tocsc(), right[known])
     finite = np.isfinite(spectrum)
     if finite.sum() < 4:
-        msg = "the estimate of the spectrum needs four wavelengths at least at which order 1 has light of its own; give soss_estimate"
+        msg = (
+            "the estimate of the spectrum needs four wavelengths at least at which order 1 has"
+            f" light of its own, found {finite.sum()}; give soss_estimate"
+        )
         raise InputError(msg)
     return UnivariateSpline(grid[known][finite], spectrum[finite], k=3, s=0, ext=0)

@@ -1,8 +1,8 @@
 """How smooth the spectrum of ATOCA has to be: the search for the factor of the regularisation.
 
 ``"evidence"`` takes the factor for which the data are most likely if the spectrum is a random walk
-of that size (the restricted likelihood: the level of the spectrum is left free); ``"gcv"`` that which
-predicts pixels best from all others (generalised cross-validation); ``"official"`` the
+of that size (the restricted likelihood: the level of the spectrum is left free); ``"gcv"`` that
+which predicts pixels best from all others (generalised cross-validation); ``"official"`` the
 smallest one of a list at which the misfit begins to rise.
 
 G. Wahba 1985, Annals of Statistics 13, 1378 (both criteria compared); G. Golub, M. Heath & G. Wahba
@@ -92,8 +92,10 @@ class Problem:
         return model - self.relative
 
     def likelihood(self, factor: float) -> tuple[float, float]:
-        """Twice the negative logarithm of the restricted likelihood but for a constant, and the
-        logarithm of the determinant in it."""
+        """Minus twice the logarithm of the restricted likelihood, and the determinant in it.
+
+        But for a constant; of the determinant the logarithm.
+        """
         chol = banded.factorise(self.equations.steps + factor**2 * self._noise)
         determinant = banded.log_determinant(chol) - 2 * len(self.links) * np.log(factor)
         misfit = factor**2 * float(self.links @ banded.solve(chol, self.links))
@@ -158,7 +160,8 @@ class Trials:
     factors : list of float
     spectra : list of ndarray, (wave,)
     chi2, soft_l1, cauchy : list of float
-        Means over pixels of the squared residual and of two functions of it that count outliers less.
+        Means over pixels of the squared residual and of two functions of it that count outliers
+        less.
     roughness : list of float
         Sum of the squared slopes.
     """

@@ -198,8 +198,8 @@ def shared_grid(
         red = red[red > blue[shared].min()]
     if not red.size or red.max() <= shortest:
         msg = (
-            f"wavelengths of order 1 must reach beyond {shortest} um, found {first[np.isfinite(first)]}"
-            "; check the pastasoss reference"
+            f"wavelengths of order 1 must reach beyond {shortest} um, found"
+            f" {first[np.isfinite(first)]}; check the pastasoss reference"
         )
         raise InputError(msg)
 

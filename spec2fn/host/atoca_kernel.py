@@ -98,7 +98,8 @@ class _Resolution:
         if stop - start < 4:
             msg = (
                 "the speckernel reference needs four wavelengths at least between "
-                f"{np.nanmin(trace):.3f} and {np.nanmax(trace):.3f} um, found {max(stop - start, 0)}"
+                f"{np.nanmin(trace):.3f} and {np.nanmax(trace):.3f} um, found"
+                f" {max(stop - start, 0)}"
             )
             raise ReferenceError(msg)
         ends = centre[max(start - 1, 0)], centre[min(stop, len(centre) - 1)]

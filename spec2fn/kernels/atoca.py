@@ -1,8 +1,8 @@
 """Overlapping spectral orders told apart: one spectrum that explains the light of all of them.
 
 A pixel (y, x) of order o holds ``profile[o, y, x] * amplitude[o, x]``: wavelengths are constant
-along columns, so that an order is known by one amplitude for each column. The amplitudes follow from
-one spectrum f on a grid of wavelengths, ``amplitude = response @ f``, which is the convolution
+along columns, so that an order is known by one amplitude for each column. The amplitudes follow
+from one spectrum f on a grid of wavelengths, ``amplitude = response @ f``, which is the convolution
 with the resolution of the order, times its throughput, integrated over the pixel. Sought is the
 spectrum for which ::
 
@@ -11,11 +11,11 @@ spectrum for which ::
 is smallest. Two properties make this cheap:
 
 * Pixels enter by two kinds of sums over columns alone, which hold all information that there is.
-* The second term is that of a random walk. Neighbouring rows of the response, weighted so that they cancel
-  for a constant spectrum, see the steps of the walk nearby and no others. The equations for as
-  many unknowns as there are amplitudes, instead of wavelengths, are therefore a narrow band, and
-  the resolution of the grid costs next to nothing. They are also solvable where the normal
-  equations of the spectrum are singular to working precision.
+* The second term is that of a random walk. Neighbouring rows of the response, weighted so that
+  they cancel for a constant spectrum, see the steps of the walk nearby and no others. The
+  equations for as many unknowns as there are amplitudes, instead of wavelengths, are therefore a
+  narrow band, and the resolution of the grid costs next to nothing. They are also solvable where
+  the normal equations of the spectrum are singular to working precision.
 
 A. Darveau-Bernier et al. 2022, PASP 134, 094502 (the model); G. Wahba 1990, Spline Models for
 Observational Data (the second form of the equations).
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
@@ -150,13 +150,14 @@ def responses(
     integral_first: HostArray,
     gain: Array,
     kernel: Array,
+    *,
     kernel_first: HostArray,
     first: HostArray,
     taps: int,
 ) -> Array:
     """Response of the columns of an order: resolution, throughput and the integral over pixels.
 
-    Differentiable in the integrals (and so in the wavelengths of the columns), the gain and the kernel.
+    Differentiable in the integrals (and so in the wavelengths of columns), the gain and the kernel.
 
     Parameters
     ----------
@@ -254,8 +255,7 @@ def _beside(fit: SpectrumFit, *others: Array) -> SpectrumFit:
     if xp is np:
         return fit
     names = ("wave", "response", "first", "factor", "pins", "chain", "position", "turn")
-    arrays: Any = {name: xp.asarray(getattr(fit, name)) for name in names}
-    return replace(fit, **arrays)
+    return replace(fit, **{name: xp.asarray(getattr(fit, name)) for name in names})
 
 
 class _Chain:
@@ -458,7 +458,7 @@ def _noise_elements(fit: SpectrumFit, back: HostArray) -> tuple[HostArray, ...]:
 
 
 def _ends(chain: _Chain, row: HostArray, links: int) -> tuple[tuple[HostArray, HostArray], ...]:
-    """Both links of rows of the chain, and their shares; the number of links where there is none."""
+    """Both links of rows of the chain, and their shares; beyond the last where there is none."""
     up, down = np.append(chain.up, 0.0), np.append(-chain.down, 0.0)
     before = np.where((row > 0) & (row <= links), row - 1, links)
     after = np.minimum(row, links)
@@ -479,9 +479,7 @@ def _walked(fit: SpectrumFit) -> csr_array:
     pairs.sort_indices()
     counts = np.diff(pairs.indptr)
     if not counts.all():
-        msg = (
-            "a fit needs columns that respond to the spectrum differently, found two that are alike"
-        )
+        msg = "a fit needs columns that respond to the spectrum differently, found two alike"
         raise ValueError(msg)
     start, stop = pairs.indices[pairs.indptr[:-1]], pairs.indices[pairs.indptr[1:] - 1]
     taps = int((stop - start).max()) + 1
@@ -703,8 +701,8 @@ def order_amplitudes(plan: Atoca, data: Array, error: Array | None = None) -> Ar
     Returns
     -------
     array, (..., order, disp)
-        A model is ``profile * amplitude`` [DN/s]. NaN in columns in which an order is not modelled; joint
-        columns come first, then those of an order alone.
+        A model is ``profile * amplitude`` [DN/s]. NaN in columns in which an order is not modelled.
+        The joint fit comes first, then that of the order alone.
     """
     xp = array_namespace(plan.profile, data, plan.joint.response, plan.joint.factor)
     joint = plan.joint
@@ -791,8 +789,8 @@ def contamination_variance(plan: Atoca, weights: HostArray) -> HostArray:
     Returns
     -------
     ndarray, (order, disp)
-        To be added to ``sum(weights**2 * error**2)``. Negative where the models follow the noise of the pixels
-        that are summed.
+        To be added to ``sum(weights**2 * error**2)``. Negative where the models follow the noise
+        of the pixels that are summed.
 
     Notes
     -----
@@ -807,7 +805,6 @@ def contamination_variance(plan: Atoca, weights: HostArray) -> HostArray:
         own = np.asarray(plan.profile)[places]
         weight = np.asarray(fit.weight)
         flicker = None if fit.flicker is None else np.asarray(fit.flicker)
-        # TODO
         precision = column_sums(own, weight, np.zeros(weight.shape), flicker).precision
         known = amplitude_covariance(fit, precision)
         ours = np.asarray(fit.covered) & ~done[places]

@@ -44,9 +44,7 @@ def factorise(band: HostArray) -> HostArray:
         found = _cholesky(band, more)
         if found is not None:
             return found
-    msg = (
-        f"a matrix must be positive definite, found one that is not by {_LIFTS[-1]} of its diagonal"
-    )
+    msg = f"a matrix must be positive definite, found one that is not by {_LIFTS[-1]}"
     raise np.linalg.LinAlgError(msg)
 
 

@@ -272,7 +272,7 @@ def _models(
         error,
         masked,
         series.reference,
-        settings,
+        settings=settings,
         wave_grid=given.wave_grid,
         estimate=given.estimate,
         separate=tuple(separate),
