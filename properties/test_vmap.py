@@ -22,6 +22,9 @@ LISTS = {
     "resample_spec": "Overlap.rows",
 }
 
+# of all integrations together: mapped along them, each would have a model of its own
+JOINT = ("adaptive_trace_model",)
+
 
 def parts(value):
     return getattr(value, "buckets", (value,))
@@ -34,7 +37,9 @@ def traceable(dim, exp_type):
     return [
         n
         for n in names[start:]
-        if find_steps(exposures.pipeline(exp_type), n)[0].traceable and not n.startswith("fs/")
+        if find_steps(exposures.pipeline(exp_type), n)[0].traceable
+        and not n.startswith("fs/")
+        and not (dim == "integration" and n in JOINT)
     ]
 
 

@@ -40,7 +40,7 @@ _Wavelength = Annotated[float, Range(0.0, above=True)]
 
 def _without(ds: xr.Dataset, _: object) -> dict[str, str]:
     mode = mode_of(ds)
-    if not mode.sliced or mode.etalon:
+    if not mode.sliced or mode.etalon or mode.lamp:
         return {}
     return {"chromcorr": "shifts of the image with wavelength are not corrected for"}
 
@@ -62,6 +62,7 @@ def assign_wcs(
     slit_y_high: Annotated[float, Range(-10.0, 10.0)] = 0.55,
     wavelength_range: tuple[_Wavelength, _Wavelength] | None = None,
     nrs_ifu_slice_wcs: bool = False,
+    lamp_velocity: bool = False,
     grism_rotation: Literal["consistent", "opposite"] = "consistent",
     grism_inverse: Literal["exact", "approximate"] = "exact",
     grism_reference: Literal["pixel", "keyword"] = "pixel",
@@ -104,6 +105,10 @@ def assign_wcs(
     nrs_ifu_slice_wcs : bool
         NIRSpec IFU: a gwcs that takes the number of the slice, from 0, besides the pixel, instead
         of one that finds it.
+    lamp_velocity : bool
+        NIRSpec lamps: correct wavelengths to the barycentre, as the JWST pipeline does where there
+        is the keyword VELOSYS. A lamp moves with the telescope, so that this moves its lines, by
+        up to 0.01 %.
     grism_rotation : {"consistent", "opposite"}
         NIRISS grisms: how the traces turn with the filter wheel where wavelengths of pixels are
         looked up. "opposite" turns them against the way in which light is sent to pixels, as the
@@ -134,7 +139,8 @@ def assign_wcs(
         bounding box (not with several slits) or the slices of an integral-field unit. For the
         MRS also ``alpha`` and ``beta`` [arcsec] (y, x) float64, the position in the frame of the
         slices, and ``slice_id`` (y, x) int32, 0 between the slices; for the NIRSpec IFU
-        ``slice_id``, ``regions`` and ``slit_y``, the position along the slice. Attributes
+        ``slice_id``, ``regions`` and ``slit_y``, the position along the slice. Of a lamp there
+        is no ``ra`` and ``dec``, and the gwcs ends in the plane of the MSA [m]. Attributes
         ``dispaxis``, ``specsys``, ``s_region``, and ``nominal_range`` [um] if `wavelength_range`
         exceeds it; for the LRS slit the scalars ``dithered_ra`` and ``dithered_dec``. For
         NIRSpec slits ``meta.records`` holds ``slits``, ``spectral_order`` and ``waverange`` [m].
@@ -175,13 +181,15 @@ def assign_wcs(
             "slit_y_high": slit_y_high,
             "wavelength_range": wavelength_range,
             "nrs_ifu_slice_wcs": nrs_ifu_slice_wcs,
+            "lamp_velocity": lamp_velocity,
             "grism_rotation": grism_rotation,
             "grism_inverse": grism_inverse,
             "grism_reference": grism_reference,
             "sip": sip if sip_approx else None,
         },
     )
-    build = builder_for(mode_named(exp_type, str(ds.attrs.get("lamp_mode", ""))))
+    mode = mode_named(exp_type, str(ds.attrs.get("lamp_mode", "")))
+    build = builder_for(mode)
     built = build(ds, refs, params)
     planes = dict(built.planes)
     if not planes and built.of_pixels and not isinstance(built.wcs, Mapping):
@@ -190,12 +198,15 @@ def assign_wcs(
             lower(built.wcs), (shape[0], shape[1]), box_of(built.wcs)
         )
     out = set_scalars(with_planes(ds, planes), **built.scalars)
+    at_rest = bool(mode.lamp) and not lamp_velocity
     attrs = {
-        "specsys": "TOPOCENT" if meta.get("VELOSYS") is None else "BARYCENT",
+        "specsys": "TOPOCENT" if at_rest or meta.get("VELOSYS") is None else "BARYCENT",
         "dispaxis": built.dispaxis,
         "s_region": built.s_region,
         "nominal_range": built.nominal_range,
     }
     out = with_attrs(out, **{k: v for k, v in attrs.items() if v is not None})
     out = with_meta(out, wcs=built.wcs, records=built.records)
+    if mode.lamp:
+        return out
     return with_warnings(out, *uncorrected(meta, "VELOSYS", "VA_SCALE"))
