@@ -154,8 +154,7 @@ def parameter_rows() -> list[tuple[str, ...]]:
             if parameter in OFFICIAL["every_step"]:
                 continue
             label = f"{name}.{parameter}"
-            waiting = label in FOREIGN and "does not have it yet" in FOREIGN[label].instead
-            if waiting or step is None:
+            if step is None:
                 here, tests, other = TO_COME, TO_COME, TO_COME
             elif parameter in step.parameters:
                 here = "taken"

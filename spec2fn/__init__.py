@@ -27,6 +27,7 @@ _PUBLIC = {
     "also_on": "spec2fn.engine.pipeline",
     "calibrate": "spec2fn.calibration",
     "calibrate_all": "spec2fn.calibration.batch",
+    "compile": "spec2fn.compiled",
     "diff": "spec2fn.io",
     "insert_after": "spec2fn.engine.pipeline",
     "insert_before": "spec2fn.engine.pipeline",
@@ -38,6 +39,7 @@ _PUBLIC = {
     "pixel_table": "spec2fn.plans.cubes.pixel_table",
     "plan": "spec2fn.engine.forecast",
     "product": "spec2fn.engine.pipeline",
+    "realisations": "spec2fn.compiled",
     "references": "spec2fn.refs",
     "replace": "spec2fn.engine.pipeline",
     "run": "spec2fn.engine.run",
@@ -46,6 +48,7 @@ _PUBLIC = {
     "since": "spec2fn.engine.pipeline",
     "spectral_leak": "spec2fn.spectra.spectral_leak",
     "step": "spec2fn.engine.step",
+    "sweep": "spec2fn.calibration.sweep",
     "with_parameters": "spec2fn.engine.pipeline",
     "without": "spec2fn.engine.pipeline",
 }

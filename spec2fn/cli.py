@@ -154,9 +154,31 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--strict", action="store_true", help="fail if a step fails on a slit (default: go on)"
     )
+    run.add_argument(
+        "--backend",
+        choices=("numpy", "jax", "auto"),
+        default="numpy",
+        help="what computes the pixels (default numpy); auto: JAX where it is faster",
+    )
     run.add_argument("--json", action="store_true", help="print the report as JSON")
     run.add_argument("--quiet", action="store_true", help="print nothing but errors")
     run.set_defaults(command=_run)
+
+    sweep = commands.add_parser(
+        "sweep", help="calibrate with every combination of some parameters, into one file"
+    )
+    _job_options(sweep)
+    sweep.add_argument(
+        "--grid",
+        action="append",
+        default=[],
+        required=True,
+        metavar="STEP.PARAM=A,B,...",
+        help="values of a parameter (repeatable)",
+    )
+    sweep.add_argument("--kind", default="x1d", help="product that is wanted (default x1d)")
+    sweep.add_argument("-o", "--output", required=True, metavar="FILE", help="ends in .nc")
+    sweep.set_defaults(command=_sweep)
 
     plan = commands.add_parser("plan", help="say what a run would do, without doing it")
     _job_options(plan, several=True)
@@ -331,6 +353,7 @@ def _run(args: argparse.Namespace) -> int:
             "chunk_integrations": args.chunk_integrations,
             "progress": progress,
             "strict": args.strict,
+            "backend": args.backend,
             **_job_arguments(args),
         }
         for outcome in outcomes(found, args.output_dir, options):
@@ -386,6 +409,30 @@ def _show(args: argparse.Namespace, result: Calibration, label: str) -> None:
         print(f"{ignored} parameters mean nothing here and are ignored (--json lists them)")
     seconds, memory = result.report["seconds"], result.report["peak_memory_mb"]
     print(f"done in {seconds:.1f} s, peak memory {memory:.0f} MB")
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from spec2fn.calibration import spare_inputs
+    from spec2fn.calibration.sweep import sweep
+    from spec2fn.io import save
+
+    grid = {}
+    for item in args.grid:
+        name, equals, values = item.partition("=")
+        if not equals or not values:
+            msg = f"--grid needs STEP.PARAM=A,B,..., got {item!r}"
+            raise ParameterError(msg)
+        grid[name] = values.split(",")
+    output = Path(args.output)
+    if output.suffix != ".nc":
+        msg = f"--output needs a name that ends in .nc, got {args.output!r}"
+        raise ParameterError(msg)
+    spare_inputs([output], [Path(args.input)])
+    with _progress_bar(quiet=False) as progress:
+        made = sweep(args.input, grid, kind=args.kind, progress=progress, **_job_arguments(args))
+    path = save(made, output)
+    print(f"{path}: {args.kind} for " + ", ".join(f"{k} = {', '.join(v)}" for k, v in grid.items()))
+    return 0
 
 
 def _plan(args: argparse.Namespace) -> int:

@@ -93,7 +93,6 @@ _FUNCTIONS = (
 )
 _NAMES = "products are named after the exposure or the product of its association, and their kind"
 _ONE = "there is one exposure at a time"
-_NOT_YET = "the step does not have it yet; leave it at its default"
 
 FOREIGN: Mapping[str, Foreign] = {
     # of every step
@@ -115,22 +114,6 @@ FOREIGN: Mapping[str, Foreign] = {
     "resample_spec.in_memory": Foreign(_ONE, (True, False)),
     "adaptive_trace_model.maximum_cores": Foreign("SPEC2FN_THREADS says how many threads work"),
     "master_background.steps": Foreign("the corrections are those of the pipeline"),
-    # steps and parameters that are still to come
-    "background.soss_source_percentile": Foreign(_NOT_YET, (35.0,), refused=True),
-    "background.soss_bkg_percentile": Foreign(_NOT_YET, refused=True),
-    "extract_1d.soss_atoca": Foreign(_NOT_YET, (True,), refused=True),
-    "extract_1d.soss_threshold": Foreign(_NOT_YET, (1e-2,), refused=True),
-    "extract_1d.soss_n_os": Foreign(_NOT_YET, (2,), refused=True),
-    "extract_1d.soss_wave_grid_in": Foreign(_NOT_YET, refused=True),
-    "extract_1d.soss_wave_grid_out": Foreign(_NOT_YET, refused=True),
-    "extract_1d.soss_estimate": Foreign(_NOT_YET, refused=True),
-    "extract_1d.soss_rtol": Foreign(_NOT_YET, (1e-4,), refused=True),
-    "extract_1d.soss_max_grid_size": Foreign(_NOT_YET, (20000,), refused=True),
-    "extract_1d.soss_tikfac": Foreign(_NOT_YET, refused=True),
-    "extract_1d.soss_width": Foreign(_NOT_YET, (40.0,), refused=True),
-    "extract_1d.soss_bad_pix": Foreign(_NOT_YET, ("masking",), refused=True),
-    "extract_1d.soss_modelname": Foreign(_NOT_YET, refused=True),
-    "extract_1d.soss_order_3": Foreign(_NOT_YET, (True,), refused=True),
 }
 """By name, and of single steps by step and name (a parameter that the step has goes before)."""
 

@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spec2fn.calibration.job import Job, Source, prepare
-from spec2fn.calibration.pieces import chunk_size, patient_collector, run_pieces
+from spec2fn.calibration.pieces import (
+    Backend,
+    chosen_backend,
+    chunk_size,
+    patient_collector,
+    run_pieces,
+)
 from spec2fn.calibration.products import (
     Format,
     labelled,
@@ -83,6 +89,7 @@ def calibrate(
     chunk_integrations: int | None = None,
     progress: Callable[[str], Any] | None = None,
     strict: bool = False,
+    backend: Backend = "numpy",
 ) -> Calibration:
     """Calibrate an exposure and write its products.
 
@@ -113,6 +120,10 @@ def calibrate(
         Called with the name of each step before it runs.
     strict : bool
         Raise if a step fails on a slit; see :func:`spec2fn.run`.
+    backend : {"numpy", "jax", "auto"}
+        What computes the pixels. "jax" plans in NumPy and computes all products by the compiled
+        pipeline (:func:`spec2fn.compile`); they are the same up to the rounding of sums. "auto"
+        does so where it is faster: for long time series, and on an accelerator.
 
     Returns
     -------
@@ -152,7 +163,8 @@ def calibrate(
         foreseen = (*job.plan(products).products, *steps)
         spare_inputs(product_paths(job, foreseen, folder, file_format).values(), job.inputs)
     chunk = chunk_size(job, chunk_integrations)
-    pieces = run_pieces(job, chunk, steps, products, progress, strict=strict)
+    backend = chosen_backend(job, backend)
+    pieces = run_pieces(job, chunk, steps, products, progress, strict=strict, backend=backend)
     with light_asdf(), patient_collector():
         if chunk is None:
             result = next(pieces)
@@ -161,6 +173,6 @@ def calibrate(
             files = {} if folder is None else write(job, outputs, folder, file_format)
         else:
             outputs, files, result = write_pieces(job, pieces, folder, file_format)
-    told = report(job, result, files, time.perf_counter() - begun)
+    told = report(job, result, files, time.perf_counter() - begun, backend)
     kinds = {k: v for k, v in outputs.items() if k in result.products}
     return Calibration(kinds, files, told, {k: v for k, v in outputs.items() if k not in kinds})

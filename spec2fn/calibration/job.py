@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from spec2fn.io import Association
     from spec2fn.refs import Lock, References
 
-__all__ = ["Job", "Source", "prepare"]
+__all__ = ["Job", "Source", "opened", "prepare"]
 
 Source: TypeAlias = Union[
     str, os.PathLike[str], Mapping[str, Any], "Association", Exposure, Observation
@@ -176,7 +176,7 @@ def prepare(
 
     told: list[str] = []
     with heard(told.append):
-        obs = _opened(source, product=start is not None)
+        obs = opened(source, product=start is not None)
         mode = "custom"
         if pipeline is None:
             mode, pipeline = pipelines.for_exposure(obs.science)
@@ -229,7 +229,8 @@ def prepare(
     )
 
 
-def _opened(source: Source, *, product: bool) -> Observation:
+def opened(source: Source, *, product: bool = False) -> Observation:
+    """Return what `source` stands for; with `product`, it may be a product."""
     from xarray import Dataset
 
     from spec2fn.io import open_observation

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from spec2fn.engine.step import step
-from spec2fn.errors import InputError
-from spec2fn.modes import mode_named, mode_of
+from spec2fn.engine.step import PLANNED, step
+from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, Range
-from spec2fn.schema import meta_of, set_scalars, with_attrs, with_meta, with_warnings
-from spec2fn.wcs.assign import builder_for
-from spec2fn.wcs.sip import SipOptions
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from spec2fn.wcs.assigned import WcsPlan
 
 _REFS = (
     "distortion",
@@ -45,18 +42,34 @@ def _without(ds: xr.Dataset, _: object) -> dict[str, str]:
     return {"chromcorr": "shifts of the image with wavelength are not corrected for"}
 
 
+def _plan(
+    ds: xr.Dataset,
+    *references: xr.Dataset | None,
+    msa_metadata: tuple[xr.Dataset, ...] = (),
+    params: Parameters,
+) -> WcsPlan:
+    from spec2fn.wcs.assigned import plan_wcs
+
+    refs = dict(zip(_REFS, references, strict=True))
+    if msa_metadata:
+        refs["msa_metadata"] = msa_metadata[0]
+    return plan_wcs(ds, refs, params)
+
+
 @step(
     refs=_REFS,
     without=_without,
     members=("msa_metadata",),
     reads=("sci",),
     provides=("wavelength", "ra", "dec", "slice_id", "alpha", "beta", "slit_y", "regions"),
-    traceable=False,
+    traceable=True,
+    planner=_plan,
     ordered=(("slit_y_low", "slit_y_high"), ("wavelength_range", "wavelength_range")),
 )
 def assign_wcs(
     ds: xr.Dataset,
     *references: xr.Dataset | None,
+    plan: WcsPlan = PLANNED,
     msa_metadata: tuple[xr.Dataset, ...] = (),
     slit_y_low: Annotated[float, Range(-10.0, 10.0)] = -0.55,
     slit_y_high: Annotated[float, Range(-10.0, 10.0)] = 0.55,
@@ -91,6 +104,8 @@ def assign_wcs(
         ``camera collimator disperser fore fpa msa ote wavelengthrange``; the NIRSpec IFU these,
         ``ifufore``, ``ifuslicer``, ``ifupost`` and optionally ``chromcorr``; slitless spectra
         ``distortion``, ``specwcs`` and optionally ``filteroffset``).
+    plan : WcsPlan
+        From ``assign_wcs.plan(ds, ...)``.
     msa_metadata : tuple of xarray.Dataset
         NIRSpec MOS: the content of the MSA metadata file that MSAMETFL names, from
         :func:`spec2fn.io.msa.read_msa_metadata`.
@@ -159,54 +174,4 @@ def assign_wcs(
     then TOPOCENT), and without VA_SCALE there is no correction of the velocity aberration; both
     are recorded as warnings.
     """
-    from spec2fn.wcs.assign.pointing import uncorrected
-    from spec2fn.wcs.coordinates import with_planes
-    from spec2fn.wcs.lower import box_of, evaluate_on_box, lower
-
-    meta = meta_of(ds)
-    exp_type = ds.attrs.get("exp_type") or meta.require("EXP_TYPE", "assign_wcs")
-    if not isinstance(exp_type, str):
-        msg = f"assign_wcs: keyword EXP_TYPE is {exp_type!r}, needs the name of a mode"
-        raise InputError(msg)
-    refs = dict(zip(_REFS, references, strict=False))
-    if msa_metadata:
-        refs["msa_metadata"] = msa_metadata[0]
-    sip = SipOptions(
-        sip_max_pix_error, sip_degree, sip_max_inv_pix_error, sip_inv_degree, sip_npoints
-    )
-    params = Parameters(
-        "assign_wcs",
-        {
-            "slit_y_low": slit_y_low,
-            "slit_y_high": slit_y_high,
-            "wavelength_range": wavelength_range,
-            "nrs_ifu_slice_wcs": nrs_ifu_slice_wcs,
-            "lamp_velocity": lamp_velocity,
-            "grism_rotation": grism_rotation,
-            "grism_inverse": grism_inverse,
-            "grism_reference": grism_reference,
-            "sip": sip if sip_approx else None,
-        },
-    )
-    mode = mode_named(exp_type, str(ds.attrs.get("lamp_mode", "")))
-    build = builder_for(mode)
-    built = build(ds, refs, params)
-    planes = dict(built.planes)
-    if not planes and built.of_pixels and not isinstance(built.wcs, Mapping):
-        shape = ds["sci"].shape[-2:]
-        planes["ra"], planes["dec"], planes["wavelength"] = evaluate_on_box(
-            lower(built.wcs), (shape[0], shape[1]), box_of(built.wcs)
-        )
-    out = set_scalars(with_planes(ds, planes), **built.scalars)
-    at_rest = bool(mode.lamp) and not lamp_velocity
-    attrs = {
-        "specsys": "TOPOCENT" if at_rest or meta.get("VELOSYS") is None else "BARYCENT",
-        "dispaxis": built.dispaxis,
-        "s_region": built.s_region,
-        "nominal_range": built.nominal_range,
-    }
-    out = with_attrs(out, **{k: v for k, v in attrs.items() if v is not None})
-    out = with_meta(out, wcs=built.wcs, records=built.records)
-    if mode.lamp:
-        return out
-    return with_warnings(out, *uncorrected(meta, "VELOSYS", "VA_SCALE"))
+    return plan.given_to(ds)

@@ -54,6 +54,7 @@ def _plan_slits(ds: xr.Dataset, params: Parameters) -> Extract2dPlan:
     members=("sourcecat",),
     reads=("sci", "err", "dq"),
     provides=("wavelength", "ra", "dec"),
+    traceable=True,
     planner=_plan,
 )
 def extract_2d(

@@ -77,6 +77,14 @@ def test_the_template_and_both_scales_are_found(given):
     plan = background.plan(exposed, ref, soss_source_percentile=93.0)
     assert plan.template == 1
     np.testing.assert_allclose(plan.scales, [2.0, 2.5], rtol=2e-3)
+    official = background.plan(
+        exposed, ref, soss_source_percentile=93.0, soss_bkg_percentile=(25.0, 50.0)
+    )
+    np.testing.assert_array_equal(plan.scales, official.scales)
+    others = background.plan(
+        exposed, ref, soss_source_percentile=93.0, soss_bkg_percentile=(5.0, 20.0)
+    )
+    assert (others.scales != plan.scales).all()
     out = background(exposed, ref, soss_source_percentile=93.0)
     away = np.r_[0:650, 750:768]
     assert np.abs(out["sci"].values[:, 200:, away]).max() < 0.02

@@ -10,7 +10,7 @@ import numpy as np
 from spec2fn.errors import DatasetError, InputError, NoDataOnDetectorError, nearest
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.modes import mode_of
-from spec2fn.plan_base import Plan
+from spec2fn.plan_base import Plan, outside
 from spec2fn.schema import meta_of
 from spec2fn.slits import Slits, padding
 from spec2fn.typing import Array, HostArray
@@ -46,7 +46,7 @@ class Extract2dPlan(Plan):
     """
 
     buckets: tuple[Any, ...]
-    wcs: Any
+    wcs: Any = outside()
     warnings: tuple[str, ...] = ()
 
     def cut_out(self, ds: xr.Dataset) -> Slits:
