@@ -22,6 +22,9 @@ LISTS = {
     "resample_spec": "Overlap.rows",
 }
 
+# of all integrations together: mapped along them, each would have a model of its own
+JOINT = ("adaptive_trace_model",)
+
 
 def parts(value):
     return getattr(value, "buckets", (value,))
@@ -36,7 +39,10 @@ def traceable(dim, exp_type):
         n
         for n, step in steps.items()
         # a step that wants all slits does something with them together
-        if step.traceable and not n.startswith("fs/") and (dim != "slit" or step.scope != "slits")
+        if step.traceable
+        and not n.startswith("fs/")
+        and (dim != "slit" or step.scope != "slits")
+        and not (dim == "integration" and n in JOINT)
     ]
 
 

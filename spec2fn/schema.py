@@ -101,6 +101,7 @@ PLANES: Mapping[str, Plane] = {
     "wht": Plane("WHT", "float32", "aux", "drizzle weight"),
     "con": Plane("CON", "int32", "flag", "bit map of the exposures that contribute"),
     "wmap": Plane("WMAP", "float32", "aux", "number of pixels that contribute to a voxel"),
+    "trace_model": Plane("TRACEMODEL", "float32", "aux", "model of the trace of a compact source"),
     "var_poisson": Plane("VAR_POISSON", "float32", "variance", "variance by photon noise"),
     "var_rnoise": Plane("VAR_RNOISE", "float32", "variance", "variance by read noise"),
     "var_flat": Plane("VAR_FLAT", "float32", "variance", "variance by the flat field"),
@@ -156,6 +157,17 @@ SCALARS: Mapping[str, Scalar] = {
     "background_scale": Scalar(
         "BKGD_SCL", "PRIMARY", "", "Background scale factor", section="Background information"
     ),
+    **{
+        name: Scalar(keyword, "PRIMARY", unit, about, section="NIRISS SOSS Extract1D Parameters")
+        for name, keyword, unit, about in (
+            ("aperture_width", "SOSSWDTH", "pixel", "Aperture width used in extraction"),
+            ("tikhonov_factor", "TIKFACTR", "", "Tikhonov factor used in extraction"),
+            ("oversampling", "OVERSAMP", "", "Oversampling used in extraction"),
+            ("threshold", "THRESHLD", "", "Threshold used in extraction"),
+            ("pupil_wheel_angle", "PWCFIT", "deg", "Angle of the pupil wheel, fitted"),
+            ("trace_shift", "TRCSHIFT", "pixel", "Shift of traces across dispersion, fitted"),
+        )
+    },
 }
 
 # name -> (FITS keyword, type); a keyword that is absent leaves the attribute out.

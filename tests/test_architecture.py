@@ -18,6 +18,7 @@ GROUND = {
     "errors",
     "members",
     "modes",
+    "official",
     "parameters",
     "pieces",
     "plan_base",

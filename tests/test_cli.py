@@ -215,7 +215,7 @@ def test_bad_exposures(crds, exposure, tmp_path, capsys):
     assert "has no SCI extension" in run(no_sci)
     for keyword, value, says in (
         ("EXP_TYPE", "MIR_IMAGE", "EXP_TYPE 'MIR_IMAGE' is not spectroscopic"),
-        ("EXP_TYPE", "NIS_SOSS", "has no pipeline"),
+        ("EXP_TYPE", "NRC_GRISM", "has no pipeline"),
         ("V2_REF", None, "V2_REF"),
     ):
         changed = tmp_path / f"changed_{value}_rateints.fits"

@@ -22,20 +22,25 @@ def test_extracted_flux_is_the_truth_within_honest_errors(mode, tmp_path, monkey
     monkeypatch.setenv("CRDS_PATH", str(tmp_path / "elsewhere"))
     demo = run_demo(mode, tmp_path / "out")
     assert os.environ["CRDS_PATH"] == str(tmp_path / "elsewhere")
-    field = mode.endswith("-wfss")
+    field, lamp = mode.endswith("-wfss"), mode.endswith("-lamp")
     if field:
         check_field(demo.comparisons)
-    for c in () if field else demo.comparisons:
+    if lamp:
+        check_lines(demo)
+    for c in () if field or lamp else demo.comparisons:
         assert c.clean.mean() > 0.85, c.name
         # the noise of a common background moves all points of a spectrum together
         assert abs(c.mean) < 0.02 + 4 / np.sqrt(c.clean.sum()), (c.name, c.mean)
         assert 0.87 < c.scatter < 1.13, (c.name, c.scatter)
     if mode in ("miri-mrs", "nirspec-ifu"):
         check_cubes(demo)
+    if mode == "niriss-soss":
+        check_orders(demo)
     if mode == "nirspec-mos":
         check_sources_of_the_msa(demo.comparisons)
-    assert abs(demo.comparison.mean) < (0.5 if field else 0.1)
-    assert 0.9 < demo.comparison.scatter < 1.1
+    if not lamp:
+        assert abs(demo.comparison.mean) < (0.5 if field else 0.1)
+        assert 0.9 < demo.comparison.scatter < 1.1
 
     for path in demo.files.values():
         assert path.exists()
@@ -45,6 +50,13 @@ def test_extracted_flux_is_the_truth_within_honest_errors(mode, tmp_path, monkey
         if c.slit:
             assert len(hdus) > len(demo.comparisons)
         table = hdus[c.slit or "TRUTH"].data
+        if lamp:
+            # the lines are where the true spectrum has maxima
+            flux = np.asarray(table["FLUX"]).reshape(-1)
+            top = np.flatnonzero((flux[1:-1] > flux[:-2]) & (flux[1:-1] > flux[2:])) + 1
+            near = np.abs(table["WAVELENGTH"][top][:, None] - c.truth).min(axis=0)
+            assert near.max() < 2e-4
+            return
         flux = np.atleast_2d(c.truth)
         truth = np.asarray(table["FLUX"]).reshape(len(table), -1)
         np.testing.assert_allclose(
@@ -61,6 +73,16 @@ def test_extracted_flux_is_the_truth_within_honest_errors(mode, tmp_path, monkey
         assert str(path) in str(demo)
 
 
+def check_lines(demo):
+    assert [c.slit for c in demo.comparisons] == ["S200A1", "S200A2", "S400A1", "S1600A1"]
+    for c in demo.comparisons:
+        assert c.clean.sum() > 40
+        assert np.abs(c.offset[c.clean]).max() < 0.05, c.slit
+        assert abs(c.offset[c.clean].mean()) < 0.005, c.slit
+        assert np.median(np.abs(c.offset[c.clean])) < 0.01, c.slit
+        assert f"{c.clean.sum()} lines" in str(demo)
+
+
 def check_cubes(demo):
     assert [c.name for c in demo.comparisons] == (
         ["target in ch1-short", "target in ch2-short"] if demo.mode == "miri-mrs" else ["target"]
@@ -70,6 +92,25 @@ def check_cubes(demo):
         weight = 1 / c.error[c.clean] ** 2
         scale = (weight * flux * truth).sum() / (weight * truth**2).sum()
         assert abs(scale - 1) < 0.003, c.name
+
+
+def check_orders(demo):
+    """Where the throughput is above 5 % of its peak: flux, transit, errors."""
+    from spec2fn.demo.orders import binned_ratio, transit_depth, white_light
+
+    assert [c.name for c in demo.comparisons] == ["order 1", "order 2", "order 3"]
+    for c, bar in zip(demo.comparisons, (0.01, 0.01, 0.03), strict=True):
+        assert 0.95 < c.scatter < 1.05, (c.name, c.scatter)
+        _, ratio, error = binned_ratio(c)
+        assert (np.abs(ratio - 1) < bar + 2 * error).all(), (c.name, ratio)
+    for c in demo.comparisons[:2]:
+        depth = transit_depth(c)
+        pull = (depth.depth - depth.truth) / depth.error
+        assert abs(pull.mean()) < 3 / np.sqrt(len(pull)), c.name
+        assert 0.7 < pull.std() < 1.3, c.name
+        flux, error, truth = white_light(c)
+        assert (np.abs(flux / truth - 1) < 1e-3 + 4 * error).all(), c.name
+    assert demo.files["SossExtractModel"].exists()
 
 
 def check_field(comparisons):
@@ -101,7 +142,7 @@ def check_sources_of_the_msa(comparisons):
 
 
 def test_the_number_of_integrations_can_be_chosen(tmp_path):
-    for mode in ("miri-lrs-slitless", "nirspec-bots", "nircam-tsgrism"):
+    for mode in ("miri-lrs-slitless", "nirspec-bots", "nircam-tsgrism", "niriss-soss"):
         demo = run_demo(mode, tmp_path / mode, integrations=3)
         assert demo.comparison.flux.shape[0] == 3
 

@@ -123,7 +123,7 @@ def test_python_is_written_in_the_style_of_the_code(snippet):
     assert max(map(len, snippet.code.splitlines())) <= 100
 
 
-TIME_SERIES = ("miri-lrs-slitless", "nirspec-bots", "nircam-tsgrism")
+TIME_SERIES = ("miri-lrs-slitless", "nirspec-bots", "nircam-tsgrism", "niriss-soss")
 
 
 @pytest.fixture(scope="session")
@@ -180,6 +180,10 @@ def given_slitlets(folder):
     folder.exposures("nirspec-mos", rate="jw01234_nrs1_rate.fits")
 
 
+def given_lamps(folder):
+    folder.exposures("nirspec-lamp", rate="jw01234_nrs1_rate.fits")
+
+
 PLANES = {
     "miri-mrs": {"cube_build": {"channel": "1", "wavemin": 5.3, "wavemax": 5.36}},
     "nirspec-ifu": {"cube_build": {"wavemin": 3.0, "wavemax": 3.1}},
@@ -206,6 +210,7 @@ GIVEN = {
     "docs/differentiable.md": given_time_series,
     "docs/step-contract.md": given_time_series,
     "docs/modes/nirspec-slits.md": given_slitlets,
+    "docs/modes/nirspec-lamps.md": given_lamps,
 }
 GIVEN_SLOW = {
     "docs/differentiable.md": given_mrs,
@@ -323,6 +328,14 @@ def check_slitlets(folder, ns):
     assert min(wave) < 0.6
 
 
+def check_lamps(folder, ns):
+    assert 3.8 < float(ns["wavelength"]) < 4.1
+    # a slit runs along y, in metres
+    assert abs(float(ns["y_msa"])) < 0.05
+    assert ns["x1d"]["flux"].attrs["units"] == "DN/s"
+    assert (folder / "spec2fn-demo-nirspec-lamp/nirspec-lamp.png").exists()
+
+
 def check_slitless(_folder, ns):
     assert ns["slits"].names == ("2", "3")
     assert ns["spectra"]["sourceid"].values.tolist() == [2, 3]
@@ -333,6 +346,15 @@ def check_slitless(_folder, ns):
 def check_grism_time_series(_folder, ns):
     assert float(ns["wavelength"]) == pytest.approx(4.4, abs=1e-12)
     assert ns["x"] < ns["x0"]
+
+
+def check_soss(_folder, ns):
+    moved = ns["moved"]
+    assert 0.2 < moved.max() - moved.min() < 0.5
+    assert ns["box"].sum(axis=0).max() == pytest.approx(40.0)
+    assert ns["columns"].shape == (3, 2048)
+    assert ns["image"].shape == (256, 2048)
+    assert ns["back"].shape == ns["spectrum"].shape
 
 
 def check_integral_fields(folder, ns):
@@ -361,8 +383,10 @@ CHECKS = {
     "docs/differentiable.md": check_differentiable,
     "docs/own-steps.md": check_own_steps,
     "docs/modes/nirspec-slits.md": check_slitlets,
+    "docs/modes/nirspec-lamps.md": check_lamps,
     "docs/modes/slitless.md": check_slitless,
     "docs/modes/grism-time-series.md": check_grism_time_series,
+    "docs/modes/niriss-soss.md": check_soss,
 }
 CHECKS_SLOW = {
     "docs/differentiable.md": check_differentiable_slow,

@@ -80,6 +80,7 @@ def calibrate(
     context: str | None = None,
     lock: str | os.PathLike[str] | Lock | None = None,
     parameter_references: bool = True,
+    parameter_files: Iterable[str | os.PathLike[str]] = (),
     compatibility: str | None = None,
     save_steps: Iterable[str] = (),
     save_bsub: bool = False,
@@ -99,7 +100,9 @@ def calibrate(
         `start` also a product.
     output_dir : path, optional
         Where products go (made if it does not exist); without it nothing is written.
-    start, pipeline, params, overrides, context, lock, parameter_references, compatibility
+    start, pipeline, params, overrides, context, lock
+        See :func:`prepare`.
+    parameter_references, parameter_files, compatibility
         See :func:`prepare`.
     skip : iterable of str
         Steps to switch off.
@@ -134,7 +137,9 @@ def calibrate(
     from spec2fn.refs import light_asdf
 
     begun = time.perf_counter()
-    wanted = {k: dict(v) for k, v in (params or {}).items()}
+    wanted: dict[str, Any] = {
+        k: dict(v) if isinstance(v, Mapping) else v for k, v in (params or {}).items()
+    }
     for name in skip:
         wanted.setdefault(name, {})["skip"] = True
     if save_wfss_esec:
@@ -148,6 +153,7 @@ def calibrate(
         context=context,
         lock=lock,
         parameter_references=parameter_references,
+        parameter_files=parameter_files,
         compatibility=compatibility,
     )
     steps = tuple(s.key for name in save_steps for s in find_steps(job.settings.pipeline, name))

@@ -16,6 +16,7 @@ from spec2fn.engine.pipeline import Observation, steps_of
 from spec2fn.engine.run import Result, run
 from spec2fn.engine.step import Step
 from spec2fn.errors import ParameterError
+from spec2fn.modes import mode_of
 from spec2fn.pieces import Exposure, Pieces, pieces_of
 from spec2fn.slits import Slits
 
@@ -30,6 +31,7 @@ __all__ = [
     "Backend",
     "chosen_backend",
     "chunk_size",
+    "grown_together",
     "joined",
     "keeps_members",
     "merged",
@@ -41,6 +43,11 @@ __all__ = [
 CHUNK_BYTES = 64 * 2**20
 _PLANES_IN_WORK = 20
 
+# Integrations from which plans are made that depend on all of them: with more, means and medians
+# of a background or a spectrum do not become better by much.
+_SURVEYED = 16
+_LEAST = 8  # of a piece of such an exposure
+
 
 def chunk_size(job: Job, asked: int | None) -> int | None:
     """Return the integrations per piece, or None to run the exposure in one piece."""
@@ -50,6 +57,8 @@ def chunk_size(job: Job, asked: int | None) -> int | None:
     total = ds.sizes["integration"]
     pixels = ds.sizes["y"] * ds.sizes["x"]
     size = asked or max(1, CHUNK_BYTES // (4 * pixels * _PLANES_IN_WORK))
+    if mode_of(ds).surveyed and not asked:
+        size = total if total <= _SURVEYED else max(_LEAST, size)
     whole = any(not s.skip and not s.works_in_pieces for s in steps_of(job.settings.pipeline))
     return None if whole or size >= total else size
 
@@ -102,28 +111,36 @@ def run_pieces(
     total = 1 if chunk is None else obs.science.sizes["integration"]
     lean = chunk is None and not any(map(keeps_members, steps_of(job.settings.pipeline)))
     lean = lean and backend == "numpy"
-    for first in range(0, total, chunk or total):
-        piece = obs.science
-        if chunk is not None:
-            piece = piece.isel(integration=slice(first, first + chunk))
+
+    def fresh_members() -> dict[str, Any]:
         # a copy of an unread exposure reads for itself, and forgets what it read when it is gone
-        members = {k: tuple(ds.copy(deep=False) for ds in v) for k, v in obs.members.items()}
+        return {k: tuple(ds.copy(deep=False) for ds in v) for k, v in obs.members.items()}
+
+    def run_on(piece: Exposure, **how: Any) -> Result:  # noqa: ANN401 - whatever a run takes
         with contextlib.nullcontext() if chunk is None else blank_pieces():
-            result = run(
+            return run(
                 job.settings.pipeline,
-                Observation(_computed(piece), members),
+                Observation(_computed(piece), fresh_members()),
                 job.references,
                 params=job.settings,
                 plans=plans,
                 lean=lean,
-                save_steps=steps,
-                products=products,
                 progress=progress,
                 strict=strict,
+                **how,
             )
+
+    if chunk is not None and mode_of(obs.science).surveyed:
+        chosen = np.linspace(0, total - 1, min(total, _SURVEYED)).round().astype(int)
+        plans = run_on(obs.science.isel(integration=chosen)).plans
+    for first in range(0, total, chunk or total):
+        piece = obs.science
+        if chunk is not None:
+            piece = piece.isel(integration=slice(first, first + chunk))
+        result = run_on(piece, save_steps=steps, products=products)
         plans = result.plans
         if backend == "jax":
-            planned_for = Observation(_computed(piece), members)
+            planned_for = Observation(_computed(piece), fresh_members())
             del piece
             yield from _compiled_pieces(job, planned_for, result, chunk, total)
             return
@@ -198,20 +215,28 @@ def joined(parts: Sequence[Any]) -> Exposure:
 
 
 def _concatenated(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    if "integration" not in parts[0].dims:
+        return grown_together(parts) if "grows_along" in parts[0].attrs else parts[0]
+    return _along(parts, "integration").transpose("integration", ...)
+
+
+def grown_together(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Join products along the dimension that their attribute ``grows_along`` names."""
+    return _along(parts, str(parts[0].attrs["grows_along"]))
+
+
+def _along(parts: Sequence[xr.Dataset], dim: str) -> xr.Dataset:
     import xarray as xr
 
-    if "integration" not in parts[0].dims:
-        return parts[0]
-    whole = xr.concat(
+    return xr.concat(
         parts,
-        dim="integration",
+        dim=dim,
         data_vars="minimal",
         coords="minimal",
         compat="override",
         join="exact",
         combine_attrs="override",
     )
-    return whole.transpose("integration", ...)
 
 
 # Objects allocated before the collector of cycles looks at them.

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spec2fn.calibration.job import Job
-from spec2fn.calibration.pieces import joined, keeps_members, merged
+from spec2fn.calibration.pieces import grown_together, joined, keeps_members, merged
 from spec2fn.calibration.record import run_record
 from spec2fn.cubes import Cubes
 from spec2fn.engine.pipeline import steps_of
 from spec2fn.engine.run import Result
 from spec2fn.errors import InputError
 from spec2fn.parameters import user_path
-from spec2fn.pieces import Pieces, pieces_of
-from spec2fn.schema import has_value, meta_of, with_meta
+from spec2fn.pieces import Exposure, Pieces, pieces_of
+from spec2fn.schema import has_value, meta_of, status_of, with_meta
 
 if TYPE_CHECKING:
     from spec2fn.refs import References
@@ -42,6 +42,14 @@ _SUFFIXES = {
     "nsclean_background": "flicker_bkg",
     "nsclean_noise": "flicker_noise",
 }
+
+
+# Parameters that name side products: the suffixes of these.
+_NAMED_BY = {
+    "soss_modelname": ("SossExtractModel", "AtocaSpectra"),
+    "soss_wave_grid_out": ("grid",),
+}
+_NAMED_IN_FULL = ("grid",)
 
 
 def output_folder(path: str | os.PathLike[str]) -> Path:
@@ -96,12 +104,27 @@ def labelled(job: Job, result: Result) -> dict[str, Any]:
     extra = {
         "run": record,
         "warnings": tuple(record["warnings"]),
-        "references": {k: _keyword_value(job.references, k) for k in job.references},
         "crds_context": record["crds_context"],
         "crds_version": record["versions"].get("crds", ""),
     }
     outputs = {**result.products, **result.saved, **_side_products(job, result)}
-    return {kind: with_meta(ds, records=extra) for kind, ds in outputs.items()}
+    return {
+        kind: with_meta(ds, records={**extra, "references": _references_of(job, ds)})
+        for kind, ds in outputs.items()
+    }
+
+
+def _references_of(job: Job, ds: Exposure) -> dict[str, str]:
+    """References by type, as a product says: those of steps that are yet to come are left out."""
+    names = {k: _keyword_value(job.references, k) for k in job.references}
+    # what was given for one step stands for the type where nothing else does
+    given = {k.rpartition(":")[2]: names[k] for k in job.settings.overrides if k in names}
+    steps = list(steps_of(job.settings.pipeline))
+    done, later = (
+        {k for s in steps if bool(status_of(ds, s.name)) == seen for k in s.reference_keys}
+        for seen in (True, False)
+    )
+    return {k: v for k, v in {**given, **names}.items() if k not in later - done}
 
 
 def _side_products(job: Job, result: Result) -> dict[str, Any]:
@@ -123,6 +146,17 @@ def _keyword_value(references: References, key: str) -> str:
     return name if name == "N/A" or key in references.overridden else f"crds://{name}"
 
 
+def _named(job: Job) -> dict[str, str]:
+    """Base names that parameters give to products besides, by suffix."""
+    return {
+        suffix: str(name)
+        for step in steps_of(job.settings.pipeline)
+        for parameter, suffixes in _NAMED_BY.items()
+        if (name := step.defaults().get(parameter))
+        for suffix in suffixes
+    }
+
+
 def product_paths(
     job: Job, kinds: Iterable[str], folder: Path, file_format: Format
 ) -> dict[str, Path]:
@@ -131,8 +165,13 @@ def product_paths(
 
     ending = ".fits" if file_format == "fits" else ".nc"
     suffixes = {s.key: s.suffix for s in steps_of(job.settings.pipeline)}
+    named = _named(job)
     paths = {}
     for key in kinds:
+        if key in named:
+            suffix = "" if key in _NAMED_IN_FULL else f"_{key}"
+            paths[key] = folder / f"{named[key].removesuffix('.fits')}{suffix}{ending}"
+            continue
         kind, _, cube = key.partition(":")
         name = product_name(job.name, suffixes.get(kind, kind), job.multi_integration, ending)
         paths[key] = folder / (product_name_of_cube(name, cube) if cube else name)
@@ -215,6 +254,7 @@ def _streamed(
     with contextlib.ExitStack() as stack:
         streams: dict[str, ProductStream] = {}
         same: dict[str, Any] = {}  # for every piece
+        grown: dict[str, list[Any]] = {}
         paths: dict[str, Path] = {}
         for result in pieces:
             outputs = _by_cube(labelled(job, result))
@@ -231,10 +271,14 @@ def _streamed(
                     streams[kind] = stack.enter_context(stream)
             for kind, stream in streams.items():
                 stream.append(outputs.pop(kind))
+            for kind in same:
+                if "grows_along" in outputs[kind].attrs:
+                    grown.setdefault(kind, []).append(outputs[kind])
         assert whole is not None
         record = run_record(job, whole)  # tells of all pieces
         for stream in streams.values():
             stream.close(record)
-        for kind, ds in same.items():
+        for kind, ds in (same | {k: grown_together(v) for k, v in grown.items()}).items():
             save(with_meta(ds, records={"run": record}), paths[kind])
-    return _collected({kind: open_product(path) for kind, path in paths.items()}), paths, whole
+    opened = {k: open_product(path) for k, path in paths.items() if k not in _named(job)}
+    return _collected(opened), paths, whole

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from spec2fn.forward.rendered import Rendered, Source
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "LineComparison", "compare", "flagged", "spectrum_columns", "usable"]
 
 _REACH = 8.0  # pixels on either side of a source in an image whose flags matter
 _MARGIN = 1.0  # pixels beside the box of a slit
@@ -30,6 +30,7 @@ _COMPLETE = 0.999
 _DARK = 0.02  # um beyond the wavelengths of a source in an image that are of no interest
 _EDGE = 0.22  # part of a band at either end of which the response falls
 _FEWEST = 20  # wavelengths of a spectrum that is worth a comparison
+_NEAR = 6.0  # pixels on either side of a line to which its profile is fitted
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,52 @@ class Comparison:
         """Median signal-to-noise ratio of the clean points, not negative."""
         return max(float(np.median((self.flux / self.error)[self.clean])), 0.0)
 
+    def __str__(self) -> str:
+        return (
+            f"mean {self.mean:+.3f}  standard deviation {self.scatter:.3f}"
+            f"  points {self.clean.sum()}  median S/N {self.signal_to_noise:.0f}"
+        )
+
+
+@dataclass(frozen=True)
+class LineComparison(Comparison):
+    """Wavelengths of the lines of a lamp against truth.
+
+    Attributes
+    ----------
+    wavelength, truth : array, shape (n,)
+        Where the lines are [um].
+    flux, error : array, shape (n,)
+        Where they were found, and its standard error [um].
+    clean : array of bool, shape (n,)
+        Lines whose profile could be fitted.
+    pixel : array, shape (n,)
+        Size of a pixel there [um].
+    spectrum : tuple of two arrays
+        Wavelength [um] and count rate [DN/s] in a row of the slit.
+    name, slit, unit
+        See :class:`Comparison`.
+    """
+
+    pixel: HostArray = field(default_factory=lambda: np.empty(0))
+    spectrum: tuple[HostArray, HostArray] = (np.empty(0), np.empty(0))
+    unit: str = "um"
+
+    @property
+    def offset(self) -> HostArray:
+        """How far from where they are the lines were found [pixel]."""
+        return np.asarray((self.flux - self.truth) / self.pixel)
+
+    def __str__(self) -> str:
+        offset = self.offset[self.clean]
+        return (
+            f"{len(offset)} lines, {offset.mean():+.4f} pixel from the truth on average,"
+            f" {np.abs(offset).max():.3f} at most"
+        )
+
 
 def compare(products: Mapping[str, Any], rendered: Rendered) -> tuple[Comparison, ...]:
-    """Compare extracted spectra with what was rendered.
+    """Compare extracted spectra with what was rendered; not of overlapping orders.
 
     Parameters
     ----------
@@ -102,6 +146,8 @@ def compare(products: Mapping[str, Any], rendered: Rendered) -> tuple[Comparison
             _of_cube(name, one, products["cal"], rendered)
             for name, one in zip(names, pieces_of(x1d), strict=True)
         )
+    if any(s.kind == "lamp" for s in rendered.sources):
+        return tuple(_of_lines(products["x1d"], source) for source in rendered.sources)
     if rendered.files:
         found = (_of_trace(products, source) for source in rendered.sources)
         return tuple(one for one in found if one is not None)
@@ -113,7 +159,7 @@ def compare(products: Mapping[str, Any], rendered: Rendered) -> tuple[Comparison
     return (_of_image(products["x1d"], products["cal"], rendered),)
 
 
-def _columns(spectrum: xr.Dataset) -> tuple[HostArray, HostArray, HostArray]:
+def spectrum_columns(spectrum: xr.Dataset) -> tuple[HostArray, HostArray, HostArray]:
     """Wavelength, flux and its error, which counts the covariance of resampling if it is known."""
     names = (
         "wavelength",
@@ -124,11 +170,12 @@ def _columns(spectrum: xr.Dataset) -> tuple[HostArray, HostArray, HostArray]:
     return (wave[0] if wave.ndim == 2 else wave), flux, error
 
 
-def _usable(wave: HostArray, flux: HostArray, error: HostArray) -> HostArray:
+def usable(wave: HostArray, flux: HostArray, error: HostArray) -> HostArray:
+    """Return where everything is finite and the error positive."""
     return np.isfinite(wave) & np.isfinite(flux) & np.isfinite(error) & (error > 0)
 
 
-def _flagged(ds: xr.Dataset, *more: Pixel) -> HostArray:
+def flagged(ds: xr.Dataset, *more: Pixel) -> HostArray:
     """Pixels that are not to be used, or have another flag."""
     flags = np.bitwise_or.reduce([np.uint32(f) for f in (Pixel.DO_NOT_USE, *more)])
     return (np.asarray(ds["dq"].values) & flags) != 0
@@ -144,19 +191,19 @@ def _in_order(flags: HostArray, lines: HostArray, wave: HostArray) -> HostArray:
 
 def _of_image(extracted: xr.Dataset, cal: xr.Dataset, rendered: Rendered) -> Comparison:
     """Compare the one spectrum of an image, or of each image of a time series."""
-    wave, flux, error = _columns(extracted.isel(spectrum=0))
+    wave, flux, error = spectrum_columns(extracted.isel(spectrum=0))
     truth = rendered.truth.at(np.where(np.isfinite(wave), wave, rendered.truth.wavelength[0]))
     op = rendered.operators["science"]
     rows, columns = (slice(*w) for w in op.window)
     near = (op.lower < op.position + _REACH) & (op.upper > op.position - _REACH) & (op.gain > 0)
     across = -1 if cal.attrs["dispaxis"] == 2 else -2
-    bad = (_flagged(cal, Pixel.JUMP_DET)[..., rows, columns] & near).any(across)
+    bad = (flagged(cal, Pixel.JUMP_DET)[..., rows, columns] & near).any(across)
     of_pixel = np.where(op.gain > 0, np.asarray(cal["wavelength"].data)[rows, columns], np.nan)
     lines = np.moveaxis(of_pixel, across, -1)
     seen = np.isfinite(lines).any(1)
     of_line = np.nanmedian(lines[seen], axis=1)
     touched = _in_order(bad[..., seen], of_line, wave)
-    clean = _usable(wave, flux, error) & ~touched
+    clean = usable(wave, flux, error) & ~touched
     # a filter leaves most of a slitless image dark
     lit = ~((wave < of_line.min() - _DARK) | (wave > of_line.max() + _DARK))
     flux, error, truth, clean = (v[..., lit] for v in (flux, error, truth, clean))
@@ -165,8 +212,8 @@ def _of_image(extracted: xr.Dataset, cal: xr.Dataset, rendered: Rendered) -> Com
 
 def _of_cube(band: str, extracted: xr.Dataset, cal: xr.Dataset, rendered: Rendered) -> Comparison:
     """Compare the spectrum of the target in a cube."""
-    wave, flux, error = _columns(extracted.isel(spectrum=0))
-    clean = _usable(wave, flux, error) & ~_planes_touched(cal, rendered, wave)
+    wave, flux, error = spectrum_columns(extracted.isel(spectrum=0))
+    clean = usable(wave, flux, error) & ~_planes_touched(cal, rendered, wave)
     name = f"target in {band}" if band else "target"
     return Comparison(wave, flux, error, rendered.truth.at(wave), clean, name)
 
@@ -178,7 +225,7 @@ def _planes_touched(cal: xr.Dataset, rendered: Rendered, wave: HostArray) -> Hos
     reach = _RADIUS * point.sigma
     near = (point.gain > 0) & (point.lower < reach) & (point.upper > -reach)
     near &= (point.near < reach) & (point.far > -reach)
-    bad = _flagged(cal)[window] & near
+    bad = flagged(cal)[window] & near
     of_pixel = np.asarray(cal["wavelength"].data)[window]
     step = np.abs(np.gradient(of_pixel, axis=0 if cal.attrs["dispaxis"] == 2 else 1))
     bad &= np.isfinite(of_pixel) & np.isfinite(step)
@@ -194,7 +241,7 @@ def _of_slit(products: Mapping[str, Any], source: Source) -> Comparison:
     spectra = products["x1d"]
     (row,) = np.flatnonzero(spectra["sltname"].values == source.slit)
     one = spectra.isel(spectrum=int(row))
-    wave, flux, error = _columns(one)
+    wave, flux, error = spectrum_columns(one)
     pixels = np.asarray(one["npixels"].values)
     truth = source.truth.at(np.where(np.isfinite(wave), wave, source.truth.wavelength[0]))
     slit = products["cal"].slit(source.slit)
@@ -212,10 +259,62 @@ def _of_slit(products: Mapping[str, Any], source: Source) -> Comparison:
             flux, error = flux / area, error / area
     near = np.abs(along - centre) < (width / 2 + _MARGIN) * unit
     # at the ends of a spectrum that is tilted a part of the box is not lit
-    clean = _usable(wave, flux, error) & (pixels > _COMPLETE * np.nanmax(pixels))
+    clean = usable(wave, flux, error) & (pixels > _COMPLETE * np.nanmax(pixels))
     clean &= ~_columns_touched(slit, near, wave)
     brightness = "Jy" if source.kind == "point" else "MJy/sr"
     return Comparison(wave, flux, error, truth, clean, source.name, source.slit, brightness)
+
+
+def _of_lines(spectra: xr.Dataset, source: Source) -> LineComparison:
+    """Compare the wavelengths of the lines of a lamp, seen through a slit."""
+    from spec2fn.forward.nirspec import lamps
+
+    (row,) = np.flatnonzero(spectra["sltname"].values == source.slit)
+    one = spectra.isel(spectrum=int(row))
+    wave, flux, error = spectrum_columns(one)
+    known = usable(wave, flux, error)
+    rows = np.asarray(one["npixels"].values)[known]
+    wave, flux, error = wave[known], flux[known] / rows, error[known] / rows
+    lines = lamps.LINES
+    lines = lines[(lines > wave[0]) & (lines < wave[-1])]
+    pixel = np.interp(lines, wave, np.gradient(wave))
+    fits = [
+        _position(line, size, wave, flux, error) for line, size in zip(lines, pixel, strict=True)
+    ]
+    found, errors = np.array(fits).T
+    return LineComparison(
+        lines,
+        found,
+        errors,
+        lines,
+        np.isfinite(found),
+        source.name,
+        source.slit,
+        pixel=pixel,
+        spectrum=(wave, flux),
+    )
+
+
+def _position(
+    line: float, pixel: float, wave: HostArray, flux: HostArray, error: HostArray
+) -> tuple[float, float]:
+    """Centre of a Gaussian profile on a constant near a line, and its error; NaN without one."""
+    from scipy.optimize import curve_fit
+
+    near = np.abs(wave - line) < _NEAR * pixel
+    if near.sum() < 2 * _NEAR - 1:
+        return np.nan, np.nan
+    x, y = (wave[near] - line) / pixel, flux[near]
+
+    def profile(x: HostArray, height: float, centre: float, width: float, base: float) -> HostArray:
+        return height * np.exp(-0.5 * ((x - centre) / width) ** 2) + base
+
+    start = (float(np.ptp(y)), 0.0, 1.5, float(y.min()))
+    try:
+        best, covariance = curve_fit(profile, x, y, start, error[near], absolute_sigma=True)
+    except RuntimeError:  # no convergence
+        return np.nan, np.nan
+    return line + pixel * float(best[1]), pixel * float(np.sqrt(covariance[1, 1]))
 
 
 def _of_trace(products: Mapping[str, Any], source: Source) -> Comparison | None:
@@ -225,7 +324,7 @@ def _of_trace(products: Mapping[str, Any], source: Source) -> Comparison | None:
     if not rows.any():
         return None
     (row,) = np.flatnonzero(rows)
-    wave, flux, error = _columns(spectra.isel(spectrum=int(row)))
+    wave, flux, error = spectrum_columns(spectra.isel(spectrum=int(row)))
     cal = products["cal"]
     k = int(
         np.flatnonzero(
@@ -238,8 +337,8 @@ def _of_trace(products: Mapping[str, Any], source: Source) -> Comparison | None:
     # where the filter lets through little, a spectrum is that of its neighbours
     low, high = source.truth.wavelength[[0, -1]]
     margin = _EDGE * (high - low)
-    clean = _usable(wave, flux, error) & (wave > low + margin) & (wave < high - margin)
-    bad = np.asarray(_flagged(slit).any(axis=0))
+    clean = usable(wave, flux, error) & (wave > low + margin) & (wave < high - margin)
+    bad = np.asarray(flagged(slit).any(axis=0))
     clean &= ~_in_order(bad, np.nanmedian(slit["wavelength"].values, axis=0), wave)
     if clean.sum() < _FEWEST:
         return None
@@ -272,7 +371,7 @@ def _columns_touched(slit: xr.Dataset, near: HostArray, wave: HostArray) -> Host
     """Whether a flagged pixel lies in or beside the box, by wavelength."""
     of_pixel = np.where(near, np.asarray(slit["wavelength"].values), np.nan)
     seen = np.isfinite(of_pixel).any(axis=0)
-    columns = (_flagged(slit) & near).any(axis=-2)
+    columns = (flagged(slit) & near).any(axis=-2)
     # resampling mixes neighbours, and has none at the ends
     ends = [(0, 0)] * (columns.ndim - 1) + [(1, 1)]
     wide = np.pad(columns, ends, constant_values=True)

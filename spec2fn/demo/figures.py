@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.demo.comparison import Comparison
+from spec2fn.demo.comparison import Comparison, LineComparison
+from spec2fn.demo.line_figure import plot_lines
+from spec2fn.demo.orders import plot_orders
 from spec2fn.pieces import pieces_of
 
 if TYPE_CHECKING:
@@ -38,10 +40,15 @@ def plot(
     products : mapping
         ``s3d`` and ``x1d`` of cubes, which are collapsed; ``s2d``, the rectified images of slits.
         Of a slitless exposure ``cal``, ``flat_field`` and ``simul``, the image and its model, and
-        ``uncorrected``, comparisons of spectra from which no contamination is subtracted.
+        ``uncorrected``, comparisons of spectra from which no contamination is subtracted. Of
+        overlapping orders ``cal`` and ``models``, see :func:`spec2fn.demo.orders.plot_orders`.
     """
-    if "s3d" in products:
+    if any(isinstance(c, LineComparison) for c in comparisons):
+        plot_lines(_figure, path, comparisons, products["s2d"])
+    elif "s3d" in products:
         _plot_cubes(path, mode, comparisons, products)
+    elif "models" in products:
+        plot_orders(path, mode, comparisons, products)
     elif "simul" in products:
         _plot_field(path, mode, comparisons, products)
     elif len(comparisons) == 1:

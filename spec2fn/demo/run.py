@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.demo.comparison import Comparison, compare
+from spec2fn.demo.comparison import Comparison, LineComparison, compare
 from spec2fn.demo.figures import plot
 from spec2fn.demo.modes import DEMOS
+from spec2fn.demo.orders import compare_orders, read_models
 from spec2fn.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -73,17 +74,20 @@ class Demo:
         total = sum(self.seconds.values())
         lines = [f"{self.mode}: rendered, calibrated and compared in {total:.1f} s"]
         lines += [f"  {k:{width}s}  {v}" for k, v in self.files.items()]
-        lines.append("extracted spectra against truth at points without flagged pixels;")
-        lines.append(
-            "residual / error has mean 0 if unbiased, standard deviation 1 if errors are honest:"
-        )
+        if isinstance(self.comparison, LineComparison):
+            lines.append(
+                "wavelengths of the lines of the lamp, as they were found and as they are:"
+            )
+        else:
+            lines.append("extracted spectra against truth at points without flagged pixels;")
+            lines.append(
+                "residual / error has mean 0 if unbiased, standard deviation 1 if errors are"
+                " honest:"
+            )
         names = [f"{c.name} ({c.slit})" if c.slit else c.name for c in self.comparisons]
         width = max(map(len, names))
         for name, c in zip(names, self.comparisons, strict=True):
-            lines.append(
-                f"  {name:{width}s}  mean {c.mean:+.3f}  standard deviation {c.scatter:.3f}"
-                f"  points {c.clean.sum()}  median S/N {c.signal_to_noise:.0f}"
-            )
+            lines.append(f"  {name:{width}s}  {c}")
         return "\n".join(lines)
 
 
@@ -151,6 +155,8 @@ def run_demo(
         params["targ_centroid"] = {"skip": False}
     if mode == "miri-mrs":
         params["cube_build"] = {"output_type": "band"}
+    if mode == "niriss-soss":
+        params["extract_1d"] = {"soss_modelname": mode}
     if mode in ("miri-mrs", "nirspec-ifu"):
         # what is clipped counts in the area of the annulus, and biases the background
         params["extract_1d"] = {"bkg_sigma_clip": 10.0}
@@ -173,11 +179,14 @@ def run_demo(
         )
     times.append(time.perf_counter())
     tell("compare")
-    comparisons = compare(result.products, rendered)
+    of_mode = compare_orders if mode == "niriss-soss" else compare
+    comparisons = of_mode(result.products, rendered)
     shown |= result.products
     if "uncorrected" in shown:
         shown["uncorrected"] = compare(shown["uncorrected"], rendered)
         shown |= {n: open_product(result.files[n]) for n in ("flat_field", "simul")}
+    if "SossExtractModel" in result.files:
+        shown["models"] = read_models(result.files["SossExtractModel"])
     files = {
         "input": association,
         "cache": cache,
@@ -190,7 +199,13 @@ def run_demo(
     return Demo(mode, folder, files, comparisons, seconds)
 
 
-def _render(mode: str, folder: Path, seed: int, integrations: int) -> tuple[Rendered, Path, Path]:
+def _render(
+    mode: str,
+    folder: Path,
+    seed: int,
+    integrations: int,
+    **scene: Any,  # noqa: ANN401 - see render
+) -> tuple[Rendered, Path, Path]:
     """Write exposures, association, references and cache; return the truth and the last three."""
     from spec2fn.forward.renderers import render
     from spec2fn.refs import CacheEntry, write_cache
@@ -199,7 +214,7 @@ def _render(mode: str, folder: Path, seed: int, integrations: int) -> tuple[Rend
     cache = folder / "crds_cache"
     references = cache / "references" / "jwst" / instrument
     references.mkdir(parents=True, exist_ok=True)
-    rendered = render(DEMOS[mode], seed, integrations, folder=references)
+    rendered = render(DEMOS[mode], seed, integrations, folder=references, **scene)
     entries = [
         CacheEntry(f.path, instrument, f.reftype, {k.upper(): v for k, v in f.match.items()})
         for f in rendered.reference_files
@@ -214,9 +229,8 @@ def _write_truth(path: Path, rendered: Rendered) -> Path:
     if not rendered.sources:
         truths = [("TRUTH", rendered.truth, "Jy")]
     else:
-        truths = [
-            (s.slit, s.truth, "Jy" if s.kind == "point" else "MJy/sr") for s in rendered.sources
-        ]
+        units = {"point": "Jy", "lamp": "DN/s"}
+        truths = [(s.slit, s.truth, units.get(s.kind, "MJy/sr")) for s in rendered.sources]
     hdus = [fits.PrimaryHDU()]
     for name, truth, unit in truths:
         flux = np.atleast_2d(truth.flux)

@@ -3,8 +3,8 @@
 * :mod:`spec2fn.forward.renderers`: exposures of a mode with their truth, and its renderers;
 * :mod:`spec2fn.forward.operators`: linear operators spectrum → count rate, with their adjoints;
 * :mod:`spec2fn.forward.lrs`, :mod:`~spec2fn.forward.mrs`, :mod:`~spec2fn.forward.nircam`,
-  :mod:`~spec2fn.forward.nirspec`: the instruments the synthetic exposures are taken with, and the
-  references that describe them;
+  :mod:`~spec2fn.forward.niriss`, :mod:`~spec2fn.forward.nirspec`: the instruments the synthetic
+  exposures are taken with, and the references that describe them;
 * :mod:`spec2fn.forward.scenes`: what is on the sky;
 * :mod:`spec2fn.forward.exposures`, :mod:`spec2fn.forward.reference_files`: headers, noise, files.
 """

@@ -211,10 +211,10 @@ def photom_tables(
     Parameters
     ----------
     who : mapping of str to array
-        Columns that name the rows, which all hold the same.
+        Columns that name the rows, which all hold the same, but for what is given by row.
     conversion : mapping of str to float
         Its column at unit relative response.
-    wave, response : array, shape (n,)
+    wave, response : array, shape ([row,] n)
         Relative response by wavelength [um].
     day, loss : float
         Reference day [MJD], and share of the throughput lost in a year.
@@ -224,11 +224,13 @@ def photom_tables(
     rows = len(next(iter(who.values())))
 
     def each(**values: HostArray | float) -> dict[str, HostArray]:
-        return {k: np.array([v] * rows, np.float32) for k, v in values.items()}
+        shapes = {k: (rows, *np.shape(v)[-1:]) for k, v in values.items()}
+        return {k: np.broadcast_to(v, shapes[k]).astype(np.float32) for k, v in values.items()}
 
     amplitude, tau, const = exponential
-    columns = each(**conversion, uncertainty=0.0) | {"nelem": np.full(rows, len(wave), np.int16)}
-    columns |= each(wavelength=wave, relresponse=response, reluncertainty=np.zeros(len(wave)))
+    columns = each(**conversion, uncertainty=0.0)
+    columns["nelem"] = np.full(rows, wave.shape[-1], np.int16)
+    columns |= each(wavelength=wave, relresponse=response, reluncertainty=np.zeros(wave.shape[-1]))
     losses = {
         "LINEAR": each(t0=day, lossperyear=loss),
         "EXPONENTIAL": each(t0=day, amplitude=amplitude, tau=tau, const=const),

@@ -50,10 +50,10 @@ class Source:
     Attributes
     ----------
     name, slit : str
-    kind : {"point", "extended", "empty"}
+    kind : {"point", "extended", "empty", "lamp"}
         An empty slit sees background alone.
     truth : Truth
-        In Jy for a point source, else in MJy/sr: without the background.
+        In Jy for a point source, in DN/s for a lamp, else in MJy/sr: without the background.
     profile : callable, optional
         Surface brightness of an extended source relative to the truth, by position along the slit
         in units of its height.
@@ -76,13 +76,16 @@ class Exposed:
         How it was taken.
     rate : array, shape (y, x)
         Expected count rate [DN/s]; of a time series without the source.
-    operator : Sampled or SceneOperator, optional
+    operator : Sampled, SceneOperator or OrdersOperator, optional
         Spectrum to count rate, where it holds one; spectra, if there are several.
+    drift : callable, optional
+        Count rate (y, x) that an integration has besides, by its number from 0.
     """
 
     setup: Setup
     rate: HostArray
     operator: Any = None
+    drift: Callable[[int], HostArray] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +185,8 @@ class Rendered:
             if len(setup.shape) == 3:
                 spectrum = one.operator(self.truth.flux[i])
                 expected = one.rate + one.operator.embed(spectrum, one.rate.shape)
+            if one.drift is not None:
+                expected = expected + one.drift(i)
             yield observe(
                 expected,
                 bad,

@@ -448,8 +448,11 @@ def _read_asdf(path: Path, *, plain: bool) -> xr.Dataset:
         if plain:
             tree = load_yaml(path)
         else:
-            with light_asdf(), asdf.open(path, lazy_load=False, memmap=False) as file:
-                tree = dict(file.tree)
+            with light_asdf(), asdf.config_context() as config:
+                # the schemas of a large tree take longer than the tree
+                config.validate_on_read = False
+                with asdf.open(path, lazy_load=False, memmap=False) as file:
+                    tree = dict(file.tree)
     keywords = _keywords_of(tree)
     # Meta only ever asks `keyword in header` and header[keyword]
     meta = Meta(primary=cast("Any", keywords), filename=path.name)

@@ -37,7 +37,7 @@ _Wavelength = Annotated[float, Range(0.0, above=True)]
 
 def _without(ds: xr.Dataset, _: object) -> dict[str, str]:
     mode = mode_of(ds)
-    if not mode.sliced or mode.etalon:
+    if not mode.sliced or mode.etalon or mode.lamp:
         return {}
     return {"chromcorr": "shifts of the image with wavelength are not corrected for"}
 
@@ -75,6 +75,7 @@ def assign_wcs(
     slit_y_high: Annotated[float, Range(-10.0, 10.0)] = 0.55,
     wavelength_range: tuple[_Wavelength, _Wavelength] | None = None,
     nrs_ifu_slice_wcs: bool = False,
+    lamp_velocity: bool = False,
     grism_rotation: Literal["consistent", "opposite"] = "consistent",
     grism_inverse: Literal["exact", "approximate"] = "exact",
     grism_reference: Literal["pixel", "keyword"] = "pixel",
@@ -119,6 +120,10 @@ def assign_wcs(
     nrs_ifu_slice_wcs : bool
         NIRSpec IFU: a gwcs that takes the number of the slice, from 0, besides the pixel, instead
         of one that finds it.
+    lamp_velocity : bool
+        NIRSpec lamps: correct wavelengths to the barycentre, as the JWST pipeline does where there
+        is the keyword VELOSYS. A lamp moves with the telescope, so that this moves its lines, by
+        up to 0.01 %.
     grism_rotation : {"consistent", "opposite"}
         NIRISS grisms: how the traces turn with the filter wheel where wavelengths of pixels are
         looked up. "opposite" turns them against the way in which light is sent to pixels, as the
@@ -149,7 +154,8 @@ def assign_wcs(
         bounding box (not with several slits) or the slices of an integral-field unit. For the
         MRS also ``alpha`` and ``beta`` [arcsec] (y, x) float64, the position in the frame of the
         slices, and ``slice_id`` (y, x) int32, 0 between the slices; for the NIRSpec IFU
-        ``slice_id``, ``regions`` and ``slit_y``, the position along the slice. Attributes
+        ``slice_id``, ``regions`` and ``slit_y``, the position along the slice. Of a lamp there
+        is no ``ra`` and ``dec``, and the gwcs ends in the plane of the MSA [m]. Attributes
         ``dispaxis``, ``specsys``, ``s_region``, and ``nominal_range`` [um] if `wavelength_range`
         exceeds it; for the LRS slit the scalars ``dithered_ra`` and ``dithered_dec``. For
         NIRSpec slits ``meta.records`` holds ``slits``, ``spectral_order`` and ``waverange`` [m].

@@ -16,12 +16,16 @@ from spec2fn.plans.background.background import (
     grating_wheel_differs,
 )
 from spec2fn.plans.background.slitless import ScaledBackgroundPlan, plan_scaled_background
+from spec2fn.plans.background.templates import TemplateBackgroundPlan, plan_template_background
 from spec2fn.schema import replace_data, with_meta
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["background", "plan_background"]
+
+AnyBackgroundPlan = BackgroundPlan | ScaledBackgroundPlan | TemplateBackgroundPlan
+_Percentile = Annotated[float, Range(0.0, 100.0)]
 
 
 def plan_background(
@@ -32,7 +36,7 @@ def plan_background(
     background: tuple[xr.Dataset, ...] = (),
     sourcecat: tuple[xr.Dataset, ...] = (),
     params: Parameters,
-) -> BackgroundPlan | ScaledBackgroundPlan | Skip:
+) -> AnyBackgroundPlan | Skip:
     """Combine the background exposures, or scale the reference; see :func:`background`."""
     mode = mode_of(ds)
     if mode.layout == "traces" and not mode.one_source:
@@ -41,6 +45,11 @@ def plan_background(
         given: Any = params.wfss_mask
         mask = as_reference(given, "mask") if isinstance(given, (str, PathLike)) else given
         return plan_scaled_background(ds, bkg, wavelengthrange, sourcecat, params, mask)
+    if mode.layout == "orders":
+        if bkg is None:
+            return Skip("no bkg reference")
+        template = plan_template_background(ds, bkg, params)
+        return Skip(template) if isinstance(template, str) else template
     if params.bkg_list and not background:
         msg = (
             f"background: bkg_list names {', '.join(params.bkg_list)}, which only a run from files"
@@ -67,13 +76,14 @@ def plan_background(
     suffix="bsub",
     needs_refs=("bkg",),
     needs_members=("background",),
+    ordered=(("soss_bkg_percentile", "soss_bkg_percentile"),),
 )
 def background(
     ds: xr.Dataset,
     bkg: xr.Dataset | None = None,
     wavelengthrange: xr.Dataset | None = None,
     *,
-    plan: BackgroundPlan | ScaledBackgroundPlan = PLANNED,
+    plan: AnyBackgroundPlan = PLANNED,
     background: tuple[xr.Dataset, ...] = (),
     sourcecat: tuple[xr.Dataset, ...] = (),
     bkg_list: tuple[str, ...] | None = None,
@@ -87,11 +97,16 @@ def background(
     wfss_maxiter: Annotated[int, Range(0)] = 5,
     wfss_rms_stop: Annotated[float, Range(0.0, 100.0)] = 0.0,
     wfss_outlier_percent: Annotated[float, Range(0.0, 50.0)] = 1.0,
+    soss_source_percentile: _Percentile = 35.0,
+    soss_bkg_percentile: tuple[_Percentile, _Percentile] | None = None,
+    soss_bkg_block: Annotated[int, Range(1, 64)] = 8,
 ) -> xr.Dataset:
     """Subtract the sigma-clipped average of background exposures, or a scaled reference.
 
     In wide-field slitless exposures every pixel sees the whole field: what is subtracted is a
-    reference image, scaled to the pixels on which no source of the catalog falls.
+    reference image, scaled to the pixels on which no source of the catalog falls. In SOSS exposures
+    it is the one of a library of images that fits the faint pixels best, with a scale for either
+    side of the step in the background.
 
     Linear in ``sci``. Every integration has the same image subtracted, so that with
     `propagate_variance` the part of the error added here is fully correlated between them.
@@ -101,9 +116,9 @@ def background(
     ds : xarray.Dataset
         Exposure, (y, x) or (integration, y, x), with ``sci`` [DN/s], ``err``, ``dq``.
     bkg, wavelengthrange : xarray.Dataset, optional
-        References of slitless exposures: the image of the background, and the wavelengths of the
-        orders.
-    plan : BackgroundPlan or ScaledBackgroundPlan
+        References of slitless exposures: the image (SOSS: images) of the background, and the
+        wavelengths of the orders.
+    plan : BackgroundPlan, ScaledBackgroundPlan or TemplateBackgroundPlan
         Combined background, or its scale, made by :func:`plan_background`.
     background : tuple of xarray.Dataset
         Background exposures (a nod partner or a dedicated field), of any number of integrations
@@ -139,6 +154,15 @@ def background(
         has become smaller by less than this [%].
     wfss_outlier_percent : float
         Slitless: how many pixels are rejected each time, at either end of the residuals [%].
+    soss_source_percentile : float
+        SOSS: pixels at this percentile or above hold light of the source.
+    soss_bkg_percentile : (float, float), optional
+        SOSS: a scale is the median of the ratios to the image between these percentiles; by
+        default 25 and 50.
+    soss_bkg_block : int
+        SOSS: pixels along the side of squares that are compared by their mean over all
+        integrations. With 1 it is single pixels, as in the official pipeline: the percentiles are
+        then in part those of the noise, and the background comes out too low.
 
     Returns
     -------

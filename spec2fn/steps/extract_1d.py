@@ -4,32 +4,49 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Literal, TypeGuard
+from os import PathLike
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard
 
-from spec2fn.engine.step import PLANNED, Skip, step
+import numpy as np
+
+from spec2fn.engine.step import PLANNED, Skip, as_reference, step
+from spec2fn.errors import InputError
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, Range
 from spec2fn.pieces import Exposure, Pieces, pieces_of
 from spec2fn.plans.extraction.extract_cube import CubeExtractionPlan, plan_cube
 from spec2fn.plans.extraction.extract_images import ImagesPlan, plan_images
+from spec2fn.plans.extraction.extract_orders import Given, OrdersPlan, plan_orders
 from spec2fn.slits import strings
 from spec2fn.spectra.cube_spectra import extract_cube
 from spec2fn.spectra.image_spectra import extract_images
+from spec2fn.spectra.order_spectra import extract_orders
+from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["extract_1d"]
 
+AnyExtractionPlan = ImagesPlan | CubeExtractionPlan | OrdersPlan
 
-def _plan(
+
+def _plan(  # noqa: PLR0917 - what the step has
     ds: Exposure,
     extract1d: xr.Dataset | None,
     apcorr: xr.Dataset | None,
     psf: xr.Dataset | None,
+    pastasoss: xr.Dataset | None,
+    specprofile: xr.Dataset | None,
+    speckernel: xr.Dataset | None,
     *,
     params: Parameters,
-) -> ImagesPlan | CubeExtractionPlan | Skip:
+) -> AnyExtractionPlan | Skip:
+    if mode_of(ds).layout == "orders":
+        assert not isinstance(ds, Pieces)
+        references = pastasoss, specprofile, speckernel
+        orders = plan_orders(ds, references, params, _given_by_user(params))
+        return Skip(orders) if isinstance(orders, str) else orders
     if _is_cube(ds):
         return plan_cube(ds, extract1d, apcorr, params)
     if mode_of(ds).sliced:
@@ -38,11 +55,42 @@ def _plan(
     return Skip(plan) if isinstance(plan, str) else plan
 
 
+def _given_by_user(params: Parameters) -> Given:
+    """The grid and the spectrum that the parameters name, or are."""
+    return Given(
+        _columns(params.soss_wave_grid_in, "soss_wave_grid_in", ("wavegrid",)),
+        _columns(params.soss_estimate, "soss_estimate", ("extract1d.wavelength", "extract1d.flux")),
+    )
+
+
+def _columns(value: Any, parameter: str, names: tuple[str, ...]) -> HostArray | None:  # noqa: ANN401 - whatever a user gives
+    """One column of a file or Dataset, or two as rows; an array is taken as it is."""
+    if value is None:
+        return None
+    if isinstance(value, (str, PathLike)):
+        value = as_reference(value, parameter)
+    if not hasattr(value, "data_vars"):
+        return np.asarray(value, dtype=np.float64)
+    missing = [name.upper() for name in names if name not in value]
+    if missing:
+        held = ", ".join(sorted(map(str, value.data_vars))) or "nothing"
+        msg = (
+            f"extract_1d: {parameter} has no {', '.join(missing)} (it holds {held}); give a file"
+            " that has it"
+        )
+        raise InputError(msg)
+    found = [np.asarray(value[name].values, dtype=np.float64) for name in names]
+    found = [v if v.ndim == 1 else v[0] for v in found]  # of the first integration
+    return found[0] if len(names) == 1 else np.stack(found)
+
+
 def _is_cube(ds: Exposure) -> TypeGuard[xr.Dataset]:
     return not isinstance(ds, Pieces) and "wave" in ds["sci"].dims
 
 
 def _without(ds: Exposure, params: Parameters) -> Mapping[str, str]:
+    if mode_of(ds).layout == "orders":
+        return {}
     types: list[str] = []
     for part in pieces_of(ds):
         several = "slit" in part.dims
@@ -55,7 +103,7 @@ def _without(ds: Exposure, params: Parameters) -> Mapping[str, str]:
 
 
 @step(
-    refs=("extract1d", "apcorr", "psf"),
+    refs=("extract1d", "apcorr", "psf", "pastasoss", "specprofile", "speckernel"),
     without=_without,
     reads=("sci",),
     provides=("flux", "flux_error", "flux_error_cov"),
@@ -64,13 +112,16 @@ def _without(ds: Exposure, params: Parameters) -> Mapping[str, str]:
     suffix="x1d",
     scope="slits",
 )
-def extract_1d(
+def extract_1d(  # noqa: PLR0917 - three references for images, three for orders
     ds: Exposure,
     extract1d: xr.Dataset | None = None,
     apcorr: xr.Dataset | None = None,
     psf: xr.Dataset | None = None,
+    pastasoss: xr.Dataset | None = None,
+    specprofile: xr.Dataset | None = None,
+    speckernel: xr.Dataset | None = None,
     *,
-    plan: ImagesPlan | CubeExtractionPlan = PLANNED,
+    plan: AnyExtractionPlan = PLANNED,
     subtract_background: bool | None = None,
     apply_apcorr: bool = True,
     extraction_type: Literal["box", "optimal"] | None = "box",
@@ -92,6 +143,23 @@ def extract_1d(
     ifu_set_srctype: Literal["POINT", "EXTENDED"] | None = None,
     ifu_rscale: Annotated[float, Range(0.5, 3.0)] | None = None,
     ifu_covar_scale: Annotated[float, Range(0)] = 1.0,
+    soss_atoca: bool = True,
+    soss_threshold: Annotated[float, Range(0.0, 1.0)] = 1e-2,
+    soss_n_os: Annotated[int, Range(1, 100)] = 2,
+    soss_wave_grid_in: object = None,
+    soss_wave_grid_out: str | None = None,
+    soss_estimate: object = None,
+    soss_rtol: Annotated[float, Range(0.0, 1.0)] = 1e-4,
+    soss_max_grid_size: Annotated[int, Range(1, 1_000_000)] = 20000,
+    soss_tikfac: Annotated[float, Range(0.0)] | None = None,
+    soss_width: Annotated[float, Range(0.0, 256.0, above=True)] = 40.0,
+    soss_bad_pix: Literal["model", "masking"] = "masking",
+    soss_modelname: str | None = None,
+    soss_order_3: bool = True,
+    soss_masked_pixels: Literal["rescaled", "dropped"] = "rescaled",
+    soss_criterion: Literal["evidence", "gcv", "official"] = "evidence",
+    soss_official_model: bool = False,
+    soss_fit_pwcpos: bool = False,
 ) -> xr.Dataset:
     """Sum (or fit) the source's spectrum at every dispersion element, for every integration.
 
@@ -112,7 +180,9 @@ def extract_1d(
         without slits: cut-outs, with ``spectral_order`` on ``slit``, which are summed as they are.
     extract1d, apcorr, psf : xarray.Dataset, optional
         Apertures; aperture correction; PSF profile (needed for optimal extraction).
-    plan : ImagesPlan or CubeExtractionPlan
+    pastasoss, specprofile, speckernel : xarray.Dataset, optional
+        SOSS, which needs them: traces and wavelengths; spatial profiles; spectral resolution.
+    plan : ImagesPlan, CubeExtractionPlan or OrdersPlan
         Apertures, wavelengths and corrections as arrays.
     subtract_background : bool, optional
         Subtract a background; by default if the reference defines background regions.
@@ -155,6 +225,52 @@ def extract_1d(
         2.
     ifu_covar_scale : float
         Cubes: factor on the errors for the covariance of neighbouring spaxels.
+    soss_atoca : bool
+        SOSS: subtract from every order the models of the others, found by a fit of all orders to
+        the image (ATOCA, Darveau-Bernier et al. 2022, PASP 134, 094502).
+    soss_threshold : float
+        SOSS: pixels of which an order has more light than this may not lie beyond the wavelengths
+        of one order and within the other.
+    soss_n_os : int
+        SOSS: nodes of the wavelength grid per pixel, at least.
+    soss_wave_grid_in : str, xarray.Dataset or array, optional
+        SOSS: wavelengths [um] of the grid, instead of one that is made.
+    soss_wave_grid_out : str, optional
+        SOSS: file to which the grid is written.
+    soss_estimate : str, xarray.Dataset or array, optional
+        SOSS: spectrum (wavelength [um], flux) by which the grid is made, instead of one from the
+        image.
+    soss_rtol : float
+        SOSS: relative error of the integrals over pixels that the grid is refined to reach.
+    soss_max_grid_size : int
+        SOSS: nodes of the grid, at most.
+    soss_tikfac : float, optional
+        SOSS: how smooth the spectrum of orders 1 and 2 is (Tikhonov factor), instead of one that is
+        found.
+    soss_width : float
+        SOSS: width of the apertures [pixel].
+    soss_bad_pix : {"model", "masking"}
+        SOSS: pixels that are bad in all integrations are replaced by the model, or do not count.
+    soss_modelname : str, optional
+        SOSS: name of the files with the models of the traces and the spectra of the fit.
+    soss_order_3 : bool
+        SOSS: extract order 3.
+    soss_masked_pixels : {"rescaled", "dropped"}
+        SOSS: whether the light of pixels that do not count is made up for by the profile of the
+        order. "dropped" lets the flux become less, and replaces values that are missing in single
+        integrations by those of their neighbours, as the JWST pipeline does.
+    soss_criterion : {"evidence", "gcv", "official"}
+        SOSS: how the smoothness of a spectrum is found: by what is most probable, by generalised
+        cross validation, or as the JWST pipeline does, by the first of a list of factors from which
+        on the fit becomes worse.
+    soss_official_model : bool
+        SOSS: make models as the JWST pipeline does. Its grid may have more nodes than
+        `soss_max_grid_size`, its integrals at the ends of pixels are rough, its spectra of orders
+        that are fitted alone are zero beyond the last pixel, noise is added to the mean from which
+        the smoothness is found, and order 2 of SUBSTRIP96 has an aperture of all rows.
+    soss_fit_pwcpos : bool
+        SOSS: find the angle of the pupil wheel, and a shift of the traces across the dispersion,
+        from the exposure; apertures, wavelengths and profiles are moved there.
 
     Returns
     -------
@@ -178,5 +294,10 @@ def extract_1d(
     extract: Mapping[str, Callable[..., xr.Dataset]] = {
         "images": functools.partial(extract_images, saved=saved),
         "cube": extract_cube,
+        "orders": functools.partial(
+            extract_orders,
+            save_models=soss_modelname is not None,
+            save_grid=soss_wave_grid_out is not None,
+        ),
     }
     return extract[plan.extracts_from](ds, plan)

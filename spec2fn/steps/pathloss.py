@@ -13,6 +13,7 @@ from spec2fn.plans.flux.nirspec_pathloss import (
     plan_nirspec_slits,
 )
 from spec2fn.plans.flux.pathloss import PathlossPlan, plan_lrs_slit
+from spec2fn.plans.flux.wheel_pathloss import WheelPathlossPlan, plan_wheel_pathloss
 from spec2fn.plans.slits.slit_frame import require_slits
 from spec2fn.schema import need, require
 
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["pathloss"]
 
+AnyPathlossPlan = PathlossPlan | SlitPathlossPlan | WheelPathlossPlan
+
 
 def _plan(
     ds: xr.Dataset, pathloss: xr.Dataset | None, *, params: Parameters
-) -> PathlossPlan | SlitPathlossPlan | Skip:
+) -> AnyPathlossPlan | Skip:
     mode = mode_of(ds)
     if pathloss is None:
         return Skip(f"no pathloss reference for {mode.exp_type}")
@@ -36,6 +39,9 @@ def _plan(
     if mode.sliced and not mode.etalon:
         require(ds, ("wavelength",), "pathloss")
         return plan_nirspec_ifu(ds, pathloss, params)
+    if mode.layout == "orders":
+        wheel = plan_wheel_pathloss(ds, pathloss)
+        return Skip(wheel) if isinstance(wheel, str) else wheel
     if not mode.slit:
         return Skip(f"no pathloss correction applies to {mode.exp_type}")
     kind = params.source_type or ds.attrs.get("source_type")
@@ -56,7 +62,7 @@ def pathloss(
     ds: xr.Dataset,
     pathloss: xr.Dataset | None = None,
     *,
-    plan: PathlossPlan | SlitPathlossPlan = PLANNED,
+    plan: AnyPathlossPlan = PLANNED,
     inverse: bool = False,
     source_type: Literal["POINT", "EXTENDED"] | None = None,
     user_slit_loc: float | None = None,
@@ -67,7 +73,9 @@ def pathloss(
     A point source in the LRS slit is multiplied by the correction of the reference at the
     position of the source; slits of NIRSpec are divided by the transmission, point sources by
     that at their position, extended ones by that of a uniform source. A point source in the
-    NIRSpec IFU is taken to be in the middle of the aperture.
+    NIRSpec IFU is taken to be in the middle of the aperture. A SOSS exposure that is no time series
+    is divided by the share of the light of the higher orders that falls on the subarray, which
+    depends on the column and on the pupil wheel (PWCPOS).
 
     Parameters
     ----------
@@ -79,7 +87,7 @@ def pathloss(
         Reference: the correction by wavelength on a spatial grid. It is read here, not in the
         plan, so that the result can be differentiated with respect to it, as it can with respect
         to the position of the source (LRS: ``plan.x``, ``plan.y``).
-    plan : PathlossPlan or SlitPathlossPlan
+    plan : PathlossPlan, SlitPathlossPlan or WheelPathlossPlan
         From ``pathloss.plan(ds, reference, ...)``.
     inverse : bool
         Undo the correction.

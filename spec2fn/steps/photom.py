@@ -17,6 +17,7 @@ from spec2fn.plans.flux.nirspec_photom import (
     plan_ifu_photom,
     plan_slit_photom,
 )
+from spec2fn.plans.flux.order_photom import OrderPhotomPlan, plan_order_photom
 from spec2fn.plans.flux.photom import PhotomPlan, find_row, plan_spectral_response
 from spec2fn.plans.flux.spectra_photom import SpectraPhotomPlan, plan_spectra_photom
 from spec2fn.schema import need, require
@@ -35,6 +36,7 @@ AnyPhotomPlan = (
     | MrsPhotomPlan
     | GrismPhotomPlan
     | SpectraPhotomPlan
+    | OrderPhotomPlan
 )
 
 
@@ -46,6 +48,11 @@ def _plan(
     require(ds, ("flux",) if extracted else ("sci", "err"), "photom")
     if photom is None:
         return Skip(f"no photom reference for {mode.exp_type or 'this exposure'}")
+    if mode.layout == "orders":
+        if not extracted:
+            return Skip("there are no spectra, and light of overlapping orders has no flux")
+        orders = plan_order_photom(ds, photom, params)
+        return Skip(orders) if isinstance(orders, str) else orders
     if mode.etalon:
         return plan_mrs_photom(ds, photom, params)
     second = "grating" if mode.layout == "slits" or mode.sliced else "subarray"
@@ -97,6 +104,8 @@ def photom(
     extrapolate: bool | None = None,
     round_wavelengths: bool = False,
     uncalibrated: Literal["lost", "kept"] = "lost",
+    orders_unit: Literal["Jy", "MJy"] = "Jy",
+    orders_beyond: Literal["lost", "zero"] = "lost",
 ) -> xr.Dataset:
     """Convert count rates into surface brightness, or flux density.
 
@@ -143,6 +152,12 @@ def photom(
     uncalibrated : {"lost", "kept"}
         Slitless spectra: what becomes of those of an order that the reference does not have.
         "lost" makes them NaN, and says why; "kept" leaves them in DN/s, as the JWST pipeline does.
+    orders_unit : {"Jy", "MJy"}
+        SOSS: what fluxes are said to be in. The column ``photmj`` of the reference is in Jy/(DN/s);
+        the JWST pipeline gives the same numbers and calls them MJy.
+    orders_beyond : {"lost", "zero"}
+        SOSS: elements beyond the wavelengths of the response become NaN and are flagged
+        DO_NOT_USE, or zero without a flag, as the JWST pipeline has them.
 
     Returns
     -------

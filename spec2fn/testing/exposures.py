@@ -24,6 +24,7 @@ __all__ = [
     "EXP_TYPES",
     "MRS",
     "RENDERED",
+    "SOSS",
     "StepInput",
     "exposure",
     "members",
@@ -41,16 +42,21 @@ RENDERED = ("MIR_LRS-FIXEDSLIT", "MIR_LRS-SLITLESS")
 MRS = "MIR_MRS"
 """Also rendered, on all of the detector: every step asks for it."""
 
-EXP_TYPES = (*RENDERED, MRS, *nirspec_modes.EXP_TYPES, *slitless.EXP_TYPES)
+SOSS = "NIS_SOSS"
+"""Rendered as well, on a detector with fewer columns."""
+
+EXP_TYPES = (*RENDERED, MRS, SOSS, *nirspec_modes.EXP_TYPES, *slitless.EXP_TYPES)
 """Exposure types there are exposures of."""
 
 
 @functools.cache
 def rendered(exp_type: str, seed: int = 0, integrations: int = 2) -> Rendered:
     """Render an exposure of a mode once, see :func:`spec2fn.forward.render`."""
+    from spec2fn.forward.niriss.instrument import Strip
     from spec2fn.forward.renderers import render
 
-    return render(exp_type, seed, integrations)
+    scene = {"strip": Strip("SUBSTRIP256", 256, columns=768)} if exp_type == SOSS else {}
+    return render(exp_type, seed, integrations, **scene)
 
 
 @functools.cache
@@ -108,13 +114,19 @@ def references(exp_type: str, seed: int = 0) -> Mapping[str, Any]:
 
 
 def pipeline(exp_type: str) -> Pipeline:
-    """Return the pipeline of a mode; that of the MRS makes a short cube of channel 1 alone."""
+    """Return the pipeline of a mode.
+
+    That of the MRS makes a short cube of channel 1 alone; overlapping orders are told apart on a
+    coarse grid.
+    """
     from spec2fn.engine import pipeline as edit
     from spec2fn.pipelines import MODES
     from spec2fn.steps.cube_build import cube_build
     from spec2fn.steps.extract_1d import extract_1d
 
     _, steps = MODES[exp_type]
+    if exp_type == SOSS:
+        return edit.replace(steps, extract_1d=extract_1d.with_(soss_n_os=1, soss_rtol=1e-2))
     if exp_type != MRS:
         return steps
     # one Dataset instead of one for each channel, and few planes: the detector is large enough

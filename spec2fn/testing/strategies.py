@@ -117,6 +117,8 @@ def disturb(ds: Exposure, seed: int, rows: int = 2, pixels: int = 20) -> Exposur
 def _disturbed(ds: xr.Dataset, seed: int, rows: int, pixels: int) -> xr.Dataset:
     from spec2fn.schema import PLANES, replace_data
 
+    if "sci" not in ds:
+        return _disturbed_spectra(ds, seed, pixels)
     rng = np.random.default_rng(seed)
     shape = ds["sci"].shape
     new: dict[str, Any] = {
@@ -151,6 +153,20 @@ def _disturbed(ds: xr.Dataset, seed: int, rows: int, pixels: int) -> xr.Dataset:
         jumps &= (new["dq"] & np.uint32(Pixel.NON_SCIENCE)) == 0
         new["dq"][jumps] |= np.uint32(Pixel.JUMP_DET)
     return replace_data(ds, None, **new)
+
+
+def _disturbed_spectra(ds: xr.Dataset, seed: int, points: int) -> xr.Dataset:
+    """Spectra with as many points of each kind: without a value, zero, negative."""
+    rng = np.random.default_rng(seed)
+    flux = np.array(ds["flux"].data)
+
+    def some() -> tuple[HostArray, ...]:
+        return tuple(rng.integers(0, n, points) for n in flux.shape)
+
+    flux[some()] = np.nan
+    flux[some()] = 0.0
+    flux[some()] *= -1
+    return ds.assign(flux=(ds["flux"].dims, flux, ds["flux"].attrs))
 
 
 def _lit_rows(ds: xr.Dataset) -> tuple[int, int]:

@@ -81,7 +81,8 @@ def plan_wcs(ds: xr.Dataset, refs: References, params: Parameters) -> WcsPlan:
     if not isinstance(exp_type, str):
         msg = f"assign_wcs: keyword EXP_TYPE is {exp_type!r}, needs the name of a mode"
         raise InputError(msg)
-    build = builder_for(mode_named(exp_type, str(ds.attrs.get("lamp_mode", ""))))
+    mode = mode_named(exp_type, str(ds.attrs.get("lamp_mode", "")))
+    build = builder_for(mode)
     built = build(ds, refs, Parameters("assign_wcs", {**params, "sip": _sip_options(params)}))
     planes = dict(built.planes)
     if not planes and built.of_pixels and not isinstance(built.wcs, Mapping):
@@ -89,14 +90,15 @@ def plan_wcs(ds: xr.Dataset, refs: References, params: Parameters) -> WcsPlan:
         planes["ra"], planes["dec"], planes["wavelength"] = evaluate_on_box(
             lower(built.wcs), (shape[0], shape[1]), box_of(built.wcs)
         )
+    at_rest = bool(mode.lamp) and not params.lamp_velocity
     return WcsPlan(
         planes,
         dict(built.scalars),
-        "TOPOCENT" if meta.get("VELOSYS") is None else "BARYCENT",
+        "TOPOCENT" if at_rest or meta.get("VELOSYS") is None else "BARYCENT",
         built.dispaxis,
         built.s_region,
         built.nominal_range,
-        uncorrected(meta, "VELOSYS", "VA_SCALE"),
+        () if mode.lamp else uncorrected(meta, "VELOSYS", "VA_SCALE"),
         built.wcs,
         built.records,
     )

@@ -34,6 +34,7 @@ SLOW = (
     "nsclean",
     "residual_fringe",
     "slitless_",
+    "soss_",
     "wfss_",
 )
 
@@ -218,6 +219,7 @@ def allowed(request):
 AS_THE_PEER = preset("jwst-3.0")
 # the peer's name of a step or its output, and ours
 OUR_NAMES = {
+    "bkg_subtract": "background",
     "msa_flagging": "msaflagopen",
     "clean_flicker_noise": "nsclean",
     "imprint_subtract": "imprint",
@@ -276,7 +278,7 @@ class WholeRun:
         done = calibrate(
             source,
             self.out,
-            params={k: v for k, v in params.items() if k in known},
+            params=params,
             save_steps=sorted({OUR_NAMES.get(n, n) for n in self.peer} & known),
             save_bsub=any(k.startswith("bsub") for k in self.peer),
             save_wfss_esec="esec" in self.peer,

@@ -20,13 +20,17 @@ from astropy.io import fits
 from spec2fn.calibration import calibrate
 from spec2fn.demo import run as demo
 from spec2fn.errors import InputError, Spec2fnError
+from spec2fn.forward.niriss.instrument import Strip
 from spec2fn.refs import use_cache
 
 # few planes of the cubes will do: what comes before them is the same
 PARAMETERS = {
     "miri-mrs": {"cube_build": {"channel": "1", "wavemin": 5.3, "wavemax": 5.36}},
     "nirspec-ifu": {"cube_build": {"wavemin": 3.0, "wavemax": 3.1}},
+    "niriss-soss": {"extract_1d": {"soss_n_os": 1, "soss_tikfac": 1e-8, "soss_rtol": 1e-2}},
 }
+# and few columns
+SCENES = {"niriss-soss": {"strip": Strip("SUBSTRIP256", 256, columns=768)}}
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ def case(tmp_path_factory):
     def get(mode):
         if mode not in _CASES:
             folder = tmp_path_factory.mktemp(f"robust-{mode}")
-            rendered, association, cache = demo._render(mode, folder, 0, 2)
+            rendered, association, cache = demo._render(mode, folder, 0, 2, **SCENES.get(mode, {}))
             files = {}
             for f in rendered.reference_files:
                 files.setdefault(f.reftype, Path(f.path))

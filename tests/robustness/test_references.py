@@ -18,13 +18,16 @@ from spec2fn.refs import open_reference
 from spec2fn.schema import NOT_EXTRACTED, meta_of, status_of
 from tests.robustness.conftest import difference
 
-FAST = ("miri-lrs-slit", "miri-lrs-slitless", "nirspec-fs", "nirspec-bots", "nircam-tsgrism")
+FAST = (
+    *("miri-lrs-slit", "miri-lrs-slitless", "nirspec-fs", "nirspec-bots", "nircam-tsgrism"),
+    *("nirspec-lamp", "niriss-soss"),
+)
 SLOW = ("miri-mrs", "nirspec-ifu", "nirspec-mos")
 # their images are on a grid of positions, of which less is no error
 GRIDS = ("pathloss", "psf", "barshadow")
 OTHERS = {
     "instrument": "FGS",
-    "exp_type": "NIS_SOSS",
+    "exp_type": "FGS_FOCUS",
     "detector": "NRS9",
     "filter": "F999N",
     "grating": "G999H",

@@ -20,6 +20,8 @@ from spec2fn.io.fits.fitsfile import BLOCK
 from spec2fn.io.fits.keywords import (
     ASSOCIATION_KEYWORDS,
     CRDS_KEYWORDS,
+    ONLY_IF_USED,
+    RECORDED_OF_KIND,
     RECORDED_WITH,
     REFERENCE_KEYWORDS,
     REFERENCE_POINT,
@@ -200,7 +202,8 @@ def _identify(ds: xr.Dataset, top: list[Card], filename: str) -> None:
         "TELESCOP": ("JWST", "Telescope used to acquire the data"),
     }
     for keyword, (value, comment) in ident.items():
-        _set(top, keyword, value, comment, order)
+        before = order[: order.index(keyword)] if keyword in order else order
+        _set(top, keyword, value, comment, before)
 
 
 def _find(sections: Sequence[tuple[str, list[Card]]], keyword: str) -> list[Card] | None:
@@ -257,7 +260,9 @@ def _references(ds: xr.Dataset) -> dict[str, str]:
     records = meta_of(ds).records
     names: Mapping[str, Any] = records.get("references", {})
     said = {key: str(records[key]) for key in CRDS_KEYWORDS if records.get(key)}
-    return said | {reftype: str(name or "N/A") for reftype, name in names.items()}
+    named = {reftype: str(name or "N/A") for reftype, name in names.items()}
+    # that an exposure has no references which no exposure of its kind has goes without saying
+    return said | {k: v for k, v in named.items() if v != "N/A" or k not in ONLY_IF_USED}
 
 
 def _steps(ds: xr.Dataset, given: Mapping[str, Card]) -> dict[str, str]:
@@ -266,15 +271,17 @@ def _steps(ds: xr.Dataset, given: Mapping[str, Card]) -> dict[str, str]:
         for name in STEP_KEYWORDS
         if ds.attrs.get(f"status_{name}")
     }
+    mode = mode_of(ds)
+    kind = RECORDED_OF_KIND.get("lamp" if mode.lamp else mode.layout, {})
     implied = {
         name
-        for step, names in RECORDED_WITH.items()
+        for step, names in {**RECORDED_WITH, **kind}.items()
         if step in said or STEP_KEYWORDS[step][0] in given
         for name in names
         if STEP_KEYWORDS[name][0] not in given
     }
     instrument = str(ds.attrs.get("instrument"))
-    of_mode = UNRECORDED.get(f"{instrument} {mode_of(ds).layout}", ())
+    of_mode = UNRECORDED.get(f"{instrument} {mode.layout}", ())
     implied -= {*UNRECORDED.get(instrument, UNRECORDED["MIRI"]), *of_mode}
     return {**dict.fromkeys(implied, "SKIPPED"), **said}
 

@@ -12,8 +12,10 @@ __all__ = [
     "ALWAYS_RECORDED",
     "ASSOCIATION_KEYWORDS",
     "CRDS_KEYWORDS",
+    "ONLY_IF_USED",
     "ONLY_MSA",
     "PHOTOMETRY",
+    "RECORDED_OF_KIND",
     "RECORDED_WITH",
     "REFERENCE_KEYWORDS",
     "REFERENCE_POINT",
@@ -100,6 +102,9 @@ REFERENCE_KEYWORDS: Mapping[str, tuple[str, str]] = {
     "wavemap": ("R_WAVMAP", "Wavelength map reference file name"),
 }
 
+ONLY_IF_USED = ("pastasoss", "speckernel", "specprofile")
+"""Reference types whose keyword only those products have that were made with one."""
+
 # step (ours; of stage 1 the keyword's) -> (keyword, comment), in the order of a product's header
 STEP_KEYWORDS: Mapping[str, tuple[str, str]] = {
     "adaptive_trace_model": ("S_TRCMOD", "Adaptive Trace Model"),
@@ -161,6 +166,7 @@ ALWAYS_RECORDED = (
 
 UNRECORDED: Mapping[str, tuple[str, ...]] = {
     "MIRI": ("wfss_contam",),
+    "NIRISS orders": ("wfss_contam",),
     "MIRI traces": ("barshadow", "fringe", "residual_fringe", "straylight", "targ_centroid"),
     "NIRCAM": ("residual_fringe", "targ_centroid"),
     "NIRISS": ("residual_fringe", "targ_centroid"),
@@ -173,6 +179,14 @@ RECORDED_WITH: Mapping[str, tuple[str, ...]] = {
     "pixel_replace": ("adaptive_trace_model",),
 }
 """Once a product has gone past a step, these are recorded as SKIPPED unless they ran."""
+
+RECORDED_OF_KIND: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    # whose images are finished when they have not been through photom
+    "orders": {"pathloss": tuple(name for name in ALWAYS_RECORDED if name != "photom")},
+    # which have no photometry
+    "lamp": {"wavecorr": (*ALWAYS_RECORDED, "extract_2d")},
+}
+"""The same for exposures of a layout, and of lamps."""
 
 # attribute -> (keyword, comment)
 RESAMPLE_KEYWORDS: Mapping[str, tuple[str, str]] = {
@@ -302,6 +316,7 @@ SPECTRUM_KEYWORDS: Mapping[str, str] = {
     "SLIT_DEC": "[deg] Declination at middle of slit",
     **_of_slit("MSAQUAD", "SLTXSCL", "SLTYSCL"),
     "SPORDER": SCIENCE_ORDER["SPORDER"][0],
+    "INT_NUM": "Integration number",
     "DISPAXIS": SCIENCE_ORDER["DISPAXIS"][0],
     "DETECTOR": "Name of detector used to acquire the data",
     **_of_slit("WAVECOR", "PTHLOSS", "BARSHDW"),

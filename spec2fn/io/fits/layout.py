@@ -26,6 +26,7 @@ from spec2fn.io.fits.extents import (
 from spec2fn.io.fits.fitsfile import BLOCK
 from spec2fn.io.fits.headers import Field, card, encode_header, table_cards, value_at
 from spec2fn.io.fits.keywords import SPECTRUM_KEYWORDS
+from spec2fn.io.fits.model_layout import holds_models, model_extents
 from spec2fn.io.fits.source_tables import source_extents
 from spec2fn.modes import mode_of
 from spec2fn.schema import AREA, FIXED_SLIT_QUADRANT, PLANES, SPECTRUM_COLUMNS, meta_of
@@ -63,6 +64,8 @@ def extents(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
     """
     if ds.attrs.get("model") == "WFSSMultiSpecModel" and "flux" in ds:
         return source_extents(ds)
+    if holds_models(ds):
+        return model_extents(ds, integrations)
     found = int_times(ds, integrations)
     times = [] if found is None else [found]
     if "flux" in ds and "spectrum" in ds.dims:
@@ -166,6 +169,8 @@ def _spectrum_cards(ds: xr.Dataset, k: int) -> list[Card]:
     meta = meta_of(ds)
     whole = {"DETECTOR": ds.attrs.get("detector"), "PA_APER": meta.get("PA_APER")}
     whole |= {"DISPAXIS": ds.attrs.get("dispaxis"), "SRCTYPE": ds.attrs.get("source_type")}
+    if mode_of(ds).layout == "orders":
+        whole = {}
     # there are no bars across a fixed slit
     fixed = "msaquad" in ds and int(ds.variables["msaquad"].values[k]) == FIXED_SLIT_QUADRANT
     out = []

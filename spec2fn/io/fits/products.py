@@ -21,6 +21,7 @@ from spec2fn.io.fits.asdf_wcs import asdf_bytes
 from spec2fn.io.fits.extents import Extent
 from spec2fn.io.fits.headers import encode_header, primary_cards
 from spec2fn.io.fits.layout import extents, tail
+from spec2fn.io.fits.model_layout import holds_models
 from spec2fn.io.fits.slit_layout import ordered_wcs, single_slit, slit_extents
 from spec2fn.parameters import user_path
 from spec2fn.schema import meta_of
@@ -69,11 +70,12 @@ class ProductStream:
         self.path = user_path(path)
         whole = single_slit(template)
         template = whole.buckets[0] if isinstance(whole, Slits) else whole
-        if "sci" not in template and "flux" not in template:
+        first = next((n for n in ("sci", "flux") if n in template), holds_models(template))
+        if not first:
             held = ", ".join(sorted(map(str, template.data_vars))) or "nothing"
             msg = f"{self.path}: the Dataset holds {held}; a product needs 'sci' or 'flux'"
             raise DatasetError(msg)
-        data = template.variables["sci" if "sci" in template else "flux"]
+        data = template.variables[first]
         self._many = "integration" in data.dims
         if self._many and n_integrations is None:
             n_integrations = int(template.sizes["integration"])

@@ -1,0 +1,369 @@
+"""The spectra of overlapping orders, given their plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from spec2fn.dq import Pixel
+from spec2fn.kernels.atoca import column_sums, fit_spectrum, order_amplitudes, order_models
+from spec2fn.kernels.column_background import column_background
+from spec2fn.kernels.namespace import array_namespace, is_traced, positive_root, safe_divide
+from spec2fn.kernels.series import from_neighbours
+from spec2fn.plans.extraction.extract_orders import NEIGHBOURS, OrdersPlan
+from spec2fn.schema import EXTRACTED, VARIANCES, meta_of, set_scalars, with_attrs, with_meta
+from spec2fn.spectra.datasets import spectra_dataset
+from spec2fn.typing import Array, HostArray
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["extract_orders"]
+
+_BLOCK = 8  # integrations
+_DOUBTFUL = 10.0  # by how much larger than usual the error of a value from elsewhere is
+
+
+def extract_orders(
+    ds: xr.Dataset, plan: OrdersPlan, *, save_models: bool = False, save_grid: bool = False
+) -> xr.Dataset:
+    """Extract the spectrum of every order.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Dims ([integration,] y, x); an image counts as one integration.
+    plan : OrdersPlan
+    save_models, save_grid : bool
+        Keep the images of the models, and the wavelengths of the fit, in ``meta.records``.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dims (integration, spectrum, wave), in count rates.
+    """
+    sci, err = (_series(ds.variables[n].data) for n in ("sci", "err"))
+    xp = array_namespace(sci, err, plan.weights)
+    typical = xp.asarray(plan.typical).astype(sci.dtype)
+    if plan.rescaled:
+        data = xp.where(xp.isfinite(sci), sci, typical)
+    else:
+        data = from_neighbours(sci, typical, NEIGHBOURS)
+    # those of all integrations would take eight times the memory of the exposure
+    step = _BLOCK if xp is np else len(sci)
+    apertures = _apertures(plan)
+    parts = [
+        _of_some(plan, apertures, *(a[k : k + step] for a in (sci, data, err)))
+        for k in range(0, len(sci), step)
+    ]
+    columns = {name: xp.concatenate([part[name] for part in parts]) for name in parts[0]}
+    amplitudes = columns.pop("amplitude")
+    out = _as_dataset(ds, plan, _within(columns, plan))
+    if plan.models is None or is_traced(amplitudes):
+        return out
+    kept: dict[str, Any] = {}
+    if save_models:
+        kept["SossExtractModel"] = _images(out, plan, amplitudes)
+        kept["AtocaSpectra"] = _fitted_spectra(out, plan, data)
+    if save_grid:
+        grid = {"wavegrid": ("wave", np.asarray(plan.models.joint.wave), {"units": "um"})}
+        kept["grid"] = _beside(out, "SossWaveGridModel", grid)
+    return with_meta(out, records=kept) if kept else out
+
+
+def _series(image: Array) -> Array:
+    return image if image.ndim == 3 else image[None]
+
+
+def _of_some(
+    plan: OrdersPlan, apertures: _Apertures, sci: Array, data: Array, err: Array
+) -> dict[str, Array]:
+    """Columns of the orders of images, (integration, order, disp), and their amplitudes."""
+    xp = array_namespace(sci, err, plan.weights)
+    missing = ~(xp.isfinite(sci) & xp.isfinite(err))
+    data = data.astype(np.float64)
+    error = xp.where(missing, _DOUBTFUL * xp.asarray(plan.error), err.astype(np.float64))
+    masked = xp.asarray(plan.masked) | ~(error > 0) | ~xp.isfinite(error)
+    if plan.rescaled:
+        masked = masked | missing
+    background = xp.zeros_like(data[:, 0])
+    if plan.column_background:
+        background = column_background(data, masked, plan.column_background)
+        data = data - background[:, None]
+    amplitudes = xp.full((data.shape[0], len(plan.orders), data.shape[-1]), np.nan)
+    if plan.models is not None:
+        amplitudes = order_amplitudes(plan.models, data, error if plan.own_errors else None)
+    columns = _each(lambda *one: _of_one(plan, apertures, one), data, error, masked, amplitudes)
+    columns["background"] = xp.broadcast_to(background[:, None], columns["flux"].shape)
+    return {**columns, "amplitude": amplitudes}
+
+
+def _each(function: Callable[..., dict[str, Array]], *series: Array) -> dict[str, Array]:
+    """Apply a function to the images of series, one after the other or all at once."""
+    xp = array_namespace(*series)
+    if xp is not np:
+        import jax
+
+        out: dict[str, Array] = jax.vmap(function)(*series)
+        return out
+    done = [function(*images) for images in zip(*series, strict=True)]
+    return {name: np.stack([one[name] for one in done]) for name in done[0]}
+
+
+class _Apertures(NamedTuple):
+    """The pixels of the apertures alone: (order, pixel, disp).
+
+    Attributes
+    ----------
+    at : tuple of array
+        Index of an image.
+    weights : array
+    profiles : array, (order, order, pixel, disp)
+        Light of the second order in the aperture of the first.
+    own : array
+        That of the order itself.
+    modelled : array of bool
+    """
+
+    at: tuple[Array, Array]
+    weights: Array
+    profiles: Array
+    own: Array
+    modelled: Array
+
+
+def _apertures(plan: OrdersPlan) -> _Apertures:
+    xp = array_namespace(plan.weights, plan.profile, plan.rows)
+    rows = xp.asarray(plan.rows)
+    columns = xp.broadcast_to(xp.asarray(np.arange(rows.shape[-1])), rows.shape)
+    order = np.arange(rows.shape[0])[:, None, None]
+    weights, profile = xp.asarray(plan.weights), xp.asarray(plan.profile)
+    profiles = xp.moveaxis(profile[:, rows, columns], 0, 1)
+    modelled = np.zeros(rows.shape, bool)
+    if plan.models is not None:
+        modelled = xp.asarray(plan.models.modelled)[rows, columns]
+    return _Apertures(
+        (rows, columns),
+        weights[order, rows, columns],
+        profiles,
+        profile[order, rows, columns],
+        modelled,
+    )
+
+
+def _of_one(plan: OrdersPlan, of: _Apertures, image: tuple[Array, ...]) -> dict[str, Array]:
+    """Columns of the orders of one image, (order, disp)."""
+    xp = array_namespace(*image, of.weights)
+    data, error, masked, amplitude = image
+    good = ~masked[of.at]
+    data = xp.where(good, data[of.at], 0.0)
+    variance = xp.where(good, error[of.at] ** 2, 0.0)
+    known = xp.where(xp.isfinite(amplitude), amplitude, 0.0)
+    counted = used = xp.where(good, of.weights, 0.0)
+    if plan.optimal:
+        used = _by_profile(plan, of, used)
+    # light of all orders in the apertures of all
+    shared = xp.einsum("okx,oqkx->oqx", used, of.profiles)
+    others = 1.0 - np.eye(len(plan.orders))[:, :, None]
+    flux = (used * data).sum(axis=1) - (others * shared * known).sum(axis=1)
+    squared = ((used * used if plan.optimal else used) * variance).sum(axis=1)
+    whole = (used * used * variance).sum(axis=1)
+    if plan.replaced and not plan.optimal:
+        put_in, doubt = _of_models(of, (data, variance, good), known, xp.isfinite(amplitude))
+        flux = flux + (put_in * of.own).sum(axis=1) * known
+        squared = squared + (put_in * doubt).sum(axis=1)
+        counted = counted + put_in
+    if plan.rescaled and not plan.optimal:
+        seen = (counted * of.own).sum(axis=1)
+        scale = safe_divide((of.weights * of.own).sum(axis=1), seen, seen > 0, fill=0.0)
+        counted = xp.where((seen > 0)[:, None], counted, 0.0)
+        flux, squared, whole = flux * scale, squared * scale * scale, whole * scale * scale
+    if plan.contamination is not None:
+        whole = whole + plan.contamination
+    return {
+        "flux": flux,
+        "flux_error": positive_root(squared),
+        "flux_error_cov": positive_root(whole),
+        "npixels": counted.sum(axis=1),
+    }
+
+
+def _by_profile(plan: OrdersPlan, of: _Apertures, used: Array) -> Array:
+    """Weights of least noise for pixels that are `used`; they sum up what the box would."""
+    xp = array_namespace(used, plan.error)
+    error = xp.asarray(plan.error)[of.at]
+    fine = (error > 0) & xp.isfinite(error)
+    precision = xp.where(fine, 1.0 / xp.where(fine, error * error, 1.0), 0.0)
+    weight = xp.where(used > 0, of.own * precision, 0.0)
+    norm = (weight * of.own).sum(axis=1)
+    light = (of.weights * of.own).sum(axis=1)
+    return weight * safe_divide(light, norm, norm > 0, fill=0.0)[:, None]
+
+
+def _of_models(
+    of: _Apertures, image: tuple[Array, Array, Array], known: Array, found: Array
+) -> tuple[Array, Array]:
+    """Weights of pixels that the models replace, and their variances, (order, pixel, disp)."""
+    data, variance, good = image
+    xp = array_namespace(data, known)
+    put_in = xp.where(~good & of.modelled & found[:, None], of.weights, 0.0)
+    own = of.own * known[:, None]
+    light = xp.einsum("oqkx,qx->okx", of.profiles, known)
+    values = xp.where(good, data - xp.where(of.modelled, light - own, 0.0), own)
+    inside = good & (of.weights > 0)
+    doubt = [
+        _of_the_nearest(v, u, i, p > 0)
+        for v, u, i, p in zip(values, variance, inside, put_in, strict=True)
+    ]
+    return put_in, xp.stack(doubt)
+
+
+def _of_the_nearest(values: Array, variance: Array, known: Array, wanted: Array) -> Array:
+    """Variances of the `known` pixels whose value is nearest to that of the `wanted` ones."""
+    xp = array_namespace(values, variance)
+    value, spread = xp.where(known, values, np.inf).ravel(), variance.ravel()
+    at, target = np.arange(value.shape[0]), xp.where(wanted, values, 0.0).ravel()
+    if xp is np:
+        value, spread = value[known.ravel()], spread[known.ravel()]
+        at = np.flatnonzero(wanted)
+        target = target[at]
+        if not value.size:
+            return np.zeros_like(values)
+    rank = xp.argsort(value)
+    value, spread = value[rank], spread[rank]
+    last = xp.maximum(known.sum() - 1, 0)
+    above = xp.clip(xp.searchsorted(value, target), 0, last)
+    below = xp.clip(above - 1, 0, last)
+    nearer = xp.abs(value[above] - target) < xp.abs(value[below] - target)
+    found = spread[xp.where(nearer, above, below)]
+    if xp is not np:
+        return xp.where(wanted, found.reshape(values.shape), 0.0)
+    out = np.zeros(values.size)
+    out[at] = found
+    return out.reshape(values.shape)
+
+
+def _within(columns: dict[str, Array], plan: OrdersPlan) -> dict[str, Array]:
+    """All columns of the table; NaN where no pixel is used, 0 beyond the end of an order."""
+    xp = array_namespace(*columns.values())
+    within = xp.isfinite(xp.asarray(plan.wavelength))
+    nothing = ~(columns["npixels"] > 0)
+    out = {
+        name: xp.where(nothing, np.nan, value) if name.startswith("flux") else value
+        for name, value in columns.items()
+    }
+    lost = np.uint32(int(Pixel.DO_NOT_USE))
+    # officially, flags say nothing of spectra
+    flagged = nothing & within & plan.rescaled
+    out["dq"] = xp.where(flagged, lost, np.uint32(0))
+    zero = xp.zeros_like(columns["flux"])
+    for name in _EMPTY:
+        out[name] = zero
+    return out
+
+
+_EMPTY = (
+    *("flux_" + n for n in VARIANCES),
+    *("surf_bright", "sb_error"),
+    *("sb_" + n for n in VARIANCES),
+    "bkgd_error",
+    *("bkgd_" + n for n in VARIANCES),
+)
+
+
+_OFFICIAL = tuple(name for name in EXTRACTED if name != "flux_error_cov")
+
+
+def _as_dataset(ds: xr.Dataset, plan: OrdersPlan, columns: dict[str, Array]) -> xr.Dataset:
+    per_spectrum: dict[str, Any] = {
+        "n_wave": np.array(plan.lengths, np.int32),
+        "sporder": np.array(plan.orders, np.int32),
+    }
+    out = spectra_dataset(
+        ds, {**columns, "wavelength": plan.wavelength}, per_spectrum, angle=None, calibrated=False
+    )
+    plain = {n: out[n].assign_attrs(units="") for n in _EMPTY if n.startswith(("surf", "sb"))}
+    out = set_scalars(
+        with_attrs(
+            out.assign(plain).drop_vars("detector", errors="ignore"), model="TSOMultiSpecModel"
+        ),
+        aperture_width=plan.width,
+        oversampling=plan.oversampling,
+        threshold=plan.threshold,
+        tikhonov_factor=None if plan.models is None else plan.models.joint.factor,
+        pupil_wheel_angle=None if plan.fitted is None else plan.fitted.angle,
+        trace_shift=None if plan.fitted is None else plan.fitted.shift,
+    )
+    if is_traced(columns["flux"]):
+        return out
+    return out.assign_attrs(meta=meta_of(ds).replace(wcs=None))
+
+
+def _images(out: xr.Dataset, plan: OrdersPlan, amplitudes: Array) -> xr.Dataset:
+    """Models and apertures of the orders, (integration, y, x)."""
+    assert plan.models is not None
+    count = amplitudes.shape[0]
+    models = [np.asarray(order_models(plan.models, a)).astype(np.float32) for a in amplitudes]
+    planes: dict[str, Any] = {}
+    for k, order in enumerate(plan.orders):
+        image = np.stack([np.nan_to_num(m[k], nan=0.0) for m in models])
+        planes[f"order{order}"] = (("integration", "y", "x"), image)
+    for k, order in enumerate(plan.orders):
+        aperture = np.asarray(plan.weights[k], np.float32)
+        everywhere = np.broadcast_to(aperture, (count, *aperture.shape))
+        planes[f"aperture{order}"] = (("integration", "y", "x"), everywhere)
+    return _beside(out, "SossExtractModel", planes)
+
+
+def _fitted_spectra(out: xr.Dataset, plan: OrdersPlan, data: Array) -> xr.Dataset:
+    """What the fits make of the light of columns, a spectrum for each integration and fit."""
+    models = plan.models
+    assert models is not None
+    found: list[tuple[int, int, HostArray, HostArray]] = []
+    numbers = out.get("integration_number")
+    for i, image in enumerate(np.asarray(data, np.float64)):
+        number = i + 1 if numbers is None else int(numbers.values[i])
+        light = image
+        if plan.column_background:
+            share = plan.column_background
+            light = image - column_background(image[None], plan.masked[None], share)[0]
+        for fit in (models.joint, *models.alone.values()):
+            profile = np.asarray(models.profile)[list(fit.orders)]
+            sums = column_sums(profile, np.asarray(fit.weight), light, fit.flicker)
+            amplitude = fit_spectrum(fit, sums)[1]
+            for place, values, covered in zip(fit.orders, amplitude, fit.covered, strict=True):
+                wave = np.asarray(plan.wavelength)[place]
+                fine = np.flatnonzero(np.asarray(covered) & np.isfinite(wave))
+                rising = fine[np.argsort(wave[fine])]
+                found.append((number, plan.orders[place], wave[rising], values[rising]))
+    columns = {"wavelength": [f[2] for f in found], "flux": [f[3] for f in found]}
+    length = max(len(wave) for wave in columns["wavelength"])
+    dims = ("spectrum", "wave")
+    nothing = np.zeros((len(found), length))
+    variables: dict[str, Any] = {
+        name: (dims, nothing.astype(np.uint32) if name == "dq" else nothing, {"units": ""})
+        for name in _OFFICIAL
+    }
+    for name, unit in (("wavelength", "um"), ("flux", "DN/s")):
+        padded = [
+            np.pad(one, (0, length - len(one)), constant_values=np.nan) for one in columns[name]
+        ]
+        variables[name] = (dims, np.stack(padded), {"units": unit})
+    for name in ("flux_error", "background"):
+        variables[name][2]["units"] = "DN/s"
+    per_spectrum = {
+        "n_wave": [len(f[2]) for f in found],
+        "sporder": [f[1] for f in found],
+        "int_num": [f[0] for f in found],
+    }
+    variables |= {n: ("spectrum", np.array(v, np.int32)) for n, v in per_spectrum.items()}
+    return _beside(out, "MultiSpecModel", variables).assign_attrs(grows_along="spectrum")
+
+
+def _beside(out: xr.Dataset, model: str, variables: dict[str, Any]) -> xr.Dataset:
+    """A product with the headers of the spectra."""
+    import xarray as xr
+
+    return xr.Dataset(variables, attrs={**out.attrs, "model": model})
