@@ -83,7 +83,6 @@ def test_what_is_asked_for_is_there(script):
             assert set(steps.split()) <= set(script.pipeline_steps(mode)), mode
 
 
-@pytest.mark.xfail(reason="modes that are still being written", strict=False)
 def test_nothing_is_still_to_come(script, page):
     assert "still to come" not in page
     assert set(MODES) <= set(script.COVERAGE["modes"])

@@ -599,7 +599,7 @@ class Compiled:
         return {k: labelled(p, eager[k], primary) for k, p in products.items()}
 
 
-def _asked_for(settings: Settings, kinds: Collection[str]) -> dict[str, tuple[str, ...]]:
+def _asked_for(settings: Settings, kinds: Collection[str]) -> dict[str, Any]:
     """What a run has to be told to make products, or keep the output of steps."""
     markers = {e.kind: e.optional for e in settings.pipeline if isinstance(e, Product)}
     return {

@@ -150,7 +150,7 @@ def _sigmas(compiled: Compiled) -> dict[str, HostArray]:
 def _noisy(
     rng: np.random.Generator, sci: HostArray, sigma: HostArray, one_over_f: float
 ) -> HostArray:
-    noise = rng.standard_normal(sci.shape, np.float32)
+    noise: HostArray = np.asarray(rng.standard_normal(sci.shape, np.float32))
     noise *= sigma
     noise += sci
     if one_over_f:

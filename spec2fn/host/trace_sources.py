@@ -47,6 +47,8 @@ def clipped_moments(values: HostArray, sigma: float = 3.0) -> tuple[HostArray, H
     mean, deviation : array of float64, (…)
         NaN where nothing is finite.
     """
+    if not values.size:
+        return (np.full(values.shape[1:], np.nan),) * 2
     low, high = clip_bounds(values, sigma, _CLIPPINGS)
     with np.errstate(invalid="ignore", divide="ignore"):
         kept = np.isfinite(values) & (values >= low) & (values <= high)

@@ -355,7 +355,8 @@ class _Windows:
         lost = (used & (pivot < _LOST * diagonal).reshape(number, size)).any(axis=1)
         splines.known[:] = ~(used & (diagonal <= 0).reshape(number, size)).any(axis=1)
         splines.coefficients[:] = np.where(used, solution.reshape(number, size), 0.0)
-        for k in np.flatnonzero(lost & splines.known):
+        for one in np.flatnonzero(lost & splines.known):
+            k = int(one)
             mine = slice(first[k], first[k] + self.count[k])
             self._orthogonal(splines, int(k), t[mine], interval[mine] - k * size, self.y[mine])
         flat = splines.coefficients.reshape(-1)

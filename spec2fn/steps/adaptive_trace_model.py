@@ -78,12 +78,12 @@ def adaptive_trace_model(
         Gradients hold it fixed: with it the scale of every column follows the data.
     fit_threshold : float
         Slits and slices are modelled if the peak of their profile is so many standard deviations
-        above the mean (integral-field units), or has this signal-to-noise ratio; 0 or less for all.
+        above the mean (integral-field units), or has this signal-to-noise ratio; 0 for all.
     oversample : float
         Pixels across the dispersion into which each pixel is divided. 1 adds the model alone.
     slope_limit : float
         Change of the profile from pixel to pixel, for a sum of 1, above which there is a compact
-        source that the model describes; 0 or less for everywhere.
+        source that the model describes; 0 for everywhere.
     psf_optimal : bool
         The target is one point source: use the model everywhere and without its residuals.
         `fit_threshold` and `slope_limit` do not count.

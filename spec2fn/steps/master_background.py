@@ -305,16 +305,22 @@ def _of_ones(bucket: xr.Dataset) -> xr.Dataset:
     """A bucket with unit count rate, and the flags and variances it has."""
     sci = bucket.variables["sci"].data
     xp = array_namespace(sci)
-    return replace_data(bucket, sci=xp.where(xp.isnan(sci), sci, xp.ones((), sci.dtype)))
+    nan, one = (xp.asarray(v, sci.dtype) for v in (np.nan, 1.0))
+    return replace_data(bucket, sci=xp.where(xp.isnan(sci), nan, one))
 
 
 def _scaled(bucket: xr.Dataset, unit: xr.Dataset) -> xr.Dataset:
     """Calibrate a bucket by its calibrated count rates of one."""
     sci, gain = (ds.variables["sci"].data for ds in (bucket, unit))
-    planes = {"sci": sci * gain}
+    xp = array_namespace(sci, gain)
+    good = xp.isfinite(sci) & xp.isfinite(gain)
+    nan, one = (xp.asarray(v, sci.dtype) for v in (np.nan, 1.0))
+    safe, factor = xp.where(good, sci, one), xp.where(good, gain, one)
+    planes = {"sci": xp.where(good, safe * factor, nan)}
     if "var_flat" in unit:
         # proportional to the square of the signal, unlike the others
-        planes["var_flat"] = sci * sci * unit.variables["var_flat"].data
+        variance = unit.variables["var_flat"].data
+        planes["var_flat"] = xp.where(good, safe * safe * variance, nan)
     variances = [planes.get(n, unit.variables[n].data) for n in VARIANCES if n in unit]
     if variances:
         planes["err"] = safe_sqrt(sum(variances[1:], variances[0]))

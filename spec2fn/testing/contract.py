@@ -7,7 +7,7 @@ are its parts.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,29 +122,29 @@ def check_result(step: Step[...], ds: Exposure, out: object) -> None:
         _check_flags(step, a)
 
 
-def check_compiled(
-    step: Step[...], ds: Exposure, *references: object, near: float = 1e-6, **more: object
-) -> None:
-    """Check that JAX makes the same of an exposure.
-
-    Elements may differ by `near` of the largest: sums in another order are rounded in another way.
-    """
+def check_compiled(step: Step[...], ds: Exposure, *references: object, **more: object) -> None:
+    """Check that JAX makes the same of an exposure, see :func:`check_same`."""
     from spec2fn import transforms
 
     plan = step.plan(ds, *references, **more)
     if _skips(plan):
         return
     eager = step(ds, *references, plan=plan, **more)
-    compiled = transforms.jit(
-        lambda ds, refs, members, plan: step(ds, *refs, plan=plan, **members, **parameters)
-    )
     members = {n: v for n, v in more.items() if n in step.members}
     parameters = {n: v for n, v in more.items() if n not in step.members}
-    check_same(step, compiled(ds, references, members, plan), eager, near=near)
+
+    def applied(ds: Any, refs: Any, members: Any, plan: Any) -> Any:  # noqa: ANN401 - traced
+        return step(ds, *refs, plan=plan, **members, **parameters)
+
+    made = transforms.jit(applied)(ds, references, members, plan)
+    check_same(step, made, eager)
 
 
 def check_same(step: Step[...], made: object, expected: object, *, near: float = 1e-6) -> None:
-    """Check that two results of a step have the same variables, values, NaN and flags."""
+    """Check that two results of a step have the same variables, values, NaN and flags.
+
+    Elements may differ by `near` of the largest: sums in another order are rounded in another way.
+    """
     for a, b in zip(pieces_of(made), pieces_of(expected), strict=True):
         # the outline of a resampled slit comes from a WCS, which does not enter a trace
         held = {n: v for n, v in b.variables.items() if n != "s_region" or n in a.variables}
@@ -202,7 +202,7 @@ def check_pieces(step: Step[...], ds: Exposure, *references: object, **more: obj
                 _check_same_array(step, str(name), np.asarray(variable.data), data, 1e-6, how=why)
 
 
-def content(value: object) -> Hashable:
+def content(value: object) -> Any:  # noqa: ANN401 - to be compared
     """Return what is the same for equal bytes: of Datasets, slits, mappings and tuples of them.
 
     Of a Dataset: the variables, the attributes, and which headers it has.

@@ -25,6 +25,7 @@ SLOW = (
     "nrs_lamp_ifu_flat",
     "nrs_autowave_fs",
     "nrs_autowave_mos",
+    "nrs_autowave_ifu",
     "nrs_autoflat_mos",
 )
 RESAMPLED = ("s2d", "x1d", "x1dints")

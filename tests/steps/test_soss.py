@@ -219,6 +219,16 @@ def test_order_3_can_be_left_out(given):
     assert out["sporder"].values.tolist() == [1, 2]
 
 
+def test_a_threshold_says_where_both_orders_are_bright(given):
+    usual = extract_1d(given.dataset, **given.references, **FAST)["flux"].values[:, 0]
+    # nothing is: pixels where one order has no wavelengths are fitted all the same
+    out = extract_1d(given.dataset, **given.references, **FAST, soss_threshold=1.0)
+    flux = out["flux"].values[:, 0]
+    assert (flux != usual).any()
+    bright = usual > np.nanpercentile(usual, 30)
+    assert abs(np.median(flux[bright] / usual[bright]) - 1) < 0.02
+
+
 def test_an_image_is_one_integration(image):
     ds = image.exposure("science")
     refs = {n: image.references[n] for n in ("pastasoss", "specprofile", "speckernel")}

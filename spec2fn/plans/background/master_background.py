@@ -101,7 +101,11 @@ class Combination(Plan):
                 columns[name] = safe_sqrt(((taken * weight) ** 2).sum(axis=0)) / total
             else:
                 columns[name] = (taken * weight**2).sum(axis=0) / total**2
-        columns |= {"dq": self.dq, "weight": total, "n_input": (weight > 0).sum(axis=0) * 1.0}
+        columns |= {
+            "dq": self.dq,
+            "weight": total,
+            "n_input": (weight > 0).astype(weight.dtype).sum(axis=0),
+        }
         zero = xp.zeros(1, dtype=weight.dtype)
         for name, order in (self.smoothed or {}).items():
             columns[name] = xp.concatenate([zero, columns[name]])[order]
