@@ -85,7 +85,7 @@ class OrderPhotomPlan(Plan):
                 unit = "DN/s"
             if squared:
                 unit = f"({unit})^2" if "/" in unit else f"{unit}^2"
-            values = xp.where(known, values, old.data * beyond)
+            values = xp.where(known, values, xp.full_like(values, beyond))
             new[name] = (old.dims, values, {**old.attrs, "units": unit})
         out = ds.assign(new)
         if "meta" in ds.attrs:  # which no trace has
