@@ -643,10 +643,11 @@ def _assemble(
     covered = np.array([line.known for line in lines])
     total = np.abs(response.sum(axis=-1))
     weight = _weight(scene.error, reach.used)
-    # columns that say next to nothing would only cost precision
+    # columns that say next to nothing would only cost precision; officially they are listened to
+    least = _LEAST if same else 0.0
     said = np.einsum("oyx,yx->ox", np.stack([o.profile**2 for o in orders]), weight)
     typical = said.sum(axis=1, keepdims=True) / (said > 0).sum(axis=1, keepdims=True)
-    listed = reach.seen & (total > _LEAST**2 * total.max()) & (said > _LEAST * typical)
+    listed = reach.seen & (total > _LEAST**2 * total.max()) & (said > least * typical)
     pins = np.array([], int)
     if not free_ends:
         informed = np.zeros(len(grid), bool)
