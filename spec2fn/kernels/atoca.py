@@ -713,10 +713,11 @@ class OrderOptics(Plan):
 
         Put it into :attr:`SpectrumFit.response`; the resolution stays what it is.
         """
+        xp = array_namespace(self.lower, self.gain, gain, shift)
         ends = (self.lower + shift, self.upper + shift)
         weights = pixel_integrals(self.wave, *ends, np.asarray(self.node_first), self.nodes)
         return responses(
-            weights * self.seen[:, None],
+            xp.where(self.seen[:, None], weights, 0.0),
             np.asarray(self.node_first),
             self.gain if gain is None else gain,
             self.kernel,
