@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 from spec2fn.engine.pipeline import Branch, Observation, Pipeline, also_on, branch, product, split
 from spec2fn.engine.step import Step
 from spec2fn.errors import InputError
-from spec2fn.modes import mode_of
+from spec2fn.modes import mode_of, nothing_to_calibrate
 from spec2fn.pieces import Exposure
-from spec2fn.schema import FIXED_SLIT_QUADRANT
+from spec2fn.schema import FIXED_SLIT_QUADRANT, meta_of
 from spec2fn.slits import Slits
+from spec2fn.steps.adaptive_trace_model import adaptive_trace_model
 from spec2fn.steps.assign_wcs import assign_wcs
 from spec2fn.steps.background import background
 from spec2fn.steps.badpix_selfcal import badpix_selfcal
@@ -60,9 +61,14 @@ __all__ = [
     "NIRCAM_WFSS",
     "NIRISS_SOSS",
     "NIRISS_WFSS",
+    "NIRSPEC_AUTOFLAT",
     "NIRSPEC_BRIGHTOBJ",
     "NIRSPEC_FIXEDSLIT",
     "NIRSPEC_IFU",
+    "NIRSPEC_LAMP_FLAT_IFU",
+    "NIRSPEC_LAMP_FLAT_SLITS",
+    "NIRSPEC_LAMP_LINE_IFU",
+    "NIRSPEC_LAMP_LINE_SLITS",
     "NIRSPEC_MOS",
     "TSGRISM_PHOTOM_LAST",
     "WFSS_PHOTOM_LAST",
@@ -80,6 +86,7 @@ MIRI_LRS_FIXEDSLIT: Pipeline = (
     pathloss,
     photom,
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     resample_spec,
     product("s2d", of="resample_spec"),
@@ -97,6 +104,7 @@ MIRI_LRS_SLITLESS: Pipeline = (
     flat_field,
     photom,
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     extract_1d,
     product("x1d", of="extract_1d"),
@@ -114,6 +122,7 @@ MIRI_MRS: Pipeline = (
     photom,
     residual_fringe,
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     cube_build,
     product("s3d", of="cube_build"),
@@ -133,6 +142,7 @@ NIRSPEC_FIXEDSLIT: Pipeline = (
     pathloss,
     photom,
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     resample_spec,
     product("s2d", of="resample_spec"),
@@ -151,6 +161,7 @@ NIRSPEC_BRIGHTOBJ: Pipeline = (
     flat_field,
     photom,
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     extract_1d,
     product("x1d", of="extract_1d"),
@@ -205,6 +216,7 @@ NIRSPEC_MOS: Pipeline = (
         _fixed_branch(wavecorr, flat_field, pathloss, photom),
     ),
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     resample_spec,
     product("s2d", of="resample_spec"),
@@ -228,11 +240,70 @@ NIRSPEC_IFU: Pipeline = (
     pathloss,
     photom,
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     cube_build,
     product("s3d", of="cube_build"),
     extract_1d,
     product("x1d", of="extract_1d"),
+)
+
+# Line lamps, which tell wavelengths, through fixed slits and the MSA.
+NIRSPEC_LAMP_LINE_SLITS: Pipeline = (
+    assign_wcs,
+    msaflagopen,
+    extract_2d,
+    wavecorr,
+    flat_field,
+    product("cal"),
+    adaptive_trace_model,
+    pixel_replace,
+    resample_spec,
+    product("s2d", of="resample_spec"),
+    extract_1d,
+    product("x1d", of="extract_1d"),
+)
+
+# The light of a lamp has no place on the sky: its cubes lie in the plane of the slicer.
+NIRSPEC_LAMP_LINE_IFU: Pipeline = (
+    assign_wcs,
+    msaflagopen,
+    wavecorr,
+    flat_field,
+    product("cal"),
+    adaptive_trace_model,
+    pixel_replace,
+    cube_build.with_(coord_system="internal_cal"),
+    product("s3d", of="cube_build"),
+    extract_1d,
+    product("x1d", of="extract_1d"),
+)
+
+# Continuum lamps, of which flats are made, with the flat of the detector alone.
+NIRSPEC_LAMP_FLAT_SLITS: Pipeline = (
+    assign_wcs,
+    msaflagopen,
+    extract_2d,
+    wavecorr,
+    flat_field,
+    product("cal"),
+)
+
+NIRSPEC_LAMP_FLAT_IFU: Pipeline = (
+    assign_wcs,
+    msaflagopen,
+    imprint,
+    wavecorr,
+    flat_field,
+    product("cal"),
+)
+
+NIRSPEC_AUTOFLAT: Pipeline = (
+    assign_wcs,
+    msaflagopen,
+    extract_2d,
+    wavecorr,
+    product("cal"),
 )
 
 NIRISS_WFSS: Pipeline = (
@@ -246,6 +317,7 @@ NIRISS_WFSS: Pipeline = (
     wfss_contam,
     photom,
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     extract_1d,
     product("x1d", of="extract_1d"),
@@ -262,6 +334,7 @@ NIRISS_SOSS: Pipeline = (
     flat_field,
     pathloss,
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     extract_1d,
     photom,
@@ -275,6 +348,7 @@ NIRCAM_TSGRISM: Pipeline = (
     srctype,
     photom,
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     extract_1d,
     product("x1d", of="extract_1d"),
@@ -291,6 +365,7 @@ MIRI_WFSS: Pipeline = (
     srctype,
     photom,
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     extract_1d,
     product("x1d", of="extract_1d"),
@@ -308,6 +383,7 @@ WFSS_PHOTOM_LAST: Pipeline = (
     srctype,
     wfss_contam,
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     extract_1d,
     photom,
@@ -320,6 +396,7 @@ TSGRISM_PHOTOM_LAST: Pipeline = (
     extract_2d,
     srctype,
     product("cal"),
+    adaptive_trace_model,
     pixel_replace,
     extract_1d,
     photom,
@@ -339,9 +416,24 @@ MODES: dict[str, tuple[str, Pipeline]] = {
     "NRC_TSGRISM": ("NIRCAM_TSGRISM", NIRCAM_TSGRISM),
     "NRC_WFSS": ("NIRCAM_WFSS", NIRCAM_WFSS),
     "MIR_WFSS": ("MIRI_WFSS", MIRI_WFSS),
+    **{
+        f"{exp_type}:{opmode}{light}": pipeline
+        for exp_type, light in (("NRS_LAMP", ":LINE"), ("NRS_AUTOWAVE", ""))
+        for opmode, pipeline in {
+            "FIXEDSLIT": ("NIRSPEC_LAMP_LINE_SLITS", NIRSPEC_LAMP_LINE_SLITS),
+            "BRIGHTOBJ": ("NIRSPEC_LAMP_LINE_SLITS", NIRSPEC_LAMP_LINE_SLITS),
+            "MSASPEC": ("NIRSPEC_LAMP_LINE_SLITS", NIRSPEC_LAMP_LINE_SLITS),
+            "IFU": ("NIRSPEC_LAMP_LINE_IFU", NIRSPEC_LAMP_LINE_IFU),
+        }.items()
+    },
+    "NRS_LAMP:FIXEDSLIT:FLAT": ("NIRSPEC_LAMP_FLAT_SLITS", NIRSPEC_LAMP_FLAT_SLITS),
+    "NRS_LAMP:BRIGHTOBJ:FLAT": ("NIRSPEC_LAMP_FLAT_SLITS", NIRSPEC_LAMP_FLAT_SLITS),
+    "NRS_LAMP:MSASPEC:FLAT": ("NIRSPEC_LAMP_FLAT_SLITS", NIRSPEC_LAMP_FLAT_SLITS),
+    "NRS_LAMP:IFU:FLAT": ("NIRSPEC_LAMP_FLAT_IFU", NIRSPEC_LAMP_FLAT_IFU),
+    "NRS_AUTOFLAT:MSASPEC": ("NIRSPEC_AUTOFLAT", NIRSPEC_AUTOFLAT),
 }
-"""Name of the mode (EXP_TYPE, and OPMODE of a lamp: ``NRS_LAMP:IFU``) to the name of its pipeline
-and the pipeline itself."""
+"""Name of the mode (EXP_TYPE; of a lamp also OPMODE and what it shines with:
+``NRS_LAMP:IFU:LINE``) to the name of its pipeline and the pipeline itself."""
 
 
 def for_exposure(ds: Exposure) -> tuple[str, Pipeline]:
@@ -350,14 +442,18 @@ def for_exposure(ds: Exposure) -> tuple[str, Pipeline]:
     Parameters
     ----------
     ds : xarray.Dataset
-        With attribute ``exp_type``, and ``lamp_mode`` if a lamp was on.
+        With attribute ``exp_type``, and ``lamp_mode``, ``lamp_state`` if a lamp was on.
 
     Raises
     ------
     InputError
-        If the library has no pipeline for the exposure type.
+        If the library has no pipeline for the exposure type, or a lamp exposure holds no spectrum.
     """
     name = mode_of(ds).name
+    idle = nothing_to_calibrate(ds)
+    if idle:
+        what = meta_of(ds).filename or "the exposure"
+        raise InputError(f"{what}: nothing is to be done for a lamp exposure whose {idle}")
     if name not in MODES:
         msg = (
             f"EXP_TYPE {name!r} has no pipeline; known are {', '.join(MODES)}."

@@ -22,6 +22,9 @@ LISTS = {
     "resample_spec": "Overlap.rows",
 }
 
+# of all integrations together: mapped along them, each would have a model of its own
+JOINT = ("adaptive_trace_model",)
+
 
 def parts(value):
     return getattr(value, "buckets", (value,))
@@ -31,10 +34,15 @@ def traceable(dim, exp_type):
     """Steps of a mode; in a branch with a single slit there is nothing to be mapped."""
     names = exposures.step_keys(exp_type)
     start = names.index("extract_2d") + 1 if dim == "slit" else 0
+    steps = {n: find_steps(exposures.pipeline(exp_type), n)[0] for n in names[start:]}
     return [
         n
-        for n in names[start:]
-        if find_steps(exposures.pipeline(exp_type), n)[0].traceable and not n.startswith("fs/")
+        for n, step in steps.items()
+        # a step that wants all slits does something with them together
+        if step.traceable
+        and not n.startswith("fs/")
+        and (dim != "slit" or step.scope != "slits")
+        and not (dim == "integration" and n in JOINT)
     ]
 
 

@@ -1,7 +1,7 @@
 """The command line: ``spec2fn run``, ``plan``, ``modes``, ``demo``, ``diff``, ``pixel-table``, ….
 
 Nothing heavy is imported before a command needs it, so that ``spec2fn --help`` answers at once.
-Exit status: 0 done, 1 failure, 2 usage or input error.
+Exit status: 0 done, 1 failure, 2 usage or input error, 64 no spectrum falls on the detector.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ import contextlib
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from spec2fn import __version__
 from spec2fn.demo.modes import DEMOS
-from spec2fn.errors import InputError, ParameterError, Spec2fnError
+from spec2fn.errors import InputError, NoDataOnDetectorError, ParameterError, Spec2fnError
+
+if TYPE_CHECKING:
+    from spec2fn.calibration import Calibration
+    from spec2fn.calibration.batch import Outcome
 
 __all__ = ["main"]
 
@@ -45,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="spec2fn")
-    args = _parser().parse_args(argv)
+    args = _parser().parse_args(_translated(sys.argv[1:] if argv is None else argv))
     try:
         status: int = args.command(args)
     except BrokenPipeError:
@@ -54,20 +58,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("spec2fn: interrupted; nothing half-written was left behind\n")
         return 1
-    except (Spec2fnError, OSError) as error:
-        if args.debug:
-            raise
-        sys.stderr.write(f"spec2fn: {_one_line(error)}\n")
-        if isinstance(error, Spec2fnError):
-            return error.exit_code
-        return 1 if error.filename is None else 2  # a path that cannot be used
     except Exception as error:
         if args.debug:
             raise
-        sys.stderr.write(
-            f"spec2fn: {type(error).__name__}: {_one_line(error)} (--debug shows where)\n"
-        )
-        return 1
+        return _failed(error)
+    return status
+
+
+def _translated(argv: Sequence[str]) -> list[str]:
+    """Return arguments in which those of the official command line are ours.
+
+    ``--steps.STEP.PARAM=VALUE`` and the options of the pipeline, as ``--save_bsub=true``.
+    """
+    out: list[str] = []
+    for item in argv:
+        name, equals, value = item.partition("=")
+        if equals and name.startswith("--steps."):
+            out += ["--set", item.removeprefix("--steps.")]
+        elif equals and name in ("--save_bsub", "--save_wfss_esec"):
+            out += [name.replace("_", "-")] if value.lower() == "true" else []
+        elif name in ("--output_dir", "--fail_on_exception"):
+            out.append(f"{name.replace('_', '-')}{equals}{value}")
+        elif name != "--save_results":  # products are saved
+            out.append(item)
+    return out
+
+
+def _failed(error: Exception, what: str = "") -> int:
+    """Say why something failed, in one line, and return the exit status."""
+    line, status = _one_line(error), 1
+    if isinstance(error, Spec2fnError):
+        status = error.exit_code
+    elif isinstance(error, OSError):
+        status = 1 if error.filename is None else 2  # a path that cannot be used
+    else:
+        line = f"{type(error).__name__}: {line} (--debug shows where)"
+    sys.stderr.write(f"spec2fn: {what}{line}\n")
     return status
 
 
@@ -84,8 +110,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
-    run = commands.add_parser("run", help="calibrate an exposure or an association")
-    _job_options(run)
+    run = commands.add_parser(
+        "run",
+        help="calibrate exposures and associations",
+        epilog="Exit status: 0 done, 1 failure, 2 usage or input error, 64 no spectrum falls on the"
+        " detector; of several exposures that of those that failed, 1 if they differ.",
+    )
+    _job_options(run, several=True)
     run.add_argument("--output-dir", default=".", metavar="DIR", help="default: this folder")
     run.add_argument("--save-bsub", action="store_true", help="save the _bsub product")
     run.add_argument(
@@ -113,14 +144,44 @@ def _parser() -> argparse.ArgumentParser:
         help="integrations in work at once (default: as memory allows)",
     )
     run.add_argument(
+        "--fail-on-exception",
+        type=str.lower,
+        choices=("true", "false"),
+        metavar="true|false",
+        help="whether exposures that fail count for the exit status (default true); the others are"
+        " calibrated in any case",
+    )
+    run.add_argument(
         "--strict", action="store_true", help="fail if a step fails on a slit (default: go on)"
+    )
+    run.add_argument(
+        "--backend",
+        choices=("numpy", "jax", "auto"),
+        default="numpy",
+        help="what computes the pixels (default numpy); auto: JAX where it is faster",
     )
     run.add_argument("--json", action="store_true", help="print the report as JSON")
     run.add_argument("--quiet", action="store_true", help="print nothing but errors")
     run.set_defaults(command=_run)
 
+    sweep = commands.add_parser(
+        "sweep", help="calibrate with every combination of some parameters, into one file"
+    )
+    _job_options(sweep)
+    sweep.add_argument(
+        "--grid",
+        action="append",
+        default=[],
+        required=True,
+        metavar="STEP.PARAM=A,B,...",
+        help="values of a parameter (repeatable)",
+    )
+    sweep.add_argument("--kind", default="x1d", help="product that is wanted (default x1d)")
+    sweep.add_argument("-o", "--output", required=True, metavar="FILE", help="ends in .nc")
+    sweep.set_defaults(command=_sweep)
+
     plan = commands.add_parser("plan", help="say what a run would do, without doing it")
-    _job_options(plan)
+    _job_options(plan, several=True)
     plan.add_argument("--save-bsub", action="store_true", help=argparse.SUPPRESS)
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
     plan.set_defaults(command=_plan)
@@ -174,10 +235,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _job_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "input", metavar="INPUT", help="_rate or _rateints FITS file, or level-2 association JSON"
-    )
+def _job_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    what = "_rate or _rateints FITS file, or level-2 association JSON"
+    if several:
+        parser.add_argument(
+            "input", nargs="+", metavar="INPUT", help=f"{what}, or a folder of them (repeatable)"
+        )
+        parser.add_argument(
+            "--all-products",
+            action="store_true",
+            help="calibrate every product of an association that has several",
+        )
+    else:
+        parser.add_argument("input", metavar="INPUT", help=what)
     parser.add_argument(
         "--from",
         dest="start",
@@ -208,6 +278,13 @@ def _job_options(parser: argparse.ArgumentParser) -> None:
         "--compatibility",
         metavar="PRESET",
         help="jwst-3.0: parameters that give the official numbers where ours differ by choice",
+    )
+    parser.add_argument(
+        "--parameters",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="apply a parameter file of calwebb_spec2 or of one of its steps (.asdf; repeatable)",
     )
     parser.add_argument(
         "--no-crds-parameters", action="store_true", help="do not apply CRDS parameter references"
@@ -247,60 +324,137 @@ def _job_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "context": args.context,
         "lock": args.lock,
         "parameter_references": not args.no_crds_parameters,
+        "parameter_files": args.parameters,
         "compatibility": args.compatibility,
     }
 
 
 def _run(args: argparse.Namespace) -> int:
-    from spec2fn.calibration import calibrate
+    from spec2fn.calibration.batch import outcomes, tasks
+    from spec2fn.refs import parameter_files
 
     if args.chunk_integrations is not None and args.chunk_integrations < 1:
         msg = f"--chunk-integrations needs at least 1, got {args.chunk_integrations}"
         raise InputError(msg)
+    found, left_out = tasks(args.input, all_products=args.all_products)
+    _note(f"{name} is left out" for name in left_out)
+    asked = args.fail_on_exception or str(
+        parameter_files(args.parameters).options.get("fail_on_exception", True)
+    )
+    demanding = asked.lower() != "false"
+    reports: list[Any] = []
+    failures: list[int] = []
     with _progress_bar(quiet=args.quiet or args.json) as progress:
-        result = calibrate(
-            args.input,
-            args.output_dir,
-            save_steps=args.save_step,
-            save_bsub=args.save_bsub,
-            save_wfss_esec=args.save_wfss_esec,
-            file_format=args.format,
-            chunk_integrations=args.chunk_integrations,
-            progress=progress,
-            strict=args.strict,
+        options = {
+            "save_steps": args.save_step,
+            "save_bsub": args.save_bsub,
+            "save_wfss_esec": args.save_wfss_esec,
+            "file_format": args.format,
+            "chunk_integrations": args.chunk_integrations,
+            "progress": progress,
+            "strict": args.strict,
+            "backend": args.backend,
             **_job_arguments(args),
-        )
-    for step in result.report["steps"]:
+        }
+        for outcome in outcomes(found, args.output_dir, options):
+            report, status = _shown(args, outcome, several=len(found) > 1)
+            reports.append(report)
+            failures += [status] if status else []
+            del outcome  # its products must not be in memory while the next is calibrated
+    if args.json and (len(found) > 1 or not failures):
+        _print_json(reports if len(found) > 1 else reports[0])
+    if not demanding:
+        # that there are no data is said in any case, as nothing has failed
+        failures = [status for status in failures if status == NoDataOnDetectorError.exit_code]
+    if not failures:
+        return 0
+    return failures[0] if len(set(failures)) == 1 else 1
+
+
+def _shown(
+    args: argparse.Namespace, outcome: Outcome, *, several: bool
+) -> tuple[Mapping[str, Any], int]:
+    """Print what became of an exposure; return its report, and the exit status on its account."""
+    label = outcome.task.label
+    if outcome.calibration is not None:
+        _show(args, outcome.calibration, label if several else "")
+        return outcome.calibration.report, 0
+    assert outcome.error is not None
+    if args.debug:
+        raise outcome.error
+    status = _failed(outcome.error, f"{label}: " if several else "")
+    return {"input": label, "error": _one_line(outcome.error)}, status
+
+
+def _show(args: argparse.Namespace, result: Calibration, label: str) -> None:
+    """Print what a calibration has done."""
+    steps = result.report["steps"]
+    for step in steps:
         for slit, problem in step.get("problems", {}).items():
             sys.stderr.write(f"spec2fn: {step['step']}: slit {slit} is lost: {problem}\n")
-    if not args.quiet:
-        _warn(result.warnings)
+    if args.quiet:
+        return
+    _warn(result.warnings)
     if args.json:
-        _print_json(result.report)
-    elif not args.quiet:
-        steps = result.report["steps"]
-        width = max((len(s["step"]) for s in steps), default=0)
-        for step in steps:
-            print(f"{step['step']:{width}} {step['status']:40s} {step['seconds']:8.3f} s")
-        for path in result.files.values():
-            print(path)
-        seconds, memory = result.report["seconds"], result.report["peak_memory_mb"]
-        print(f"done in {seconds:.1f} s, peak memory {memory:.0f} MB")
+        return
+    if label:
+        print(f"{label}:")
+    width = max((len(s["step"]) for s in steps), default=0)
+    for step in steps:
+        print(f"{step['step']:{width}} {step['status']:40s} {step['seconds']:8.3f} s")
+    for path in result.files.values():
+        print(path)
+    ignored = len(result.report["ignored_parameters"])
+    if ignored:
+        print(f"{ignored} parameters mean nothing here and are ignored (--json lists them)")
+    seconds, memory = result.report["seconds"], result.report["peak_memory_mb"]
+    print(f"done in {seconds:.1f} s, peak memory {memory:.0f} MB")
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from spec2fn.calibration import spare_inputs
+    from spec2fn.calibration.sweep import sweep
+    from spec2fn.io import save
+
+    grid = {}
+    for item in args.grid:
+        name, equals, values = item.partition("=")
+        if not equals or not values:
+            msg = f"--grid needs STEP.PARAM=A,B,..., got {item!r}"
+            raise ParameterError(msg)
+        grid[name] = values.split(",")
+    output = Path(args.output)
+    if output.suffix != ".nc":
+        msg = f"--output needs a name that ends in .nc, got {args.output!r}"
+        raise ParameterError(msg)
+    spare_inputs([output], [Path(args.input)])
+    with _progress_bar(quiet=False) as progress:
+        made = sweep(args.input, grid, kind=args.kind, progress=progress, **_job_arguments(args))
+    path = save(made, output)
+    print(f"{path}: {args.kind} for " + ", ".join(f"{k} = {', '.join(v)}" for k, v in grid.items()))
     return 0
 
 
 def _plan(args: argparse.Namespace) -> int:
     from spec2fn.calibration import prepare
+    from spec2fn.calibration.batch import tasks
 
-    job = prepare(args.input, allow_missing=True, **_job_arguments(args))
-    planned = job.plan(("bsub",) if args.save_bsub else ())
-    _warn(planned.warnings)
+    found, left_out = tasks(args.input, all_products=args.all_products)
+    _note(f"{name} is left out" for name in left_out)
+    plans: list[Any] = []
+    missing = False
+    for task in found:
+        job = prepare(task.open(), allow_missing=True, **_job_arguments(args))
+        planned = job.plan(("bsub",) if args.save_bsub else ())
+        _warn(planned.warnings)
+        missing |= bool(planned.missing)
+        plans.append({"mode": job.mode, "name": job.name, **planned.as_dict()})
+        if not args.json:
+            print(f"{job.name}: {job.mode}")
+            print(planned)
     if args.json:
-        _print_json({"mode": job.mode, "name": job.name, **planned.as_dict()})
-    else:
-        print(f"{job.name}: {job.mode}")
-        print(planned)
-    return 2 if planned.missing else 0
+        _print_json(plans if len(found) > 1 else plans[0])
+    return 2 if missing else 0
 
 
 def _modes(args: argparse.Namespace) -> int:
@@ -381,8 +535,12 @@ def _refs(args: argparse.Namespace) -> int:
 
 
 def _warn(warnings: Sequence[str]) -> None:
-    for warning in warnings:
-        sys.stderr.write(f"spec2fn: warning: {' '.join(warning.split())}\n")
+    _note(f"warning: {' '.join(warning.split())}" for warning in warnings)
+
+
+def _note(lines: Iterable[str]) -> None:
+    for line in lines:
+        sys.stderr.write(f"spec2fn: {line}\n")
 
 
 def _print_json(value: object) -> None:

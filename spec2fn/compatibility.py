@@ -11,11 +11,18 @@ __all__ = ["PRESETS", "preset"]
 
 PRESETS: Mapping[str, tuple[tuple[str, str, Any], ...]] = {
     "jwst-3.0": (
+        # lamps: a frame of reference that they do not move in, flags of shutters beside fixed slits
+        ("assign_wcs", "lamp_velocity", True),
+        ("msaflagopen", "beside_fixed_slits", True),
+        ("wavecorr", "lamps", False),
+        # pixels of exposures in the plane of the slicer
+        ("cube_build", "internal_outline", "shifted"),
         # traces of slitless spectra
         ("assign_wcs", "grism_rotation", "opposite"),
         ("assign_wcs", "grism_inverse", "approximate"),
         ("assign_wcs", "grism_reference", "keyword"),
         ("extract_2d", "tsgrism_window", "fixed"),
+        ("extract_2d", "integration_times", "time_series"),
         # the official errors leave the variance of what is subtracted out
         ("background", "propagate_variance", False),
         # orders that are not extracted count as background

@@ -11,6 +11,7 @@ __all__ = [
     "DatasetError",
     "HostOnlyError",
     "InputError",
+    "NoDataOnDetectorError",
     "ParameterError",
     "PlanError",
     "ReferenceError",
@@ -31,6 +32,15 @@ class InputError(Spec2fnError):
     """A file, keyword, association or argument given by the user cannot be used."""
 
     exit_code = 2
+
+
+class NoDataOnDetectorError(InputError):
+    """No spectrum falls on this detector: nothing is wrong, and there is nothing to be done.
+
+    The exit status is that of the official pipeline.
+    """
+
+    exit_code = 64
 
 
 class DatasetError(InputError):

@@ -25,6 +25,7 @@ __all__ = [
     "known_exp_types",
     "mode_named",
     "mode_of",
+    "nothing_to_calibrate",
 ]
 
 Layout = Literal["image", "slits", "slices", "traces", "orders"]
@@ -48,7 +49,10 @@ class Mode:
         Builder of the world coordinates, ``module:function`` below :mod:`spec2fn.wcs.assign` (or
         the full name of a module); empty if there is none yet.
     lamp : str
-        OPMODE of an exposure of the internal lamps, whose light enters behind the telescope.
+        OPMODE of an exposure of the internal lamps, whose light enters behind the telescope, so
+        that world coordinates end in the plane of the micro-shutter array.
+    light : str
+        What a lamp shines with, if that decides on the steps: ``LINE`` or ``FLAT``.
     one_source : bool
         The programme names one source for all of the exposure.
     source_type : str
@@ -92,6 +96,7 @@ class Mode:
     layout: Layout = "image"
     wcs: str = ""
     lamp: str = ""
+    light: str = ""
     one_source: bool = False
     source_type: str = "POINT"
     time_series: bool = False
@@ -111,8 +116,8 @@ class Mode:
 
     @property
     def name(self) -> str:
-        """EXP_TYPE, and OPMODE of a lamp: ``NRS_LAMP:IFU``."""
-        return f"{self.exp_type}:{self.lamp}" if self.lamp else self.exp_type
+        """EXP_TYPE, and of a lamp OPMODE and light: ``NRS_LAMP:IFU:LINE``."""
+        return ":".join(filter(None, (self.exp_type, self.lamp, self.light)))
 
     @property
     def sliced(self) -> bool:
@@ -141,10 +146,12 @@ def _elements(**values: str) -> Mapping[str, tuple[str, ...]]:
 
 
 _LRS = _elements(DETECTOR="MIRIMAGE", FILTER="P750L")
-_SPECTROGRAPH = _elements(
-    DETECTOR="NRS1 NRS2",
-    FILTER="CLEAR F070LP F100LP F110W F140X F170LP F290LP",
-    GRATING="PRISM G140M G140H G235M G235H G395M G395H",
+_FILTERS = "CLEAR F070LP F100LP F110W F140X F170LP F290LP"
+_DISPERSERS = "PRISM G140M G140H G235M G235H G395M G395H"
+_SPECTROGRAPH = _elements(DETECTOR="NRS1 NRS2", FILTER=_FILTERS, GRATING=_DISPERSERS)
+# light of the lamps does not pass the filters
+_BEHIND_FILTERS = _elements(
+    DETECTOR="NRS1 NRS2", FILTER=f"OPAQUE {_FILTERS}", GRATING=f"MIRROR {_DISPERSERS}"
 )
 
 _FIXED = Mode(
@@ -194,16 +201,20 @@ def _lamps() -> dict[str, Mode]:
                 row = replace(
                     sky,
                     exp_type=exp_type,
-                    wcs="",
                     lamp=opmode,
                     one_source=False,
+                    # lamps shine through all slits that are read out
+                    one_slit=False,
                     time_series=False,
                     source_position=False,
                     # any shutter may fail open while a lamp shines
                     through_array=True,
-                    elements={},
+                    elements=_BEHIND_FILTERS,
                 )
                 rows[row.name] = row
+                for light in ("LINE", "FLAT") if exp_type == "NRS_LAMP" else ():
+                    lit = replace(row, light=light)
+                    rows[lit.name] = lit
     return rows
 
 
@@ -323,7 +334,7 @@ def known_exp_types() -> tuple[str, ...]:
     return tuple(dict.fromkeys(mode.exp_type for mode in MODES.values() if mode.spectral))
 
 
-def mode_named(exp_type: str, lamp_mode: str = "") -> Mode:
+def mode_named(exp_type: str, lamp_mode: str = "", lamp_state: str = "") -> Mode:
     """Return the mode of an exposure type.
 
     Parameters
@@ -332,6 +343,8 @@ def mode_named(exp_type: str, lamp_mode: str = "") -> Mode:
         Value of EXP_TYPE.
     lamp_mode : str
         Value of OPMODE, which tells the mode of a lamp exposure.
+    lamp_state : str
+        Value of LAMP, which tells what the lamp shines with.
 
     Returns
     -------
@@ -339,18 +352,52 @@ def mode_named(exp_type: str, lamp_mode: str = "") -> Mode:
         One without traits if it is not known: steps say that they do not apply.
     """
     exp_type = exp_type.strip().upper()
-    found = MODES.get(exp_type) or MODES.get(f"{exp_type}:{lamp_mode.strip().upper()}")
-    return found or Mode(exp_type)
+    lamp = f"{exp_type}:{lamp_mode.strip().upper()}"
+    for name in (exp_type, f"{lamp}:{_light(lamp_state)}", lamp):
+        if name in MODES:
+            return MODES[name]
+    return Mode(exp_type)
+
+
+def _light(lamp_state: str) -> str:
+    state = lamp_state.strip().upper()
+    return "LINE" if state.startswith(("LIN", "REF")) else state[:4]
 
 
 def mode_of(ds: Exposure) -> Mode:
-    """Return the mode of an exposure, from the attributes ``exp_type`` and ``lamp_mode``.
+    """Return the mode of an exposure.
+
+    It follows from the attributes ``exp_type``, and of a lamp ``lamp_mode`` and ``lamp_state``.
 
     Parameters
     ----------
     ds : xarray.Dataset or Slits
     """
-    return mode_named(str(ds.attrs.get("exp_type", "")), str(ds.attrs.get("lamp_mode", "")))
+    names = ("exp_type", "lamp_mode", "lamp_state")
+    return mode_named(*(str(ds.attrs.get(n, "")) for n in names))
+
+
+def nothing_to_calibrate(ds: Exposure) -> str:
+    """Say why there is no spectrum in an exposure of a lamp; "" if there is one.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset or Slits
+    """
+    mode = mode_of(ds)
+    kinds = [m for m in MODES.values() if m.lamp and m.exp_type == mode.exp_type]
+    if not kinds:
+        return ""
+    said = {n: str(ds.attrs.get(n) or "missing").strip() for n in ("lamp_mode", "lamp_state")}
+    grating = str(ds.attrs.get("grating", "")).strip().upper()
+    if grating == "MIRROR":
+        return "GRATING is MIRROR, which disperses no light"
+    if not mode.lamp:
+        known = ", ".join(dict.fromkeys(m.lamp for m in kinds))
+        return f"OPMODE is {said['lamp_mode']}, spectra of lamps are taken in {known}"
+    if not mode.light and any(m.light for m in kinds):
+        return f"LAMP is {said['lamp_state']}, neither a line lamp (LINEn, REF) nor FLATn"
+    return ""
 
 
 def function_named(name: str, room: str) -> Callable[..., Any]:

@@ -11,7 +11,8 @@ A field of arrays is declared with :func:`array`, which names its axes::
 Names are separated by blanks. ``""`` is a number; ``4`` is an axis of that length, ``_`` one of
 any length; ``[integration]`` may be missing; ``...`` stands for any axes (that nothing is mapped
 along); ``(slit pixel)`` is one axis that runs over several dims at once. A tuple or mapping of
-arrays has the dims of each. A dim has the same length in all fields of a plan.
+arrays has the dims of each. A dim has the same length in all fields of a plan. What describes the
+exposure without being computed with (a gwcs, headers) is declared with :func:`outside`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any, ClassVar, NamedTuple, dataclass_transform
 
 from spec2fn.errors import PlanError
 
-__all__ = ["Dims", "Plan", "array", "labels", "positions"]
+__all__ = ["Dims", "Plan", "array", "labels", "outside", "positions"]
 
 
 class Dims(NamedTuple):
@@ -66,8 +67,15 @@ def positions(dim: str, *, default: object = dataclasses.MISSING) -> Any:  # noq
     return field(default=default, metadata={"dims": Dims("positions", dim)})
 
 
+def outside(*, default: object = dataclasses.MISSING) -> Any:  # noqa: ANN401 - takes the type of the field
+    """Declare a field that never enters a trace, such as a gwcs: it is None there."""
+    return field(default=default, metadata={"dims": Dims("outside", "")})
+
+
 @dataclass_transform(
-    frozen_default=True, eq_default=False, field_specifiers=(array, labels, positions, field)
+    frozen_default=True,
+    eq_default=False,
+    field_specifiers=(array, labels, outside, positions, field),
 )
 class Plan:
     """What a two-phase step computes on the host before its kernels run.

@@ -101,6 +101,7 @@ PLANES: Mapping[str, Plane] = {
     "wht": Plane("WHT", "float32", "aux", "drizzle weight"),
     "con": Plane("CON", "int32", "flag", "bit map of the exposures that contribute"),
     "wmap": Plane("WMAP", "float32", "aux", "number of pixels that contribute to a voxel"),
+    "trace_model": Plane("TRACEMODEL", "float32", "aux", "model of the trace of a compact source"),
     "var_poisson": Plane("VAR_POISSON", "float32", "variance", "variance by photon noise"),
     "var_rnoise": Plane("VAR_RNOISE", "float32", "variance", "variance by read noise"),
     "var_flat": Plane("VAR_FLAT", "float32", "variance", "variance by the flat field"),

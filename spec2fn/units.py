@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["ARCSEC2_TO_SR", "MJSR_TO_UJA2", "MJY_TO_JY", "RAD_TO_ARCSEC", "SR_TO_ARCSEC2"]
+__all__ = [
+    "ARCSEC2_TO_SR",
+    "FLUX_DENSITIES",
+    "MJSR_TO_UJA2",
+    "MJY_TO_JY",
+    "RAD_TO_ARCSEC",
+    "SR_TO_ARCSEC2",
+]
+
+FLUX_DENSITIES = ("Jy", "mJy", "uJy", "nJy", "MJy")
+"""Units of the flux of a pixel, which follows its size; surface brightness does not."""
 
 RAD_TO_ARCSEC = 180.0 * 3600.0 / math.pi
 """Arcseconds in a radian."""

@@ -17,7 +17,7 @@ PARAMETERS = [
 IDS = [f"{step.name}.{name}" for step, name, _ in PARAMETERS]
 # references and exposures given in memory: whatever the step takes
 ANYTHING = ("flat_field.user_supplied_flat", "master_background.user_background")
-ANYTHING += ("background.wfss_mask", "wfss_contam.seds")
+ANYTHING += ("extract_2d.grism_objects", "background.wfss_mask", "wfss_contam.seds")
 ANYTHING += ("extract_1d.soss_estimate", "extract_1d.soss_wave_grid_in")
 ANYTHING += ("master_background.corrections", "nsclean.user_mask", "resample_spec.output_wcs")
 

@@ -255,6 +255,11 @@ def test_a_plan_that_is_not_moved_is_the_plan(kept, ds, given_to):
     same = moved_plan(kept, model, model.position)
     for name in ("weights", "wavelength", "profile"):
         np.testing.assert_allclose(getattr(same, name), getattr(kept, name), atol=1e-12)
+    flux, usual = (extract_orders(ds, p)["flux"].values for p in (same, kept))
+    np.testing.assert_allclose(flux, usual, rtol=1e-9, atol=1e-9 * np.nanmax(usual))
+    lower = moved_plan(kept, model, model.position, shift=-2.5)
+    box = np.take_along_axis(lower.weights, lower.rows, axis=1)
+    np.testing.assert_allclose(box.sum(axis=1), lower.weights.sum(axis=1), atol=1e-12)
 
 
 def test_gradient_of_the_flux_in_the_exposure(kept, ds, given_to):

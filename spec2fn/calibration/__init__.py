@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spec2fn.calibration.job import Job, Source, prepare
-from spec2fn.calibration.pieces import chunk_size, patient_collector, run_pieces
+from spec2fn.calibration.pieces import (
+    Backend,
+    chosen_backend,
+    chunk_size,
+    patient_collector,
+    run_pieces,
+)
 from spec2fn.calibration.products import (
     Format,
     labelled,
@@ -74,6 +80,7 @@ def calibrate(
     context: str | None = None,
     lock: str | os.PathLike[str] | Lock | None = None,
     parameter_references: bool = True,
+    parameter_files: Iterable[str | os.PathLike[str]] = (),
     compatibility: str | None = None,
     save_steps: Iterable[str] = (),
     save_bsub: bool = False,
@@ -82,6 +89,7 @@ def calibrate(
     chunk_integrations: int | None = None,
     progress: Callable[[str], Any] | None = None,
     strict: bool = False,
+    backend: Backend = "numpy",
 ) -> Calibration:
     """Calibrate an exposure and write its products.
 
@@ -92,7 +100,9 @@ def calibrate(
         `start` also a product.
     output_dir : path, optional
         Where products go (made if it does not exist); without it nothing is written.
-    start, pipeline, params, overrides, context, lock, parameter_references, compatibility
+    start, pipeline, params, overrides, context, lock
+        See :func:`prepare`.
+    parameter_references, parameter_files, compatibility
         See :func:`prepare`.
     skip : iterable of str
         Steps to switch off.
@@ -110,6 +120,10 @@ def calibrate(
         Called with the name of each step before it runs.
     strict : bool
         Raise if a step fails on a slit; see :func:`spec2fn.run`.
+    backend : {"numpy", "jax", "auto"}
+        What computes the pixels. "jax" plans in NumPy and computes all products by the compiled
+        pipeline (:func:`spec2fn.compile`); they are the same up to the rounding of sums. "auto"
+        does so where it is faster: for long time series, and on an accelerator.
 
     Returns
     -------
@@ -123,7 +137,9 @@ def calibrate(
     from spec2fn.refs import light_asdf
 
     begun = time.perf_counter()
-    wanted = {k: dict(v) for k, v in (params or {}).items()}
+    wanted: dict[str, Any] = {
+        k: dict(v) if isinstance(v, Mapping) else v for k, v in (params or {}).items()
+    }
     for name in skip:
         wanted.setdefault(name, {})["skip"] = True
     if save_wfss_esec:
@@ -137,6 +153,7 @@ def calibrate(
         context=context,
         lock=lock,
         parameter_references=parameter_references,
+        parameter_files=parameter_files,
         compatibility=compatibility,
     )
     steps = tuple(s.key for name in save_steps for s in find_steps(job.settings.pipeline, name))
@@ -146,7 +163,8 @@ def calibrate(
         foreseen = (*job.plan(products).products, *steps)
         spare_inputs(product_paths(job, foreseen, folder, file_format).values(), job.inputs)
     chunk = chunk_size(job, chunk_integrations)
-    pieces = run_pieces(job, chunk, steps, products, progress, strict=strict)
+    backend = chosen_backend(job, backend)
+    pieces = run_pieces(job, chunk, steps, products, progress, strict=strict, backend=backend)
     with light_asdf(), patient_collector():
         if chunk is None:
             result = next(pieces)
@@ -155,6 +173,6 @@ def calibrate(
             files = {} if folder is None else write(job, outputs, folder, file_format)
         else:
             outputs, files, result = write_pieces(job, pieces, folder, file_format)
-    told = report(job, result, files, time.perf_counter() - begun)
+    told = report(job, result, files, time.perf_counter() - begun, backend)
     kinds = {k: v for k, v in outputs.items() if k in result.products}
     return Calibration(kinds, files, told, {k: v for k, v in outputs.items() if k not in kinds})

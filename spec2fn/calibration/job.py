@@ -28,7 +28,7 @@ from spec2fn.engine.pipeline import (
     steps_of,
 )
 from spec2fn.engine.run import heard
-from spec2fn.engine.settings import Settings, resolve_settings
+from spec2fn.engine.settings import Settings, has_step, resolve_settings
 from spec2fn.engine.step import Step
 from spec2fn.errors import InputError, ParameterError
 from spec2fn.modes import mode_of
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from spec2fn.io import Association
     from spec2fn.refs import Lock, References
 
-__all__ = ["Job", "Source", "prepare"]
+__all__ = ["Job", "Source", "opened", "prepare"]
 
 Source: TypeAlias = Union[
     str, os.PathLike[str], Mapping[str, Any], "Association", Exposure, Observation
@@ -80,7 +80,7 @@ class Job:
     missing : tuple of str
         References that are neither cached nor reachable.
     options : mapping
-        Parameters of the pipeline itself from CRDS (``save_bsub``).
+        Parameters of the pipeline itself from parameter files (``save_bsub``).
     start : str
         Step to go on from, of a product; "" from the beginning.
     inputs : tuple of Path
@@ -130,6 +130,7 @@ def prepare(
     context: str | None = None,
     lock: str | os.PathLike[str] | Lock | None = None,
     parameter_references: bool = True,
+    parameter_files: Iterable[str | os.PathLike[str]] = (),
     compatibility: str | None = None,
     allow_missing: bool = False,
 ) -> Job:
@@ -154,6 +155,9 @@ def prepare(
         Lock file: use exactly these references and ask CRDS nothing.
     parameter_references : bool
         Apply the CRDS parameter references.
+    parameter_files : iterable of path
+        Parameter files of the user's, as the official pipeline writes them (``export_config``);
+        they win over CRDS, and `params` over them.
     compatibility : str, optional
         Preset of parameters (:mod:`spec2fn.compatibility`): ``"jwst-3.0"`` gives the numbers of the
         official package where ours differ by choice. CRDS and the user win over it.
@@ -172,12 +176,14 @@ def prepare(
 
     told: list[str] = []
     with heard(told.append):
-        obs = _opened(source, product=start is not None)
+        obs = opened(source, product=start is not None)
         mode = "custom"
         if pipeline is None:
             mode, pipeline = pipelines.for_exposure(obs.science)
         rest = pipeline if start is None else since(pipeline, start)
-        settings = _settled(obs.science, resolve_settings(pipeline, params), rest, params)
+        files = refs.parameter_files(parameter_files)
+        settings = resolve_settings(pipeline, params, files=files.steps)
+        settings = _settled(obs.science, settings, rest, params)
         check_input(settings.pipeline, obs, _GO_ON)
         if start is not None and not any("msa_metadata" in s.members for s in steps_of(rest)):
             # the file that MSAMETFL names has done its part, and need not lie beside the product
@@ -195,19 +201,20 @@ def prepare(
                 also=needed_references(rest),
             )
             crds, defaults = recommended, recommended.options
-            if defaults.get("save_wfss_esec") and any(s.name == _ELECTRONS for s in steps_of(rest)):
-                crds = {_ELECTRONS: {"skip": False}, **crds}
-        settings = resolve_settings(pipeline, params, crds, compatibility)
+        options = {**defaults, **files.options}
+        if options.get("save_wfss_esec") and any(s.name == _ELECTRONS for s in steps_of(rest)):
+            crds = {_ELECTRONS: {"skip": False}, **crds}
+        settings = resolve_settings(pipeline, params, crds, compatibility, files.steps)
         settings = _settled(obs.science, settings, rest, params)
         obs = _with_member_files(obs, settings)
         obs = _with_field(obs, settings.pipeline)
         references = _references(
             obs,
-            settings.pipeline,
+            settings,
             overrides or {},
             {"context": context, "lock": lock, "allow_missing": allow_missing},
         )
-        files = _input_files(obs, references, source, lock)
+        inputs = _input_files(obs, references, source, lock, *files.paths)
     return Job(
         name,
         mode,
@@ -215,14 +222,15 @@ def prepare(
         settings,
         references,
         references.missing,
-        defaults,
+        options,
         start or "",
-        files,
-        tuple(dict.fromkeys((*told, *warnings_in(obs)))),
+        inputs,
+        tuple(dict.fromkeys((*told, *files.notes, *settings.notes, *warnings_in(obs)))),
     )
 
 
-def _opened(source: Source, *, product: bool) -> Observation:
+def opened(source: Source, *, product: bool = False) -> Observation:
+    """Return what `source` stands for; with `product`, it may be a product."""
     from xarray import Dataset
 
     from spec2fn.io import open_observation
@@ -286,6 +294,8 @@ def _settled(
     if keys == [s.key for s in steps_of(pipeline)]:
         return settings
     for label, values in (params or {}).items():
+        if not has_step(pipeline, label):
+            continue
         late = any(s.key in keys for s in find_steps(pipeline, label))
         for parameter in () if late else sorted(set(values) - {"skip"}):
             msg = f"{label}.{parameter} is set, but {label} comes before {start}, the first to run"
@@ -341,22 +351,25 @@ def _input_files(obs: Observation, references: References, *others: object) -> t
 
 def _references(
     obs: Observation,
-    pipeline: Pipeline,
+    settings: Settings,
     overrides: Mapping[str, Any],
     options: Mapping[str, Any],
 ) -> References:
     """References of the science exposure, and of steps that take those of a member."""
     from spec2fn import refs
 
+    pipeline = settings.pipeline
     needed = needed_references(pipeline)
-    known = set(needed)
+    known = {r for s in steps_of(pipeline) if not s.skip and not s.refs_of for r in s.refs}
+    headers: dict[str, Any] = {}
     borrowed: dict[str, tuple[Any, dict[str, None]]] = {}
     for role, ds, steps in _other_headers(obs, pipeline):
         types = borrowed.setdefault(role, (ds, {}))[1]
         for step in steps:
+            headers[step.key] = ds
             if not step.skip:
                 known.update(step.refs)
-                types.update(dict.fromkeys(step.refs))
+                types.update(dict.fromkeys(r for r in step.refs if r not in step.overridden))
     own = {k: v for k, v in overrides.items() if k in needed or k not in known}
     selected = refs.references(obs.science, needed, overrides=own, **options)
     for role, (ds, types) in borrowed.items():
@@ -364,6 +377,13 @@ def _references(
             mine = {k: v for k, v in overrides.items() if k in types}
             selected = selected.joined(
                 refs.references(ds, tuple(types), overrides=mine, role=role, **options)
+            )
+    for step in steps_of(pipeline):
+        ds = headers.get(step.key, obs.science)
+        if step.overridden and not step.skip and ds is not None:
+            mine = {r: settings.overrides[f"{step.key}:{r}"] for r in step.overridden}
+            selected = selected.joined(
+                refs.references(ds, step.overridden, overrides=mine, role=step.key)
             )
     return selected
 

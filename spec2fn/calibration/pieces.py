@@ -6,7 +6,7 @@ import contextlib
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -15,14 +15,21 @@ from spec2fn.engine.outcome import blank_pieces
 from spec2fn.engine.pipeline import Observation, steps_of
 from spec2fn.engine.run import Result, run
 from spec2fn.engine.step import Step
+from spec2fn.errors import ParameterError
 from spec2fn.modes import mode_of
-from spec2fn.pieces import Exposure, Pieces
+from spec2fn.pieces import Exposure, Pieces, pieces_of
 from spec2fn.slits import Slits
 
 if TYPE_CHECKING:
     import xarray as xr
 
+
+Backend: TypeAlias = Literal["numpy", "jax", "auto"]
+"""What computes the pixels."""
+
 __all__ = [
+    "Backend",
+    "chosen_backend",
     "chunk_size",
     "grown_together",
     "joined",
@@ -56,6 +63,34 @@ def chunk_size(job: Job, asked: int | None) -> int | None:
     return None if whole or size >= total else size
 
 
+# Pixels of an exposure from which on the compiled pipeline is faster, its compilation included:
+# see docs/performance.md.
+_AUTO_PIXELS = 4e8
+
+
+def chosen_backend(job: Job, backend: Backend) -> Backend:
+    """Return what is to compute the pixels of a job: ``numpy`` or ``jax``.
+
+    ``auto`` takes JAX where it was measured to be faster: for long time series, and on an
+    accelerator.
+
+    Raises
+    ------
+    ParameterError
+        For another backend.
+    """
+    if backend not in ("numpy", "jax", "auto"):
+        raise ParameterError(f"backend: needs numpy, jax or auto, got {backend!r}")
+    if backend != "auto":
+        return backend
+    pieces = pieces_of(job.observation.science)
+    if job.multi_integration and sum(p["sci"].size for p in pieces) >= _AUTO_PIXELS:
+        return "jax"
+    import jax
+
+    return "numpy" if jax.default_backend() == "cpu" else "jax"
+
+
 def run_pieces(
     job: Job,
     chunk: int | None,
@@ -64,20 +99,28 @@ def run_pieces(
     progress: Callable[[str], Any] | None,
     *,
     strict: bool,
+    backend: Backend = "numpy",
 ) -> Iterator[Result]:
-    """Run a job, on `chunk` integrations after the other (None: all at once); yield the results."""
+    """Run a job, on `chunk` integrations after the other (None: all at once); yield the results.
+
+    With the backend ``jax`` the first piece is run in NumPy, which makes the plans, and all of
+    them by the compiled pipeline.
+    """
     obs = job.observation
     plans: Mapping[str, Any] = {}
     total = 1 if chunk is None else obs.science.sizes["integration"]
     lean = chunk is None and not any(map(keeps_members, steps_of(job.settings.pipeline)))
+    lean = lean and backend == "numpy"
+
+    def fresh_members() -> dict[str, Any]:
+        # a copy of an unread exposure reads for itself, and forgets what it read when it is gone
+        return {k: tuple(ds.copy(deep=False) for ds in v) for k, v in obs.members.items()}
 
     def run_on(piece: Exposure, **how: Any) -> Result:  # noqa: ANN401 - whatever a run takes
-        # a copy of an unread exposure reads for itself, and forgets what it read when it is gone
-        members = {k: tuple(ds.copy(deep=False) for ds in v) for k, v in obs.members.items()}
         with contextlib.nullcontext() if chunk is None else blank_pieces():
             return run(
                 job.settings.pipeline,
-                Observation(_computed(piece), members),
+                Observation(_computed(piece), fresh_members()),
                 job.references,
                 params=job.settings,
                 plans=plans,
@@ -96,8 +139,44 @@ def run_pieces(
             piece = piece.isel(integration=slice(first, first + chunk))
         result = run_on(piece, save_steps=steps, products=products)
         plans = result.plans
+        if backend == "jax":
+            planned_for = Observation(_computed(piece), fresh_members())
+            del piece
+            yield from _compiled_pieces(job, planned_for, result, chunk, total)
+            return
         yield result
         del result, piece  # two pieces must not be in memory at once
+
+
+def _compiled_pieces(
+    job: Job, obs: Observation, result: Result, chunk: int | None, total: int
+) -> Iterator[Result]:
+    """Run a job by the compiled pipeline, which its `result` for the first piece has planned."""
+    from spec2fn.compiled.outputs import on_host
+    from spec2fn.compiled.pipeline import Compiled
+    from spec2fn.compiled.source import in_memory
+
+    obs, references = in_memory(obs, job.references)
+    kinds = (*result.products, *result.saved)
+    compiled = Compiled.of(obs, job.settings, references, kinds, result)
+    for first in range(0, total, chunk or total):
+        piece, size = None, total
+        if chunk is not None:
+            # the last piece is filled up, so that it needs no program of its own
+            index = np.minimum(np.arange(first, first + chunk), total - 1)
+            size = min(chunk, total - first)
+            piece = _computed(job.observation.science.isel(integration=index))
+        made = {k: on_host(p) for k, p in compiled.products(science=piece).items()}
+        if chunk is not None and size < chunk:
+            made = {kind: _first(product, size) for kind, product in made.items()}
+        products, saved = ({k: made[k] for k in held} for held in (result.products, result.saved))
+        yield replace(result, products=products, saved=saved)
+
+
+def _first(product: Exposure, size: int) -> Exposure:
+    if isinstance(product, Pieces):
+        return product.map(lambda ds: ds.isel(integration=slice(size)))
+    return product.isel(integration=slice(size)) if "integration" in product.dims else product
 
 
 def _computed(exposure: Exposure) -> Exposure:

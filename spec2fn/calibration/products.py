@@ -116,12 +116,15 @@ def labelled(job: Job, result: Result) -> dict[str, Any]:
 
 def _references_of(job: Job, ds: Exposure) -> dict[str, str]:
     """References by type, as a product says: those of steps that are yet to come are left out."""
+    names = {k: _keyword_value(job.references, k) for k in job.references}
+    # what was given for one step stands for the type where nothing else does
+    given = {k.rpartition(":")[2]: names[k] for k in job.settings.overrides if k in names}
     steps = list(steps_of(job.settings.pipeline))
     done, later = (
         {k for s in steps if bool(status_of(ds, s.name)) == seen for k in s.reference_keys}
         for seen in (True, False)
     )
-    return {k: _keyword_value(job.references, k) for k in job.references if k not in later - done}
+    return {k: v for k, v in {**given, **names}.items() if k not in later - done}
 
 
 def _side_products(job: Job, result: Result) -> dict[str, Any]:

@@ -72,7 +72,9 @@ def _versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in names}
 
 
-def report(job: Job, result: Result, files: Mapping[str, Path], seconds: float) -> dict[str, Any]:
+def report(
+    job: Job, result: Result, files: Mapping[str, Path], seconds: float, backend: str = "numpy"
+) -> dict[str, Any]:
     """Return what :class:`spec2fn.calibration.Calibration` reports, times and files included."""
     import resource
 
@@ -81,7 +83,21 @@ def report(job: Job, result: Result, files: Mapping[str, Path], seconds: float) 
         entry["seconds"] = round(step.seconds, 4)
     return {
         **record,
+        "backend": _backend(backend),
         "products": {kind: str(path) for kind, path in files.items()},
         "seconds": round(seconds, 3),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }
+
+
+def _backend(name: str) -> dict[str, str | None]:
+    """What computed the pixels; of JAX also where, and the folder that keeps compiled programs."""
+    if name != "jax":
+        return {"name": name}
+    import jax
+
+    from spec2fn.compiled.cache import use_cache
+
+    cache = use_cache()
+    device = jax.devices()[0].device_kind
+    return {"name": name, "device": device, "cache": None if cache is None else str(cache)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from spec2fn.forward.rendered import Rendered, Source
 
-__all__ = ["Comparison", "compare", "flagged", "spectrum_columns", "usable"]
+__all__ = ["Comparison", "LineComparison", "compare", "flagged", "spectrum_columns", "usable"]
 
 _REACH = 8.0  # pixels on either side of a source in an image whose flags matter
 _MARGIN = 1.0  # pixels beside the box of a slit
@@ -30,6 +30,7 @@ _COMPLETE = 0.999
 _DARK = 0.02  # um beyond the wavelengths of a source in an image that are of no interest
 _EDGE = 0.22  # part of a band at either end of which the response falls
 _FEWEST = 20  # wavelengths of a spectrum that is worth a comparison
+_NEAR = 6.0  # pixels on either side of a line to which its profile is fitted
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,49 @@ class Comparison:
         """Median signal-to-noise ratio of the clean points, not negative."""
         return max(float(np.median((self.flux / self.error)[self.clean])), 0.0)
 
+    def __str__(self) -> str:
+        return (
+            f"mean {self.mean:+.3f}  standard deviation {self.scatter:.3f}"
+            f"  points {self.clean.sum()}  median S/N {self.signal_to_noise:.0f}"
+        )
+
+
+@dataclass(frozen=True)
+class LineComparison(Comparison):
+    """Wavelengths of the lines of a lamp against truth.
+
+    Attributes
+    ----------
+    wavelength, truth : array, shape (n,)
+        Where the lines are [um].
+    flux, error : array, shape (n,)
+        Where they were found, and its standard error [um].
+    clean : array of bool, shape (n,)
+        Lines whose profile could be fitted.
+    pixel : array, shape (n,)
+        Size of a pixel there [um].
+    spectrum : tuple of two arrays
+        Wavelength [um] and count rate [DN/s] in a row of the slit.
+    name, slit, unit
+        See :class:`Comparison`.
+    """
+
+    pixel: HostArray = field(default_factory=lambda: np.empty(0))
+    spectrum: tuple[HostArray, HostArray] = (np.empty(0), np.empty(0))
+    unit: str = "um"
+
+    @property
+    def offset(self) -> HostArray:
+        """How far from where they are the lines were found [pixel]."""
+        return np.asarray((self.flux - self.truth) / self.pixel)
+
+    def __str__(self) -> str:
+        offset = self.offset[self.clean]
+        return (
+            f"{len(offset)} lines, {offset.mean():+.4f} pixel from the truth on average,"
+            f" {np.abs(offset).max():.3f} at most"
+        )
+
 
 def compare(products: Mapping[str, Any], rendered: Rendered) -> tuple[Comparison, ...]:
     """Compare extracted spectra with what was rendered; not of overlapping orders.
@@ -102,6 +146,8 @@ def compare(products: Mapping[str, Any], rendered: Rendered) -> tuple[Comparison
             _of_cube(name, one, products["cal"], rendered)
             for name, one in zip(names, pieces_of(x1d), strict=True)
         )
+    if any(s.kind == "lamp" for s in rendered.sources):
+        return tuple(_of_lines(products["x1d"], source) for source in rendered.sources)
     if rendered.files:
         found = (_of_trace(products, source) for source in rendered.sources)
         return tuple(one for one in found if one is not None)
@@ -217,6 +263,58 @@ def _of_slit(products: Mapping[str, Any], source: Source) -> Comparison:
     clean &= ~_columns_touched(slit, near, wave)
     brightness = "Jy" if source.kind == "point" else "MJy/sr"
     return Comparison(wave, flux, error, truth, clean, source.name, source.slit, brightness)
+
+
+def _of_lines(spectra: xr.Dataset, source: Source) -> LineComparison:
+    """Compare the wavelengths of the lines of a lamp, seen through a slit."""
+    from spec2fn.forward.nirspec import lamps
+
+    (row,) = np.flatnonzero(spectra["sltname"].values == source.slit)
+    one = spectra.isel(spectrum=int(row))
+    wave, flux, error = spectrum_columns(one)
+    known = usable(wave, flux, error)
+    rows = np.asarray(one["npixels"].values)[known]
+    wave, flux, error = wave[known], flux[known] / rows, error[known] / rows
+    lines = lamps.LINES
+    lines = lines[(lines > wave[0]) & (lines < wave[-1])]
+    pixel = np.interp(lines, wave, np.gradient(wave))
+    fits = [
+        _position(line, size, wave, flux, error) for line, size in zip(lines, pixel, strict=True)
+    ]
+    found, errors = np.array(fits).T
+    return LineComparison(
+        lines,
+        found,
+        errors,
+        lines,
+        np.isfinite(found),
+        source.name,
+        source.slit,
+        pixel=pixel,
+        spectrum=(wave, flux),
+    )
+
+
+def _position(
+    line: float, pixel: float, wave: HostArray, flux: HostArray, error: HostArray
+) -> tuple[float, float]:
+    """Centre of a Gaussian profile on a constant near a line, and its error; NaN without one."""
+    from scipy.optimize import curve_fit
+
+    near = np.abs(wave - line) < _NEAR * pixel
+    if near.sum() < 2 * _NEAR - 1:
+        return np.nan, np.nan
+    x, y = (wave[near] - line) / pixel, flux[near]
+
+    def profile(x: HostArray, height: float, centre: float, width: float, base: float) -> HostArray:
+        return height * np.exp(-0.5 * ((x - centre) / width) ** 2) + base
+
+    start = (float(np.ptp(y)), 0.0, 1.5, float(y.min()))
+    try:
+        best, covariance = curve_fit(profile, x, y, start, error[near], absolute_sigma=True)
+    except RuntimeError:  # no convergence
+        return np.nan, np.nan
+    return line + pixel * float(best[1]), pixel * float(np.sqrt(covariance[1, 1]))
 
 
 def _of_trace(products: Mapping[str, Any], source: Source) -> Comparison | None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.demo.comparison import Comparison
+from spec2fn.demo.comparison import Comparison, LineComparison
+from spec2fn.demo.line_figure import plot_lines
 from spec2fn.demo.orders import plot_orders
 from spec2fn.pieces import pieces_of
 
@@ -42,7 +43,9 @@ def plot(
         ``uncorrected``, comparisons of spectra from which no contamination is subtracted. Of
         overlapping orders ``cal`` and ``models``, see :func:`spec2fn.demo.orders.plot_orders`.
     """
-    if "s3d" in products:
+    if any(isinstance(c, LineComparison) for c in comparisons):
+        plot_lines(_figure, path, comparisons, products["s2d"])
+    elif "s3d" in products:
         _plot_cubes(path, mode, comparisons, products)
     elif "models" in products:
         plot_orders(path, mode, comparisons, products)

@@ -15,8 +15,9 @@ DEMOS: Mapping[str, str] = {
     "nirspec-bots": "NRS_BRIGHTOBJ",
     "nirspec-mos": "NRS_MSASPEC",
     "nirspec-ifu": "NRS_IFU",
+    "nirspec-lamp": "NRS_LAMP:FIXEDSLIT:LINE",
     "niriss-soss": "NIS_SOSS",
     "niriss-wfss": "NIS_WFSS",
     "nircam-wfss": "NRC_WFSS",
 }
-"""Exposure type of each."""
+"""Mode of each: exposure type, of a lamp with OPMODE and what it shines with."""

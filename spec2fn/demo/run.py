@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.demo.comparison import Comparison, compare
+from spec2fn.demo.comparison import Comparison, LineComparison, compare
 from spec2fn.demo.figures import plot
 from spec2fn.demo.modes import DEMOS
 from spec2fn.demo.orders import compare_orders, read_models
@@ -74,17 +74,20 @@ class Demo:
         total = sum(self.seconds.values())
         lines = [f"{self.mode}: rendered, calibrated and compared in {total:.1f} s"]
         lines += [f"  {k:{width}s}  {v}" for k, v in self.files.items()]
-        lines.append("extracted spectra against truth at points without flagged pixels;")
-        lines.append(
-            "residual / error has mean 0 if unbiased, standard deviation 1 if errors are honest:"
-        )
+        if isinstance(self.comparison, LineComparison):
+            lines.append(
+                "wavelengths of the lines of the lamp, as they were found and as they are:"
+            )
+        else:
+            lines.append("extracted spectra against truth at points without flagged pixels;")
+            lines.append(
+                "residual / error has mean 0 if unbiased, standard deviation 1 if errors are"
+                " honest:"
+            )
         names = [f"{c.name} ({c.slit})" if c.slit else c.name for c in self.comparisons]
         width = max(map(len, names))
         for name, c in zip(names, self.comparisons, strict=True):
-            lines.append(
-                f"  {name:{width}s}  mean {c.mean:+.3f}  standard deviation {c.scatter:.3f}"
-                f"  points {c.clean.sum()}  median S/N {c.signal_to_noise:.0f}"
-            )
+            lines.append(f"  {name:{width}s}  {c}")
         return "\n".join(lines)
 
 
@@ -226,9 +229,8 @@ def _write_truth(path: Path, rendered: Rendered) -> Path:
     if not rendered.sources:
         truths = [("TRUTH", rendered.truth, "Jy")]
     else:
-        truths = [
-            (s.slit, s.truth, "Jy" if s.kind == "point" else "MJy/sr") for s in rendered.sources
-        ]
+        units = {"point": "Jy", "lamp": "DN/s"}
+        truths = [(s.slit, s.truth, units.get(s.kind, "MJy/sr")) for s in rendered.sources]
     hdus = [fits.PrimaryHDU()]
     for name, truth, unit in truths:
         flux = np.atleast_2d(truth.flux)

@@ -60,7 +60,7 @@ class RunPlan:
         if self.context:
             lines.append(f"CRDS context: {self.context}")
         if self.ignored:
-            lines.append(f"ignored entries of parameter references: {', '.join(self.ignored)}")
+            lines.append(f"ignored parameters: {', '.join(self.ignored)}")
         lines.append(f"expected peak memory: {self.peak_memory / 2**20:.0f} MB")
         if self.missing:
             lines.append("missing references:")
@@ -112,7 +112,7 @@ def plan(
         steps cannot work.
     """
     obs, settings, warnings = checked(pipeline, science, members, params)
-    refs = refs or {}
+    refs = {**settings.overrides, **(refs or {})}
     optional = set(products)
     steps, kinds = [], []
     running: dict[str, bool] = {}
@@ -133,7 +133,7 @@ def plan(
         expected_memory(obs.science),
         context,
         settings.ignored,
-        warnings,
+        (*warnings, *settings.notes),
     )
 
 

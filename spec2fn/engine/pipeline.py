@@ -38,8 +38,10 @@ __all__ = [
     "replace",
     "since",
     "split",
+    "steps_named",
     "steps_of",
     "with_later_steps",
+    "with_overrides",
     "with_parameters",
     "without",
 ]
@@ -205,20 +207,25 @@ def steps_of(pipeline: Pipeline) -> Iterator[Step]:
             yield element
 
 
+def steps_named(pipeline: Pipeline, name: str) -> tuple[Step, ...]:
+    """Return the steps called `name` (or with that alias): all of them, or ``branch/name``."""
+    where, _, bare = name.rpartition("/")
+    return tuple(
+        s
+        for s in steps_of(pipeline)
+        if (bare == s.name or bare in s.aliases) and where in ("", s.branch)
+    )
+
+
 def find_steps(pipeline: Pipeline, name: str) -> tuple[Step, ...]:
-    """Return the steps called `name` (or with that alias): all of them, or ``branch/name``.
+    """Return the steps called `name`, as :func:`steps_named`, of which there must be one.
 
     Raises
     ------
     ParameterError
         Naming the nearest step of the pipeline if there is none.
     """
-    where, _, bare = name.rpartition("/")
-    steps = tuple(
-        s
-        for s in steps_of(pipeline)
-        if (bare == s.name or bare in s.aliases) and where in ("", s.branch)
-    )
+    steps = steps_named(pipeline, name)
     if not steps:
         names = [n for s in steps_of(pipeline) for n in (s.name, s.key, *s.aliases)]
         listed = ", ".join(dict.fromkeys(s.key for s in steps_of(pipeline)))
@@ -235,10 +242,11 @@ def find_step(pipeline: Pipeline, name: str) -> Step:
 def needed_references(pipeline: Pipeline) -> tuple[str, ...]:
     """Reference types of the steps that are switched on, in order, without repetition.
 
-    Those that the header of an associated exposure selects (``Step.refs_of``) are left out.
+    Those that the header of an associated exposure selects (``Step.refs_of``), or that are given
+    for one step (``Step.overridden``), are left out.
     """
     active = [s for s in steps_of(pipeline) if not s.skip and not s.refs_of]
-    return tuple(dict.fromkeys(r for s in active for r in s.refs))
+    return tuple(dict.fromkeys(r for s in active for r in s.refs if r not in s.overridden))
 
 
 def references_of(step: Step, refs: Mapping[str, Any]) -> dict[str, Any]:
@@ -366,6 +374,16 @@ def with_parameters(pipeline: Pipeline, params: Mapping[str, Mapping[str, Any]])
     for name, values in params.items():
         for one in find_steps(out, name):
             out = replace(out, **{one.key: one.with_(**values)})
+    return out
+
+
+def with_overrides(pipeline: Pipeline, keys: Collection[str]) -> Pipeline:
+    """Return a pipeline whose steps look for references of their own, ``<key of step>:<type>``."""
+    out = pipeline
+    for one in tuple(steps_of(pipeline)):
+        own = tuple(r for r in one.refs if f"{one.key}:{r}" in keys)
+        if own:
+            out = replace(out, **{one.key: _replace(one, overridden=own)})
     return out
 
 

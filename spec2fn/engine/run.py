@@ -140,11 +140,11 @@ def run(
     obs, settings, warnings = checked(pipeline, science, members, params)
     # what a step has been through is needed no more: nothing here may hold on to it
     del science, members
-    refs = refs or {}
+    refs = {**settings.overrides, **(refs or {})}
     taken: dict[str, Any] = {}
     wanted = frozenset({*save_steps, *settings.save})
     state = _Run(settings, refs, dict(plans or {}), lean, wanted, progress, strict)
-    state.note(*warnings)
+    state.note(*warnings, *settings.notes)
     waiting = [obs]
     del obs
     optional = set(products)

@@ -37,7 +37,15 @@ from spec2fn.threads import one_blas_thread
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["PLANNED", "Skip", "Step", "as_reference", "registered_steps", "step"]
+__all__ = [
+    "PLANNED",
+    "Skip",
+    "Step",
+    "as_reference",
+    "registered_steps",
+    "step",
+    "step_of_library",
+]
 
 P = ParamSpec("P")
 
@@ -110,6 +118,8 @@ class Step(Generic[P]):
         Pairs of parameters of which the first must be less than the second.
     bound : tuple of (str, value)
         Parameters bound by :meth:`with_`.
+    overridden : tuple of str
+        Reference types that a run has for this step alone.
     """
 
     name: str
@@ -132,6 +142,7 @@ class Step(Generic[P]):
     suffix: str = ""
     ordered: tuple[tuple[str, str], ...] = ()
     bound: tuple[tuple[str, Any], ...] = ()
+    overridden: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # editors, `help` and Sphinx show the arguments of the function
@@ -151,8 +162,12 @@ class Step(Generic[P]):
 
     @property
     def reference_keys(self) -> tuple[str, ...]:
-        """Keys under which a run finds the references: ``flat``, or ``<role>:<type>``."""
-        return tuple(f"{self.refs_of}:{r}" if self.refs_of else r for r in self.refs)
+        """Keys under which a run finds the references: ``flat``, or ``<role>:<type>``.
+
+        Those of this step alone are ``<key of the step>:<type>``.
+        """
+        owners = (self.key if r in self.overridden else self.refs_of for r in self.refs)
+        return tuple(f"{o}:{r}" if o else r for o, r in zip(owners, self.refs, strict=True))
 
     @property
     def parameters(self) -> Mapping[str, Parameter]:
@@ -374,6 +389,17 @@ def step(
         return new
 
     return decorate if function is None else decorate(function)
+
+
+def step_of_library(name: str) -> Step[...] | None:
+    """Return the step of the library with this name, or None."""
+    import importlib
+    import importlib.util
+
+    module = f"spec2fn.steps.{name}"
+    if not name or importlib.util.find_spec(module) is None:
+        return None
+    return cast("Step[...]", getattr(importlib.import_module(module), name))
 
 
 def registered_steps() -> Mapping[str, Step[...]]:

@@ -50,10 +50,10 @@ class Source:
     Attributes
     ----------
     name, slit : str
-    kind : {"point", "extended", "empty"}
+    kind : {"point", "extended", "empty", "lamp"}
         An empty slit sees background alone.
     truth : Truth
-        In Jy for a point source, else in MJy/sr: without the background.
+        In Jy for a point source, in DN/s for a lamp, else in MJy/sr: without the background.
     profile : callable, optional
         Surface brightness of an extended source relative to the truth, by position along the slit
         in units of its height.

@@ -24,6 +24,7 @@ from spec2fn.forward.nircam import render as nircam
 from spec2fn.forward.niriss import references as niriss_references
 from spec2fn.forward.niriss import render as niriss
 from spec2fn.forward.nirspec import ifu_references as nirspec_ifu_references
+from spec2fn.forward.nirspec import lamps
 from spec2fn.forward.nirspec import references as nirspec_references
 from spec2fn.forward.nirspec import render as nirspec
 from spec2fn.forward.reference_files import Reference, ReferenceFile, open_references
@@ -68,8 +69,13 @@ RENDERERS: Mapping[str, Renderer] = {
         )
         for exp_type in GRISMS
     },
+    **{
+        name: Renderer(lamps.references, functools.partial(lamps.expose, name))
+        for name, mode in MODES.items()
+        if mode.lamp and (mode.light or mode.exp_type != "NRS_LAMP")
+    },
 }
-"""Renderers by exposure type."""
+"""Renderers by name of the mode."""
 
 
 def render(
@@ -85,7 +91,7 @@ def render(
     Parameters
     ----------
     exp_type : str
-        One of :data:`RENDERERS`.
+        One of :data:`RENDERERS`: an exposure type, or of a lamp ``NRS_LAMP:IFU:LINE``.
     seed : int
         Of noise, flat and bad pixels.
     integrations : int

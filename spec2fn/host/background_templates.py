@@ -23,7 +23,7 @@ class TemplateFit(NamedTuple):
 
     Attributes
     ----------
-    index : int
+    template : int
         Of the image in the library.
     scales : (float, float)
         Factors left and right of the step.
@@ -31,7 +31,7 @@ class TemplateFit(NamedTuple):
         Sum of the root mean squares of the residuals of both sides.
     """
 
-    index: int
+    template: int
     scales: tuple[float, float]
     spread: float
 

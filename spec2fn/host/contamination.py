@@ -48,6 +48,11 @@ Disperse: TypeAlias = Callable[[HostArray, HostArray, HostArray], tuple[HostArra
 """Undispersed x, y [pixel] and wavelength [um] to the place on the grism image."""
 
 _SAMPLES = 50_000  # pixels times wavelengths that are dispersed at once
+_NODES = 4  # along each axis, where the offsets of a source are known
+_FEW_PIXELS = 48
+_CHECKED = 5
+_EXACT = 1e-8
+_MARGIN = 2  # pixels beside the detector; nodes stand in for the outermost pixels
 _ROUNDS = 6  # of finding the scatter of the spectra
 _SCATTER = (0.01, 10.0)
 _SETTLED = 0.02
@@ -185,18 +190,93 @@ def disperse_source(
         None if nothing falls on the detector. The box is that of all pixels lit at wavelengths of
         the grid, with response or not.
     """
+    offsets = _Offsets.of(pixels, grid.wavelength, disperse)
+    if offsets is not None:
+        near = offsets.near(pixels, shape)
+        grid = SpectralGrid(grid.wavelength[near], grid.gain[near], grid.basis[:, near])
+        offsets = replace(offsets, offsets=offsets.offsets[:, near])
     length = max(1, _SAMPLES // max(len(grid.wavelength), 1))
     parts = []
-    for start in range(0, len(pixels.x), length):
+    for start in range(0, len(pixels.x) if len(grid.wavelength) else 0, length):
         part = slice(start, start + length)
-        x, y = disperse(
-            pixels.x[None, part], pixels.y[None, part], np.asarray(grid.wavelength[:, None])
-        )
+        x, y = pixels.x[None, part], pixels.y[None, part]
+        if offsets is None:
+            x, y = disperse(x, y, grid.wavelength[:, None])
+        else:
+            dx, dy = offsets.at(x[0], y[0])
+            x, y = x + dx, y + dy
         laid = _lay(x, y, pixels.flux[part], grid, shape)
         if laid is not None:
             (row, column), images = laid
             parts.append(Trace(pixels.source, order, row, column, images))
     return merge(parts)
+
+
+@dataclass(frozen=True)
+class _Offsets:
+    """How far light is dispersed around one source, by bicubic polynomials of the place.
+
+    A source is small against the field over which traces change, and the inverse of a trace
+    costs more than a polynomial.
+
+    Attributes
+    ----------
+    x, y : ndarray, (node,)
+        Where the offsets are known.
+    offsets : ndarray, (2, wave, node * node)
+        Along x and y [pixel], at all pairs of y and x.
+    """
+
+    x: HostArray
+    y: HostArray
+    offsets: HostArray
+
+    @classmethod
+    def of(cls, pixels: DirectPixels, wavelength: HostArray, disperse: Disperse) -> _Offsets | None:
+        """Fit the offsets of a source; None if it has few pixels, or no polynomial is exact."""
+        if len(pixels.x) < _FEW_PIXELS:
+            return None
+        unit = np.cos(np.pi * (np.arange(_NODES) + 0.5) / _NODES)
+        x, y = (0.5 * (a.max() + a.min() + unit * np.ptp(a)) for a in (pixels.x, pixels.y))
+        if np.ptp(x) < 1 or np.ptp(y) < 1:
+            return None
+
+        def exact(x: HostArray, y: HostArray) -> HostArray:
+            there = disperse(x[None], y[None], wavelength[:, None])
+            return np.stack([a - b for a, b in zip(there, (x, y), strict=True)])
+
+        found = cls(x, y, exact(np.tile(x, _NODES), np.repeat(y, _NODES)))
+        lost = np.isnan(found.offsets)
+        if (lost.any(axis=2) != lost.all(axis=2)).any():
+            return None
+        some = np.linspace(0, len(pixels.x) - 1, _CHECKED).astype(int)
+        sample = pixels.x[some], pixels.y[some]
+        agree = np.allclose(found.at(*sample), exact(*sample), rtol=0, atol=_EXACT, equal_nan=True)
+        return found if agree else None
+
+    def near(self, pixels: DirectPixels, shape: tuple[int, int]) -> HostArray:
+        """Whether light of a wavelength can fall on the detector, (wave,)."""
+        out = np.ones(self.offsets.shape[1], bool)
+        for shift, at, size in zip(self.offsets, (pixels.x, pixels.y), shape[::-1], strict=True):
+            low, high = at.min() + shift.min(axis=1), at.max() + shift.max(axis=1)
+            out &= (high > -_MARGIN) & (low < size + _MARGIN)
+        return out
+
+    def at(self, x: HostArray, y: HostArray) -> HostArray:
+        """Offsets at places, (2, wave, place)."""
+        along, across = _lagrange(self.x, x), _lagrange(self.y, y)
+        return self.offsets @ (across[:, None] * along).reshape(-1, len(x))
+
+
+def _lagrange(nodes: HostArray, at: HostArray) -> HostArray:
+    """Polynomials that are one at one of some nodes each, (node, place)."""
+    gaps = nodes[:, None] - nodes
+    np.fill_diagonal(gaps, 1.0)
+    out = np.empty((len(nodes), len(at)))
+    for k, row in enumerate(gaps):
+        others = np.delete(nodes, k)
+        out[k] = np.prod(at - others[:, None], axis=0) / np.prod(row)
+    return out
 
 
 def merge(parts: Sequence[Trace]) -> Trace | None:
@@ -214,45 +294,46 @@ def _lay(
     x: HostArray, y: HostArray, flux: HostArray, grid: SpectralGrid, shape: tuple[int, int]
 ) -> tuple[tuple[int, int], HostArray] | None:
     """First pixel and images of a block of samples, dims (wave, pixel)."""
+    from scipy.sparse import csc_array
+
     column, row = np.floor(x), np.floor(y)
     u, v = x - column, y - row
     # the upper neighbour gets nothing of what lies on the center of a pixel
-    reach = [(row, v, shape[0]), (column, u, shape[1])]
-    lit = np.ones(x.shape, bool)
-    for first, share, size in reach:
-        lit &= (first + (share > 0) >= 0) & (first < size)
-    if not lit.any():
-        return None
-    bounds = []
-    for first, share, size in reach:
-        low = int(first[lit].min())
-        high = int((first + (share > 0))[lit].max())
-        bounds.append((max(low, 0), min(high, size - 1)))
-    (y0, y1), (x0, x1) = bounds
+    reach = [
+        (row, row + (v > 0), shape[0]),
+        (column, column + (u > 0), shape[1]),
+    ]
+    light = grid.gain[:, None] * flux
+    lit: HostArray | None = None  # all of them
+    if not all(low.min() >= 0 and high.max() < size for low, high, size in reach):
+        lit = np.logical_and.reduce([(high >= 0) & (low < size) for low, high, size in reach])
+        if not lit.any():
+            return None
+        # what has no place at all has no shares
+        light, u, v = (np.where(lit, a, 0.0) for a in (light, u, v))
+    chosen = ... if lit is None else lit
+    (y0, y1), (x0, x1) = (
+        (max(int(low[chosen].min()), 0), min(int(high[chosen].max()), size - 1))
+        for low, high, size in reach
+    )
     # with a margin of one pixel, onto which falls what lies beside the detector
     width, height = x1 - x0 + 4, y1 - y0 + 4
-    index = np.where(
-        lit,
-        (np.clip(row - y0, -1, height - 3).astype(np.intp) + 1) * width
-        + np.clip(column - x0, -1, width - 3).astype(np.intp)
-        + 1,
-        0,
+    row, column = row - (y0 - 1), column - (x0 - 1)
+    if lit is not None:
+        row = np.where(lit, np.clip(row, 0, height - 2), 0)
+        column = np.where(lit, np.clip(column, 0, width - 2), 0)
+    index = (row * width + column).astype(np.int32)
+    places = np.empty((index.size, 4), np.int32)
+    values = np.empty((index.size, 4))
+    for k, (step, share) in enumerate(shares(u, v, width)):
+        np.add(index.ravel(), step, out=places[:, k])
+        np.multiply(light.ravel(), share.ravel(), out=values[:, k])
+    spread = csc_array(
+        (values.ravel(), places.ravel(), np.arange(0, places.size + 1, 4, dtype=np.int32)),
+        shape=(height * width, index.size),
     )
-    light = np.where(lit, flux, 0.0) * grid.gain[:, None]
-    corners = [(index + step, light * share) for step, share in shares(u, v, width)]
-    flat = np.zeros((len(grid.basis), height * width))
-    for k, spectrum in enumerate(grid.basis):
-        (at,) = np.nonzero(spectrum)
-        if not at.size:
-            continue
-        waves = slice(at[0], at[-1] + 1)
-        for places, values in corners:
-            flat[k] += np.bincount(
-                places[waves].ravel(),
-                (values[waves] * spectrum[waves, None]).ravel(),
-                minlength=height * width,
-            )
-    images = flat.reshape(-1, height, width)
+    images = spread @ np.repeat(grid.basis.T, x.shape[1], axis=0)
+    images = images.T.reshape(-1, height, width)
     return (y0, x0), images[:, 1 : 2 + y1 - y0, 1 : 2 + x1 - x0]
 
 

@@ -332,10 +332,19 @@ def assemble_voxels(
     shape : tuple of int
         (wave, y, x) of the cube.
     """
-    plane = voxel // (shape[1] * shape[2])
-    listed, who = np.unique(plane.astype(np.int64) * pixels.size + who, return_inverse=True)
-    first, one = np.divmod(listed, pixels.size)
-    pixels = pixels[one]
+    plane = (voxel // (shape[1] * shape[2])).astype(np.int32)
+    # a pixel reaches few planes after its first
+    lowest = np.full(pixels.size, shape[0], np.int32)
+    np.minimum.at(lowest, who, plane)
+    after = plane - lowest[who]
+    reached = np.zeros((int(after.max(initial=-1)) + 1, pixels.size), bool)
+    reached[after, who] = True
+    later, one = np.nonzero(reached)
+    first = lowest[one] + later
+    order = np.argsort(first, kind="stable")
+    place = np.zeros(reached.shape, np.int32)
+    place[later[order], one[order]] = np.arange(order.size, dtype=np.int32)
+    who, first, pixels = place[after, who], first[order], pixels[one[order]]
     n_out = shape[0] * shape[1] * shape[2]
     return _operator(
         *_by_row(voxel, who, value, (n_out, pixels.size)),

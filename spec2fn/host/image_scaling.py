@@ -13,6 +13,9 @@ from spec2fn.typing import HostArray
 __all__ = ["Scaling", "scale_to_fit"]
 
 
+_SAMPLE = 20_000  # pixels, to guess percentiles
+
+
 class Scaling(NamedTuple):
     """How an image fits another.
 
@@ -83,23 +86,44 @@ def scale_to_fit(
     # what a pixel adds to both sums: the few that are rejected are taken off again
     terms = weight * values, weight * shape_of
     sums = [float(term.sum()) for term in terms]
-    kept = np.ones(places.size, bool)
+    gone = np.zeros(0, np.intp)
     last, count = np.inf, 0
-    while count < max_iterations and kept.any():
+    while count < max_iterations and gone.size < places.size:
         # single precision tells which pixels stand out
         residual = values - values.dtype.type(_ratio(sums)) * shape_of
+        residual[gone] = np.nan
         if least_change > 0:
-            spread = _profile_spread(residual[kept], places[kept], good.shape, profile_axis)
+            spread = _profile_spread(residual, places, good.shape, profile_axis)
             if np.isfinite(last) and (last - spread) / last < least_change:
                 break
             last = spread
         count += 1
-        low, high = np.percentile(residual[kept], (percent, 100 - percent))
-        (out,) = np.nonzero(kept & ((residual < low) | (residual > high)))
-        kept[out] = False
+        left = places.size - gone.size
+        out = np.concatenate(
+            [_tail(residual, left, percent), _tail(-residual, left, percent)], dtype=np.intp
+        )
+        gone = np.concatenate([gone, out])
         sums = [total - float(term[out].sum()) for total, term in zip(sums, terms, strict=True)]
-    pixels = int(np.count_nonzero(kept))
+    pixels = places.size - gone.size
     return Scaling(_ratio(sums) if pixels else np.nan, count, pixels)
+
+
+def _tail(values: HostArray, count: int, percent: float) -> HostArray:
+    """Positions of the values below a percentile of those that are numbers, `count` in all.
+
+    Only what is below an estimate of the percentile, from a sample, is sorted.
+    """
+    rank = (count - 1) * percent / 100
+    sample = values[:: max(values.size // _SAMPLE, 1)]
+    share = min(2 * percent + 1, 100)
+    (low,) = np.nonzero(values < np.nanpercentile(sample, share))
+    if low.size < rank + 2:
+        (low,) = np.nonzero(np.isfinite(values))
+    first = int(rank)
+    below = np.partition(values[low], (first, min(first + 1, low.size - 1)))
+    ends = below[first], below[min(first + 1, low.size - 1)]
+    limit = ends[0] + (ends[1] - ends[0]) * below.dtype.type(rank - first)
+    return low[values[low] < limit]
 
 
 def _ratio(sums: Sequence[float]) -> float:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from spec2fn.io.associations import Association as Association
+    from spec2fn.io.associations import is_association as is_association
     from spec2fn.io.associations import open_association as open_association
     from spec2fn.io.associations import open_observation as open_observation
+    from spec2fn.io.associations import products_of as products_of
     from spec2fn.io.diff import Report as Report
     from spec2fn.io.diff import diff as diff
     from spec2fn.io.fits.products import ProductStream as ProductStream
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 _HOME = {
     name: module
     for module, names in {
-        "associations": "Association open_association open_observation",
+        "associations": "Association is_association open_association open_observation products_of",
         "diff": "Report diff",
         "fits.products": "ProductStream save write_product",
         "naming": "base_name product_name product_name_of_cube",

@@ -21,7 +21,14 @@ from spec2fn.schema import FIELD_FILES, FIELD_KEYWORDS
 if TYPE_CHECKING:
     from spec2fn.engine.pipeline import Observation
 
-__all__ = ["ROLES", "Association", "open_association", "open_observation"]
+__all__ = [
+    "ROLES",
+    "Association",
+    "is_association",
+    "open_association",
+    "open_observation",
+    "products_of",
+]
 
 ROLES = (
     "science", "background", "imprint", "selfcal", "target_acquisition", "sourcecat", "segmap",
@@ -73,6 +80,7 @@ def open_association(
     source: str | os.PathLike[str] | Mapping[str, Any],
     folder: str | os.PathLike[str] | None = None,
     *,
+    product: int | None = None,
     must_exist: bool = True,
 ) -> Association:
     """Read a level-2 association.
@@ -86,6 +94,8 @@ def open_association(
         File in JSON or YAML, or its content.
     folder : path, optional
         Where a mapping counts as lying; the working directory by default.
+    product : int, optional
+        Which product, counted from 0; by default there may be one only.
     must_exist : bool
         Whether members that do not exist are an error; without, they count as lying beside the
         association.
@@ -109,8 +119,16 @@ def open_association(
         path = user_path(source)
         name, table, content = str(path), path.name, _load(path)
         root = path.parent
-    product = _product(content, name)
-    members, warnings = _members(product, name, root, must_exist=must_exist)
+    found = _products(content, name)
+    if product is None and len(found) > 1:
+        names = ", ".join(str(p.get("name", "?")) for p in found)
+        msg = (
+            f"{name}: has {len(found)} products ({names}); spec2fn run --all-products"
+            " (spec2fn.calibrate_all in Python) calibrates one after the other"
+        )
+        raise InputError(msg)
+    one = found[product or 0]
+    members, warnings = _members(one, name, root, must_exist=must_exist)
     science = members.pop("science", ())
     if not science:
         msg = f"{name}: no member is of exptype 'science'; one exposure must be"
@@ -125,7 +143,7 @@ def open_association(
     _refuse_repeated(science[0], members, name)
     _refuse_several(members, name)
     return Association(
-        product=str(product.get("name") or base_name(science[0])),
+        product=str(one.get("name") or base_name(science[0])),
         science=science[0],
         members=members,
         pool=str(content.get("asn_pool", "")),
@@ -133,6 +151,29 @@ def open_association(
         warnings=tuple(warnings),
         folder=root,
     )
+
+
+def products_of(source: str | os.PathLike[str], *, spectra: bool = False) -> tuple[str, ...]:
+    """Return the names of the products of a level-2 association.
+
+    Parameters
+    ----------
+    source : path
+    spectra : bool
+        Whether it has to say that it is of spectra (``asn_type``: ``spec2``, ``tso-spec2``, …).
+
+    Raises
+    ------
+    InputError
+        If the file is missing or no association.
+    """
+    path = user_path(source)
+    content = _load(path)
+    names = tuple(str(p.get("name", "?")) for p in _products(content, str(path)))
+    kind = str(content.get("asn_type", ""))
+    if spectra and "spec2" not in kind:
+        raise InputError(f"{path}: is an association of type {kind!r}, not one of spectra (spec2)")
+    return names
 
 
 def _refuse_repeated(science: Path, members: Mapping[str, tuple[Path, ...]], name: str) -> None:
@@ -205,7 +246,7 @@ def _is_pool(text: str) -> bool:
     return "EXP_TYPE" in columns and "FILENAME" in columns
 
 
-def _product(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _products(content: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
     kind = str(content.get("asn_type", ""))
     if "3" in kind:
         msg = f"{name}: is an association of type {kind!r}; stage 2 needs a level-2 one (spec2)"
@@ -214,11 +255,7 @@ def _product(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(products, list) or not products or not isinstance(products[0], dict):
         msg = f"{name}: has no list of products; a level-2 association has one product"
         raise InputError(msg)
-    if len(products) > 1:
-        names = ", ".join(str(p.get("name", "?")) for p in products if isinstance(p, dict))
-        msg = f"{name}: has {len(products)} products ({names}); split it, one product in each file"
-        raise InputError(msg)
-    return products[0]
+    return [p for p in products if isinstance(p, dict)]
 
 
 def _members(

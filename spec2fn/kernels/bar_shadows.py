@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
+
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.slit_corrections import bilinear
-from spec2fn.typing import Array
+from spec2fn.typing import Array, HostArray
 
 __all__ = ["assemble_shadows", "bilinear_clipped"]
 
@@ -60,27 +62,39 @@ def assemble_shadows(single: Array, triple: Array, states: tuple[str, ...]) -> A
     """
     xp = array_namespace(single, triple)
     single, triple = xp.asarray(single), xp.asarray(triple)
-    half = (single.shape[0] - 1) // 2
-    dark = xp.broadcast_to(xp.nanmin(single), (half + 1, single.shape[1]))
+    count = single.shape[0]
+    half = (count - 1) // 2
+    dark = xp.broadcast_to(xp.nanmin(single), (1, single.shape[1]))
+    rows = xp.concatenate([single, triple[: half + 1], dark])
+    first, second = _rows_of(states, count)
+    # where nothing meets both are the same row, whose mean is exact
+    shadows: Array = 0.5 * (rows[first] + rows[second])
+    return shadows
+
+
+def _rows_of(states: tuple[str, ...], count: int) -> tuple[HostArray, HostArray]:
+    """Rows whose means make up the shadows, (k, row): of `single`, `triple` and a dark one."""
+    half = (count - 1) // 2
+    piece = np.arange(half + 1)
     between = {
-        (True, True): triple[: half + 1],
-        (True, False): single[half:],
-        (False, True): single[: half + 1],
-        (False, False): dark,
+        (True, True): count + piece,
+        (True, False): np.arange(half, count),
+        (False, True): piece,
+        (False, False): np.full(half + 1, count + half + 1),
     }
     length = half * (max(map(len, states)) + 1)
-    out = []
+    found = []
     for state in states:
         # the first piece leads up to an open shutter, whatever the state says of it
         is_open = [True, *(s != "0" for s in state[1:])]
-        pieces = [single[: half + 1]]
-        pieces += [between[pair] for pair in pairwise(is_open)]
-        pieces.append(single[half + 1 :])
-        rows = [pieces[0][:-1]]
-        for before, after in pairwise(pieces):
-            rows += [0.5 * (before[-1:] + after[:1]), after[1:-1]]
-        rows.append(pieces[-1][-1:])
-        image = xp.concatenate(rows)
-        missing = length - image.shape[0]
-        out.append(xp.concatenate([image, xp.repeat(image[-1:], missing, axis=0)]))
-    return xp.stack(out)
+        pieces = [piece, *(between[pair] for pair in pairwise(is_open))]
+        pieces.append(np.arange(half + 1, count))
+        # one row of each pair of neighbours where two pieces meet
+        first = np.concatenate([p[: len(p) - 1] for p in pieces] + [pieces[-1][-1:]])
+        second = first.copy()
+        ends = np.cumsum([len(p) - 1 for p in pieces])[:-1]
+        first[ends], second[ends] = [p[-1] for p in pieces[:-1]], [p[0] for p in pieces[1:]]
+        missing = length - len(first)
+        found.append(np.pad(np.stack([first, second]), ((0, 0), (0, missing)), mode="edge"))
+    both = np.stack(found, axis=1)
+    return both[0], both[1]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from types import ModuleType
 
+import numpy as np
+
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.typing import Array
 
-__all__ = ["interpolate1d", "interpolate2d", "nearest1d"]
+__all__ = ["bridge_rows", "interpolate1d", "interpolate2d", "nearest1d"]
 
 
 def _locate(xp: ModuleType, points: Array, x: Array) -> tuple[Array, Array, Array]:
@@ -88,3 +90,52 @@ def interpolate2d(
         + values[i + 1, j + 1] * s * t
     )
     return _outside(xp, value, inside_x & inside_y, x + y, fill)
+
+
+def bridge_rows(values: Array, good: Array, place: Array) -> Array:
+    """Interpolate linearly between the good values of every column.
+
+    Parameters
+    ----------
+    values : array, shape (..., y, x)
+        What stands where they are not good does not matter.
+    good : array of bool, shape (..., y, x)
+    place : array, shape (..., row)
+        Rows at which they are wanted, in rows of `values`; leading axes may be left out.
+
+    Returns
+    -------
+    array, shape (..., row, x)
+        The first and the last good value hold beyond them; NaN in columns without any.
+    """
+    xp = array_namespace(values, good, place)
+    n = values.shape[-2]
+    known = xp.where(good, values, xp.zeros((), dtype=values.dtype))
+    row = xp.arange(n)[:, None]
+    before = _running(xp, xp.where(good, row, -1), reverse=False)
+    after = _running(xp, xp.where(good, row, n), reverse=True)
+    at = xp.asarray(place, dtype=float)[..., None]
+    at = at.reshape((1,) * (values.ndim - at.ndim) + at.shape)
+    low, high = xp.floor(at).astype(int), xp.ceil(at).astype(int)
+    a = xp.take_along_axis(before, xp.clip(low, 0, n - 1), axis=-2)
+    b = xp.take_along_axis(after, xp.clip(high, 0, n - 1), axis=-2)
+    a, b = xp.where(low < 0, -1, a), xp.where(high >= n, n, b)
+    a, b = xp.where(a < 0, b, a), xp.where(b >= n, a, b)
+    some = (a >= 0) & (a < n)
+    a, b = xp.clip(a, 0, n - 1), xp.clip(b, 0, n - 1)
+    t = (at - a.astype(float)) / xp.maximum(b - a, 1).astype(float)
+    first, second = (xp.take_along_axis(known, k, axis=-2).astype(float) for k in (a, b))
+    value = xp.where(a == b, first, first * (1.0 - t) + second * t)
+    return xp.where(some, value, xp.asarray(xp.nan, dtype=value.dtype)).astype(values.dtype)
+
+
+def _running(xp: ModuleType, rows: Array, *, reverse: bool) -> Array:
+    """The largest row up to each row of a column; the smallest from it on if `reverse`."""
+    if xp is np:
+        if reverse:
+            return np.minimum.accumulate(rows[..., ::-1, :], axis=-2)[..., ::-1, :]
+        return np.maximum.accumulate(rows, axis=-2)
+    from jax.lax import cummax, cummin
+
+    axis = rows.ndim - 2
+    return cummin(rows, axis=axis, reverse=True) if reverse else cummax(rows, axis=axis)

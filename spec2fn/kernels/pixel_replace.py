@@ -15,11 +15,12 @@ from typing import NamedTuple
 import numpy as np
 
 from spec2fn.dq import PIXEL
+from spec2fn.kernels.interpolation_linear import bridge_rows
 from spec2fn.kernels.namespace import array_namespace, safe_divide, safe_sqrt
 from spec2fn.kernels.statistics import masked_median
 from spec2fn.typing import Array, Arrays, HostArray
 
-__all__ = ["fit_profile", "map_planes", "minimum_gradient"]
+__all__ = ["fit_profile", "from_model", "map_planes", "minimum_gradient"]
 
 _SIGNIFICANT = 5.0
 _OVERFLOW = 1e20
@@ -180,6 +181,51 @@ def _averaged(
         return change(a, _square(_mean(along_y, *(safe_sqrt(p) for p in pairs(a)))))
 
     return {name: dq if name == "dq" else mean(name, a) for name, a in planes.items()}
+
+
+def from_model(planes: Arrays, model: Array, dispaxis: int) -> Arrays:
+    """Replace pixels that are not finite by a model.
+
+    Parameters
+    ----------
+    planes : mapping of array, (…, y, x)
+        ``sci``, ``dq``, ``err`` and any variances.
+    model : array, (…, y, x)
+        Broadcasts against them; NaN where there is none.
+    dispaxis : {1, 2}
+        Dispersion along x or y, along which errors are interpolated, as standard errors.
+
+    Returns
+    -------
+    mapping of array
+        Replaced pixels carry ``FLUX_ESTIMATED`` and no longer ``DO_NOT_USE``. A pixel whose
+        error is not known, because its line along the dispersion has none, stays as it is.
+    """
+    sci, dq = planes["sci"], planes["dq"]
+    xp = array_namespace(model, *planes.values())
+    wanted = ~xp.isfinite(sci) & xp.isfinite(model)
+
+    def between(a: Array) -> Array:
+        along = a if dispaxis == 2 else a.swapaxes(-1, -2)
+        good = xp.isfinite(a) & ~wanted
+        good = good if dispaxis == 2 else good.swapaxes(-1, -2)
+        out = bridge_rows(along, good, xp.arange(along.shape[-2]))
+        return out if dispaxis == 2 else out.swapaxes(-1, -2)
+
+    errors = {name: a for name, a in planes.items() if name not in ("sci", "dq")}
+    known = {
+        name: between(a) if name == "err" else _square(between(safe_sqrt(a)))
+        for name, a in errors.items()
+    }
+    replaced = wanted
+    for a in known.values():
+        replaced = replaced & xp.isfinite(a)
+    flags = (dq & ~_bit(dq, "DO_NOT_USE")) | _bit(dq, "FLUX_ESTIMATED")
+    return {
+        "sci": xp.where(replaced, model.astype(sci.dtype), sci),
+        "dq": xp.where(replaced, flags, dq),
+        **{name: xp.where(replaced, known[name], a) for name, a in errors.items()},
+    }
 
 
 @np.errstate(over="ignore", invalid="ignore")

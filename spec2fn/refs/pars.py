@@ -1,22 +1,33 @@
-"""CRDS parameter references: the values the mission recommends for a mode.
+"""Parameters from files: CRDS references with what the mission recommends, and the user's own.
 
 A file of type ``pars-<step>step`` holds parameters of one step, ``pars-spec2pipeline`` those of
 the pipeline and, under ``steps``, of its steps; for a parameter that both set, the pipeline's wins
-(https://jwst-pipeline.readthedocs.io, "Parameter Reference Files").
+(https://jwst-pipeline.readthedocs.io, "Parameter Reference Files"). The official pipeline writes
+files of the same format (``export_config``).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spec2fn.errors import ReferenceError
+from spec2fn.errors import ParameterError, ReferenceError, nearest
+from spec2fn.official import FOREIGN, OPTIONS, OVERRULED, step_named
+from spec2fn.parameters import user_path
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["PARS_TYPES", "ParameterReferences", "parameter_references"]
+__all__ = [
+    "PARS_TYPES",
+    "ParameterFile",
+    "ParameterReferences",
+    "parameter_files",
+    "parameter_references",
+]
 
 PIPELINE_TYPE = "pars-spec2pipeline"
 
@@ -33,29 +44,6 @@ PARS_TYPES: Mapping[str, str] = {
     "srctype": "pars-sourcetypestep",
 }
 """CRDS type of the parameter reference of each step."""
-
-_OTHER_NAMES = {
-    "bkg_subtract": "background",
-    "clean_flicker_noise": "nsclean",
-    "imprint_subtract": "imprint",
-    "master_background_mos": "master_background",
-    "msa_flagging": "msaflagopen",
-}
-
-# What stpipe writes into every parameter reference, with the values that mean nothing.
-_MACHINERY: Mapping[str, tuple[Any, ...]] = {
-    "input_dir": (None, "", "None"),
-    "output_dir": (None, "", "None"),
-    "output_ext": (None, "", "None", ".fits"),
-    "output_file": (None, "", "None"),
-    "output_use_index": (None, True),
-    "output_use_model": (None, False, True),
-    "pre_hooks": (None, [], ""),
-    "post_hooks": (None, [], ""),
-    "search_output_file": (None, True, False),
-    "suffix": (None, "", "None"),
-    "logcfg": (None, ""),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +122,7 @@ def parameter_references(
         names = {**selection.select(header, wider, used), **names}
     paths = selection.fetch({k: v for k, v in names.items() if v}, used)
     read = {
-        kind: _parameters(open_reference(path, kind), path.name)
+        kind: _parameters(open_reference(path, kind).attrs.get("tree", {}), path.name)
         for kind, path in paths.items()
         if path is not None and kind.startswith("pars-")
     }
@@ -156,7 +144,112 @@ def parameter_references(
 
 def pars_type(step: str) -> str | None:
     """CRDS type of the parameter reference of a step (by our name or the peer's), or None."""
-    return PARS_TYPES.get(step) or PARS_TYPES.get(_OTHER_NAMES.get(step, ""))
+    return PARS_TYPES.get(step) or PARS_TYPES.get(step_named(step))
+
+
+@dataclass(frozen=True)
+class ParameterFile:
+    """Parameters of the user's, as they stand in files.
+
+    Attributes
+    ----------
+    steps : mapping of str to mapping
+        Parameters by step.
+    options : mapping
+        Parameters of the pipeline itself (:data:`spec2fn.official.OPTIONS`).
+    notes : tuple of str
+        What there is to say of entries that are passed over.
+    paths : tuple of Path
+        The files.
+    """
+
+    steps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    paths: tuple[Path, ...] = ()
+
+
+def parameter_files(paths: Iterable[str | os.PathLike[str]]) -> ParameterFile:
+    """Read parameter files, as the official pipeline writes them; the last word counts.
+
+    Parameters
+    ----------
+    paths : iterable of path
+        ASDF files of ``calwebb_spec2`` or of one of its steps (``export_config``, or from CRDS).
+
+    Raises
+    ------
+    ReferenceError
+        If a file holds no parameters.
+    ParameterError
+        If it does not exist or cannot be read, is for another pipeline, or sets a parameter that
+        nobody knows.
+    """
+    steps: dict[str, dict[str, Any]] = {}
+    options: dict[str, Any] = {}
+    notes: list[str] = []
+    where = tuple(user_path(p) for p in paths)
+    for path in where:
+        if path.suffix.lower() == ".cfg":
+            msg = f"{path}: is a file of the old format .cfg; export it as ASDF (export_config)"
+            raise ParameterError(msg)
+        tree = _tree(path)
+        values, kind = _parameters(tree, path.name), _class_of(tree, path.name)
+        listed = {kind: values} if kind else _listed(values.get("steps") or {})
+        for label, own in listed.items():
+            step = step_named(label) or label
+            machinery = ("class", "name", "steps")
+            taken = (k for k in own if k not in machinery and f"{step}.{k}" not in OVERRULED)
+            steps.setdefault(step, {}).update({k: own[k] for k in taken})
+        for name, value in {} if kind else values.items():
+            rule = FOREIGN.get(name)
+            if name in OPTIONS:
+                options[name] = value
+            elif rule is not None:
+                notes += filter(None, [rule.note(f"{path.name}: {name}", value)])
+            elif name not in ("class", "name", "steps", "skip", "save_results"):
+                msg = (
+                    f"{path}: the pipeline has no parameter {name!r}{nearest(name, OPTIONS)}"
+                    f" (its parameters: {', '.join(OPTIONS)})"
+                )
+                raise ParameterError(msg)
+    return ParameterFile(steps, options, tuple(notes), where)
+
+
+def _tree(path: Path) -> Mapping[str, Any]:
+    from asdf.util import load_yaml
+
+    try:
+        tree = load_yaml(path)
+    except Exception as error:  # whatever a file that is none makes the reader stumble on
+        reason = " ".join(str(error).split()) or type(error).__name__
+        msg = f"{path}: cannot be read as a parameter file ({reason[:200]}); give an ASDF file"
+        raise ParameterError(msg) from error
+    return tree if isinstance(tree, Mapping) else {}
+
+
+def _class_of(tree: Mapping[str, Any], filename: str) -> str:
+    """The step that a file is of; "" if it is of the pipeline.
+
+    Raises
+    ------
+    ParameterError
+        If it is of another pipeline, or does not say.
+    """
+    parameters, meta = tree["parameters"], tree.get("meta") or {}
+    said = [tree.get("class"), parameters.get("class"), meta.get("reftype")]
+    said += [tree.get("name"), parameters.get("name")]
+    for text in (str(s).rpartition(".")[2].lower().removeprefix("pars-") for s in said if s):
+        if text in ("spec2pipeline", "calwebb_spec2", "calwebb_tso-spec2"):
+            return ""
+        for step, kind in PARS_TYPES.items():
+            if text == kind.removeprefix("pars-"):
+                return step
+        if step_named(text):
+            return step_named(text)
+    found = next((str(s) for s in said if s), "nothing")
+    msg = f"{filename}: needs parameters of calwebb_spec2 or of one of its steps, found {found!r}"
+    raise ParameterError(msg)
 
 
 def _listed(
@@ -172,8 +265,7 @@ def _listed(
     return out
 
 
-def _parameters(ds: xr.Dataset, filename: str) -> Mapping[str, Any]:
-    tree = ds.attrs.get("tree", {})
+def _parameters(tree: Mapping[str, Any], filename: str) -> Mapping[str, Any]:
     values = tree.get("parameters")
     if not isinstance(values, Mapping):
         msg = f"{filename}: a parameter reference needs an entry 'parameters'; it has none"
@@ -187,8 +279,8 @@ def _sorted_out(values: Mapping[str, Any], step: str, ignored: list[str]) -> dic
     for name, value in values.items():
         if name in ("class", "name"):
             continue
-        if name in _MACHINERY:
-            if value not in _MACHINERY[name]:
+        if name in FOREIGN:
+            if FOREIGN[name].asks(value):
                 ignored.append(f"{step}.{name}")
         elif name not in ("save_results", "skip") or value is not None:
             out[name] = value

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["extract_orders"]
 
-_BLOCK = 4  # integrations
+_BLOCK = 8  # integrations
 _DOUBTFUL = 10.0  # by how much larger than usual the error of a value from elsewhere is
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from spec2fn.engine.step import step
-from spec2fn.errors import InputError
-from spec2fn.modes import mode_named, mode_of
+from spec2fn.engine.step import PLANNED, step
+from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, Range
-from spec2fn.schema import meta_of, set_scalars, with_attrs, with_meta, with_warnings
-from spec2fn.wcs.assign import builder_for
-from spec2fn.wcs.sip import SipOptions
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from spec2fn.wcs.assigned import WcsPlan
 
 _REFS = (
     "distortion",
@@ -40,9 +37,23 @@ _Wavelength = Annotated[float, Range(0.0, above=True)]
 
 def _without(ds: xr.Dataset, _: object) -> dict[str, str]:
     mode = mode_of(ds)
-    if not mode.sliced or mode.etalon:
+    if not mode.sliced or mode.etalon or mode.lamp:
         return {}
     return {"chromcorr": "shifts of the image with wavelength are not corrected for"}
+
+
+def _plan(
+    ds: xr.Dataset,
+    *references: xr.Dataset | None,
+    msa_metadata: tuple[xr.Dataset, ...] = (),
+    params: Parameters,
+) -> WcsPlan:
+    from spec2fn.wcs.assigned import plan_wcs
+
+    refs = dict(zip(_REFS, references, strict=True))
+    if msa_metadata:
+        refs["msa_metadata"] = msa_metadata[0]
+    return plan_wcs(ds, refs, params)
 
 
 @step(
@@ -51,17 +62,20 @@ def _without(ds: xr.Dataset, _: object) -> dict[str, str]:
     members=("msa_metadata",),
     reads=("sci",),
     provides=("wavelength", "ra", "dec", "slice_id", "alpha", "beta", "slit_y", "regions"),
-    traceable=False,
+    traceable=True,
+    planner=_plan,
     ordered=(("slit_y_low", "slit_y_high"), ("wavelength_range", "wavelength_range")),
 )
 def assign_wcs(
     ds: xr.Dataset,
     *references: xr.Dataset | None,
+    plan: WcsPlan = PLANNED,
     msa_metadata: tuple[xr.Dataset, ...] = (),
     slit_y_low: Annotated[float, Range(-10.0, 10.0)] = -0.55,
     slit_y_high: Annotated[float, Range(-10.0, 10.0)] = 0.55,
     wavelength_range: tuple[_Wavelength, _Wavelength] | None = None,
     nrs_ifu_slice_wcs: bool = False,
+    lamp_velocity: bool = False,
     grism_rotation: Literal["consistent", "opposite"] = "consistent",
     grism_inverse: Literal["exact", "approximate"] = "exact",
     grism_reference: Literal["pixel", "keyword"] = "pixel",
@@ -90,6 +104,8 @@ def assign_wcs(
         ``camera collimator disperser fore fpa msa ote wavelengthrange``; the NIRSpec IFU these,
         ``ifufore``, ``ifuslicer``, ``ifupost`` and optionally ``chromcorr``; slitless spectra
         ``distortion``, ``specwcs`` and optionally ``filteroffset``).
+    plan : WcsPlan
+        From ``assign_wcs.plan(ds, ...)``.
     msa_metadata : tuple of xarray.Dataset
         NIRSpec MOS: the content of the MSA metadata file that MSAMETFL names, from
         :func:`spec2fn.io.msa.read_msa_metadata`.
@@ -104,6 +120,10 @@ def assign_wcs(
     nrs_ifu_slice_wcs : bool
         NIRSpec IFU: a gwcs that takes the number of the slice, from 0, besides the pixel, instead
         of one that finds it.
+    lamp_velocity : bool
+        NIRSpec lamps: correct wavelengths to the barycentre, as the JWST pipeline does where there
+        is the keyword VELOSYS. A lamp moves with the telescope, so that this moves its lines, by
+        up to 0.01 %.
     grism_rotation : {"consistent", "opposite"}
         NIRISS grisms: how the traces turn with the filter wheel where wavelengths of pixels are
         looked up. "opposite" turns them against the way in which light is sent to pixels, as the
@@ -134,7 +154,8 @@ def assign_wcs(
         bounding box (not with several slits) or the slices of an integral-field unit. For the
         MRS also ``alpha`` and ``beta`` [arcsec] (y, x) float64, the position in the frame of the
         slices, and ``slice_id`` (y, x) int32, 0 between the slices; for the NIRSpec IFU
-        ``slice_id``, ``regions`` and ``slit_y``, the position along the slice. Attributes
+        ``slice_id``, ``regions`` and ``slit_y``, the position along the slice. Of a lamp there
+        is no ``ra`` and ``dec``, and the gwcs ends in the plane of the MSA [m]. Attributes
         ``dispaxis``, ``specsys``, ``s_region``, and ``nominal_range`` [um] if `wavelength_range`
         exceeds it; for the LRS slit the scalars ``dithered_ra`` and ``dithered_dec``. For
         NIRSpec slits ``meta.records`` holds ``slits``, ``spectral_order`` and ``waverange`` [m].
@@ -153,49 +174,4 @@ def assign_wcs(
     then TOPOCENT), and without VA_SCALE there is no correction of the velocity aberration; both
     are recorded as warnings.
     """
-    from spec2fn.wcs.assign.pointing import uncorrected
-    from spec2fn.wcs.coordinates import with_planes
-    from spec2fn.wcs.lower import box_of, evaluate_on_box, lower
-
-    meta = meta_of(ds)
-    exp_type = ds.attrs.get("exp_type") or meta.require("EXP_TYPE", "assign_wcs")
-    if not isinstance(exp_type, str):
-        msg = f"assign_wcs: keyword EXP_TYPE is {exp_type!r}, needs the name of a mode"
-        raise InputError(msg)
-    refs = dict(zip(_REFS, references, strict=False))
-    if msa_metadata:
-        refs["msa_metadata"] = msa_metadata[0]
-    sip = SipOptions(
-        sip_max_pix_error, sip_degree, sip_max_inv_pix_error, sip_inv_degree, sip_npoints
-    )
-    params = Parameters(
-        "assign_wcs",
-        {
-            "slit_y_low": slit_y_low,
-            "slit_y_high": slit_y_high,
-            "wavelength_range": wavelength_range,
-            "nrs_ifu_slice_wcs": nrs_ifu_slice_wcs,
-            "grism_rotation": grism_rotation,
-            "grism_inverse": grism_inverse,
-            "grism_reference": grism_reference,
-            "sip": sip if sip_approx else None,
-        },
-    )
-    build = builder_for(mode_named(exp_type, str(ds.attrs.get("lamp_mode", ""))))
-    built = build(ds, refs, params)
-    planes = dict(built.planes)
-    if not planes and built.of_pixels and not isinstance(built.wcs, Mapping):
-        shape = ds["sci"].shape[-2:]
-        planes["ra"], planes["dec"], planes["wavelength"] = evaluate_on_box(
-            lower(built.wcs), (shape[0], shape[1]), box_of(built.wcs)
-        )
-    out = set_scalars(with_planes(ds, planes), **built.scalars)
-    attrs = {
-        "specsys": "TOPOCENT" if meta.get("VELOSYS") is None else "BARYCENT",
-        "dispaxis": built.dispaxis,
-        "s_region": built.s_region,
-        "nominal_range": built.nominal_range,
-    }
-    out = with_attrs(out, **{k: v for k, v in attrs.items() if v is not None})
-    out = with_meta(out, wcs=built.wcs, records=built.records)
-    return with_warnings(out, *uncorrected(meta, "VELOSYS", "VA_SCALE"))
+    return plan.given_to(ds)

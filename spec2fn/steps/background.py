@@ -98,7 +98,7 @@ def background(
     wfss_rms_stop: Annotated[float, Range(0.0, 100.0)] = 0.0,
     wfss_outlier_percent: Annotated[float, Range(0.0, 50.0)] = 1.0,
     soss_source_percentile: _Percentile = 35.0,
-    soss_bkg_percentile: tuple[_Percentile, _Percentile] = (25.0, 50.0),
+    soss_bkg_percentile: tuple[_Percentile, _Percentile] | None = None,
     soss_bkg_block: Annotated[int, Range(1, 64)] = 8,
 ) -> xr.Dataset:
     """Subtract the sigma-clipped average of background exposures, or a scaled reference.
@@ -156,8 +156,9 @@ def background(
         Slitless: how many pixels are rejected each time, at either end of the residuals [%].
     soss_source_percentile : float
         SOSS: pixels at this percentile or above hold light of the source.
-    soss_bkg_percentile : (float, float)
-        SOSS: a scale is the median of the ratios to the image between these percentiles.
+    soss_bkg_percentile : (float, float), optional
+        SOSS: a scale is the median of the ratios to the image between these percentiles; by
+        default 25 and 50.
     soss_bkg_block : int
         SOSS: pixels along the side of squares that are compared by their mean over all
         integrations. With 1 it is single pixels, as in the official pipeline: the percentiles are

@@ -13,6 +13,7 @@ from spec2fn.kernels.cubes import CubeOperator
 from spec2fn.kernels.namespace import array_namespace, is_traced, positive_root, usable
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, Range
+from spec2fn.plans.cubes.contributions import report_voxel, voxel_of
 from spec2fn.plans.cubes.cube_build import (
     COVARIANCE_OFFSETS,
     CubeBuildPlan,
@@ -56,7 +57,12 @@ def plan_cube_build(
         return Skip(f"{mode.exp_type or 'the exposure'} is not of an integral-field unit")
     if cubepar is None:
         return Skip("no cubepar reference for this exposure")
-    return make_plan(ds, cubepar, params)
+    voxel = voxel_of(params.debug_spaxel)
+    made = make_plan(ds, cubepar, params)
+    if voxel is not None:
+        for part in made.parts:
+            report_voxel(ds, part.name, part.operator, voxel)
+    return made
 
 
 @step(
@@ -83,6 +89,7 @@ def cube_build(
     scalew: Annotated[float, Range(0.0)] = 0.0,
     weighting: Literal["drizzle", "emsm", "msm"] = "drizzle",
     coord_system: Literal["skyalign", "world", "internal_cal", "ifualign"] = "skyalign",
+    internal_outline: Literal["centred", "shifted"] = "centred",
     ra_center: Annotated[float, Range(0.0, 360.0)] | None = None,
     dec_center: Annotated[float, Range(-90.0, 90.0)] | None = None,
     cube_pa: Annotated[float, Range(-360.0, 360.0)] | None = None,
@@ -96,6 +103,7 @@ def cube_build(
     wavelengths: tuple[Annotated[float, Range(0.0, above=True)], ...] | None = None,
     skip_dqflagging: bool = True,
     offset_file: str | None = None,
+    debug_spaxel: str = "-1 -1 -1",
     covariance: bool = False,
 ) -> xr.Dataset | Cubes:
     """Put the pixels of an integral-field exposure into a cube of wavelength and position.
@@ -126,7 +134,12 @@ def cube_build(
         with a power of it (modified Shepard).
     coord_system : {"skyalign", "world", "internal_cal", "ifualign"}
         Axes along right ascension and declination ("world" means the same), along the slices but
-        on the sky, or in the plane of the NIRSpec slicer.
+        on the sky, or in the plane of the NIRSpec slicer, where alone the light of lamps has a
+        place.
+    internal_outline : {"centred", "shifted"}
+        In the plane of the slicer: what a pixel covers is centred on it, or begins at its centre,
+        as in the JWST pipeline, so that cubes are half a pixel of the detector off, along the
+        slices and in wavelength. Cubes of lamps are always centred: their lines tell.
     ra_center, dec_center : float, optional
         Centre of the cube [deg]; default: of the field of view.
     cube_pa : float, optional
@@ -147,6 +160,8 @@ def cube_build(
         cover if they were good, lack NON_SCIENCE.
     offset_file : str, optional
         ASDF file with the lists ``filename``, ``raoffset`` and ``decoffset`` [arcsec].
+    debug_spaxel : str
+        Spaxel and plane, ``x y plane`` from 0: a warning lists the pixels that reach this voxel.
     covariance : bool
         Whether to compute the covariance of neighbouring voxels (not with "msm").
 

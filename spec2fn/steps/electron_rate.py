@@ -8,7 +8,7 @@ import numpy as np
 
 from spec2fn.engine.step import Skip, step
 from spec2fn.errors import ReferenceError
-from spec2fn.kernels.namespace import is_traced, positive_root
+from spec2fn.kernels.namespace import is_traced, safe_sqrt
 from spec2fn.schema import VARIANCES, described, need, replace_data, with_meta
 
 if TYPE_CHECKING:
@@ -62,6 +62,6 @@ def electron_rate(ds: xr.Dataset, gain: xr.Dataset | None = None) -> xr.Dataset 
     mean = np.float32(np.mean(values, dtype=np.float64))
     held = [name for name in VARIANCES if name in ds]
     new: dict[str, Any] = {name: ds[name].values * mean * mean for name in held}
-    new["err"] = positive_root(sum(new.values())) if held else ds["err"].values * mean
+    new["err"] = safe_sqrt(sum(new.values())) if held else ds["err"].values * mean
     electrons = replace_data(ds, sci=ds["sci"].values * mean, **new)
     return with_meta(ds, records={"esec": electrons})

@@ -80,6 +80,7 @@ def _columns(value: Any, parameter: str, names: tuple[str, ...]) -> HostArray | 
         )
         raise InputError(msg)
     found = [np.asarray(value[name].values, dtype=np.float64) for name in names]
+    found = [v if v.ndim == 1 else v[0] for v in found]  # of the first integration
     return found[0] if len(names) == 1 else np.stack(found)
 
 

@@ -9,8 +9,9 @@ from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, Range
 from spec2fn.plans.slits.extract_2d import Extract2dPlan, bucket, chosen, cut_outs, slit_wcs
 from spec2fn.plans.slits.grism_cutouts import plan_grism_cutouts
+from spec2fn.plans.slits.srctype import is_time_series
 from spec2fn.plans.slits.trace_window import WindowPlan, plan_window
-from spec2fn.schema import meta_of
+from spec2fn.schema import INT_TIMES, meta_of
 from spec2fn.slits import Slits, group_shapes
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def _plan_slits(ds: xr.Dataset, params: Parameters) -> Extract2dPlan:
     members=("sourcecat",),
     reads=("sci", "err", "dq"),
     provides=("wavelength", "ra", "dec"),
+    traceable=True,
     planner=_plan,
 )
 def extract_2d(
@@ -66,12 +68,14 @@ def extract_2d(
     source_ra: tuple[Annotated[float, Range(-360.0, 360.0)], ...] | None = None,
     source_dec: tuple[Annotated[float, Range(-90.0, 90.0)], ...] | None = None,
     source_max_sep: Annotated[float, Range(0.0)] = 2.0,
+    grism_objects: object | None = None,
     extract_orders: tuple[Annotated[int, Range(-9, 9)], ...] | None = None,
     wfss_extract_half_height: Annotated[int, Range(0)] | None = 5,
     wfss_mmag_extract: Annotated[float, Range(-50.0, 1000.0)] | None = None,
     wfss_nbright: Annotated[int, Range(1)] = 1000,
     tsgrism_extract_height: Annotated[int, Range(1)] | None = None,
     tsgrism_window: Literal["source", "fixed"] = "source",
+    integration_times: Literal["kept", "time_series"] = "kept",
 ) -> Slits | xr.Dataset:
     """Cut a rectangle around the spectrum of every slit, or of every source without slits.
 
@@ -95,6 +99,9 @@ def extract_2d(
         Without slits: keep (besides) the source nearest to each of these positions [deg].
     source_max_sep : float
         Largest distance between them [arcsec].
+    grism_objects : sequence, optional
+        Without slits: sources and rectangles of the user's, instead of those of a catalog; see
+        :func:`spec2fn.plans.slits.grism_objects.boxes_of_objects`.
     extract_orders : tuple of int, optional
         Without slits: the spectral orders to extract, instead of those of `wavelengthrange`.
     wfss_extract_half_height : int, optional
@@ -110,16 +117,20 @@ def extract_2d(
         Time series without slits: cut rows out of which the 34th, counted from 0, is that of the
         source, as far as the image has them; or, as the JWST pipeline does, the first rows of the
         image, and take the source to be in the 34th whatever YREF_SCI says.
+    integration_times : {"kept", "time_series"}
+        Slits: keep the times of integrations, or, as the JWST pipeline does, those of time series
+        alone.
 
     Returns
     -------
     Slits
         Every variable of the exposure that lies on the image, cut out; ``wavelength`` [um],
-        ``ra``, ``dec`` [deg] (slit, y, x) float64, NaN outside the slit; and the variables on
-        ``slit`` described in :mod:`spec2fn.slits`. The id of a slit is its position among all
-        open slits, whatever is selected. ``xstart``, ``ystart`` are one-indexed in the image of
-        the exposure, so that a subarray adds its own origin. Without slits, a slit is an order of
-        a source: the name of the slit is the label of the source, ``spectral_order`` the order,
+        ``ra``, ``dec`` [deg] (slit, y, x) float64, NaN outside the slit (of a lamp ``wavelength``
+        alone); and the variables on ``slit`` described in :mod:`spec2fn.slits`. The id of a slit is
+        its position among all open slits, whatever is selected. ``xstart``, ``ystart`` are
+        one-indexed in the image of the exposure, so that a subarray adds its own origin. Without
+        slits, a slit is an order of a source: the name of the slit is the label of the source,
+        ``spectral_order`` the order,
         ``source_xpos``, ``source_ypos`` the place of the source in the undispersed image [pixel],
         and ``ra``, ``dec`` are left out; the brightest source comes first. Of a time series
         without slits, the image of the one source, with ``wavelength`` (y, x) and
@@ -141,6 +152,10 @@ def extract_2d(
     (XOFFSET, YOFFSET, both 0 for a target that is centred) and the orientation of the aperture.
     That of MSA sources is the planned one.
     """
+    mode = mode_of(ds)
+    forgotten = integration_times == "time_series" and mode.layout == "slits"
+    if forgotten and not is_time_series(ds, mode):
+        ds = ds.drop_vars(list(INT_TIMES), errors="ignore")
     return plan.cut_out(ds)
 
 
@@ -150,7 +165,7 @@ def _measured_positions(ds: xr.Dataset, wcs: SlitWcs) -> dict[int, tuple[float, 
     from spec2fn.wcs.lower import lower
 
     primary = ds.attrs.get("fixed_slit")
-    if mode_of(ds).shutters:
+    if mode_of(ds).shutters or mode_of(ds).lamp:
         return {}
     if mode_of(ds).one_slit:
         primary = "S1600A1"

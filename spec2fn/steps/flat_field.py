@@ -40,8 +40,6 @@ def _plan(
     exp_type = mode.exp_type or "this exposure"
     given = params.user_supplied_flat
     slits, slices = mode.layout == "slits", mode.sliced and not mode.etalon
-    if mode.lamp:
-        return Skip(f"no two-dimensional flat applies to {exp_type}")
     if given is None and (slits or slices):
         parts = {"fflat": fflat, "sflat": sflat, "dflat": dflat}
         if all(part is None for part in parts.values()):
@@ -62,9 +60,12 @@ def _plan(
 
 def _without(ds: xr.Dataset, params: Parameters) -> Mapping[str, str]:
     mode = mode_of(ds)
-    if mode.instrument != "NIRSPEC" or mode.lamp or params.user_supplied_flat is not None:
+    if mode.instrument != "NIRSPEC" or params.user_supplied_flat is not None:
         return {}
-    return dict.fromkeys(("fflat", "sflat", "dflat"), "this part of the flat is taken as 1")
+    # light of lamps does not pass the fore optics, and of flat lamps the flats are made
+    parts = ("dflat",) if mode.light == "FLAT" else ("sflat", "dflat")
+    parts = parts if mode.lamp else ("fflat", *parts)
+    return dict.fromkeys(parts, "this part of the flat is taken as 1")
 
 
 @step(

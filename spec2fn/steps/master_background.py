@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from spec2fn.dq import PIXEL
-from spec2fn.engine.step import Skip, Step, as_reference, step
+from spec2fn.engine.step import PLANNED, Skip, Step, as_reference, step
+from spec2fn.kernels.namespace import array_namespace, is_traced, safe_divide, safe_sqrt
 from spec2fn.modes import mode_of
-from spec2fn.parameters import Range
+from spec2fn.parameters import Parameters, Range
+from spec2fn.pieces import variables_of
 from spec2fn.plans.background.master_background import (
+    MasterBackgroundPlan,
+    Placement,
     Spectrum,
     combine_spectra,
-    expand,
-    smooth,
+    place,
     user_spectrum,
+    variance_of,
 )
 from spec2fn.schema import (
     COMMON_SHARE,
@@ -34,7 +38,7 @@ from spec2fn.steps.flat_field import flat_field
 from spec2fn.steps.pathloss import pathloss
 from spec2fn.steps.photom import photom
 from spec2fn.steps.resample_spec import resample_spec
-from spec2fn.typing import HostArray
+from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -56,10 +60,70 @@ _REFS = (
 _CORRECTIONS = (flat_field, pathloss, barshadow, photom)
 
 
+def _plan(
+    slits: Slits, *given: xr.Dataset | None, params: Parameters
+) -> MasterBackgroundPlan | Skip:
+    mode = mode_of(slits)
+    if not mode.shutters:
+        return Skip(f"it applies to slitlets, not to {mode.exp_type or 'no exposure'}")
+    if not params.force_subtract and _subtracted(slits):
+        return Skip("a background has been subtracted before (force_subtract=True overrules this)")
+    slitlets = slits.where(lambda b: ~_is_fixed(b))
+    backgrounds = slitlets.where(_is_background)
+    given_by_user = params.user_background is not None
+    if not given_by_user and not len(backgrounds):
+        return Skip("no slitlet holds background only (BKG in the name of its source)")
+    if not given_by_user and len(backgrounds) == len(slitlets):
+        return Skip("no slitlet holds a source")
+
+    references = dict(zip(_REFS, given, strict=True))
+    units, corrections = slitlets.map(_of_ones), []
+    for correction, refs in _corrections(params.corrections, references):
+        plan = correction.plan(units, *refs, **_extended(correction))
+        units = correction(units, *refs, plan=plan, **_extended(correction))
+        corrections.append(plan)
+    planned: dict[str, Any] = {"corrections": tuple(corrections)}
+    if given_by_user:
+        spectrum = user_spectrum(as_reference(params.user_background, "user_background"))
+        planned["spectrum"] = spectrum
+    else:
+        lit = _paired(backgrounds, units.where(_is_background), _scaled)
+        tables = (references["extract1d"], references["apcorr"])
+        planned["resampling"] = resample_spec.plan(lit)
+        rectified = resample_spec(lit, plan=planned["resampling"])
+        planned["extraction"] = extract_1d.plan(rectified, *tables)
+        spectra = extract_1d(rectified, *tables, plan=planned["extraction"])
+        if "flux" not in getattr(spectra, "variables", ()):
+            reason = status_of(spectra.buckets[0], "extract_1d").removeprefix("SKIPPED: ")
+            return Skip(f"no background spectrum could be extracted: {reason}")
+        first = backgrounds.buckets[0]
+        time = float(first["exposure_time"].values) if "exposure_time" in first else 1.0
+        combination = combine_spectra(
+            spectra, params.sigma_clip, time if time > 0 else 1.0, params.median_kernel
+        )
+        if isinstance(combination, str):
+            return Skip(combination)
+        spectrum = combination(spectra)
+        planned["combination"] = combination
+    # at the wavelengths that products hold: next to a cosmic ray the spectrum is so steep that
+    # the digits they drop would be seen
+    planned["places"] = tuple(
+        place(b["wavelength"].values.astype(np.float32).astype(np.float64), spectrum.wavelength)
+        for b in slitlets.buckets
+    )
+    variance = variance_of(spectrum) if params.propagate_variance else None
+    planned["adds_variance"] = variance is not None and bool(
+        any((p.interpolated(variance, 2) > 0).any() for p in planned["places"])
+    )
+    return MasterBackgroundPlan(**planned)
+
+
 @step(
     refs=_REFS,
     reads=("sci", "err", "dq", "wavelength"),
     provides=("common_share",),
+    traceable=True,
+    planner=_plan,
     aliases=("master_background_mos",),
     scope="slits",
     chunkable=False,  # all integrations share one background
@@ -77,6 +141,7 @@ def master_background(  # noqa: PLR0917 - one for each reference
     extract1d: xr.Dataset | None = None,
     apcorr: xr.Dataset | None = None,
     *,
+    plan: MasterBackgroundPlan = PLANNED,
     sigma_clip: Annotated[float, Range(0.0)] | None = 3.0,
     median_kernel: Annotated[int, Range(1, 4095)] = 1,
     force_subtract: bool = False,
@@ -85,7 +150,7 @@ def master_background(  # noqa: PLR0917 - one for each reference
     inverse: bool = False,
     propagate_variance: bool = True,
     corrections: Any = None,  # noqa: ANN401 - whatever a user gives
-) -> Slits | Skip:
+) -> Slits:
     """Subtract the background that slitlets without a source have measured.
 
     Slitlets whose ``source_name`` contains BKG or BACKGROUND are calibrated as uniformly lit and
@@ -102,6 +167,8 @@ def master_background(  # noqa: PLR0917 - one for each reference
         References of the corrections; one without its reference is left out.
     extract1d, apcorr : xarray.Dataset, optional
         References of the extraction.
+    plan : MasterBackgroundPlan
+        From ``master_background.plan(slits, ...)``.
     sigma_clip : float, optional
         Threshold for outliers among the spectra; None clips none. See
         :func:`spec2fn.plans.background.master_background.combine_spectra`.
@@ -152,35 +219,47 @@ def master_background(  # noqa: PLR0917 - one for each reference
     """
     given = (flat, fflat, sflat, dflat, pathloss, barshadow, photom, area, extract1d, apcorr)
     references = dict(zip(_REFS, given, strict=True))
-    mode = mode_of(slits)
-    if not mode.shutters:
-        return Skip(f"it applies to slitlets, not to {mode.exp_type or 'no exposure'}")
-    if not force_subtract and _subtracted(slits):
-        return Skip("a background has been subtracted before (force_subtract=True overrules this)")
     slitlets, fixed = slits.where(lambda b: ~_is_fixed(b)), slits.where(_is_fixed)
-    backgrounds = slitlets.where(_is_background)
-    if user_background is None:
-        if not len(backgrounds):
-            return Skip("no slitlet holds background only (BKG in the name of its source)")
-        if len(backgrounds) == len(slitlets):
-            return Skip("no slitlet holds a source")
-
-    steps = _CORRECTIONS if corrections is None else corrections
-    units = _calibrated(slitlets.map(_of_ones), references, steps)
-    extracted = None
-    if user_background is None:
-        combined, extracted = _measure(backgrounds, units, references, sigma_clip)
-        if isinstance(combined, str):
-            return Skip(combined)
-        spectrum = smooth(combined, median_kernel)
-    else:
-        spectrum = user_spectrum(as_reference(user_background, "user_background"))
-
-    expanded = _paired(slitlets, units, _on_pixels, spectrum, variances=propagate_variance)
-    done = _paired(slitlets, expanded, _subtract, inverse=inverse)
+    units = slitlets.map(_of_ones)
+    planned = zip(_corrections(corrections, references), plan.corrections, strict=True)
+    for (correction, refs), its_plan in planned:
+        units = correction(units, *refs, plan=its_plan, **_extended(correction))
+    extracted, spectrum = None, plan.spectrum
+    if plan.combination is not None:
+        lit = _paired(slitlets.where(_is_background), units.where(_is_background), _scaled)
+        rectified = resample_spec(lit, plan=plan.resampling)
+        extracted = extract_1d(rectified, extract1d, apcorr, plan=plan.extraction)
+        spectrum = plan.combination(extracted)
+    assert spectrum is not None
+    variance = variance_of(spectrum) if plan.adds_variance else None
+    expanded = Slits(
+        tuple(
+            _on_pixels(b, u, p.interpolated(spectrum.surf_bright), p, variance)
+            for b, u, p in zip(slitlets.buckets, units.buckets, plan.places, strict=True)
+        )
+    )
+    done = _paired(slitlets, expanded, _subtract, inverse=inverse, adds_variance=plan.adds_variance)
     if len(fixed):
         done = done.join(fixed)
-    return _with_records(done, spectrum, expanded, extracted) if save_background else done
+    if not save_background or any(is_traced(v.data) for v in variables_of(done)):
+        return done
+    return _with_records(done, spectrum, expanded, extracted)
+
+
+def _corrections(
+    steps: Sequence[Step] | None, references: Mapping[str, Any]
+) -> list[tuple[Step, tuple[Any, ...]]]:
+    """The steps that calibrate, each with its references."""
+    # wavecorr moves the wavelengths of point sources only
+    active = [
+        s for s in (_CORRECTIONS if steps is None else steps) if not s.skip and s.name != "wavecorr"
+    ]
+    return [(s, tuple(references.get(r) for r in s.refs)) for s in active]
+
+
+def _extended(correction: Step) -> dict[str, str]:
+    """What makes a step take all sources for extended ones."""
+    return {"source_type": "EXTENDED"} if "source_type" in correction.parameters else {}
 
 
 def _with_records(
@@ -224,93 +303,76 @@ def _is_background(bucket: xr.Dataset) -> HostArray:
 
 def _of_ones(bucket: xr.Dataset) -> xr.Dataset:
     """A bucket with unit count rate, and the flags and variances it has."""
-    sci = bucket["sci"].values
-    return replace_data(bucket, sci=np.where(np.isnan(sci), sci, np.ones((), sci.dtype)))
-
-
-def _calibrated(slits: Slits, references: Mapping[str, Any], corrections: Sequence[Step]) -> Slits:
-    """Calibrate, with all sources taken for extended ones."""
-    for correction in corrections:
-        # wavecorr moves the wavelengths of point sources only
-        if correction.skip or correction.name == "wavecorr":
-            continue
-        extended = {"source_type": "EXTENDED"} if "source_type" in correction.parameters else {}
-        slits = correction(slits, *(references.get(r) for r in correction.refs), **extended)
-    return slits
-
-
-def _measure(
-    backgrounds: Slits, units: Slits, references: Mapping[str, Any], sigma_clip: float | None
-) -> tuple[Spectrum | str, xr.Dataset | None]:
-    """Combine the spectra of the background slitlets; the result, and the spectra."""
-    units = units.where(_is_background)
-    rectified = resample_spec(_paired(backgrounds, units, _scaled))
-    spectra = extract_1d(rectified, references["extract1d"], references["apcorr"])
-    if "flux" not in getattr(spectra, "variables", ()):
-        reason = status_of(spectra.buckets[0], "extract_1d").removeprefix("SKIPPED: ")
-        return f"no background spectrum could be extracted: {reason}", None
-    first = backgrounds.buckets[0]
-    time = float(first["exposure_time"].values) if "exposure_time" in first else 1.0
-    return combine_spectra(spectra, sigma_clip, time if time > 0 else 1.0), spectra
+    sci = bucket.variables["sci"].data
+    xp = array_namespace(sci)
+    nan, one = (xp.asarray(v, sci.dtype) for v in (np.nan, 1.0))
+    return replace_data(bucket, sci=xp.where(xp.isnan(sci), nan, one))
 
 
 def _scaled(bucket: xr.Dataset, unit: xr.Dataset) -> xr.Dataset:
     """Calibrate a bucket by its calibrated count rates of one."""
-    sci = bucket["sci"].values
-    planes = {"sci": sci * unit["sci"].values}
+    sci, gain = (ds.variables["sci"].data for ds in (bucket, unit))
+    xp = array_namespace(sci, gain)
+    good = xp.isfinite(sci) & xp.isfinite(gain)
+    nan, one = (xp.asarray(v, sci.dtype) for v in (np.nan, 1.0))
+    safe, factor = xp.where(good, sci, one), xp.where(good, gain, one)
+    planes = {"sci": xp.where(good, safe * factor, nan)}
     if "var_flat" in unit:
         # proportional to the square of the signal, unlike the others
-        planes["var_flat"] = sci * sci * unit["var_flat"].values
-    names = [n for n in VARIANCES if n in unit]
-    total = sum(planes.get(n, unit[n].values) for n in names)
-    planes["err"] = np.sqrt(total) if names else unit["err"].values
+        variance = unit.variables["var_flat"].data
+        planes["var_flat"] = xp.where(good, safe * safe * variance, nan)
+    variances = [planes.get(n, unit.variables[n].data) for n in VARIANCES if n in unit]
+    if variances:
+        planes["err"] = safe_sqrt(sum(variances[1:], variances[0]))
     return replace_data(unit, **planes)
 
 
 def _on_pixels(
-    bucket: xr.Dataset, unit: xr.Dataset, spectrum: Spectrum, *, variances: bool
+    bucket: xr.Dataset,
+    unit: xr.Dataset,
+    level: Array,
+    placed: Placement,
+    variance: Array | None,
 ) -> xr.Dataset:
     """The background of a bucket in count rates, with its variances and flags."""
-    dtype = bucket["sci"].dtype
-    # at the wavelengths that products hold: next to a cosmic ray the spectrum is so steep that
-    # the digits they drop would be seen
-    wavelength = bucket["wavelength"].values.astype(np.float32).astype(np.float64)
-    within, level, variance = expand(spectrum, wavelength, variances=variances)
-    insert = (slice(None), None) if "integration" in bucket["sci"].dims else slice(None)
-    gain = unit["sci"].values
+    dims, dtype = bucket["sci"].dims, bucket["sci"].dtype
+    insert = (slice(None), None) if "integration" in dims else slice(None)
+    gain, dq = (unit.variables[n].data for n in ("sci", "dq"))
+    xp = array_namespace(gain, dq, level)
     bit = np.uint32(PIXEL["DO_NOT_USE"])
     # what the corrections could not calibrate is NaN and flagged already
-    covered = within[insert] & np.isfinite(gain) & (gain != 0)
-    dq = np.where(covered, unit["dq"].values, unit["dq"].values | bit)
+    covered = placed.covered[insert] & xp.isfinite(gain) & (gain != 0)
+    dq = xp.where(covered, dq, dq | bit)
     usable = (dq & bit) == 0
-    safe = np.where(usable, gain, np.ones((), dtype))
-    nan = np.asarray(np.nan, dtype)
-    planes = {"sci": np.where(usable, level.astype(dtype)[insert] / safe, nan), "dq": dq}
-    variance = (variance[insert] if variance.ndim else variance).astype(dtype)
-    planes["var_poisson"] = np.where(usable, variance / (safe * safe), nan)
-    planes["var_rnoise"] = np.where(usable, np.zeros((), dtype), nan)
-    planes["err"] = np.sqrt(planes["var_poisson"])
-    dims = bucket["sci"].dims
+    safe = xp.where(usable, gain, xp.ones((), dtype))
+    nan, zero = xp.asarray(np.nan, dtype), xp.zeros((), dtype)
+    planes = {"sci": xp.where(usable, level.astype(dtype)[insert] / safe, nan), "dq": dq}
+    added = zero
+    if variance is not None:
+        added = placed.interpolated(variance, 2).astype(dtype)[insert]
+    planes["var_poisson"] = xp.where(usable, added / (safe * safe), nan)
+    planes["var_rnoise"] = xp.where(usable, zero, nan)
+    planes["err"] = safe_sqrt(planes["var_poisson"])
     return bucket.assign({n: (dims, p, dict(bucket[n].attrs)) for n, p in planes.items()})
 
 
-def _subtract(bucket: xr.Dataset, background: xr.Dataset, *, inverse: bool) -> xr.Dataset:
+def _subtract(
+    bucket: xr.Dataset, background: xr.Dataset, *, inverse: bool, adds_variance: bool
+) -> xr.Dataset:
     sign = 1 if inverse else -1
-    sci = bucket["sci"].values
-    level = background["sci"].values
-    new = {
-        "sci": sci + level if inverse else sci - level,
-        "dq": bucket["dq"].values | background["dq"].values,
-    }
-    added = np.nan_to_num(background["var_poisson"].values)
-    if added.any():
-        err = bucket["err"].values
-        new["err"] = np.sqrt(np.maximum(err * err - sign * added, 0))
+    sci, err, dq = (bucket.variables[n].data for n in ("sci", "err", "dq"))
+    level, flags, added = (background.variables[n].data for n in ("sci", "dq", "var_poisson"))
+    xp = array_namespace(sci, level)
+    new = {"sci": sci + level if inverse else sci - level, "dq": dq | flags}
+    if adds_variance:
+        zero = xp.zeros((), added.dtype)
+        added = xp.where(xp.isnan(added), zero, added)
+        new["err"] = safe_sqrt(xp.maximum(err * err - sign * added, zero))
         if "var_poisson" in bucket:
-            total = np.maximum(bucket["var_poisson"].values - sign * added, 0)
+            total = xp.maximum(bucket.variables["var_poisson"].data - sign * added, zero)
             new["var_poisson"] = total
             if not inverse:
-                share = np.divide(added, total, out=np.zeros_like(total), where=total > 0)
+                share = safe_divide(added, total, total > 0, fill=0.0)
                 bucket = bucket.assign({COMMON_SHARE: (bucket["sci"].dims, share)})
     if inverse:
         bucket = bucket.drop_vars(COMMON_SHARE, errors="ignore")

@@ -9,6 +9,7 @@ from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels.background import per_plane
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.modes import mode_of
+from spec2fn.parameters import Parameters
 from spec2fn.plans.slits.msaflagopen import (
     FailedOpenPlan,
     failed_open_shutters,
@@ -26,12 +27,17 @@ _WCS_REFS = ("camera", "collimator", "disperser", "fore", "fpa", "msa", "ote", "
 
 
 def plan_msaflagopen(
-    ds: xr.Dataset, msaoper: xr.Dataset | None = None, *optics: xr.Dataset | None
+    ds: xr.Dataset,
+    msaoper: xr.Dataset | None = None,
+    *optics: xr.Dataset | None,
+    params: Parameters,
 ) -> FailedOpenPlan | Skip:
     """Find the pixels to flag; see :func:`msaflagopen`."""
     mode = mode_of(ds)
     if not mode.through_array:
         return Skip(f"no light passes the micro-shutters in exposures of type {mode.exp_type}")
+    if mode.fixed_slits and not params.beside_fixed_slits:
+        return Skip("pixels beside fixed slits are not flagged")
     if msaoper is None:
         return Skip("no msaoper reference")
     shutters = failed_open_shutters(msaoper)
@@ -53,6 +59,7 @@ def msaflagopen(
     msaoper: xr.Dataset | None = None,
     *optics: xr.Dataset | None,
     plan: FailedOpenPlan = PLANNED,
+    beside_fixed_slits: bool = False,
 ) -> xr.Dataset:
     """Flag the pixels that see light through micro-shutters that are stuck open.
 
@@ -67,6 +74,8 @@ def msaflagopen(
         needed for an exposure of which `assign_wcs` has built the slits.
     plan : FailedOpenPlan
         The pixels, made by :func:`plan_msaflagopen`.
+    beside_fixed_slits : bool
+        Lamps: flag exposures of fixed slits too, as the JWST pipeline does.
 
     Returns
     -------

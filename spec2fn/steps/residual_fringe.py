@@ -13,6 +13,7 @@ from spec2fn.kernels.residual_fringe import fringe_model, gather_columns, scatte
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters
 from spec2fn.plans.fringes.residual_fringe import ResidualFringePlan, plan_columns
+from spec2fn.plans.regions import HIGH_TRANSMISSION, region_map
 from spec2fn.schema import meta_of, replace_data, require, status_of, with_meta
 from spec2fn.typing import Array, HostArray
 from spec2fn.wcs.coordinates import with_coordinates
@@ -24,7 +25,11 @@ __all__ = ["residual_fringe"]
 
 
 def _plan(
-    ds: xr.Dataset, fringefreq: xr.Dataset | None = None, *, params: Parameters
+    ds: xr.Dataset,
+    fringefreq: xr.Dataset | None = None,
+    regions: xr.Dataset | None = None,
+    *,
+    params: Parameters,
 ) -> ResidualFringePlan | Skip:
     mode = mode_of(ds)
     if not mode.etalon:
@@ -42,13 +47,17 @@ def _plan(
     if meta_of(ds).wcs is not None and any(name not in ds for name in needed):
         ds = with_coordinates(ds, "residual_fringe")
     require(ds, needed, "residual_fringe")
+    if regions is not None:
+        shape = (ds.sizes["y"], ds.sizes["x"])
+        labels = region_map(regions, HIGH_TRANSMISSION, shape, "residual_fringe")
+        ds = ds.assign(slice_id=(("y", "x"), labels.astype("i4")))
     ends = (params.ignore_region_min or (), params.ignore_region_max or ())
     ignored = tuple(zip(*ends, strict=True))
     return plan_columns(ds, fringefreq, ignored, images=params.save_intermediate_results)
 
 
 @step(
-    refs=("fringefreq",),
+    refs=("fringefreq", "regions"),
     needs_refs=("fringefreq",),
     reads=("sci", "err", "dq"),
     traceable=True,
@@ -59,6 +68,7 @@ def _plan(
 def residual_fringe(
     ds: xr.Dataset,
     fringefreq: xr.Dataset | None = None,
+    regions: xr.Dataset | None = None,
     *,
     plan: ResidualFringePlan = PLANNED,
     ignore_region_min: tuple[float, ...] | None = None,
@@ -81,6 +91,8 @@ def residual_fringe(
     fringefreq : xarray.Dataset
         Periods of the fringes of each slice, with the highest number of fringes and the least
         signal-to-noise ratio, and their highest amplitude by wavelength.
+    regions : xarray.Dataset, optional
+        Map of the slices, if it is to be another one than ``slice_id``.
     plan : ResidualFringePlan, optional
         Everything that is decided or not linear in the data: the columns, the pixels and their
         weights, the shape of the continuum, and the periods. Gradients hold it fixed: with it the

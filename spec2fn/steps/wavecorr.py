@@ -11,6 +11,7 @@ from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.kernels.namespace import array_namespace, is_traced
 from spec2fn.kernels.slit_corrections import interpolate_by_slit, offsets_at
 from spec2fn.modes import mode_of
+from spec2fn.parameters import Parameters
 from spec2fn.plans.slits.slit_frame import require_slits
 from spec2fn.plans.slits.wavecorr import WavecorrPlan, WavelengthChange, is_corrected, plan_wavecorr
 from spec2fn.schema import meta_of, replace_data, with_meta, with_problems
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["wavecorr"]
 
 
-def _plan(ds: xr.Dataset, wavecorr: xr.Dataset | None) -> WavecorrPlan | Skip:
+def _plan(
+    ds: xr.Dataset, wavecorr: xr.Dataset | None, *, params: Parameters
+) -> WavecorrPlan | Skip:
     mode = mode_of(ds)
-    if not (mode.fixed_slits or mode.shutters):
+    if not (mode.fixed_slits or mode.shutters) or (mode.lamp and not params.lamps):
         return Skip(f"no wavelength correction applies to {mode.exp_type}")
     if wavecorr is None:
         return Skip(f"no wavecorr reference for {mode.exp_type}")
@@ -43,7 +46,11 @@ def _plan(ds: xr.Dataset, wavecorr: xr.Dataset | None) -> WavecorrPlan | Skip:
     needs_refs=("wavecorr",),
 )
 def wavecorr(
-    ds: xr.Dataset, wavecorr: xr.Dataset | None = None, *, plan: WavecorrPlan = PLANNED
+    ds: xr.Dataset,
+    wavecorr: xr.Dataset | None = None,
+    *,
+    plan: WavecorrPlan = PLANNED,
+    lamps: bool = True,
 ) -> xr.Dataset:
     """Correct the wavelengths of point sources that are not centred in their slits.
 
@@ -60,6 +67,9 @@ def wavecorr(
         Reference: the zero-point offsets by aperture.
     plan : WavecorrPlan
         From ``wavecorr.plan(ds, reference)``.
+    lamps : bool
+        Whether exposures of lamps are looked at, as those of the sky are. A lamp fills its slits,
+        so that there is nothing to correct unless a slit is said to hold a POINT source.
 
     Returns
     -------

@@ -114,13 +114,19 @@ def references(exp_type: str, seed: int = 0) -> Mapping[str, Any]:
 
 
 def pipeline(exp_type: str) -> Pipeline:
-    """Return the pipeline of a mode; that of the MRS makes a short cube of channel 1 alone."""
+    """Return the pipeline of a mode.
+
+    That of the MRS makes a short cube of channel 1 alone; overlapping orders are told apart on a
+    coarse grid.
+    """
     from spec2fn.engine import pipeline as edit
     from spec2fn.pipelines import MODES
     from spec2fn.steps.cube_build import cube_build
     from spec2fn.steps.extract_1d import extract_1d
 
     _, steps = MODES[exp_type]
+    if exp_type == SOSS:
+        return edit.replace(steps, extract_1d=extract_1d.with_(soss_n_os=1, soss_rtol=1e-2))
     if exp_type != MRS:
         return steps
     # one Dataset instead of one for each channel, and few planes: the detector is large enough

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -11,15 +11,15 @@ from spec2fn.errors import ContractError
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.plan_base import Plan
 from spec2fn.slits import Slits
-from spec2fn.transforms.elements import COMPUTED, MAPPED, Along, Out
+from spec2fn.transforms.elements import COMPUTED, MAPPED, Along, Leaf, Out
 from spec2fn.transforms.labels import LabelRead
 from spec2fn.transforms.packing import PyTree, content_key, inherit_meta, pack, unpack
-from spec2fn.typing import HostArray
+from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
     from jax.extend.core import Jaxpr, Literal, Var
 
-__all__ = ["vmap"]
+__all__ = ["map_arrays", "vmap"]
 
 _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
@@ -77,6 +77,35 @@ def vmap(
         return inherit_meta(out, given)
 
     return wrapper
+
+
+def map_arrays(
+    function: Callable[[Mapping[str, Array]], Any],
+    arrays: Mapping[str, Array],
+    mapped: Collection[str],
+    dim: str,
+) -> PyTree:
+    """Map a function of named arrays over the first axis of some of them.
+
+    Parameters
+    ----------
+    function : callable
+        Returns anything that can be packed, of arrays without that axis.
+    arrays : mapping of str to array
+    mapped : collection of str
+        Names of those that have the axis.
+    dim : str
+        Its name in the results, where it comes first in what depends on the mapped arrays.
+
+    Returns
+    -------
+    pytree
+        Of :func:`~spec2fn.transforms.packing.pack`.
+    """
+    leaves = {name: Leaf(data, 0 if name in mapped else -1) for name, data in arrays.items()}
+    out = _run(function, ((leaves,), {}), None, keep=False)
+    n = len(arrays[next(iter(mapped))])
+    return Along(dim, None, keep=False).join([out], [np.arange(n)])
 
 
 def _by_bucket(

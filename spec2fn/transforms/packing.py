@@ -187,6 +187,8 @@ def _unpack_pieces(packed: Packed) -> Pieces:
 def _pack_plan(plan: Plan) -> Packed:
     arrays, static = {}, {}
     for f in dataclasses.fields(plan):
+        if f.name in plan.declared and plan.declared[f.name].kind == "outside":
+            continue
         value = getattr(plan, f.name)
         packed = pack(value)
         plain = f.name not in plan.declared and _plain_numbers(value)
@@ -206,6 +208,7 @@ def _plain_numbers(value: object) -> bool:
 def _unpack_plan(packed: Packed) -> Plan:
     _, cls, static = packed.template.value
     plan: Plan = object.__new__(cls)  # checked when it was made; in a map it lacks a dim
+    plan.__dict__.update(dict.fromkeys(cls.declared))  # what stays outside is None
     plan.__dict__.update({k: unpack(v) for k, v in packed.arrays.items()}, **static)
     return plan
 

@@ -13,7 +13,7 @@ from spec2fn.typing import Array
 if TYPE_CHECKING:
     import jax
 
-__all__ = ["jit", "jvp", "value_and_grad"]
+__all__ = ["jit", "jvp", "named_leaves", "value_and_grad"]
 
 _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
@@ -107,8 +107,8 @@ def jvp(
     return inherit_meta(unpack(value), args), unpack(derivative)
 
 
-def _named(packed: PyTree) -> tuple[dict[str, Array], PyTree]:
-    """Arrays of the arguments by position and name (``0/sci``), and the structure without them."""
+def named_leaves(packed: PyTree) -> tuple[dict[str, Array], PyTree]:
+    """Return the arrays of packed values by path (``0/sci``), and the structure without them."""
     import jax
 
     leaves, structure = jax.tree_util.tree_flatten_with_path(packed)
@@ -120,7 +120,7 @@ def _leaves(packed: PyTree, wanted: Mapping[int, Iterable[str]]) -> dict[int, di
     """Arrays of the arguments that are wanted, by position and name."""
     import jax.numpy as jnp
 
-    named, _ = _named(packed)
+    named, _ = named_leaves(packed)
     for i, name in ((i, name) for i, names in wanted.items() for name in names):
         if f"{i}/{name}" not in named:
             held = [n.removeprefix(f"{i}/") for n in named if n.startswith(f"{i}/")]
@@ -133,6 +133,6 @@ def _put(packed: PyTree, leaves: Mapping[int, Mapping[str, Array]]) -> PyTree:
     """Return the arguments with other arrays, by position and name."""
     import jax
 
-    named, structure = _named(packed)
+    named, structure = named_leaves(packed)
     named |= {f"{i}/{name}": leaf for i, new in leaves.items() for name, leaf in new.items()}
     return jax.tree_util.tree_unflatten(structure, named.values())

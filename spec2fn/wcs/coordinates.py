@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import InputError
+from spec2fn.modes import mode_of
 from spec2fn.schema import meta_of
 from spec2fn.typing import HostArray
 from spec2fn.wcs.evaluate import evaluate_between
@@ -56,6 +57,8 @@ def slice_map(ds: xr.Dataset, who: str) -> HostArray:
 def with_coordinates(ds: xr.Dataset, who: str = "with_coordinates") -> xr.Dataset:
     """Return an integral-field exposure with the coordinates of its pixels.
 
+    The light of a lamp has none on the sky.
+
     Parameters
     ----------
     ds : xarray.Dataset
@@ -75,14 +78,15 @@ def with_coordinates(ds: xr.Dataset, who: str = "with_coordinates") -> xr.Datase
     InputError
         If the exposure has no WCS, or not one of an integral-field unit.
     """
-    if all(n in ds for n in _COORDINATES):
+    lamp = bool(mode_of(ds).lamp)
+    if all(n in ds for n in (_COORDINATES[2:] if lamp else _COORDINATES)):
         return ds
     wcs = _gwcs(ds, who)
     label = _mapped(ds, wcs, who)
     if ds.attrs.get("instrument") == "MIRI":
         return with_planes(ds, mrs_planes(wcs, label))
-    planes = _nirspec(ifu_slices(ds), label)
-    label[~np.isfinite(planes["ra"])] = 0
+    planes = _nirspec(ifu_slices(ds), label, lamp=lamp)
+    label[~np.isfinite(planes["wavelength" if lamp else "ra"])] = 0
     return with_planes(ds, {**planes, "slice_id": label})
 
 
@@ -122,8 +126,8 @@ def mrs_planes(wcs: WCS, label: HostArray) -> dict[str, HostArray]:
     return {**planes, "slice_id": label}
 
 
-def _nirspec(slices: IfuSlices, label: HostArray) -> dict[str, HostArray]:
-    names = ("slit_y", "ra", "dec", "wavelength")
+def _nirspec(slices: IfuSlices, label: HostArray, *, lamp: bool) -> dict[str, HostArray]:
+    names = ("slit_y", "wavelength") if lamp else ("slit_y", "ra", "dec", "wavelength")
     planes = {n: np.full(label.shape, np.nan) for n in names}
     place = np.full((3, *label.shape), np.nan)
     for number in slices.numbers:
@@ -132,7 +136,8 @@ def _nirspec(slices: IfuSlices, label: HostArray) -> dict[str, HostArray]:
         planes["slit_y"][y, x] = along
         place[:, y, x] = position
     y, x = np.nonzero(label)
-    for name, values in zip(names[1:], slices.world(*place[:, y, x]), strict=True):
+    seen = place[2:, y, x] if lamp else slices.world(*place[:, y, x])
+    for name, values in zip(names[1:], seen, strict=True):
         planes[name][y, x] = values
     return planes
 

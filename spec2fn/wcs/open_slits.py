@@ -130,7 +130,8 @@ def open_fixed_slits(ds: xr.Dataset, y_range: tuple[float, float]) -> tuple[Slit
         return (fixed_slit("S1600A1", "S1600A1", y_range),)
     meta = meta_of(ds)
     # without it the slit with the target is not known: no source would be a point
-    primary = str(ds.attrs.get("fixed_slit") or meta.require("FXD_SLIT", "assign_wcs")).upper()
+    said = ds.attrs.get("fixed_slit") or ("NONE" if mode_of(ds).lamp else None)
+    primary = str(said or meta.require("FXD_SLIT", "assign_wcs")).upper()
     if primary not in (*FIXED_SLITS, "NONE"):
         msg = (
             f"assign_wcs: keyword FXD_SLIT is {primary!r}{nearest(primary, FIXED_SLITS)};"

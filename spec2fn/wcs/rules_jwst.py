@@ -308,3 +308,19 @@ register(_JWST + "Slit2Gwa")(partial(_select, position=0, passes=0))
 register(_JWST + "Slit2Msa")(partial(_select, position=0, passes=2))
 register(_JWST + "Slit2MsaLegacy")(partial(_select, position=0, passes=None))
 register(_JWST + "Msa2Slit")(partial(_select, position=2, passes=0))
+
+
+@register(_JWST + "NirissSOSSModel")
+def _by_order(model: Model) -> Ruled:
+    orders = tuple(model.models)
+    lowered = tuple(lower_model(model.models[order]) for order in orders)
+
+    def kernel(xp: ModuleType, p: Params, x: Array, y: Array, order: Array) -> Coordinates:
+        found = [xp.asarray(np.nan)] * 3
+        for number, one, params in zip(orders, lowered, p, strict=True):
+            values = one.kernel(xp, params, x, y)
+            pairs = zip(found, values, strict=True)
+            found = [xp.where(order == number, new, old) for old, new in pairs]
+        return tuple(found)
+
+    return kernel, tuple(one.params for one in lowered)

@@ -24,7 +24,14 @@ from spec2fn.wcs.assign.nirspec_frames import frames
 from spec2fn.wcs.evaluate import is_celestial
 from spec2fn.wcs.lower import lower
 from spec2fn.wcs.lowered import Lowered, chain
-from spec2fn.wcs.tangent_grid import line, rows_along, with_shape
+from spec2fn.wcs.msa_grid import MsaGrid
+from spec2fn.wcs.tangent_grid import (
+    column_wavelengths,
+    line,
+    middle_column,
+    rows_along,
+    with_shape,
+)
 
 if TYPE_CHECKING:
     from astropy.modeling import Model
@@ -42,8 +49,6 @@ __all__ = [
 
 _OUTLIER = 100.0  # standard deviations; only pixels that are plainly wrong
 _CLIPPINGS = 5
-_SAME = 0.1  # of the smallest step: wavelengths closer than this are one
-_ROUND_OFF = 100 * np.finfo(np.float64).eps
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,13 +160,13 @@ class LazyWcs(Mapping[int, "WCS"]):
 
     Parameters
     ----------
-    grids : mapping of int to SlitGrid or gwcs.WCS
+    grids : mapping of int to SlitGrid, MsaGrid or gwcs.WCS
     """
 
-    def __init__(self, grids: Mapping[int, SlitGrid | WCS]) -> None:
+    def __init__(self, grids: Mapping[int, SlitGrid | MsaGrid | WCS]) -> None:
         self._grids = dict(grids)
         self._made = {
-            key: grid.deferred() if isinstance(grid, SlitGrid) else grid
+            key: grid.deferred() if isinstance(grid, (SlitGrid, MsaGrid)) else grid
             for key, grid in grids.items()
         }
 
@@ -242,7 +247,7 @@ def build_slit_grid(
     on_sky = np.isfinite(ra) & np.isfinite(dec)
     if not (known & on_sky).any():
         return "no pixel has a wavelength and a position"
-    middle = _middle_column(on_sky)
+    middle = middle_column(on_sky, (on_sky.shape[1] - 1) // 2)
     if middle is None:
         return "no column has positions from which a direction could be found"
     centre = _mean_direction(ra, dec, np.where(known & on_sky, weight, 0.0), known & on_sky)
@@ -262,7 +267,7 @@ def build_slit_grid(
         slope=(float(slope[0]), float(slope[1])),
         intercept=(float(intercept[0]), float(intercept[1])),
         main=main,
-        wavelength=_column_wavelengths(wavelength, known),
+        wavelength=column_wavelengths(wavelength, known),
         along=np.zeros(rows),
     )
     return _with_positions(grid, to_slit)
@@ -323,24 +328,6 @@ def _with_positions(grid: SlitGrid, to_slit: Callable[..., Any]) -> SlitGrid | s
 def _monotonic(values: HostArray) -> bool:
     step = np.diff(values)
     return bool((step > 0).all() or (step < 0).all())
-
-
-def _middle_column(on_sky: HostArray) -> int | None:
-    # that nearest to the middle which has two positions
-    usable = np.flatnonzero(on_sky.sum(axis=0) >= 2)
-    if not usable.size:
-        return None
-    middle = (on_sky.shape[1] - 1) // 2
-    return int(usable[np.argmin(np.abs(usable - middle))])
-
-
-def _column_wavelengths(wavelength: HostArray, known: HostArray) -> HostArray:
-    values = np.sort(np.nanmedian(wavelength[:, known.any(axis=0)], axis=0))
-    step = np.diff(values)
-    if not step.size:
-        return values
-    keep = step >= max(_SAME * step.min(), _ROUND_OFF)
-    return values[np.concatenate([keep, [True]])]
 
 
 def _mean_direction(

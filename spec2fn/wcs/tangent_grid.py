@@ -27,8 +27,19 @@ if TYPE_CHECKING:
 # An output nobody can want: fewer pixels along the slit, or more than so many to one of the input
 # (or of a small image)
 _FEWEST, _FINEST, _SMALL = 3, 64, 64
+_SAME = 0.1  # of the smallest step: wavelengths closer than this are one
+_ROUND_OFF = 100 * np.finfo(np.float64).eps
 
-__all__ = ["GwcsGrid", "build_tangent_plane", "check_size", "line", "rows_along", "with_shape"]
+__all__ = [
+    "GwcsGrid",
+    "build_tangent_plane",
+    "check_size",
+    "column_wavelengths",
+    "line",
+    "middle_column",
+    "rows_along",
+    "with_shape",
+]
 
 
 @dataclass(frozen=True)
@@ -192,3 +203,21 @@ def with_shape(wcs: WCS, shape: tuple[int, int]) -> WCS:
     wcs.array_shape = (int(ny), int(nx))
     wcs.bounding_box = ((-0.5, nx - 0.5), (-0.5, ny - 0.5))
     return wcs
+
+
+def middle_column(known: HostArray, middle: int) -> int | None:
+    """Return the column nearest to `middle` with two pixels (y, x) whose place is known."""
+    usable = np.flatnonzero(known.sum(axis=0) >= 2)
+    if not usable.size:
+        return None
+    return int(usable[np.argmin(np.abs(usable - middle))])
+
+
+def column_wavelengths(wavelength: HostArray, known: HostArray) -> HostArray:
+    """Return the median wavelengths of the columns with pixels that are `known`, ascending."""
+    values = np.sort(np.nanmedian(wavelength[:, known.any(axis=0)], axis=0))
+    step = np.diff(values)
+    if not step.size:
+        return values
+    keep = step >= max(_SAME * step.min(), _ROUND_OFF)
+    return values[np.concatenate([keep, [True]])]

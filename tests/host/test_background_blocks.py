@@ -24,7 +24,7 @@ def test_means_of_blocks_are_unbiased_where_single_pixels_are_too_low(exposed):
     middle = [np.s_[:, 300], np.s_[:, 900]]
     sky = [scale * library[TEMPLATE][m].mean() for scale, m in zip(SKY, middle, strict=True)]
     found = [
-        scale * library[blocks.index][m].mean()
+        scale * library[blocks.template][m].mean()
         for scale, m in zip(blocks.scales, middle, strict=True)
     ]
     np.testing.assert_allclose(found, sky, rtol=0.02)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,43 @@ def test_a_source_lights_what_the_kernel_says():
 
 def test_what_misses_the_detector_is_no_trace():
     assert disperse_source(star(1, 100, 300, 10), 1, grid(np.ones((1, 130))), along, SHAPE) is None
+
+
+def curved(x, y, wave):
+    """A trace whose length, slope and reach change over the field."""
+    t = (wave - 1.0) / (0.4 + 2e-5 * x)
+    dx = (180 + 0.02 * y) * t - 90 + 3e-5 * (x - 90) ** 2 * t**2
+    reached = wave < 1.38 + 0.0 * x
+    return np.where(reached, x + dx, np.nan), y + 4 * t + 1e-3 * x * t
+
+
+def rough(x, y, wave):
+    """A trace that changes from pixel to pixel."""
+    x1, y1 = curved(x, y, wave)
+    return x1, y1 + 1e-3 * (np.round(x) % 2)
+
+
+@pytest.mark.parametrize("disperse", [along, curved, rough])
+def test_traces_around_a_source_are_those_of_its_pixels(monkeypatch, disperse):
+    calls = []
+
+    def counted(x, y, wave):
+        calls.append(np.broadcast(x, y, wave).size)
+        return disperse(x, y, wave)
+
+    # not on the edges of pixels, on which round-off decides what is lit
+    sources = [replace(s, x=s.x + 0.0137, y=s.y + 0.0211) for s in STARS]
+    found = [disperse_source(s, 1, grid(legendre(WAVE, ENDS, 1)), counted, SHAPE) for s in sources]
+    saved = sum(calls)
+    monkeypatch.setattr("spec2fn.host.contamination._FEW_PIXELS", np.inf)
+    calls.clear()
+    exact = [disperse_source(s, 1, grid(legendre(WAVE, ENDS, 1)), counted, SHAPE) for s in sources]
+    assert (saved < 0.2 * sum(calls)) == (disperse is not rough)
+    for one, other in zip(found, exact, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert one.box == other.box
+            np.testing.assert_allclose(one.images, other.images, atol=1e-6)
 
 
 def test_a_source_may_be_cut_into_parts_and_put_together(monkeypatch):

@@ -278,7 +278,7 @@ class WholeRun:
         done = calibrate(
             source,
             self.out,
-            params={k: v for k, v in params.items() if k in known},
+            params=params,
             save_steps=sorted({OUR_NAMES.get(n, n) for n in self.peer} & known),
             save_bsub=any(k.startswith("bsub") for k in self.peer),
             save_wfss_esec="esec" in self.peer,

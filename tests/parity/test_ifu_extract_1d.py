@@ -109,6 +109,15 @@ def test_radii_in_widths_of_the_point_spread_function(scenario, allowed):
     compare(out, peer_table(path, paths, ifu_rscale=1.2), allowed("spectra"))
 
 
+def test_without_a_correction_of_residual_fringes(scenario, allowed):
+    folder = scenario("miri_mrs_34long")
+    (path,) = (folder / "steps").glob("*_s3d.fits")
+    paths, refs = references(folder)
+    out = extract_1d(open_product(path).assign_attrs(source_type="POINT"), **refs, ifu_rfcorr=False)
+    assert not any(np.isfinite(out[name]).any() for name in out if name.startswith("rf_"))
+    compare(out, peer_table(path, paths, ifu_rfcorr=False), allowed("spectra"))
+
+
 @pytest.mark.parametrize(("name", "channel"), [("miri_mrs_12short", 1), ("miri_mrs_34long", 4)])
 def test_residual_fringes_of_a_band(scenario, allowed, name, channel):
     from jwst.residual_fringe.utils import fit_residual_fringes_1d

@@ -10,6 +10,7 @@ SCENARIOS = (
     "nrs_fs_g395h",
     "nrs_fs_prism",
     "nrs_fs_nrs2",
+    "nrs_fs_atm",
     "nrs_bots_g395h",
     "nrs_mos_prism",
     "nrs_mos_g395m",

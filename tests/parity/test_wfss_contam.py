@@ -12,9 +12,17 @@ def images(path):
         return [h.data.astype(np.float64) for h in file if h.name == "SCI"]
 
 
-def test_chunks_orders_and_a_magnitude_limit(whole_run, allowed):
+def test_chunks_orders_and_a_magnitude_limit(whole_run, compare, allowed):
     run = whole_run("niriss_wfss_esec")
     assert "wfss_contam" not in run.skipped
+    # with parameters of their own: wfss_mmag_extract, wfss_maxiter, wfss_rms_stop,
+    # wfss_outlier_percent of the background, and those of extract_2d
+    for kind in ("bsub", "esec", "extract_2d"):
+        for row in compare(run.peer[kind], run.ours(kind), allowed("before").rtol):
+            assert "problem" not in row, (kind, row)
+            assert row.get("ok", 1.0) == 1, (kind, row)
+    scales = [fits.getheader(path)["BKGD_SCL"] for path in (run.ours("bsub"), run.peer["bsub"])]
+    assert scales[0] == allowed("background").approx(scales[1])
     (theirs,), (ours,) = images(run.peer["simul"]), images(run.ours("simul"))
     assert theirs.max() > 1
     allowed("simulated").close(ours, theirs)

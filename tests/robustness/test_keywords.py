@@ -114,8 +114,9 @@ def check_all(one, tmp_path, only=None, every=True, role="science", params=None)
     keywords = readers(one, name, params)
     usual = one.run(params=params)
     chosen = sorted(k for k in keywords if only is None or k in only)
+    told = (held_by(one, k, name) or "" for k in ("EXP_TYPE", "OPMODE", "LAMP"))
     required = {
-        *mode_named(held_by(one, "EXP_TYPE", name)).keywords,
+        *mode_named(*told).keywords,
         "EXP_TYPE",
         "SUBARRAY",
         "FXD_SLIT",
@@ -155,10 +156,19 @@ def test_where_the_target_is_in_a_fixed_slit(case, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "mode", ["nirspec-bots", "nirspec-fs", "miri-lrs-slit", "nircam-tsgrism", "niriss-soss"]
+    "mode",
+    [
+        *("nirspec-bots", "nirspec-fs", "miri-lrs-slit", "nircam-tsgrism", "nirspec-lamp"),
+        "niriss-soss",
+    ],
 )
 def test_every_keyword(case, mode, tmp_path):
     assert len(check_all(case(mode), tmp_path, every=False)) > 40
+
+
+def test_which_lamp_shines_through_what(case, tmp_path):
+    keywords = {"OPMODE", "LAMP", "GRATING", "FILTER", "FXD_SLIT", "SUBARRAY"}
+    assert set(check_all(case("nirspec-lamp"), tmp_path, keywords, every=False)) == keywords
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from tests.robustness.conftest import difference
 
 FAST = (
     *("miri-lrs-slit", "miri-lrs-slitless", "nirspec-fs", "nirspec-bots", "nircam-tsgrism"),
-    "niriss-soss",
+    *("nirspec-lamp", "niriss-soss"),
 )
 SLOW = ("miri-mrs", "nirspec-ifu", "nirspec-mos")
 # their images are on a grid of positions, of which less is no error

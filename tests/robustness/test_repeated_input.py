@@ -9,12 +9,15 @@ from tests.robustness.conftest import difference, parts
 
 FAST = (
     *("miri-lrs-slit", "miri-lrs-slitless", "nircam-tsgrism", "niriss-soss"),
-    *("nirspec-fs", "nirspec-bots", "nirspec-mos"),
+    *("nirspec-fs", "nirspec-bots", "nirspec-mos", "nirspec-lamp"),
 )
 MODES = (*FAST, *(pytest.param(m, marks=pytest.mark.slow) for m in ("miri-mrs", "nirspec-ifu")))
 # of the largest value: planes of wavelengths, rounded to float32 in a file, move the output grid
 # by up to 5e-4 pixels
 RTOL = 1e-4
+# the last step before the calibrated product, where it is not photom
+# overlapping orders have no flux before they are spectra
+LAST = {"nirspec-lamp": "flat_field", "niriss-soss": "flat_field"}
 
 
 def alone(name):
@@ -66,8 +69,7 @@ def test_going_on_gives_what_the_whole_run_gives(case, mode, tmp_path):
         ours = parts(reopened(product, tmp_path / "a.fits"))
         assert_close(ours, parts(reopened(products[kind], tmp_path / "b.fits")))
     assert again.report["start"] == "pixel_replace"
-    # overlapping orders have no flux before they are spectra
-    last = "flat_field" if mode == "niriss-soss" else "photom"
+    last = LAST.get(mode, "photom")
     assert last not in again.statuses
     said = {s["step"].rpartition("/")[2] for s in again.report["earlier"]["steps"]}
     assert last in said
@@ -103,7 +105,7 @@ def calibrated(one, source, params=None, **options):
 def test_products_are_refused_by_what_they_are(case, mode, tmp_path):
     one = case(mode)
     products = one.usual.products
-    last = "flat_field" if mode == "niriss-soss" else "photom"
+    last = LAST.get(mode, "photom")
     says = {"cal": f"has been through .*{last} already", "s2d": r"is a resampled image \(_s2d\)",
             "s3d": r"is a cube \(_s3d\)", "x1d": r"extracted spectra \(_x1d\)"}  # fmt: skip
     for kind in products:
@@ -122,7 +124,7 @@ def test_products_are_refused_by_what_they_are(case, mode, tmp_path):
             assert "\n" not in str(error)
         # in memory, and as the file gives it
         for ds in (products[kind], open_product(path)):
-            with pytest.raises(InputError, match=r"has been through .*(photom|flat_field)"):
+            with pytest.raises(InputError, match=f"has been through .*{last}"):
                 calibrated(one, ds)
 
 

@@ -555,3 +555,29 @@ def test_everything_bad_gives_an_empty_cube(base, reference):
     cube = cube_build(ds, reference, channel="1")
     assert np.isnan(cube["sci"].values).all()
     assert (cube["wmap"].values == 0).all()
+
+
+@pytest.mark.parametrize("weighting", ["drizzle", "emsm", "msm"])
+def test_the_pixels_of_a_voxel_are_told(base, reference, weighting, caplog):
+    ds = base.assign(sci=base["sci"].copy(data=star(base)))
+    options = {"channel": "1", "weighting": weighting}
+    cube = cube_build(ds, reference, **options)
+    plane, y, x = np.unravel_index(np.nanargmax(cube["sci"].values), cube["sci"].shape)
+    caplog.clear()
+    plan = cube_build.plan(ds, reference, **options, debug_spaxel=f"{x} {y} {plane}")
+    (text,) = caplog.messages
+    assert f"reach spaxel {x} {y} in plane {plane} of ch1-short" in text
+    listed = text.partition("value): ")[2].split("; ")
+    assert len(listed) == cube["wmap"].values[plane, y, x] > 1
+    numbers = np.array([[float(v) for v in one.split()] for one in listed])
+    at = numbers[:, :2].astype(int)
+    np.testing.assert_allclose(numbers[:, 3], ds["sci"].values[at[:, 1], at[:, 0]], rtol=1e-5)
+    mean = np.average(numbers[:, 3], weights=numbers[:, 2])
+    assert mean == pytest.approx(cube["sci"].values[plane, y, x], rel=1e-3)
+    assert len(plan.parts) == 1
+
+
+def test_a_voxel_that_is_not_there_is_refused(base, reference):
+    for text, says in (("1 2", "needs 'x y plane'"), ("1 2 9999", "count from 0")):
+        with pytest.raises(ParameterError, match=says):
+            cube_build.plan(base, reference, channel="1", debug_spaxel=text)

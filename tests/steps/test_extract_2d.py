@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spec2fn.dq import PIXEL
-from spec2fn.errors import DatasetError, InputError
+from spec2fn.errors import DatasetError, InputError, NoDataOnDetectorError
 from spec2fn.schema import meta_of, status_of
 from spec2fn.slits import PADDING
 from spec2fn.steps.assign_wcs import assign_wcs
@@ -186,7 +186,7 @@ def test_slits_beyond_a_subarray():
     assert slits.slit("S400A1").sizes["y"] < 30
     warnings = meta_of(slits.buckets[0]).records["warnings"]
     assert any("slit S200A1 is left out" in w for w in warnings)
-    with pytest.raises(InputError, match="no pixel of the image sees a slit"):
+    with pytest.raises(NoDataOnDetectorError, match="no pixel of the image sees a slit"):
         cut(assigned(subarray="ALLSLITS", window=(1, 101, 2048, 64)))
 
 

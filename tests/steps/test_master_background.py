@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from astropy.io import fits
+from scipy.signal import medfilt
 
 from spec2fn.dq import PIXEL
 from spec2fn.engine.step import Step
@@ -12,9 +13,9 @@ from spec2fn.plans.background.master_background import (
     Spectrum,
     combine_spectra,
     common_wavelengths,
-    expand,
-    smooth,
+    place,
     user_spectrum,
+    variance_of,
 )
 from spec2fn.schema import meta_of, replace_data, status_of
 from spec2fn.slits import Slits
@@ -337,7 +338,7 @@ def test_combination_is_the_mean_without_outliers():
     ds["dq"].values[0, 6] = DNU
     ds["dq"].values[1, 6] = PIXEL["SATURATED"]
     ds = ds.assign(flux=ds["flux"].copy(data=values), surf_bright=ds["flux"].copy(data=5 * values))
-    found = combine_spectra(ds, 30.0, exposure_time=10.0)
+    found = combine_spectra(ds, 30.0, exposure_time=10.0)(ds)
     np.testing.assert_allclose(found.wavelength, grid)
     used = np.array([4, 4, 4, 3, 4, 3, 3, 4, 3, 3, 3.0])
     np.testing.assert_array_equal(found.columns["n_input"], used)
@@ -348,7 +349,7 @@ def test_combination_is_the_mean_without_outliers():
     np.testing.assert_allclose(found.columns["sb_var_rnoise"], 1 / used)
     np.testing.assert_allclose(found.columns["sb_error"], 1 / np.sqrt(used))
     assert found.columns["dq"][6] == PIXEL["SATURATED"]
-    everything = combine_spectra(ds, None)
+    everything = combine_spectra(ds, None)(ds)
     assert everything.surf_bright[3] > 40
 
 
@@ -361,18 +362,23 @@ def test_nothing_to_combine():
 
 
 def test_smoothing():
-    wave = np.arange(7.0)
-    spectrum = Spectrum(wave, np.array([1, 1, 9, 1, 1, 1, 1.0]), {"flux": wave})
-    assert smooth(spectrum, 2) is spectrum
-    np.testing.assert_array_equal(smooth(spectrum, 4).surf_bright, np.ones(7))
+    grid = np.linspace(1.0, 2.0, 11)
+    ds = spectra([grid])
+    level = np.array([1, 1, 9, 1, 2, 3, 4, 5, 1, 1, 1.0])
+    ds = ds.assign(surf_bright=ds["flux"].copy(data=level[None]))
+    # even widths are lowered by one, and beyond the ends there is nothing
+    for width, expected in ((2, level), (4, medfilt(level, 3)), (9, medfilt(level, 9))):
+        found = combine_spectra(ds, None, median_kernel=width)(ds)
+        np.testing.assert_array_equal(found.surf_bright, expected)
 
 
 def test_spectrum_on_pixels():
     spectrum = Spectrum(np.array([1.0, 2.0]), np.array([10.0, 20.0]), {"sb_error": np.ones(2)})
-    covered, level, variance = expand(spectrum, np.array([[0.9, 1.0, 1.25], [2.0, 2.1, np.nan]]))
-    np.testing.assert_array_equal(covered, [[False, True, True], [True, False, False]])
+    at = place(np.array([[0.9, 1.0, 1.25], [2.0, 2.1, np.nan]]), spectrum.wavelength)
+    np.testing.assert_array_equal(at.covered, [[False, True, True], [True, False, False]])
+    level, variance = at.interpolated(spectrum.surf_bright), variance_of(spectrum)
     np.testing.assert_allclose(level, [[0, 10, 12.5], [20, 0, 0]])
-    np.testing.assert_allclose(variance, [[0, 1, 0.625], [1, 0, 0]])
+    np.testing.assert_allclose(at.interpolated(variance, 2), [[0, 1, 0.625], [1, 0, 0]])
 
 
 def test_users_background_must_hold_a_spectrum():

@@ -377,3 +377,9 @@ def test_vmap_over_exposures():
     out = vmap(lambda ds: nsclean(ds, plan=plan), dim="exposure")(stack)
     for i, ds in enumerate((first, second)):
         np.testing.assert_allclose(out["sci"][i], nsclean(ds, plan=plan)["sci"], atol=1e-5)
+
+
+def test_automatic_parameters_are_for_images_alone():
+    ds, *_ = exposure()
+    out = nsclean(ds, autoparam=True)
+    np.testing.assert_array_equal(out["sci"], nsclean(ds)["sci"])

@@ -80,7 +80,7 @@ def test_dispersion_axis_is_needed_for_the_profile_only(spectrum):
 def test_parameters_are_checked(spectrum):
     ds, _ = spectrum()
     with pytest.raises(ParameterError, match="'fit_profile' or 'mingrad'"):
-        pixel_replace(ds, algorithm="trace_model")
+        pixel_replace(ds, algorithm="median")
     with pytest.raises(ParameterError, match="n_adjacent_cols"):
         pixel_replace(ds, n_adjacent_cols=0)
     assert pixel_replace.skip

@@ -263,3 +263,18 @@ def test_unsuited_input_is_refused():
         residual_fringe(ds, reference(slices=(101,)))
     with pytest.raises(ReferenceError, match="ffreq"):
         residual_fringe(ds, reference().drop_vars("rfc_freq_short.ffreq"))
+
+
+def test_another_map_of_the_slices():
+    ds, _ = exposure()
+    labels = np.asarray(ds["slice_id"].values)
+    first = np.where(labels == labels[labels > 0].min(), labels, 0)
+    maps = np.repeat(first[None], 9, axis=0)
+    regions = xr.Dataset(attrs={"tree": {"regions": maps}})
+    out = residual_fringe(ds, reference(), regions)
+    other = (labels > 0) & (first == 0)
+    np.testing.assert_array_equal(out["sci"].values[other], ds["sci"].values[other])
+    assert (out["sci"].values[first > 0] != ds["sci"].values[first > 0]).any()
+    small = xr.Dataset(attrs={"tree": {"regions": maps[:, 1:]}})
+    with pytest.raises(ReferenceError, match=r"residual_fringe needs .*'regions' with maps of"):
+        residual_fringe(ds, reference(), small)

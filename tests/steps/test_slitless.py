@@ -171,6 +171,62 @@ def test_choices_that_cannot_be_met(how, message):
     assert "\n" not in str(error.value)
 
 
+def objects(slits, kind):
+    """The cut-outs of a catalog, as a user gives them."""
+    from astropy.coordinates import SkyCoord
+
+    out = {}
+    for slit in slits:
+        x, y = int(slit["xstart"]) - 1, int(slit["ystart"]) - 1
+        box = ((y, y + slit.sizes["y"] - 1), (x, x + slit.sizes["x"] - 1))
+        sky = float(slit["source_ra"]), float(slit["source_dec"])
+        one = {"sid": int(slit["source_id"]), "order_bounding": {}, "sky_centroid": sky}
+        one = out.setdefault(one["sid"], one | {"is_extended": bool(slit["is_extended"])})
+        one["order_bounding"][int(slit["spectral_order"])] = box
+    if kind == "mapping":
+        return list(out.values())
+    from stdatamodels.jwst.transforms.models import GrismObject
+
+    for one in out.values():
+        one["sky_centroid"] = SkyCoord(*one["sky_centroid"], unit="deg")
+    return [GrismObject(**one) for one in out.values()]
+
+
+@pytest.mark.parametrize("kind", ["mapping", "GrismObject"])
+def test_sources_of_the_users_own(kind):
+    found = cut()
+    given = objects(found, kind)
+    made = extract_2d(exposure(), grism_objects=given)
+    assert made.names == found.names
+    for a, b in zip(found, made, strict=True):
+        for name in a.data_vars:
+            if a[name].dtype.kind == "f":
+                np.testing.assert_allclose(b[name], a[name], rtol=1e-9, err_msg=name)
+            else:
+                np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    there = [g._replace(xcentroid=1.0, ycentroid=2.0) for g in given] if kind != "mapping" else []
+    for slit in extract_2d(exposure(), grism_objects=there) if there else ():
+        assert (float(slit["source_xpos"]), float(slit["source_ypos"])) == (1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"sid": None}, "needs a whole number as sid, found None"),
+        ({"sky_centroid": None}, r"source 4 has sky_centroid None; give a pair \(ra, dec\)"),
+        ({"order_bounding": {1: (1, 2)}}, r"source 4 has order_bounding .* give by order"),
+        ({"order_bounding": {9: ((1, 5), (1, 5))}}, "knows no order 9; it has"),
+        ({"order_bounding": {1: ((900, 905), (1, 5))}}, "no rectangle of the 1 grism_objects has"),
+    ],
+)
+def test_sources_that_lack_something(changes, says):
+    one = objects(cut(), "mapping")[0] | changes
+    with pytest.raises(InputError, match=says):
+        extract_2d(exposure(), grism_objects=[one])
+    with pytest.raises(InputError, match=r"needs a list of sources .* got 0 of them"):
+        extract_2d(exposure(), grism_objects=[])
+
+
 def test_a_catalog_and_a_wcs_are_needed():
     with pytest.raises(InputError, match="has no source catalog, needs one"):
         extract_2d(exposure(), wavelengthrange())
@@ -318,6 +374,10 @@ def test_electrons_are_kept_beside_the_exposure():
     np.testing.assert_allclose(kept["sci"], 1.8 * ds["sci"], rtol=1e-6)
     np.testing.assert_allclose(kept["var_poisson"], 1.8**2 * ds["var_poisson"], rtol=1e-6)
     np.testing.assert_allclose(kept["err"], 0.18, rtol=1e-6)
+    blank = ds["var_poisson"].copy(deep=True)
+    blank[3, 4] = np.nan
+    kept = meta_of(electron_rate(ds.assign(var_poisson=blank), gain)).records["esec"]
+    assert np.argwhere(np.isnan(kept["err"].values)).tolist() == [[3, 4]]
     assert electron_rate.skip
     assert status_of(electron_rate(ds), "electron_rate").startswith("SKIPPED: no gain")
 

@@ -77,6 +77,14 @@ def test_the_template_and_both_scales_are_found(given):
     plan = background.plan(exposed, ref, soss_source_percentile=93.0)
     assert plan.template == 1
     np.testing.assert_allclose(plan.scales, [2.0, 2.5], rtol=2e-3)
+    official = background.plan(
+        exposed, ref, soss_source_percentile=93.0, soss_bkg_percentile=(25.0, 50.0)
+    )
+    np.testing.assert_array_equal(plan.scales, official.scales)
+    others = background.plan(
+        exposed, ref, soss_source_percentile=93.0, soss_bkg_percentile=(5.0, 20.0)
+    )
+    assert (others.scales != plan.scales).all()
     out = background(exposed, ref, soss_source_percentile=93.0)
     away = np.r_[0:650, 750:768]
     assert np.abs(out["sci"].values[:, 200:, away]).max() < 0.02
@@ -209,6 +217,16 @@ def test_the_background_of_columns_is_subtracted(given, box):
 def test_order_3_can_be_left_out(given):
     out = extract_1d(given.dataset, **given.references, **BOX, soss_order_3=False)
     assert out["sporder"].values.tolist() == [1, 2]
+
+
+def test_a_threshold_says_where_both_orders_are_bright(given):
+    usual = extract_1d(given.dataset, **given.references, **FAST)["flux"].values[:, 0]
+    # nothing is: pixels where one order has no wavelengths are fitted all the same
+    out = extract_1d(given.dataset, **given.references, **FAST, soss_threshold=1.0)
+    flux = out["flux"].values[:, 0]
+    assert (flux != usual).any()
+    bright = usual > np.nanpercentile(usual, 30)
+    assert abs(np.median(flux[bright] / usual[bright]) - 1) < 0.02
 
 
 def test_an_image_is_one_integration(image):

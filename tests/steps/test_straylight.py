@@ -141,6 +141,22 @@ def test_a_smooth_shower_is_removed_everywhere():
     assert "shower_model" not in meta_of(quiet).records
 
 
+def test_narrow_models_follow_narrow_showers():
+    y, x = np.mgrid[:1024, :1032]
+    shower = np.exp(-0.5 * (((x - 600) / 20.0) ** 2 + ((y - 500) / 12.0) ** 2))
+    ds = exposure()
+    ds["sci"].values[...] += shower.astype(np.float32)
+    options = {"clean_showers": True, "shower_high_reject": 100.0, "shower_low_reject": 0.0}
+
+    def left(**widths):
+        out = straylight(ds, reference(), regions(), **options, **widths)
+        quiet = straylight(exposure(), reference(), regions(), **options, **widths)
+        return np.nanstd((out["sci"] - quiet["sci"]).values)
+
+    narrow = left(shower_x_stddev=9.0, shower_y_stddev=3.0)
+    assert narrow < left() < left(shower_x_stddev=60.0, shower_y_stddev=30.0)
+
+
 def test_what_does_not_fit_is_said():
     assert "no mrsxartcorr" in status_of(straylight(exposure()), "straylight")
     other = straylight(exposure(exp_type="MIR_LRS-FIXEDSLIT"), reference())

@@ -339,3 +339,31 @@ def test_traces_can_be_fitted_through_the_operator(field):
         numeric = float(misfit(start + 1e-5) - misfit(start - 1e-5)) / 2e-5
     assert slope > 0
     np.testing.assert_allclose(slope, numeric, rtol=1e-3)
+
+
+def test_polynomials_are_held_and_judged_as_asked(field):
+    how = {"polyfit_degree": 2, "official_model": True, "propagate_variance": False}
+
+    def corrected(**more):
+        return [s["sci"].values for s in field.correct(**how, **more)]
+
+    free, flat = (
+        corrected(l2_alpha=0.0, rejection_threshold=1e9),
+        field.correct(official_model=True, propagate_variance=False),
+    )
+    flat = [s["sci"].values for s in flat]
+
+    def apart(made):
+        return max(np.nanmax(np.abs(a - b)) for a, b in zip(made, flat, strict=True))
+
+    # models that are held at nothing take nothing away
+    held = corrected(l2_alpha=1e12, rejection_threshold=1e9)
+    before = [s["sci"].values for s in field.slits]
+    assert max(np.nanmax(np.abs(a - b)) for a, b in zip(held, before, strict=True)) < 1e-4
+    assert apart(free) > 0.1
+    # no fit is near enough to one: flat spectra stay
+    assert apart(corrected(l2_alpha=0.0, rejection_threshold=1e-12)) == 0
+    for a, b in zip(
+        free, corrected(l2_alpha=0.0, rejection_threshold=1e9, maximum_cores="all"), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)

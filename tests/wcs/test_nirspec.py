@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spec2fn.errors import InputError, ReferenceError
+from spec2fn.errors import InputError, NoDataOnDetectorError, ReferenceError
 from spec2fn.schema import meta_of
 from spec2fn.steps.assign_wcs import assign_wcs
 from spec2fn.testing import nirspec as toy
@@ -366,6 +366,7 @@ def test_bad_input_is_one_clear_line(changes, message):
     with pytest.raises(InputError, match=message) as caught:
         assign(**changes)
     assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, NoDataOnDetectorError) == ("falls on detector" in message)
 
 
 def test_bad_references():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from spec2fn.errors import DatasetError, InputError, ReferenceError
+from spec2fn.errors import DatasetError, InputError, NoDataOnDetectorError, ReferenceError
 from spec2fn.schema import meta_of, with_meta
 from spec2fn.steps.assign_wcs import assign_wcs
 from spec2fn.testing import nirspec as toy
@@ -218,7 +218,7 @@ def test_without_chromatic_correction():
 )
 def test_nothing_on_the_second_detector(grating, detector):
     ds = toy.exposure("NRS_IFU", grating, detector=detector)
-    with pytest.raises(InputError, match="no slice of the IFU falls on detector NRS2"):
+    with pytest.raises(NoDataOnDetectorError, match="no slice of the IFU falls on detector NRS2"):
         assign_wcs(ds, **toy.references(grating, ifu=True))
 
 

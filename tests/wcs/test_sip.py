@@ -62,6 +62,15 @@ def test_degrees_are_as_asked():
     assert keywords["AP_ORDER"] == 2
 
 
+def test_a_finer_fit_needs_more_terms():
+    keywords = meta_of(assigned()).records["sip"].keywords
+    assert "A_ORDER" not in keywords  # the distortion is linear to a hundredth of a pixel
+    fine = {"sip_max_pix_error": 1e-7, "sip_max_inv_pix_error": 1e-3, "sip_npoints": 16}
+    found = meta_of(assigned(**fine)).records["sip"].keywords
+    assert found["A_ORDER"] > 1
+    assert found["AP_ORDER"] == 1
+
+
 class Crooked:
     """A gwcs that no polynomial comes close to."""
 

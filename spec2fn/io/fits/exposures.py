@@ -82,7 +82,9 @@ def image_dataset(
     variables = image_planes(file, science, dims, names, unit)
     variables |= {**times, **scalar_variables(meta)}
     attrs = mode_attrs(meta)
-    model = ("IFU" if mode_named(attrs["exp_type"]).sliced else "") + "ImageModel"
+    model = (
+        "IFU" if mode_named(attrs["exp_type"], attrs.get("lamp_mode", "")).sliced else ""
+    ) + "ImageModel"
     attrs["model"] = str(meta.get("DATAMODL", model if len(dims) == 2 else "CubeModel"))
     return xr.Dataset(variables, attrs={**attrs, "meta": meta})
 
@@ -205,7 +207,8 @@ def check_values(ds: Exposure, needed: Container[str] = ()) -> None:
 def _check_mode(path: Path, meta: Meta) -> None:
     """Raise :class:`InputError` unless detector, filter, … are such as the exposure type has."""
     exp_type = str(meta.get("EXP_TYPE")).strip()
-    for keyword, known in mode_named(exp_type).keywords.items():
+    lamp = (str(meta.get(k) or "") for k in ("OPMODE", "LAMP"))
+    for keyword, known in mode_named(exp_type, *lamp).keywords.items():
         value = meta.get(keyword)
         if str(value).strip().upper() in known:
             continue

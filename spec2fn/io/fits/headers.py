@@ -21,7 +21,7 @@ from spec2fn.io.fits.keywords import (
     ASSOCIATION_KEYWORDS,
     CRDS_KEYWORDS,
     ONLY_IF_USED,
-    RECORDED_IN_LAYOUT,
+    RECORDED_OF_KIND,
     RECORDED_WITH,
     REFERENCE_KEYWORDS,
     REFERENCE_POINT,
@@ -271,16 +271,17 @@ def _steps(ds: xr.Dataset, given: Mapping[str, Card]) -> dict[str, str]:
         for name in STEP_KEYWORDS
         if ds.attrs.get(f"status_{name}")
     }
-    layout = mode_of(ds).layout
+    mode = mode_of(ds)
+    kind = RECORDED_OF_KIND.get("lamp" if mode.lamp else mode.layout, {})
     implied = {
         name
-        for step, names in {**RECORDED_WITH, **RECORDED_IN_LAYOUT.get(layout, {})}.items()
+        for step, names in {**RECORDED_WITH, **kind}.items()
         if step in said or STEP_KEYWORDS[step][0] in given
         for name in names
         if STEP_KEYWORDS[name][0] not in given
     }
     instrument = str(ds.attrs.get("instrument"))
-    of_mode = UNRECORDED.get(f"{instrument} {layout}", ())
+    of_mode = UNRECORDED.get(f"{instrument} {mode.layout}", ())
     implied -= {*UNRECORDED.get(instrument, UNRECORDED["MIRI"]), *of_mode}
     return {**dict.fromkeys(implied, "SKIPPED"), **said}
 

@@ -15,7 +15,7 @@ __all__ = [
     "ONLY_IF_USED",
     "ONLY_MSA",
     "PHOTOMETRY",
-    "RECORDED_IN_LAYOUT",
+    "RECORDED_OF_KIND",
     "RECORDED_WITH",
     "REFERENCE_KEYWORDS",
     "REFERENCE_POINT",
@@ -180,11 +180,13 @@ RECORDED_WITH: Mapping[str, tuple[str, ...]] = {
 }
 """Once a product has gone past a step, these are recorded as SKIPPED unless they ran."""
 
-RECORDED_IN_LAYOUT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+RECORDED_OF_KIND: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     # whose images are finished when they have not been through photom
     "orders": {"pathloss": tuple(name for name in ALWAYS_RECORDED if name != "photom")},
+    # which have no photometry
+    "lamp": {"wavecorr": (*ALWAYS_RECORDED, "extract_2d")},
 }
-"""The same for exposures of a layout."""
+"""The same for exposures of a layout, and of lamps."""
 
 # attribute -> (keyword, comment)
 RESAMPLE_KEYWORDS: Mapping[str, tuple[str, str]] = {

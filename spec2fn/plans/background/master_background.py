@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.dq import PIXEL
 from spec2fn.errors import InputError
+from spec2fn.kernels.namespace import array_namespace, safe_divide, safe_sqrt
 from spec2fn.plan_base import Plan, array
-from spec2fn.typing import HostArray
+from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
+    "Combination",
+    "MasterBackgroundPlan",
+    "Placement",
     "Spectrum",
     "combine_spectra",
     "common_wavelengths",
-    "expand",
-    "smooth",
+    "place",
     "user_spectrum",
+    "variance_of",
 ]
 
 _VALUES = ("flux", "surf_bright")
@@ -51,10 +56,69 @@ class Spectrum(Plan):
     columns: dict[str, HostArray] = array("wave")
 
 
+class Combination(Plan):
+    """How spectra are combined into one: a linear map of their columns.
+
+    Attributes
+    ----------
+    rows : array of int, shape (spectrum,)
+        The spectra that are used, among those of all integrations.
+    place : array of int, shape (spectrum, wave)
+        Element of each of them that is the nearest to an element of the combined one.
+    weight : array, shape (spectrum, wave)
+        0 where there is none, or it is an outlier.
+    wavelength : array, shape (wave,)
+        [um], strictly ascending.
+    dq : array of uint32, shape (wave,)
+    smoothed : mapping of str to array of int, shape (wave,)
+        Element that is the median around each, counted from 1; 0 stands for zero. Of the columns
+        that are smoothed.
+    """
+
+    rows: HostArray = array("(integration spectrum)")
+    place: HostArray = array("_ wave")
+    weight: HostArray = array("_ wave")
+    wavelength: HostArray = array("wave")
+    dq: HostArray = array("wave")
+    smoothed: dict[str, HostArray] | None = array("wave", default=None)
+
+    def __call__(self, spectra: xr.Dataset) -> Spectrum:
+        """Combine spectra, dims ``([integration,] spectrum, wave)``."""
+        held = _columns(spectra)
+        xp = array_namespace(*held.values())
+        weight, rows, place = (xp.asarray(a) for a in (self.weight, self.rows, self.place))
+        total = weight.sum(axis=0)
+        columns: dict[str, Array] = {}
+        for name, values in held.items():
+            if name == "dq":
+                continue
+            taken = values[rows[:, None], place].astype(weight.dtype)
+            used = (weight > 0) & ~xp.isnan(taken)
+            taken = xp.where(used, taken, xp.zeros_like(taken))
+            if name in _VALUES:
+                columns[name] = (taken * weight).sum(axis=0) / total
+            elif name in _ERRORS:
+                columns[name] = safe_sqrt(((taken * weight) ** 2).sum(axis=0)) / total
+            else:
+                columns[name] = (taken * weight**2).sum(axis=0) / total**2
+        columns |= {
+            "dq": self.dq,
+            "weight": total,
+            "n_input": (weight > 0).astype(weight.dtype).sum(axis=0),
+        }
+        zero = xp.zeros(1, dtype=weight.dtype)
+        for name, order in (self.smoothed or {}).items():
+            columns[name] = xp.concatenate([zero, columns[name]])[order]
+        return Spectrum(self.wavelength, columns.pop("surf_bright"), columns)
+
+
 def combine_spectra(
-    spectra: xr.Dataset, sigma_clip: float | None = 3.0, exposure_time: float = 1.0
-) -> Spectrum | str:
-    """Combine spectra by a weighted mean, without outliers.
+    spectra: xr.Dataset,
+    sigma_clip: float | None = 3.0,
+    exposure_time: float = 1.0,
+    median_kernel: int = 1,
+) -> Combination | str:
+    """Find out how to combine spectra by a weighted mean, without outliers.
 
     Every element of a spectrum goes to the nearest element of the combined one.
 
@@ -67,10 +131,13 @@ def combine_spectra(
         deviation (of all elements) are left out.
     exposure_time : float
         Weight of every spectrum [s].
+    median_kernel : int
+        Elements of a moving median (zeros beyond the ends) of the fluxes; errors stay as they
+        are. Even widths are lowered by one.
 
     Returns
     -------
-    Spectrum or str
+    Combination or str
         Elements to which no spectrum contributes are left out; or the reason why there are none.
 
     Notes
@@ -78,72 +145,71 @@ def combine_spectra(
     Algorithm: JWST pipeline documentation, combine_1d step. All fluxes of an element are judged,
     surface brightness goes along.
     """
-    inputs = _usable(spectra)
+    columns = _columns(spectra)
+    inputs = _usable(columns)
     if not inputs:
         return "no background spectrum has a valid flux and wavelengths in order"
-    wavelength = common_wavelengths([s["wavelength"] for s in inputs])
+    wavelength = common_wavelengths([wave for _, _, wave in inputs])
     if wavelength.size == 0:
         return "the background spectra are too short"
-    names = [n for n in (*_VALUES, *_ERRORS, *_VARIANCES) if n in inputs[0]]
-    planes = {n: np.zeros((len(inputs), wavelength.size)) for n in names}
-    weight = np.zeros((len(inputs), wavelength.size))
+    place = np.zeros((len(inputs), wavelength.size), dtype=np.int64)
+    weight = np.zeros(place.shape)
+    flux = np.zeros(place.shape)
     dq = np.zeros(wavelength.size, dtype=np.uint32)
     elements = np.arange(wavelength.size, dtype=float)
-    for i, one in enumerate(inputs):
-        place = np.interp(one["wavelength"], wavelength, elements, left=np.nan, right=np.nan)
-        good = np.isfinite(place) & ~np.isnan(one["flux"])
-        good &= (one["dq"] & PIXEL["DO_NOT_USE"]) == 0
-        nearest = np.rint(place[good]).astype(int)
-        np.bitwise_or.at(dq, nearest, one["dq"][good])
-        for name in names:
-            planes[name][i, nearest] = one[name][good]
+    for i, (row, valid, wave) in enumerate(inputs):
+        near = np.interp(wave, wavelength, elements, left=np.nan, right=np.nan)
+        values, flags = columns["flux"][row, valid], columns["dq"][row, valid]
+        good = np.isfinite(near) & ~np.isnan(values) & ((flags & PIXEL["DO_NOT_USE"]) == 0)
+        nearest = np.rint(near[good]).astype(int)
+        np.bitwise_or.at(dq, nearest, flags[good])
+        place[i, nearest] = valid[good]
+        flux[i, nearest] = values[good]
         weight[i, nearest] = exposure_time
     used = weight > 0
     if sigma_clip is not None:
-        used &= ~_outliers(planes["flux"] * weight, used, sigma_clip)
-    weight = np.where(used, weight, 0.0)
-    total = weight.sum(axis=0)
+        used &= ~_outliers(flux * weight, used, sigma_clip)
     kept = used.any(axis=0)
     if not kept.any():
         return "no element of the background spectra is left"
-    safe = np.where(total > 0, total, 1.0)
-    columns: dict[str, Any] = {}
-    for name, values in planes.items():
-        if name in _VALUES:
-            columns[name] = np.nansum(values * weight, axis=0) / safe
-        elif name in _ERRORS:
-            columns[name] = np.sqrt(np.nansum((values * weight) ** 2, axis=0)) / safe
-        else:
-            columns[name] = np.nansum(values * weight**2, axis=0) / safe**2
-    columns |= {"dq": dq, "weight": total, "n_input": used.sum(axis=0).astype(float)}
-    columns = {n: c[kept] for n, c in columns.items()}
-    return Spectrum(wavelength[kept], columns.pop("surf_bright"), columns)
+    rows = np.array([row for row, _, _ in inputs])
+    weight = np.where(used, weight, 0.0)
+    found = Combination(rows, place[:, kept], weight[:, kept], wavelength[kept], dq[kept])
+    width = median_kernel - (median_kernel % 2 == 0)
+    if width <= 1:
+        return found
+    spectrum = found(spectra)
+    fluxes = {"surf_bright": spectrum.surf_bright, "flux": spectrum.columns["flux"]}
+    return replace(found, smoothed={n: _medians(v, width) for n, v in fluxes.items()})
 
 
-def _usable(spectra: xr.Dataset) -> list[dict[str, HostArray]]:
-    """Spectra that can be combined, without their padding."""
-    names = [
-        n
-        for n in ("wavelength", "dq", *_VALUES, *_ERRORS, *_VARIANCES)
-        if n in spectra and "wave" in spectra[n].dims
-    ]
-    whole = spectra[names].broadcast_like(spectra["flux"])
-    size = spectra.sizes["wave"]
-    columns = {
-        n: np.asarray(whole[n].transpose(*spectra["flux"].dims).data).reshape(-1, size)
-        for n in names
-    }
+def _columns(spectra: xr.Dataset) -> dict[str, Array]:
+    """Columns of spectra, shape (integrations times spectra, wave)."""
+    flux = spectra.variables["flux"]
+    columns: dict[str, Array] = {}
+    for name in ("wavelength", "dq", *_VALUES, *_ERRORS, *_VARIANCES):
+        variable = spectra.variables.get(name)
+        if variable is None or "wave" not in variable.dims:
+            continue
+        index = tuple(slice(None) if d in variable.dims else None for d in flux.dims)
+        data = variable.transpose(*(d for d in flux.dims if d in variable.dims)).data
+        xp = array_namespace(data)
+        columns[name] = xp.broadcast_to(data[index], flux.shape).reshape(-1, flux.shape[-1])
+    return columns
+
+
+def _usable(columns: Mapping[str, HostArray]) -> list[tuple[int, HostArray, HostArray]]:
+    """Spectra that can be combined: row, elements that are no padding, and their wavelengths."""
     # images hold wavelengths in single precision, and so must the spectra: next to a cosmic ray
     # the background is so steep that the difference would be seen
-    columns["wavelength"] = columns["wavelength"].astype(np.float32).astype(np.float64)
+    waves = np.asarray(columns["wavelength"]).astype(np.float32).astype(np.float64)
     usable = []
-    for i in range(columns["flux"].shape[0]):
-        valid = np.isfinite(columns["wavelength"][i])
-        one = {n: c[i, valid] for n, c in columns.items()}
-        steps = np.diff(one["wavelength"])
+    for row, wave in enumerate(waves):
+        (valid,) = np.nonzero(np.isfinite(wave))
+        steps = np.diff(wave[valid])
         in_order = steps.size > 0 and (np.all(steps > 0) or np.all(steps < 0))
-        if in_order and np.isfinite(one["flux"]).any():
-            usable.append(one)
+        if in_order and np.isfinite(columns["flux"][row, valid]).any():
+            usable.append((row, valid, wave[valid]))
     return usable
 
 
@@ -218,24 +284,12 @@ def _moving_statistics(values: HostArray, counts: HostArray) -> tuple[HostArray,
     return mean, spread
 
 
-def smooth(spectrum: Spectrum, width: int) -> Spectrum:
-    """Filter fluxes with a moving median, zeros beyond the ends; errors stay as they are.
-
-    Parameters
-    ----------
-    spectrum : Spectrum
-    width : int
-        Elements; even widths are lowered by one.
-    """
-    width -= width % 2 == 0
-    if width <= 1:
-        return spectrum
-    from scipy.signal import medfilt
-
-    columns = dict(spectrum.columns)
-    if "flux" in columns:
-        columns["flux"] = medfilt(columns["flux"], width)
-    return Spectrum(spectrum.wavelength, medfilt(spectrum.surf_bright, width), columns)
+def _medians(values: HostArray, width: int) -> HostArray:
+    """The element that is the median of `width` around each, from 1; 0 is zero beyond the ends."""
+    elements = np.pad(np.arange(1, values.size + 1), width // 2)
+    around = np.lib.stride_tricks.sliding_window_view(elements, width)
+    ranks = np.argsort(np.concatenate([[0.0], values])[around], axis=1, kind="stable")
+    return np.take_along_axis(around, ranks[:, width // 2, None], axis=1)[:, 0]
 
 
 def user_spectrum(given: xr.Dataset) -> Spectrum:
@@ -276,60 +330,103 @@ def user_spectrum(given: xr.Dataset) -> Spectrum:
     return Spectrum(columns.pop("wavelength"), columns.pop("surf_bright"), columns)
 
 
-def expand(
-    spectrum: Spectrum, wavelength: HostArray, *, variances: bool = True
-) -> tuple[HostArray, HostArray, HostArray]:
-    """Interpolate a spectrum linearly at the wavelengths of pixels.
+class Placement(Plan):
+    """Where pixels stand among the wavelengths of a spectrum.
+
+    Attributes
+    ----------
+    covered : array of bool
+        Pixels within the wavelengths of the spectrum.
+    below, above : array of int
+        The elements between which a pixel stands.
+    share : array
+        How far it is from the former to the latter.
+    """
+
+    covered: HostArray = array("[slit] y x")
+    below: HostArray = array("[slit] y x")
+    above: HostArray = array("[slit] y x")
+    share: HostArray = array("[slit] y x")
+
+    def interpolated(self, column: Array, power: int = 1) -> Array:
+        """Interpolate a column linearly (or, with `power` 2, its variance); 0 outside."""
+        xp = array_namespace(column, self.share)
+        share, zero = xp.asarray(self.share), xp.zeros((), dtype=self.share.dtype)
+        column = xp.asarray(column)
+        values = (1 - share) ** power * column[self.below] + share**power * column[self.above]
+        return xp.where(self.covered, values, zero)
+
+
+def place(wavelength: HostArray, knots: HostArray) -> Placement:
+    """Find pixels among the wavelengths of a spectrum.
 
     Parameters
     ----------
-    spectrum : Spectrum
     wavelength : array of float64
-        [um], may be NaN. Beyond an end by no more than the rounding of single precision is at
-        the end.
-    variances : bool
-        Whether variances are needed.
-
-    Returns
-    -------
-    covered : array of bool
-        Pixels within the wavelengths of the spectrum.
-    surf_bright : array of float64
-        [MJy/sr], 0 outside.
-    variance : array of float64
-        [(MJy/sr)^2], 0 outside; without dimensions if it is unknown or not needed.
+        Of pixels [um], may be NaN. Beyond an end by no more than the rounding of single precision
+        is at the end.
+    knots : array of float64
+        Of the spectrum [um], ascending.
     """
-    knots = spectrum.wavelength
-    elements = np.arange(knots.size, dtype=float)
     # the ends are wavelengths of pixels themselves, and rounding must not drop these
     first, last = knots[0] * (1 - _ROUNDING), knots[-1] * (1 + _ROUNDING)
     known = np.isfinite(wavelength) & (wavelength >= first) & (wavelength <= last)
-    place = np.interp(wavelength[known], knots, elements)
-    below = np.minimum(place.astype(np.int64), max(knots.size - 2, 0))
+    where = np.interp(np.where(known, wavelength, first), knots, np.arange(knots.size, dtype=float))
+    below = np.minimum(where.astype(np.int64), max(knots.size - 2, 0))
     above = np.minimum(below + 1, knots.size - 1)
-    share = place - below
-    lower, upper = 1 - share, share
+    return Placement(known, below, above, where - below)
 
-    def on_pixels(column: HostArray, power: int) -> HostArray:
-        out = np.zeros(np.shape(wavelength))
-        out[known] = lower**power * column[below] + upper**power * column[above]
-        return out
 
+def variance_of(spectrum: Spectrum) -> Array | None:
+    """Return the variance of the surface brightness of a spectrum; None if it is unknown.
+
+    That of combined spectra includes the covariance of resampling.
+    """
     columns = spectrum.columns
-    variance = np.zeros(())
-    if variances:
-        parts = [columns[n] for n in _VARIANCES if n in columns]
-        if not parts and "sb_error" in columns:
-            parts = [columns["sb_error"] ** 2]
-        if parts:
-            variance = on_pixels(np.nan_to_num(sum(parts) * _resampled(columns)), 2)
-    return known, on_pixels(spectrum.surf_bright, 1), variance
+    parts = [columns[n] for n in _VARIANCES if n in columns]
+    if not parts and "sb_error" in columns:
+        parts = [columns["sb_error"] ** 2]
+    if not parts:
+        return None
+    total = sum(parts[1:], parts[0]) * _resampled(columns)
+    xp = array_namespace(total)
+    return xp.where(xp.isfinite(total), total, xp.zeros_like(total))
 
 
-def _resampled(columns: Mapping[str, HostArray]) -> HostArray | float:
+def _resampled(columns: Mapping[str, Array]) -> Array | float:
     """By what the covariance of resampling changes the variance of a spectrum."""
     if not {"flux_error", "flux_error_cov"} <= columns.keys():
         return 1.0
     stated, true = columns["flux_error"], columns["flux_error_cov"]
-    ratio = np.divide(true, stated, out=np.ones_like(stated), where=stated > 0)
-    return np.where(np.isfinite(ratio), ratio, 1.0) ** 2
+    xp = array_namespace(stated, true)
+    ratio = safe_divide(true, stated, stated > 0, fill=1.0)
+    return xp.where(xp.isfinite(ratio), ratio, xp.ones_like(ratio)) ** 2
+
+
+class MasterBackgroundPlan(Plan):
+    """What is fixed about the background of slitlets: the rest is linear in their pixels.
+
+    Attributes
+    ----------
+    corrections : tuple
+        The plan of each step that calibrates the background.
+    resampling, extraction
+        Plans of the spectra of the background slitlets; None if the user gave a spectrum.
+    combination : Combination, optional
+        How these are combined: wavelengths, outliers, and which element is the median of its
+        neighbours.
+    spectrum : Spectrum, optional
+        What the user gave.
+    places : tuple of Placement
+        Where the pixels of each bucket of slitlets stand in the spectrum.
+    adds_variance : bool
+        Whether the variance of the background is added.
+    """
+
+    corrections: tuple[Any, ...]
+    resampling: Any = None
+    extraction: Any = None
+    combination: Combination | None = None
+    spectrum: Spectrum | None = None
+    places: tuple[Placement, ...] = ()
+    adds_variance: bool = False

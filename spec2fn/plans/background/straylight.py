@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from spec2fn.errors import DatasetError, ReferenceError
 from spec2fn.plan_base import Plan, array
+from spec2fn.plans.regions import region_map
 from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
@@ -107,12 +106,5 @@ def _between(regions: xr.Dataset | None, plane: int, shape: tuple[int, ...]) -> 
             " regions=…, or set clean_showers=false"
         )
         raise ReferenceError(msg)
-    maps: Any = np.asarray(regions.attrs.get("tree", {}).get("regions", ()))
-    if maps.ndim != 3 or maps.shape[1:] != shape or not 0 <= plane < len(maps):
-        msg = (
-            f"straylight: reference 'regions' has maps of shape {maps.shape}; shower_plane={plane}"
-            f" needs ({plane + 1} or more, {shape[0]}, {shape[1]})"
-        )
-        raise ReferenceError(msg)
-    between: HostArray = maps[plane] == 0
+    between: HostArray = region_map(regions, plane, shape, f"straylight.shower_plane={plane}") == 0
     return between

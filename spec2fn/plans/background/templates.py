@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TemplateBackgroundPlan", "plan_template_background"]
 
+_RATIOS = (25.0, 50.0)  # percentiles of the ratios that are kept
 _ROWS = {(256, 96): 10}  # rows of library and exposure: the first of the library that counts
 
 
@@ -117,15 +118,15 @@ def plan_template_background(
         ((dq & flags) == 0).reshape(shape),
         library,
         source_percentile=params.soss_source_percentile,
-        background_percentiles=params.soss_bkg_percentile,
+        background_percentiles=params.soss_bkg_percentile or _RATIOS,
         block=params.soss_bkg_block,
     )
     if fit is None:
         name = meta_of(ds).filename or "the exposure"
         return f"no template fits the background of {name}: too few faint pixels have a value"
-    image = library[fit.index]
+    image = library[fit.template]
     right = np.arange(image.shape[1]) >= step_columns(image)[:, None]
-    return TemplateBackgroundPlan(image, right, np.array(fit.scales), fit.index)
+    return TemplateBackgroundPlan(image, right, np.array(fit.scales), fit.template)
 
 
 def _library(ds: xr.Dataset, bkg: xr.Dataset) -> HostArray | str:

@@ -18,6 +18,7 @@ from spec2fn.host.cube_overlap import (
 )
 from spec2fn.host.quadrilaterals import Entries, quad_entries
 from spec2fn.kernels.cubes import CubeOperator
+from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, user_path
 from spec2fn.plan_base import Plan, array
 from spec2fn.plans.cubes.cube_geometry import (
@@ -120,6 +121,12 @@ def make_plan(ds: xr.Dataset, cubepar: xr.Dataset, params: Parameters) -> CubeBu
             f" {instrument}; use 'ifualign'"
         )
         raise ParameterError(msg)
+    if mode_of(ds).lamp and not internal:
+        msg = (
+            f"cube_build: coord_system={params.coord_system!r} lies on the sky, where the light of"
+            " a lamp has no place; use 'internal_cal'"
+        )
+        raise ParameterError(msg)
     bands = bands_of(ds, params)
     meta = meta_of(ds)
     wcs = meta.wcs
@@ -141,7 +148,7 @@ def _one_cube(
     instrument = str(ds.attrs["instrument"])
     sampling = read_sampling(cubepar, bands, instrument, params)
     if params.coord_system == "internal_cal":
-        grid, operator = _internal_cube(ds, wcs, sampling)
+        grid, operator = _internal_cube(ds, wcs, sampling, params)
     else:
         grid, operator = _sky_cube(ds, wcs, bands, sampling, params)
     if not operator.voxels.size:
@@ -288,31 +295,35 @@ def _shepard(geometry: PixelGeometry, grid: CubeGrid, sampling: CubeSampling) ->
 
 
 def _internal_cube(
-    ds: xr.Dataset, wcs: WCS, sampling: CubeSampling
+    ds: xr.Dataset, wcs: WCS, sampling: CubeSampling, params: Parameters
 ) -> tuple[CubeGrid, CubeOperator]:
-    pixel, number, (along, across), (corners_along, corners_wave) = internal_outlines(ds, wcs)
+    # the lines of a lamp tell where they belong
+    shifted = params.internal_outline == "shifted" and not mode_of(ds).lamp
+    pixel, number, (along, across), corners = internal_outlines(ds, wcs, shifted=shifted)
     grid = internal_grid(along, across, _SLICES)
     if sampling.step is None:
         msg = "cube_build: coord_system='internal_cal' has linear planes; leave out wavelengths"
         raise ParameterError(msg)
     ny, nx = grid.shape
     planes = sampling.wavelength.size
-    a = (corners_along - grid.start[1]) / grid.cdelt[1] + 0.5
-    w = (corners_wave - sampling.lower[0]) / sampling.step
-    known = np.flatnonzero(np.isfinite(a).all(axis=0) & np.isfinite(w).all(axis=0))
-    a, w = a[:, known], w[:, known]
-    who, cell, area = quad_entries(a, w, (planes, ny))
+    check_cube_size(grid, planes)
+    known = np.flatnonzero(np.isfinite(corners).all(axis=(0, 1)))
+    a, w = corners[:, :, known]
+    # in rows and planes
+    for values, start, step in (
+        (a, grid.start[1] - 0.5 * grid.cdelt[1], grid.cdelt[1]),
+        (w, sampling.lower[0], sampling.step),
+    ):
+        np.subtract(values, start, out=values)
+        np.divide(values, step, out=values)
     full = 0.5 * np.abs((a[0] - a[2]) * (w[1] - w[3]) - (a[1] - a[3]) * (w[0] - w[2]))
-    # the cells run over planes and rows
-    column = _SLICE_COLUMNS[number[known] - 1]
-    operator = assemble_voxels(
-        pixel[known],
-        who,
-        cell * nx + column[who],
-        area / full[who],
-        shape=(planes, ny, nx),
-    )
-    return grid, operator
+    who, cell, area = quad_entries(a, w, (planes, ny))
+    # the cells run over planes and rows, the voxels over columns as well, one for each slice
+    cell *= nx
+    cell += _SLICE_COLUMNS[number[known] - 1].astype(cell.dtype)[who]
+    area /= full[who]
+    shape = (planes, ny, nx)
+    return grid, assemble_voxels(pixel[known], who, cell, area.astype(np.float32), shape=shape)
 
 
 def _influence_keywords(sampling: CubeSampling, params: Parameters) -> Mapping[str, Any]:

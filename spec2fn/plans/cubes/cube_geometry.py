@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spec2fn.errors import InputError
+from spec2fn.modes import mode_of
 from spec2fn.plans.cubes.sampling import Band
 from spec2fn.schema import meta_of
 from spec2fn.threads import in_threads
 from spec2fn.typing import HostArray
 from spec2fn.wcs.cube_grid import CubeGrid, project
 from spec2fn.wcs.evaluate import evaluate_between
+from spec2fn.wcs.finer import OVERSAMPLED, coarse_pixels
+from spec2fn.wcs.slices import ifu_slices
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -52,6 +55,7 @@ _POWERS = [
     for k in range(_DEGREE + 1 - i - j)
 ]
 _SAMPLES = 1200
+_GAP = 512  # column of the detector between the channels of the MRS
 # Pixels worked on at once, in threads.
 _PIECE = 1 << 16
 
@@ -155,7 +159,8 @@ def seen_slices(ds: xr.Dataset) -> HostArray:
     """Return the slice of each pixel; 0 where there is none, or no coordinates."""
     label = np.asarray(ds["slice_id"].data).astype(np.int32)
     for name in ("ra", "wavelength"):
-        label[~np.isfinite(np.asarray(ds[name].data))] = 0
+        if name in ds:  # of a lamp there is no place on the sky
+            label[~np.isfinite(np.asarray(ds[name].data))] = 0
     return label
 
 
@@ -170,7 +175,8 @@ def pixel_labels(ds: xr.Dataset, bands: Sequence[Band]) -> tuple[HostArray, Host
         band[channel == int(one.first)] = i
     label[band < 0] = 0
     # the gap between the channels, and the reference pixels at the end
-    label[:, [512, label.shape[1] - 1]] = 0
+    column = np.rint(coarse_pixels(label.shape[1], float(meta_of(ds).records.get(OVERSAMPLED, 1))))
+    label[:, (column == _GAP) | (column == column[-1])] = 0
     return label, band
 
 
@@ -275,13 +281,17 @@ def position_angle(ds: xr.Dataset, wcs: WCS, band: Band) -> float:
 
 
 def internal_outlines(
-    ds: xr.Dataset, wcs: WCS
+    ds: xr.Dataset, wcs: WCS, *, shifted: bool = False
 ) -> tuple[HostArray, HostArray, tuple[HostArray, HostArray], HostArray]:
     """Return NIRSpec pixels as quadrilaterals of position along the slice and wavelength.
 
-    As in the JWST pipeline, the corners of a pixel are its centre and those of the next pixels
-    along both axes of the detector, and wavelengths are those in the spectrograph, without the
-    correction to the barycentre.
+    Parameters
+    ----------
+    ds : xarray.Dataset
+    wcs : gwcs.WCS
+    shifted : bool
+        Take the centres of a pixel and of the next ones for its corners, as the JWST pipeline
+        does: everything then lies half a pixel of the detector from where it belongs.
 
     Returns
     -------
@@ -290,24 +300,54 @@ def internal_outlines(
     centres : tuple of (p,) float64
         Along and across the slices [m].
     corners : (2, 4, p) float64
-        Along the slice [m] and in wavelength [um].
+        Along the slice [m] and in wavelength [um]; NaN outside the slice.
     """
+    from scipy.ndimage import find_objects
+
     label, _ = pixel_labels(ds, ())
     pixel = np.flatnonzero(label)
-    along, across, wavelength = slice_frame(ds, wcs, pixel)
-    planes = [np.full(label.shape, np.nan) for _ in range(2)]
-    planes[0].reshape(-1)[pixel] = along
-    planes[1].reshape(-1)[pixel] = wavelength * 1e6
+    along, across, _ = slice_frame(ds, wcs, pixel)
     corners = np.full((2, 4, pixel.size), np.nan)
-    for k, (up, right) in enumerate(((0, 0), (0, 1), (1, 1), (1, 0))):
-        here = np.s_[: label.shape[0] - up, : label.shape[1] - right]
-        there = np.s_[up:, right:]
-        same = label[here] == label[there]
-        for i, plane in enumerate(planes):
-            moved = np.full(label.shape, np.nan)
-            moved[here] = np.where(same, plane[there], np.nan)
-            corners[i, k] = moved.reshape(-1)[pixel]
+    # where a pixel stands in the list
+    listed = np.cumsum(label.reshape(-1) > 0, dtype=np.int32).reshape(label.shape) - 1
+    first = 0.0 if shifted else -0.5
+    place = _slice_places(ds)
+
+    def outline(item: tuple[int, tuple[slice, slice]]) -> None:
+        number, (rows, columns) = item
+        y, x = (np.arange(s.start, s.stop + 1.0) + first for s in (rows, columns))
+        edges = place(number, x[None, :], y[:, None])
+        inside = label[rows, columns] == number
+        at = listed[rows, columns][inside]
+        for k, (up, right) in enumerate(((0, 0), (0, 1), (1, 1), (1, 0))):
+            for i, values in enumerate(edges):
+                moved = values[up : values.shape[0] - 1 + up, right : values.shape[1] - 1 + right]
+                corners[i, k, at] = moved[inside]
+
+    found = enumerate(find_objects(label), start=1)
+    in_threads(outline, [(k, window) for k, window in found if window is not None])
     return pixel, label.reshape(-1)[pixel], (along, across), corners
+
+
+def _slice_places(ds: xr.Dataset) -> Callable[[int, HostArray, HostArray], tuple[HostArray, ...]]:
+    """Return a function of slice and pixels: position along the slice [m] and wavelength [um]."""
+    batch = _slices(ds)
+    if batch is None:
+        slices = ifu_slices(ds)
+        unit = 1.0 if mode_of(ds).lamp else 1e6
+
+        def read(number: int, x: HostArray, y: HostArray) -> tuple[HostArray, ...]:
+            _, along, wavelength = slices.slicer(number, x, y)
+            return along, wavelength * unit
+
+        return read
+
+    def place(number: int, x: HostArray, y: HostArray) -> tuple[HostArray, ...]:
+        with np.errstate(invalid="ignore"):
+            _, along, wavelength = batch.slicer_frame(np.array(number - 1), x, y)
+        return along, wavelength * 1e6
+
+    return place
 
 
 class _Neighbours:

@@ -44,8 +44,8 @@ def pixel_table(ds: xr.Dataset) -> xr.Dataset:
     xarray.Dataset
         Dim ``pixel``, in the order of the detector: ``x``, ``y`` (0-indexed pixel), ``slice``
         (MRS: channel times 100 plus the number of the slice), ``wavelength`` [um], ``ra``,
-        ``dec`` [deg], and ``flux``, ``err``, ``dq`` with dims ([integration,] pixel). Pixels that
-        must not be used are there as well, with their flags.
+        ``dec`` [deg] (not of lamps), and ``flux``, ``err``, ``dq`` with dims ([integration,]
+        pixel). Pixels that must not be used are there as well, with their flags.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def pixel_table(ds: xr.Dataset) -> xr.Dataset:
         raise InputError(msg)
     y, x = np.divmod(pixel, label.shape[1])
     data: dict[str, Any] = {"x": x, "y": y, "slice": label.reshape(-1)[pixel]}
-    for name in ("wavelength", "ra", "dec"):
+    for name in (n for n in ("wavelength", "ra", "dec") if n in ds):
         data[name] = np.asarray(ds[name].data).reshape(-1)[pixel]
     for column, name in (("flux", "sci"), ("err", "err"), ("dq", "dq")):
         plane = np.asarray(ds[name].data)
@@ -80,6 +80,8 @@ def pixel_table(ds: xr.Dataset) -> xr.Dataset:
     brightness = str(ds["sci"].attrs.get("units", ""))
     variables = {}
     for name, (unit, kind) in COLUMNS.items():
+        if name not in data:
+            continue
         units = brightness if name in ("flux", "err") else unit
         values = data[name].astype(kind)
         variables[name] = (dims[-values.ndim :], values, {"units": units} if units else {})

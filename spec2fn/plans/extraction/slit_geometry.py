@@ -1,7 +1,7 @@
 """Where a NIRSpec slit and its source are on the detector, or on the resampled image.
 
 The frame ``slit_frame`` of a slit's WCS holds positions in units of the slit's size, and the
-wavelength: in metres behind the optics, in micrometres on a resampled image.
+wavelength: in metres behind the optics, in micrometres on a resampled image and of a lamp.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class SlitGeometry(Geometry):
         """Row at which a position in the slit is seen at a wavelength [um]."""
         if self.detector is None:
             return float("nan")
-        # what comes from the grating equation is in metres
-        metres = self.grid is None and "gwa" in self.wcs.available_frames
+        # what comes from the grating equation is in metres, on its way to the sky
+        metres = self.grid is None and {"gwa", "world"} <= set(self.wcs.available_frames)
         with np.errstate(invalid="ignore", divide="ignore"):
             return float(self.detector(*position, wavelength * (METRES if metres else 1.0))[1])
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["fit_traces", "moved_plan", "trace_rows"]
 
+_REACH = 3  # rows by which an aperture may be moved
+
 
 def trace_rows(model: TraceModel, position: float, columns: int) -> HostArray:
     """Return the rows of orders at an angle of the wheel, (order, column); NaN beyond the ends."""
@@ -107,7 +109,8 @@ def moved_plan(
     -------
     OrdersPlan
         Apertures, wavelengths and profiles, those of the models too, are differentiable in
-        `position` and `shift`. Resolution and throughput of a column stay what they are.
+        `position` and `shift`, for moves of up to three rows. Resolution and throughput of a
+        column stay what they are.
     """
     rows, columns = plan.masked.shape
     xp = array_namespace(plan.weights, position, shift)
@@ -123,8 +126,11 @@ def moved_plan(
     coefficients = profile_coefficients(np.asarray(plan.profile))
     profile = moved_profile(xp.asarray(coefficients), xp.stack(moves))
     models = plan.models if plan.models is None else replace(plan.models, profile=profile)
+    count = min(plan.rows.shape[1] + 2 * _REACH, rows)
+    first = np.clip(np.asarray(plan.rows)[:, :1] - _REACH, 0, rows - count)
     return replace(
         plan,
+        rows=first + np.arange(count, dtype=np.int32)[:, None],
         weights=xp.stack(weights),
         wavelength=xp.stack(wavelength),
         profile=profile,

@@ -23,9 +23,10 @@ from spec2fn.plans.provenance import Provenance
 from spec2fn.schema import meta_of
 from spec2fn.slits import strings
 from spec2fn.typing import Array, HostArray, Number
-from spec2fn.units import SR_TO_ARCSEC2
+from spec2fn.units import FLUX_DENSITIES, SR_TO_ARCSEC2
 from spec2fn.wcs.custom_grid import custom_grid, load_custom_wcs
 from spec2fn.wcs.evaluate import SlitSamples, evaluate, is_celestial, pixel_size_deg, sample_slit
+from spec2fn.wcs.msa_grid import MsaGrid, build_msa_grid
 from spec2fn.wcs.s_region import box_region, slit_region
 from spec2fn.wcs.slit_grid import (
     LazyWcs,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ResamplePlan", "make_plan"]
 
-_PER_PIXEL = ("Jy", "mJy", "uJy", "nJy", "MJy")
 _WORLD = ("ra", "dec", "wavelength")
 _NO_PIXELS = "no pixel of the exposure has a wavelength and a position"
 
@@ -104,6 +104,7 @@ class _Exposure:
     dispaxis: int
     instrument: str
     s_region: str | None
+    on_sky: bool
     time: float
     custom: Mapping[str, Any] | None
     locate: Locator
@@ -114,7 +115,7 @@ class _Slit:
     """A slit of a bucket, or the part of an image around its one spectrum."""
 
     wcs: WCS
-    world: Sequence[HostArray]  # ra, dec [deg], wavelength [um]; NaN outside
+    world: Sequence[HostArray]  # ra, dec [deg] (of lamps x, y [m]), wavelength [um]; NaN outside
     image: HostArray
     area: float | None  # of a pixel [sr]
     shape_in: tuple[int, int]
@@ -129,7 +130,7 @@ class _Resampled:
     overlap: Overlap
     pairs: Pairs
     wavelength: HostArray
-    wcs: WCS | SlitGrid
+    wcs: WCS | SlitGrid | MsaGrid
     region: str | None
     ratio: float
     area: float | None
@@ -181,6 +182,7 @@ def make_plan(ds: xr.Dataset, params: Parameters) -> ResamplePlan | str:
         # the slits of no other instrument are resampled
         instrument="NIRSPEC" if slits else str(ds.attrs.get("instrument", "")),
         s_region=ds.attrs.get("s_region", meta.get("S_REGION")),
+        on_sky=not mode_of(ds).lamp,
         time=time,
         custom=None if wanted == "" else load_custom_wcs(wanted, params.output_shape),
         locate=Locator(),
@@ -256,7 +258,8 @@ def _resampled_or_why(
         known = as_deferred(wcs, key)
         one: _Resampled | str = "the slit has no WCS"
         if known is not None:
-            one = _resampled(_slit(ds, i, known, locator(key) if locator else None), exposure)
+            to_slit = locator(key) if locator else None
+            one = _resampled(_slit(ds, i, known, to_slit, wcs), exposure)
     except ParameterError:
         raise  # says nothing of this slit
     except Exception as error:
@@ -264,10 +267,20 @@ def _resampled_or_why(
     return f"resample_spec: {one}" if isinstance(one, str) else one
 
 
-def _slit(ds: xr.Dataset, i: int, wcs: WCS, to_slit: Callable[..., Any] | None) -> _Slit:
+def _slit(
+    ds: xr.Dataset,
+    i: int,
+    wcs: WCS,
+    to_slit: Callable[..., Any] | None,
+    together: Any,  # noqa: ANN401 - a mapping of gwcs, which may know more
+) -> _Slit:
     ny, nx = (int(ds.variables[n].values[i]) for n in ("ysize", "xsize"))
+    key = int(ds["slit"].values[i])
     if all(name in ds for name in _WORLD):
         world = [np.asarray(ds.variables[name].data)[i, :ny, :nx] for name in _WORLD]
+    elif hasattr(together, "on_pixels") and key not in together.changes:
+        planes = together.on_pixels(together.world, np.array([key]), (ny, nx))
+        world = [plane[0] for plane in planes]
     else:
         world = list(sample_slit(wcs).cut((0, ny, 0, nx)))
     image = _first_image(ds.variables["sci"].data[i, ..., :ny, :nx])
@@ -286,7 +299,7 @@ def _resampled(slit: _Slit, exposure: _Exposure) -> _Resampled | str:
     params = exposure.params
     if not slit.image.size:
         return "the slit has no pixels"
-    grid: GwcsGrid | SlitGrid | str
+    grid: GwcsGrid | SlitGrid | MsaGrid | str
     if exposure.custom is not None:
         size_deg = pixel_size_deg(slit.wcs, exposure.dispaxis)
         grid, ratio, area = custom_grid(exposure.custom, exposure.dispaxis, size_deg, slit.area)
@@ -301,12 +314,15 @@ def _resampled(slit: _Slit, exposure: _Exposure) -> _Resampled | str:
     overlap = drizzle_overlap(grid.pixels(*slit.world), shape, params.kernel, params.pixfrac)
     if not overlap.rows.size:
         return "the output grid covers no pixel of the slit"
-    ra, dec, wavelength = grid.world(np.arange(shape[1])[None, :], np.arange(shape[0])[:, None])
+    ra, dec, wavelength = grid.world(
+        np.arange(shape[1], dtype=np.float64)[None, :],
+        np.arange(shape[0], dtype=np.float64)[:, None],
+    )
     wcs = grid.sized(params.output_shape if exposure.custom is None else None)
     region = None
-    if exposure.instrument == "NIRSPEC":
+    if exposure.on_sky and exposure.instrument == "NIRSPEC":
         region = box_region(ra, dec)
-    elif exposure.s_region:
+    elif exposure.on_sky and exposure.s_region:
         region = slit_region(exposure.s_region, wcs)
     return _Resampled(
         overlap=overlap,
@@ -323,7 +339,8 @@ def _pixel_ratio(wcs: WCS, exposure: _Exposure) -> float:
     params = exposure.params
     if params.pixel_scale is None:
         return float(params.pixel_scale_ratio)
-    ratio = 3600.0 * pixel_size_deg(wcs, exposure.dispaxis) / params.pixel_scale
+    size = pixel_size_deg(wcs, exposure.dispaxis) if exposure.on_sky else math.nan
+    ratio = 3600.0 * size / params.pixel_scale
     if not math.isfinite(ratio):
         msg = (
             "resample_spec.pixel_scale: needs a slit whose centre lies on the sky; use"
@@ -333,15 +350,18 @@ def _pixel_ratio(wcs: WCS, exposure: _Exposure) -> float:
     return ratio
 
 
-def _rectified(slit: _Slit, exposure: _Exposure, ratio: float) -> GwcsGrid | SlitGrid | str:
+def _rectified(
+    slit: _Slit, exposure: _Exposure, ratio: float
+) -> GwcsGrid | SlitGrid | MsaGrid | str:
     """Return the grid on which a spectrum is straight, or why there is none."""
+    if not exposure.on_sky:
+        return build_msa_grid(slit.world, ratio)
     if slit.to_slit is not None:
         return build_slit_grid(slit.world, source_weights(slit.image), slit.to_slit, ratio)
     who = exposure.instrument
     if who == "NIRSPEC":
         return nirspec_grid(slit.wcs, slit.world, slit.image, ratio, exposure.locate)
     if not is_celestial(slit.wcs):
-        # lamps need a grid of their own kind
         who = who or "an unknown instrument"
         return f"no rule makes an output grid for {who} without a sky; give output_wcs"
     assert slit.samples is not None
@@ -375,7 +395,7 @@ def _joined(
         wavelength[i, :ny, :nx] = one.wavelength
         ratio[i], area[i] = one.ratio, math.nan if one.area is None else one.area
     # flux density per pixel follows the size of the pixel, surface brightness does not
-    per_pixel = np.array([u in _PER_PIXEL for u in units]) & np.isfinite(area)
+    per_pixel = np.array([u in FLUX_DENSITIES for u in units]) & np.isfinite(area)
     overlaps = {i: s.overlap for i, s in good.items()}
     pairs = {i: s.pairs for i, s in good.items()}
     return ResamplePlan(

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.errors import DatasetError, InputError, nearest
+from spec2fn.errors import DatasetError, InputError, NoDataOnDetectorError, nearest
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.modes import mode_of
-from spec2fn.plan_base import Plan
+from spec2fn.plan_base import Plan, outside
 from spec2fn.schema import meta_of
 from spec2fn.slits import Slits, padding
 from spec2fn.typing import Array, HostArray
@@ -46,7 +46,7 @@ class Extract2dPlan(Plan):
     """
 
     buckets: tuple[Any, ...]
-    wcs: Any
+    wcs: Any = outside()
     warnings: tuple[str, ...] = ()
 
     def cut_out(self, ds: xr.Dataset) -> Slits:
@@ -138,7 +138,7 @@ def cut_outs(
 
     Raises
     ------
-    InputError
+    NoDataOnDetectorError
         If none has one.
     """
     wanted = np.array(ids)
@@ -151,7 +151,7 @@ def cut_outs(
             "extract_2d: no pixel of the image sees a slit;"
             " check SUBSTRT1 and SUBSTRT2 of the exposure"
         )
-        raise InputError(msg)
+        raise NoDataOnDetectorError(msg)
     warnings = tuple(
         f"slit {wcs.batch.slits[i].name} is left out: it lies outside the subarray"
         for i in wanted[~inside]
@@ -184,9 +184,11 @@ def bucket(
     slits = [batch.slits[i] for i in ids]
     start, size = wcs.starts[slit], wcs.sizes[slit]
     world = wcs.on_pixels(wcs.world, slit, tuple(size.max(axis=0)[::-1]))
+    on_sky = batch.optics.on_sky
     data: dict[str, Any] = {
         name: (("slit", "y", "x"), plane, {"units": unit})
         for (name, unit), plane in zip(_PLANES.items(), world, strict=True)
+        if on_sky or name == "wavelength"
     }
     data |= {name: ("slit", values) for name, values in _attributes(slits).items()}
     moved = [
@@ -197,7 +199,8 @@ def bucket(
         data[f"source_{axis}pos"] = ("slit", np.array([p[k] for p in moved], dtype=np.float64))
         data[f"{axis}start"] = ("slit", start[:, k] + 1)
         data[f"{axis}size"] = ("slit", size[:, k].copy())
-    data["s_region"] = ("slit", _footprints(batch, slit))
+    if on_sky:
+        data["s_region"] = ("slit", _footprints(batch, slit))
     return xr.Dataset(data, coords={"slit": slit})
 
 

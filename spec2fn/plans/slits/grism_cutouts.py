@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.errors import DatasetError, InputError
+from spec2fn.errors import DatasetError, InputError, NoDataOnDetectorError
 from spec2fn.plans.slits.extract_2d import Extract2dPlan
 from spec2fn.plans.slits.grism_boxes import (
     SourceBoxes,
@@ -14,6 +15,7 @@ from spec2fn.plans.slits.grism_boxes import (
     need_catalog,
     source_boxes,
 )
+from spec2fn.plans.slits.grism_objects import boxes_of_objects
 from spec2fn.plans.slits.spectral_orders import extracted_orders
 from spec2fn.schema import meta_of
 from spec2fn.slits import group_shapes
@@ -66,14 +68,15 @@ def plan_grism_cutouts(
     Returns
     -------
     Extract2dPlan
-        The slits are named after the labels of the sources, of which the brightest comes first;
-        the id of a slit is its position.
+        The slits are named after the labels of the sources, of which the brightest comes first
+        (those of `grism_objects` stay in their order); the id of a slit is its position.
 
     Raises
     ------
     InputError
-        If there is no catalog, a source or order that is asked for does not exist, or no spectrum
-        falls on the image.
+        If there is no catalog, or a source or order that is asked for does not exist.
+    NoDataOnDetectorError
+        If no spectrum falls on the image.
     ReferenceError
         If the reference does not know the filter.
     """
@@ -81,18 +84,48 @@ def plan_grism_cutouts(
 
     who = "extract_2d"
     geometry = grism_geometry(ds, who)
-    catalog = need_catalog(sourcecat, ds, who)
-    labels = _labels(params)
-    chosen, warnings = chosen_sources(
-        catalog, labels, params.source_ra, params.source_dec, params.source_max_sep
-    )
-    ranges = extracted_orders(ds, wavelengthrange, params.extract_orders, who)
-    unknown = [order for order in ranges if order not in geometry.orders]
+    shape = ds.sizes["y"], ds.sizes["x"]
+    warnings: tuple[str, ...] = ()
+    if params.grism_objects is not None:
+        catalog, boxes = boxes_of_objects(params.grism_objects, geometry)
+        _check_orders(geometry, boxes.order.tolist(), who)
+        boxes = cut_to_image(boxes, shape)
+        said = (
+            f"no rectangle of the {catalog.sizes['source']} grism_objects has pixels of the image"
+        )
+    else:
+        catalog = need_catalog(sourcecat, ds, who)
+        ranges = extracted_orders(ds, wavelengthrange, params.extract_orders, who)
+        _check_orders(geometry, ranges, who)
+        boxes, warnings = _boxes_of_catalog(geometry, catalog, ranges, shape, params)
+        said = _nothing(catalog, params, ranges)
+    if not len(boxes):
+        raise NoDataOnDetectorError(f"{who}: {said}")
+    buckets = _buckets(ds, geometry, catalog, boxes)
+    size = boxes.high - boxes.low + 1
+    wcs = GrismSlits(meta_of(ds).wcs, range(len(boxes)), boxes.low, size, boxes.centre, boxes.order)
+    return Extract2dPlan(buckets, wcs, warnings)
+
+
+def _check_orders(geometry: GrismGeometry, orders: Iterable[int], who: str) -> None:
+    unknown = [order for order in orders if order not in geometry.orders]
     if unknown:
         there = ", ".join(map(str, sorted(geometry.orders)))
         msg = f"{who}: the specwcs reference knows no order {unknown[0]}; it has {there}"
         raise InputError(msg)
-    shape = ds.sizes["y"], ds.sizes["x"]
+
+
+def _boxes_of_catalog(
+    geometry: GrismGeometry,
+    catalog: xr.Dataset,
+    ranges: Mapping[int, tuple[float, float]],
+    shape: tuple[int, int],
+    params: Parameters,
+) -> tuple[SourceBoxes, tuple[str, ...]]:
+    """Rectangles on the image, and what there is to say of those that were asked for."""
+    chosen, warnings = chosen_sources(
+        catalog, _labels(params), params.source_ra, params.source_dec, params.source_max_sep
+    )
     boxes = source_boxes(
         geometry,
         catalog,
@@ -104,18 +137,15 @@ def plan_grism_cutouts(
         chosen=chosen,
     )
     boxes = cut_to_image(boxes, shape)
-    if not len(boxes):
-        raise InputError(f"{who}: {_nothing(catalog, params, ranges)}")
-    if chosen is not None:
-        label = catalog["label"].values
-        warnings += tuple(
-            f"{who}: order {order} of source {label[row]} does not fall on the image"
-            for row, order in boxes.off
-        )
-    buckets = _buckets(ds, geometry, catalog, boxes)
-    size = boxes.high - boxes.low + 1
-    wcs = GrismSlits(meta_of(ds).wcs, range(len(boxes)), boxes.low, size, boxes.centre, boxes.order)
-    return Extract2dPlan(buckets, wcs, warnings)
+    if chosen is None:
+        return boxes, warnings
+    label = catalog["label"].values
+    off = tuple(
+        f"extract_2d: order {order} of source {label[row]} does not fall on the image"
+        for row, order in boxes.off
+    )
+    # nothing at all is said in one line
+    return boxes, (*warnings, *off) if len(boxes) else warnings
 
 
 def _labels(params: Parameters) -> list[int] | None:

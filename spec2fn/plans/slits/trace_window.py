@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.errors import InputError
-from spec2fn.plan_base import Plan, array
+from spec2fn.plan_base import Plan, array, outside
 from spec2fn.plans.slits.grism_cutouts import grism_geometry
 from spec2fn.plans.slits.spectral_orders import extracted_orders
 from spec2fn.schema import meta_of
@@ -53,7 +53,7 @@ class WindowPlan(Plan):
     reference: Array = array("2")
     rows: tuple[int, int]
     order: int
-    wcs: DeferredWcs
+    wcs: DeferredWcs = outside()
     names: tuple[str, str]
 
     def cut_out(self, ds: xr.Dataset) -> xr.Dataset:

@@ -1,9 +1,10 @@
 """The WCS of NIRSpec slits: one gwcs per open slit, built when it is asked for.
 
-Frames: detector → sca → gwa → slit_frame → msa_frame → oteip → v2v3 → v2v3vacorr → world. In
+Frames: detector → sca → gwa → slit_frame → msa_frame → oteip → v2v3 → v2v3vacorr → world; those of
+a lamp end in ``msa_frame``. In
 ``slit_frame`` (x, y) run from -0.5 to 0.5 over the slit (the main shutter of a slitlet, beyond
 which its neighbours follow); light is taken to come from x = 0. Wavelengths are in m up to
-``oteip`` and in micron from ``v2v3`` on.
+``oteip`` and in micron from ``v2v3`` on, of a lamp in micron from ``slit_frame`` on.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.deferred import DeferredWcs
-from spec2fn.errors import InputError
+from spec2fn.errors import InputError, NoDataOnDetectorError
 from spec2fn.modes import mode_of
 from spec2fn.schema import meta_of
 from spec2fn.typing import HostArray, Number
@@ -63,11 +64,12 @@ def slits(ds: xr.Dataset, refs: References, params: Parameters) -> AssignedWcs:
     Raises
     ------
     InputError
-        Also for MSA metadata that do not fit the exposure, and if no open slit falls on the
-        detector.
+        Also for MSA metadata that do not fit the exposure.
+    NoDataOnDetectorError
+        If no open slit falls on the detector.
     """
     check_grating(ds)
-    shared = optics(ds, refs, params.wavelength_range)
+    shared = optics(ds, refs, params.wavelength_range, lamp_velocity=params.lamp_velocity)
     candidates = SlitBatch(shared, open_slits(ds, shared, refs, params))
     seen = np.flatnonzero(on_detector(trace_boxes(candidates)))
     if not seen.size:
@@ -76,7 +78,7 @@ def slits(ds: xr.Dataset, refs: References, params: Parameters) -> AssignedWcs:
             f" {ds.attrs['detector']} with {ds.attrs.get('filter')} and {ds.attrs.get('grating')};"
             " calibrate the exposure of the other detector"
         )
-        raise InputError(msg)
+        raise NoDataOnDetectorError(msg)
     # slits are listed by quadrant of the MSA, as in published products
     batch = candidates.subset(sorted(seen, key=lambda i: candidates.slits[i].quadrant))
     count = len(batch.slits)
@@ -195,10 +197,11 @@ class SlitWcs(Mapping[int, "WCS"]):
         """Return the transform from the world to the position in a slit (x, y), if it is known.
 
         It is that of the slit's gwcs, which need not be made; None after a change that may
-        concern positions.
+        concern positions, and of a lamp.
         """
         change = self.changes.get(slit)
-        if change is not None and getattr(change, "kind", None) is None:
+        unknown = change is not None and getattr(change, "kind", None) is None
+        if unknown or not self.batch.optics.on_sky:
             return None
         return self.batch.locator(slit)
 
@@ -241,7 +244,10 @@ class SlitWcs(Mapping[int, "WCS"]):
     def world(
         self, slit: HostArray, x: HostArray, y: HostArray
     ) -> tuple[HostArray, HostArray, HostArray]:
-        """Right ascension, declination [deg] and wavelength [um], as :meth:`slit_frame`."""
+        """Right ascension, declination [deg] and wavelength [um], as :meth:`slit_frame`.
+
+        Of a lamp, the position in the plane of the MSA [m] and the wavelength.
+        """
         start = self.starts[slit]
         return self.batch.world(slit, x + start[..., 0], y + start[..., 1])
 
@@ -365,7 +371,7 @@ def _gwcs(
         model.name = name
     pipeline = [(named[frame], model) for frame, model, _ in steps]
     pipeline += [(named[frame], model) for frame, model in optics.to_sky]
-    return WCS([*pipeline, (named["world"], None)])
+    return WCS([*pipeline, (named[optics.last_frame], None)])
 
 
 def slit_to_plane(metrology: Iterable[float], plane: Model) -> Model:
@@ -412,7 +418,7 @@ def gwa_to_slit(
         Position in the slit and wavelength to the angles behind the wheel; by default from
         `before`.
     """
-    from astropy.modeling.models import Identity, Mapping, Tabular1D
+    from astropy.modeling.models import Identity, Mapping, Scale, Tabular1D
 
     cosines, positions = tables
     along = Tabular1D(points=(cosines,), lookup_table=positions, bounds_error=False, name="tabular")
@@ -424,6 +430,9 @@ def gwa_to_slit(
     model = (middle | seen) | (optics.to_wavelength | _mask(*edges))
     if angles is None:
         angles = before & Identity(1) | optics.disperse
+    if not optics.on_sky:
+        model = model | Identity(2) & Scale(1e6)
+        angles = Identity(2) & Scale(1e-6) | angles
     model.inverse = angles
     model.inputs = ("angle1", "angle2", "angle3")
     model.outputs = ("x_slit", "y_slit", "lam")

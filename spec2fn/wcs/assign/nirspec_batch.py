@@ -159,8 +159,13 @@ class SlitBatch:
         return value
 
     def world(self, slit: SlitNumber, x: _Floats, y: _Floats) -> _Triple:
-        """Right ascension, declination [deg] and wavelength [um] of a pixel."""
+        """Right ascension, declination [deg] and wavelength [um] of a pixel.
+
+        Of a lamp, the position in the plane of the MSA [m] and the wavelength.
+        """
         along, wavelength = self.slit_frame(slit, x, y)
+        if not self.optics.on_sky:
+            return (*self.msa(slit, 0.0, along), wavelength * 1e6)
         return (*self.celestial(slit, along, wavelength), wavelength * 1e6)
 
     def celestial(self, slit: SlitNumber, along: HostArray, wavelength: HostArray) -> _Pair:

@@ -1,11 +1,11 @@
 """The WCS of the NIRSpec IFU: which of the 30 slices a pixel sees, and where that is on the sky.
 
 Frames: coordinates → detector → slicer → msa_frame → oteip → oteip_chromcorr → v2v3 → v2v3vacorr →
-world. The first transform that does something selects the slice by the pixel and takes it to the
-plane of the image slicer; slices do not overlap on the detector. Between slicer and collimator the
-light of each slice passes optics of its own (``ifupost``), between slicer and MSA the ``ifufore``
-optics. Dorner et al. (2016, A&A 592, A113) describe the model. Light is taken to come from the
-middle of a slice's width.
+world; those of a lamp end in ``msa_frame``, and their wavelengths are in micron. The first
+transform that does something selects the slice by the pixel and takes it to the plane of the image
+slicer; slices do not overlap on the detector. Between slicer and collimator the light of each slice
+passes optics of its own (``ifupost``), between slicer and MSA the ``ifufore`` optics. Dorner et al.
+(2016, A&A 592, A113) describe the model. Light is taken to come from the middle of a slice's width.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spec2fn.deferred import DeferredWcs
-from spec2fn.errors import InputError, ReferenceError
+from spec2fn.errors import NoDataOnDetectorError, ReferenceError
 from spec2fn.typing import HostArray
 from spec2fn.wcs.assign import AssignedWcs, References, entry
 from spec2fn.wcs.assign.nirspec_batch import SlitBatch, SlitNumber, affine
@@ -141,19 +141,25 @@ class SliceBatch(SlitBatch):
 
 
 def ifu_optics(
-    ds: xr.Dataset, refs: References, wavelength_range: tuple[float, float] | None = None
+    ds: xr.Dataset,
+    refs: References,
+    wavelength_range: tuple[float, float] | None = None,
+    *,
+    lamp_velocity: bool = False,
 ) -> IfuOptics:
     """Put the transforms of an IFU exposure together.
 
     As :func:`~spec2fn.wcs.assign.nirspec_optics.optics`, with the references ``camera collimator
     disperser fore fpa ifufore ifupost ifuslicer ote wavelengthrange`` and, if there is one,
-    ``chromcorr`` (ASDF).
+    ``chromcorr`` (ASDF); lamps do without ``fore``, ``ote`` and ``chromcorr``.
     """
-    names = ["fore", "ifufore", "ifupost", "ifuslicer", "ote"]
-    names += ["chromcorr"] * (refs.get("chromcorr") is not None)
+    shared = spectrograph(ds, refs, wavelength_range, lamp_velocity=lamp_velocity)
+    names = ["ifufore", "ifupost", "ifuslicer"]
+    if shared["on_sky"]:
+        names += ["fore", "ote", *["chromcorr"] * (refs.get("chromcorr") is not None)]
     trees = {name: tree(ds, refs, name) for name in names}
     return IfuOptics(
-        **spectrograph(ds, refs, wavelength_range),
+        **shared,
         quadrants={},
         to_sky=msa_to_sky(ds, trees),
         slicer=entry(trees["ifuslicer"], "reference 'ifuslicer'", "model"),
@@ -215,18 +221,18 @@ def ifu(ds: xr.Dataset, refs: References, params: Parameters) -> AssignedWcs:
 
     Raises
     ------
-    InputError
-        Also if no slice falls on the detector.
+    NoDataOnDetectorError
+        If no slice falls on the detector.
     """
     _check_light(ds)
     y_range = (params.slit_y_low, params.slit_y_high)
-    shared = ifu_optics(ds, refs, params.wavelength_range)
+    shared = ifu_optics(ds, refs, params.wavelength_range, lamp_velocity=params.lamp_velocity)
     batch = SliceBatch(shared, tuple(Slit(str(i), i, *y_range, quadrant=0) for i in range(SLICES)))
     boxes = bounding_boxes(batch)
     shape = ds["sci"].shape[-2:]
     planes, lit = slice_planes(batch, boxes, (shape[0], shape[1]))
     if not lit.any():
-        raise InputError(_no_light(ds))
+        raise NoDataOnDetectorError(_no_light(ds))
     sliced, slice_id = params.nrs_ifu_slice_wcs, planes["slice_id"]
 
     def gwcs() -> WCS:
@@ -240,7 +246,7 @@ def ifu(ds: xr.Dataset, refs: References, params: Parameters) -> AssignedWcs:
     return AssignedWcs(
         DeferredWcs(gwcs),  # most of what it takes to calibrate does not need it
         dispaxis=1,
-        s_region=box_region(planes["ra"], planes["dec"]),
+        s_region=box_region(planes["ra"], planes["dec"]) if shared.on_sky else None,
         records=records,
         planes=planes,
         nominal_range=exceeded_range(shared),
@@ -252,7 +258,7 @@ def _check_light(ds: xr.Dataset) -> None:
     grating = str(ds.attrs["grating"]).upper()
     short = grating == "G140H" and ds.attrs.get("filter") == "F070LP"
     if ds.attrs.get("detector") == "NRS2" and (grating in _ONLY_NRS1 or short):
-        raise InputError(_no_light(ds))
+        raise NoDataOnDetectorError(_no_light(ds))
 
 
 def _no_light(ds: xr.Dataset) -> str:
@@ -279,9 +285,9 @@ def slice_planes(
     Returns
     -------
     planes : dict
-        ``wavelength`` [um], ``ra``, ``dec`` [deg] and ``slit_y`` (along the slice in units of its
-        length), float64, NaN outside the slices; ``slice_id`` int32, from 1, 0 outside, which is
-        also ``regions``.
+        ``wavelength`` [um], ``slit_y`` (along the slice in units of its length) and, but for
+        lamps, ``ra``, ``dec`` [deg], float64, NaN outside the slices; ``slice_id`` int32, from
+        1, 0 outside, which is also ``regions``.
     lit : bool array, shape (slice,)
         Which slices have a pixel.
 
@@ -289,15 +295,16 @@ def slice_planes(
     -----
     Where slices meet, a pixel belongs to the one with the higher number.
     """
-    planes = {name: np.full(shape, np.nan) for name in ("wavelength", "ra", "dec", "slit_y")}
+    names = ("wavelength", "slit_y", *(("ra", "dec") if batch.optics.on_sky else ()))
+    planes = {name: np.full(shape, np.nan) for name in names}
     number = np.zeros(shape, dtype=np.int32)
     lit = np.zeros(len(boxes), dtype=bool)
     for i, window, y, metres in lit_pixels(batch, boxes, shape):
         inside = np.isfinite(metres)
         lit[i] = inside.any()
         along, wavelength = y[inside], metres[inside]
-        ra, dec = batch.celestial(np.array(i), along, wavelength)
+        sky = batch.celestial(np.array(i), along, wavelength) if batch.optics.on_sky else ()
         number[window][inside] = i + 1
-        for name, values in zip(planes, (wavelength * 1e6, ra, dec, along), strict=True):
+        for name, values in zip(planes, (wavelength * 1e6, along, *sky), strict=True):
             planes[name][window][inside] = values
     return {**planes, "slice_id": number, "regions": number}, lit

@@ -80,7 +80,7 @@ def by_pixel(batch: SliceBatch, slice_id: HostArray) -> WCS:
     named = frames()
     pipeline = [(named["coordinates"], first), (named["detector"], select)]
     pipeline += [(named[frame], model) for frame, model in batch.optics.to_sky]
-    return WCS([*pipeline, (named["world"], None)])
+    return WCS([*pipeline, (named[batch.optics.last_frame], None)])
 
 
 def by_slice(batch: SliceBatch, boxes: HostArray) -> WCS:
@@ -134,7 +134,8 @@ def by_slice(batch: SliceBatch, boxes: HostArray) -> WCS:
         if inputs is not None:
             model.inputs, model.outputs = inputs, outputs
     named = frames()
-    wcs = WCS([*((named[frame], model) for frame, model, *_ in steps), (named["world"], None)])
+    pipeline = [(named[frame], model) for frame, model, *_ in steps]
+    wcs = WCS([*pipeline, (named[optics.last_frame], None)])
     forward = wcs.forward_transform
     forward.inputs = ("x", "y", "name")
     seen = [i for i in numbers if (boxes[i, :, 0] <= boxes[i, :, 1]).all()]

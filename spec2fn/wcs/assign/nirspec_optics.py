@@ -9,14 +9,16 @@ grating does not say which slit the light came through, which is why every slit 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from spec2fn.errors import InputError, ReferenceError
+from spec2fn.modes import mode_of
 from spec2fn.schema import SHUTTERS_ALONG, meta_of
 from spec2fn.subarray import subarray_origin
 from spec2fn.typing import HostArray
@@ -47,6 +49,9 @@ __all__ = [
     "tree",
 ]
 
+_Step: TypeAlias = "tuple[str, Model | None, str, tuple[str, str], tuple[str, str]]"
+
+_LOG = logging.getLogger("spec2fn.wcs")
 _WHO = "assign_wcs"
 DETECTOR_SIZE = 2048
 _METROLOGY = ("NO", "XC", "YC", "SIZEX", "SIZEY")
@@ -75,14 +80,17 @@ class Optics:
         Position inside a quadrant [m] to position in the plane of the MSA, and the metrology of
         its slits (NO, XC, YC, SIZEX, SIZEY), by quadrant; 5 has the fixed slits.
     to_sky : tuple of (str, Model)
-        From the plane of the MSA on: the name of the frame a transform starts from, and the
-        transform of (x, y, wavelength).
+        From the plane of the MSA (or slicer) on: the name of the frame a transform starts from,
+        and the transform of (x, y, wavelength).
     order : int
         Spectral order.
     waverange : (float, float)
         Wavelengths that are of interest.
     nominal : (float, float)
         Nominal range of filter and grating; zeros if the reference does not know them.
+    on_sky : bool
+        Whether light comes from the sky. That of a lamp is followed to the plane of the MSA, and
+        its wavelengths are in micron from ``slit_frame`` on.
     """
 
     to_sca: Model
@@ -95,6 +103,12 @@ class Optics:
     order: int
     waverange: tuple[float, float]
     nominal: tuple[float, float]
+    on_sky: bool
+
+    @property
+    def last_frame(self) -> str:
+        """Name of the frame that ends the world coordinates."""
+        return "world" if self.on_sky else "msa_frame"
 
     @cached_property
     def lowered(self) -> _LoweredOptics:
@@ -164,7 +178,11 @@ class _LoweredOptics:
 
 
 def optics(
-    ds: xr.Dataset, refs: References, wavelength_range: tuple[float, float] | None = None
+    ds: xr.Dataset,
+    refs: References,
+    wavelength_range: tuple[float, float] | None = None,
+    *,
+    lamp_velocity: bool = False,
 ) -> Optics:
     """Put the transforms of an exposure together.
 
@@ -174,9 +192,12 @@ def optics(
         Exposure with attributes ``detector``, ``filter`` and ``grating``; keywords GWA_XTIL and
         GWA_YTIL (and GWA_TILT for the prism).
     refs : mapping
-        ``camera collimator disperser fore fpa msa ote wavelengthrange`` (ASDF).
+        ``camera collimator disperser fore fpa msa ote wavelengthrange`` (ASDF); lamps do without
+        ``fore`` and ``ote``.
     wavelength_range : (float, float), optional
         Wavelengths [um] of interest instead of those of the reference.
+    lamp_velocity : bool
+        Correct wavelengths to the barycentre even if the light is that of a lamp.
 
     Raises
     ------
@@ -186,8 +207,9 @@ def optics(
     ReferenceError
         For a missing or damaged reference, or one of another grating or filter.
     """
-    shared = spectrograph(ds, refs, wavelength_range)
-    trees = {name: tree(ds, refs, name) for name in ("fore", "ote")}
+    shared = spectrograph(ds, refs, wavelength_range, lamp_velocity=lamp_velocity)
+    names = ("fore", "ote") if shared["on_sky"] else ()
+    trees = {name: tree(ds, refs, name) for name in names}
     return Optics(**shared, quadrants=quadrants(ds, refs), to_sky=msa_to_sky(ds, trees))
 
 
@@ -198,13 +220,17 @@ def quadrants(ds: xr.Dataset, refs: References) -> dict[int, tuple[Model, HostAr
 
 
 def spectrograph(
-    ds: xr.Dataset, refs: References, wavelength_range: tuple[float, float] | None = None
+    ds: xr.Dataset,
+    refs: References,
+    wavelength_range: tuple[float, float] | None = None,
+    *,
+    lamp_velocity: bool = False,
 ) -> dict[str, Any]:
     """Return what does not depend on the aperture: from the collimator to the detector.
 
     Parameters
     ----------
-    ds, refs, wavelength_range
+    ds, refs, wavelength_range, lamp_velocity
         See :func:`optics`; of the references ``camera collimator disperser fpa wavelengthrange``.
 
     Returns
@@ -219,7 +245,9 @@ def spectrograph(
     waverange = nominal if wavelength_range is None else _in_metres(wavelength_range)
     trees = {name: tree(ds, refs, name) for name in ("camera", "collimator", "disperser", "fpa")}
     rotation = _grating_rotation(ds, trees["disperser"])
-    wavelength, angles = _disperser(ds, trees["disperser"], order)
+    on_sky = not mode_of(ds).lamp
+    moving = on_sky or lamp_velocity
+    wavelength, angles = _disperser(ds, trees["disperser"], order, moving=moving)
     to_sca = _to_sca(ds)
     fpa = entry(trees["fpa"], "reference 'fpa'", f"{ds.attrs['detector'].lower()}_model")
     camera = entry(trees["camera"], "reference 'camera'", "model")
@@ -235,6 +263,7 @@ def spectrograph(
         "order": order,
         "waverange": waverange,
         "nominal": nominal,
+        "on_sky": on_sky,
     }
 
 
@@ -305,19 +334,35 @@ def spectral_range(
     ------
     InputError
         If the reference does not know the filter with the grating.
+
+    Notes
+    -----
+    Lamps stand in the place of filters. Of one that the reference does not know with the grating,
+    order and range are those of the grating with the first filter or lamp, as in the JWST pipeline.
     """
     ref = reference(refs, "wavelengthrange", _WHO)
     tree = ref.attrs.get("tree", {})
     configurations = list(entry(tree, "reference 'wavelengthrange'", "waverange_selector"))
-    name, grating = f"{ds.attrs.get('filter')}_{ds.attrs.get('grating')}", ds.attrs.get("grating")
+    lamp = bool(mode_of(ds).lamp)
+    first, grating = ds.attrs.get("lamp_state" if lamp else "filter"), ds.attrs.get("grating")
+    name = f"{first}_{grating}"
+    same = [i for i, c in enumerate(configurations) if c.endswith(f"_{grating}")]
     if name not in configurations and any_filter:
-        same = [i for i, c in enumerate(configurations) if c.endswith(f"_{grating}")]
         return int(tree["order"][same[0]]) if same else -1, (0.0, 0.0)
+    if name not in configurations and lamp and same:
+        known = configurations[same[0]]
+        _LOG.warning(
+            "%s: the reference wavelengthrange does not know %s; order and range are those of %s",
+            _WHO,
+            name,
+            known,
+        )
+        name = known
     if name not in configurations:
-        pairs = ", ".join(sorted(c for c in configurations if c.endswith(f"_{grating}")))
+        pairs = ", ".join(sorted(configurations[i] for i in same))
         msg = (
-            f"{_WHO}: FILTER {ds.attrs.get('filter')} with GRATING {grating} is no configuration"
-            f" of {ref.attrs.get('filename', 'the reference wavelengthrange')}"
+            f"{_WHO}: {'LAMP' if lamp else 'FILTER'} {first} with GRATING {grating} is no"
+            f" configuration of {ref.attrs.get('filename', 'the reference wavelengthrange')}"
             f" (it knows {pairs or 'no filter for this grating'});"
             " correct the keywords, or set wavelength_range"
         )
@@ -365,12 +410,14 @@ def _grating_rotation(ds: xr.Dataset, disperser: Mapping[str, Any]) -> Model:
     return Rotation3DToGWA(angles, axes_order="xyzy", name="rotation")
 
 
-def _disperser(ds: xr.Dataset, disperser: Mapping[str, Any], order: int) -> tuple[Model, Model]:
+def _disperser(
+    ds: xr.Dataset, disperser: Mapping[str, Any], order: int, *, moving: bool
+) -> tuple[Model, Model]:
     from astropy.modeling.models import Identity
 
     prism = str(ds.attrs.get("grating", "")).upper() == "PRISM"
     wavelength, angles = _prism(ds, disperser) if prism else _grating(disperser, order)
-    velocity = velocity_correction(meta_of(ds))
+    velocity = velocity_correction(meta_of(ds)) if moving else None
     if velocity is not None:
         wavelength = wavelength | velocity
         angles = velocity.inverse & Identity(3) | angles
@@ -453,18 +500,27 @@ def msa_to_sky(
     ds : xarray.Dataset
     trees : mapping of str to mapping
         Content of the references ``fore`` and ``ote``; of the IFU also of ``ifufore`` and, if
-        there is one, ``chromcorr``.
+        there is one, ``chromcorr``. Without ``fore`` they end in the plane of the MSA, and
+        wavelengths are in micron.
     """
     from astropy.modeling.models import Identity, Mapping, Scale
 
+    on_sky = "fore" in trees
+
     def chromatic(reftype: str, mapping: str | None = None) -> Model:
-        # distortions of the fore-optics depend on wavelength, which is passed on as well
+        # distortions of the fore-optics depend on wavelength [m], which is passed on as well
         fore = entry(trees[reftype], f"reference {reftype!r}", "model")
-        model = Mapping((0, 1, 2, 2), name=mapping) | fore & Identity(1)
-        model.inverse = Mapping((0, 1, 2, 2)) | fore.inverse & Identity(1)
+        model = Mapping((0, 1, 2, 2), name=mapping)
+        inverse = Mapping((0, 1, 2, 2))
+        if not on_sky:
+            model, inverse = (m | Identity(2) & Scale(1e-6) & Identity(1) for m in (model, inverse))
+        model = model | fore & Identity(1)
+        model.inverse = inverse | fore.inverse & Identity(1)
         return model
 
     slicer = chromatic("ifufore") if "ifufore" in trees else None
+    if not on_sky:
+        return () if slicer is None else _named([_from_slicer(slicer)])
     msa_to_oteip = chromatic("fore", "msa2fore_mapping")
     correction, corrected = None, "oteip"
     if "chromcorr" in trees:
@@ -475,13 +531,22 @@ def msa_to_sky(
     oteip_to_v2v3 = entry(trees["ote"], "reference 'ote'", "model") & Scale(1e6)
     meta = meta_of(ds)
     steps = [
-        ("slicer", slicer, "slicer2msa", ("x_slice", "y_slice"), ("x_msa", "y_msa")),
+        _from_slicer(slicer),
         ("msa_frame", msa_to_oteip, "msa2oteip", ("x_msa", "y_msa"), ("x_ote", "y_ote")),
         ("oteip", correction, "chrom_corr", ("x_ote", "y_ote"), ("x_ote", "y_ote")),
         (corrected, oteip_to_v2v3, "oteip2v23", ("x_ote", "y_ote"), ("v2", "v3")),
         ("v2v3", velocity_aberration(meta) & Identity(1), "va_corr", ("v2", "v3"), ("v2", "v3")),
         ("v2v3vacorr", v2v3_to_sky(meta) & Identity(1), "v2v3_to_sky", ("v2", "v3"), ("ra", "dec")),
     ]
+    return _named(steps)
+
+
+def _from_slicer(slicer: Model | None) -> _Step:
+    return "slicer", slicer, "slicer2msa", ("x_slice", "y_slice"), ("x_msa", "y_msa")
+
+
+def _named(steps: Iterable[_Step]) -> tuple[tuple[str, Model], ...]:
+    """Give models their names and those of their coordinates; leave out those that are None."""
     out = []
     for frame, model, name, inputs, outputs in steps:
         if model is None:

@@ -1,0 +1,108 @@
+"""Noise through pipelines: its scatter is the error that spectra state."""
+
+import numpy as np
+import pytest
+
+import spec2fn
+from spec2fn.errors import ContractError, DatasetError, InputError, PlanError
+
+FAST = "NRS_BRIGHTOBJ"
+SLITS = "NRS_FIXEDSLIT"
+
+
+@pytest.mark.parametrize("exp_type", [FAST, pytest.param(SLITS, marks=pytest.mark.slow)])
+def test_the_scatter_is_the_stated_error(exp_type, planned):
+    noisy = spec2fn.realisations(planned(exp_type), 150, key=2)
+    flux = noisy.products["x1d"]["flux"]
+    assert flux.dims == ("realisation", *planned(exp_type).first.products["x1d"]["flux"].dims)
+    assert noisy.coverage() == pytest.approx(1.0, abs=0.05)
+    # noise has no mean
+    mean = (flux.mean("realisation") - noisy.planned["flux"]) / noisy.stated()
+    assert abs(float(mean.mean())) < 0.05
+
+
+def test_a_key_gives_the_same_realisations_however_many(planned):
+    few, more, others = (
+        spec2fn.realisations(planned(FAST), n, key=key).products["x1d"]["flux"].values
+        for n, key in ((2, 1), (3, 1), (2, 4))
+    )
+    np.testing.assert_array_equal(few, more[:2])
+    assert (few != others).any()
+
+
+def test_noise_of_the_read_out_is_added(planned):
+    quiet, loud = (
+        spec2fn.realisations(planned(FAST), 40, one_over_f=level) for level in (0.0, 0.05)
+    )
+    assert loud.coverage() > 1.1 * quiet.coverage()
+
+
+def test_batches_do_not_matter(planned, monkeypatch):
+    whole = spec2fn.realisations(planned(FAST), 5).products["x1d"]
+    monkeypatch.setattr("spec2fn.compiled.pipeline._BATCH_BYTES", 1)
+    assert planned(FAST)._batch_size() == 1
+    one_by_one = spec2fn.realisations(planned(FAST), 5).products["x1d"]
+    np.testing.assert_allclose(one_by_one["flux"], whole["flux"], rtol=1e-6)
+
+
+def test_what_makes_no_sense_is_refused(planned):
+    with pytest.raises(InputError, match="at least 2, got 1"):
+        spec2fn.realisations(planned(FAST), 1)
+    with pytest.raises(ContractError, match="kinds must have 'x1d'"):
+        spec2fn.realisations(planned(FAST), 2, kinds=("cal",))
+
+
+def test_values_are_checked(planned):
+    compiled = planned(FAST)
+    with pytest.raises(ContractError, match=r"no path 'science/scj' \(did you mean"):
+        compiled.products({"science/scj": np.zeros(3)})
+    with pytest.raises(ContractError, match=r"science/sci has shape .*, got \(3,\)"):
+        compiled.products({"science/sci": np.zeros(3)})
+    with pytest.raises(ContractError, match="no product depends on"):
+        compiled.value_and_grad(lambda _: 0.0, ("plans/assign_wcs/scalars/nothing",))
+    with pytest.raises(DatasetError, match="planned for grating 'PRISM', got 'G140M'"):
+        compiled.products(science=compiled.observation.science.assign_attrs(grating="G140M"))
+    with pytest.raises(ContractError, match="no reference 'flatt'"):
+        compiled.products(refs={"flatt": None})
+    with pytest.raises(ContractError, match=r"no product 's2d' among \('cal', 'x1d'\)"):
+        compiled.only("s2d")
+    with pytest.raises(ContractError, match="need a first axis 'realisation' of one length"):
+        compiled.vmap("realisation")({"science/sci": compiled.value("science/sci")})
+    with pytest.raises(PlanError, match=r"plans/flat_field/0/.* cannot be mapped along 'slit'"):
+        compiled.vmap("slit")
+
+
+def test_other_exposures_and_numbers_of_integrations(planned):
+    compiled = planned(FAST)
+    science = compiled.observation.science
+    one = science.isel(integration=slice(1, 2))
+    made = compiled.products(science=one)["x1d"]
+    whole = compiled.products()["x1d"]
+    assert made.sizes["integration"] == 1
+    np.testing.assert_allclose(made["flux"][0], whole["flux"][1], rtol=1e-6)
+    each = compiled.vmap("integration")()["x1d"]
+    np.testing.assert_allclose(each["flux"], whole["flux"], rtol=1e-5)
+    brighter = science.assign(sci=science["sci"] * np.float32(2))
+    both = science.assign(
+        sci=science["sci"].expand_dims(realisation=2)
+        * np.array([1, 2], "f4").reshape(-1, *(1,) * science["sci"].ndim)
+    )
+    mapped = compiled.only("x1d").vmap("realisation")(science=both)["x1d"]["flux"]
+    np.testing.assert_allclose(
+        mapped[1], compiled.products(science=brighter)["x1d"]["flux"], rtol=1e-5
+    )
+
+
+def test_other_references(planned):
+    compiled = planned(FAST)
+    photom = compiled.references["photom"]
+    twice = photom.assign({"photom.photmj": photom["photom.photmj"] * np.float32(2)})
+    made = compiled.products(refs={"photom": twice})["x1d"]["flux"]
+    np.testing.assert_allclose(made, 2 * compiled.products()["x1d"]["flux"].data, rtol=1e-5)
+
+
+def test_a_jvp_is_a_directional_derivative(planned):
+    compiled = planned(FAST)
+    sci = compiled.value("science/sci")
+    made, moved = compiled.jvp({"science/sci": 0.1 * sci})
+    np.testing.assert_allclose(moved["x1d"]["flux"], 0.1 * made["x1d"]["flux"].data, rtol=1e-5)

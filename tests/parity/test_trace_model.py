@@ -1,0 +1,99 @@
+"""adaptive_trace_model, and pixel_replace with its model, against the peer."""
+
+import os
+
+import numpy as np
+import pytest
+
+from spec2fn.io import open_product
+from spec2fn.pieces import pieces_of
+from spec2fn.steps.adaptive_trace_model import adaptive_trace_model
+from spec2fn.steps.pixel_replace import pixel_replace
+
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
+
+slow = pytest.mark.slow
+CASES = [
+    ("miri_lrs_slitless", {}),
+    ("miri_lrs_slit", {"psf_optimal": True}),
+    ("miri_lrs_slit", {"oversample": 2.0, "psf_optimal": True}),
+    pytest.param("nrs_fs_g395h", {"oversample": 3.0}, marks=slow),
+    pytest.param("nrs_bots_g395h", {}, marks=slow),
+    pytest.param("nrs_mos_prism", {"oversample": 2.0}, marks=slow),
+    pytest.param("nrs_ifu_prism", {}, marks=slow),
+    pytest.param("nrs_ifu_prism", {"oversample": 2.0}, marks=slow),
+    pytest.param("miri_mrs_12short", {"oversample": 2.0}, marks=slow),
+]
+PLANES = {
+    "sci": "data",
+    "err": "err",
+    "var_poisson": "var_poisson",
+    "var_rnoise": "var_rnoise",
+    "var_flat": "var_flat",
+    "wavelength": "wavelength",
+}
+
+
+def official(path, folder, step, **how):
+    """The slits (or the one exposure) that the peer's step makes of a product."""
+    os.chdir(folder)
+    out = step.call(str(path), skip=False, **how)
+    return getattr(out, "slits", [out])
+
+
+def parts_of(out):
+    return list(out) if hasattr(out, "buckets") else [out]
+
+
+def product(scenario, name):
+    (path,) = (scenario(name) / "peer_out").glob("*_cal*.fits")
+    return path
+
+
+@pytest.mark.parametrize(("name", "how"), CASES)
+def test_models_agree(scenario, crds_cache, allowed, tmp_path, name, how):
+    from jwst.adaptive_trace_model import AdaptiveTraceModelStep
+
+    path = product(scenario, name)
+    crds_cache(scenario(name))
+    ours = parts_of(adaptive_trace_model(open_product(path), **how))
+    theirs = official(path, tmp_path, AdaptiveTraceModelStep, **how)
+    assert len(ours) == len(theirs)
+    modelled = 0
+    for a, b in zip(ours, theirs, strict=True):
+        compare(a["trace_model"].values, b.trace_model, allowed("models"), "trace_model")
+        modelled += int(np.isfinite(b.trace_model).sum())
+        if "oversample" in how:
+            np.testing.assert_array_equal(a["dq"], b.dq)
+            for plane, official_name in PLANES.items():
+                row = "wavelengths" if plane == "wavelength" else "planes"
+                compare(a[plane].values, getattr(b, official_name), allowed(row), plane)
+    assert modelled > 1000
+
+
+def compare(ours, theirs, row, *label):
+    """Finite in the same places, and equal to a fraction of the largest value."""
+    known = np.isfinite(theirs)
+    assert (np.isfinite(ours) == known).mean() >= row.dq, label
+    known &= np.isfinite(ours)
+    if known.any():
+        near = np.abs(ours[known] - theirs[known]) <= row.rtol * np.abs(theirs[known]).max()
+        assert near.mean() >= row.ok, (*label, near.mean())
+
+
+@pytest.mark.parametrize("name", ["miri_lrs_slitless", pytest.param("nrs_fs_g395h", marks=slow)])
+def test_bad_pixels_agree(scenario, crds_cache, allowed, tmp_path, name):
+    from jwst.pixel_replace import PixelReplaceStep
+
+    path = product(scenario, name)
+    crds_cache(scenario(name))
+    before = open_product(path)
+    ours = parts_of(pixel_replace(before, algorithm="trace_model"))
+    theirs = official(path, tmp_path, PixelReplaceStep, algorithm="trace_model")
+    replaced = sum(int(np.isnan(p["sci"].values).sum()) for p in pieces_of(before))
+    for a, b in zip(ours, theirs, strict=True):
+        replaced -= int(np.isnan(a["sci"].values).sum())
+        np.testing.assert_array_equal(a["dq"], b.dq)
+        for plane in ("sci", "err", "var_poisson", "var_rnoise", "var_flat"):
+            compare(a[plane].values, getattr(b, PLANES[plane]), allowed("planes"), plane)
+    assert replaced > 100

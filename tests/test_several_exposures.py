@@ -1,0 +1,282 @@
+"""Lists, folders and associations with several products, as they are given to the command line."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from astropy.io import fits
+
+import spec2fn
+from spec2fn.calibration import batch
+from spec2fn.cli import main
+from spec2fn.demo.run import CONTEXT, run_demo
+from spec2fn.errors import InputError, NoDataOnDetectorError
+from spec2fn.refs import cache_environment
+
+SHORT = ("--skip", "extract_1d", "--skip", "pixel_replace")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return run_demo("miri-lrs-slitless", tmp_path_factory.mktemp("demo"), integrations=2)
+
+
+@pytest.fixture
+def folder(demo, tmp_path, monkeypatch):
+    """Two exposures, an image, and an association of each of two products."""
+    for key, value in cache_environment(demo.files["cache"], CONTEXT).items():
+        monkeypatch.setenv(key, value)
+    (source,) = Path(demo.folder).glob("*_rateints.fits")
+    inside = tmp_path / "night"
+    inside.mkdir()
+    for name in ("a", "b"):
+        shutil.copy(source, inside / f"{name}_rateints.fits")
+    with fits.open(source) as hdus:
+        hdus[0].header["EXP_TYPE"] = "MIR_IMAGE"
+        hdus.writeto(inside / "image_rate.fits")
+    return inside
+
+
+def association(folder, *members, name="two_asn.json", kind="spec2"):
+    products = [
+        {"name": product, "members": [{"expname": file, "exptype": "science"}]}
+        for product, file in members
+    ]
+    path = folder / name
+    path.write_text(json.dumps({"asn_type": kind, "asn_pool": "pool", "products": products}))
+    return path
+
+
+def run(*args, capsys):
+    status = main(["run", *map(str, args)])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def made(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_every_product_of_an_association(folder, tmp_path, capsys):
+    path = association(folder, ("one", "a_rateints.fits"), ("two", "b_rateints.fits"))
+    out = tmp_path / "out"
+    status, _, err = run(path, "--output-dir", out, capsys=capsys)
+    assert status == 2
+    assert "two_asn.json: has 2 products (one, two); spec2fn run --all-products" in err
+    assert not out.exists() or made(out) == []
+    status, text, err = run(path, "--output-dir", out, "--all-products", *SHORT, capsys=capsys)
+    assert status == 0, err
+    assert made(out) == ["one_calints.fits", "two_calints.fits"]
+    assert "two_asn.json: one:" in text
+    header = fits.getheader(out / "two_calints.fits")
+    assert (header["ASNTABLE"], header["ASNPOOL"]) == ("two_asn.json", "pool")
+    assert header["FILENAME"] == "two_calints.fits"
+
+
+def test_a_folder_is_what_its_associations_name_and_the_rest(folder, tmp_path, capsys):
+    association(folder, ("one", "a_rateints.fits"))
+    association(folder, ("image", "image_rate.fits"), name="image_asn.json", kind="image2")
+    out = tmp_path / "out"
+    status, text, err = run(folder, "--output-dir", out, *SHORT, "--json", capsys=capsys)
+    assert status == 0, err
+    assert made(out) == ["b_calints.fits", "one_calints.fits"]
+    assert "image_rate.fits (MIR_IMAGE) is left out" in err
+    assert "image_asn.json: is an association of type 'image2', not one of spectra (spec2)" in err
+    assert [r["mode"] for r in json.loads(text)] == ["MIRI_LRS_SLITLESS"] * 2
+
+
+def test_one_that_fails_does_not_stop_the_others(folder, tmp_path, capsys):
+    (folder / "a_rateints.fits").write_bytes(b"SIMPLE  =  nonsense")
+    out = tmp_path / "out"
+    files = (folder / "a_rateints.fits", folder / "b_rateints.fits")
+    status, text, err = run(*files, "--output-dir", out, *SHORT, "--json", capsys=capsys)
+    assert status == 2
+    assert err.startswith("spec2fn: a_rateints.fits: ")
+    assert made(out) == ["b_calints.fits"]
+    failed, done = json.loads(text)
+    assert failed["input"] == "a_rateints.fits"
+    assert failed["error"] in err
+    assert done["products"]["cal"] == str(out / "b_calints.fits")
+    args = ("--output-dir", out, *SHORT, "--fail-on-exception", "false")
+    assert run(*files, *args, capsys=capsys)[0] == 0
+    status, _, err = run(files[0], *args, capsys=capsys)
+    assert (status, err.count("\n")) == (0, 1)
+
+
+def test_a_parameter_file_says_whether_failures_count(folder, tmp_path, capsys):
+    import asdf
+
+    path = tmp_path / "pars.asdf"
+    tree = {
+        "class": "jwst.pipeline.calwebb_spec2.Spec2Pipeline",
+        "name": "Spec2Pipeline",
+        "parameters": {"fail_on_exception": False, "save_bsub": False},
+        "steps": [{"name": "extract_1d", "class": "x", "parameters": {"skip": True}}],
+    }
+    asdf.AsdfFile(tree).write_to(path)
+    missing = (folder / "gone_rate.fits", "--parameters", path)
+    assert run(*missing, capsys=capsys)[0] == 0
+    assert run(*missing, "--fail-on-exception", "true", capsys=capsys)[0] == 2
+    out = tmp_path / "out"
+    args = (folder / "a_rateints.fits", "--output-dir", out, "--parameters", path, "--json")
+    status, text, _ = run(*args, capsys=capsys)
+    assert status == 0
+    assert made(out) == ["a_calints.fits"]
+    last = json.loads(text)["steps"][-1]
+    assert last["step"] == "extract_1d"
+    assert last["parameters"]["skip"] == {"value": True, "origin": "parameter file"}
+
+
+def test_no_data_on_the_detector_is_a_status_of_its_own(folder, monkeypatch, capsys):
+    def nothing(*_args, **_options):
+        raise NoDataOnDetectorError("assign_wcs: no slice of the IFU falls on detector NRS2")
+
+    monkeypatch.setattr(batch, "calibrate", nothing)
+    files = (folder / "a_rateints.fits", folder / "b_rateints.fits")
+    for args in (files[:1], files, (*files, "--fail-on-exception", "false")):
+        status, _, err = run(*args, capsys=capsys)
+        assert status == 64
+        assert "no slice of the IFU falls on detector NRS2" in err
+
+
+def test_products_of_the_same_name_are_refused(folder, tmp_path, capsys):
+    path = association(folder, ("a", "b_rateints.fits"))
+    out = tmp_path / "out"
+    status, _, err = run(path, folder / "a_rateints.fits", "--output-dir", out, capsys=capsys)
+    assert status == 2
+    assert "make products of the same name, a; calibrate them into different folders" in err
+    assert not out.exists()
+
+
+def test_a_folder_without_spectra_is_refused(folder, tmp_path, capsys):
+    for path in folder.glob("*_rateints.fits"):
+        path.unlink()
+    status, _, err = run(folder, capsys=capsys)
+    assert status == 2
+    assert "night: the folder holds neither _rate or _rateints files of spectra nor" in err
+
+
+def test_a_reference_of_one_step(demo, folder, tmp_path, capsys):
+    (flat,) = Path(demo.files["cache"]).rglob("jwst_miri_flat_0001.fits")
+    mine = Path(shutil.copy(flat, tmp_path / "mine.fits"))
+    out = tmp_path / "out"
+    args = (folder / "a_rateints.fits", "--output-dir", out, *SHORT, "--json")
+    given = ("--set", f"flat_field.override_flat={mine}")
+    status, text, err = run(*args, *given, capsys=capsys)
+    assert status == 0, err
+    report = json.loads(text)
+    assert report["references"]["flat_field:flat"]["name"] == "mine.fits"
+    assert "flat" not in report["references"]
+    header = fits.getheader(out / "a_calints.fits")
+    assert header["R_FLAT"] == "mine.fits"
+    missing = ("--set", "flat_field.override_flat=gone.fits")
+    status, _, err = run(*args, *missing, capsys=capsys)
+    assert status == 2
+    assert "gone.fits" in err
+    none = ("--set", "flat_field.override_flat=N/A")
+    status, text, _ = run(*args, *none, capsys=capsys)
+    assert status == 0
+    steps = {s["step"]: s["status"] for s in json.loads(text)["steps"]}
+    assert steps["flat_field"].startswith("SKIPPED: no flat reference")
+
+
+def test_arguments_of_the_official_command_line(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    args = (f"--output_dir={out}", "--steps.extract_1d.skip=true", "--save_results=true")
+    args += ("--steps.bkg_subtract.sigma=4", "--save_bsub=false", "--fail_on_exception=False")
+    status, text, err = run(
+        folder / "a_rateints.fits", folder / "no.fits", *args, "--json", capsys=capsys
+    )
+    assert status == 0, err
+    assert made(out) == ["a_calints.fits"]
+    steps = {s["step"]: s["parameters"] for s in json.loads(text)[0]["steps"]}
+    assert steps["background"]["sigma"] == {"value": 4.0, "origin": "user"}
+
+
+def test_a_plan_of_several(folder, capsys):
+    path = association(folder, ("one", "a_rateints.fits"), ("two", "b_rateints.fits"))
+    assert main(["plan", str(path), "--all-products", "--json"]) == 0
+    assert [p["name"] for p in json.loads(capsys.readouterr().out)] == ["one", "two"]
+
+
+def test_from_python(folder, tmp_path):
+    found = spec2fn.calibrate_all(
+        [folder / "a_rateints.fits", folder / "gone_rate.fits"],
+        tmp_path / "out",
+        skip=["extract_1d"],
+    )
+    done, failed = found
+    assert done.error is None
+    assert done.calibration.files["cal"].name == "a_calints.fits"
+    assert failed.task.label == "gone_rate.fits"
+    assert isinstance(failed.error, InputError)
+
+
+@pytest.fixture(scope="module")
+def nods(tmp_path_factory):
+    return run_demo("miri-lrs-slit", tmp_path_factory.mktemp("nods"))
+
+
+def rendered_members(nods, association, folder):
+    """The exposures that a published association names, with the pixels of the demo's."""
+    given = json.loads(next(Path(nods.folder).glob("*_asn.json")).read_text())
+    pair = {m["exptype"]: Path(nods.folder) / m["expname"] for m in given["products"][0]["members"]}
+    shutil.copy(association, folder)
+    for product in json.loads(association.read_text())["products"]:
+        for member in product["members"]:
+            copy = Path(shutil.copy(pair[member["exptype"]], folder / member["expname"]))
+            fits.setval(copy, "EXPOSURE", value=f"{len(list(folder.iterdir())):05d}")
+            fits.setval(copy, "FILENAME", value=copy.name)
+    return folder / association.name
+
+
+@pytest.mark.parametrize(
+    "name", ["pool_009_spec_miri_lv2bkg-c1001_spec2_001", "pool_028_mir_lrsfs_nods-o001_spec2_001"]
+)
+def test_published_associations_run(nods, name, tmp_path, monkeypatch, capsys):
+    root = os.environ.get("SPEC2FN_REALDATA")
+    if not root or not Path(root, "round2", "asn").is_dir():
+        pytest.skip("SPEC2FN_REALDATA is not set: no published associations")
+    for key, value in cache_environment(nods.files["cache"], CONTEXT).items():
+        monkeypatch.setenv(key, value)
+    published = Path(root, "round2", "asn", "archived", f"{name}_asn.json")
+    path = rendered_members(nods, published, tmp_path)
+    out = tmp_path / "out"
+    args = ("--all-products", "--skip", "resample_spec", "--skip", "extract_1d", "--json")
+    status, text, err = run(path, "--output-dir", out, *args, capsys=capsys)
+    assert status == 0, err
+    products = json.loads(published.read_text())["products"]
+    assert made(out) == sorted(f"{p['name']}_cal.fits" for p in products)
+    reports = json.loads(text) if len(products) > 1 else [json.loads(text)]
+    steps = [{s["step"]: s["status"] for s in report["steps"]} for report in reports]
+    assert [s["background"] for s in steps] == ["COMPLETE"] * len(products)
+    header = fits.getheader(out / f"{products[0]['name']}_cal.fits")
+    assert header["ASNTABLE"] == path.name
+    assert header["ASNPOOL"] == json.loads(published.read_text())["asn_pool"]
+
+
+def test_every_official_default_at_once(nods, tmp_path, monkeypatch):
+    official = Path(__file__).parents[1] / "docs" / "official.yaml"
+    if not official.exists():
+        pytest.skip("not in a checkout")
+    import yaml
+
+    known = yaml.safe_load(official.read_text("utf-8"))
+    params = {
+        name: known["every_step"] | step["parameters"] | {f"override_{r}": None for r in
+        step["references"]} for name, step in known["steps"].items()
+    }  # fmt: skip
+    for key, value in cache_environment(nods.files["cache"], CONTEXT).items():
+        monkeypatch.setenv(key, value)
+    (path,) = Path(nods.folder).glob("*_asn.json")
+    done = spec2fn.calibrate(path, params=params)
+    plain = spec2fn.calibrate(path, parameter_references=False)
+    assert {"cal", "s2d", "x1d"} <= set(done.products)
+    assert done.warnings == plain.warnings
+    assert "cube_build.scalexy" in done.report["ignored_parameters"]
+    for kind in ("cal", "x1d"):
+        a, b = (p.products[kind] for p in (done, plain))
+        for variable in ("sci",) if kind == "cal" else ("flux",):
+            assert a[variable].identical(b[variable])
