@@ -476,8 +476,11 @@ def _walked(fit: SpectrumFit) -> csr_array:
     chain = _Chain(fit)
     size = fit.wave.shape[0]
     many = len(fit.pins)
-    pins = coo_array((np.ones(many), (np.arange(many), fit.pins)), shape=(many, size))
-    rows = csr_array(vstack([_matrix(fit, fit.response), pins], format="csr"))[fit.chain]
+    rows = _matrix(fit, fit.response)
+    if many:
+        pins = coo_array((np.ones(many), (np.arange(many), fit.pins)), shape=(many, size))
+        rows = csr_array(vstack([rows, pins], format="csr"))
+    rows = rows[fit.chain]
     pairs = csr_array(diags_array(chain.up) @ rows[:-1] - diags_array(chain.down) @ rows[1:])
     pairs.eliminate_zeros()
     pairs.sort_indices()
