@@ -8,6 +8,7 @@ import pytest
 
 from spec2fn.pieces import pieces_of
 from spec2fn.pipelines import MODES
+from spec2fn.testing import exposures
 
 # most of the time is compilation; modes that share their steps with one that is not slow
 SLOW = {"MIR_LRS-FIXEDSLIT", "MIR_MRS", "MIR_WFSS", "NIS_SOSS", "NRC_WFSS", "NRS_IFU"}
