@@ -38,6 +38,7 @@ __all__ = [
 _FEWEST = 25  # pixels of an order
 _ALONE = 3  # points for each pixel of an order that stands alone
 _APART = 1e-4  # profile of order 2 where order 1 is estimated
+_LEAST = 1e-6  # of what columns respond, or say, for one to be listened to
 _HOLD = 1e-6  # how much ends of the estimate are drawn to their neighbours
 _SIGNIFICANT = 1e-3  # profile of an order that stands alone
 
@@ -233,7 +234,7 @@ class _Scene:
 
     @property
     def unmodelled(self) -> HostArray:
-        return self.outside.all(axis=0)
+        return np.asarray(self.outside.all(axis=0))
 
 
 def _columns(
@@ -641,8 +642,11 @@ def _assemble(
     first, response, model = _aligned(lines, len(grid))
     covered = np.array([line.known for line in lines])
     total = np.abs(response.sum(axis=-1))
-    listed = reach.seen & (total > 1e-12 * total.max())
     weight = _weight(scene.error, reach.used)
+    # columns that say next to nothing would only cost precision
+    said = np.einsum("oyx,yx->ox", np.stack([o.profile**2 for o in orders]), weight)
+    typical = said.sum(axis=1, keepdims=True) / (said > 0).sum(axis=1, keepdims=True)
+    listed = reach.seen & (total > _LEAST**2 * total.max()) & (said > _LEAST * typical)
     pins = np.array([], int)
     if not free_ends:
         informed = np.zeros(len(grid), bool)

@@ -218,8 +218,9 @@ def official_factor(
     float, Trials
     """
     trials = Trials()
-    for factor in np.logspace(*(np.log10(guess) + np.array(decades)), 10):
-        trials.add(problem, float(factor))
+    center = float(np.log10(guess))
+    for factor in np.logspace(center + decades[0], center + decades[1], 10).tolist():
+        trials.add(problem, factor)
     for _ in range(_REFINEMENTS):
         known = np.sort(trials.factors)
         j = int(np.argmin(np.abs(np.log(known) - np.log(trials.best()))))

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -58,7 +58,9 @@ __all__ = [
     "responses",
 ]
 
-_FLOOR = 1e-9  # weight of what has none, in that of a typical column
+# weight of columns that lose their pixels in an integration, in that of typical ones: a smaller one
+# would be lost in rounding
+_FLOOR = 1e-8
 
 
 class ColumnSums(NamedTuple):
@@ -531,13 +533,18 @@ def _factor(fit: SpectrumFit, variance: Array, prepared: Equations | None) -> Ar
     arrays = jax.lax.stop_gradient({**structure, **values, "variance": variance})
 
     def on_host(given: Mapping[str, Array]) -> HostArray:
-        host = {name: np.asarray(a) for name, a in given.items()}
+        host: dict[str, Any] = {name: np.asarray(a) for name, a in given.items()}
         covariance = host.pop("variance")
         return np.asarray(_factor(replace(fit, **host, **rest), covariance, None))
 
     empty = np.zeros((0, fit.response.shape[1]))
     covered = np.zeros(fit.response.shape[:2], bool)
-    rest = {"weight": empty, "covered": covered, "flicker": None, "model_response": None}
+    rest: dict[str, Any] = {
+        "weight": empty,
+        "covered": covered,
+        "flicker": None,
+        "model_response": None,
+    }
     shape = jax.ShapeDtypeStruct((fit.width + 1, fit.chain.shape[0] - 1), np.dtype(float))
     return jax.pure_callback(on_host, shape, arrays, vmap_method="sequential")
 
@@ -631,7 +638,7 @@ def amplitude_covariance(
     Returns
     -------
     AmplitudeCovariance
-        Zero where an order is not fitted.
+        Zero where an order is not fitted, or has no pixels.
     """
     variance = column_variance(fit, precision)
     prepared = prepared or equations(fit)
