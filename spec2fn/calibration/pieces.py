@@ -45,7 +45,7 @@ _PLANES_IN_WORK = 20
 
 # Integrations from which plans are made that depend on all of them: with more, means and medians
 # of a background or a spectrum do not become better by much.
-_SURVEYED = 16
+_SURVEYED = 8
 _LEAST = 8  # of a piece of such an exposure
 
 

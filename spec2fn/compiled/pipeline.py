@@ -126,7 +126,7 @@ class Compiled:
         for kind in kinds:
             if kind not in first.products and kind not in first.saved:
                 made = tuple(first.products)
-                msg = f"compile: no product {kind!r}{nearest(kind, made)}; there are {made}"
+                msg = f"compile: no product {kind!r}{nearest(kind, made)} (there are {made})"
                 raise InputError(msg)
         chosen = tuple(kinds) or tuple(first.products)
         return cls(settings, observation, references, first, chosen)
@@ -333,7 +333,8 @@ class Compiled:
     ) -> Products:
         varied = dict(values or {})
         if science is not None:
-            varied |= self._of_exposure(science, dim)
+            given = self._of_exposure(science, dim)
+            varied |= {p: d for p, d in given.items() if p in self._used}
         self._check(varied)
         sizes = {path: np.shape(data) for path, data in varied.items()}
         mapped = [p for p, shape in sizes.items() if len(shape) == self._leaves[p].ndim + 1]
@@ -508,7 +509,12 @@ class Compiled:
             self._check((path,))
             self._check_shape(path, np.shape(data))
             given[path] = data.astype(self._leaves[path].dtype)
-        return {p: d for p, d in given.items() if p in self._used}
+        # what does not count must yet have as many integrations as the rest
+        return {
+            p: d
+            for p, d in given.items()
+            if p in self._used or np.shape(d) != self._leaves[p].shape
+        }
 
     def _of_exposure(self, science: Exposure, dim: str = "") -> dict[str, Array]:
         mine, theirs = pieces_of(self.observation.science), pieces_of(science)
@@ -536,7 +542,7 @@ class Compiled:
         old = self.references.get(reftype)
         if old is None:
             held = [k for k, v in self.references.items() if v is not None]
-            msg = f"compile: no reference {reftype!r}{nearest(reftype, held)}; there are {held}"
+            msg = f"compile: no reference {reftype!r}{nearest(reftype, held)} (there are {held})"
             raise ContractError(msg)
         new = as_reference(ref, reftype.rpartition(":")[2]).load()
         return self._of_variables(f"refs/{reftype}", old, new)
@@ -545,7 +551,7 @@ class Compiled:
         given = {}
         for name in map(str, old.variables):
             path = f"{prefix}/{name}"
-            if path not in self._used:
+            if path not in self._leaves:
                 continue
             if name not in new.variables:
                 msg = f"compile: {prefix} was planned with {name!r}, which is not given"
@@ -574,8 +580,8 @@ class Compiled:
         for path in paths:
             if path not in self._leaves:
                 msg = (
-                    f"compile: no path {path!r}{nearest(path, self._leaves)}; parameters() lists"
-                    " all of them"
+                    f"compile: no path {path!r}{nearest(path, self._leaves)}"
+                    " (parameters() lists all of them)"
                 )
                 raise ContractError(msg)
             if path not in self._used:

@@ -245,8 +245,10 @@ def binned_ratio(c: Comparison) -> tuple[HostArray, HostArray, HostArray]:
 def _plot_depths(axis: Axes, comparisons: Sequence[Comparison]) -> None:
     for c in comparisons:
         one = transit_depth(c)
-        bar = {"fmt": "o", "ms": 3, "lw": 0.8, "color": _color(c)}
-        axis.errorbar(one.wavelength, 1e2 * one.depth, 1e2 * one.error, label=c.name, **bar)
+        bars = axis.errorbar(
+            one.wavelength, 1e2 * one.depth, 1e2 * one.error, fmt="o", ms=3, lw=0.8, color=_color(c)
+        )
+        bars.set_label(c.name)
         axis.plot(one.wavelength, 1e2 * one.truth, "k-", lw=1, zorder=3)
     axis.set_xlabel("wavelength [µm]")
     axis.set_ylabel("transit depth [%]")
@@ -258,9 +260,8 @@ def _plot_light_curves(axis: Axes, comparisons: Sequence[Comparison]) -> None:
     for k, c in enumerate(comparisons):
         flux, error, truth = white_light(c)
         number, shift = np.arange(1, len(flux) + 1), -0.01 * k
-        bar = {"fmt": "o", "ms": 4, "color": _color(c)}
-        name = f"{c.name}, {shift:+.2f}" if k else c.name
-        axis.errorbar(number, flux + shift, error, label=name, **bar)
+        bars = axis.errorbar(number, flux + shift, error, fmt="o", ms=4, color=_color(c))
+        bars.set_label(f"{c.name}, {shift:+.2f}" if k else c.name)
         axis.plot(number, truth + shift, "k-", lw=1, zorder=0)
     axis.set_xlabel("integration")
     axis.set_ylabel("relative flux")

@@ -19,6 +19,7 @@ from spec2fn.host.atoca_grid import oversample, shared_grid
 from spec2fn.host.atoca_kernel import Rows, SpectralKernel, kernel_rows, throughput_at
 from spec2fn.kernels.atoca import (
     Atoca,
+    OrderOptics,
     SpectrumFit,
     band_order,
     column_sums,
@@ -385,6 +386,7 @@ def plan_atoca(
     estimate: HostArray | None = None,
     separate: Sequence[int] = (1, 2),
     flicker: float | None = None,
+    optics: bool = False,
 ) -> Atoca:
     """Plan how orders are told apart.
 
@@ -411,6 +413,8 @@ def plan_atoca(
         Those with too few pixels are left out.
     flicker : float, optional
         Fit a constant in each column as well, of this prior standard deviation [DN/s].
+    optics : bool
+        Keep what gradients in throughputs and wavelengths need; for exact ends alone.
 
     Returns
     -------
@@ -444,7 +448,7 @@ def plan_atoca(
         )
     else:
         grid = _checked_grid(wave_grid)
-    joint = _joint_fit(orders, grid, scene, settings, flicker)
+    joint, seen = _joint_fit(orders, grid, scene, settings, flicker)
     problem = _problem(joint, orders, scene)
     if settings.factor is None:
         assert spectrum is not None
@@ -467,6 +471,7 @@ def plan_atoca(
         alone=alone,
         profile=np.stack([o.profile for o in orders]),
         modelled=~scene.unmodelled,
+        optics=seen if optics else None,
     )
 
 
@@ -516,11 +521,11 @@ def _joint_fit(
     scene: _Scene,
     settings: AtocaSettings,
     flicker: float | None,
-) -> SpectrumFit:
-    """Fit of orders 1 and 2 together, but for the factor."""
+) -> tuple[SpectrumFit, dict[str, OrderOptics]]:
+    """Fit of orders 1 and 2 together, but for the factor, and what it is made of."""
     both = orders[:2]
     reach = _reach(both, grid, scene.outside[:2] | scene.bad, settings.threshold)
-    exact, lines = settings.exact_ends, []
+    exact, lines, kernels = settings.exact_ends, [], []
     for order, seen, start, stop in zip(both, reach.seen, reach.start, reach.stop, strict=True):
         gain = throughput_at(order.throughput, grid) * grid
         kernel = kernel_rows(order.kernel, order.trace, grid, start, stop)
@@ -529,7 +534,27 @@ def _joint_fit(
                 order, grid, (start, stop), seen, gain=gain, kernel=kernel, scene=scene, exact=exact
             )
         )
-    return _assemble((0, 1), both, grid, lines, reach=reach, scene=scene, flicker=flicker)
+        kernels.append((gain[start:stop], kernel))
+    fit = _assemble((0, 1), both, grid, lines, reach=reach, scene=scene, flicker=flicker)
+    optics = {}
+    for i, (order, (gain, kernel)) in enumerate(zip(both, kernels, strict=True)):
+        part = grid[reach.start[i] : reach.stop[i]]
+        lower, upper = (np.where(reach.seen[i], e, part[0]) for e in pixel_ends(order.wave))
+        rows = integrals_of(part, lower, upper, exact=True)
+        optics[str(i)] = OrderOptics(
+            wave=part,
+            lower=lower,
+            upper=upper,
+            seen=reach.seen[i],
+            gain=gain,
+            kernel=kernel.values,
+            kernel_first=kernel.first,
+            node_first=rows.first,
+            first=np.asarray(fit.first)[i],
+            nodes=rows.values.shape[1],
+            taps=fit.response.shape[2],
+        )
+    return fit, optics
 
 
 def _line(
@@ -643,10 +668,11 @@ def _assemble(
     covered = np.array([line.known for line in lines])
     total = np.abs(response.sum(axis=-1))
     weight = _weight(scene.error, reach.used)
-    # columns that say next to nothing would only cost precision
+    # columns that say next to nothing would only cost precision; officially they are listened to
+    least = _LEAST if same else 0.0
     said = np.einsum("oyx,yx->ox", np.stack([o.profile**2 for o in orders]), weight)
     typical = said.sum(axis=1, keepdims=True) / (said > 0).sum(axis=1, keepdims=True)
-    listed = reach.seen & (total > _LEAST**2 * total.max()) & (said > _LEAST * typical)
+    listed = reach.seen & (total > _LEAST**2 * total.max()) & (said > least * typical)
     pins = np.array([], int)
     if not free_ends:
         informed = np.zeros(len(grid), bool)

@@ -32,7 +32,7 @@ import numpy as np
 from spec2fn.kernels import banded
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.plan_base import Plan, array
-from spec2fn.typing import Array, HostArray
+from spec2fn.typing import Array, HostArray, Number
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -42,11 +42,13 @@ __all__ = [
     "AmplitudeCovariance",
     "ColumnSums",
     "Equations",
+    "OrderOptics",
     "SpectrumFit",
     "band_order",
     "amplitude_covariance",
     "column_sums",
     "column_variance",
+    "contaminant_strengths",
     "contamination_variance",
     "decontaminate",
     "equations",
@@ -474,8 +476,11 @@ def _walked(fit: SpectrumFit) -> csr_array:
     chain = _Chain(fit)
     size = fit.wave.shape[0]
     many = len(fit.pins)
-    pins = coo_array((np.ones(many), (np.arange(many), fit.pins)), shape=(many, size))
-    rows = csr_array(vstack([_matrix(fit, fit.response), pins], format="csr"))[fit.chain]
+    rows = _matrix(fit, fit.response)
+    if many:
+        pins = coo_array((np.ones(many), (np.arange(many), fit.pins)), shape=(many, size))
+        rows = csr_array(vstack([rows, pins], format="csr"))
+    rows = rows[fit.chain]
     pairs = csr_array(diags_array(chain.up) @ rows[:-1] - diags_array(chain.down) @ rows[1:])
     pairs.eliminate_zeros()
     pairs.sort_indices()
@@ -674,6 +679,57 @@ def _posterior(
     return variance - factor**2 * gained
 
 
+class OrderOptics(Plan):
+    """What the response of one order to the joint grid is made of, to ask how it depends on it.
+
+    Attributes
+    ----------
+    wave : array, (wave,)
+        Piece of the grid that the order sees [um].
+    lower, upper : array, (disp,)
+        Wavelengths of the ends of the columns [um].
+    seen : bool array, (disp,)
+    gain : array, (wave,)
+        Throughput times wavelength.
+    kernel : array, (wave, node)
+        Resolution around each point of the piece.
+    kernel_first, node_first, first : int array, (wave,), (disp,), (disp,)
+        First points of the grid in the kernel, of the piece in a column, of the grid in a response.
+    nodes, taps : int
+        Points of a column, and of a response.
+    """
+
+    wave: Array = array("wave")
+    lower: Array = array("disp")
+    upper: Array = array("disp")
+    seen: Array = array("disp")
+    gain: Array = array("wave")
+    kernel: Array = array("wave node")
+    kernel_first: Array = array("wave")
+    node_first: Array = array("disp")
+    first: Array = array("disp")
+    nodes: int
+    taps: int
+
+    def response(self, *, gain: Array | None = None, shift: Number = 0.0) -> Array:
+        """Response of the columns, (disp, tap), for another gain or shifted wavelengths [um].
+
+        Put it into :attr:`SpectrumFit.response`; the resolution stays what it is.
+        """
+        xp = array_namespace(self.lower, self.gain, gain, shift)
+        ends = (self.lower + shift, self.upper + shift)
+        weights = pixel_integrals(self.wave, *ends, np.asarray(self.node_first), self.nodes)
+        return responses(
+            xp.where(self.seen[:, None], weights, 0.0),
+            np.asarray(self.node_first),
+            self.gain if gain is None else gain,
+            self.kernel,
+            kernel_first=np.asarray(self.kernel_first),
+            first=np.asarray(self.first),
+            taps=self.taps,
+        )
+
+
 class Atoca(Plan):
     """How the orders of an exposure are told apart.
 
@@ -686,12 +742,47 @@ class Atoca(Plan):
     profile : array, (order, cross, disp)
     modelled : bool array, (cross, disp)
         Pixels in any aperture, which have a model.
+    optics : mapping of str to OrderOptics, optional
+        By position of the order, if they were asked for.
     """
 
     joint: SpectrumFit
     alone: Mapping[str, SpectrumFit]
     profile: Array = array("order cross disp")
     modelled: Array = array("cross disp")
+    optics: Mapping[str, OrderOptics] | None = None
+
+
+def contaminant_strengths(plan: Atoca, data: Array, images: Array) -> Array:
+    """Brightness of field stars, fitted together with the spectrum of orders 1 and 2.
+
+    Parameters
+    ----------
+    plan : Atoca
+    data : array, (..., cross, disp)
+        [DN/s], finite.
+    images : array, (contaminant, cross, disp)
+        What each would look like at a strength of one, such as its zeroth order.
+
+    Returns
+    -------
+    array, (..., contaminant)
+        Subtract the images times these before anything else is done with the data.
+    """
+    xp = array_namespace(plan.profile, data, images, plan.joint.response)
+    fit = plan.joint
+    profile = plan.profile[np.array(fit.orders)]
+    listed = _Chain(fit).places(xp.ones(fit.chain.shape[0]))[0]
+
+    def unexplained(image: Array) -> Array:
+        found = fit_spectrum(fit, column_sums(profile, fit.weight, image, fit.flicker))[0]
+        amplitude = _respond(fit, found) * listed
+        return image - xp.einsum("oyx,...ox->...yx", profile, amplitude)
+
+    weighted = images * fit.weight
+    normal = xp.einsum("kyx,lyx->kl", weighted, unexplained(images))
+    right = xp.einsum("kyx,...yx->...k", weighted, unexplained(data))
+    return xp.linalg.solve(normal, right[..., None])[..., 0]
 
 
 def order_amplitudes(plan: Atoca, data: Array, error: Array | None = None) -> Array:

@@ -232,7 +232,7 @@ def _on_grid(
     if "slit" in ds.dims or "ysize" in ds:
         more = {n: (ds[n].dims, values, dict(ds[n].attrs)) for n, values in area.items()}
         rows = np.ceil(np.asarray(ds["ysize"].data) * pixels.factor).astype(int)
-        out = out.assign(ysize=(ds["ysize"].dims, rows), **more)
+        out = out.assign({"ysize": (ds["ysize"].dims, rows), **more})
     else:
         out = set_scalars(out, **area)
     if is_jax(out["sci"].data):

@@ -55,8 +55,10 @@ def rendered(exp_type: str, seed: int = 0, integrations: int = 2) -> Rendered:
     from spec2fn.forward.niriss.instrument import Strip
     from spec2fn.forward.renderers import render
 
-    scene = {"strip": Strip("SUBSTRIP256", 256, columns=768)} if exp_type == SOSS else {}
-    return render(exp_type, seed, integrations, **scene)
+    if exp_type == SOSS:
+        strip = Strip("SUBSTRIP256", 256, columns=768)
+        return render(exp_type, seed, integrations, strip=strip)
+    return render(exp_type, seed, integrations)
 
 
 @functools.cache

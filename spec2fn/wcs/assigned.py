@@ -56,6 +56,8 @@ class WcsPlan(Plan):
         names = ("specsys", "dispaxis", "s_region", "nominal_range")
         attrs = {name: getattr(self, name) for name in names}
         out = with_attrs(out, **{k: v for k, v in attrs.items() if v is not None})
+        if self.wcs is None:  # inside a trace, which has no headers
+            return out
         out = with_meta(out, wcs=self.wcs, records=self.records or {})
         return with_warnings(out, *self.warnings)
 

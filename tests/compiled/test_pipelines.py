@@ -8,10 +8,15 @@ import pytest
 
 from spec2fn.pieces import pieces_of
 from spec2fn.pipelines import MODES
+from spec2fn.testing import exposures
 
 # most of the time is compilation; modes that share their steps with one that is not slow
-SLOW = {"MIR_LRS-FIXEDSLIT", "MIR_MRS", "MIR_WFSS", "NRC_WFSS", "NRS_IFU"}
-CASES = [pytest.param(m, marks=pytest.mark.slow if m in SLOW else ()) for m in MODES]
+SLOW = {"MIR_LRS-FIXEDSLIT", "MIR_MRS", "MIR_WFSS", "NIS_SOSS", "NRC_WFSS", "NRS_IFU"}
+CASES = [
+    pytest.param(m, marks=pytest.mark.slow if m in SLOW else ())
+    for m in MODES
+    if m in exposures.EXP_TYPES  # lamps have none of their own
+]
 # fields of plans in which spectra are smooth (the correction of apertures has kinks in sizes)
 SMOOTH = ("fraction", "area", "spatial", "apcorr_table")
 

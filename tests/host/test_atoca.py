@@ -115,10 +115,11 @@ def test_searched_factors_explain_an_image_that_obeys_the_model(search):
     plan = plan_atoca(orders()[:2], data, error, mask, unmodelled, **given)
     model = np.nansum(order_models(plan, order_amplitudes(plan, data)), axis=0)
     used = (plan.joint.weight > 0) & plan.joint.covered.all(axis=0)
-    assert 0.9 < np.mean(((data - model) / error)[used] ** 2) < 1.1
+    # a tenth of the pixels is what the spectrum is free to follow
+    assert 0.8 < np.mean(((data - model) / error)[used] ** 2) < 1.0
     truth = np.where(plan.joint.covered, light, np.nan)
     found = order_amplitudes(plan, data) / truth - 1
-    assert np.nanpercentile(np.abs(found), 90) < 0.01
+    assert np.nanpercentile(np.abs(found), 90) < 0.03
 
 
 def test_orders_with_too_few_pixels_are_left_out_or_refused():

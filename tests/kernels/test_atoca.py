@@ -11,6 +11,7 @@ from spec2fn.host.atoca import AtocaSettings, pixel_ends, plan_atoca
 from spec2fn.kernels.atoca import (
     amplitude_covariance,
     column_sums,
+    contaminant_strengths,
     contamination_variance,
     decontaminate,
     fit_spectrum,
@@ -48,6 +49,7 @@ def exposure(seed=0, factor=FACTOR, **settings):
     truth = amplitudes_of(draft, flux)
     image = np.nansum(order_models(draft, truth), axis=0)
     data = image + error * rng.normal(size=(3, *image.shape))
+    given["optics"] = True
     plan = plan_atoca(
         three, data[0], error, mask, unmodelled, settings=AtocaSettings(**choices), **given
     )
@@ -201,6 +203,31 @@ def test_a_constant_in_each_column_is_told_from_the_orders():
     np.testing.assert_allclose(fitted, again, rtol=1e-6)
 
 
+def test_the_optics_make_the_response():
+    plan, *_ = exposure()
+    for i, key in enumerate("01"):
+        made = plan.optics[key].response()
+        np.testing.assert_allclose(made, plan.joint.response[i], atol=1e-12 * made.max())
+
+
+def test_field_stars_are_told_from_the_orders():
+    plan, data, *_ = exposure()
+    y, x = np.mgrid[:ROWS, :COLUMNS]
+    places = ((26, 60), (30, 90))
+    images = np.array([np.exp(-((y - r) ** 2 + (x - c) ** 2) / 6.0) for r, c in places])
+    strengths = np.array([[5.0, 0.0], [8.0, 3.0], [0.0, -2.0]])
+    lit = data + np.einsum("ik,kyx->iyx", strengths, images)
+    found = contaminant_strengths(plan, lit, images)
+    plain = contaminant_strengths(plan, data, images)
+    # linear, and unbiased within the noise of a star of ten pixels
+    np.testing.assert_allclose(found - plain, strengths, atol=1e-6)
+    np.testing.assert_allclose(found, strengths, atol=1.0)
+    clean = order_amplitudes(plan, lit - np.einsum("ik,kyx->iyx", found, images))
+    expected = order_amplitudes(plan, data)
+    worse = order_amplitudes(plan, lit)
+    assert np.nanmax(np.abs(clean - expected)) < 0.5 * np.nanmax(np.abs(worse - expected))
+
+
 def traced(plan):
     def moved(fit):
         names = ("response", "wave", "factor", "weight")
@@ -227,19 +254,26 @@ def test_gradients_agree_with_finite_differences():
         "data": jnp.asarray(data[0]),
         "factor": jnp.log(plan.joint.factor),
         "profile": plan.profile,
-        "response": plan.joint.response,
+        "gain": jnp.asarray(plan.optics["0"].gain),
+        "shift": jnp.asarray(0.0),
     }
     smooth = np.sin(np.arange(COLUMNS) / 9.0)
     direction = {
         "data": (1.0, rng.normal(size=data[0].shape)),
         "factor": (1e-2, np.array(1.0)),
         "profile": (1e-4, plan.profile * smooth),
-        "response": (1e-4, plan.joint.response * smooth[:, None]),
+        "gain": (1e-4, start["gain"] * np.sin(9 * plan.optics["0"].wave)),
+        "shift": (1e-6, np.array(1.0)),
     }
 
     @jax.jit
     def loss(values):
-        joint = replace(plan.joint, factor=jnp.exp(values["factor"]), response=values["response"])
+        first, second = (plan.optics[key] for key in "01")
+        response = [
+            first.response(gain=values["gain"], shift=values["shift"]),
+            second.response(shift=values["shift"]),
+        ]
+        joint = replace(plan.joint, factor=jnp.exp(values["factor"]), response=jnp.stack(response))
         changed = replace(plan, joint=joint, profile=values["profile"])
         found = order_amplitudes(changed, values["data"])
         return jnp.where(jnp.isfinite(found), found * weights, 0.0).sum()

@@ -56,11 +56,11 @@ def references(
     yield fits("specprofile", _profiles(strip), mode=subarray)
     yield fits("speckernel", _kernels(), mode=keywords)
     yield fits("bkg", _background(strip, seed), mode={**optics, "SUBARRAY": "SUBSTRIP256"})
-    flat = files.measured_flat(
+    model, header, hdus = files.measured_flat(
         true_flat(strip, seed), _FLAT_ERROR, seed, strip.subarray, strip.corner, nis.DETECTOR.fast
     )
-    flat[1]["SLOWAXIS"] = nis.DETECTOR.slow
-    yield fits("flat", flat, mode=optics)
+    header = {**header, "SLOWAXIS": nis.DETECTOR.slow}
+    yield fits("flat", (model, header, hdus), mode=optics)
     yield fits("photom", _photom(strip), mode=keywords)
     yield fits("pathloss", _pathloss(strip), mode=optics)
 

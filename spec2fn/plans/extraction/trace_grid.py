@@ -122,8 +122,9 @@ def fine_pixels(
             zip(names, evaluate_on_box(lower(fine), (shape[0], shape[1]), box), strict=True)
         )
         along = evaluate_on_box(lower(fine, None, "alpha_beta"), (shape[0], shape[1]), box)[0]
+        rows, columns = ds["sci"].shape[-2:]
         coarse = np.isfinite(
-            evaluate_on_box(lower(wcs, None, "alpha_beta"), ds["sci"].shape[-2:], box_of(wcs))[0]
+            evaluate_on_box(lower(wcs, None, "alpha_beta"), (rows, columns), box_of(wcs))[0]
         )
         label = coarse.take(nearest, axis=axis).astype(np.int32)
     finer = make_slices_plan(np.asarray(label).astype(np.int32))

@@ -56,7 +56,9 @@ class Extract2dPlan(Plan):
         if self.warnings:
             records["warnings"] = (*meta.records.get("warnings", ()), *self.warnings)
         model = "SlitModel" if mode_of(ds).one_slit else "MultiSlitModel"
-        attrs = {**ds.attrs, "model": model, "meta": meta.replace(wcs=self.wcs, records=records)}
+        attrs = {**ds.attrs, "model": model}
+        if self.wcs is not None:  # as it is inside a trace, which has no headers
+            attrs["meta"] = meta.replace(wcs=self.wcs, records=records)
         ds = ds.drop_vars("mask", errors="ignore")  # it is one of the whole exposure
         imaged = [name for name, var in ds.variables.items() if {"y", "x"} <= set(var.dims)]
         rest = ds.drop_vars(imaged)

@@ -10,7 +10,7 @@ from spec2fn.errors import InputError
 from spec2fn.plan_base import Plan, array, outside
 from spec2fn.plans.slits.grism_cutouts import grism_geometry
 from spec2fn.plans.slits.spectral_orders import extracted_orders
-from spec2fn.schema import meta_of
+from spec2fn.schema import meta_of, with_meta
 from spec2fn.typing import Array
 
 if TYPE_CHECKING:
@@ -70,8 +70,10 @@ class WindowPlan(Plan):
         for name, text in zip(("source_name", "source_alias"), self.names, strict=True):
             new[name] = ((), np.array(text))
         new["wavelength"] = (("y", "x"), self.wavelength, {"units": "um"})
-        meta = meta_of(ds).replace(wcs=self.wcs, records={"spectral_order": self.order})
-        return out.assign(new).assign_attrs(model="SlitModel", meta=meta)
+        out = out.assign(new).assign_attrs(model="SlitModel")
+        if self.wcs is None:  # inside a trace, which has no headers
+            return out
+        return with_meta(out, wcs=self.wcs, records={"spectral_order": self.order})
 
 
 def plan_window(
