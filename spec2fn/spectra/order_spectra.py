@@ -9,6 +9,7 @@ import numpy as np
 
 from spec2fn.dq import Pixel
 from spec2fn.kernels.atoca import column_sums, fit_spectrum, order_amplitudes, order_models
+from spec2fn.kernels.atoca_nuisances import without_nuisances
 from spec2fn.kernels.column_background import column_background
 from spec2fn.kernels.namespace import array_namespace, is_traced, positive_root, safe_divide
 from spec2fn.kernels.series import from_neighbours
@@ -94,6 +95,9 @@ def _of_some(
         data = data - background[:, None]
     amplitudes = xp.full((data.shape[0], len(plan.orders), data.shape[-1]), np.nan)
     if plan.models is not None:
+        if plan.models.nuisances is not None:
+            cleaned = without_nuisances(plan.models, data)
+            data, background = cleaned.data, background + cleaned.level
         amplitudes = order_amplitudes(plan.models, data, error if plan.own_errors else None)
     columns = _each(lambda *one: _of_one(plan, apertures, one), data, error, masked, amplitudes)
     columns["background"] = xp.broadcast_to(background[:, None], columns["flux"].shape)
@@ -329,6 +333,7 @@ def _fitted_spectra(out: xr.Dataset, plan: OrdersPlan, data: Array) -> xr.Datase
         if plan.column_background:
             share = plan.column_background
             light = image - column_background(image[None], plan.masked[None], share)[0]
+        light = without_nuisances(models, light).data
         for fit in (models.joint, *models.alone.values()):
             profile = np.asarray(models.profile)[list(fit.orders)]
             sums = column_sums(profile, np.asarray(fit.weight), light, fit.flicker)
