@@ -227,12 +227,13 @@ class _TooFewPixelsError(InputError):
 
 @dataclass(frozen=True)
 class _Scene:
-    """An image with its masks, as all fits of an exposure share it."""
+    """An image with its masks, and columns that are listened to, as all fits share it."""
 
     data: HostArray
     error: HostArray
     bad: HostArray
     outside: HostArray
+    heard: HostArray
 
     @property
     def unmodelled(self) -> HostArray:
@@ -433,7 +434,9 @@ def plan_atoca(
     data, error = data.astype(float), error.astype(float)
     good = np.isfinite(data) & np.isfinite(error) & (error > 0)
     outside = np.array([~(o.aperture > 0) | unmodelled for o in orders])
-    scene = _Scene(np.where(good, data, 0.0), np.where(good, error, 1.0), mask | ~good, outside)
+    scene = _Scene(
+        np.where(good, data, 0.0), np.where(good, error, 1.0), mask | ~good, outside, np.array(True)
+    )
     spectrum: Callable[[HostArray], HostArray] | None = None
     if estimate is not None:
         spectrum = _spline(estimate)
@@ -454,6 +457,10 @@ def plan_atoca(
     else:
         grid = _checked_grid(wave_grid)
     joint, seen = _joint_fit(orders, grid, scene, settings)
+    if flicker is not None:
+        # in columns without a model of order 1 its light would pass for a constant
+        scene = replace(scene, heard=np.asarray(joint.covered)[0])
+        joint, seen = _joint_fit(orders, grid, scene, settings)
 
     def plan(scene: _Scene) -> Atoca:
         fits = _with_factors(joint, orders, scene, separate, settings=settings, spectrum=spectrum)
@@ -504,17 +511,7 @@ def _with_factors(
 
 def _with_nuisances(plan: Atoca, images: HostArray, flicker: float | None) -> Atoca:
     """Add what is fitted along with the orders."""
-    sigma = None
-    if flicker is not None:
-        sigma = np.array(float(flicker))
-        # in columns without a model of order 1 its light would pass for a constant: nobody looks
-        lit = plan.joint.covered[0]
-
-        def within(fit: SpectrumFit) -> SpectrumFit:
-            return replace(fit, weight=np.where(lit, fit.weight, 0.0))
-
-        alone = {key: within(fit) for key, fit in plan.alone.items()}
-        plan = replace(plan, joint=within(plan.joint), alone=alone)
+    sigma = None if flicker is None else np.array(float(flicker))
     nuisances, lost = contaminant_products(plan, images, sigma)
     if lost is not None:
         msg = (
@@ -712,7 +709,7 @@ def _assemble(
     first, response, model = _aligned(lines, len(grid))
     covered = np.array([line.known for line in lines])
     total = np.abs(response.sum(axis=-1))
-    weight = _weight(scene.error, reach.used)
+    weight = _weight(scene.error, reach.used & scene.heard)
     # columns that say next to nothing would only cost precision; officially they are listened to
     least = _LEAST if same else 0.0
     said = np.einsum("oyx,yx->ox", np.stack([o.profile**2 for o in orders]), weight)

@@ -303,6 +303,10 @@ def test_noise_of_columns_is_fitted_and_subtracted(given):
     seen[:, :8] = False  # where the models may begin a column earlier or later
     assert np.std((found - level[:, 0])[seen]) < 0.2 * level.std()
     assert (bad["background"].values == 0).all()
+    error = clean["flux_error_cov"].values
+    assert (error[np.isfinite(error)] > 0).all()
+    more = (error / usual["flux_error_cov"].values)[:, :, 12:-12]
+    assert np.nanmax(more) < 3
     for k in range(3):
         known = np.isfinite(usual["flux"].values[:, k]) & seen
         worse, left = ((out["flux"] - usual["flux"]).values[:, k][known] for out in (bad, clean))
