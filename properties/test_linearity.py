@@ -62,7 +62,7 @@ def assert_scaled(after, before, factor):
 def test_steps_are_linear(name, exp_type):
     given_to = exposures.step_input(name, exp_type)
 
-    @strategies.share(0.12)
+    @strategies.share(0.08)
     @given(seed=st.integers(0, 2**32 - 1), factor=FACTORS)
     def check(seed, factor):
         ds = strategies.disturb(given_to.dataset, seed)
@@ -91,7 +91,7 @@ def test_the_spectrum_is_linear_in_the_exposure(exp_type):
 
     before = spectrum(1.0)
 
-    @strategies.share(0.12)
+    @strategies.share(0.08)
     @given(factor=FACTORS)
     def check(factor):
         after = spectrum(factor)

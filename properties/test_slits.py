@@ -92,7 +92,7 @@ def emptied(slits, kind):
 def test_order_does_not_matter(name, exp_type):
     given_to = exposures.step_input(name, exp_type)
 
-    @strategies.share(0.08)
+    @strategies.share(0.05)
     @given(seed=SEEDS)
     def check(seed):
         slits = strategies.disturb(given_to.dataset, seed)
@@ -105,7 +105,7 @@ def test_order_does_not_matter(name, exp_type):
 def test_some_slits_are_those_of_all(name, exp_type):
     given_to = exposures.step_input(name, exp_type)
 
-    @strategies.share(0.08)
+    @strategies.share(0.05)
     @given(seed=SEEDS)
     def check(seed):
         slits = strategies.disturb(given_to.dataset, seed)
@@ -121,7 +121,7 @@ def test_some_slits_are_those_of_all(name, exp_type):
 def test_padding_does_not_matter(name, exp_type):
     given_to = exposures.step_input(name, exp_type)
 
-    @strategies.share(0.08)
+    @strategies.share(0.05)
     @given(seed=SEEDS, pads=PADS)
     def check(seed, pads):
         slits = strategies.disturb(given_to.dataset, seed)

@@ -235,7 +235,7 @@ def test_gradient_in_the_response(kept, ds):
     assert exact == pytest.approx(numeric, rel=1e-4)
 
 
-@pytest.mark.parametrize("wanted", ["position", "shift"])
+@pytest.mark.parametrize("wanted", [pytest.param("position", marks=pytest.mark.slow), "shift"])
 def test_gradient_of_the_flux_in_the_angle_of_the_wheel(kept, ds, given_to, wanted):
     import jax.numpy as jnp
 
@@ -266,6 +266,7 @@ def test_a_plan_that_is_not_moved_is_the_plan(kept, ds, given_to):
     np.testing.assert_allclose(box.sum(axis=1), lower.weights.sum(axis=1), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_gradient_of_the_flux_in_the_exposure(kept, ds, given_to):
     import jax.numpy as jnp
 

@@ -230,9 +230,12 @@ def _on_grid(
     out = with_model(ds.drop_vars(lost).drop_dims(axis).assign(variables), model)
     area = {n: out[n].data / pixels.factor for n in ("pixar_sr", "pixar_a2") if n in out}
     if "slit" in ds.dims or "ysize" in ds:
-        more = {n: (ds[n].dims, values, dict(ds[n].attrs)) for n, values in area.items()}
+        more: dict[str, Any] = {
+            n: (ds[n].dims, values, dict(ds[n].attrs)) for n, values in area.items()
+        }
         rows = np.ceil(np.asarray(ds["ysize"].data) * pixels.factor).astype(int)
-        out = out.assign({"ysize": (ds["ysize"].dims, rows), **more})
+        more["ysize"] = (ds["ysize"].dims, rows)
+        out = out.assign(more)
     else:
         out = set_scalars(out, **area)
     if is_jax(out["sci"].data):
