@@ -26,7 +26,9 @@ def _cost(exp_type):
 
 
 def test_every_step_is_covered():
-    assert set(MODES) <= set(exposures.EXP_TYPES), "add an exposure of the mode to spec2fn.testing"
+    # lamps shine on the slits and slices of the sky, and have its steps
+    modes = {mode for mode in MODES if ":" not in mode}
+    assert modes <= set(exposures.EXP_TYPES), "add an exposure of the mode to spec2fn.testing"
     covered = {step.name for _, pipeline in MODES.values() for step in steps_of(pipeline)}
     assert covered == set(registered_steps()), "a step that no pipeline has is not tested"
 

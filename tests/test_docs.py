@@ -355,6 +355,10 @@ def check_soss(_folder, ns):
     assert ns["columns"].shape == (3, 2048)
     assert ns["image"].shape == (256, 2048)
     assert ns["back"].shape == ns["spectrum"].shape
+    # a sky of 1.7 DN/s, and the noise
+    known = ns["level"][:, 10:-10]
+    assert np.median(known) == pytest.approx(1.7, abs=0.4)
+    assert np.std(known) == pytest.approx(2.0, abs=0.4)
 
 
 def check_integral_fields(folder, ns):

@@ -19,6 +19,7 @@ IDS = [f"{step.name}.{name}" for step, name, _ in PARAMETERS]
 ANYTHING = ("flat_field.user_supplied_flat", "master_background.user_background")
 ANYTHING += ("extract_2d.grism_objects", "background.wfss_mask", "wfss_contam.seds")
 ANYTHING += ("extract_1d.soss_estimate", "extract_1d.soss_wave_grid_in")
+ANYTHING += ("extract_1d.soss_contaminants",)
 ANYTHING += ("master_background.corrections", "nsclean.user_mask", "resample_spec.output_wcs")
 
 

@@ -26,6 +26,7 @@ from spec2fn.kernels.atoca import (
     pixel_integrals,
     responses,
 )
+from spec2fn.kernels.atoca_nuisances import contaminant_products, without_nuisances
 from spec2fn.typing import HostArray
 
 __all__ = [
@@ -226,12 +227,13 @@ class _TooFewPixelsError(InputError):
 
 @dataclass(frozen=True)
 class _Scene:
-    """An image with its masks, as all fits of an exposure share it."""
+    """An image with its masks, and columns that are listened to, as all fits share it."""
 
     data: HostArray
     error: HostArray
     bad: HostArray
     outside: HostArray
+    heard: HostArray
 
     @property
     def unmodelled(self) -> HostArray:
@@ -385,6 +387,7 @@ def plan_atoca(
     wave_grid: HostArray | None = None,
     estimate: HostArray | None = None,
     separate: Sequence[int] = (1, 2),
+    contaminants: HostArray | None = None,
     flicker: float | None = None,
     optics: bool = False,
 ) -> Atoca:
@@ -411,6 +414,8 @@ def plan_atoca(
     separate : sequence of int
         Positions of orders with a fit of their own: 1 for the blue part of order 2, 2 for order 3.
         Those with too few pixels are left out.
+    contaminants : ndarray, (contaminant, cross, disp), optional
+        Images whose strengths are fitted as well, such as the zeroth orders of field stars.
     flicker : float, optional
         Fit a constant in each column as well, of this prior standard deviation [DN/s].
     optics : bool
@@ -423,12 +428,15 @@ def plan_atoca(
     Raises
     ------
     InputError
-        If orders 1 or 2 have too few pixels, or a grid or an estimate cannot be used.
+        If orders 1 or 2 have too few pixels, a grid or an estimate cannot be used, or an image of
+        a contaminant cannot be told from the orders and the other images.
     """
     data, error = data.astype(float), error.astype(float)
     good = np.isfinite(data) & np.isfinite(error) & (error > 0)
     outside = np.array([~(o.aperture > 0) | unmodelled for o in orders])
-    scene = _Scene(np.where(good, data, 0.0), np.where(good, error, 1.0), mask | ~good, outside)
+    scene = _Scene(
+        np.where(good, data, 0.0), np.where(good, error, 1.0), mask | ~good, outside, np.array(True)
+    )
     spectrum: Callable[[HostArray], HostArray] | None = None
     if estimate is not None:
         spectrum = _spline(estimate)
@@ -448,31 +456,71 @@ def plan_atoca(
         )
     else:
         grid = _checked_grid(wave_grid)
-    joint, seen = _joint_fit(orders, grid, scene, settings, flicker)
-    problem = _problem(joint, orders, scene)
-    if settings.factor is None:
+    joint, seen = _joint_fit(orders, grid, scene, settings)
+    if flicker is not None:
+        # in columns without a model of order 1 its light would pass for a constant
+        scene = replace(scene, heard=np.asarray(joint.covered)[0])
+        joint, seen = _joint_fit(orders, grid, scene, settings)
+
+    def plan(scene: _Scene) -> Atoca:
+        fits = _with_factors(joint, orders, scene, separate, settings=settings, spectrum=spectrum)
+        return Atoca(
+            joint=fits[0],
+            alone=fits[1],
+            profile=np.stack([o.profile for o in orders]),
+            modelled=~scene.unmodelled,
+            optics=seen if optics else None,
+        )
+
+    first = plan(scene)
+    if contaminants is None and flicker is None:
+        return first
+    images = np.zeros((0, *data.shape)) if contaminants is None else contaminants
+    first = _with_nuisances(first, images, flicker)
+    # how smooth the spectrum is shows without them
+    cleaned = replace(scene, data=np.asarray(without_nuisances(first, scene.data).data))
+    return _with_nuisances(plan(cleaned), images, flicker)
+
+
+def _with_factors(
+    joint: SpectrumFit,
+    orders: Sequence[DetectorOrder],
+    scene: _Scene,
+    separate: Sequence[int],
+    *,
+    settings: AtocaSettings,
+    spectrum: Callable[[HostArray], HostArray] | None,
+) -> tuple[SpectrumFit, dict[str, SpectrumFit]]:
+    """Joint fit, and those of single orders by position, as smooth as the data ask for."""
+    factor = settings.factor
+    if factor is None:
         assert spectrum is not None
-        factor, trials = _search(problem, problem.guess(spectrum), (-4.0, 4.0), settings)
-    else:
-        factor, trials = settings.factor, None
-    joint = replace(joint, factor=np.array(factor))
+        problem = _problem(joint, orders, scene)
+        factor = _search(problem, problem.guess(spectrum), (-4.0, 4.0), settings)[0]
     alone = {}
     for place in separate:
         longest = settings.separation[1] if place == 1 else np.inf
         try:
-            fit = _single_fit(orders, place, longest, scene, settings=settings, flicker=flicker)
+            fit = _single_fit(orders, place, longest, scene, settings=settings)
         except _TooFewPixelsError:
             continue
         found = _search(_problem(fit, orders, scene), factor, (-2.0, 8.0), settings)[0]
         alone[str(place)] = replace(fit, factor=np.array(found))
-    del trials
-    return Atoca(
-        joint=joint,
-        alone=alone,
-        profile=np.stack([o.profile for o in orders]),
-        modelled=~scene.unmodelled,
-        optics=seen if optics else None,
-    )
+    return replace(joint, factor=np.array(factor)), alone
+
+
+def _with_nuisances(plan: Atoca, images: HostArray, flicker: float | None) -> Atoca:
+    """Add what is fitted along with the orders."""
+    sigma = None if flicker is None else np.array(float(flicker))
+    nuisances, lost = contaminant_products(plan, images, sigma)
+    if lost is not None:
+        msg = (
+            "an image of a contaminant needs light in pixels of the apertures that neither the"
+            f" orders nor the images before it explain, found none in image {lost + 1} of"
+            f" {len(images)}; leave it out of soss_contaminants"
+        )
+        raise InputError(msg)
+    return replace(plan, nuisances=nuisances)
 
 
 def _search(
@@ -485,8 +533,7 @@ def _search(
 
 def _problem(fit: SpectrumFit, orders: Sequence[DetectorOrder], scene: _Scene) -> Problem:
     profile = np.stack([orders[o].profile for o in fit.orders])
-    flicker = None if fit.flicker is None else np.asarray(fit.flicker)
-    sums = column_sums(profile, np.asarray(fit.weight), scene.data, flicker)
+    sums = column_sums(profile, np.asarray(fit.weight), scene.data)
     return Problem(fit, profile, scene.data, scene.error, sums)
 
 
@@ -520,7 +567,6 @@ def _joint_fit(
     grid: HostArray,
     scene: _Scene,
     settings: AtocaSettings,
-    flicker: float | None,
 ) -> tuple[SpectrumFit, dict[str, OrderOptics]]:
     """Fit of orders 1 and 2 together, but for the factor, and what it is made of."""
     both = orders[:2]
@@ -535,7 +581,7 @@ def _joint_fit(
             )
         )
         kernels.append((gain[start:stop], kernel))
-    fit = _assemble((0, 1), both, grid, lines, reach=reach, scene=scene, flicker=flicker)
+    fit = _assemble((0, 1), both, grid, lines, reach=reach, scene=scene)
     optics = {}
     for i, (order, (gain, kernel)) in enumerate(zip(both, kernels, strict=True)):
         part = grid[reach.start[i] : reach.stop[i]]
@@ -594,7 +640,6 @@ def _single_fit(
     scene: _Scene,
     *,
     settings: AtocaSettings,
-    flicker: float | None,
 ) -> SpectrumFit:
     """Fit of an order that stands alone, at its own resolution and throughput."""
     order = orders[place]
@@ -610,9 +655,7 @@ def _single_fit(
     exact, seen = settings.exact_ends, reach.seen[0]
     line = _line(order, grid, piece, seen, gain=grid, kernel=None, scene=scene, exact=exact)
     free = settings.free_ends
-    return _assemble(
-        (place,), [order], grid, [line], reach=reach, scene=scene, free_ends=free, flicker=flicker
-    )
+    return _assemble((place,), [order], grid, [line], reach=reach, scene=scene, free_ends=free)
 
 
 @dataclass(frozen=True)
@@ -659,7 +702,6 @@ def _assemble(
     *,
     reach: _Reach,
     scene: _Scene,
-    flicker: float | None,
     free_ends: bool = True,
 ) -> SpectrumFit:
     """Put a fit together but for its factor, and order its equations."""
@@ -667,7 +709,7 @@ def _assemble(
     first, response, model = _aligned(lines, len(grid))
     covered = np.array([line.known for line in lines])
     total = np.abs(response.sum(axis=-1))
-    weight = _weight(scene.error, reach.used)
+    weight = _weight(scene.error, reach.used & scene.heard)
     # columns that say next to nothing would only cost precision; officially they are listened to
     least = _LEAST if same else 0.0
     said = np.einsum("oyx,yx->ox", np.stack([o.profile**2 for o in orders]), weight)
@@ -709,7 +751,6 @@ def _assemble(
         width=0,
         orders=tuple(places),
         model_response=None if same else model,
-        flicker=None if flicker is None else np.array(float(flicker)),
     )
     turn, width = band_order(fit)
     return replace(fit, turn=turn, width=width)

@@ -43,6 +43,7 @@ __all__ = [
     "AmplitudeCovariance",
     "ColumnSums",
     "Equations",
+    "Nuisances",
     "OrderOptics",
     "Solver",
     "SpectrumFit",
@@ -51,11 +52,11 @@ __all__ = [
     "column_pulls",
     "column_sums",
     "column_variance",
-    "contaminant_strengths",
     "contamination_variance",
     "decontaminate",
     "equations",
     "fit_spectrum",
+    "fitted_amplitudes",
     "link_values",
     "order_amplitudes",
     "order_models",
@@ -658,6 +659,23 @@ def fit_spectrum(
     return spectrum, _respond(fit, spectrum, fit.model_response)
 
 
+def fitted_amplitudes(fit: SpectrumFit, sums: ColumnSums) -> Array:
+    """Amplitudes by which a fit explains its pixels; zero in columns that it does not listen to.
+
+    Parameters
+    ----------
+    fit : SpectrumFit
+    sums : ColumnSums
+
+    Returns
+    -------
+    array, (..., order, disp)
+    """
+    chain = _Chain(fit)
+    listed = chain.places(chain.xp.ones(fit.chain.shape[0]))[0]
+    return _respond(fit, fit_spectrum(fit, sums)[0]) * listed
+
+
 class AmplitudeCovariance(NamedTuple):
     """How well the amplitudes of a column are known, by :func:`amplitude_covariance`.
 
@@ -778,6 +796,30 @@ class OrderOptics(Plan):
         )
 
 
+class Nuisances(Plan):
+    """Light of no order that is fitted along with them: :mod:`spec2fn.kernels.atoca_nuisances`.
+
+    Attributes
+    ----------
+    images : array, (contaminant, cross, disp)
+        What field stars would look like at a strength of one, such as their zeroth order.
+    normal : array, (contaminant, contaminant)
+        Weighted products of the images with what the orders cannot explain of them.
+    levels : array, (contaminant, disp)
+        Constants of columns that would be made of them.
+    alone : tuple of str
+        Fits of single orders that have pixels of the images, by position of the order.
+    flicker : array, number, optional
+        Prior standard deviation of a constant of each column [DN/s]; default: there is none.
+    """
+
+    images: Array = array("contaminant cross disp")
+    normal: Array = array("contaminant contaminant")
+    levels: Array = array("contaminant disp")
+    alone: tuple[str, ...] = ()
+    flicker: Array | None = array("", default=None)
+
+
 class Atoca(Plan):
     """How the orders of an exposure are told apart.
 
@@ -792,6 +834,8 @@ class Atoca(Plan):
         Pixels in any aperture, which have a model.
     optics : mapping of str to OrderOptics, optional
         By position of the order, if they were asked for.
+    nuisances : Nuisances, optional
+        What else is fitted; the data of all functions here are without it.
     """
 
     joint: SpectrumFit
@@ -799,6 +843,7 @@ class Atoca(Plan):
     profile: Array = array("order cross disp")
     modelled: Array = array("cross disp")
     optics: Mapping[str, OrderOptics] | None = None
+    nuisances: Nuisances | None = None
 
     @property
     def fits(self) -> tuple[SpectrumFit, ...]:
@@ -846,38 +891,6 @@ class Atoca(Plan):
         disp, (place, y, x) = weights.shape[-1], np.nonzero(weights)
         shape = (weights.shape[0] * disp, weights.shape[1] * disp)
         return csr_array((weights[place, y, x], (place * disp + x, y * disp + x)), shape=shape)
-
-
-def contaminant_strengths(plan: Atoca, data: Array, images: Array) -> Array:
-    """Brightness of field stars, fitted together with the spectrum of orders 1 and 2.
-
-    Parameters
-    ----------
-    plan : Atoca
-    data : array, (..., cross, disp)
-        [DN/s], finite.
-    images : array, (contaminant, cross, disp)
-        What each would look like at a strength of one, such as its zeroth order.
-
-    Returns
-    -------
-    array, (..., contaminant)
-        Subtract the images times these before anything else is done with the data.
-    """
-    xp = array_namespace(plan.profile, data, images, plan.joint.response)
-    fit = plan.joint
-    profile = plan.profile[np.array(fit.orders)]
-    listed = _Chain(fit).places(xp.ones(fit.chain.shape[0]))[0]
-
-    def unexplained(image: Array) -> Array:
-        found = fit_spectrum(fit, column_sums(profile, fit.weight, image, fit.flicker))[0]
-        amplitude = _respond(fit, found) * listed
-        return image - xp.einsum("oyx,...ox->...yx", profile, amplitude)
-
-    weighted = images * fit.weight
-    normal = xp.einsum("kyx,lyx->kl", weighted, unexplained(images))
-    right = xp.einsum("kyx,...yx->...k", weighted, unexplained(data))
-    return xp.linalg.solve(normal, right[..., None])[..., 0]
 
 
 def order_amplitudes(plan: Atoca, data: Array, error: Array | None = None) -> Array:
@@ -1027,12 +1040,17 @@ def contamination_variance(plan: Atoca, weights: HostArray) -> HostArray:
     Notes
     -----
     Exact for orders of one fit; models from different fits count as independent of each other.
+    With constants of columns, which are subtracted as well, but for the share that those of other
+    columns have in the models.
     """
     profile = np.where(plan.modelled, plan.profile, 0.0)
     summed = np.einsum("oyx,qyx->oqx", weights, profile)
     out = np.zeros((weights.shape[0], weights.shape[2]))
     done = np.zeros(out.shape, bool)
-    for fit in (plan.joint, *plan.alone.values()):
+    joint = plan.joint
+    if plan.nuisances is not None:
+        joint = replace(joint, flicker=plan.nuisances.flicker)
+    for fit in (joint, *plan.alone.values()):
         places = list(fit.orders)
         own = np.asarray(plan.profile)[places]
         weight = np.asarray(fit.weight)
@@ -1043,9 +1061,56 @@ def contamination_variance(plan: Atoca, weights: HostArray) -> HostArray:
         done[places] |= np.asarray(fit.covered)
         # of the noise in the sums with what the models make of it
         shared = np.einsum("oyx,qyx->oqx", weights, np.where(weight > 0, own, 0.0))
+        level = None if flicker is None else _Level(weights, weight, own, flicker)
         for o in range(len(weights)):
             other = ours * np.array([[p != o] for p in places])
             light = other * summed[o, places]
+            common = shared[o]
+            if level is not None:
+                light = light - level.taken[o] * level.lit
+                common = level.common(o, common)
+                out[o] += level.variance(o, light, known.posterior)
             out[o] += np.einsum("px,pqx,qx->x", light, known.sampling, light)
-            out[o] -= 2 * np.einsum("px,pqx,qx->x", light, known.posterior, shared[o])
+            out[o] -= 2 * np.einsum("px,pqx,qx->x", light, known.posterior, common)
     return out
+
+
+class _Level:
+    """What the constants of columns, which follow from what a fit leaves, mean for sums.
+
+    Attributes
+    ----------
+    taken : ndarray, (order, disp)
+        By which what is left of a column, weighted and summed, enters a sum.
+    lit : ndarray, (order of the fit, disp)
+        Weighted sums of the profiles.
+    """
+
+    def __init__(
+        self, weights: HostArray, weight: HostArray, own: HostArray, flicker: HostArray
+    ) -> None:
+        self.prior = 1 / flicker**2
+        self.total = weight.sum(axis=0)
+        known = self.total + self.prior
+        self.share = np.where(known > 0, 1 / np.where(known > 0, known, 1.0), 0.0)
+        self.whole = weights.sum(axis=1)
+        self.seen = (weights * (weight > 0)).sum(axis=1)
+        self.taken = self.whole * self.share
+        self.lit = np.einsum("pyx,yx->px", own, weight)
+
+    def common(self, order: int, shared: HostArray) -> HostArray:
+        """Covariance of what the pixels say about amplitudes with a sum, (order of fit, disp)."""
+        mean = self.share * self.lit
+        kept = self.seen[order] - self.taken[order] * self.total
+        return np.asarray(shared - self.taken[order] * self.lit - mean * kept)
+
+    def variance(self, order: int, light: HostArray, posterior: HostArray) -> HostArray:
+        """What noise in the constants, and the constants that are left, add."""
+        noise = self.taken[order] * (self.taken[order] * self.total - 2 * self.seen[order])
+        if not self.prior > 0:
+            return np.asarray(noise)
+        # of a constant the prior takes a share for noise
+        left = self.share * self.prior
+        models = np.einsum("px,pqx,qx->x", light, posterior, self.lit * left)
+        response = self.whole[order] - self.taken[order] * self.total - models
+        return np.asarray(noise + response**2 / self.prior)

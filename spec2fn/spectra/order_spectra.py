@@ -16,6 +16,7 @@ from spec2fn.kernels.atoca import (
     order_models,
     pulled_amplitudes,
 )
+from spec2fn.kernels.atoca_nuisances import without_nuisances
 from spec2fn.kernels.column_background import column_background
 from spec2fn.kernels.namespace import array_namespace, is_traced, positive_root, safe_divide
 from spec2fn.kernels.series import from_neighbours
@@ -161,6 +162,9 @@ def _of_one(plan: OrdersPlan, of: _Apertures, image: tuple[Array, ...]) -> dict[
     if plan.column_background:
         out["background"] = column_background(data, masked, plan.column_background)
         data = data - out["background"]
+    if plan.models is not None and plan.models.nuisances is not None:
+        cleaned = without_nuisances(plan.models, data)
+        data, out["background"] = cleaned.data, out["background"] + cleaned.level
     if plan.models is not None and (plan.own_errors or plan.replaced):
         own = error if plan.own_errors else None
         out["amplitude"] = order_amplitudes(plan.models, data, own)
@@ -369,6 +373,7 @@ def _fitted_spectra(out: xr.Dataset, plan: OrdersPlan, data: Array) -> xr.Datase
         if plan.column_background:
             share = plan.column_background
             light = image - column_background(image[None], plan.masked[None], share)[0]
+        light = without_nuisances(models, light).data
         pulls = column_pulls(models, light)
         for fit, (precision, solved) in zip(models.fits, models.solved, strict=True):
             pull, pulls = np.split(pulls, [len(fit.orders)])

@@ -60,17 +60,15 @@ def _given_by_user(params: Parameters) -> Given:
     return Given(
         _columns(params.soss_wave_grid_in, "soss_wave_grid_in", ("wavegrid",)),
         _columns(params.soss_estimate, "soss_estimate", ("extract1d.wavelength", "extract1d.flux")),
+        _images(params.soss_contaminants, "soss_contaminants"),
     )
 
 
 def _columns(value: Any, parameter: str, names: tuple[str, ...]) -> HostArray | None:  # noqa: ANN401 - whatever a user gives
     """One column of a file or Dataset, or two as rows; an array is taken as it is."""
-    if value is None:
-        return None
-    if isinstance(value, (str, PathLike)):
-        value = as_reference(value, parameter)
-    if not hasattr(value, "data_vars"):
-        return np.asarray(value, dtype=np.float64)
+    value = _opened(value, parameter)
+    if value is None or not hasattr(value, "data_vars"):
+        return None if value is None else np.asarray(value, dtype=np.float64)
     missing = [name.upper() for name in names if name not in value]
     if missing:
         held = ", ".join(sorted(map(str, value.data_vars))) or "nothing"
@@ -82,6 +80,23 @@ def _columns(value: Any, parameter: str, names: tuple[str, ...]) -> HostArray | 
     found = [np.asarray(value[name].values, dtype=np.float64) for name in names]
     found = [v if v.ndim == 1 else v[0] for v in found]  # of the first integration
     return found[0] if len(names) == 1 else np.stack(found)
+
+
+def _images(value: Any, parameter: str) -> HostArray | None:  # noqa: ANN401 - whatever a user gives
+    """Images of a file or Dataset; an array is taken as it is."""
+    value = _opened(value, parameter)
+    if value is not None and hasattr(value, "data_vars"):
+        if "sci" not in value:
+            held = ", ".join(sorted(map(str, value.data_vars))) or "nothing"
+            msg = f"extract_1d: {parameter} has no SCI (it holds {held}); give a file with one"
+            raise InputError(msg)
+        value = value["sci"].values
+    return None if value is None else np.asarray(value, dtype=np.float64)
+
+
+def _opened(value: Any, parameter: str) -> Any:  # noqa: ANN401 - whatever a user gives
+    """Content of a file; anything else is taken as it is."""
+    return as_reference(value, parameter) if isinstance(value, (str, PathLike)) else value
 
 
 def _is_cube(ds: Exposure) -> TypeGuard[xr.Dataset]:
@@ -160,6 +175,8 @@ def extract_1d(  # noqa: PLR0917 - three references for images, three for orders
     soss_criterion: Literal["evidence", "gcv", "official"] = "evidence",
     soss_official_model: bool = False,
     soss_fit_pwcpos: bool = False,
+    soss_contaminants: object = None,
+    soss_flicker: Annotated[float, Range(0.0, above=True)] | None = None,
 ) -> xr.Dataset:
     """Sum (or fit) the source's spectrum at every dispersion element, for every integration.
 
@@ -271,6 +288,13 @@ def extract_1d(  # noqa: PLR0917 - three references for images, three for orders
     soss_fit_pwcpos : bool
         SOSS: find the angle of the pupil wheel, and a shift of the traces across the dispersion,
         from the exposure; apertures, wavelengths and profiles are moved there.
+    soss_contaminants : str, xarray.Dataset or array, optional
+        SOSS: what field stars look like, such as their zeroth orders: images (star, y, x), or one
+        (y, x), finite, in any unit; a file, whose extension SCI it is, or its content. How bright
+        each is in each integration is fitted together with the orders, and its light subtracted.
+    soss_flicker : float, optional
+        SOSS: fit a constant of each column of each integration together with orders 1 and 2, and
+        subtract it: 1/f noise, whose standard deviation [DN/s] this is. By default there is none.
 
     Returns
     -------
@@ -287,6 +311,11 @@ def extract_1d(  # noqa: PLR0917 - three references for images, three for orders
 
     Raises
     ------
+    InputError
+        If an image of `soss_contaminants` does not fit the exposure, or cannot be told from the
+        orders and the other images.
+    ParameterError
+        If `soss_contaminants` or `soss_flicker` are given without `soss_atoca`.
     ReferenceError
         If a reference has no (or no usable) entry for this slit or subarray.
     """

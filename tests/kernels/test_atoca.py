@@ -11,7 +11,6 @@ from spec2fn.host.atoca import AtocaSettings, pixel_ends, plan_atoca
 from spec2fn.kernels.atoca import (
     amplitude_covariance,
     column_sums,
-    contaminant_strengths,
     contamination_variance,
     decontaminate,
     fit_spectrum,
@@ -30,7 +29,7 @@ def _double_precision():
         yield
 
 
-def exposure(seed=0, factor=FACTOR, **settings):
+def exposure(seed=0, factor=FACTOR, along=None, **settings):
     """Plan and data of integrations that obey the model of the plan."""
     rng = np.random.default_rng(seed)
     three = orders()
@@ -50,6 +49,7 @@ def exposure(seed=0, factor=FACTOR, **settings):
     image = np.nansum(order_models(draft, truth), axis=0)
     data = image + error * rng.normal(size=(3, *image.shape))
     given["optics"] = True
+    given |= along or {}
     plan = plan_atoca(
         three, data[0], error, mask, unmodelled, settings=AtocaSettings(**choices), **given
     )
@@ -189,43 +189,11 @@ def test_errors_of_each_integration_count_where_they_are_given():
     assert np.nanmax(np.abs(other[1] / same[1] - 1)) > 1e-6
 
 
-def test_a_constant_in_each_column_is_told_from_the_orders():
-    plan, data, *_ = exposure()
-    flickering = data + np.random.default_rng(3).normal(0, 3.0, (3, 1, COLUMNS))
-    clean = order_amplitudes(plan, data)
-    plain = order_amplitudes(plan, flickering)
-    joint = replace(plan.joint, flicker=np.array(np.inf))
-    fitted = order_amplitudes(replace(plan, joint=joint, alone={}), flickering)
-    known = np.isfinite(fitted)
-    assert np.std((fitted - clean)[known]) < 0.35 * np.std((plain - clean)[known])
-    # and without a prior nothing depends on it
-    again = order_amplitudes(replace(plan, joint=joint, alone={}), data)
-    np.testing.assert_allclose(fitted, again, rtol=1e-6)
-
-
 def test_the_optics_make_the_response():
     plan, *_ = exposure()
     for i, key in enumerate("01"):
         made = plan.optics[key].response()
         np.testing.assert_allclose(made, plan.joint.response[i], atol=1e-12 * made.max())
-
-
-def test_field_stars_are_told_from_the_orders():
-    plan, data, *_ = exposure()
-    y, x = np.mgrid[:ROWS, :COLUMNS]
-    places = ((26, 60), (30, 90))
-    images = np.array([np.exp(-((y - r) ** 2 + (x - c) ** 2) / 6.0) for r, c in places])
-    strengths = np.array([[5.0, 0.0], [8.0, 3.0], [0.0, -2.0]])
-    lit = data + np.einsum("ik,kyx->iyx", strengths, images)
-    found = contaminant_strengths(plan, lit, images)
-    plain = contaminant_strengths(plan, data, images)
-    # linear, and unbiased within the noise of a star of ten pixels
-    np.testing.assert_allclose(found - plain, strengths, atol=1e-6)
-    np.testing.assert_allclose(found, strengths, atol=1.0)
-    clean = order_amplitudes(plan, lit - np.einsum("ik,kyx->iyx", found, images))
-    expected = order_amplitudes(plan, data)
-    worse = order_amplitudes(plan, lit)
-    assert np.nanmax(np.abs(clean - expected)) < 0.5 * np.nanmax(np.abs(worse - expected))
 
 
 def traced(plan):

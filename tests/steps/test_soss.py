@@ -9,8 +9,11 @@ from astropy.io import fits
 
 from spec2fn.calibration import calibrate
 from spec2fn.engine.pipeline import needed_references
-from spec2fn.errors import InputError, ReferenceError
+from spec2fn.errors import InputError, ParameterError, ReferenceError
+from spec2fn.forward.exposures import START
+from spec2fn.forward.niriss import instrument as nis
 from spec2fn.forward.niriss.instrument import Strip
+from spec2fn.forward.niriss.operator import orders_operator
 from spec2fn.forward.renderers import render
 from spec2fn.schema import meta_of
 from spec2fn.steps.background import background
@@ -235,6 +238,108 @@ def test_an_image_is_one_integration(image):
     out = extract_1d(ds, **refs, **BOX)
     assert out.sizes["integration"] == 1
     assert np.isfinite(out["flux"].values).any()
+
+
+# ---- light of no order
+
+
+def zeroth_orders(shape):
+    """Two field stars upon the traces, and their strengths in two integrations [DN/s]."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    places = [(nis.trace(1, np.array(c), shape[1]) + 4, c) for c in (300, 520)]
+    images = np.array([np.exp(-((y - r) ** 2 + (x - c) ** 2) / 8.0) for r, c in places])
+    return images, np.array([[900.0, 500.0], [700.0, 800.0]])
+
+
+def test_field_stars_are_fitted_and_subtracted(given, tmp_path):
+    images, strengths = zeroth_orders(given.dataset["sci"].shape[-2:])
+    stars = np.einsum("ik,kyx->iyx", strengths, images)
+    lit = changed(given.dataset, sci=(given.dataset["sci"].values + stars).astype(np.float32))
+    usual, bad, clean = (
+        extract_1d(ds, **given.references, **FAST, soss_contaminants=known)
+        for ds, known in ((given.dataset, None), (lit, None), (lit, images))
+    )
+    error = usual["flux_error_cov"].values[:, 0]
+    near = np.r_[297:304, 517:524]
+    for out, far in ((bad, True), (clean, False)):
+        pull = ((out["flux"] - usual["flux"]).values[:, 0] / error)[:, near]
+        assert (np.abs(pull).max() > 30) if far else (np.abs(pull).max() < 2), pull
+    assert np.isfinite(clean["flux_error_cov"].values[:, 0, near]).all()
+    path = tmp_path / "stars.fits"
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(images, name="SCI")]).writeto(path)
+    same = extract_1d(lit, **given.references, **FAST, soss_contaminants=str(path))
+    np.testing.assert_allclose(same["flux"].values, clean["flux"].values, rtol=1e-9)
+    one = extract_1d(lit, **given.references, **FAST, soss_contaminants=images[0])
+    left = np.abs((one["flux"] - usual["flux"]).values[:, 0] / error)
+    assert left[:, 297:304].max() < 2
+    assert left[:, 517:524].max() > 30
+
+
+@pytest.mark.parametrize(
+    ("images", "says"),
+    [
+        (np.ones((3, 4)), r"soss_contaminants is \(3, 4\), but the exposure is \(256, 768\)"),
+        (np.full((256, 768), np.nan), "needs finite values, found 196608 others"),
+        (np.zeros((1, 256, 768)), "found none in image 1 of 1; leave it out"),
+        (xr.Dataset({"mask": ("x", [1.0])}), r"soss_contaminants has no SCI \(it holds mask\)"),
+    ],
+)
+def test_images_of_field_stars_have_to_fit(given, images, says):
+    with pytest.raises(InputError, match=says):
+        extract_1d.plan(given.dataset, **given.references, **FAST, soss_contaminants=images)
+
+
+def test_noise_of_columns_is_fitted_and_subtracted(given):
+    rng = np.random.default_rng(5)
+    level = rng.normal(0.0, 3.0, (2, 1, given.dataset.sizes["x"]))
+    noisy = changed(given.dataset, sci=(given.dataset["sci"].values + level).astype(np.float32))
+    usual, bad, clean = (
+        extract_1d(ds, **given.references, **FAST, soss_flicker=sigma)
+        for ds, sigma in ((given.dataset, None), (noisy, None), (noisy, 3.0))
+    )
+    found = clean["background"].values[:, 0]
+    seen = found != 0  # by pixels that are no reference pixels
+    assert seen.mean() > 0.95
+    seen[:, :8] = False  # where the models may begin a column earlier or later
+    assert np.std((found - level[:, 0])[seen]) < 0.2 * level.std()
+    assert (bad["background"].values == 0).all()
+    error = clean["flux_error_cov"].values
+    assert (error[np.isfinite(error)] > 0).all()
+    more = (error / usual["flux_error_cov"].values)[:, :, 12:-12]
+    assert np.nanmax(more) < 3
+    for k in range(3):
+        known = np.isfinite(usual["flux"].values[:, k]) & seen
+        worse, left = ((out["flux"] - usual["flux"]).values[:, k][known] for out in (bad, clean))
+        assert np.std(left) < 0.25 * np.std(worse)
+        # and the errors say so
+        pull = left / clean["flux_error_cov"].values[:, k][known]
+        assert np.std(pull) < 1.1
+
+
+def test_what_is_fitted_with_the_orders_needs_them(given):
+    for asked in ({"soss_flicker": 1.0}, {"soss_contaminants": np.ones((256, 768))}):
+        with pytest.raises(ParameterError, match="set soss_atoca=True"):
+            extract_1d.plan(given.dataset, **given.references, **BOX, **asked)
+
+
+@pytest.mark.parametrize("along", [{}, {"soss_flicker": 0.5}], ids=["plain", "columns"])
+def test_errors_are_as_large_as_what_is_missing_to_the_light_of_the_columns(given, along):
+    # which has lines as wide as the resolution makes them
+    rendered = exposures.rendered(SOSS)
+    truth = rendered.truth
+    strip = Strip("SUBSTRIP256", 256, columns=768)
+    operator = orders_operator(strip, truth.wavelength)
+    left = nis.throughput_left(START)
+    plan = extract_1d.plan(given.dataset, **given.references, **FAST)
+    out = extract_1d(given.dataset, **given.references, **{**FAST, "soss_tikfac": None}, **along)
+    box = (plan.weights * operator.profile).sum(axis=1)
+    columns = left * operator.columns(truth.flux) * box
+    flux, error = (out[n].values for n in ("flux", "flux_error_cov"))
+    for k in range(3):
+        bright = np.isfinite(flux[:, k]) & (columns[:, k] > 0.05 * columns[:, k].max())
+        pull = ((flux - columns)[:, k] / error[:, k])[bright]
+        assert abs(pull.mean()) < 0.1
+        assert 0.9 < pull.std() < 1.1
 
 
 # ---- flux calibration

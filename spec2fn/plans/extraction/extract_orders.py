@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import numpy as np
 
 from spec2fn.dq import PIXEL
-from spec2fn.errors import ReferenceError
+from spec2fn.errors import InputError, ParameterError, ReferenceError
 from spec2fn.host.atoca import AtocaSettings, DetectorOrder, plan_atoca, typical_integration
 from spec2fn.host.trace_position import Position
 from spec2fn.kernels.atoca import Atoca, contamination_variance
+from spec2fn.kernels.atoca_nuisances import contaminant_variance
 from spec2fn.kernels.column_background import column_background
 from spec2fn.kernels.series import from_neighbours
 from spec2fn.kernels.soss_trace import box_weights, place_trace
@@ -123,10 +124,13 @@ class Given(NamedTuple):
         Wavelengths [um] of the joint fit.
     estimate : array, (2, n), optional
         Wavelength [um] and flux density of the spectrum.
+    contaminants : array, (contaminant, cross, disp) or (cross, disp), optional
+        Images of field stars.
     """
 
     wave_grid: HostArray | None = None
     estimate: HostArray | None = None
+    contaminants: HostArray | None = None
 
 
 def plan_orders(
@@ -155,7 +159,10 @@ def plan_orders(
     Raises
     ------
     InputError, ReferenceError
-        See :mod:`spec2fn.plans.extraction.soss_references`; also if a reference is missing.
+        See :mod:`spec2fn.plans.extraction.soss_references`; also if a reference is missing, or
+        images of field stars cannot be used.
+    ParameterError
+        If something is to be fitted with the orders, and these are not.
     """
     why = _cannot(ds)
     if why:
@@ -189,6 +196,13 @@ def plan_orders(
         detector = [DetectorOrder(*t, kernel) for t in tables]
         models = _models(detector, series, model.separation, params, given or Given())
         contamination = contamination_variance(models, weights)
+        contamination += contaminant_variance(models, weights)
+    elif params.soss_flicker is not None or params.soss_contaminants is not None:
+        msg = (
+            f"{_WHO}: soss_contaminants and soss_flicker are fitted together with the orders, which"
+            " soss_atoca=False does not fit; leave them out, or set soss_atoca=True"
+        )
+        raise ParameterError(msg)
     return OrdersPlan(
         weights,
         _rows_of(weights),
@@ -276,7 +290,26 @@ def _models(
         wave_grid=given.wave_grid,
         estimate=given.estimate,
         separate=tuple(separate),
+        contaminants=_contaminants(given.contaminants, series.masked.shape),
+        flicker=params.soss_flicker,
     )
+
+
+def _contaminants(images: HostArray | None, shape: tuple[int, ...]) -> HostArray | None:
+    """Images of field stars, (contaminant, y, x)."""
+    if images is None:
+        return None
+    if images.ndim not in (2, 3) or images.shape[-2:] != shape or not images.size:
+        msg = (
+            f"{_WHO}: soss_contaminants is {images.shape}, but the exposure is {shape}; give an"
+            " image of its pixels for each star"
+        )
+        raise InputError(msg)
+    if not np.isfinite(images).all():
+        lost = np.count_nonzero(~np.isfinite(images))
+        msg = f"{_WHO}: soss_contaminants needs finite values, found {lost} others; give zeros"
+        raise InputError(msg)
+    return images.reshape(-1, *shape)
 
 
 def _cannot(ds: xr.Dataset) -> str:
