@@ -258,6 +258,10 @@ ALLOWED: Mapping[str, Allowed] = {
     **_each("GWA_XTIL GWA_YTIL", Allowed(float, -10, 10)),
     # of the filter wheel of NIRISS
     "FWCPOS": Allowed(float, -360, 720, needs="an angle [deg]"),
+    "PWCFIT": Allowed(float, -360, 720, needs="an angle [deg]"),
+    **_each("SOSSWDTH OVERSAMP", _POSITIVE),
+    **_each("TIKFACTR THRESHLD", Allowed(float, 0)),
+    "TRCSHIFT": Allowed(float),
     # beyond the detector if the target is
     **_each("XREF_SCI YREF_SCI", Allowed(float, -4096, 4096)),
     "GWA_TILT": Allowed(float, sys.float_info.min, 400, needs="a temperature [K] from 0 to 400"),

@@ -244,7 +244,10 @@ def case(request):
         scalar=scalar,
         flats=flats,
         first=first,
-        absent=("nsclean",) if members else ("badpix_selfcal", "background"),
+        absent=(
+            "adaptive_trace_model",
+            *(("nsclean",) if members else ("badpix_selfcal", "background")),
+        ),
     )
 
 

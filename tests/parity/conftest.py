@@ -43,7 +43,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.parent.name == "parity":
             item.add_marker(pytest.mark.parity)
-            if item.path.stem.removeprefix("test_").startswith(SLOW):
+            later = item.get_closest_marker("nightly")
+            if item.path.stem.removeprefix("test_").startswith(SLOW) and not later:
                 item.add_marker(pytest.mark.slow)
 
 

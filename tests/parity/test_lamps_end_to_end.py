@@ -13,16 +13,14 @@ from spec2fn.io.fits.keywords import STEP_KEYWORDS
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
 FAST = "nrs_lamp_fs_line"
-SLOW = (
+SLOW = ("nrs_lamp_bots_line_ints", "nrs_lamp_mos_line", "nrs_lamp_ifu_flat")
+NIGHTLY = (
     "nrs_lamp_fs_line_prism",
     "nrs_lamp_fs_flat",
     "nrs_lamp_bots_line",
-    "nrs_lamp_bots_line_ints",
-    "nrs_lamp_mos_line",
     "nrs_lamp_mos_line_nrs2",
     "nrs_lamp_mos_flat",
     "nrs_lamp_ifu_line",
-    "nrs_lamp_ifu_flat",
     "nrs_autowave_fs",
     "nrs_autowave_mos",
     "nrs_autowave_ifu",
@@ -35,11 +33,11 @@ SPEED_OF_LIGHT = 299792458.0  # m/s
 REACH = 6  # pixels
 
 
-def slow(*names):
-    return [pytest.param(n, marks=pytest.mark.slow) for n in names]
+def later(mark, *names):
+    return [pytest.param(n, marks=getattr(pytest.mark, mark)) for n in names]
 
 
-@pytest.mark.parametrize("name", [FAST, *slow(*SLOW)])
+@pytest.mark.parametrize("name", [FAST, *later("slow", *SLOW), *later("nightly", *NIGHTLY)])
 def test_every_product_agrees(name, whole_run, compare, allowed):
     run = whole_run(name)
     low, files = [], run.files()
@@ -93,7 +91,9 @@ def spectra(path):
             yield wave[good], flux[good] / rows[good]
 
 
-@pytest.mark.parametrize("name", [FAST, *slow("nrs_lamp_fs_line_prism", "nrs_lamp_mos_line_nrs2")])
+@pytest.mark.parametrize(
+    "name", [FAST, *later("nightly", "nrs_lamp_fs_line_prism", "nrs_lamp_mos_line_nrs2")]
+)
 def test_lines_are_where_they_belong(name, whole_run):
     run = whole_run(name)
     run.files()
@@ -107,7 +107,7 @@ def test_lines_are_where_they_belong(name, whole_run):
     assert count > 100
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_planes_of_a_cube_have_the_wavelengths_of_its_labels(whole_run, tmp_path):
     run = whole_run("nrs_lamp_ifu_line")
     run.files()

@@ -15,7 +15,10 @@ OURS = {"DATE", "FILENAME", "CAL_VER", "CAL_VCS", "CRDS_VER", "R_EXTR1D"}
 TABLE = {"NAXIS1", "TFIELDS", "TTYPE28", "TFORM28", "TUNIT28", "TDIM28"}
 
 
-@pytest.fixture(params=["box", "rate", "sub96", "atoca", "model"])
+LATER = [pytest.param(name, marks=pytest.mark.nightly) for name in ("rate", "model")]
+
+
+@pytest.fixture(params=["box", "sub96", "atoca", *LATER])
 def run(request, whole_run):
     return whole_run(f"niriss_soss_{request.param}")
 
@@ -58,6 +61,7 @@ def same_keywords(theirs, ours, close):
         assert theirs.comments[name][:40] == ours.comments[name][:40], name
 
 
+@pytest.mark.nightly
 def test_models_agree(whole_run, allowed):
     run = whole_run("niriss_soss_model")
     assert not run.skipped & {"extract_1d", "photom"}

@@ -12,17 +12,17 @@ from spec2fn.steps.pixel_replace import pixel_replace
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
-slow = pytest.mark.slow
+slow, nightly = pytest.mark.slow, pytest.mark.nightly
 CASES = [
     ("miri_lrs_slitless", {}),
     ("miri_lrs_slit", {"psf_optimal": True}),
     ("miri_lrs_slit", {"oversample": 2.0, "psf_optimal": True}),
     pytest.param("nrs_fs_g395h", {"oversample": 3.0}, marks=slow),
-    pytest.param("nrs_bots_g395h", {}, marks=slow),
-    pytest.param("nrs_mos_prism", {"oversample": 2.0}, marks=slow),
+    pytest.param("nrs_bots_g395h", {}, marks=nightly),
+    pytest.param("nrs_mos_prism", {"oversample": 2.0}, marks=nightly),
     pytest.param("nrs_ifu_prism", {}, marks=slow),
-    pytest.param("nrs_ifu_prism", {"oversample": 2.0}, marks=slow),
-    pytest.param("miri_mrs_12short", {"oversample": 2.0}, marks=slow),
+    pytest.param("nrs_ifu_prism", {"oversample": 2.0}, marks=nightly),
+    pytest.param("miri_mrs_12short", {"oversample": 2.0}, marks=nightly),
 ]
 PLANES = {
     "sci": "data",
