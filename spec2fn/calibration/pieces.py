@@ -132,7 +132,10 @@ def run_pieces(
 
     if chunk is not None and mode_of(obs.science).surveyed:
         chosen = np.linspace(0, total - 1, min(total, _SURVEYED)).round().astype(int)
-        plans = run_on(obs.science.isel(integration=chosen)).plans
+        # each by itself: all that lie between would be read as well
+        alone = [_computed(obs.science.isel(integration=slice(k, k + 1))) for k in chosen]
+        plans = run_on(joined(alone)).plans
+        del alone
     for first in range(0, total, chunk or total):
         piece = obs.science
         if chunk is not None:

@@ -19,6 +19,7 @@ import numpy as np
 from spec2fn.kernels import banded
 from spec2fn.kernels.atoca import (
     ColumnSums,
+    Solver,
     SpectrumFit,
     column_variance,
     equations,
@@ -79,7 +80,8 @@ class Problem:
     def solve(self, factor: float) -> tuple[HostArray, HostArray]:
         """Spectrum and amplitudes for a factor."""
         fit = replace(self.fit, factor=np.array(factor))
-        return fit_spectrum(fit, self.sums, self.equations)
+        chol = self.equations.factorise(self.variance, factor)
+        return fit_spectrum(fit, self.sums, Solver(self.variance, chol))
 
     def solvable(self, factor: float) -> bool:
         """Whether the equations for a factor can be solved to working precision."""

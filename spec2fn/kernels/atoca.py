@@ -23,7 +23,8 @@ Observational Data (the second form of the equations).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -44,9 +45,11 @@ __all__ = [
     "Equations",
     "Nuisances",
     "OrderOptics",
+    "Solver",
     "SpectrumFit",
     "band_order",
     "amplitude_covariance",
+    "column_pulls",
     "column_sums",
     "column_variance",
     "contamination_variance",
@@ -58,7 +61,9 @@ __all__ = [
     "order_amplitudes",
     "order_models",
     "pixel_integrals",
+    "pulled_amplitudes",
     "responses",
+    "solver",
 ]
 
 # weight of columns that lose their pixels in an integration, in that of typical ones: a smaller one
@@ -102,18 +107,20 @@ def column_sums(
     ColumnSums
     """
     xp = array_namespace(profile, weight, data)
-    weighted = profile * weight
+    weighted = _column_weights(profile, weight, flicker)
     precision = xp.einsum("oyx,pyx->opx", weighted, profile)
-    pull = xp.einsum("oyx,...yx->...ox", weighted, data)
+    return ColumnSums(precision, xp.einsum("oyx,...yx->...ox", weighted, data))
+
+
+def _column_weights(profile: Array, weight: Array, flicker: Array | None) -> Array:
+    """Weights with which pixels are summed over columns, (order, cross, disp)."""
+    weighted = profile * weight
     if flicker is None:
-        return ColumnSums(precision, pull)
-    total = weight.sum(axis=-2)
-    known = total + 1 / flicker**2
+        return weighted
+    xp = array_namespace(profile, weight)
+    known = weight.sum(axis=-2) + 1 / flicker**2
     share = weighted.sum(axis=-2) / xp.where(known > 0, known, 1.0)
-    level = xp.einsum("yx,...yx->...x", weight, data)
-    return ColumnSums(
-        precision - share[:, None] * weighted.sum(axis=-2), pull - share * level[..., None, :]
-    )
+    return weighted - share[:, None] * weight
 
 
 def pixel_integrals(grid: Array, lower: Array, upper: Array, first: HostArray, taps: int) -> Array:
@@ -253,6 +260,16 @@ class SpectrumFit(Plan):
     model_response: Array | None = array("order disp tap", default=None)
     flicker: Array | None = array("", default=None)
 
+    @functools.cached_property
+    def equations(self) -> Equations:
+        """All of the equations that does not depend on the pixels; of the host alone."""
+        return equations(self)
+
+    @functools.cached_property
+    def matrix(self) -> csr_array:
+        """The response as a sparse matrix, (order times disp, wave); of the host alone."""
+        return _matrix(self, self.response)
+
 
 def _beside(fit: SpectrumFit, *others: Array) -> SpectrumFit:
     """Return a fit with arrays of the kind that what comes with it has."""
@@ -305,11 +322,12 @@ class _Chain:
 
 def _respond(fit: SpectrumFit, spectrum: Array, response: Array | None = None) -> Array:
     """Amplitudes (..., order, disp) of spectra (..., wave)."""
+    usual = response is None
     response = fit.response if response is None else response
     xp = array_namespace(response, spectrum)
     if xp is np:
         flat = spectrum.reshape(-1, spectrum.shape[-1])
-        found = (_matrix(fit, response) @ flat.T).T
+        found = ((fit.matrix if usual else _matrix(fit, response)) @ flat.T).T
         return found.reshape(*spectrum.shape[:-1], *response.shape[:2])
     at = fit.first[..., None] + np.arange(response.shape[-1])
     return (spectrum[..., at] * response).sum(axis=-1)
@@ -321,7 +339,7 @@ def _collect(fit: SpectrumFit, amplitude: Array, pins: Array) -> Array:
     lead, size = amplitude.shape[:-2], fit.wave.shape[0]
     if xp is np:
         flat = amplitude.reshape(-1, amplitude.shape[-2] * amplitude.shape[-1])
-        out = np.ascontiguousarray((_matrix(fit, fit.response).T @ flat.T).T).reshape(*lead, size)
+        out = np.ascontiguousarray((fit.matrix.T @ flat.T).T).reshape(*lead, size)
         out[..., fit.pins] += pins
         return out
     at = fit.first[..., None] + np.arange(fit.response.shape[-1])
@@ -530,7 +548,7 @@ def band_order(fit: SpectrumFit) -> tuple[HostArray, int]:
 def _factor(fit: SpectrumFit, variance: Array, prepared: Equations | None) -> Array:
     """Cholesky factor of the matrix of the links; a constant for derivatives."""
     if array_namespace(fit.response, fit.wave, fit.factor, variance) is np:
-        prepared = prepared or equations(fit)
+        prepared = prepared or fit.equations
         return prepared.factorise(variance, float(fit.factor))
     import jax
 
@@ -555,8 +573,39 @@ def _factor(fit: SpectrumFit, variance: Array, prepared: Equations | None) -> Ar
     return jax.pure_callback(on_host, shape, arrays, vmap_method="sequential")
 
 
+class Solver(NamedTuple):
+    """The equations of a fit, solved for all integrations whose pixels have the same weights.
+
+    Attributes
+    ----------
+    variance : array, (order, order, disp)
+        See :func:`column_variance`.
+    factor : array, (half width + 1, link)
+        Cholesky factor of the matrix of the links; a constant for derivatives.
+    """
+
+    variance: Array
+    factor: Array
+
+
+def solver(fit: SpectrumFit, precision: Array, prepared: Equations | None = None) -> Solver:
+    """Prepare a fit for integrations.
+
+    Parameters
+    ----------
+    fit : SpectrumFit
+    precision : array, (order, order, disp)
+        Of :class:`ColumnSums`.
+    prepared : Equations, optional
+        Of the fit, or of one that differs by its factor, if it is on the host.
+    """
+    fit = _beside(fit, fit.factor, precision)
+    variance = column_variance(fit, precision)
+    return Solver(variance, _factor(fit, variance, prepared))
+
+
 def fit_spectrum(
-    fit: SpectrumFit, sums: ColumnSums, prepared: Equations | None = None
+    fit: SpectrumFit, sums: ColumnSums, solved: Solver | None = None
 ) -> tuple[Array, Array]:
     """Find the spectrum that explains the columns best, and is smooth.
 
@@ -565,8 +614,8 @@ def fit_spectrum(
     fit : SpectrumFit
     sums : ColumnSums
         Of pixels in one or more integrations.
-    prepared : Equations, optional
-        Of the fit, if it is on the host.
+    solved : Solver, optional
+        Of the fit and the precision of the sums.
 
     Returns
     -------
@@ -578,7 +627,7 @@ def fit_spectrum(
     xp = array_namespace(fit.response, fit.factor, *sums)
     fit = _beside(fit, fit.factor, *sums)
     chain = _Chain(fit)
-    variance = _variance(fit, chain, sums.precision)
+    variance, factor = solver(fit, sums.precision) if solved is None else solved
     right = link_values(fit, variance, sums.pull)
     step = fit.wave[1:] - fit.wave[:-1]
 
@@ -597,7 +646,6 @@ def fit_spectrum(
         noisy = _scaled(variance, chain.places(chain.spread(links))[0])
         return (seen + fit.factor**2 * chain.difference(chain.rows(noisy)))[..., fit.turn]
 
-    factor = _factor(fit, variance, prepared)
     links = banded.solve_with(factor, multiply, right)[..., back]
     spectrum = walk(links)
     if fit.pins.shape[0]:
@@ -664,7 +712,7 @@ def amplitude_covariance(
         Zero where an order is not fitted, or has no pixels.
     """
     variance = column_variance(fit, precision)
-    prepared = prepared or equations(fit)
+    prepared = prepared or fit.equations
     factor = float(fit.factor)
     step = 1e-3
     here, up, down = (
@@ -797,6 +845,53 @@ class Atoca(Plan):
     optics: Mapping[str, OrderOptics] | None = None
     nuisances: Nuisances | None = None
 
+    @property
+    def fits(self) -> tuple[SpectrumFit, ...]:
+        """The joint fit, then those of orders alone."""
+        return self.joint, *self.alone.values()
+
+    @property
+    def solved(self) -> tuple[tuple[Array, Solver], ...]:
+        """Precision of the columns, and what solves for the spectrum, of each fit.
+
+        On the host it is kept: integrations come in pieces.
+        """
+        own = (a for f in self.fits for a in (f.response, f.wave, f.factor, f.weight, f.flicker))
+        return self._solved if array_namespace(self.profile, *own) is np else self._solve()
+
+    @functools.cached_property
+    def _solved(self) -> tuple[tuple[Array, Solver], ...]:
+        return self._solve()
+
+    def _solve(self) -> tuple[tuple[Array, Solver], ...]:
+        xp = array_namespace(self.profile, *(f.weight for f in self.fits))
+        found = []
+        for fit in self.fits:
+            own = self.profile[np.array(fit.orders)]
+            weighted = _column_weights(own, fit.weight, fit.flicker)
+            precision = xp.einsum("oyx,pyx->opx", weighted, own)
+            found.append((precision, solver(fit, precision)))
+        return tuple(found)
+
+    def weights(self) -> Array:
+        """Weights with which :func:`column_pulls` sums pixels, (place, cross, disp)."""
+        xp = array_namespace(self.profile, *(f.weight for f in self.fits))
+        each = [
+            _column_weights(self.profile[np.array(f.orders)], f.weight, f.flicker)
+            for f in self.fits
+        ]
+        return xp.concatenate(each)
+
+    @functools.cached_property
+    def summing(self) -> csr_array:
+        """The weights as a sparse matrix, (place times disp, pixel); of the host alone."""
+        from scipy.sparse import csr_array
+
+        weights = self.weights()
+        disp, (place, y, x) = weights.shape[-1], np.nonzero(weights)
+        shape = (weights.shape[0] * disp, weights.shape[1] * disp)
+        return csr_array((weights[place, y, x], (place * disp + x, y * disp + x)), shape=shape)
+
 
 def order_amplitudes(plan: Atoca, data: Array, error: Array | None = None) -> Array:
     """Amplitudes of all orders.
@@ -815,33 +910,72 @@ def order_amplitudes(plan: Atoca, data: Array, error: Array | None = None) -> Ar
         A model is ``profile * amplitude`` [DN/s]. NaN in columns in which an order is not modelled.
         The joint fit comes first, then that of the order alone.
     """
-    xp = array_namespace(plan.profile, data, plan.joint.response, plan.joint.factor)
-    joint = plan.joint
-    shape = (*data.shape[:-2], plan.profile.shape[0], data.shape[-1])
-    found: list[Array] = [xp.full((*shape[:-2], shape[-1]), np.nan)] * shape[-2]
-
-    def amplitude(fit: SpectrumFit, weights: Sequence[Array], images: Sequence[Array]) -> Array:
-        host = array_namespace(*weights, *images, fit.response, fit.factor) is np
-        prepared = equations(fit) if host else None
+    pulls = column_pulls(plan, data)
+    if error is None:
+        return pulled_amplitudes(plan, pulls)
+    xp = array_namespace(plan.profile, data, error)
+    errors = error.reshape(-1, *error.shape[-2:])
+    images = xp.broadcast_to(data, error.shape).reshape(errors.shape)
+    alone = {}
+    for name, fit in plan.alone.items():
+        profile = plan.profile[np.array(fit.orders)]
         each = []
-        for weight, image in zip(weights, images, strict=True):
-            sums = column_sums(plan.profile[np.array(fit.orders)], weight, image, fit.flicker)
-            each.append(fit_spectrum(fit, sums, prepared)[1])
-        return xp.where(fit.covered, xp.stack(each), np.nan)
+        for image, one in zip(images, errors, strict=True):
+            sums = column_sums(profile, _reweighted(fit.weight, one), image, fit.flicker)
+            each.append(fit_spectrum(fit, sums)[1])
+        alone[name] = xp.stack(each).reshape(*error.shape[:-2], *each[0].shape)
+    return pulled_amplitudes(plan, pulls, alone)
 
-    together = amplitude(joint, [joint.weight], [data])[0]
-    for i, order in enumerate(joint.orders):
-        found[order] = together[..., i, :]
-    for fit in plan.alone.values():
-        if error is None:
-            single = amplitude(fit, [fit.weight], [data])[0]
+
+def column_pulls(plan: Atoca, data: Array) -> Array:
+    """Sums over columns that hold all that pixels say about the amplitudes, for all fits.
+
+    Parameters
+    ----------
+    plan : Atoca
+    data : array, (..., cross, disp)
+        [DN/s], finite; background subtracted.
+
+    Returns
+    -------
+    array, (..., place, disp)
+        See :class:`ColumnSums`; of the orders of the joint fit, then of those fitted alone.
+    """
+    xp = array_namespace(plan.profile, data, *(fit.weight for fit in plan.fits))
+    if xp is not np:
+        return xp.einsum("oyx,...yx->...ox", plan.weights(), data)
+    flat = data.reshape(-1, data.shape[-2] * data.shape[-1])
+    found = np.stack([plan.summing @ image for image in flat])
+    return found.reshape(*data.shape[:-2], -1, data.shape[-1])
+
+
+def pulled_amplitudes(plan: Atoca, pulls: Array, alone: Mapping[str, Array] | None = None) -> Array:
+    """Amplitudes of all orders, as :func:`order_amplitudes` returns them.
+
+    Parameters
+    ----------
+    plan : Atoca
+    pulls : array, (..., place, disp)
+        Of :func:`column_pulls`.
+    alone : mapping of str to array, (..., 1, disp), optional
+        Amplitudes of orders alone that are known already.
+    """
+    fits = plan.fits
+    xp = array_namespace(plan.profile, pulls, *(a for f in fits for a in (f.response, f.factor)))
+    shape = (*pulls.shape[:-2], plan.profile.shape[0], pulls.shape[-1])
+    found: list[Array] = [xp.full((*shape[:-2], shape[-1]), np.nan)] * shape[-2]
+    at = 0
+    for name, fit, (precision, ready) in zip(("", *plan.alone), fits, plan.solved, strict=True):
+        many = len(fit.orders)
+        pull, at = pulls[..., at : at + many, :], at + many
+        if alone is not None and name in alone:
+            mine = alone[name]
         else:
-            errors = error.reshape(-1, *error.shape[-2:])
-            weights = [_reweighted(fit.weight, e) for e in errors]
-            images = xp.broadcast_to(data, error.shape).reshape(errors.shape)
-            single = amplitude(fit, weights, list(images)).reshape(*error.shape[:-2], 1, -1)
-        order = fit.orders[0]
-        found[order] = xp.where(xp.isfinite(found[order]), found[order], single[..., 0, :])
+            mine = fit_spectrum(fit, ColumnSums(precision, pull), ready)[1]
+        mine = xp.where(fit.covered, mine, np.nan)
+        for i, order in enumerate(fit.orders):
+            before = found[order]
+            found[order] = xp.where(xp.isfinite(before), before, mine[..., i, :])
     return xp.stack(found, axis=-2)
 
 

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from spec2fn.dq import Pixel
-from spec2fn.kernels.atoca import column_sums, fit_spectrum, order_amplitudes, order_models
+from spec2fn.kernels.atoca import (
+    ColumnSums,
+    column_pulls,
+    fit_spectrum,
+    order_amplitudes,
+    order_models,
+    pulled_amplitudes,
+)
 from spec2fn.kernels.atoca_nuisances import without_nuisances
 from spec2fn.kernels.column_background import column_background
 from spec2fn.kernels.namespace import array_namespace, is_traced, positive_root, safe_divide
@@ -47,16 +54,14 @@ def extract_orders(
     """
     sci, err = (_series(ds.variables[n].data) for n in ("sci", "err"))
     xp = array_namespace(sci, err, plan.weights)
-    typical = xp.asarray(plan.typical).astype(sci.dtype)
-    if plan.rescaled:
-        data = xp.where(xp.isfinite(sci), sci, typical)
-    else:
-        data = from_neighbours(sci, typical, NEIGHBOURS)
+    data = sci = xp.asarray(sci)
+    if not plan.rescaled:
+        data = from_neighbours(sci, xp.asarray(plan.typical).astype(sci.dtype), NEIGHBOURS)
     # those of all integrations would take eight times the memory of the exposure
     step = _BLOCK if xp is np else len(sci)
     apertures = _apertures(plan)
     parts = [
-        _of_some(plan, apertures, *(a[k : k + step] for a in (sci, data, err)))
+        _of_some(plan, apertures, *(a[k : k + step] for a in (sci, data, xp.asarray(err))))
         for k in range(0, len(sci), step)
     ]
     columns = {name: xp.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -82,26 +87,15 @@ def _of_some(
     plan: OrdersPlan, apertures: _Apertures, sci: Array, data: Array, err: Array
 ) -> dict[str, Array]:
     """Columns of the orders of images, (integration, order, disp), and their amplitudes."""
-    xp = array_namespace(sci, err, plan.weights)
-    missing = ~(xp.isfinite(sci) & xp.isfinite(err))
-    data = data.astype(np.float64)
-    error = xp.where(missing, _DOUBTFUL * xp.asarray(plan.error), err.astype(np.float64))
-    masked = xp.asarray(plan.masked) | ~(error > 0) | ~xp.isfinite(error)
-    if plan.rescaled:
-        masked = masked | missing
-    background = xp.zeros_like(data[:, 0])
-    if plan.column_background:
-        background = column_background(data, masked, plan.column_background)
-        data = data - background[:, None]
-    amplitudes = xp.full((data.shape[0], len(plan.orders), data.shape[-1]), np.nan)
-    if plan.models is not None:
-        if plan.models.nuisances is not None:
-            cleaned = without_nuisances(plan.models, data)
-            data, background = cleaned.data, background + cleaned.level
-        amplitudes = order_amplitudes(plan.models, data, error if plan.own_errors else None)
-    columns = _each(lambda *one: _of_one(plan, apertures, one), data, error, masked, amplitudes)
-    columns["background"] = xp.broadcast_to(background[:, None], columns["flux"].shape)
-    return {**columns, "amplitude": amplitudes}
+    sums = _each(lambda *images: _of_one(plan, apertures, images), sci, data, err)
+    shape = (sci.shape[0], len(plan.orders), sci.shape[-1])
+    if "pulls" in sums:
+        assert plan.models is not None
+        # one solution for all of them
+        sums["amplitude"] = pulled_amplitudes(plan.models, sums.pop("pulls"))
+    elif "amplitude" not in sums:
+        sums["amplitude"] = array_namespace(sci).full(shape, np.nan)
+    return _completed(plan, apertures, sums)
 
 
 def _each(function: Callable[..., dict[str, Array]], *series: Array) -> dict[str, Array]:
@@ -121,8 +115,8 @@ class _Apertures(NamedTuple):
 
     Attributes
     ----------
-    at : tuple of array
-        Index of an image.
+    at : int array
+        Index of the pixels of an image, one after the other.
     weights : array
     profiles : array, (order, order, pixel, disp)
         Light of the second order in the aperture of the first.
@@ -131,7 +125,7 @@ class _Apertures(NamedTuple):
     modelled : array of bool
     """
 
-    at: tuple[Array, Array]
+    at: Array
     weights: Array
     profiles: Array
     own: Array
@@ -149,7 +143,7 @@ def _apertures(plan: OrdersPlan) -> _Apertures:
     if plan.models is not None:
         modelled = xp.asarray(plan.models.modelled)[rows, columns]
     return _Apertures(
-        (rows, columns),
+        rows.astype(int) * weights.shape[-1] + columns,
         weights[order, rows, columns],
         profiles,
         profile[order, rows, columns],
@@ -158,31 +152,74 @@ def _apertures(plan: OrdersPlan) -> _Apertures:
 
 
 def _of_one(plan: OrdersPlan, of: _Apertures, image: tuple[Array, ...]) -> dict[str, Array]:
-    """Columns of the orders of one image, (order, disp)."""
+    """Sums over columns of one image, (order, disp), and what is needed to tell orders apart."""
     xp = array_namespace(*image, of.weights)
-    data, error, masked, amplitude = image
-    good = ~masked[of.at]
-    data = xp.where(good, data[of.at], 0.0)
-    variance = xp.where(good, error[of.at] ** 2, 0.0)
-    known = xp.where(xp.isfinite(amplitude), amplitude, 0.0)
-    counted = used = xp.where(good, of.weights, 0.0)
+    sci, data, err = image
+    data = xp.where(xp.isfinite(data), data, xp.asarray(plan.typical).astype(data.dtype))
+    data = data.astype(np.float64)
+    error, masked = _errors(plan, sci, err)
+    out: dict[str, Array] = {"background": xp.zeros_like(data[0])}
+    if plan.column_background:
+        out["background"] = column_background(data, masked, plan.column_background)
+        data = data - out["background"]
+    if plan.models is not None and plan.models.nuisances is not None:
+        cleaned = without_nuisances(plan.models, data)
+        data, out["background"] = cleaned.data, out["background"] + cleaned.level
+    if plan.models is not None and (plan.own_errors or plan.replaced):
+        own = error if plan.own_errors else None
+        out["amplitude"] = order_amplitudes(plan.models, data, own)
+    elif plan.models is not None:
+        out["pulls"] = column_pulls(plan.models, data)
+    good = ~masked.ravel()[of.at]
+    data = xp.where(good, data.ravel()[of.at], 0.0)
+    variance = xp.where(good, error.ravel()[of.at], 0.0).astype(np.float64) ** 2
+    used = xp.where(good, of.weights, 0.0)
+    counted = used.sum(axis=1)
     if plan.optimal:
         used = _by_profile(plan, of, used)
+    noise = used * variance
     # light of all orders in the apertures of all
     shared = xp.einsum("okx,oqkx->oqx", used, of.profiles)
-    others = 1.0 - np.eye(len(plan.orders))[:, :, None]
-    flux = (used * data).sum(axis=1) - (others * shared * known).sum(axis=1)
-    squared = ((used * used if plan.optimal else used) * variance).sum(axis=1)
-    whole = (used * used * variance).sum(axis=1)
+    seen = xp.einsum("oox->ox", shared)
+    flux = xp.einsum("okx,okx->ox", used, data)
+    whole = xp.einsum("okx,okx->ox", used, noise)
+    squared = whole if plan.optimal else noise.sum(axis=1)
     if plan.replaced and not plan.optimal:
-        put_in, doubt = _of_models(of, (data, variance, good), known, xp.isfinite(amplitude))
-        flux = flux + (put_in * of.own).sum(axis=1) * known
+        amplitude = out["amplitude"]
+        found = xp.isfinite(amplitude)
+        known = xp.where(found, amplitude, 0.0)
+        put_in, doubt = _of_models(of, (data, variance, good), known, found)
+        light = (put_in * of.own).sum(axis=1)
+        flux, seen = flux + light * known, seen + light
         squared = squared + (put_in * doubt).sum(axis=1)
-        counted = counted + put_in
+        counted = counted + put_in.sum(axis=1)
+    sums = {"flux": flux, "squared": squared, "whole": whole, "npixels": counted}
+    return {**out, **sums, "shared": shared, "seen": seen}
+
+
+def _errors(plan: OrdersPlan, sci: Array, err: Array) -> tuple[Array, Array]:
+    """Errors of the pixels of an image, and which of them do not count."""
+    xp = array_namespace(sci, err)
+    masked = xp.asarray(plan.masked)
+    known = xp.isfinite(sci) & xp.isfinite(err)
+    if plan.rescaled and not plan.own_errors:
+        return err, masked | ~(known & (err > 0))
+    error = xp.where(known, err.astype(np.float64), _DOUBTFUL * xp.asarray(plan.error))
+    masked = masked | ~((error > 0) & xp.isfinite(error))
+    return error, masked | ~known if plan.rescaled else masked
+
+
+def _completed(plan: OrdersPlan, of: _Apertures, sums: dict[str, Array]) -> dict[str, Array]:
+    """Columns (integration, order, disp) without the light of the other orders."""
+    amplitude, shared, seen = (sums[n] for n in ("amplitude", "shared", "seen"))
+    flux, squared, whole, counted = (sums[n] for n in ("flux", "squared", "whole", "npixels"))
+    xp = array_namespace(amplitude, shared, of.weights)
+    known = xp.where(xp.isfinite(amplitude), amplitude, 0.0)
+    others = 1.0 - np.eye(len(plan.orders))[:, :, None]
+    flux = flux - (others * shared * known[:, None]).sum(axis=-2)
     if plan.rescaled and not plan.optimal:
-        seen = (counted * of.own).sum(axis=1)
         scale = safe_divide((of.weights * of.own).sum(axis=1), seen, seen > 0, fill=0.0)
-        counted = xp.where((seen > 0)[:, None], counted, 0.0)
+        counted = xp.where(seen > 0, counted, 0.0)
         flux, squared, whole = flux * scale, squared * scale * scale, whole * scale * scale
     if plan.contamination is not None:
         whole = whole + plan.contamination
@@ -190,14 +227,16 @@ def _of_one(plan: OrdersPlan, of: _Apertures, image: tuple[Array, ...]) -> dict[
         "flux": flux,
         "flux_error": positive_root(squared),
         "flux_error_cov": positive_root(whole),
-        "npixels": counted.sum(axis=1),
+        "npixels": counted,
+        "background": xp.broadcast_to(sums["background"][:, None], flux.shape),
+        "amplitude": amplitude,
     }
 
 
 def _by_profile(plan: OrdersPlan, of: _Apertures, used: Array) -> Array:
     """Weights of least noise for pixels that are `used`; they sum up what the box would."""
     xp = array_namespace(used, plan.error)
-    error = xp.asarray(plan.error)[of.at]
+    error = xp.asarray(plan.error).ravel()[of.at]
     fine = (error > 0) & xp.isfinite(error)
     precision = xp.where(fine, 1.0 / xp.where(fine, error * error, 1.0), 0.0)
     weight = xp.where(used > 0, of.own * precision, 0.0)
@@ -326,6 +365,7 @@ def _fitted_spectra(out: xr.Dataset, plan: OrdersPlan, data: Array) -> xr.Datase
     models = plan.models
     assert models is not None
     found: list[tuple[int, int, HostArray, HostArray]] = []
+    data = np.where(np.isfinite(data), data, np.asarray(plan.typical, data.dtype))
     numbers = out.get("integration_number")
     for i, image in enumerate(np.asarray(data, np.float64)):
         number = i + 1 if numbers is None else int(numbers.values[i])
@@ -334,10 +374,10 @@ def _fitted_spectra(out: xr.Dataset, plan: OrdersPlan, data: Array) -> xr.Datase
             share = plan.column_background
             light = image - column_background(image[None], plan.masked[None], share)[0]
         light = without_nuisances(models, light).data
-        for fit in (models.joint, *models.alone.values()):
-            profile = np.asarray(models.profile)[list(fit.orders)]
-            sums = column_sums(profile, np.asarray(fit.weight), light, fit.flicker)
-            amplitude = fit_spectrum(fit, sums)[1]
+        pulls = column_pulls(models, light)
+        for fit, (precision, solved) in zip(models.fits, models.solved, strict=True):
+            pull, pulls = np.split(pulls, [len(fit.orders)])
+            amplitude = fit_spectrum(fit, ColumnSums(precision, pull), solved)[1]
             for place, values, covered in zip(fit.orders, amplitude, fit.covered, strict=True):
                 wave = np.asarray(plan.wavelength)[place]
                 fine = np.flatnonzero(np.asarray(covered) & np.isfinite(wave))

@@ -186,8 +186,8 @@ class FitsFile:
         """Names of the extensions, for messages."""
         return ", ".join(h.name for h in self.hdus[1:]) or "nothing besides PRIMARY"
 
-    def raw(self, start: int, size: int) -> bytearray:
-        """Return `size` bytes from offset `start` as a writable buffer.
+    def raw(self, start: int, size: int) -> HostArray:
+        """Return `size` bytes from offset `start` as a writable array of uint8.
 
         Raises
         ------
@@ -195,12 +195,12 @@ class FitsFile:
             If the file has shrunk or vanished since it was scanned.
         """
         if self.content is not None:
-            return bytearray(self.content[start : start + size])
-        out = bytearray(size)
+            return np.frombuffer(bytearray(self.content[start : start + size]), np.uint8)
+        out = np.empty(size, np.uint8)
         try:
             with self.path.open("rb") as stream:
                 stream.seek(start)
-                got = stream.readinto(out)
+                got = stream.readinto(out.data)
         except OSError as err:
             raise InputError(_unreadable(self.path, err)) from err
         if got < size:

@@ -90,7 +90,8 @@ class ProductStream:
                 else slit_extents(self._slits, self.integrations)
             ),
         ]
-        self._template = template
+        # not the template itself: pixels of other pieces must not wait for the end
+        self._model, self._meta = str(template.attrs.get("model", "ImageModel")), meta_of(template)
         self._done = 0
         self._started = False
         self._file = PendingFile(self.path)
@@ -187,12 +188,10 @@ class ProductStream:
         """
         with self._aborting():
             self._check(self._done, complete=True)
-            meta = meta_of(self._template)
-            model = str(self._template.attrs.get("model", "ImageModel"))
-            wcs = meta.wcs if self._slits is None else ordered_wcs(self._slits)
+            wcs = self._meta.wcs if self._slits is None else ordered_wcs(self._slits)
             with self._file.flushing():
-                content = asdf_bytes(model, wcs)
-            said = meta.records.get("run") if record is None else record
+                content = asdf_bytes(self._model, wcs)
+            said = self._meta.records.get("run") if record is None else record
             self._file.write(tail(said, content), self._end)
             self._file.commit()
         self._finalizer.detach()

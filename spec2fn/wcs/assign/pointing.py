@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "dithered_position",
     "dithered_v2v3",
+    "from_origin",
     "of_subarray",
     "uncorrected",
     "v2v3_to_sky",
@@ -32,9 +33,16 @@ _WHO = "assign_wcs"
 
 def of_subarray(ds: xr.Dataset, model: Model) -> Model:
     """Return a model of the pixels of the full frame as one of the pixels of an exposure."""
+    return from_origin(subarray_origin(ds), model)
+
+
+def from_origin(origin: tuple[int, int], model: Model) -> Model:
+    """Return a model of the pixels of the full frame as one of those of a subarray.
+
+    Its first pixel is `origin` of the full frame, x and y from 0.
+    """
     from astropy.modeling.models import Identity, Shift
 
-    origin = subarray_origin(ds)
     if not any(origin):
         return model
     x, y = (Shift(float(o)) if o else Identity(1) for o in origin)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from spec2fn.deferred import DeferredWcs
 from spec2fn.errors import ReferenceError
 from spec2fn.schema import meta_of
+from spec2fn.subarray import subarray_origin
 from spec2fn.wcs.assign import AssignedWcs, References, file_of, reference
-from spec2fn.wcs.assign.pointing import of_subarray, velocity_correction
+from spec2fn.wcs.assign.pointing import from_origin, velocity_correction
 from spec2fn.wcs.frames import plane, sky, spectral
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def soss(ds: xr.Dataset, refs: References, _: Parameters) -> AssignedWcs:
         raise ReferenceError(msg)
     velocity = velocity_correction(meta)
     ysize, xsize = ds["sci"].shape[-2:]
+    # what is made later must not keep the pixels
+    origin = subarray_origin(ds)
 
     def make() -> WCS:
         from astropy.modeling import bind_bounding_box
@@ -79,7 +82,7 @@ def soss(ds: xr.Dataset, refs: References, _: Parameters) -> AssignedWcs:
         models = []
         for order in _ORDERS:
             whole = _of_order(tree[order], target, velocity).rename(f"Order{order}")
-            model = of_subarray(ds, whole)
+            model = from_origin(origin, whole)
             if model is not whole:
                 box = ((-0.5, xsize - 0.5), (-0.5, ysize - 0.5))
                 bind_bounding_box(model, box, order="F")
