@@ -85,7 +85,10 @@ class OrderPhotomPlan(Plan):
                 unit = "DN/s"
             if squared:
                 unit = f"({unit})^2" if "/" in unit else f"{unit}^2"
-            values = xp.where(known, values, xp.full_like(values, beyond))
+            # a column without pixels has no value at any wavelength
+            there = xp.isfinite(old.data)
+            nothing = xp.where(there, xp.asarray(beyond, values.dtype), xp.asarray(np.nan))
+            values = xp.where(known, values, nothing.astype(values.dtype))
             new[name] = (old.dims, values, {**old.attrs, "units": unit})
         out = ds.assign(new)
         if "meta" in ds.attrs:  # which no trace has
