@@ -50,14 +50,8 @@ def test_contract(name, exp_type):
     check()
 
 
-# with its plan traced, orders that are fitted alone are not subtracted from the others
-BROKEN = [("extract_1d", "NIS_SOSS")]
-
-
 @pytest.mark.parametrize(("name", "exp_type"), CASES)
-def test_compiled_equals_eager(request, name, exp_type):
-    if (name, exp_type) in BROKEN:
-        request.applymarker(pytest.mark.xfail(reason="orders fitted alone", strict=True))
+def test_compiled_equals_eager(name, exp_type):
     given_to = exposures.step_input(name, exp_type)
     if not given_to.step.traceable:
         pytest.skip("the step is host-side by declaration")

@@ -403,6 +403,8 @@ def filled_series(ds: xr.Dataset) -> Series:
 
 
 def _median(values: HostArray) -> HostArray:
+    """Median over integrations of what is finite; NaN where nothing is."""
+    values = np.where(np.isfinite(values), values, np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # pixels that never have a value
         return np.nanmedian(values, axis=0)
