@@ -30,9 +30,9 @@ def test_extracted_flux_is_the_truth_within_honest_errors(mode, tmp_path, monkey
     for c in () if field or lamp else demo.comparisons:
         assert c.clean.mean() > 0.85, c.name
         # the noise of a common background moves all points of a spectrum together
-        # as the one scale of the background of all integrations does with faint orders
-        common = 0.1 if c.name == "order 3" else 0.02
-        assert abs(c.mean) < common + 4 / np.sqrt(c.clean.sum()), (c.name, c.mean)
+        limit = 0.02 + 4 / np.sqrt(c.clean.sum())
+        # order 3 is faint: the one scale of the background of all integrations moves it by 0.035
+        assert abs(c.mean) < (0.1 if c.name == "order 3" else limit), (c.name, c.mean)
         assert 0.87 < c.scatter < 1.13, (c.name, c.scatter)
     if mode in ("miri-mrs", "nirspec-ifu"):
         check_cubes(demo)

@@ -7,7 +7,11 @@ import pytest
 
 from spec2fn.calibration import calibrate
 from spec2fn.engine.pipeline import needed_references
-from spec2fn.kernels.atoca import decontaminate, order_amplitudes, order_models
+from spec2fn.kernels.atoca import (
+    decontaminate,
+    order_amplitudes,
+    order_models,
+)
 from spec2fn.plans.extraction.soss_references import trace_model
 from spec2fn.plans.extraction.trace_fit import moved_plan
 from spec2fn.schema import EXTRACTED, PLANES, replace_data

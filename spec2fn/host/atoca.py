@@ -1,7 +1,7 @@
 """How overlapping spectral orders of an exposure are told apart: what is planned for ATOCA.
 
 Which pixels are fitted, at which wavelengths the spectrum is sought, how columns respond to it,
-and how smooth it has to be. :mod:`spec2fn.kernels.atoca` has the model and its solution.
+and how smooth it has to be. :mod:`spec2fn.kernels.spectrum_fit` has the model and its solution.
 
 A. Darveau-Bernier et al. 2022, PASP 134, 094502.
 """
@@ -20,13 +20,15 @@ from spec2fn.host.atoca_kernel import Rows, SpectralKernel, kernel_rows, through
 from spec2fn.kernels.atoca import (
     Atoca,
     OrderOptics,
+)
+from spec2fn.kernels.atoca_nuisances import contaminant_products, without_nuisances
+from spec2fn.kernels.spectrum_fit import (
     SpectrumFit,
     band_order,
     column_sums,
     pixel_integrals,
     responses,
 )
-from spec2fn.kernels.atoca_nuisances import contaminant_products, without_nuisances
 from spec2fn.typing import HostArray
 
 __all__ = [

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from spec2fn.kernels import banded
-from spec2fn.kernels.atoca import (
+from spec2fn.kernels.spectrum_fit import (
     ColumnSums,
     Solver,
     SpectrumFit,

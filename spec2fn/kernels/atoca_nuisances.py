@@ -17,15 +17,17 @@ import numpy as np
 
 from spec2fn.kernels.atoca import (
     Atoca,
-    ColumnSums,
     Nuisances,
-    SpectrumFit,
-    column_sums,
     decontaminate,
-    fitted_amplitudes,
     order_amplitudes,
 )
 from spec2fn.kernels.namespace import array_namespace
+from spec2fn.kernels.spectrum_fit import (
+    ColumnSums,
+    SpectrumFit,
+    column_sums,
+    fitted_amplitudes,
+)
 from spec2fn.typing import Array, HostArray
 
 __all__ = [

@@ -9,9 +9,7 @@ import numpy as np
 
 from spec2fn.dq import Pixel
 from spec2fn.kernels.atoca import (
-    ColumnSums,
     column_pulls,
-    fit_spectrum,
     order_amplitudes,
     order_models,
     pulled_amplitudes,
@@ -20,6 +18,10 @@ from spec2fn.kernels.atoca_nuisances import without_nuisances
 from spec2fn.kernels.column_background import column_background
 from spec2fn.kernels.namespace import array_namespace, is_traced, positive_root, safe_divide
 from spec2fn.kernels.series import from_neighbours
+from spec2fn.kernels.spectrum_fit import (
+    ColumnSums,
+    fit_spectrum,
+)
 from spec2fn.plans.extraction.extract_orders import NEIGHBOURS, OrdersPlan
 from spec2fn.schema import EXTRACTED, VARIANCES, meta_of, set_scalars, with_attrs, with_meta
 from spec2fn.spectra.datasets import spectra_dataset

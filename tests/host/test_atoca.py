@@ -9,7 +9,10 @@ from spec2fn.errors import InputError, ReferenceError
 from spec2fn.host.atoca import AtocaSettings, integrals_of, plan_atoca, typical_integration
 from spec2fn.host.atoca_grid import adaptive_grid, oversample, pixel_boundaries, shared_grid
 from spec2fn.host.atoca_kernel import SpectralKernel, kernel_rows, throughput_at
-from spec2fn.kernels.atoca import order_amplitudes, order_models
+from spec2fn.kernels.atoca import (
+    order_amplitudes,
+    order_models,
+)
 from tests.soss_orders import COLUMNS, ROWS, SETTINGS, flux, orders, spectral_kernel
 
 OFFICIAL = {"search": "official", "capped": False, "exact_ends": False, "free_ends": False}

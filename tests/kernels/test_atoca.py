@@ -9,13 +9,15 @@ import pytest
 
 from spec2fn.host.atoca import AtocaSettings, pixel_ends, plan_atoca
 from spec2fn.kernels.atoca import (
-    amplitude_covariance,
-    column_sums,
     contamination_variance,
     decontaminate,
-    fit_spectrum,
     order_amplitudes,
     order_models,
+)
+from spec2fn.kernels.spectrum_fit import (
+    amplitude_covariance,
+    column_sums,
+    fit_spectrum,
     pixel_integrals,
 )
 from tests.soss_orders import COLUMNS, ROWS, SETTINGS, flux, orders

@@ -9,12 +9,14 @@ import pytest
 
 from spec2fn.errors import InputError
 from spec2fn.kernels.atoca import (
-    column_sums,
     contamination_variance,
     decontaminate,
     order_amplitudes,
 )
 from spec2fn.kernels.atoca_nuisances import contaminant_variance, without_nuisances
+from spec2fn.kernels.spectrum_fit import (
+    column_sums,
+)
 from tests.kernels.test_atoca import dense, exposure, normal
 from tests.soss_orders import COLUMNS, ROWS, orders
 

@@ -15,6 +15,7 @@ from spec2fn.forward.niriss import instrument as nis
 from spec2fn.forward.niriss.instrument import Strip
 from spec2fn.forward.niriss.operator import orders_operator
 from spec2fn.forward.renderers import render
+from spec2fn.plans.extraction.extract_orders import filled_series
 from spec2fn.schema import meta_of
 from spec2fn.steps.background import background
 from spec2fn.steps.extract_1d import extract_1d
@@ -452,3 +453,15 @@ def test_without_clear_there_is_an_image_and_no_spectrum():
     status = {s["step"]: s["status"] for s in done.report["steps"]}
     assert "FILTER CLEAR only" in status["extract_1d"]
     assert status["photom"].startswith("SKIPPED")
+
+
+def test_an_infinite_value_of_one_integration_is_not_typical(given):
+    sci = np.array(given.dataset["sci"].values)
+    usual = filled_series(given.dataset)
+    sci[0, 100, 300] = np.inf
+    found = filled_series(changed(given.dataset, sci=sci))
+    assert np.isfinite(found.typical).all()
+    assert np.isfinite(found.mean).all()
+    assert found.typical[100, 300] == sci[1, 100, 300]
+    different = found.typical != usual.typical
+    assert different.sum() <= 1

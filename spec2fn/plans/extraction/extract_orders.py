@@ -16,7 +16,10 @@ from spec2fn.dq import PIXEL
 from spec2fn.errors import InputError, ParameterError, ReferenceError
 from spec2fn.host.atoca import AtocaSettings, DetectorOrder, plan_atoca, typical_integration
 from spec2fn.host.trace_position import Position
-from spec2fn.kernels.atoca import Atoca, contamination_variance
+from spec2fn.kernels.atoca import (
+    Atoca,
+    contamination_variance,
+)
 from spec2fn.kernels.atoca_nuisances import contaminant_variance
 from spec2fn.kernels.column_background import column_background
 from spec2fn.kernels.series import from_neighbours

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spec2fn.dq import PIXEL
 from spec2fn.errors import InputError
 from spec2fn.host.interpolation import locate
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.plan_base import Plan, array
 from spec2fn.plans.flux.photom import find_row, response_row, throughput, time_tables
+from spec2fn.plans.flux.spectra_photom import with_lost_elements
 from spec2fn.schema import SPECTRUM_COLUMNS, meta_of, need, with_warnings
 from spec2fn.typing import Array
 
@@ -93,13 +93,7 @@ class OrderPhotomPlan(Plan):
         out = ds.assign(new)
         if "meta" in ds.attrs:  # which no trace has
             out = with_warnings(out, *self.warnings)
-        if self.zero_beyond:
-            return out
-        dq = ds.variables["dq"]
-        within = np.arange(ds.sizes["wave"], dtype=np.int32) < ds["n_wave"].data[:, None]
-        lost = xp.asarray(within) & ~known
-        flags = dq.data | xp.where(lost, np.uint32(PIXEL["DO_NOT_USE"]), np.uint32(0))
-        return out.assign(dq=(dq.dims, flags, dict(dq.attrs)))
+        return out if self.zero_beyond else with_lost_elements(out, known)
 
 
 def plan_order_photom(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from spec2fn.parameters import Parameters
 
-__all__ = ["SpectraPhotomPlan", "plan_spectra_photom"]
+__all__ = ["SpectraPhotomPlan", "plan_spectra_photom", "with_lost_elements"]
 
 _UNTOUCHED = ("wavelength", "dq", "npixels")
 
@@ -69,11 +69,7 @@ class SpectraPhotomPlan(Plan):
             values = old.data / scale if inverse else old.data * scale
             units = _rate(name) if inverse else unit
             new[name] = (old.dims, xp.where(known, values, empty), {**old.attrs, "units": units})
-        dq = ds.variables["dq"]
-        within = np.arange(ds.sizes["wave"]) < ds["n_wave"].data[:, None]
-        lost = within & ~known
-        flags = dq.data | xp.where(lost, np.uint32(PIXEL["DO_NOT_USE"]), np.uint32(0))
-        out = ds.assign(new).assign(dq=(dq.dims, flags, dict(dq.attrs)))
+        out = with_lost_elements(ds.assign(new), known)
         out = set_scalars(out, pixar_sr=size, pixar_a2=pixel_area("pixar_a2", area, photom))
         problems = {
             n: p for n, p in zip(_names(ds), self.elements.problems or (), strict=False) if p
@@ -83,6 +79,24 @@ class SpectraPhotomPlan(Plan):
             before = meta_of(ds).records.get("warnings", ())
             out = with_meta(out, records={"warnings": (*before, *told)})
         return out
+
+
+def with_lost_elements(ds: xr.Dataset, known: Array) -> xr.Dataset:
+    """Return spectra in which elements without a flux calibration are flagged DO_NOT_USE.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        With ``dq`` ([integration,] spectrum, wave) and ``n_wave`` (spectrum).
+    known : bool array, (spectrum, wave)
+        Elements that the reference covers.
+    """
+    dq = ds.variables["dq"]
+    xp = array_namespace(dq.data, known)
+    within = np.arange(ds.sizes["wave"], dtype=np.int32) < ds["n_wave"].data[:, None]
+    lost = xp.asarray(within) & ~known
+    flags = dq.data | xp.where(lost, np.uint32(PIXEL["DO_NOT_USE"]), np.uint32(0))
+    return ds.assign(dq=(dq.dims, flags, dict(dq.attrs)))
 
 
 def _rate(name: str) -> str:
