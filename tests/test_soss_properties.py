@@ -16,7 +16,7 @@ from spec2fn.plans.extraction.soss_references import trace_model
 from spec2fn.plans.extraction.trace_fit import moved_plan
 from spec2fn.schema import EXTRACTED, PLANES, replace_data
 from spec2fn.spectra.order_spectra import extract_orders
-from spec2fn.steps.extract_1d import extract_1d
+from spec2fn.steps.extract_soss import extract_soss
 from spec2fn.testing import exposures
 
 SOSS = exposures.SOSS
@@ -36,7 +36,7 @@ def ds(given_to):
 
 @pytest.fixture(scope="module")
 def step():
-    return extract_1d.with_(**FAST)
+    return extract_soss.with_(**FAST)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_the_order_of_integrations_does_not_matter(step, ds, given_to):
 @pytest.mark.parametrize("factor", [2.0**-6, 4.0])
 def test_flux_and_errors_scale_with_the_exposure(ds, given_to, factor):
     # what is searched for scales as well
-    step = extract_1d.with_(**{**FAST, "soss_tikfac": None})
+    step = extract_soss.with_(**{**FAST, "soss_tikfac": None})
     one, other = (extracted(step, d, given_to) for d in (ds, scaled(ds, factor)))
     for name in ("flux", "flux_error", "flux_error_cov"):
         a, b = factor * one[name].values, other[name].values

@@ -151,7 +151,7 @@ def plan_orders(
     references : tuple of xarray.Dataset
         PASTASOSS, SPECPROFILE, SPECKERNEL.
     params : Parameters
-        Of :func:`spec2fn.steps.extract_1d.extract_1d`.
+        Of :func:`spec2fn.steps.extract_soss.extract_soss`.
     given : Given, optional
 
     Returns
