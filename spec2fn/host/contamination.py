@@ -52,6 +52,7 @@ _NODES = 4  # along each axis, where the offsets of a source are known
 _FEW_PIXELS = 48
 _CHECKED = 5
 _EXACT = 1e-8
+_ENOUGH = 64  # pixels by which the place and the fractions of pixels of a source are known
 _MARGIN = 2  # pixels beside the detector; nodes stand in for the outermost pixels
 _ROUNDS = 6  # of finding the scatter of the spectra
 _SCATTER = (0.01, 10.0)
@@ -213,8 +214,10 @@ def disperse_source(
             (row, column), images = laid
             parts.append(Trace(pixels.source, order, row, column, images))
             if pixels.area is not None:
-                moments += _moments(x, y, pixels.flux[part], pixels.area)
-                total += float(np.abs(pixels.flux[part]).sum())
+                few = slice(None, None, 1 + x.shape[1] // _ENOUGH)
+                flux = pixels.flux[part][few]
+                moments += _moments(x[:, few], y[:, few], flux, pixels.area)
+                total += float(np.abs(flux).sum())
     whole = merge(parts)
     return _sharpened(whole, moments / total) if whole is not None and total > 0 else whole
 
@@ -347,7 +350,8 @@ def _lay(
 def _moments(x: HostArray, y: HostArray, flux: HostArray, area: float) -> HostArray:
     """Sums over pixels, (4, wave): of y, x and what laying adds to either width, by brightness."""
     known = [np.nan_to_num(a) for a in (y, x)]
-    return np.stack([a @ np.abs(flux) for a in (*known, *(widening(a % 1.0, area) for a in known))])
+    wider = [widening(a - np.floor(a), area) for a in known]
+    return np.stack([a @ np.abs(flux) for a in (*known, *wider)])
 
 
 def _sharpened(trace: Trace, moments: HostArray) -> Trace:
