@@ -816,7 +816,7 @@ def _estimate(
 
 
 def _column_means(wave: HostArray, light: HostArray, lit: HostArray) -> HostArray:
-    """Mean wavelength of the pixels of each column, which is that of the column but for rounding."""
+    """Mean wavelength of the pixels of each column: that of the column, but for rounding."""
     weight = np.where(lit, light, 1.0)
     mean: HostArray = np.average(np.broadcast_to(wave, light.shape), weights=weight, axis=0)
     return mean
