@@ -16,7 +16,7 @@ from spec2fn.forward.niriss.instrument import Strip
 from spec2fn.forward.niriss.operator import orders_operator
 from spec2fn.forward.renderers import render
 from spec2fn.plans.extraction.extract_orders import filled_series
-from spec2fn.schema import meta_of
+from spec2fn.schema import meta_of, with_meta
 from spec2fn.steps.background import background
 from spec2fn.steps.extract_soss import extract_soss
 from spec2fn.steps.pathloss import pathloss
@@ -133,6 +133,12 @@ def test_pathloss_says_why_it_does_nothing(image, given):
     assert "time series" in series.attrs["status_pathloss"]
     other = pathloss(ds.assign_attrs(subarray="SUBSTRIP7"), ref)
     assert "no aperture SUBSTRIP7" in other.attrs["status_pathloss"]
+    unknown = ds.drop_attrs(deep=False).assign_attrs(
+        {k: v for k, v in ds.attrs.items() if k != "tso"}
+    )
+    header = {k: v for k, v in meta_of(ds).primary.items() if k != "TSOVISIT"}
+    with pytest.raises(InputError, match="TSOVISIT is missing"):
+        pathloss(with_meta(unknown, primary=header), ref)
     headers = {k: h for k, h in meta_of(ref).records["headers"].items() if k != "ps"}
     bare = ref.assign_attrs(meta=meta_of(ref).replace(records={"headers": headers}))
     with pytest.raises(ReferenceError, match="no apertures"):
