@@ -182,6 +182,48 @@ def test_a_reference_of_one_step(demo, folder, tmp_path, capsys):
     assert steps["flat_field"].startswith("SKIPPED: no flat reference")
 
 
+def test_a_reference_of_one_step_is_locked(demo, folder, tmp_path, capsys):
+    (flat,) = Path(demo.files["cache"]).rglob("jwst_miri_flat_0001.fits")
+    mine, other = (Path(shutil.copy(flat, tmp_path / f"{n}.fits")) for n in ("mine", "other"))
+    source, lock = folder / "a_rateints.fits", tmp_path / "lock.json"
+    given = ("--set", f"flat_field.override_flat={mine}")
+    assert main(["refs", str(source), *given, *SHORT, "--write-lock", str(lock)]) == 0
+    capsys.readouterr()
+    assert json.loads(lock.read_text())["references"]["flat_field:flat"]["path"] == str(mine)
+    args = (source, "--lock", lock, "--output-dir", tmp_path / "out", *SHORT, "--json")
+
+    def used(*more):
+        status, text, err = run(*args, *more, capsys=capsys)
+        assert status == 0, err
+        return json.loads(text)["references"]["flat_field:flat"]["name"]
+
+    assert used() == "mine.fits"
+    assert used("--set", f"flat_field.override_flat={other}") == "other.fits"
+    with fits.open(mine, mode="update") as hdus:
+        hdus[0].header["AUTHOR"] = "somebody"
+    status, _, err = run(*args, capsys=capsys)
+    assert status == 2
+    assert "differs from what the lock holds (flat_field:flat" in err
+    status, _, _ = run(*args, "--skip", "flat_field", capsys=capsys)
+    assert status == 0
+    mine.unlink()
+    status, _, err = run(*args, capsys=capsys)
+    assert status == 2
+    assert "mine.fits cannot be read" in err
+
+
+def test_no_reference_of_one_step_is_locked(folder, tmp_path, capsys):
+    source, lock = folder / "a_rateints.fits", tmp_path / "lock.json"
+    none = ("--set", "flat_field.override_flat=N/A")
+    assert main(["refs", str(source), *none, *SHORT, "--write-lock", str(lock)]) == 0
+    capsys.readouterr()
+    args = (source, "--lock", lock, "--output-dir", tmp_path / "out", *SHORT, "--json")
+    status, text, err = run(*args, capsys=capsys)
+    assert status == 0, err
+    steps = {s["step"]: s["status"] for s in json.loads(text)["steps"]}
+    assert steps["flat_field"].startswith("SKIPPED: no flat reference")
+
+
 def test_arguments_of_the_official_command_line(folder, tmp_path, capsys):
     out = tmp_path / "out"
     args = (f"--output_dir={out}", "--steps.extract_1d.skip=true", "--save_results=true")
