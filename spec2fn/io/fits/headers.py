@@ -280,6 +280,9 @@ def _steps(ds: xr.Dataset, given: Mapping[str, Card]) -> dict[str, str]:
         for name, text in status.items()
         if text and not (name in UNRECORDED_OFF and text == SWITCHED_OFF)
     }
+    if ds.attrs.get("status_nsclean") == "COMPLETE":
+        # which has no keyword of its own; its successor has
+        said["clean_flicker_noise"] = "COMPLETE"
     mode = mode_of(ds)
     kind = RECORDED_OF_KIND.get("lamp" if mode.lamp else mode.layout, {})
     implied = {
