@@ -46,6 +46,9 @@ PRESETS: Mapping[str, tuple[tuple[str, str, Any], ...]] = {
         ("nsclean", "mask_spectral_regions", False),
         ("nsclean", "n_sigma", 2.0),
         ("nsclean", "single_mask", True),
+        # hot pixels in the scale of the columns of trace models
+        ("adaptive_trace_model", "robust_scale", False),
+        ("pixel_replace", "robust_scale", False),
         ("wfss_contam", "flag_above", None),
         ("wfss_contam", "official_model", True),
         ("wfss_contam", "propagate_variance", False),

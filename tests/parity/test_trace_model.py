@@ -70,7 +70,7 @@ def test_models_agree(scenario, crds_cache, allowed, tmp_path, name, how):
 
     path = product(scenario, name)
     crds_cache(scenario(name))
-    ours = parts_of(adaptive_trace_model(open_product(path), **how))
+    ours = parts_of(adaptive_trace_model(open_product(path), **how, robust_scale=False))
     theirs = official(path, tmp_path, AdaptiveTraceModelStep, **how)
     assert len(ours) == len(theirs)
     modelled = 0
@@ -102,7 +102,7 @@ def test_bad_pixels_agree(scenario, crds_cache, allowed, tmp_path, name):
     path = product(scenario, name)
     crds_cache(scenario(name))
     before = open_product(path)
-    ours = parts_of(pixel_replace(before, algorithm="trace_model"))
+    ours = parts_of(pixel_replace(before, algorithm="trace_model", robust_scale=False))
     theirs = official(path, tmp_path, PixelReplaceStep, algorithm="trace_model")
     replaced = sum(int(np.isnan(p["sci"].values).sum()) for p in pieces_of(before))
     for a, b in zip(ours, theirs, strict=True):
@@ -157,7 +157,8 @@ def test_residuals_are_noise(whole_run, name):
         low, middle, high = np.percentile(pulls, [15.87, 50, 84.13])
         assert abs(middle) < 0.05, which
         widths[which] = (high - low) / 2
-    assert widths["ours"] < 1.0
+    # where no variance of a background is left out
+    assert widths["ours"] < (1.4 if name.startswith("miri") else 1.0)
     assert widths["ours"] == pytest.approx(widths["peer"], rel=0.01)
 
 
