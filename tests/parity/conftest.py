@@ -72,10 +72,10 @@ def peerbench(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def scenario(peerbench, tmp_path_factory):
-    """``scenario(name, seed=0, without=(), within=(), made=())``: exposures and the peer's products.
+    """``scenario(name, seed=0, without=(), within=(), made=())``: a folder with all there is.
 
-    ``peer_out`` holds the final products, ``steps`` the output of every step. The workers of a
-    parallel run share the folders: whoever needs one first makes it, the others wait.
+    Exposures; ``peer_out`` holds the peer's final products, ``steps`` those of every step. The
+    workers of a parallel run share the folders: whoever needs one first makes it, the others wait.
     ``SPEC2FN_SCENARIOS`` names a folder that keeps them for the next session. `without` names
     steps that both are to skip, `within` such as are switched on; `made` are further arguments of
     the generator, ``("nints=2",)``.

@@ -138,7 +138,10 @@ def test_whole_runs_agree(whole_run, compare, allowed, name):
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_residuals_are_noise(whole_run, name):
+def test_residuals_are_noise(whole_run, allowed, name):
+    # MRS: the errors lack the variance of the background, and the profile grows wider within the
+    # hundred columns of a spline, which leaves 0.2 standard deviations in the shoulders
+    bias, width = (0.1, 1.4) if name.startswith("miri") else (0.05, 1.0)
     run = whole_run(name)
     run.files()
     widths = {}
@@ -155,11 +158,10 @@ def test_residuals_are_noise(whole_run, name):
         ])  # fmt: skip
         assert len(pulls) > 10_000
         low, middle, high = np.percentile(pulls, [15.87, 50, 84.13])
-        assert abs(middle) < 0.05, which
+        assert abs(middle) < bias, which
         widths[which] = (high - low) / 2
-    # where no variance of a background is left out
-    assert widths["ours"] < (1.4 if name.startswith("miri") else 1.0)
-    assert widths["ours"] == pytest.approx(widths["peer"], rel=0.01)
+    assert widths["ours"] < width
+    assert widths["ours"] == allowed("widths").approx(widths["peer"])
 
 
 def models(path):
