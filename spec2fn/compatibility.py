@@ -40,6 +40,8 @@ PRESETS: Mapping[str, tuple[tuple[str, str, Any], ...]] = {
         ("extract_1d", "soss_official_model", True),
         ("photom", "orders_unit", "MJy"),
         ("photom", "orders_beyond", "zero"),
+        # spectra of several integrations from pixels of the exposure
+        ("resample_spec", "several", "left"),
         # clean_flicker_noise, the successor of nsclean
         ("nsclean", "fit_method", "median"),
         ("nsclean", "background_method", "median"),
