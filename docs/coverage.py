@@ -49,6 +49,7 @@ with the line that is shown. Parameters of steps that a mode does not have are l
 # words in parentheses in the tables of parity.md, and the modes they mean
 WORDS = {
     "background subtraction": "background",
+    "background of `_rateints`": "background",
     "combined background of `_rateints` members": "background",
     "master background": "master_background",
     "optimal extraction with background": "extract_1d",

@@ -74,7 +74,7 @@ def test_models_agree(scenario, crds_cache, allowed, tmp_path, name, how):
     theirs = official(path, tmp_path, AdaptiveTraceModelStep, **how)
     assert len(ours) == len(theirs)
     modelled = 0
-    for a, b, before in zip(ours, theirs, pieces_of(open_product(path)), strict=True):
+    for a, b, before in zip(ours, theirs, parts_of(open_product(path)), strict=True):
         agree(a["trace_model"].values, b.trace_model, allowed("models"), "trace_model")
         modelled += int(np.isfinite(b.trace_model).sum())
         if "oversample" in how:
