@@ -49,6 +49,7 @@ with the line that is shown. Parameters of steps that a mode does not have are l
 # words in parentheses in the tables of parity.md, and the modes they mean
 WORDS = {
     "background subtraction": "background",
+    "background of `_rateints`": "background",
     "combined background of `_rateints` members": "background",
     "master background": "master_background",
     "optimal extraction with background": "extract_1d",
@@ -177,12 +178,18 @@ def reference_rows() -> list[tuple[str, ...]]:
     for theirs, entry in OFFICIAL["steps"].items():
         for reftype in entry["references"]:
             types.setdefault(reftype, []).append(step_named(theirs))
+    # which the official pipeline reads itself
+    for step in registered_steps().values():
+        for reftype in step.refs:
+            types.setdefault(reftype, [step.name])
     rows = []
     for reftype, steps in sorted(types.items()):
         readers = [s for s in registered_steps().values() if reftype in s.refs]
         pending = reftype in COVERAGE["pending_references"]
         where = ", ".join(code(f"spec2fn/steps/{s.function.__name__}.py") for s in readers)
-        tests = list(dict.fromkeys(t for s in readers for t in COVERAGE["tests"].get(s.name, {})))
+        modes = COVERAGE["reference_modes"][reftype].split()
+        found = [tests_of(s.name, mode) for mode in modes for s in readers]
+        tests = list(dict.fromkeys(t for one in found for t in one))
         row = (f"`{reftype}`", ", ".join(dict.fromkeys(steps)))
         if pending:
             rows.append((*row, TO_COME, TO_COME, TO_COME))
@@ -190,6 +197,8 @@ def reference_rows() -> list[tuple[str, ...]]:
         lacking = [s for s in steps if s not in {r.name for r in readers}]
         why = COVERAGE["references"].get(reftype, "" if lacking else "–")
         rows.append((*row, where, listed(tests[:3]), why))
+    pars = COVERAGE["parameter_references"]
+    rows.append(("`pars-*`", "every step", code(pars["read_by"]), listed(pars["tests"]), "–"))
     return rows
 
 

@@ -12,7 +12,7 @@ from spec2fn.engine.library import registered_steps, steps_of_library
 from spec2fn.engine.pipeline import references_of, steps_of
 from spec2fn.engine.settings import FILE, USER, resolve_settings
 from spec2fn.errors import ParameterError, ReferenceError
-from spec2fn.official import FOREIGN, STEPS, foreign, step_named
+from spec2fn.official import FOREIGN, OVERRULED, STEPS, foreign, step_named
 from spec2fn.refs import parameter_files
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -297,3 +297,34 @@ def test_files_written_by_the_package(tmp_path):
             assert dict(steps["extract_1d"].bound).get("smoothing_length") == (None if apart else 3)
         if "pixel_replace" in steps:
             assert not steps["pixel_replace"].skip
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("step", OFFICIAL["steps"])
+def test_the_file_of_every_step_written_by_the_package(step, tmp_path):
+    need_the_peer()
+    from jwst.pipeline import Spec2Pipeline
+
+    kind = Spec2Pipeline.step_defs[step]
+    given = kind()
+    given.export_config(tmp_path / "given.asdf")
+    kind(name=step).export_config(tmp_path / "named.asdf", include_metadata=True)
+    for file in ("given", "named"):
+        found = parameter_files([tmp_path / f"{file}.asdf"])
+        assert (found.notes, found.options) == ((), {}), file
+        assert set(found.steps) == {step_named(step)}, file
+        for mode, pipeline in MODES.items():
+            settings = resolve_settings(pipeline, files=found.steps)
+            assert settings.notes == (), (file, mode)
+            for ours in steps_of(settings.pipeline):
+                if ours.name != step_named(step):
+                    continue
+                assert ours.skip == given.skip, (file, mode)
+                bound = dict(ours.bound)
+                for name, parameter in ours.parameters.items():
+                    if f"{ours.name}.{name}" in OVERRULED:
+                        assert name not in found.steps[ours.name]
+                    elif name in OFFICIAL["steps"][step]["parameters"]:
+                        value = parameter.coerce(getattr(given, name), ours.name)
+                        assert bound.get(name, parameter.default) == value, (file, mode, name)

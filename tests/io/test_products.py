@@ -94,6 +94,30 @@ def test_headers(image_product, tmp_path):
     assert "TA_XPOS" not in sci
 
 
+@pytest.mark.parametrize(
+    ("status", "recorded"),
+    [
+        ("SKIPPED: switched off", (None, None, "SKIPPED")),
+        ("SKIPPED: no slit has a value", ("SKIPPED", "SKIPPED", "SKIPPED")),
+        ("COMPLETE", ("COMPLETE", "COMPLETE", "COMPLETE")),
+    ],
+)
+def test_statuses_as_the_official_products_have_them(image_product, tmp_path, status, recorded):
+    steps = ("resample_spec", "master_background", "pixel_replace")
+    ds = image_product((6, 5)).assign_attrs({f"status_{step}": status for step in steps})
+    header = fits.getheader(write_product(ds, tmp_path / "a_cal.fits"))
+    assert tuple(header.get(k) for k in ("S_RESAMP", "S_MSBSUB", "S_PXREPL")) == recorded
+
+
+def test_nsclean_is_recorded_by_the_keyword_of_its_successor(image_product, tmp_path):
+    ds = image_product((6, 5))
+    for status, recorded in (("COMPLETE", "COMPLETE"), ("SKIPPED: switched off", "SKIPPED")):
+        done = ds.assign_attrs(status_nsclean=status, status_photom="COMPLETE")
+        done = done.assign_attrs(instrument="NIRSPEC", exp_type="NRS_FIXEDSLIT")
+        header = fits.getheader(write_product(done, tmp_path / "a_cal.fits"))
+        assert header["S_CLNFNS"] == recorded
+
+
 def test_models_other_than_slit_have_no_slit_keywords(image_product, tmp_path):
     ds = with_attrs(image_product(), model="CubeModel")
     with fits.open(write_product(ds, tmp_path / "a.fits")) as hdul:

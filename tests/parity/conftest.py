@@ -72,12 +72,13 @@ def peerbench(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def scenario(peerbench, tmp_path_factory):
-    """``scenario(name, seed=0, without=(), given={})``: folder with the peer's products.
+    """``scenario(name, seed=0, without=(), within=(), made=(), given={})``: all there is of it.
 
-    ``peer_out`` holds the final products, ``steps`` the output of every step. The workers of a
-    parallel run share the folders: whoever needs one first makes it, the others wait.
+    Exposures; ``peer_out`` holds the peer's final products, ``steps`` those of every step. The
+    workers of a parallel run share the folders: whoever needs one first makes it, the others wait.
     ``SPEC2FN_SCENARIOS`` names a folder that keeps them for the next session. `without` names
-    steps that both are to skip, `given` has further parameters by step.
+    steps that both are to skip, `within` such as are switched on, `given` has further parameters
+    by step; `made` are further arguments of the generator, ``("nints=2",)``.
     """
     base = tmp_path_factory.getbasetemp()
     if os.environ.get("PYTEST_XDIST_WORKER"):
@@ -85,32 +86,35 @@ def scenario(peerbench, tmp_path_factory):
     base = Path(os.environ.get("SPEC2FN_SCENARIOS") or base / "scenarios")
     base.mkdir(exist_ok=True)
 
-    def make(name, seed=0, without=(), given=None):
+    def make(name, seed=0, without=(), within=(), made=(), given=None):
         more = given or {}
-        named = sorted(parameter for values in more.values() for parameter in values)
-        label = "-".join([name, str(seed), *(f"no_{step}" for step in without), *named])
+        changes = [f"no_{step}" for step in without] + [f"with_{step}" for step in within]
+        changes += sorted(parameter for values in more.values() for parameter in values)
+        label = "-".join([name, str(seed), *(m.replace("=", "_") for m in made), *changes])
         folder = base / label
         done = base / f"{label}.done"
         with (base / f"{label}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not done.exists():
                 shutil.rmtree(folder, ignore_errors=True)
-                _make(peerbench, folder, name, seed, without=without, given=more)
+                settings = {step: {"skip": step in without} for step in (*without, *within)}
+                for step, values in more.items():
+                    settings.setdefault(step, {}).update(values)
+                _make(peerbench, folder, name, seed, settings, made)
                 done.touch()
         return folder
 
     return make
 
 
-def _make(peerbench, folder, name, seed, *, without=(), given=None):
+def _make(peerbench, folder, name, seed, steps, made):
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     env.pop("JAX_NUMPY_DTYPE_PROMOTION", None)
-    _call([peerbench / "make.py", name, folder, "--seed", seed], env)
+    given = [word for setting in made for word in ("--set", setting)]
+    _call([peerbench / "make.py", name, folder, "--seed", seed, *given], env)
     config = folder / "scenario.json"
     settings = json.loads(config.read_text())
-    for step in without:
-        settings["steps"].setdefault(step, {})["skip"] = True
-    for step, values in (given or {}).items():
+    for step, values in steps.items():
         settings["steps"].setdefault(step, {}).update(values)
     config.write_text(json.dumps(settings))
     _call([peerbench / "run_peer.py", folder, "--save-all", "--out", folder / "steps"], env)

@@ -26,6 +26,7 @@ __all__ = [
     "SPECTRUM_KEYWORDS",
     "STEP_KEYWORDS",
     "UNRECORDED",
+    "UNRECORDED_OFF",
 ]
 
 # record -> (keyword, comment)
@@ -173,6 +174,9 @@ UNRECORDED: Mapping[str, tuple[str, ...]] = {
     "NIRSPEC": ("fringe", "residual_fringe", "straylight", "targ_centroid", "wfss_contam"),
 }
 """Steps of :data:`ALWAYS_RECORDED` that products of an instrument (and layout) do not mention."""
+
+UNRECORDED_OFF = ("master_background", "resample_spec")
+"""Steps that official products do not mention when they were switched off."""
 
 RECORDED_WITH: Mapping[str, tuple[str, ...]] = {
     "photom": ALWAYS_RECORDED,
