@@ -69,7 +69,9 @@ def chosen(compiled):
     known = compiled.parameters()
     (science,) = [p for p in known if re.fullmatch(r"science/sci", p)]
     flat = next(p for p in known if re.fullmatch(r"refs/[fsd]?flat/.*sci", p))
-    photom = next(p for p in known if re.fullmatch(r"refs/photom/photom\.(photmj|photmjsr)", p))
+    # an image for the MRS
+    factors = r"refs/photom/(photom\.(photmj|photmjsr)|sci)"
+    photom = next(p for p in known if re.fullmatch(factors, p))
     plan = next(
         p
         for field in SMOOTH

@@ -79,16 +79,19 @@ class OrderPhotomPlan(Plan):
                 continue
             old, squared = ds.variables[name], "_var_" in name
             scale = factor * factor if squared else factor
-            values = old.data / scale if inverse else old.data * scale
+            # a column without pixels has no value at any wavelength; masked before the product, so
+            # that derivatives by the response are finite where there is no flux
+            there = xp.isfinite(old.data)
+            filled = xp.where(there, old.data, xp.zeros_like(old.data))
+            values = filled / scale if inverse else filled * scale
             unit = self.unit
             if inverse:
                 unit = "DN/s"
             if squared:
                 unit = f"({unit})^2" if "/" in unit else f"{unit}^2"
-            # a column without pixels has no value at any wavelength
-            there = xp.isfinite(old.data)
-            nothing = xp.where(there, xp.asarray(beyond, values.dtype), xp.asarray(np.nan))
-            values = xp.where(known, values, nothing.astype(values.dtype))
+            lost = xp.where(there, xp.asarray(beyond, values.dtype), xp.asarray(np.nan))
+            values = xp.where(known, values, lost.astype(values.dtype))
+            values = xp.where(known & ~there, old.data.astype(values.dtype), values)
             new[name] = (old.dims, values, {**old.attrs, "units": unit})
         out = ds.assign(new)
         if "meta" in ds.attrs:  # which no trace has
