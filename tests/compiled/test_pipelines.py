@@ -5,6 +5,7 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 
 import spec2fn
 from spec2fn.engine.pipeline import Observation, steps_of
@@ -118,7 +119,43 @@ def chosen(compiled):
 
 
 def test_gradients_equal_finite_differences(compiled):
-    paths = chosen(compiled)
+    assert_gradients(compiled, chosen(compiled))
+
+
+# numbers of the plan by which the subtracted spectrum is measured, and laid on the slitlets
+BACKGROUND = (
+    "corrections/1/0/shares",
+    "corrections/2/0/row",
+    "corrections/3/0/pixar_sr",
+    "extraction/groups/0/weights",
+    "places/0/share",
+    "resampling/0/overlap/area",
+    "resampling/0/scale",
+)
+
+
+@pytest.mark.slow
+def test_gradients_of_the_background_of_slitlets(planned):
+    folder = "plans/mos/master_background"
+    assert_gradients(planned("NRS_MSASPEC"), [f"{folder}/{name}" for name in BACKGROUND])
+
+
+@pytest.mark.slow
+def test_gradients_of_a_background_that_is_given():
+    mode, wave = "NRS_MSASPEC", np.linspace(0.5, 6.0, 60)
+    columns = {"wavelength": wave, "surf_bright": 1 + 0.1 * wave}
+    given = xr.Dataset({n: ("wave", column) for n, column in columns.items()})
+    compiled = spec2fn.compile(
+        exposures.observation(mode),
+        exposures.pipeline(mode),
+        exposures.references(mode),
+        params={"master_background": {"user_background": given}},
+        kinds=("x1d",),
+    )
+    assert_gradients(compiled, ["plans/mos/master_background/spectrum/surf_bright"])
+
+
+def assert_gradients(compiled, paths):
     value, gradients = compiled.value_and_grad(total, paths)()
     assert float(value) == pytest.approx(float(total(compiled.first.products)), rel=1e-5)
     rng = np.random.default_rng(3)
