@@ -16,6 +16,7 @@ from spec2fn.forward.niriss.instrument import Strip
 from spec2fn.forward.niriss.operator import orders_operator
 from spec2fn.forward.renderers import render
 from spec2fn.plans.extraction.extract_orders import filled_series
+from spec2fn.refs import open_reference
 from spec2fn.schema import meta_of, with_meta
 from spec2fn.steps.background import background
 from spec2fn.steps.extract_1d import extract_1d
@@ -394,6 +395,52 @@ def test_an_order_without_a_row_says_so(box):
     assert any("order 3" in w for w in meta_of(out).records["warnings"])
     none = photom(box, ref.isel(photom_row=orders > 3))
     assert "no row" in none.attrs["status_photom"]
+
+
+def test_an_estimate_says_where_the_grid_is_fine(given, tmp_path):
+    wave = np.linspace(0.7, 3.0, 6000)
+    smooth = np.stack([wave, 5.0 - wave])
+    line = np.stack([wave, 5.0 - wave + 40 * np.exp(-0.5 * ((wave - 1.5) / 0.002) ** 2)])
+
+    def nodes(estimate):
+        params = {**FAST, "soss_rtol": 1e-3, "soss_estimate": estimate}
+        return extract_1d.plan(given.dataset, **given.references, **params).models.joint.wave
+
+    coarse, fine = nodes(smooth), nodes(line)
+    near = [((g > 1.49) & (g < 1.51)).sum() for g in (coarse, fine)]
+    assert near[1] > 4 * near[0]
+    far = [g[np.abs(g - 1.5) > 0.05] for g in (coarse, fine)]
+    np.testing.assert_array_equal(*far)
+    # in any order, with gaps, and from files of spectra
+    gaps = line[:, ::-1].copy()
+    gaps[1, 100] = np.nan
+    np.testing.assert_allclose(nodes(gaps), fine, rtol=1e-12)
+    table = fits.BinTableHDU.from_columns(
+        [fits.Column(n, "D", array=v) for n, v in zip(("WAVELENGTH", "FLUX"), line, strict=True)],
+        name="EXTRACT1D",
+    )
+    path = tmp_path / "estimate.fits"
+    fits.HDUList([fits.PrimaryHDU(), table]).writeto(path)
+    np.testing.assert_array_equal(nodes(str(path)), fine)
+    np.testing.assert_array_equal(nodes(open_reference(path)), fine)
+    table.columns.change_name("FLUX", "LIGHT")
+    table.writeto(tmp_path / "light.fits")
+    with pytest.raises(InputError, match=r"soss_estimate has no EXTRACT1D\.FLUX"):
+        nodes(str(tmp_path / "light.fits"))
+    with pytest.raises(InputError, match="four finite values"):
+        nodes(np.full((2, 9), np.nan))
+
+
+def test_a_searched_factor_hardly_depends_on_the_estimate(given, box):
+    # an official spectrum, such as the one of the box, is an estimate
+    wave, flux = box["wavelength"].values[0], box["flux"].values[0, 0]
+    searched = {**FAST, "soss_tikfac": None}
+    found = [
+        extract_1d.plan(given.dataset, **given.references, **searched, soss_estimate=estimate)
+        for estimate in (None, np.stack([wave, 1e4 * flux]))
+    ]
+    first, second = (float(plan.models.joint.factor) for plan in found)
+    assert second == pytest.approx(first, rel=0.05)
 
 
 # ---- whole runs
