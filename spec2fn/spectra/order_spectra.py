@@ -67,8 +67,13 @@ def extract_orders(
         for k in range(0, len(sci), step)
     ]
     columns = {name: xp.concatenate([part[name] for part in parts]) for name in parts[0]}
-    amplitudes = columns.pop("amplitude")
+    amplitudes, strength = columns.pop("amplitude"), columns.pop("strength", None)
     out = _as_dataset(ds, plan, _within(columns, plan))
+    if strength is not None:
+        out = out.assign(
+            contaminant_strength=(("integration", "contaminant"), strength),
+            contaminant_error=("contaminant", plan.strength_error),
+        )
     if plan.models is None or is_traced(amplitudes):
         return out
     kept: dict[str, Any] = {}
@@ -126,6 +131,8 @@ def _of_one(plan: OrdersPlan, of: Apertures, image: tuple[Array, ...]) -> dict[s
     if plan.models is not None and plan.models.nuisances is not None:
         cleaned = without_nuisances(plan.models, data)
         data, out["background"] = cleaned.data, out["background"] + cleaned.level
+        if plan.strength_error is not None:
+            out["strength"] = cleaned.strength
     if plan.models is not None and (plan.own_errors or plan.replaced):
         own = error if plan.own_errors else None
         out["amplitude"] = order_amplitudes(plan.models, data, own)
@@ -184,7 +191,9 @@ def _completed(plan: OrdersPlan, of: Apertures, sums: dict[str, Array]) -> dict[
         flux, squared, whole = flux * scale, squared * scale * scale, whole * scale * scale
     if plan.contamination is not None:
         whole = whole + plan.contamination
+    found = {"strength": sums["strength"]} if "strength" in sums else {}
     return {
+        **found,
         "flux": flux,
         "flux_error": positive_root(squared),
         "flux_error_cov": positive_root(whole),

@@ -15,6 +15,7 @@ from spec2fn.forward.niriss import instrument as nis
 from spec2fn.forward.niriss.instrument import Strip
 from spec2fn.forward.niriss.operator import orders_operator
 from spec2fn.forward.renderers import render
+from spec2fn.io import open_product, save
 from spec2fn.plans.extraction.extract_orders import filled_series
 from spec2fn.refs import open_reference
 from spec2fn.schema import meta_of, with_meta
@@ -273,14 +274,50 @@ def test_field_stars_are_fitted_and_subtracted(given, tmp_path):
         pull = ((out["flux"] - usual["flux"]).values[:, 0] / error)[:, near]
         assert (np.abs(pull).max() > 30) if far else (np.abs(pull).max() < 2), pull
     assert np.isfinite(clean["flux_error_cov"].values[:, 0, near]).all()
+    assert "contaminant_strength" not in usual
+    found, doubt = clean["contaminant_strength"], clean["contaminant_error"].values
+    assert found.dims == ("integration", "contaminant")
+    # of the same exposure without them they would be what the noise makes of them
+    alone = extract_1d(given.dataset, **given.references, **FAST, soss_contaminants=images)
+    noise = alone["contaminant_strength"].values
+    np.testing.assert_allclose(found.values - noise, strengths, rtol=1e-6)
+    assert (np.abs(noise) < 4 * doubt).all()
+    assert (doubt < 0.02 * strengths).all()
     path = tmp_path / "stars.fits"
     fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(images, name="SCI")]).writeto(path)
     same = extract_1d(lit, **given.references, **FAST, soss_contaminants=str(path))
+    for name in ("contaminant_strength", "contaminant_error"):
+        np.testing.assert_array_equal(same[name], clean[name])
+        saved = open_product(save(clean, tmp_path / f"{name}.fits"))
+        np.testing.assert_array_equal(saved[name], clean[name])
+        assert saved[name].dims == clean[name].dims
     np.testing.assert_allclose(same["flux"].values, clean["flux"].values, rtol=1e-9)
     one = extract_1d(lit, **given.references, **FAST, soss_contaminants=images[0])
     left = np.abs((one["flux"] - usual["flux"]).values[:, 0] / error)
     assert left[:, 297:304].max() < 2
     assert left[:, 517:524].max() > 30
+
+
+def test_the_strengths_of_field_stars_are_in_the_products(given, tmp_path):
+    images, _ = zeroth_orders(given.dataset["sci"].shape[-2:])
+    obs, refs = exposures.observation(SOSS), dict(exposures.references(SOSS))
+    needed = needed_references(exposures.pipeline(SOSS))
+    options = {"parameter_references": False, "overrides": {k: refs.get(k) for k in needed}}
+    params = {"extract_1d": {**FAST, "soss_contaminants": images}}
+    for name, chunk in (("whole", None), ("cut", 1)):
+        calibrate(obs, tmp_path / name, params=params, chunk_integrations=chunk, **options)
+    (path,) = (tmp_path / "whole").glob("*_x1d*.fits")
+    for name, dims in (
+        ("STRENGTH", "integration,contaminant"),
+        ("STR_ERR", "contaminant"),
+    ):
+        with fits.open(path) as a, fits.open(tmp_path / "cut" / path.name) as b:
+            assert a[name].header["DIMS"] == dims
+            np.testing.assert_array_equal(a[name].data, b[name].data)
+    whole, cut = (open_product(tmp_path / n / path.name) for n in ("whole", "cut"))
+    assert whole.sizes["contaminant"] == 2
+    assert whole["contaminant_strength"].shape == (obs.science.sizes["integration"], 2)
+    np.testing.assert_array_equal(cut["contaminant_strength"], whole["contaminant_strength"])
 
 
 @pytest.mark.parametrize(

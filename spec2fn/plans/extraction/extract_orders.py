@@ -21,7 +21,7 @@ from spec2fn.kernels.atoca import (
     Atoca,
     contamination_variance,
 )
-from spec2fn.kernels.atoca_nuisances import contaminant_variance
+from spec2fn.kernels.atoca_nuisances import contaminant_variance, strength_covariance
 from spec2fn.kernels.column_background import column_background
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.series import from_neighbours
@@ -126,6 +126,8 @@ class OrdersPlan(Plan):
         With which the model was made.
     fitted : Position, optional
         Where the traces are, if that was fitted.
+    strength_error : array of float64, (contaminant,), optional
+        Standard errors of the strengths of field stars, if these are fitted.
     """
 
     extracts_from: ClassVar[str] = "orders"
@@ -149,6 +151,7 @@ class OrdersPlan(Plan):
     oversampling: int = 2
     threshold: float = 1e-2
     fitted: Position | None = None
+    strength_error: Array | None = array("contaminant", default=None)
 
     @functools.cached_property
     def apertures(self) -> Apertures:
@@ -245,7 +248,7 @@ def plan_orders(
         weights = apertures
     background = _bright_share(shape[0]) if params.subtract_background else 0.0
     replaced = params.soss_bad_pix == "model"
-    models = contamination = None
+    models = contamination = strength_error = None
     if params.soss_atoca or replaced:
         kernel = spectral_kernel(speckernel)
         tables = zip(wave, wavelength, profile, apertures, model.throughputs, strict=True)
@@ -253,6 +256,8 @@ def plan_orders(
         models = _models(detector, series, model.separation, params, given or Given())
         contamination = contamination_variance(models, weights)
         contamination += contaminant_variance(models, weights)
+        if given is not None and given.contaminants is not None:
+            strength_error = np.sqrt(np.diag(strength_covariance(models)))
     elif params.soss_flicker is not None or params.soss_contaminants is not None:
         msg = (
             f"{_WHO}: soss_contaminants and soss_flicker are fitted together with the orders, which"
@@ -280,6 +285,7 @@ def plan_orders(
         params.soss_n_os,
         params.soss_threshold,
         found,
+        strength_error,
     )
 
 
