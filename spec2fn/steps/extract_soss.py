@@ -188,6 +188,8 @@ def extract_soss(
         What field stars look like, such as their zeroth orders: images (star, y, x), or one
         (y, x), finite, in any unit; a file, whose extension SCI it is, or its content. How bright
         each is in each integration is fitted together with the orders, and its light subtracted.
+        The result has the strengths, in units of the images, as ``contaminant_strength``
+        (integration, contaminant), and standard errors, ``contaminant_error`` (contaminant).
     soss_flicker : float, optional
         Fit a constant of each column of each integration together with orders 1 and 2, and
         subtract it: 1/f noise, whose standard deviation [DN/s] this is. By default there is none.

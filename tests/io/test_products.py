@@ -1,5 +1,6 @@
 import errno
 import gc
+import gzip
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from astropy.io import fits
 
 from spec2fn.errors import DatasetError, InputError
 from spec2fn.io import ProductStream, open_product, save, write_product
+from spec2fn.io.fits.fitsfile import FitsFile
 from spec2fn.schema import with_attrs, with_meta
 
 
@@ -444,6 +446,34 @@ def test_integrations_with_tables_of_their_own(primary, tmp_path):
             np.testing.assert_array_equal(ds["wavelength"][i, k], tables[2 * i + k]["WAVELENGTH"])
     again = open_product(save(ds, tmp_path / "new_x1dints.fits"))
     np.testing.assert_array_equal(again["flux"], ds["flux"])
+
+
+def test_columns_of_a_series_are_read_when_they_are_used(primary, tmp_path, monkeypatch):
+    names = ["WAVELENGTH", "FLUX", "FLUX_ERROR", "NPIXELS"]
+    _old_spectra(tmp_path / "old.fits", primary, [1, 1, 2, 2, 3, 3], names)
+    before = open_product(tmp_path / "old.fits")
+    path = save(before, tmp_path / "new_x1dints.fits")
+    packed = tmp_path / "packed_x1dints.fits.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    taken = []
+    fill = FitsFile._fill
+
+    def watched(self, pieces, starts):
+        taken.append(pieces.nbytes)
+        return fill(self, pieces, starts)
+
+    monkeypatch.setattr(FitsFile, "_fill", watched)
+    ds = open_product(path)
+    assert set(taken) == {24}  # times
+    taken.clear()
+    np.testing.assert_array_equal(ds["flux"][1], before["flux"][1])
+    np.testing.assert_array_equal(ds["flux"][:, 1, 2:5], before["flux"][:, 1, 2:5])
+    # of two spectra of nine elements, in one integration and in three
+    assert taken == [72, 72, 216, 216]
+    np.testing.assert_array_equal(open_product(packed)["npixels"], before["npixels"])
+    path.write_bytes(path.read_bytes()[:2880])
+    with pytest.raises(InputError, match="has become shorter"):
+        _ = ds["npixels"].values
 
 
 def test_integrations_that_do_not_agree(primary, tmp_path):

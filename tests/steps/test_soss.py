@@ -15,7 +15,9 @@ from spec2fn.forward.niriss import instrument as nis
 from spec2fn.forward.niriss.instrument import Strip
 from spec2fn.forward.niriss.operator import orders_operator
 from spec2fn.forward.renderers import render
+from spec2fn.io import open_product, save
 from spec2fn.plans.extraction.extract_orders import filled_series
+from spec2fn.refs import open_reference
 from spec2fn.schema import meta_of, with_meta
 from spec2fn.steps.background import background
 from spec2fn.steps.extract_soss import extract_soss
@@ -272,14 +274,50 @@ def test_field_stars_are_fitted_and_subtracted(given, tmp_path):
         pull = ((out["flux"] - usual["flux"]).values[:, 0] / error)[:, near]
         assert (np.abs(pull).max() > 30) if far else (np.abs(pull).max() < 2), pull
     assert np.isfinite(clean["flux_error_cov"].values[:, 0, near]).all()
+    assert "contaminant_strength" not in usual
+    found, doubt = clean["contaminant_strength"], clean["contaminant_error"].values
+    assert found.dims == ("integration", "contaminant")
+    # of the same exposure without them they would be what the noise makes of them
+    alone = extract_soss(given.dataset, **given.references, **FAST, soss_contaminants=images)
+    noise = alone["contaminant_strength"].values
+    np.testing.assert_allclose(found.values - noise, strengths, rtol=1e-6)
+    assert (np.abs(noise) < 4 * doubt).all()
+    assert (doubt < 0.02 * strengths).all()
     path = tmp_path / "stars.fits"
     fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(images, name="SCI")]).writeto(path)
     same = extract_soss(lit, **given.references, **FAST, soss_contaminants=str(path))
+    for name in ("contaminant_strength", "contaminant_error"):
+        np.testing.assert_array_equal(same[name], clean[name])
+        saved = open_product(save(clean, tmp_path / f"{name}.fits"))
+        np.testing.assert_array_equal(saved[name], clean[name])
+        assert saved[name].dims == clean[name].dims
     np.testing.assert_allclose(same["flux"].values, clean["flux"].values, rtol=1e-9)
     one = extract_soss(lit, **given.references, **FAST, soss_contaminants=images[0])
     left = np.abs((one["flux"] - usual["flux"]).values[:, 0] / error)
     assert left[:, 297:304].max() < 2
     assert left[:, 517:524].max() > 30
+
+
+def test_the_strengths_of_field_stars_are_in_the_products(given, tmp_path):
+    images, _ = zeroth_orders(given.dataset["sci"].shape[-2:])
+    obs, refs = exposures.observation(SOSS), dict(exposures.references(SOSS))
+    needed = needed_references(exposures.pipeline(SOSS))
+    options = {"parameter_references": False, "overrides": {k: refs.get(k) for k in needed}}
+    params = {"extract_1d": {**FAST, "soss_contaminants": images}}
+    for name, chunk in (("whole", None), ("cut", 1)):
+        calibrate(obs, tmp_path / name, params=params, chunk_integrations=chunk, **options)
+    (path,) = (tmp_path / "whole").glob("*_x1d*.fits")
+    for name, dims in (
+        ("STRENGTH", "integration,contaminant"),
+        ("STR_ERR", "contaminant"),
+    ):
+        with fits.open(path) as a, fits.open(tmp_path / "cut" / path.name) as b:
+            assert a[name].header["DIMS"] == dims
+            np.testing.assert_array_equal(a[name].data, b[name].data)
+    whole, cut = (open_product(tmp_path / n / path.name) for n in ("whole", "cut"))
+    assert whole.sizes["contaminant"] == 2
+    assert whole["contaminant_strength"].shape == (obs.science.sizes["integration"], 2)
+    np.testing.assert_array_equal(cut["contaminant_strength"], whole["contaminant_strength"])
 
 
 @pytest.mark.parametrize(
@@ -394,6 +432,52 @@ def test_an_order_without_a_row_says_so(box):
     assert any("order 3" in w for w in meta_of(out).records["warnings"])
     none = photom(box, ref.isel(photom_row=orders > 3))
     assert "no row" in none.attrs["status_photom"]
+
+
+def test_an_estimate_says_where_the_grid_is_fine(given, tmp_path):
+    wave = np.linspace(0.7, 3.0, 6000)
+    smooth = np.stack([wave, 5.0 - wave])
+    line = np.stack([wave, 5.0 - wave + 40 * np.exp(-0.5 * ((wave - 1.5) / 0.002) ** 2)])
+
+    def nodes(estimate):
+        params = {**FAST, "soss_rtol": 1e-3, "soss_estimate": estimate}
+        return extract_soss.plan(given.dataset, **given.references, **params).models.joint.wave
+
+    coarse, fine = nodes(smooth), nodes(line)
+    near = [((g > 1.49) & (g < 1.51)).sum() for g in (coarse, fine)]
+    assert near[1] > 4 * near[0]
+    far = [g[np.abs(g - 1.5) > 0.05] for g in (coarse, fine)]
+    np.testing.assert_array_equal(*far)
+    # in any order, with gaps, and from files of spectra
+    gaps = line[:, ::-1].copy()
+    gaps[1, 100] = np.nan
+    np.testing.assert_allclose(nodes(gaps), fine, rtol=1e-12)
+    table = fits.BinTableHDU.from_columns(
+        [fits.Column(n, "D", array=v) for n, v in zip(("WAVELENGTH", "FLUX"), line, strict=True)],
+        name="EXTRACT1D",
+    )
+    path = tmp_path / "estimate.fits"
+    fits.HDUList([fits.PrimaryHDU(), table]).writeto(path)
+    np.testing.assert_array_equal(nodes(str(path)), fine)
+    np.testing.assert_array_equal(nodes(open_reference(path)), fine)
+    table.columns.change_name("FLUX", "LIGHT")
+    table.writeto(tmp_path / "light.fits")
+    with pytest.raises(InputError, match=r"soss_estimate has no EXTRACT1D\.FLUX"):
+        nodes(str(tmp_path / "light.fits"))
+    with pytest.raises(InputError, match="four finite values"):
+        nodes(np.full((2, 9), np.nan))
+
+
+def test_a_searched_factor_hardly_depends_on_the_estimate(given, box):
+    # an official spectrum, such as the one of the box, is an estimate
+    wave, flux = box["wavelength"].values[0], box["flux"].values[0, 0]
+    searched = {**FAST, "soss_tikfac": None}
+    found = [
+        extract_soss.plan(given.dataset, **given.references, **searched, soss_estimate=estimate)
+        for estimate in (None, np.stack([wave, 1e4 * flux]))
+    ]
+    first, second = (float(plan.models.joint.factor) for plan in found)
+    assert second == pytest.approx(first, rel=0.05)
 
 
 # ---- whole runs
