@@ -19,8 +19,13 @@ TWO, SELFCAL = ("nints=2",), ("selfcal=2",)
 # name, what the generator is told, steps that are switched off, and on
 CASES = {
     "fixed slits": ("nrs_fs_g395h", TWO, ("bkg_subtract", "pixel_replace"), ()),
-    "MOS": ("nrs_mos_prism", TWO, ("master_background_mos", "pixel_replace"), ()),
-    "IFU": ("nrs_ifu_prism", TWO, ("flat_field", "cube_build", "extract_1d"), ()),
+    "MOS": ("nrs_mos_prism", TWO, ("master_background_mos", "barshadow", "pixel_replace"), ()),
+    "IFU": (
+        "nrs_ifu_prism",
+        TWO,
+        ("flat_field", "pathloss", "photom", "cube_build", "extract_1d"),
+        (),
+    ),
     "MRS": (
         "miri_mrs_12short",
         TWO,
