@@ -55,14 +55,15 @@ def test_every_product_agrees(case, whole_run, compare, allowed):
             continue
         seen.add(kind)
         least = allowed("resampled" if kind in CUBES else "exposures")
-        for row in compare(path, run.ours(kind), least.rtol):
+        # the peer calls the spectra of several integrations of MOS slits _x1d
+        ours = run.ours("x1dints" if (case, kind) == ("MOS", "x1d") else kind)
+        for row in compare(path, ours, least.rtol):
             assert "problem" not in row, (kind, row)
             flags = str(row["plane"][0]) in ("DQ", "REGIONS")
             if row.get("ok", 1.0) < (least.dq if flags else least.ok):
                 low.append((kind, row["plane"], row["ok"]))
         for keyword, _ in STEP_KEYWORDS.values() if kind in FINAL else ():
-            ours, theirs = (fits.getheader(p).get(keyword) for p in (run.ours(kind), path))
-            assert ours == theirs, (kind, keyword)
+            assert fits.getheader(ours).get(keyword) == fits.getheader(path).get(keyword), keyword
     assert len(seen) >= 6
     assert seen & set(FINAL)
     assert not low
