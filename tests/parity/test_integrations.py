@@ -19,8 +19,13 @@ TWO, SELFCAL = ("nints=2",), ("selfcal=2",)
 # name, what the generator is told, steps that are switched off, and on
 CASES = {
     "fixed slits": ("nrs_fs_g395h", TWO, ("bkg_subtract", "pixel_replace"), ()),
-    "MOS": ("nrs_mos_prism", TWO, ("master_background_mos", "pixel_replace"), ()),
-    "IFU": ("nrs_ifu_prism", TWO, ("flat_field", "cube_build", "extract_1d"), ()),
+    "MOS": ("nrs_mos_prism", TWO, ("master_background_mos", "barshadow", "pixel_replace"), ()),
+    "IFU": (
+        "nrs_ifu_prism",
+        TWO,
+        ("flat_field", "pathloss", "photom", "cube_build", "extract_1d"),
+        (),
+    ),
     "MRS": (
         "miri_mrs_12short",
         TWO,
@@ -50,14 +55,15 @@ def test_every_product_agrees(case, whole_run, compare, allowed):
             continue
         seen.add(kind)
         least = allowed("resampled" if kind in CUBES else "exposures")
-        for row in compare(path, run.ours(kind), least.rtol):
+        # the peer calls the spectra of several integrations of MOS slits _x1d
+        ours = run.ours("x1dints" if (case, kind) == ("MOS", "x1d") else kind)
+        for row in compare(path, ours, least.rtol):
             assert "problem" not in row, (kind, row)
             flags = str(row["plane"][0]) in ("DQ", "REGIONS")
             if row.get("ok", 1.0) < (least.dq if flags else least.ok):
                 low.append((kind, row["plane"], row["ok"]))
         for keyword, _ in STEP_KEYWORDS.values() if kind in FINAL else ():
-            ours, theirs = (fits.getheader(p).get(keyword) for p in (run.ours(kind), path))
-            assert ours == theirs, (kind, keyword)
+            assert fits.getheader(ours).get(keyword) == fits.getheader(path).get(keyword), keyword
     assert len(seen) >= 6
     assert seen & set(FINAL)
     assert not low

@@ -293,7 +293,7 @@ def _steps(ds: xr.Dataset, given: Mapping[str, Card]) -> dict[str, str]:
         if STEP_KEYWORDS[name][0] not in given
     }
     instrument = str(ds.attrs.get("instrument"))
-    of_mode = UNRECORDED.get(f"{instrument} {mode.layout}", ())
+    of_mode = UNRECORDED.get(f"{instrument} {'lamp' if mode.lamp else mode.layout}", ())
     implied -= {*UNRECORDED.get(instrument, UNRECORDED["MIRI"]), *of_mode}
     return {**dict.fromkeys(implied, "SKIPPED"), **said}
 
