@@ -355,6 +355,8 @@ class Compiled:
         n: int,
         draw: Callable[[HostArray], Mapping[str, Array]],
         fixed: Mapping[str, Array] | None = None,
+        *,
+        finite: bool = False,
     ) -> Products:
         """Return products along a new dim, computed in batches of bounded memory.
 
@@ -368,26 +370,43 @@ class Compiled:
             dim as the first axis.
         fixed : mapping of str to array, optional
             Values by path that all have in common.
+        finite : bool
+            Whether all values are finite where those are that it was planned for. What is the
+            same for all, such as variances and what is masked, is computed once.
         """
-        import jax
-
-        traced = self._trace({})
-        if dim not in self._programs:
-
-            def several(arrays: Mapping[str, Array], names: tuple[str, ...]) -> PyTree:
-                return map_arrays(lambda one: unpack(traced(one)), arrays, names, dim)
-
-            self._programs[dim] = jax.jit(several, static_argnums=1)
+        arrays = {**self._arrays, **(fixed or {})}
         batch = min(n, self._batch_size())
+        same: dict[str, Array] | None = None
         parts = []
         for first in range(0, n, batch):
             # the last batch is filled up, so that it needs no program of its own
             some = draw(np.minimum(np.arange(first, first + batch), n - 1))
-            arrays = {**self._arrays, **(fixed or {}), **some}
-            made = unpack(self._programs[dim](arrays, tuple(sorted(some))))
+            once, each = self._parted(dim, tuple(sorted(some)), finite=finite)
+            if same is None:
+                same = arrays | once(arrays)
+            made = unpack(each(some, {p: d for p, d in same.items() if p not in some}))
             parts.append({k: cut(p, dim, min(batch, n - first)) for k, p in made.items()})
         whole = {kind: joined([p[kind] for p in parts], dim) for kind in parts[0]}
         return self._labelled(whole, None)
+
+    def _parted(
+        self, dim: str, varied: tuple[str, ...], *, finite: bool
+    ) -> tuple[Callable[..., Any], ...]:
+        """What is the same for all along a dim, and the rest mapped along it."""
+        import jax
+
+        key = (dim, varied, finite)
+        if key not in self._programs:
+            fixed, rest = self._trace({}).parted(varied, finite=finite)
+
+            def several(some: Mapping[str, Array], same: Mapping[str, Array]) -> PyTree:
+                arrays = {p: a for p, a in {**same, **some}.items() if p in rest.paths}
+                mapped = [p for p in varied if p in arrays]
+                return map_arrays(lambda one: unpack(rest(one)), arrays, mapped, dim)
+
+            self._programs[key] = (fixed.program, jax.jit(several))
+        programs: tuple[Callable[..., Any], ...] = self._programs[key]
+        return programs
 
     def _batch_size(self) -> int:
         pixels = sum(part["sci"].size for part in pieces_of(self.observation.science))

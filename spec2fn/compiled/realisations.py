@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.engine.run import run
 from spec2fn.errors import ContractError, InputError
 from spec2fn.pieces import pieces_of
+from spec2fn.threads import in_threads
 from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ __all__ = ["Realisations", "realisations"]
 
 DIM = "realisation"
 _KINDS = ("poisson", "rnoise")
+_ERROR = re.compile(r"err(_\w+)?|\w+\.error")
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Realisations:
     products : mapping of str to xarray.Dataset, Slits or Cubes
         By kind, with the dim ``realisation`` first.
     planned : xarray.Dataset
-        The spectra of the exposure itself, with the errors that they state.
+        The spectra of the exposure itself, with the errors that they state for noise: those of a
+        run whose flats have no errors.
     """
 
     products: Mapping[str, Any]
@@ -52,16 +57,21 @@ class Realisations:
         name = "flux_error_cov" if "flux_error_cov" in ds else "flux_error"
         parts = [ds[f"flux_var_{kind}"] for kind in _KINDS]
         noise = sum(parts[1:], parts[0])
+        # of a flat that the user supplied, which is no reference
         total = noise + ds["flux_var_flat"]
         return ds[name] * np.sqrt((noise / total.where(total > 0)).fillna(1.0))
+
+    def ratio(self) -> xr.DataArray:
+        """Scatter over stated error, element by element; NaN where there is no error."""
+        stated = self.stated()
+        return self.scatter() / stated.where(stated > 0)
 
     def coverage(self) -> float:
         """Root mean square of scatter over stated error: 1 if the errors are honest.
 
         Elements count whose flux and error are finite in all realisations.
         """
-        scatter, stated = self.scatter(), self.stated()
-        ratio = (scatter / stated.where(stated > 0)).values
+        ratio = self.ratio().values
         ratio = ratio[np.isfinite(ratio)]
         if not ratio.size:
             msg = "realisations: no element of the spectra has a scatter and an error"
@@ -91,7 +101,8 @@ def realisations(
     n : int
         Number of realisations, at least 2.
     key : int
-        Seed. The same key gives the same realisations, however many there are.
+        Seed. The same key gives the same noise, however many realisations there are, and spectra
+        that agree to the rounding of sums.
     one_over_f : float
         Standard deviation [units of ``sci``] of noise of the read-out besides, in the exposure
         itself, whose power is inverse to the frequency; rows are read one after the other. 0 for
@@ -118,22 +129,44 @@ def realisations(
     sigmas = _sigmas(chosen)
 
     def draw(some: HostArray) -> dict[str, HostArray]:
-        return {
-            path: np.stack(
-                [
-                    _noisy(
-                        np.random.default_rng([key, int(i), k]),
-                        chosen.value(path),
-                        sigma,
-                        one_over_f if path.startswith("science") else 0.0,
-                    )
-                    for i in some
-                ]
-            )
-            for k, (path, sigma) in enumerate(sigmas.items())
-        }
+        out = {p: np.empty((len(some), *s.shape), s.dtype) for p, s in sigmas.items()}
+        paths = list(enumerate(sigmas))
 
-    return Realisations(chosen.in_batches(DIM, n, draw), chosen.first.products["x1d"])
+        def fill(job: tuple[int, int, str]) -> None:
+            place, k, path = job
+            rng = np.random.default_rng([key, int(some[place]), k])
+            slow = one_over_f if path.startswith("science") else 0.0
+            _fill(out[path][place], rng, chosen.value(path), sigmas[path], slow)
+
+        in_threads(fill, [(place, k, path) for place in range(len(some)) for k, path in paths])
+        return out
+
+    noisy = chosen.in_batches(DIM, n, draw, finite=True)
+    return Realisations(noisy, _without_errors_of_flats(chosen))
+
+
+def _without_errors_of_flats(compiled: Compiled) -> xr.Dataset:
+    """The spectra, with errors that come of noise alone.
+
+    Variances do not tell: what a flat adds to the background of slitlets is part of the noise of
+    all that it is subtracted from, and the covariance of either is another.
+    """
+    refs = {}
+    for name, ref in compiled.references.items():
+        held = ref
+        if ref is not None and name.rpartition(":")[2].endswith("flat"):
+            errors = [str(n) for n in ref.variables if _ERROR.fullmatch(str(n))]
+            held = ref.assign({n: (ref[n].dims, np.zeros_like(ref[n].values)) for n in errors})
+        refs[name] = held
+    result = run(
+        compiled.settings.pipeline,
+        compiled.observation,
+        refs,
+        params=compiled.settings,
+        plans=compiled.first.plans,
+    )
+    spectra: xr.Dataset = result.products["x1d"]
+    return spectra
 
 
 def _sigmas(compiled: Compiled) -> dict[str, HostArray]:
@@ -169,15 +202,19 @@ def _subtracted(compiled: Compiled) -> dict[str, HostArray]:
     return out
 
 
-def _noisy(
-    rng: np.random.Generator, sci: HostArray, sigma: HostArray, one_over_f: float
-) -> HostArray:
-    noise: HostArray = np.asarray(rng.standard_normal(sci.shape, np.float32))
-    noise *= sigma
-    noise += sci
+def _fill(
+    out: HostArray,
+    rng: np.random.Generator,
+    sci: HostArray,
+    sigma: HostArray,
+    one_over_f: float,
+) -> None:
+    """Put an image with noise into `out`."""
+    rng.standard_normal(out=out, dtype=out.dtype)
+    out *= sigma
+    out += sci
     if one_over_f:
-        noise += one_over_f * _pink(rng, sci.shape)
-    return noise
+        out += one_over_f * _pink(rng, sci.shape)
 
 
 def _pink(rng: np.random.Generator, shape: tuple[int, ...]) -> HostArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,44 @@ class Traced:
         out = jaxpr_as_fun(self.jaxpr)(*(arrays[path] for path in self.paths))
         return jax.tree_util.tree_unflatten(self.structure, out)
 
+    def parted(self, varied: Collection[str], *, finite: bool = False) -> tuple[Traced, Traced]:
+        """Part what has to be computed for every value of some arrays from what is the same.
+
+        Parameters
+        ----------
+        varied : collection of str
+            Names of arrays; those the result does not depend on are passed over.
+        finite : bool
+            Whether all values are finite where those are that the first part is given: what is
+            masked is then the same for all.
+
+        Returns
+        -------
+        fixed, rest : Traced
+            The first gives a mapping of arrays by names of its own, which the second takes
+            together with those that vary.
+        """
+        import jax
+
+        jaxpr, known = self.jaxpr.jaxpr, dict(zip(self.paths, self.jaxpr.jaxpr.invars, strict=True))
+        moving = {v for path, v in known.items() if path in varied}
+        after = []
+        for equation in jaxpr.eqns:
+            if finite and _is_mask(equation):
+                continue
+            if equation.effects or any(v in moving for v in _variables(equation.invars)):
+                after.append(equation)
+                moving.update(equation.outvars)
+        used = [v for e in after for v in _variables(e.invars)] + list(_variables(jaxpr.outvars))
+        own = set(known.values())
+        between = [v for v in dict.fromkeys(used) if v not in moving and v not in own]
+        # in the order in which JAX sorts them
+        held = {f"@{i:06d}": v for i, v in enumerate(between)}
+        names = jax.tree_util.tree_structure(dict.fromkeys(held, 0))
+        fixed = Traced(*_part(self.jaxpr, jaxpr.eqns, known, between), names)
+        rest = Traced(*_part(self.jaxpr, after, known | held, jaxpr.outvars), self.structure)
+        return fixed, rest
+
     @functools.cached_property
     def program(self) -> Callable[[Mapping[str, Array]], PyTree]:
         """The compiled function, of exactly the arrays that are needed."""
@@ -56,6 +94,45 @@ class Traced:
     def equations(self) -> int:
         """Number of equations, with those inside of loops and functions."""
         return _count(self.jaxpr.jaxpr)
+
+
+def _variables(atoms: Iterable[Any]) -> Iterator[Any]:
+    return (v for v in atoms if not hasattr(v, "val"))
+
+
+def _is_mask(equation: Any) -> bool:  # noqa: ANN401 - of JAX
+    """Whether an equation asks which elements are finite, or NaN."""
+    name, inputs = equation.primitive.name, equation.invars
+    return bool(name == "is_finite" or (name == "ne" and inputs[0] is inputs[1]))
+
+
+def _part(
+    closed: ClosedJaxpr, equations: list[Any], given: Mapping[str, Any], outvars: list[Any]
+) -> tuple[tuple[str, ...], ClosedJaxpr]:
+    """Some of the equations, and of the arguments, as far as some variables depend on them."""
+    jaxpr = closed.jaxpr
+    needed = set(_variables(outvars))
+    kept = []
+    for equation in reversed(equations):
+        if equation.effects or any(v in needed for v in equation.outvars):
+            kept.append(equation)
+            needed.update(_variables(equation.invars))
+    used = {v: name for name, v in given.items() if v in needed}
+    constants = {
+        v: c
+        for v, c in zip(jaxpr.constvars, closed.consts, strict=True)
+        if v in needed and v not in used
+    }
+    names = tuple(used.values())
+    results = tuple(f"result[{i}]" for i in range(len(outvars)))
+    part = jaxpr.replace(
+        constvars=list(constants),
+        invars=list(used),
+        outvars=outvars,
+        eqns=kept[::-1],
+        debug_info=jaxpr.debug_info._replace(arg_names=names, result_paths=results),
+    )
+    return names, closed.replace(jaxpr=part, consts=list(constants.values()))
 
 
 def trace(function: Callable[[Mapping[str, Array]], PyTree], arrays: Mapping[str, Any]) -> Traced:
@@ -74,26 +151,8 @@ def trace(function: Callable[[Mapping[str, Array]], PyTree], arrays: Mapping[str
     shapes = {p: jax.ShapeDtypeStruct(arrays[p].shape, arrays[p].dtype) for p in paths}
     closed, out = jax.make_jaxpr(function, return_shape=True)(shapes)
     structure = jax.tree_util.tree_structure(out)
-    jaxpr = closed.jaxpr
-    needed = {v for v in jaxpr.outvars if not hasattr(v, "val")}
-    kept = []
-    for equation in reversed(jaxpr.eqns):
-        if equation.effects or any(v in needed for v in equation.outvars):
-            kept.append(equation)
-            needed.update(v for v in equation.invars if not hasattr(v, "val"))
-    used = [(p, v) for p, v in zip(paths, jaxpr.invars, strict=True) if v in needed]
-    reduced = jaxpr.replace(
-        invars=[v for _, v in used],
-        eqns=kept[::-1],
-        debug_info=jaxpr.debug_info._replace(arg_names=tuple(p for p, _ in used)),
-    )
-    constants = [(v, c) for v, c in zip(jaxpr.constvars, closed.consts, strict=True) if v in needed]
-    reduced = reduced.replace(constvars=[v for v, _ in constants])
-    return Traced(
-        tuple(p for p, _ in used),
-        closed.replace(jaxpr=reduced, consts=[c for _, c in constants]),
-        structure,
-    )
+    given = dict(zip(paths, closed.jaxpr.invars, strict=True))
+    return Traced(*_part(closed, closed.jaxpr.eqns, given, closed.jaxpr.outvars), structure)
 
 
 def _count(jaxpr: Jaxpr) -> int:

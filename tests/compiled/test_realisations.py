@@ -5,6 +5,7 @@ import pytest
 
 import spec2fn
 from spec2fn.errors import ContractError, DatasetError, InputError, PlanError
+from spec2fn.transforms import unpack
 
 FAST = "NRS_BRIGHTOBJ"
 SLITS = "NRS_FIXEDSLIT"
@@ -26,7 +27,8 @@ def test_a_key_gives_the_same_realisations_however_many(planned):
         spec2fn.realisations(planned(FAST), n, key=key).products["x1d"]["flux"].values
         for n, key in ((2, 1), (3, 1), (2, 4))
     )
-    np.testing.assert_array_equal(few, more[:2])
+    # batches of another size are summed in another order: 2e-16 was seen
+    np.testing.assert_allclose(few, more[:2], rtol=1e-14)
     assert (few != others).any()
 
 
@@ -107,3 +109,27 @@ def test_a_jvp_is_a_directional_derivative(planned):
     sci = compiled.value("science/sci")
     made, moved = compiled.jvp({"science/sci": 0.1 * sci})
     np.testing.assert_allclose(moved["x1d"]["flux"], 0.1 * made["x1d"]["flux"].data, rtol=1e-5)
+
+
+def test_what_all_realisations_have_in_common_is_computed_once(planned):
+    compiled = planned(FAST).only("x1d")
+    traced = compiled._trace({})
+    fixed, rest = traced.parted(("science/sci",), finite=True)
+    assert rest.equations < 0.2 * traced.equations
+    arrays = compiled._arrays
+    held = fixed(arrays)
+    again = unpack(rest({**arrays, **held}))["x1d"]
+    # masks are those that the first part was given, everything else those of the second
+    moved = {**arrays, "science/sci": arrays["science/sci"] * 1.5}
+    brighter = unpack(rest({**moved, **held}))["x1d"]
+    np.testing.assert_allclose(again["flux"], compiled.products()["x1d"]["flux"].data, rtol=1e-6)
+    np.testing.assert_allclose(brighter["flux"], 1.5 * again["flux"].data, rtol=1e-5)
+    # without that knowledge pixels that become NaN are masked
+    fixed, rest = traced.parted(("science/sci",))
+    sci = np.array(arrays["science/sci"])
+    sci[:, ::3] = np.nan
+    lost = {**arrays, "science/sci": sci}
+    made = unpack(rest({**lost, **fixed(arrays)}))["x1d"]["flux"].data
+    np.testing.assert_allclose(
+        made, compiled.products({"science/sci": sci})["x1d"]["flux"].data, rtol=1e-5
+    )
