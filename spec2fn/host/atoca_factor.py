@@ -25,6 +25,7 @@ from spec2fn.kernels.spectrum_fit import (
     equations,
     fit_spectrum,
     link_values,
+    smoothed_amplitudes,
 )
 from spec2fn.typing import HostArray
 
@@ -83,6 +84,12 @@ class Problem:
         fit = replace(self.fit, factor=np.array(factor), model_response=None)
         chol = self.equations.factorise(self.variance, factor)
         return fit_spectrum(fit, self.sums, Solver(self.variance, chol))
+
+    def misfits(self, factor: float) -> HostArray:
+        """Residuals for a factor, which may be so small that all noise is followed."""
+        fit = replace(self.fit, factor=np.array(factor))
+        solved = Solver(self.variance, self.equations.factorise(self.variance, factor))
+        return self.residuals(np.asarray(smoothed_amplitudes(fit, self.sums, solved)))
 
     def solvable(self, factor: float) -> bool:
         """Whether the equations for a factor can be solved to working precision."""
@@ -178,10 +185,10 @@ class Trials:
 
     def add(self, problem: Problem, factor: float) -> None:
         """Try a factor; all is NaN if its equations are singular to working precision."""
-        spectrum, amplitude = problem.solve(factor)
+        spectrum = problem.solve(factor)[0]
+        square = problem.misfits(factor) ** 2
         if not problem.solvable(factor):
-            spectrum, amplitude = spectrum * np.nan, amplitude * np.nan
-        square = problem.residuals(amplitude) ** 2
+            spectrum, square = spectrum * np.nan, square * np.nan
         slope = np.diff(spectrum) / np.diff(problem.fit.wave)
         self.factors.append(factor)
         self.spectra.append(spectrum)

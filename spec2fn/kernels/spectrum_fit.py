@@ -55,6 +55,7 @@ __all__ = [
     "link_values",
     "pixel_integrals",
     "responses",
+    "smoothed_amplitudes",
     "solver",
 ]
 
@@ -666,6 +667,33 @@ def fitted_amplitudes(fit: SpectrumFit, sums: ColumnSums) -> Array:
     chain = _Chain(fit)
     listed = chain.places(chain.xp.ones(fit.chain.shape[0]))[0]
     return _respond(fit, fit_spectrum(fit, sums)[0]) * listed
+
+
+def smoothed_amplitudes(fit: SpectrumFit, sums: ColumnSums, solved: Solver) -> Array:
+    """Amplitudes of :func:`fitted_amplitudes`, however little smoothness counts.
+
+    What the pixels of a column say, moved by what smoothness asks for: where this is next to
+    nothing, the response to a spectrum that follows all noise would be lost in rounding.
+
+    Parameters
+    ----------
+    fit : SpectrumFit
+    sums : ColumnSums
+    solved : Solver
+        Of the fit and the precision of the sums, on the host.
+
+    Returns
+    -------
+    array, (..., order, disp)
+        Zero where an order is not fitted.
+    """
+    chain = _Chain(fit)
+    right = link_values(fit, solved.variance, sums.pull)
+    links = banded.solve(solved.factor, right)[..., np.argsort(fit.turn)]
+    asked = chain.places(chain.spread(links))[0]
+    moved = fit.factor**2 * _scaled(solved.variance, asked)
+    found: Array = _scaled(solved.variance, sums.pull) - moved
+    return found
 
 
 class AmplitudeCovariance(NamedTuple):

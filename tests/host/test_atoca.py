@@ -9,11 +9,18 @@ import pytest
 
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.host.atoca import AtocaSettings, integrals_of, plan_atoca, typical_integration
+from spec2fn.host.atoca_factor import Problem
 from spec2fn.host.atoca_grid import adaptive_grid, oversample, pixel_boundaries, shared_grid
 from spec2fn.host.atoca_kernel import SpectralKernel, kernel_rows, throughput_at
 from spec2fn.kernels.atoca import (
     order_amplitudes,
     order_models,
+)
+from spec2fn.kernels.spectrum_fit import (
+    column_sums,
+    fitted_amplitudes,
+    smoothed_amplitudes,
+    solver,
 )
 from tests.soss_orders import COLUMNS, ROWS, SETTINGS, flux, orders, spectral_kernel
 
@@ -148,6 +155,23 @@ def test_searched_factors_explain_an_image_that_obeys_the_model(search):
     truth = np.where(plan.joint.covered, light, np.nan)
     found = order_amplitudes(plan, data) / truth - 1
     assert np.nanpercentile(np.abs(found), 90) < 0.03
+
+
+def test_misfits_rise_with_the_factor_however_small_it_is():
+    data, error, *_ = exposure()
+    fit = planned(factor=1e-2, **OFFICIAL).joint
+    profile = np.stack([o.profile for o in orders()[:2]])
+    sums = column_sums(profile, fit.weight, data)
+    problem = Problem(fit, profile, data, error, sums)
+    factors = [f for f in np.logspace(-15, 2, 35) if problem.solvable(f)]
+    assert factors[0] < 1e-7
+    misfit = np.array([(problem.misfits(f) ** 2).sum() for f in factors])
+    assert (np.diff(misfit) > -1e-7 * misfit[:-1]).all(), misfit
+    for factor in (1e-3, 1e-2):
+        tried = replace(fit, factor=np.array(factor))
+        usual = fitted_amplitudes(tried, sums)
+        found = smoothed_amplitudes(tried, sums, solver(tried, sums.precision))
+        np.testing.assert_allclose(found, usual, rtol=1e-6, atol=1e-8 * usual.max())
 
 
 def test_orders_with_too_few_pixels_are_left_out_or_refused():
