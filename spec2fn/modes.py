@@ -145,6 +145,7 @@ def _elements(**values: str) -> Mapping[str, tuple[str, ...]]:
     return {keyword: tuple(text.split()) for keyword, text in values.items()}
 
 
+_STRIPS = "SUBSTRIP256 SUBSTRIP96 FULL" + "".join(f" SUB{n}STRIPE_SOSS" for n in (17, 60, 204, 680))
 _LRS = _elements(DETECTOR="MIRIMAGE", FILTER="P750L")
 _FILTERS = "CLEAR F070LP F100LP F110W F140X F170LP F290LP"
 _DISPERSERS = "PRISM G140M G140H G235M G235H G395M G395H"
@@ -284,11 +285,7 @@ MODES: dict[str, Mode] = {
             one_source=True,
             surveyed=True,
             elements=_elements(
-                DETECTOR="NIS",
-                FILTER="CLEAR F277W",
-                PUPIL="GR700XD",
-                SUBARRAY="SUBSTRIP256 SUBSTRIP96 FULL SUB17STRIPE_SOSS SUB60STRIPE_SOSS"
-                " SUB204STRIPE_SOSS SUB680STRIPE_SOSS",
+                DETECTOR="NIS", FILTER="CLEAR F277W", PUPIL="GR700XD", SUBARRAY=_STRIPS
             ),
         ),
         replace(

@@ -73,8 +73,7 @@ def safe_sqrt(a: Array) -> Array:
         with np.errstate(invalid="ignore"):
             return np.sqrt(a)
     zero, one, nan = (np.asarray(v, a.dtype) for v in (0.0, 1.0, np.nan))
-    root = xp.sqrt(xp.where(a > 0, a, one))
-    return xp.where(a > 0, root, xp.where(a == 0, zero, nan))
+    return xp.where(a > 0, xp.sqrt(xp.where(a > 0, a, one)), xp.where(a == 0, zero, nan))
 
 
 def usable(dq: Array, *planes: Array) -> Array:

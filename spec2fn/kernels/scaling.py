@@ -97,10 +97,8 @@ def rescale(
     usable = (flags & bit) == 0 if usable is None else usable
     usable = usable if error is None else usable & ~xp.isnan(error)
     dq = dq if flags is None else dq | expand_to(flags, dq)
-    invalid = (
-        reduce(or_, map(xp.isnan, planes.values())) | ((dq & bit) != 0) | ~expand_to(usable, dq)
-    )
-
+    flagged = ((dq & bit) != 0) | ~expand_to(usable, dq)
+    invalid = reduce(or_, map(xp.isnan, planes.values()), flagged)
     filled = xp.where(usable, factor, xp.ones((), dtype=factor.dtype))
     scales: dict[tuple[object, bool], Array] = {}
     out = {}
