@@ -80,8 +80,9 @@ def realisations(
     """Add noise to an exposure again and again, and calibrate each.
 
     The noise of a pixel is normal, with the sum of ``var_poisson`` and ``var_rnoise`` (the square
-    of ``err``, if it has neither) as its variance. What is discrete is that of the plan, for all
-    realisations.
+    of ``err``, if it has neither) as its variance. Images that the plan subtracts (the average of
+    background exposures, an imprint) have noise as well, the same for all integrations, where
+    their variances are propagated. What is discrete is that of the plan, for all realisations.
 
     Parameters
     ----------
@@ -92,8 +93,9 @@ def realisations(
     key : int
         Seed. The same key gives the same realisations, however many there are.
     one_over_f : float
-        Standard deviation [units of ``sci``] of noise of the read-out besides, whose power is
-        inverse to the frequency; rows are read one after the other. 0 for none.
+        Standard deviation [units of ``sci``] of noise of the read-out besides, in the exposure
+        itself, whose power is inverse to the frequency; rows are read one after the other. 0 for
+        none.
     kinds : tuple of str
         Products to return; ``x1d`` is among them.
 
@@ -113,13 +115,18 @@ def realisations(
     if "x1d" not in kinds:
         raise ContractError(f"realisations: kinds must have 'x1d', got {kinds}")
     chosen = compiled.only(*kinds)
-    sigmas, slow = _sigmas(chosen), one_over_f
+    sigmas = _sigmas(chosen)
 
     def draw(some: HostArray) -> dict[str, HostArray]:
         return {
             path: np.stack(
                 [
-                    _noisy(np.random.default_rng([key, int(i), k]), chosen.value(path), sigma, slow)
+                    _noisy(
+                        np.random.default_rng([key, int(i), k]),
+                        chosen.value(path),
+                        sigma,
+                        one_over_f if path.startswith("science") else 0.0,
+                    )
                     for i in some
                 ]
             )
@@ -144,6 +151,21 @@ def _sigmas(compiled: Compiled) -> dict[str, HostArray]:
         variance = sum(variances[1:], variances[0])
         sigma = np.sqrt(np.where(np.isfinite(variance) & (variance > 0), variance, 0.0))
         out[path] = sigma.astype(part["sci"].dtype)
+    return out | _subtracted(compiled)
+
+
+def _subtracted(compiled: Compiled) -> dict[str, HostArray]:
+    """Standard deviation of images that are subtracted, by path.
+
+    They have variances of their own, on which the products depend where they are propagated.
+    """
+    used, out = set(compiled.parameters()), {}
+    for path in sorted(used):
+        folder, _, name = path.rpartition("/")
+        parts = [f"{folder}/var_{k}" for k in _KINDS]
+        if name == "sci" and not folder.startswith("science") and used.issuperset(parts):
+            variance = sum((compiled.value(p) for p in parts[1:]), compiled.value(parts[0]))
+            out[path] = np.sqrt(variance)
     return out
 
 

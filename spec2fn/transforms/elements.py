@@ -19,6 +19,9 @@ __all__ = ["Along", "COMPUTED", "FIXED", "Leaf", "MAPPED", "Out"]
 
 MAPPED, COMPUTED, FIXED = -3, -2, -1
 
+# dims that stand before one of an exposure, wherever they have it
+_BEFORE = {"integration": ("slit",)}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Leaf:
@@ -252,6 +255,8 @@ class Along:
             raise ContractError(msg)
         # spectra of slits stand along a dim of their own
         along = dims_of.get(self.dim, (self.dim,))[0] if self.keep else self.dim
+        # also of dims that the function has made
+        before = (*self.before, *_BEFORE.get(self.dim, ()))
         new: list[Any] = []
         arrays: dict[str, Array] = {}
         static: dict[str, Array] = {}
@@ -265,7 +270,7 @@ class Along:
                 data = array_namespace(data).moveaxis(data, 0, axis)
                 data = data.reshape((*data.shape[:axis], -1, *data.shape[axis + 2 :]))
             elif not all(one.same(each[0]) for one in each):
-                axis = 1 + max((i for i, d in enumerate(dims) if d in self.before), default=-1)
+                axis = 1 + max((i for i, d in enumerate(dims) if d in before), default=-1)
                 data = _stacked(each, groups)
                 data = array_namespace(data).moveaxis(data, 0, axis)
                 new_dims = (*dims[:axis], self.dim, *dims[axis:])

@@ -52,9 +52,9 @@ def vmap(
     callable
         Of the same arguments. :class:`~spec2fn.slits.Slits` (with the plans of their buckets) are
         mapped over ``slit`` bucket by bucket. In Datasets that it returns, variables that depend
-        on what is mapped have `dim` where the arguments have it among their dims, or else first;
-        the others do not have it. Arrays have it first. Spectra of slits are joined along
-        ``spectrum``.
+        on what is mapped have `dim` where the arguments have it among their dims, or else first
+        (``integration`` after ``slit``); the others do not have it. Arrays have it first. Spectra
+        of slits are joined along ``spectrum``.
 
     Raises
     ------

@@ -5,25 +5,46 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 
+import spec2fn
+from spec2fn.engine.pipeline import Observation, steps_of
+from spec2fn.forward.renderers import render
 from spec2fn.pieces import pieces_of
 from spec2fn.pipelines import MODES
 from spec2fn.testing import exposures
 
 # most of the time is compilation; modes that share their steps with one that is not slow
 SLOW = {"MIR_LRS-FIXEDSLIT", "MIR_MRS", "MIR_WFSS", "NIS_SOSS", "NRC_WFSS", "NRS_IFU"}
-CASES = [
-    pytest.param(m, marks=pytest.mark.slow if m in SLOW else ())
-    for m in MODES
-    if m in exposures.EXP_TYPES  # lamps have none of their own
-]
+# one for each pipeline of lamps and each layout, the others differ in the name of the mode
+LAMPS = {
+    "NRS_LAMP:FIXEDSLIT:LINE",
+    "NRS_LAMP:MSASPEC:LINE",
+    "NRS_LAMP:IFU:LINE",
+    "NRS_LAMP:FIXEDSLIT:FLAT",
+    "NRS_LAMP:IFU:FLAT",
+    "NRS_AUTOFLAT:MSASPEC",
+}
 # fields of plans in which spectra are smooth (the correction of apertures has kinks in sizes)
 SMOOTH = ("fraction", "area", "spatial", "apcorr_table")
 
 
-@pytest.fixture(params=CASES, scope="module")
+def cost(mode):
+    if mode in SLOW | LAMPS:
+        return pytest.mark.slow
+    return () if mode in exposures.EXP_TYPES else pytest.mark.nightly
+
+
+@pytest.fixture(params=[pytest.param(m, marks=cost(m)) for m in MODES], scope="module")
 def compiled(request, planned):
-    return planned(request.param)
+    if request.param in exposures.EXP_TYPES:
+        return planned(request.param)
+    # rendered on all of the detector, so that it is not kept; some planes of the cube will do
+    lamp, (_, pipeline) = render(request.param), MODES[request.param]
+    few = {"cube_build": {"wavemin": 3.0, "wavemax": 3.2}}
+    params = {k: v for k, v in few.items() if k in {s.key for s in steps_of(pipeline)}}
+    observation = Observation(lamp.science, lamp.members)
+    return spec2fn.compile(observation, pipeline, lamp.references, params=params)
 
 
 def assert_same(made, eager):
@@ -57,30 +78,84 @@ def test_compiled_equals_eager(compiled):
             assert a.attrs["meta"] is b.attrs["meta"]
 
 
+def last(products):
+    """Spectra, or calibrated images if there is nothing else."""
+    return "x1d" if "x1d" in products else "cal"
+
+
 def total(products):
     """A number to which every element of the spectra contributes by its own weight."""
-    flux = products["x1d"]["flux"].data
-    weights = np.random.default_rng(7).uniform(0.5, 1.5, flux.shape)
-    return jnp.where(jnp.isfinite(flux), flux, 0.0).ravel() @ weights.ravel() * 1e3
+    rng, out = np.random.default_rng(7), 0.0
+    for piece in pieces_of(products[last(products)]):
+        flux = piece["flux" if "flux" in piece else "sci"].data
+        weights = rng.uniform(0.5, 1.5, flux.shape)
+        flux = jnp.asarray(flux, float)
+        out = out + jnp.where(jnp.isfinite(flux), flux, 0.0).ravel() @ weights.ravel() * 1e3
+    return out
 
 
 def chosen(compiled):
     """Pixels, a flat, a factor of photom and a field of a plan, by path."""
     known = compiled.parameters()
-    (science,) = [p for p in known if re.fullmatch(r"science/sci", p)]
-    flat = next(p for p in known if re.fullmatch(r"refs/[fsd]?flat/.*sci", p))
-    photom = next(p for p in known if re.fullmatch(r"refs/photom/photom\.(photmj|photmjsr)", p))
+    names = {s.name for s in steps_of(compiled.settings.pipeline)}
+    wanted = {
+        "": r"science/sci",
+        "flat_field": r"refs/[fsd]?flat/.*sci",
+        "photom": r"refs/photom/(photom\.(photmj|photmjsr)|sci)",  # an image for the MRS
+    }
+    of_steps = {name: pattern for name, pattern in wanted.items() if not name or name in names}
+    found = [next(p for p in known if re.fullmatch(one, p)) for one in of_steps.values()]
+    if last(compiled.first.products) == "cal":
+        # images of lamps: the width of a pixel in the table of a flat changes them by less than
+        # they are rounded by
+        return found
     plan = next(
         p
         for field in SMOOTH
         for p in known
         if p.startswith("plans/") and p.endswith(f"/{field}") and "master_background" not in p
     )
-    return science, flat, photom, plan
+    return [*found, plan]
 
 
 def test_gradients_equal_finite_differences(compiled):
-    paths = chosen(compiled)
+    assert_gradients(compiled, chosen(compiled))
+
+
+# numbers of the plan by which the subtracted spectrum is measured, and laid on the slitlets
+BACKGROUND = (
+    "corrections/1/0/shares",
+    "corrections/2/0/row",
+    "corrections/3/0/pixar_sr",
+    "extraction/groups/0/weights",
+    "places/0/share",
+    "resampling/0/overlap/area",
+    "resampling/0/scale",
+)
+
+
+@pytest.mark.slow
+def test_gradients_of_the_background_of_slitlets(planned):
+    folder = "plans/mos/master_background"
+    assert_gradients(planned("NRS_MSASPEC"), [f"{folder}/{name}" for name in BACKGROUND])
+
+
+@pytest.mark.slow
+def test_gradients_of_a_background_that_is_given():
+    mode, wave = "NRS_MSASPEC", np.linspace(0.5, 6.0, 60)
+    columns = {"wavelength": wave, "surf_bright": 1 + 0.1 * wave}
+    given = xr.Dataset({n: ("wave", column) for n, column in columns.items()})
+    compiled = spec2fn.compile(
+        exposures.observation(mode),
+        exposures.pipeline(mode),
+        exposures.references(mode),
+        params={"master_background": {"user_background": given}},
+        kinds=("x1d",),
+    )
+    assert_gradients(compiled, ["plans/mos/master_background/spectrum/surf_bright"])
+
+
+def assert_gradients(compiled, paths):
     value, gradients = compiled.value_and_grad(total, paths)()
     assert float(value) == pytest.approx(float(total(compiled.first.products)), rel=1e-5)
     rng = np.random.default_rng(3)
@@ -102,8 +177,9 @@ def test_mapped_over_realisations_equals_a_loop(compiled):
     sci = compiled.observation.science["sci"].values
     rng = np.random.default_rng(1)
     several = (sci * rng.uniform(0.9, 1.1, (2, *sci.shape))).astype(sci.dtype)
-    one_kind = compiled.only("x1d")
-    mapped = one_kind.vmap("realisation")({"science/sci": several})["x1d"]
+    kind = last(compiled.first.products)
+    mapped = compiled.only(kind).vmap("realisation")({"science/sci": several})[kind]
     for i, one in enumerate(several):
-        alone = compiled.products({"science/sci": one})["x1d"]
-        assert_same(mapped.isel(realisation=i), alone)
+        alone = compiled.products({"science/sci": one})[kind]
+        for a, b in zip(pieces_of(mapped), pieces_of(alone), strict=True):
+            assert_same(a.isel(realisation=i), b)

@@ -1,9 +1,10 @@
 """Slitless spectra that are calibrated after they have been extracted."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spec2fn import run
+from spec2fn import run, transforms
 from spec2fn.errors import InputError
 from spec2fn.pipelines import TSGRISM_PHOTOM_LAST, WFSS_PHOTOM_LAST
 from spec2fn.schema import status_of, warnings_of
@@ -87,3 +88,23 @@ def test_the_result_has_a_gradient():
 
     value, slope = jax.value_and_grad(total)(np.float64(1.0))
     assert float(slope) == pytest.approx(float(value), rel=1e-9)
+
+
+def test_derivatives_by_the_response_are_finite_where_there_is_no_flux():
+    exp_type = "NIS_WFSS"
+    refs = exposures.references(exp_type)
+    rates = run(PIPELINES[exp_type][:-2], exposures.observation(exp_type), refs).dataset
+    lost = np.isnan(rates["flux"].values)
+    assert lost.any()
+    area, plan = refs["area"], photom.plan(rates, refs["photom"], refs["area"])
+
+    def total(reference):
+        flux = photom(rates, reference, area, plan=plan)["flux"].data
+        return jnp.where(jnp.isfinite(flux), flux, 0.0).sum()
+
+    names = ("photom.photmjsr", "photom.relresponse")
+    value, slopes = transforms.value_and_grad(total, wrt=names)(refs["photom"])
+    for name in names:
+        # fluxes are proportional to either
+        product = (np.asarray(slopes[name], float) * refs["photom"][name].values).sum()
+        assert product == pytest.approx(float(value), rel=1e-6)

@@ -1,6 +1,6 @@
 """adaptive_trace_model, and pixel_replace with its model, against the peer."""
 
-import os
+import contextlib
 
 import numpy as np
 import pytest
@@ -56,8 +56,8 @@ PLANES = {
 
 def official(path, folder, step, **how):
     """The slits (or the one exposure) that the peer's step makes of a product."""
-    os.chdir(folder)
-    out = step.call(str(path), skip=False, **how)
+    with contextlib.chdir(folder):
+        out = step.call(str(path), skip=False, **how)
     return getattr(out, "slits", [out])
 
 

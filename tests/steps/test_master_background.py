@@ -6,6 +6,7 @@ import xarray as xr
 from astropy.io import fits
 from scipy.signal import medfilt
 
+from spec2fn import transforms
 from spec2fn.dq import PIXEL
 from spec2fn.engine.step import Step
 from spec2fn.errors import InputError
@@ -340,6 +341,7 @@ def test_combination_is_the_mean_without_outliers():
     ds = ds.assign(flux=ds["flux"].copy(data=values), surf_bright=ds["flux"].copy(data=5 * values))
     found = combine_spectra(ds, 30.0, exposure_time=10.0)(ds)
     np.testing.assert_allclose(found.wavelength, grid)
+    assert "wavelength" not in found.columns  # they would take the place of those above
     used = np.array([4, 4, 4, 3, 4, 3, 3, 4, 3, 3, 3.0])
     np.testing.assert_array_equal(found.columns["n_input"], used)
     np.testing.assert_array_equal(found.columns["weight"], 10 * used)
@@ -351,6 +353,26 @@ def test_combination_is_the_mean_without_outliers():
     assert found.columns["dq"][6] == PIXEL["SATURATED"]
     everything = combine_spectra(ds, None)(ds)
     assert everything.surf_bright[3] > 40
+
+
+def test_derivatives_by_weights_and_spectra_are_those_of_the_mean():
+    grid = np.linspace(1.0, 2.0, 11)
+    ds = spectra([grid, grid, grid[:8]])
+    values = ds["flux"].values + np.arange(3.0)[:, None]
+    values[1, 3] = np.nan
+    ds = ds.assign({n: ds["flux"].copy(data=values) for n in ("flux", "surf_bright")})
+    plan = combine_spectra(ds, None, exposure_time=10.0)
+    used, total = plan.weight > 0, plan.weight.sum(axis=0)
+    np.testing.assert_array_equal(used, np.isfinite(values))
+
+    def together(plan, ds):
+        return plan(ds).surf_bright.sum()
+
+    _, by = transforms.value_and_grad(together, {0: ("weight",), 1: ("surf_bright",)})(plan, ds)
+    np.testing.assert_allclose(by[1]["surf_bright"], plan.weight / total)
+    expected = (values - np.asarray(plan(ds).surf_bright)) / total
+    np.testing.assert_allclose(by[0]["weight"][used], expected[used], atol=1e-15)
+    assert np.isfinite(by[0]["weight"]).all()
 
 
 def test_nothing_to_combine():

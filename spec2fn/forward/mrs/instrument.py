@@ -151,7 +151,7 @@ def time_dependence(wave: HostArray) -> dict[str, HostArray]:
     """Coefficients of the loss of throughput with time."""
     one = np.ones_like(wave)
     return {
-        "alpha": 0.01 + 0.001 * wave,
+        "alpha": -(0.01 + 0.001 * wave),
         "year1value": 1.0 - 0.0005 * wave,
         "tsoft": 50.0 * one,
         "t0": REFERENCE_DAY * one,

@@ -32,6 +32,7 @@ from spec2fn.plans.extraction.soss_references import (
     trace_model,
 )
 from spec2fn.plans.extraction.trace_fit import fit_traces
+from spec2fn.schema import meta_of
 from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def plan_orders(
     references : tuple of xarray.Dataset
         PASTASOSS, SPECPROFILE, SPECKERNEL.
     params : Parameters
-        Of :func:`spec2fn.steps.extract_1d.extract_1d`.
+        Of :func:`spec2fn.steps.extract_soss.extract_soss`.
     given : Given, optional
 
     Returns
@@ -162,8 +163,8 @@ def plan_orders(
     Raises
     ------
     InputError, ReferenceError
-        See :mod:`spec2fn.plans.extraction.soss_references`; also if a reference is missing, or
-        images of field stars cannot be used.
+        See :mod:`spec2fn.plans.extraction.soss_references`; also if a reference or SUBARRAY is
+        missing, or images of field stars cannot be used.
     ParameterError
         If something is to be fitted with the orders, and these are not.
     """
@@ -323,11 +324,11 @@ def _cannot(ds: xr.Dataset) -> str:
             f"orders are told apart with FILTER CLEAR only, for which the references know the"
             f" throughput; this exposure is through {through or 'an unknown filter'}"
         )
-    subarray = str(ds.attrs.get("subarray", "")).upper()
+    subarray = str(ds.attrs.get("subarray") or meta_of(ds).require("SUBARRAY", _WHO)).upper()
     if subarray not in (_SMALL, _LARGE) and not subarray.endswith(_STRIPES):
         return (
             f"spectra are extracted from the subarrays {_LARGE} and {_SMALL}; this exposure is of"
-            f" {subarray or 'an unknown one'}"
+            f" {subarray}"
         )
     return ""
 

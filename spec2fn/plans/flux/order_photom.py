@@ -11,7 +11,7 @@ from spec2fn.host.interpolation import locate
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.plan_base import Plan, array
 from spec2fn.plans.flux.photom import find_row, response_row, throughput, time_tables
-from spec2fn.plans.flux.spectra_photom import with_lost_elements
+from spec2fn.plans.flux.spectra_photom import scaled, with_lost_elements
 from spec2fn.schema import SPECTRUM_COLUMNS, meta_of, need, with_warnings
 from spec2fn.typing import Array
 
@@ -79,16 +79,15 @@ class OrderPhotomPlan(Plan):
                 continue
             old, squared = ds.variables[name], "_var_" in name
             scale = factor * factor if squared else factor
-            values = old.data / scale if inverse else old.data * scale
+            values = scaled(old.data, scale, inverse=inverse)
             unit = self.unit
             if inverse:
                 unit = "DN/s"
             if squared:
                 unit = f"({unit})^2" if "/" in unit else f"{unit}^2"
             # a column without pixels has no value at any wavelength
-            there = xp.isfinite(old.data)
-            nothing = xp.where(there, xp.asarray(beyond, values.dtype), xp.asarray(np.nan))
-            values = xp.where(known, values, nothing.astype(values.dtype))
+            lost = xp.where(xp.isfinite(old.data), xp.asarray(beyond, values.dtype), np.nan)
+            values = xp.where(known, values, lost.astype(values.dtype))
             new[name] = (old.dims, values, {**old.attrs, "units": unit})
         out = ds.assign(new)
         if "meta" in ds.attrs:  # which no trace has

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from spec2fn.parameters import Parameters
 
-__all__ = ["SpectraPhotomPlan", "plan_spectra_photom", "with_lost_elements"]
+__all__ = ["SpectraPhotomPlan", "plan_spectra_photom", "scaled", "with_lost_elements"]
 
 _UNTOUCHED = ("wavelength", "dq", "npixels")
 
@@ -66,7 +66,7 @@ class SpectraPhotomPlan(Plan):
             scale = flux if name.startswith("flux") else bright
             scale = scale * scale if "_var_" in name else scale
             old = ds.variables[name]
-            values = old.data / scale if inverse else old.data * scale
+            values = scaled(old.data, scale, inverse=inverse)
             units = _rate(name) if inverse else unit
             new[name] = (old.dims, xp.where(known, values, empty), {**old.attrs, "units": units})
         out = with_lost_elements(ds.assign(new), known)
@@ -79,6 +79,19 @@ class SpectraPhotomPlan(Plan):
             before = meta_of(ds).records.get("warnings", ())
             out = with_meta(out, records={"warnings": (*before, *told)})
         return out
+
+
+def scaled(values: Array, scale: Array, *, inverse: bool) -> Array:
+    """Return values times a scale, or divided by it; those that are not finite stay as they are.
+
+    They are masked before the product, so that derivatives by the scale are finite where there is
+    no flux.
+    """
+    xp = array_namespace(values, scale)
+    there = xp.isfinite(values)
+    filled = xp.where(there, values, xp.zeros_like(values))
+    out = filled / scale if inverse else filled * scale
+    return xp.where(there, out, values.astype(out.dtype))
 
 
 def with_lost_elements(ds: xr.Dataset, known: Array) -> xr.Dataset:
