@@ -27,16 +27,14 @@ CASES = [
     pytest.param("nrs_ifu_g395h_nrs2", {}, marks=nightly),
     pytest.param("miri_mrs_12short", {"oversample": 2.0}, marks=nightly),
     pytest.param("miri_mrs_34long", {"psf_optimal": True}, marks=nightly),  # a faint source
-    # lamps light slits and slices evenly: without limits there is something to compare
+    # lamps light slits evenly: without limits there is something to compare
     pytest.param("nrs_lamp_fs_line", EVERYWHERE, marks=slow),
     pytest.param("nrs_lamp_mos_line", EVERYWHERE, marks=nightly),
-    pytest.param("nrs_lamp_ifu_line", EVERYWHERE, marks=nightly),
 ]
 # what nobody else needs stops at the calibrated exposure
 WITHOUT = {
     "miri_mrs_34long": ("straylight", "residual_fringe", "cube_build", "extract_1d"),
     "nrs_ifu_g395h_nrs2": ("cube_build", "extract_1d"),
-    "nrs_lamp_ifu_line": ("cube_build", "extract_1d"),
 }
 WHOLE = [
     pytest.param("nrs_fs_atm", marks=slow),
