@@ -107,6 +107,13 @@ def test_values_are_checked(planned):
         compiled.vmap("slit")
 
 
+def test_pipelines_are_not_mapped_along_slits(planned):
+    with pytest.raises(PlanError, match=r"plans/\S+ is that of all slits of a bucket"):
+        planned("NRC_TSGRISM").vmap("slit")
+    with pytest.raises(ContractError, match="nothing in this pipeline has the dim 'slit'"):
+        planned("NIS_SOSS").vmap("slit")
+
+
 def test_other_exposures_and_numbers_of_integrations(planned):
     compiled = planned(FAST)
     science = compiled.observation.science
