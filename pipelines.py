@@ -30,6 +30,7 @@ from spec2fn.steps.cube_build import cube_build
 from spec2fn.steps.electron_rate import electron_rate
 from spec2fn.steps.extract_1d import extract_1d
 from spec2fn.steps.extract_2d import extract_2d
+from spec2fn.steps.extract_soss import extract_soss
 from spec2fn.steps.flat_field import flat_field
 from spec2fn.steps.fringe import fringe
 from spec2fn.steps.imprint import imprint
@@ -336,7 +337,7 @@ NIRISS_SOSS: Pipeline = (
     product("cal"),
     adaptive_trace_model,
     pixel_replace,
-    extract_1d,
+    extract_soss,
     photom,
     product("x1d", of="extract_1d"),
 )

@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 
 from spec2fn.compatibility import PRESETS
-from spec2fn.engine.pipeline import steps_of
-from spec2fn.engine.step import registered_steps
+from spec2fn.engine.library import registered_steps, steps_of_library
+from spec2fn.engine.pipeline import find_step, steps_of
 from spec2fn.modes import MODES as TRAITS
 from spec2fn.official import FOREIGN, OPTIONS, STEPS, foreign, step_named
 from spec2fn.pipelines import MODES
@@ -49,6 +49,7 @@ with the line that is shown. Parameters of steps that a mode does not have are l
 # words in parentheses in the tables of parity.md, and the modes they mean
 WORDS = {
     "background subtraction": "background",
+    "background of `_rateints`": "background",
     "combined background of `_rateints` members": "background",
     "master background": "master_background",
     "optimal extraction with background": "extract_1d",
@@ -149,14 +150,15 @@ def parameter_rows() -> list[tuple[str, ...]]:
     rows = []
     for theirs, entry in sorted(OFFICIAL["steps"].items(), key=lambda e: step_named(e[0])):
         name = step_named(theirs)
-        step = registered_steps().get(name)
+        steps = steps_of_library(name)
         for parameter, default in entry["parameters"].items():
             if parameter in OFFICIAL["every_step"]:
                 continue
             label = f"{name}.{parameter}"
-            if step is None:
+            step = next((s for s in steps if parameter in s.parameters), None)
+            if not steps:
                 here, tests, other = TO_COME, TO_COME, TO_COME
-            elif parameter in step.parameters:
+            elif step is not None:
                 here = "taken"
                 tests = listed(COVERAGE["parameters"].get(label) or mentions(name, parameter))
                 own = step.parameters[parameter].default
@@ -176,12 +178,18 @@ def reference_rows() -> list[tuple[str, ...]]:
     for theirs, entry in OFFICIAL["steps"].items():
         for reftype in entry["references"]:
             types.setdefault(reftype, []).append(step_named(theirs))
+    # which the official pipeline reads itself
+    for step in registered_steps().values():
+        for reftype in step.refs:
+            types.setdefault(reftype, [step.name])
     rows = []
     for reftype, steps in sorted(types.items()):
         readers = [s for s in registered_steps().values() if reftype in s.refs]
         pending = reftype in COVERAGE["pending_references"]
-        where = ", ".join(code(f"spec2fn/steps/{s.name}.py") for s in readers)
-        tests = list(dict.fromkeys(t for s in readers for t in COVERAGE["tests"].get(s.name, {})))
+        where = ", ".join(code(f"spec2fn/steps/{s.function.__name__}.py") for s in readers)
+        modes = COVERAGE["reference_modes"][reftype].split()
+        found = [tests_of(s.name, mode) for mode in modes for s in readers]
+        tests = list(dict.fromkeys(t for one in found for t in one))
         row = (f"`{reftype}`", ", ".join(dict.fromkeys(steps)))
         if pending:
             rows.append((*row, TO_COME, TO_COME, TO_COME))
@@ -189,6 +197,8 @@ def reference_rows() -> list[tuple[str, ...]]:
         lacking = [s for s in steps if s not in {r.name for r in readers}]
         why = COVERAGE["references"].get(reftype, "" if lacking else "–")
         rows.append((*row, where, listed(tests[:3]), why))
+    pars = COVERAGE["parameter_references"]
+    rows.append(("`pars-*`", "every step", code(pars["read_by"]), listed(pars["tests"]), "–"))
     return rows
 
 
@@ -213,12 +223,12 @@ def tests_of(step: str, mode: str) -> list[str]:
 
 def place(step: str, mode: str) -> str:
     """Return the files of a step: its body, and its planner or what builds its coordinates."""
-    found = registered_steps()[step]
-    files = [f"spec2fn/steps/{step}.py"]
+    found = find_step(MODES[mode][1], step)
+    files = [f"spec2fn/steps/{found.function.__name__}.py"]
     builder = TRAITS[mode].wcs.partition(":")[0]
     if step == "assign_wcs":
         files.append(f"spec2fn/wcs/assign/{builder}.py")
-    elif found.planner is not None and not found.planner.__module__.endswith(f".{step}"):
+    elif found.planner is not None and found.planner.__module__ != found.function.__module__:
         files.append(found.planner.__module__.replace(".", "/") + ".py")
     return ", ".join(map(code, files))
 
@@ -232,7 +242,8 @@ def differs(step: str, mode: str) -> str:
         prefixes = QUALIFIERS.get(qualifier.rstrip(")"), ("",))
         count += step in words and any(mode.startswith(p) for p in prefixes)
     rows = f"{count} row{'s' * (count > 1)} of [parity](parity.md)" if count else ""
-    names = [f"`{p}`" for s, p, _ in PRESETS["jwst-3.0"] if s == step]
+    its = find_step(MODES[mode][1], step).parameters
+    names = [f"`{p}`" for s, p, _ in PRESETS["jwst-3.0"] if s == step and p in its]
     return "; ".join(filter(None, (rows, ", ".join(names)))) or "nothing"
 
 

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spec2fn import transforms
+from spec2fn.engine.library import registered_steps
 from spec2fn.engine.pipeline import steps_of
-from spec2fn.engine.step import Skip, registered_steps
+from spec2fn.engine.step import Skip
 from spec2fn.errors import HostOnlyError
 from spec2fn.pieces import pieces_of
 from spec2fn.pipelines import MODES
@@ -29,7 +30,9 @@ def test_every_step_is_covered():
     # lamps shine on the slits and slices of the sky, and have its steps
     modes = {mode for mode in MODES if ":" not in mode}
     assert modes <= set(exposures.EXP_TYPES), "add an exposure of the mode to spec2fn.testing"
-    covered = {step.name for _, pipeline in MODES.values() for step in steps_of(pipeline)}
+    covered = {
+        step.function.__name__ for _, pipeline in MODES.values() for step in steps_of(pipeline)
+    }
     assert covered == set(registered_steps()), "a step that no pipeline has is not tested"
 
 

@@ -40,12 +40,17 @@ PRESETS: Mapping[str, tuple[tuple[str, str, Any], ...]] = {
         ("extract_1d", "soss_official_model", True),
         ("photom", "orders_unit", "MJy"),
         ("photom", "orders_beyond", "zero"),
+        # spectra of several integrations from pixels of the exposure
+        ("resample_spec", "several", "left"),
         # clean_flicker_noise, the successor of nsclean
         ("nsclean", "fit_method", "median"),
         ("nsclean", "background_method", "median"),
         ("nsclean", "mask_spectral_regions", False),
         ("nsclean", "n_sigma", 2.0),
         ("nsclean", "single_mask", True),
+        # hot pixels in the scale of the columns of trace models
+        ("adaptive_trace_model", "robust_scale", False),
+        ("pixel_replace", "robust_scale", False),
         ("wfss_contam", "flag_above", None),
         ("wfss_contam", "official_model", True),
         ("wfss_contam", "propagate_variance", False),

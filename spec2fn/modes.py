@@ -283,7 +283,13 @@ MODES: dict[str, Mode] = {
             "soss:soss",
             one_source=True,
             surveyed=True,
-            elements=_elements(DETECTOR="NIS", FILTER="CLEAR F277W", PUPIL="GR700XD"),
+            elements=_elements(
+                DETECTOR="NIS",
+                FILTER="CLEAR F277W",
+                PUPIL="GR700XD",
+                SUBARRAY="SUBSTRIP256 SUBSTRIP96 FULL SUB17STRIPE_SOSS SUB60STRIPE_SOSS"
+                " SUB204STRIPE_SOSS SUB680STRIPE_SOSS",
+            ),
         ),
         replace(
             _TRACES,

@@ -54,6 +54,7 @@ __all__ = [
     "RESIDUAL_FRINGES",
     "SCALARS",
     "SPECTRUM_COLUMNS",
+    "SWITCHED_OFF",
     "VARIANCES",
     "Allowed",
     "Meta",
@@ -555,6 +556,10 @@ def with_attrs(ds: xr.Dataset, **attrs: object) -> xr.Dataset:
     kept = {k: v for k, v in {**ds.attrs, **attrs}.items() if v is not None}
     out.attrs = kept
     return out
+
+
+SWITCHED_OFF = "SKIPPED: switched off"
+"""Status of a step that the user, or its default, leaves out."""
 
 
 def with_status(ds: E, step: str, status: str) -> E:

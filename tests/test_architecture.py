@@ -157,11 +157,11 @@ def test_steps_do_not_leave_jax_silently():
 
 
 def test_every_step_file_holds_its_step():
-    from spec2fn.engine.step import registered_steps
+    from spec2fn.engine.library import registered_steps
 
     names = {p.stem for p in modules("steps")} - {"__init__"}
     assert names == set(registered_steps())
     for name, step in registered_steps().items():
-        assert step.name == name
+        assert step.function.__name__ == name
         assert step.__doc__, f"{name} has no docstring"
         assert "Parameters" in step.__doc__, f"{name}: document the parameters"

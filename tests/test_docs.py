@@ -25,7 +25,7 @@ import pytest
 from spec2fn.calibration import calibrate
 from spec2fn.cli import main
 from spec2fn.demo import run as demo
-from spec2fn.engine.step import registered_steps
+from spec2fn.engine.library import registered_steps
 from spec2fn.io import open_product
 from spec2fn.refs import cache_environment, use_cache
 

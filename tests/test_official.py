@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from spec2fn import pipelines
+from spec2fn.engine.library import registered_steps, steps_of_library
 from spec2fn.engine.pipeline import references_of, steps_of
 from spec2fn.engine.settings import FILE, USER, resolve_settings
-from spec2fn.engine.step import registered_steps
 from spec2fn.errors import ParameterError, ReferenceError
-from spec2fn.official import FOREIGN, STEPS, foreign, step_named
+from spec2fn.official import FOREIGN, OVERRULED, STEPS, foreign, step_named
 from spec2fn.refs import parameter_files
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -36,10 +36,8 @@ def need_the_peer():
 
 def has(step, parameter):
     """Whether our step has a parameter of the official one."""
-    ours = OURS.get(step_named(step))
-    return parameter in ("skip", "save_results") or (
-        ours is not None and parameter in ours.parameters
-    )
+    ours = steps_of_library(step_named(step))
+    return parameter in ("skip", "save_results") or any(parameter in s.parameters for s in ours)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +63,7 @@ def test_every_value_that_the_package_allows_is_allowed():
 
     tried = 0
     for name, kind in Spec2Pipeline.step_defs.items():
-        step = OURS.get(step_named(name))
+        steps = steps_of_library(step_named(name))
         for parameter, rule in kind.load_spec_file().items():
             if not has(name, parameter) or parameter in ("skip", "save_results", "steps"):
                 continue
@@ -73,16 +71,18 @@ def test_every_value_that_the_package_allows_is_allowed():
             listed = re.sub(r"default\s*=.*", "", choices[1]) if choices else ""
             values = re.findall(r"['\"]([^'\"]*)['\"]|(None)", listed)
             for value in (quoted or None for quoted, _ in values):
-                step.with_(**{parameter: value})
-                tried += 1
+                for step in steps:
+                    if parameter in step.parameters:
+                        step.with_(**{parameter: value})
+                        tried += 1
     assert tried > 40
 
 
 def test_steps_have_the_names_of_the_package():
     assert set(STEPS.values()) == set(OFFICIAL["steps"])
-    for name, step in OURS.items():
-        if name in STEPS and STEPS[name] != name:
-            assert STEPS[name] in step.aliases
+    for step in OURS.values():
+        if STEPS.get(step.name, step.name) != step.name:
+            assert STEPS[step.name] in step.aliases
     for mode, pipeline in MODES.items():
         assert {s.name for s in steps_of(pipeline)} <= {*STEPS, "electron_rate"}, mode
 
@@ -112,8 +112,9 @@ def test_a_dictionary_with_every_default_fits_every_mode(mode):
     assert settings.notes == ()
     assert settings.overrides == {}
     present = {s.name for s in steps_of(settings.pipeline)}
-    listed = {label.partition(".")[0] for label in settings.ignored}
-    assert listed == {step_named(s) for s in DEFAULTS} - present
+    listed = {label.partition(".")[0].rpartition("/")[2] for label in settings.ignored}
+    several = {name for name in present if len(steps_of_library(name)) > 1}
+    assert listed == {step_named(s) for s in DEFAULTS} - present | several
     for step in steps_of(settings.pipeline):
         for name, value in (
             OFFICIAL["steps"].get(STEPS.get(step.name), {"parameters": {}})["parameters"].items()
@@ -152,6 +153,17 @@ def test_steps_of_other_modes_are_passed_over_but_not_misspelt_ones():
             settled(**{name: {"clean_shower": True}})
     with pytest.raises(ParameterError, match="straylight takes no reference 'flat'"):
         settled(straylight={"override_flat": "x.fits"})
+
+
+def test_what_the_step_of_another_mode_takes_is_passed_over():
+    given = {"soss_width": 30.0, "bkg_order": 1, "override_speckernel": "x.fits"}
+    settings = settled(extract_1d=given)
+    assert settings.ignored == ("extract_1d.soss_width", "extract_1d.override_speckernel")
+    assert settings.overrides == {}
+    assert settled("NIRISS_SOSS", extract_1d=given).ignored == ("extract_1d.bkg_order",)
+    for mode, its in (("NIRISS_SOSS", "soss_width"), ("MIRI_LRS_SLITLESS", "bkg_order")):
+        with pytest.raises(ParameterError, match=f"no parameter 'bkg_ordr'.*{its}"):
+            settled(mode, extract_1d={"bkg_ordr": 1})
 
 
 def test_options_of_the_pipeline_are_no_steps():
@@ -281,6 +293,38 @@ def test_files_written_by_the_package(tmp_path):
         steps = {step.name: step for step in steps_of(settings.pipeline)}
         assert "extract_1d" in steps or "LAMP" in mode or "AUTO" in mode
         if "extract_1d" in steps:
-            assert dict(steps["extract_1d"].bound)["smoothing_length"] == 3
+            apart = "soss_width" in steps["extract_1d"].parameters
+            assert dict(steps["extract_1d"].bound).get("smoothing_length") == (None if apart else 3)
         if "pixel_replace" in steps:
             assert not steps["pixel_replace"].skip
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("step", OFFICIAL["steps"])
+def test_the_file_of_every_step_written_by_the_package(step, tmp_path):
+    need_the_peer()
+    from jwst.pipeline import Spec2Pipeline
+
+    kind = Spec2Pipeline.step_defs[step]
+    given = kind()
+    given.export_config(tmp_path / "given.asdf")
+    kind(name=step).export_config(tmp_path / "named.asdf", include_metadata=True)
+    for file in ("given", "named"):
+        found = parameter_files([tmp_path / f"{file}.asdf"])
+        assert (found.notes, found.options) == ((), {}), file
+        assert set(found.steps) == {step_named(step)}, file
+        for mode, pipeline in MODES.items():
+            settings = resolve_settings(pipeline, files=found.steps)
+            assert settings.notes == (), (file, mode)
+            for ours in steps_of(settings.pipeline):
+                if ours.name != step_named(step):
+                    continue
+                assert ours.skip == given.skip, (file, mode)
+                bound = dict(ours.bound)
+                for name, parameter in ours.parameters.items():
+                    if f"{ours.name}.{name}" in OVERRULED:
+                        assert name not in found.steps[ours.name]
+                    elif name in OFFICIAL["steps"][step]["parameters"]:
+                        value = parameter.coerce(getattr(given, name), ours.name)
+                        assert bound.get(name, parameter.default) == value, (file, mode, name)

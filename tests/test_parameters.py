@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
 
-from spec2fn.engine.step import registered_steps
+from spec2fn.engine.library import registered_steps
 from spec2fn.errors import ParameterError
 from spec2fn.parameters import Range
 

@@ -182,6 +182,48 @@ def test_a_reference_of_one_step(demo, folder, tmp_path, capsys):
     assert steps["flat_field"].startswith("SKIPPED: no flat reference")
 
 
+def test_a_reference_of_one_step_is_locked(demo, folder, tmp_path, capsys):
+    (flat,) = Path(demo.files["cache"]).rglob("jwst_miri_flat_0001.fits")
+    mine, other = (Path(shutil.copy(flat, tmp_path / f"{n}.fits")) for n in ("mine", "other"))
+    source, lock = folder / "a_rateints.fits", tmp_path / "lock.json"
+    given = ("--set", f"flat_field.override_flat={mine}")
+    assert main(["refs", str(source), *given, *SHORT, "--write-lock", str(lock)]) == 0
+    capsys.readouterr()
+    assert json.loads(lock.read_text())["references"]["flat_field:flat"]["path"] == str(mine)
+    args = (source, "--lock", lock, "--output-dir", tmp_path / "out", *SHORT, "--json")
+
+    def used(*more):
+        status, text, err = run(*args, *more, capsys=capsys)
+        assert status == 0, err
+        return json.loads(text)["references"]["flat_field:flat"]["name"]
+
+    assert used() == "mine.fits"
+    assert used("--set", f"flat_field.override_flat={other}") == "other.fits"
+    with fits.open(mine, mode="update") as hdus:
+        hdus[0].header["AUTHOR"] = "somebody"
+    status, _, err = run(*args, capsys=capsys)
+    assert status == 2
+    assert "differs from what the lock holds (flat_field:flat" in err
+    status, _, _ = run(*args, "--skip", "flat_field", capsys=capsys)
+    assert status == 0
+    mine.unlink()
+    status, _, err = run(*args, capsys=capsys)
+    assert status == 2
+    assert "mine.fits cannot be read" in err
+
+
+def test_no_reference_of_one_step_is_locked(folder, tmp_path, capsys):
+    source, lock = folder / "a_rateints.fits", tmp_path / "lock.json"
+    none = ("--set", "flat_field.override_flat=N/A")
+    assert main(["refs", str(source), *none, *SHORT, "--write-lock", str(lock)]) == 0
+    capsys.readouterr()
+    args = (source, "--lock", lock, "--output-dir", tmp_path / "out", *SHORT, "--json")
+    status, text, err = run(*args, capsys=capsys)
+    assert status == 0, err
+    steps = {s["step"]: s["status"] for s in json.loads(text)["steps"]}
+    assert steps["flat_field"].startswith("SKIPPED: no flat reference")
+
+
 def test_arguments_of_the_official_command_line(folder, tmp_path, capsys):
     out = tmp_path / "out"
     args = (f"--output_dir={out}", "--steps.extract_1d.skip=true", "--save_results=true")
@@ -219,40 +261,95 @@ def nods(tmp_path_factory):
     return run_demo("miri-lrs-slit", tmp_path_factory.mktemp("nods"))
 
 
-def rendered_members(nods, association, folder):
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory, nods):
+    """``rendered(mode)``: the demo of a mode, made once."""
+    made = {"miri-lrs-slit": nods}
+
+    def make(mode):
+        if mode not in made:
+            made[mode] = run_demo(mode, tmp_path_factory.mktemp(mode))
+        return made[mode]
+
+    return make
+
+
+def rendered_members(demo, association, folder):
     """The exposures that a published association names, with the pixels of the demo's."""
-    given = json.loads(next(Path(nods.folder).glob("*_asn.json")).read_text())
-    pair = {m["exptype"]: Path(nods.folder) / m["expname"] for m in given["products"][0]["members"]}
+    source = Path(demo.folder)
+    given = [json.loads(p.read_text()) for p in source.glob("*_asn.json")]
+    listed = [m for asn in given for m in asn["products"][0]["members"]]
+    alone = [{"exptype": "science", "expname": p.name} for p in source.glob("*_rate*.fits")]
+    have = {m["exptype"]: source / m["expname"] for m in listed or alone}
+    for path in source.glob("*_msa.fits"):
+        shutil.copy(path, folder)
     shutil.copy(association, folder)
     for product in json.loads(association.read_text())["products"]:
         for member in product["members"]:
-            copy = Path(shutil.copy(pair[member["exptype"]], folder / member["expname"]))
-            fits.setval(copy, "EXPOSURE", value=f"{len(list(folder.iterdir())):05d}")
-            fits.setval(copy, "FILENAME", value=copy.name)
+            role = ROLES.get(member["exptype"], member["exptype"])
+            # what the demo does not have is as the science exposure
+            copy = folder / member["expname"]
+            shutil.copy(have.get(role, have["science"]), copy)
+            if role not in ("sourcecat", "segmap", "direct_image"):
+                fits.setval(copy, "EXPOSURE", value=f"{len(list(folder.iterdir())):05d}")
+                fits.setval(copy, "FILENAME", value=copy.name)
     return folder / association.name
 
 
+ROLES = {"catalog": "sourcecat"}
+PUBLISHED = {
+    "archived/pool_009_spec_miri_lv2bkg-c1001_spec2_001": "miri-lrs-slit",
+    "archived/pool_028_mir_lrsfs_nods-o001_spec2_001": "miri-lrs-slit",
+    "archived/pool_009_spec_miri_lv2bkg-o002_spec2_001": "miri-mrs",
+    "archived/pool_007_spec_miri-o003_tso-spec2_001": "miri-lrs-slitless",
+    "archived/pool_005_spec_niriss-o001_tso-spec2_001": "niriss-soss",
+    "archived/pool_010_spec_nirspec_lv2bkg-c1000_spec2_001": "nirspec-fs",
+    "current_jwst300/pool_024_nirspec_fss_nods_0000_spec2": "nirspec-fs",
+    "current_jwst300/pool_023_nirspec_msa_3nod_0000_spec2": "nirspec-mos",
+    "archived/pool_017_spec_nirspec_lv2imprint-o001_spec2_001": "nirspec-ifu",
+    "archived/pool_018_all_exptypes-c1005_spec2_001": "nirspec-ifu",
+    "archived/pool_027_nirspec_ifu_nods-o002_spec2_001": "nirspec-ifu",
+    "archived/pool_018_all_exptypes-o045_spec2-nrslamp_001": "nirspec-lamp",
+    "archived/jw96215_20180602T170215_pool-o001_nrslamp-spec2_001": "nirspec-lamp",
+    "current_jwst300/jw87800_20180412T163456_pool_0000_spec2": "niriss-wfss",
+}
+LATE = ("adaptive_trace_model", "pixel_replace", "resample_spec", "cube_build", "extract_1d")
+LATE += ("residual_fringe", "master_background", "wfss_contam")
+
+
 @pytest.mark.parametrize(
-    "name", ["pool_009_spec_miri_lv2bkg-c1001_spec2_001", "pool_028_mir_lrsfs_nods-o001_spec2_001"]
+    "name",
+    [
+        pytest.param(n, marks=() if mode == "miri-lrs-slit" else pytest.mark.nightly)
+        for n, mode in PUBLISHED.items()
+    ],
 )
-def test_published_associations_run(nods, name, tmp_path, monkeypatch, capsys):
+def test_published_associations_run(rendered, name, tmp_path, monkeypatch, capsys):
     root = os.environ.get("SPEC2FN_REALDATA")
     if not root or not Path(root, "round2", "asn").is_dir():
         pytest.skip("SPEC2FN_REALDATA is not set: no published associations")
-    for key, value in cache_environment(nods.files["cache"], CONTEXT).items():
+    demo = rendered(PUBLISHED[name])
+    for key, value in cache_environment(demo.files["cache"], CONTEXT).items():
         monkeypatch.setenv(key, value)
-    published = Path(root, "round2", "asn", "archived", f"{name}_asn.json")
-    path = rendered_members(nods, published, tmp_path)
+    published = Path(root, "round2", "asn", f"{name}_asn.json")
+    path = rendered_members(demo, published, tmp_path)
     out = tmp_path / "out"
-    args = ("--all-products", "--skip", "resample_spec", "--skip", "extract_1d", "--json")
+    args = ["--all-products", "--json"]
+    for step in LATE:
+        args += ["--set", f"{step}.skip=true"]
     status, text, err = run(path, "--output-dir", out, *args, capsys=capsys)
     assert status == 0, err
     products = json.loads(published.read_text())["products"]
-    assert made(out) == sorted(f"{p['name']}_cal.fits" for p in products)
+    kind = "calints" if PUBLISHED[name] in ("miri-lrs-slitless", "niriss-soss") else "cal"
+    assert made(out) == sorted(f"{p['name']}_{kind}.fits" for p in products)
     reports = json.loads(text) if len(products) > 1 else [json.loads(text)]
     steps = [{s["step"]: s["status"] for s in report["steps"]} for report in reports]
-    assert [s["background"] for s in steps] == ["COMPLETE"] * len(products)
-    header = fits.getheader(out / f"{products[0]['name']}_cal.fits")
+    for role, step in (("background", "background"), ("imprint", "imprint")):
+        taken = [any(m["exptype"] == role for m in p["members"]) for p in products]
+        assert [s.get(step) == "COMPLETE" for s, t in zip(steps, taken, strict=True) if t] == (
+            [True] * sum(taken)
+        )
+    header = fits.getheader(out / f"{products[0]['name']}_{kind}.fits")
     assert header["ASNTABLE"] == path.name
     assert header["ASNPOOL"] == json.loads(published.read_text())["asn_pool"]
 

@@ -26,6 +26,7 @@ from spec2fn.engine.pipeline import (
     needed_references,
     since,
     steps_of,
+    with_overrides,
 )
 from spec2fn.engine.run import heard
 from spec2fn.engine.settings import Settings, has_step, resolve_settings
@@ -152,7 +153,8 @@ def prepare(
     context : str, optional
         CRDS context; default: ``CRDS_CONTEXT``, then the server's or the cache's.
     lock : path or Lock, optional
-        Lock file: use exactly these references and ask CRDS nothing.
+        Lock file: use exactly these references, those of single steps too, and ask CRDS nothing.
+        Overrides of the user's win.
     parameter_references : bool
         Apply the CRDS parameter references.
     parameter_files : iterable of path
@@ -206,6 +208,8 @@ def prepare(
             crds = {_ELECTRONS: {"skip": False}, **crds}
         settings = resolve_settings(pipeline, params, crds, compatibility, files.steps)
         settings = _settled(obs.science, settings, rest, params)
+        if lock is not None:
+            settings = _locked(settings, lock)
         obs = _with_member_files(obs, settings)
         obs = _with_field(obs, settings.pipeline)
         references = _references(
@@ -312,6 +316,17 @@ def _settled(
             raise InputError(msg)
         _LOG.warning("%s; it is calibrated, and taken as it is", msg)
     return replace(settings, pipeline=since(pipeline, next(steps_of(rest)).name))
+
+
+def _locked(settings: Settings, lock: str | os.PathLike[str] | Lock) -> Settings:
+    """Give steps the references that a lock holds for them alone, unless the user gives others."""
+    from spec2fn.refs.lock import locked_for_steps
+
+    active = [s for s in steps_of(settings.pipeline) if not s.skip]
+    free = {s.key: [r for r in s.refs if r not in s.overridden] for s in active}
+    overrides = {**locked_for_steps(lock, free), **settings.overrides}
+    pipeline = with_overrides(settings.pipeline, overrides)
+    return replace(settings, pipeline=pipeline, overrides=overrides)
 
 
 def _with_member_files(obs: Observation, settings: Settings) -> Observation:

@@ -27,7 +27,7 @@ from spec2fn.engine.settings import Settings
 from spec2fn.engine.step import Skip, Step
 from spec2fn.errors import Spec2fnError, StepFailedError
 from spec2fn.pieces import Exposure
-from spec2fn.schema import NOT_EXTRACTED, meta_of, status_of, with_status
+from spec2fn.schema import NOT_EXTRACTED, SWITCHED_OFF, meta_of, status_of, with_status
 from spec2fn.slits import Slits, apply_by_slit
 
 __all__ = ["Result", "StepRecord", "heard", "run"]
@@ -246,7 +246,7 @@ class _Run:
     def _applied(self, element: Step | AlsoOn, obs: Observation) -> Observation:
         step = element.step if isinstance(element, AlsoOn) else element
         if step.skip:
-            return obs.replace(with_status(obs.science, step.name, "SKIPPED: switched off"))
+            return obs.replace(with_status(obs.science, step.name, SWITCHED_OFF))
         members = {role: obs.members.get(role, ()) for role in step.members}
         taken: dict[str, Any] = {**references_of(step, self.refs), **members}
         try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spec2fn.compatibility import preset
+from spec2fn.engine.library import steps_of_library
 from spec2fn.engine.pipeline import (
     Pipeline,
     find_steps,
@@ -20,7 +21,7 @@ from spec2fn.engine.pipeline import (
     with_overrides,
     with_parameters,
 )
-from spec2fn.engine.step import Step, step_of_library
+from spec2fn.engine.step import Step
 from spec2fn.errors import ParameterError
 from spec2fn.official import foreign, step_named
 from spec2fn.parameters import Parameter, unknown_parameter
@@ -122,7 +123,7 @@ def resolve_settings(
             (_entry(by_pipeline, step), CRDS_PIPELINE),
         ):
             for name, value in source.items():
-                if not choices.take(step, name, value, origin):
+                if not choices.take(step, name, value, origin) and origin != COMPATIBILITY:
                     choices.ignored[f"{step.key}.{name}"] = None
     for source, origin in ((files or {}, FILE), (user or {}, USER)):
         for label, values in source.items():
@@ -178,6 +179,10 @@ class _Choices:
 
     def judge(self, step: Step, name: str, value: object) -> None:
         """Take note of a parameter that the step does not have, or refuse it."""
+        elsewhere = any(_takes(other, name) for other in steps_of_library(step.name))
+        if elsewhere and not _takes(step, name):  # in a mode that has another step of this name
+            self.ignored[f"{step.key}.{name}"] = None
+            return
         if name.startswith(_OVERRIDE):
             self.overrides |= _override(step, name, value)
             return
@@ -192,10 +197,11 @@ class _Choices:
     def pass_over(self, label: str, values: Mapping[str, Any]) -> None:
         """Take note of parameters of a step that the pipeline does not have, if it exists."""
         name = step_named(label)
-        step = step_of_library(name)
+        steps = steps_of_library(name)
+        step = steps[0] if steps else None
         for parameter, value in values.items():
             rule = foreign(name, parameter)
-            has = step is not None and parameter in step.parameters
+            has = any(_takes(s, parameter) for s in steps)
             if rule is not None and not has:
                 rule.note(f"{name}.{parameter}", value)
             elif step is not None and not has:
@@ -211,6 +217,11 @@ def _entry(source: Mapping[str, Any], step: Step) -> Mapping[str, Any]:
         if name in source:
             return source[name]
     return {}
+
+
+def _takes(step: Step, name: str) -> bool:
+    """Whether a step has a parameter, or takes the reference that ``override_<type>`` names."""
+    return name in step.parameters or name.removeprefix(_OVERRIDE) in step.refs
 
 
 def has_step(pipeline: Pipeline, label: str) -> bool:

@@ -42,9 +42,7 @@ __all__ = [
     "Skip",
     "Step",
     "as_reference",
-    "registered_steps",
     "step",
-    "step_of_library",
 ]
 
 P = ParamSpec("P")
@@ -389,25 +387,3 @@ def step(
         return new
 
     return decorate if function is None else decorate(function)
-
-
-def step_of_library(name: str) -> Step[...] | None:
-    """Return the step of the library with this name, or None."""
-    import importlib
-    import importlib.util
-
-    module = f"spec2fn.steps.{name}"
-    if not name or importlib.util.find_spec(module) is None:
-        return None
-    return cast("Step[...]", getattr(importlib.import_module(module), name))
-
-
-def registered_steps() -> Mapping[str, Step[...]]:
-    """Every step of the library by name (imports all of them)."""
-    import importlib
-    import pkgutil
-
-    import spec2fn.steps
-
-    names = sorted(module.name for module in pkgutil.iter_modules(spec2fn.steps.__path__))
-    return {n: getattr(importlib.import_module(f"spec2fn.steps.{n}"), n) for n in names}

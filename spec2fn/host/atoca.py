@@ -779,8 +779,11 @@ def _estimate(
     from scipy.sparse import csr_array, diags_array
     from scipy.sparse.linalg import spsolve
 
-    lit = (np.maximum(first.profile, 0.0).sum(axis=0) > 0) & (first.wave > 0)
-    grid = np.sort(first.wave[lit])
+    light = np.maximum(first.profile, 0.0)
+    lit = (light.sum(axis=0) > 0) & (first.wave > 0)
+    # officially a mean over the column, whose rounding decides whether the outermost column counts
+    centre = first.wave if exact else _column_means(first.wave, light, lit)
+    grid = np.sort(centre[lit])
     masks = (second.profile >= _APART) | scene.outside[0] | scene.bad
     reach = _reach([first], grid, masks[None], _SIGNIFICANT)
     gain = throughput_at(first.throughput, grid) * grid
@@ -810,3 +813,10 @@ def _estimate(
         )
         raise InputError(msg)
     return UnivariateSpline(grid[known][finite], spectrum[finite], k=3, s=0, ext=0)
+
+
+def _column_means(wave: HostArray, light: HostArray, lit: HostArray) -> HostArray:
+    """Mean wavelength of the pixels of each column: that of the column, but for rounding."""
+    weight = np.where(lit, light, 1.0)
+    mean: HostArray = np.average(np.broadcast_to(wave, light.shape), weights=weight, axis=0)
+    return mean

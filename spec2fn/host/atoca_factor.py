@@ -78,8 +78,9 @@ class Problem:
         return float(np.sqrt(self.pixels / np.nansum(slope**2)))
 
     def solve(self, factor: float) -> tuple[HostArray, HostArray]:
-        """Spectrum and amplitudes for a factor."""
-        fit = replace(self.fit, factor=np.array(factor))
+        """Spectrum, and amplitudes by which it explains the pixels that are fitted."""
+        # what counts is the response that is fitted, not another one that makes the models
+        fit = replace(self.fit, factor=np.array(factor), model_response=None)
         chol = self.equations.factorise(self.variance, factor)
         return fit_spectrum(fit, self.sums, Solver(self.variance, chol))
 

@@ -28,6 +28,9 @@ __all__ = [
 _CLIPPINGS = 5
 _BRIGHTEST = 5  # pixels that say what the scale of a column is about
 _OUTLIER = 2.0  # standard deviations of their ratio to the model
+_FAR = 5.0  # standard deviations from the median of the brightest pixels
+_APART = 0.5  # and share of it, beyond which one of them says nothing of the scale
+_NORMAL = 1.4826  # standard deviation for a median absolute deviation of 1
 _FAINT = 5.0  # signal-to-noise ratio of an edge that may be bad
 _NOISY = 5.0  # standard deviations by which the errors of a bad edge stand out
 _FEWEST_STEEP = 50
@@ -116,7 +119,9 @@ def trimmed(flux: HostArray, along: HostArray, profile: Profile) -> HostArray:
     return np.where(off, np.asarray(np.nan, flux.dtype), flux)
 
 
-def column_scales(flux: HostArray, model: HostArray) -> tuple[HostArray, HostArray]:
+def column_scales(
+    flux: HostArray, model: HostArray, *, robust: bool
+) -> tuple[HostArray, HostArray]:
     """Return what brings the profiles of the columns to the flux.
 
     The scale is the mean ratio, weighted by the profile, of pixels that agree with the brightest.
@@ -125,6 +130,9 @@ def column_scales(flux: HostArray, model: HostArray) -> tuple[HostArray, HostArr
     ----------
     flux, model : array, (y, column)
         Flux (NaN where not usable) and profile (NaN where there is none).
+    robust : bool
+        Whether an outlier among the brightest, which are too few for their standard deviation
+        to tell it, is found by its distance from their median.
 
     Returns
     -------
@@ -141,13 +149,28 @@ def column_scales(flux: HostArray, model: HostArray) -> tuple[HostArray, HostArr
     ranked = np.where(defined, weight, -np.inf)
     place = max(ranked.shape[0] - _BRIGHTEST, 0)
     threshold = np.partition(ranked, place, axis=0)[place]
-    mean, rms = clipped_moments(np.where(known & (ranked >= threshold), ratio, np.nan))
+    bright = np.where(known & (ranked >= threshold), ratio, np.nan)
+    if robust:
+        bright = _without_outliers(bright)
+    mean, rms = clipped_moments(bright)
     with np.errstate(invalid="ignore"):
         weight[np.abs(mean - ratio) > _OUTLIER * rms] = 0.0
     total = weight.sum(axis=0)
     weight /= np.where(total > 0, total, 1.0)
     scale = np.sum(np.where(weight > 0, ratio, 0.0) * weight, axis=0)
     return scale, weight / np.where(profile != 0, profile, 1.0)
+
+
+def _without_outliers(ratio: HostArray) -> HostArray:
+    """Leave out what is far from the median of its column (y, column)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # columns without pixels
+        middle = np.nanmedian(ratio, axis=0)
+        away = np.abs(ratio - middle)
+        spread = _NORMAL * np.nanmedian(away, axis=0)
+    limit = np.maximum(_FAR * spread, _APART * np.abs(middle))
+    with np.errstate(invalid="ignore"):
+        return np.where(away <= limit, ratio, np.nan)
 
 
 def steep_positions(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ from spec2fn.io.fits.keywords import (
     STEP_KEYWORDS,
 )
 from spec2fn.io.fits.layout import RECORD_HDU, TIME_COLUMNS
-from spec2fn.io.fits.lazy import lazy_variable
+from spec2fn.io.fits.lazy import lazy_columns, lazy_variable
 from spec2fn.io.fits.slit_reading import extra_dims, holds_slits, read_slits
 from spec2fn.io.fits.source_tables import holds_sources, source_variables
 from spec2fn.schema import SCALARS, SPECTRUM_COLUMNS, Meta
@@ -241,25 +241,28 @@ def _extracted(file: FitsFile) -> xr.Dataset:
     import xarray as xr
 
     hdus = [h for h in file.hdus if h.name == "EXTRACT1D" and h.is_table]
-    tables = [file.table(h) for h in hdus]
+    # tables of a long series are large
+    tables = [file.table(h, slice(0, 0)) for h in hdus]
     names = tables[0].names if tables else ()
     if not {"WAVELENGTH", "FLUX"} <= set(names):
         held = ", ".join(names) or "no column"
         msg = f"{file.path}: EXTRACT1D holds {held}; a spectrum has WAVELENGTH and FLUX"
         raise InputError(msg)
     if holds_sources(tables):
-        return _of_sources(file, tables, hdus)
+        return _of_sources(file, [file.table(h) for h in hdus], hdus)
     if any(t.names != names for t in tables):
         msg = f"{file.path}: its EXTRACT1D tables have different columns; give one file of one kind"
         raise InputError(msg)
     meta = header_meta(file, None, {})
     many = "INT_NUM" in names and tables[0].width("WAVELENGTH") != ()
+    if not many:
+        tables = [file.table(h) for h in hdus]
     groups = _integrations(file, hdus)
     hdus, first = [hdus[k] for k in groups[0]], [tables[k] for k in groups[0]]
     lengths = [t.width("WAVELENGTH")[0] if many else len(t) for t in first]
-    variables = _columns(first, hdus[0], lengths, many)
+    variables = _rows(file, first[0], hdus, lengths) if many else _columns(first, hdus[0], lengths)
     if len(groups) > 1:
-        apart = [_columns([tables[k] for k in g], hdus[0], lengths, False) for g in groups]
+        apart = [_columns([tables[k] for k in g], hdus[0], lengths) for g in groups]
         for name, (dims, _, attrs) in variables.items():
             together = np.stack([columns[name][1] for columns in apart])
             variables[name] = (("integration", *dims), together, attrs)
@@ -269,13 +272,10 @@ def _extracted(file: FitsFile) -> xr.Dataset:
     if len(groups) > 1:
         variables.update(time_variables(file, len(groups), meta, records))
     elif many:
-        times = time_variables(file, len(tables[0]), meta, records)
+        times = time_variables(file, hdus[0].shape[0], meta, records)
         if not times:
-            times = {
-                name: (("integration",), tables[0][column])
-                for name, column in TIME_COLUMNS.items()
-                if column in names and np.isfinite(tables[0][column]).any()
-            }
+            found = {n: file.column(hdus[0], c) for n, c in TIME_COLUMNS.items() if c in names}
+            times = {n: (("integration",), t) for n, t in found.items() if np.isfinite(t).any()}
         variables.update(times)
     elif file.find("INT_TIMES") is not None:
         time_variables(file, None, meta, records)
@@ -315,28 +315,36 @@ def _integrations(file: FitsFile, hdus: list[Hdu]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _columns(tables: list[Table], hdu: Hdu, lengths: list[int], many: bool) -> dict[str, Any]:
-    width = max(lengths)
-    held = tables[0].names
-    lead = (len(tables[0]),) if many else ()
-    dims = (*(("integration",) if many else ()), "spectrum", "wave")
-    units = hdu.units
+def _columns(tables: list[Table], hdu: Hdu, lengths: list[int]) -> dict[str, Any]:
+    """Columns of tables whose rows are wavelengths."""
     out: dict[str, Any] = {}
-    for name, (current, _) in SPECTRUM_COLUMNS.items():
-        column = current if current in held else _FORMER.get(current, "")
-        if column not in held:
-            continue
-        kind = np.uint32 if name == "dq" else np.float64
-        if len(tables) == 1:
-            data = tables[0][column].astype(kind, copy=False)[..., None, :]
-        else:
-            fill = 0 if name == "dq" else np.nan
-            data = np.full((*lead, len(tables), width), fill, kind)
-            for k, table in enumerate(tables):
-                data[..., k, : lengths[k]] = table[column]
-        attrs = {} if units[column] is None else {"units": units[column]}
-        out[name] = (dims, data, attrs)
+    for name, column, fill, attrs in _held(tables[0], hdu):
+        data = np.full((len(tables), max(lengths)), fill)
+        for k, table in enumerate(tables):
+            data[k, : lengths[k]] = table[column]
+        out[name] = (("spectrum", "wave"), data, attrs)
     return out
+
+
+def _rows(file: FitsFile, head: Table, hdus: list[Hdu], lengths: list[int]) -> dict[str, Any]:
+    """Columns of tables whose rows are integrations; they are read when they are used."""
+    shape = hdus[0].shape[0], len(hdus), max(lengths)
+    return {
+        name: lazy_columns(file, hdus, column, shape, fill=fill, attrs=attrs)
+        for name, column, fill, attrs in _held(head, hdus[0])
+    }
+
+
+def _held(
+    table: Table, hdu: Hdu
+) -> Iterator[tuple[str, str, np.uint32 | np.float64, dict[str, Any]]]:
+    """Variables that a table holds: name, column, value of nothing, attributes."""
+    units = hdu.units
+    for name, (current, _) in SPECTRUM_COLUMNS.items():
+        column = current if current in table.names else _FORMER.get(current, "")
+        if column in table.names:
+            nothing = np.uint32(0) if name == "dq" else np.float64(np.nan)
+            yield name, column, nothing, {} if units[column] is None else {"units": units[column]}
 
 
 def _spectrum_variables(hdus: list[Hdu]) -> dict[str, Any]:

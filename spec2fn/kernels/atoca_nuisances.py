@@ -34,6 +34,7 @@ __all__ = [
     "Cleaned",
     "contaminant_products",
     "contaminant_variance",
+    "strength_covariance",
     "without_nuisances",
 ]
 
@@ -225,14 +226,33 @@ def contaminant_variance(plan: Atoca, weights: HostArray) -> HostArray:
         return np.einsum("oyx,koyx->kox", weights, alone)
 
     inverse = np.linalg.inv(nuisances.normal)
-    spread, follows = np.zeros_like(inverse), np.zeros_like(nuisances.images)
+    follows = np.zeros_like(nuisances.images)
     for weight, left in _followed(plan):
-        spread += np.einsum("kyx,yx,lyx->kl", left, weight, left, optimize=True)
         follows += np.where(weight > 0, left, 0.0)
     seen = sums(nuisances.images)
-    covariance = inverse @ spread @ inverse.T
+    covariance = strength_covariance(plan)
     out = np.einsum("kox,kl,lox->ox", seen, covariance, seen)
     return np.asarray(out - 2 * np.einsum("kox,kl,lox->ox", seen, inverse, sums(follows)))
+
+
+def strength_covariance(plan: Atoca) -> HostArray:
+    """Return the covariance of the strengths of field stars in one integration.
+
+    Parameters
+    ----------
+    plan : Atoca
+        On the host, with :attr:`Atoca.nuisances`; its weights stand for the errors of the pixels.
+
+    Returns
+    -------
+    ndarray, (contaminant, contaminant)
+    """
+    assert plan.nuisances is not None
+    inverse = np.linalg.inv(plan.nuisances.normal)
+    spread = np.zeros_like(inverse)
+    for weight, left in _followed(plan):
+        spread += np.einsum("kyx,yx,lyx->kl", left, weight, left, optimize=True)
+    return np.asarray(inverse @ spread @ inverse.T)
 
 
 def _followed(plan: Atoca) -> list[_Rest]:

@@ -69,6 +69,9 @@ def positive_root(a: Array) -> Array:
 def safe_sqrt(a: Array) -> Array:
     """Square root with a finite gradient (zero) at zero; NaN for negative values and NaN."""
     xp = array_namespace(a)
+    if xp is np:
+        with np.errstate(invalid="ignore"):
+            return np.sqrt(a)
     zero, one, nan = (np.asarray(v, a.dtype) for v in (0.0, 1.0, np.nan))
     root = xp.sqrt(xp.where(a > 0, a, one))
     return xp.where(a > 0, root, xp.where(a == 0, zero, nan))

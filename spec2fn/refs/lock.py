@@ -1,7 +1,8 @@
 """Lock files: exactly which reference files a calibration used.
 
 A lock file is JSON: the CRDS context, and for each reference type the name, SHA-256 and size of
-its file. A run with a lock file uses these files or fails; CRDS is not asked which are best.
+its file; ``<step>:<type>`` stands for the reference of one step alone. A run with a lock file uses
+these files or fails; CRDS is not asked which are best.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from spec2fn.refs.checksums import file_sha256
 if TYPE_CHECKING:
     from spec2fn.refs.resolution import References
 
-__all__ = ["Lock", "Locked", "locked_paths", "read_lock", "write_lock"]
+__all__ = ["Lock", "Locked", "locked_for_steps", "locked_paths", "read_lock", "write_lock"]
 
 _FORMAT = "spec2fn reference lock 1"
 
@@ -147,6 +148,28 @@ def locked_paths(
         )
         raise ReferenceError(msg)
     return paths, held.context
+
+
+def locked_for_steps(
+    lock: str | os.PathLike[str] | Lock, steps: Mapping[str, Iterable[str]]
+) -> dict[str, Path | None]:
+    """Return the verified files that a lock holds for single steps, by ``<step>:<type>``.
+
+    Parameters
+    ----------
+    lock : path or Lock
+    steps : mapping of str to iterable of str
+        Reference types by the key of a step; what the lock does not hold is left out.
+
+    Raises
+    ------
+    spec2fn.errors.ReferenceError
+        If a file is not there, or differs from the one that was locked.
+    """
+    held = lock if isinstance(lock, Lock) else read_lock(lock)
+    keys = [f"{step}:{r}" for step, reftypes in steps.items() for r in reftypes]
+    keys = [key for key in keys if key in held.files]
+    return locked_paths(held, keys)[0]
 
 
 def _parse(content: Mapping[str, Any]) -> Lock:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from spec2fn.kernels.spectrum_fit import (
     ColumnSums,
     fit_spectrum,
 )
-from spec2fn.plans.extraction.extract_orders import NEIGHBOURS, OrdersPlan
+from spec2fn.plans.extraction.extract_orders import NEIGHBOURS, Apertures, OrdersPlan
 from spec2fn.schema import EXTRACTED, VARIANCES, meta_of, set_scalars, with_attrs, with_meta
 from spec2fn.spectra.datasets import spectra_dataset
 from spec2fn.typing import Array, HostArray
@@ -61,14 +61,19 @@ def extract_orders(
         data = from_neighbours(sci, xp.asarray(plan.typical).astype(sci.dtype), NEIGHBOURS)
     # those of all integrations would take eight times the memory of the exposure
     step = _BLOCK if xp is np else len(sci)
-    apertures = _apertures(plan)
+    apertures = plan.apertures
     parts = [
         _of_some(plan, apertures, *(a[k : k + step] for a in (sci, data, xp.asarray(err))))
         for k in range(0, len(sci), step)
     ]
     columns = {name: xp.concatenate([part[name] for part in parts]) for name in parts[0]}
-    amplitudes = columns.pop("amplitude")
+    amplitudes, strength = columns.pop("amplitude"), columns.pop("strength", None)
     out = _as_dataset(ds, plan, _within(columns, plan))
+    if strength is not None:
+        out = out.assign(
+            contaminant_strength=(("integration", "contaminant"), strength),
+            contaminant_error=("contaminant", plan.strength_error),
+        )
     if plan.models is None or is_traced(amplitudes):
         return out
     kept: dict[str, Any] = {}
@@ -86,7 +91,7 @@ def _series(image: Array) -> Array:
 
 
 def _of_some(
-    plan: OrdersPlan, apertures: _Apertures, sci: Array, data: Array, err: Array
+    plan: OrdersPlan, apertures: Apertures, sci: Array, data: Array, err: Array
 ) -> dict[str, Array]:
     """Columns of the orders of images, (integration, order, disp), and their amplitudes."""
     sums = _each(lambda *images: _of_one(plan, apertures, images), sci, data, err)
@@ -112,48 +117,7 @@ def _each(function: Callable[..., dict[str, Array]], *series: Array) -> dict[str
     return {name: np.stack([one[name] for one in done]) for name in done[0]}
 
 
-class _Apertures(NamedTuple):
-    """The pixels of the apertures alone: (order, pixel, disp).
-
-    Attributes
-    ----------
-    at : int array
-        Index of the pixels of an image, one after the other.
-    weights : array
-    profiles : array, (order, order, pixel, disp)
-        Light of the second order in the aperture of the first.
-    own : array
-        That of the order itself.
-    modelled : array of bool
-    """
-
-    at: Array
-    weights: Array
-    profiles: Array
-    own: Array
-    modelled: Array
-
-
-def _apertures(plan: OrdersPlan) -> _Apertures:
-    xp = array_namespace(plan.weights, plan.profile, plan.rows)
-    rows = xp.asarray(plan.rows)
-    columns = xp.broadcast_to(xp.asarray(np.arange(rows.shape[-1])), rows.shape)
-    order = np.arange(rows.shape[0])[:, None, None]
-    weights, profile = xp.asarray(plan.weights), xp.asarray(plan.profile)
-    profiles = xp.moveaxis(profile[:, rows, columns], 0, 1)
-    modelled = np.zeros(rows.shape, bool)
-    if plan.models is not None:
-        modelled = xp.asarray(plan.models.modelled)[rows, columns]
-    return _Apertures(
-        rows.astype(int) * weights.shape[-1] + columns,
-        weights[order, rows, columns],
-        profiles,
-        profile[order, rows, columns],
-        modelled,
-    )
-
-
-def _of_one(plan: OrdersPlan, of: _Apertures, image: tuple[Array, ...]) -> dict[str, Array]:
+def _of_one(plan: OrdersPlan, of: Apertures, image: tuple[Array, ...]) -> dict[str, Array]:
     """Sums over columns of one image, (order, disp), and what is needed to tell orders apart."""
     xp = array_namespace(*image, of.weights)
     sci, data, err = image
@@ -167,6 +131,8 @@ def _of_one(plan: OrdersPlan, of: _Apertures, image: tuple[Array, ...]) -> dict[
     if plan.models is not None and plan.models.nuisances is not None:
         cleaned = without_nuisances(plan.models, data)
         data, out["background"] = cleaned.data, out["background"] + cleaned.level
+        if plan.strength_error is not None:
+            out["strength"] = cleaned.strength
     if plan.models is not None and (plan.own_errors or plan.replaced):
         own = error if plan.own_errors else None
         out["amplitude"] = order_amplitudes(plan.models, data, own)
@@ -211,7 +177,7 @@ def _errors(plan: OrdersPlan, sci: Array, err: Array) -> tuple[Array, Array]:
     return error, masked | ~known if plan.rescaled else masked
 
 
-def _completed(plan: OrdersPlan, of: _Apertures, sums: dict[str, Array]) -> dict[str, Array]:
+def _completed(plan: OrdersPlan, of: Apertures, sums: dict[str, Array]) -> dict[str, Array]:
     """Columns (integration, order, disp) without the light of the other orders."""
     amplitude, shared, seen = (sums[n] for n in ("amplitude", "shared", "seen"))
     flux, squared, whole, counted = (sums[n] for n in ("flux", "squared", "whole", "npixels"))
@@ -225,7 +191,9 @@ def _completed(plan: OrdersPlan, of: _Apertures, sums: dict[str, Array]) -> dict
         flux, squared, whole = flux * scale, squared * scale * scale, whole * scale * scale
     if plan.contamination is not None:
         whole = whole + plan.contamination
+    found = {"strength": sums["strength"]} if "strength" in sums else {}
     return {
+        **found,
         "flux": flux,
         "flux_error": positive_root(squared),
         "flux_error_cov": positive_root(whole),
@@ -235,7 +203,7 @@ def _completed(plan: OrdersPlan, of: _Apertures, sums: dict[str, Array]) -> dict
     }
 
 
-def _by_profile(plan: OrdersPlan, of: _Apertures, used: Array) -> Array:
+def _by_profile(plan: OrdersPlan, of: Apertures, used: Array) -> Array:
     """Weights of least noise for pixels that are `used`; they sum up what the box would."""
     xp = array_namespace(used, plan.error)
     error = xp.asarray(plan.error).ravel()[of.at]
@@ -248,7 +216,7 @@ def _by_profile(plan: OrdersPlan, of: _Apertures, used: Array) -> Array:
 
 
 def _of_models(
-    of: _Apertures, image: tuple[Array, Array, Array], known: Array, found: Array
+    of: Apertures, image: tuple[Array, Array, Array], known: Array, found: Array
 ) -> tuple[Array, Array]:
     """Weights of pixels that the models replace, and their variances, (order, pixel, disp)."""
     data, variance, good = image

@@ -59,6 +59,7 @@ def adaptive_trace_model(
     oversample: Annotated[float, Range(0.0, above=True)] = 1.0,
     slope_limit: Annotated[float, Range(0.0)] = 0.1,
     psf_optimal: bool = False,
+    robust_scale: bool = True,
     save_intermediate_results: bool = False,
 ) -> Exposure:
     """Model the trace of a compact source by splines across the dispersion.
@@ -87,6 +88,9 @@ def adaptive_trace_model(
     psf_optimal : bool
         The target is one point source: use the model everywhere and without its residuals.
         `fit_threshold` and `slope_limit` do not count.
+    robust_scale : bool
+        A hot pixel among the few brightest of a column has no part in the scale of the model
+        there. Without, it raises the model of the whole column.
     save_intermediate_results : bool
         Keep the model of all pixels and that of compact sources, and with `oversample` the
         interpolated data and residuals, as ``spline_full``, ``spline_used``, ``linear_interp``

@@ -166,5 +166,4 @@ def _record(ds: xr.Dataset, factor: Factor) -> xr.Dataset:
     if "slit" not in ds.dims:
         return flat
     kept = ("wavelength", "slit_name", "xstart", "ystart", "xsize", "ysize")
-    flat = flat.assign({n: ds[n].variable for n in kept if n in ds})
-    return flat.assign_coords(slit=ds["slit"].values)
+    return flat.assign({n: ds[n].variable for n in kept if n in ds}).assign_coords(slit=ds["slit"])

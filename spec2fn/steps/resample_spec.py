@@ -55,6 +55,8 @@ def plan_resample_spec(ds: xr.Dataset, *, params: Parameters) -> ResamplePlan | 
         If the size of the output cannot be found or wanted, or `fillval` is no number.
     """
     _fill(params.fillval)
+    if params.several == "left" and "integration" in ds.dims:
+        return Skip("integrations are left as they are")
     plan = make_plan(ds, params)
     return Skip(plan) if isinstance(plan, str) else plan
 
@@ -92,6 +94,7 @@ def resample_spec(
     pixel_scale: Annotated[float, Range(0.0, above=True)] | None = None,
     output_wcs: str | object = "",
     propagate_dq: bool = False,
+    several: Literal["resampled", "left"] = "resampled",
 ) -> xr.Dataset:
     """Resample a slit spectrum onto a grid that is straight in wavelength and position.
 
@@ -120,6 +123,9 @@ def resample_spec(
         Output grid: a gwcs, or an ASDF file that holds one; overrides both pixel scales.
     propagate_dq : bool
         Whether the output has a ``dq``: all flags of the pixels that contribute.
+    several : {"resampled", "left"}
+        What becomes of exposures that keep their integrations apart: each is resampled, or the
+        step is skipped and spectra are those of the exposure's own pixels.
 
     Returns
     -------

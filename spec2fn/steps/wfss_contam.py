@@ -10,12 +10,12 @@ import numpy as np
 
 from spec2fn.dq import PIXEL
 from spec2fn.engine.step import PLANNED, Skip, as_reference, step
-from spec2fn.kernels.namespace import array_namespace, is_traced
+from spec2fn.kernels.namespace import array_namespace, is_traced, safe_divide
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, Range
 from spec2fn.plans.slits.contaminants import plan_exposure, read_seds
 from spec2fn.plans.slits.contamination import BucketContamination, ContaminationPlan
-from spec2fn.schema import replace_data, with_meta, with_warnings
+from spec2fn.schema import COMMON_SHARE, replace_data, with_meta, with_warnings
 from spec2fn.slits import Slits
 from spec2fn.typing import Array
 
@@ -60,6 +60,7 @@ def _plan(
     refs=("photom", "wavelengthrange"),
     members=("direct_image", "segmap", "sourcecat"),
     reads=("sci", "err", "dq", "wavelength"),
+    provides=("common_share",),
     traceable=True,
     planner=_plan,
     skip=True,
@@ -144,7 +145,9 @@ def wfss_contam(
         Set FLUX_ESTIMATED in ``dq`` where the contamination is more than its error and more than
         this part of what is left; not at all if None.
     propagate_variance : bool
-        Add the variance of fitted spectra to ``var_poisson`` and ``err`` (`joint_knots`).
+        Add the variance of fitted spectra to ``var_poisson`` and ``err`` (`joint_knots`). All
+        pixels of a wavelength share it, which ``flux_error_cov`` of the spectra knows by
+        ``common_share``.
     official_model : bool
         Simulate as the official pipeline: `max_pixels_per_chunk` pixels share a grid of
         wavelengths, pixels are shifted by a half, a model that begins inside a cut-out loses its
@@ -222,7 +225,9 @@ def _subtract(
         added = xp.asarray(planned.variance).astype(sci.dtype)
         new["err"] = err = xp.sqrt(err * err + added)
         if "var_poisson" in bucket:
-            new["var_poisson"] = bucket.variables["var_poisson"].data + added
+            new["var_poisson"] = total = bucket.variables["var_poisson"].data + added
+            share = safe_divide(added, total, total > 0, fill=0.0)
+            bucket = bucket.assign({COMMON_SHARE: (bucket["sci"].dims, share)})
     if flag_above is not None:
         much = (light > flag_above * xp.abs(left)) & (light > err)
         new["dq"] = dq | xp.where(much, np.uint32(PIXEL["FLUX_ESTIMATED"]), np.uint32(0))

@@ -125,10 +125,11 @@ def pipeline(exp_type: str) -> Pipeline:
     from spec2fn.pipelines import MODES
     from spec2fn.steps.cube_build import cube_build
     from spec2fn.steps.extract_1d import extract_1d
+    from spec2fn.steps.extract_soss import extract_soss
 
     _, steps = MODES[exp_type]
     if exp_type == SOSS:
-        return edit.replace(steps, extract_1d=extract_1d.with_(soss_n_os=1, soss_rtol=1e-2))
+        return edit.replace(steps, extract_1d=extract_soss.with_(soss_n_os=1, soss_rtol=1e-2))
     if exp_type != MRS:
         return steps
     # one Dataset instead of one for each channel, and few planes: the detector is large enough

@@ -1,6 +1,8 @@
 """What is planned for ATOCA: grid, responses, factor; against the official classes as well."""
 
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -69,6 +71,29 @@ def test_the_cap_of_the_grid_is_one(size):
     assert (np.diff(grid) > 0).all()
     assert grid[0] < 1.0 + 0.05
     assert grid[-1] > 2.7
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("oversampling", "rtol", "size"), [(1, 1e-2, 20_000), (2, 1e-4, 20_000), (2, 1e-5, 1500)]
+)
+def test_grids_are_the_official_ones(oversampling, rtol, size):
+    soss = pytest.importorskip("jwst.extract_1d.soss_extract.soss_extract")
+    models = []
+    for order in orders()[:2]:
+        known = np.sort(order.trace[np.isfinite(order.trace)])
+        native = SimpleNamespace(native_grid=(known, None))
+        make = soss.DetectorModelOrder.get_grid_from_trace
+        models.append(SimpleNamespace(get_grid_from_trace=partial(make, native)))
+    integration = SimpleNamespace(order_models=models, order2_separation_cutoff=[1.0, 1.25])
+    theirs = soss.Integration.make_decontamination_grid(
+        integration, flux, rtol=rtol, max_grid_size=size, n_os=oversampling
+    )
+    first, second = (o.trace for o in orders()[:2])
+    how = {"oversampling": oversampling, "rtol": rtol, "size": size, "capped": False}
+    ours = shared_grid(first, second, flux, 1.0, **how)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
 def test_kernels_conserve_light_and_blur_lines():

@@ -61,15 +61,31 @@ def test_scale_is_that_of_the_pixels_that_agree():
     flux = PROFILE * (5 + X)
     flux[15, 4] *= 30  # in the wing
     flux[12, 30] = np.nan
-    scale, weight = column_scales(flux, np.where(Y > 1, PROFILE, np.nan))
+    scale, weight = column_scales(flux, np.where(Y > 1, PROFILE, np.nan), robust=True)
     assert scale == pytest.approx(5 + X[0])
     assert np.nansum(weight * np.nan_to_num(flux), axis=0) == pytest.approx(scale)
     assert weight[15, 4] == weight[12, 30] == 0
     assert (weight[:2] == 0).all()
 
 
+def test_a_hot_pixel_in_the_core_has_no_part_in_the_scale():
+    true = 5 + X[0]
+    noise = RNG.normal(0, 0.05, PROFILE.shape)
+    clean = PROFILE * true + noise
+    flux = clean.copy()
+    flux[11:14, 10::20] += [[300.0, 0, 0], [0, 3000, 0], [0, 0, -30]]
+    robust, weight = column_scales(flux, PROFILE, robust=True)
+    assert robust == pytest.approx(true, abs=0.2)
+    assert (weight[flux != clean] == 0).all()
+    mean, _ = column_scales(flux, PROFILE, robust=False)
+    assert (mean[[10, 30]] > 5 * true[[10, 30]]).all()
+    # where there is nothing to be left out, both are the same
+    same = np.delete(np.arange(60), [10, 30, 50])
+    np.testing.assert_array_equal(robust[same], mean[same])
+
+
 def test_a_column_without_signal_has_no_scale():
-    scale, weight = column_scales(-PROFILE, PROFILE)
+    scale, weight = column_scales(-PROFILE, PROFILE, robust=True)
     assert (scale == 0).all()
     assert (weight == 0).all()
 

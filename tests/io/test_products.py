@@ -1,5 +1,6 @@
 import errno
 import gc
+import gzip
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from astropy.io import fits
 
 from spec2fn.errors import DatasetError, InputError
 from spec2fn.io import ProductStream, open_product, save, write_product
+from spec2fn.io.fits.fitsfile import FitsFile
 from spec2fn.schema import with_attrs, with_meta
 
 
@@ -92,6 +94,30 @@ def test_headers(image_product, tmp_path):
     assert {k: sci[k] for k in expected} == expected
     assert sci["S_REGION"].endswith("-27.799673132")
     assert "TA_XPOS" not in sci
+
+
+@pytest.mark.parametrize(
+    ("status", "recorded"),
+    [
+        ("SKIPPED: switched off", (None, None, "SKIPPED")),
+        ("SKIPPED: no slit has a value", ("SKIPPED", "SKIPPED", "SKIPPED")),
+        ("COMPLETE", ("COMPLETE", "COMPLETE", "COMPLETE")),
+    ],
+)
+def test_statuses_as_the_official_products_have_them(image_product, tmp_path, status, recorded):
+    steps = ("resample_spec", "master_background", "pixel_replace")
+    ds = image_product((6, 5)).assign_attrs({f"status_{step}": status for step in steps})
+    header = fits.getheader(write_product(ds, tmp_path / "a_cal.fits"))
+    assert tuple(header.get(k) for k in ("S_RESAMP", "S_MSBSUB", "S_PXREPL")) == recorded
+
+
+def test_nsclean_is_recorded_by_the_keyword_of_its_successor(image_product, tmp_path):
+    ds = image_product((6, 5))
+    for status, recorded in (("COMPLETE", "COMPLETE"), ("SKIPPED: switched off", "SKIPPED")):
+        done = ds.assign_attrs(status_nsclean=status, status_photom="COMPLETE")
+        done = done.assign_attrs(instrument="NIRSPEC", exp_type="NRS_FIXEDSLIT")
+        header = fits.getheader(write_product(done, tmp_path / "a_cal.fits"))
+        assert header["S_CLNFNS"] == recorded
 
 
 def test_models_other_than_slit_have_no_slit_keywords(image_product, tmp_path):
@@ -420,6 +446,34 @@ def test_integrations_with_tables_of_their_own(primary, tmp_path):
             np.testing.assert_array_equal(ds["wavelength"][i, k], tables[2 * i + k]["WAVELENGTH"])
     again = open_product(save(ds, tmp_path / "new_x1dints.fits"))
     np.testing.assert_array_equal(again["flux"], ds["flux"])
+
+
+def test_columns_of_a_series_are_read_when_they_are_used(primary, tmp_path, monkeypatch):
+    names = ["WAVELENGTH", "FLUX", "FLUX_ERROR", "NPIXELS"]
+    _old_spectra(tmp_path / "old.fits", primary, [1, 1, 2, 2, 3, 3], names)
+    before = open_product(tmp_path / "old.fits")
+    path = save(before, tmp_path / "new_x1dints.fits")
+    packed = tmp_path / "packed_x1dints.fits.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    taken = []
+    fill = FitsFile._fill
+
+    def watched(self, pieces, starts):
+        taken.append(pieces.nbytes)
+        return fill(self, pieces, starts)
+
+    monkeypatch.setattr(FitsFile, "_fill", watched)
+    ds = open_product(path)
+    assert set(taken) == {24}  # times
+    taken.clear()
+    np.testing.assert_array_equal(ds["flux"][1], before["flux"][1])
+    np.testing.assert_array_equal(ds["flux"][:, 1, 2:5], before["flux"][:, 1, 2:5])
+    # of two spectra of nine elements, in one integration and in three
+    assert taken == [72, 72, 216, 216]
+    np.testing.assert_array_equal(open_product(packed)["npixels"], before["npixels"])
+    path.write_bytes(path.read_bytes()[:2880])
+    with pytest.raises(InputError, match="has become shorter"):
+        _ = ds["npixels"].values
 
 
 def test_integrations_that_do_not_agree(primary, tmp_path):

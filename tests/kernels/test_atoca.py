@@ -231,8 +231,8 @@ def test_gradients_agree_with_finite_differences():
     direction = {
         "data": (1.0, rng.normal(size=data[0].shape)),
         "factor": (1e-2, np.array(1.0)),
-        "profile": (1e-4, plan.profile * smooth),
-        "gain": (1e-4, start["gain"] * np.sin(9 * plan.optics["0"].wave)),
+        "profile": (1e-3, plan.profile * smooth),
+        "gain": (1e-3, start["gain"] * np.sin(9 * plan.optics["0"].wave)),
         "shift": (1e-6, np.array(1.0)),
     }
 
@@ -248,13 +248,17 @@ def test_gradients_agree_with_finite_differences():
         found = order_amplitudes(changed, values["data"])
         return jnp.where(jnp.isfinite(found), found * weights, 0.0).sum()
 
+    def central(name, along, step):
+        ends = [float(loss({**start, name: start[name] + sign * step * along})) for sign in (1, -1)]
+        return (ends[0] - ends[1]) / (2 * step)
+
     gradient = jax.jit(jax.grad(loss))(start)
     for name, (step, along) in direction.items():
-        up, down = (
-            float(loss({**start, name: start[name] + sign * step * along})) for sign in (1, -1)
-        )
         slope = float(jnp.vdot(gradient[name], along))
-        assert slope == pytest.approx((up - down) / (2 * step), rel=2e-4), name
+        coarse, fine = (central(name, along, h) for h in (step, step / 2))
+        # with smaller steps rounding shows, with a larger shift ends of pixels cross nodes
+        rel = 1e-5 if name == "shift" else 1e-8
+        assert slope == pytest.approx((4 * fine - coarse) / 3, rel=rel), name
 
 
 def test_integrals_of_pixels_are_exact_for_straight_lines_and_follow_the_wavelengths():

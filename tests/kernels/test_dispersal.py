@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import ndtr
 
 from spec2fn.kernels.dispersal import Dispersal, OrderGeometry, gather, splat
 
@@ -34,12 +35,36 @@ def test_light_falls_on_pixels_by_the_area_they_share(seed):
     np.testing.assert_allclose(splat(x, y, light, SHAPE), squares(x, y, light, SHAPE), atol=1e-13)
 
 
-@given(st.integers(0, 2**31))
+@given(st.integers(0, 2**31), st.sampled_from([None, 0.25, 1.0]))
 @settings(max_examples=50, deadline=None)
-def test_picking_up_is_adjoint_to_laying_down(seed):
+def test_picking_up_is_adjoint_to_laying_down(seed, area):
     x, y, light, image = drawn(seed)
-    ours, theirs = (splat(x, y, light, SHAPE) * image).sum(), (light * gather(x, y, image)).sum()
+    ours = (splat(x, y, light, SHAPE, area) * image).sum()
+    theirs = (light * gather(x, y, image, area)).sum()
     assert abs(ours - theirs) <= 1e-12 * np.abs(light).sum()
+
+
+def gaussian(x0, y0, width, pixel=1.0, half=15):
+    """A star on pixels of some size, integrated over them: places and light."""
+    edges = (np.arange(-half, half + 2) - 0.5) * pixel
+    middles = edges[:-1] + pixel / 2
+    parts = [np.diff(ndtr((edges - c) / width)) for c in (x0, y0)]
+    return np.meshgrid(middles, middles), np.outer(parts[1], parts[0])
+
+
+@pytest.mark.parametrize("pixel", [0.5, 1.0])
+@pytest.mark.parametrize("shift", [(0.0, 0.0), (0.5, 0.5), (0.3, -0.2)])
+def test_with_the_area_of_pixels_stars_are_as_sharp_as_they_were(pixel, shift):
+    (x, y), light = gaussian(0.1, -0.2, 0.9, pixel)
+    shape = (41, 41)
+    _, true = gaussian(0.1 + shift[0], -0.2 + shift[1], 0.9, half=20)
+    wrong = {}
+    for area in (None, pixel**2):
+        laid = splat(x + shift[0] + 20, y + shift[1] + 20, light, shape, area)
+        np.testing.assert_allclose(laid.sum(), 1.0, atol=1e-12)
+        wrong[area] = np.abs(laid - true).sum()
+    assert wrong[pixel**2] < max(0.6 * wrong[None], 1e-12)
+    assert wrong[pixel**2] < 0.1
 
 
 def test_jax_agrees():

@@ -72,12 +72,13 @@ def peerbench(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def scenario(peerbench, tmp_path_factory):
-    """``scenario(name, seed=0, without=())``: folder with exposures and the peer's products.
+    """``scenario(name, seed=0, without=(), within=(), made=(), given={})``: all there is of it.
 
-    ``peer_out`` holds the final products, ``steps`` the output of every step. The workers of a
-    parallel run share the folders: whoever needs one first makes it, the others wait.
+    Exposures; ``peer_out`` holds the peer's final products, ``steps`` those of every step. The
+    workers of a parallel run share the folders: whoever needs one first makes it, the others wait.
     ``SPEC2FN_SCENARIOS`` names a folder that keeps them for the next session. `without` names
-    steps that both are to skip.
+    steps that both are to skip, `within` such as are switched on, `given` has further parameters
+    by step; `made` are further arguments of the generator, ``("nints=2",)``.
     """
     base = tmp_path_factory.getbasetemp()
     if os.environ.get("PYTEST_XDIST_WORKER"):
@@ -85,29 +86,36 @@ def scenario(peerbench, tmp_path_factory):
     base = Path(os.environ.get("SPEC2FN_SCENARIOS") or base / "scenarios")
     base.mkdir(exist_ok=True)
 
-    def make(name, seed=0, without=()):
-        label = "-".join([name, str(seed), *(f"no_{step}" for step in without)])
+    def make(name, seed=0, without=(), within=(), made=(), given=None):
+        more = given or {}
+        changes = [f"no_{step}" for step in without] + [f"with_{step}" for step in within]
+        changes += sorted(parameter for values in more.values() for parameter in values)
+        label = "-".join([name, str(seed), *(m.replace("=", "_") for m in made), *changes])
         folder = base / label
         done = base / f"{label}.done"
         with (base / f"{label}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not done.exists():
                 shutil.rmtree(folder, ignore_errors=True)
-                _make(peerbench, folder, name, seed, without)
+                settings = {step: {"skip": step in without} for step in (*without, *within)}
+                for step, values in more.items():
+                    settings.setdefault(step, {}).update(values)
+                _make(peerbench, folder, name, seed, settings, made)
                 done.touch()
         return folder
 
     return make
 
 
-def _make(peerbench, folder, name, seed, without):
+def _make(peerbench, folder, name, seed, steps, made):
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     env.pop("JAX_NUMPY_DTYPE_PROMOTION", None)
-    _call([peerbench / "make.py", name, folder, "--seed", seed], env)
+    given = [word for setting in made for word in ("--set", setting)]
+    _call([peerbench / "make.py", name, folder, "--seed", seed, *given], env)
     config = folder / "scenario.json"
     settings = json.loads(config.read_text())
-    for step in without:
-        settings["steps"].setdefault(step, {})["skip"] = True
+    for step, values in steps.items():
+        settings["steps"].setdefault(step, {}).update(values)
     config.write_text(json.dumps(settings))
     _call([peerbench / "run_peer.py", folder, "--save-all", "--out", folder / "steps"], env)
     failed = json.loads((folder / "steps" / "timing.json").read_text())["error"]
@@ -243,12 +251,15 @@ class WholeRun:
 
     Attributes
     ----------
+    more : dict
+        Parameters by our names of the steps, which the peer has not.
     peer : dict of str to Path
         The peer's files of the science exposure, by name of the product or step.
     """
 
     folder: Path
     out: Path
+    more: dict = field(default_factory=dict)
     peer: dict = field(init=False)
     stem: str = field(init=False)
 
@@ -273,6 +284,8 @@ class WholeRun:
         params = {name: dict(values) for name, values in AS_THE_PEER.items()}
         for name, values in described["steps"].items():
             params.setdefault(OUR_NAMES.get(name, name), {}).update(values)
+        for name, values in self.more.items():
+            params.setdefault(name, {}).update(values)
         source = self.folder / described["asn"]
         settings = prepare(source, parameter_references=False).settings
         known = {s.name for s in steps_of(settings.pipeline)}
@@ -301,11 +314,11 @@ class WholeRun:
 
 @pytest.fixture
 def whole_run(scenario, crds_cache, tmp_path):
-    """Name of a scenario -> :class:`WholeRun`."""
+    """Name of a scenario -> :class:`WholeRun`; `more` are parameters of ours alone."""
 
-    def make(name, **how):
+    def make(name, more=None, **how):
         folder = scenario(name, **how)
         crds_cache(folder)
-        return WholeRun(folder, tmp_path)
+        return WholeRun(folder, tmp_path, more or {})
 
     return make

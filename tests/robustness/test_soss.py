@@ -30,12 +30,19 @@ def refused(outcome, *words):
     return text
 
 
-@pytest.mark.parametrize("keyword", ["PWCPOS", "TARG_RA", "FILTER", "PUPIL"])
+@pytest.mark.parametrize(
+    "keyword", ["PWCPOS", "TARG_RA", "FILTER", "PUPIL", "SUBARRAY", "TSOVISIT"]
+)
 def test_a_keyword_that_is_needed(case, tmp_path, keyword):
     one = case(MODE)
     folder = one.copy(tmp_path / "in")
     assert edit_header(folder / one.science, keyword, None)
     assert judge(one.run(folder), one.usual, keyword) == "refused"
+
+
+def test_an_unknown_subarray(case, tmp_path):
+    outcome = case(MODE).run(edited(case(MODE), tmp_path / "in", SUBARRAY="SUBSTRIP257"))
+    refused(outcome, "SUBARRAY", "'SUBSTRIP257'", "did you mean", "SUBSTRIP256")
 
 
 @pytest.mark.parametrize("angle", [245.0, 246.05])

@@ -269,6 +269,35 @@ def test_bad_pixels_are_replaced_by_the_model():
         np.testing.assert_allclose(slit["err"].values[filled], 1 / SNR, rtol=1e-5)
 
 
+def test_hot_pixels_do_not_raise_the_model_of_their_columns():
+    slits, truths = in_slits()
+    (bucket,) = slits.buckets
+    sci = bucket["sci"].values.copy()
+    row = np.nanargmax(np.nan_to_num(sci[0]), axis=0)
+    columns = np.flatnonzero(np.isfinite(adaptive_trace_model(bucket)["trace_model"][0].max("y")))
+    columns = columns[5:-5:15]
+    sci[0, row[columns], columns] += 300.0
+    hot = bucket.assign(sci=(bucket["sci"].dims, sci, bucket["sci"].attrs))
+    assert columns.size > 5
+    truth = truths[int(bucket["slit"][0])]
+    peak = np.nanmax(np.where(np.isfinite(truth), truth, 0), axis=0)[columns]
+
+    def off(step):
+        model = step["trace_model"][0].values
+        return np.abs(np.nanmax(model, axis=0)[columns] / peak - 1)
+
+    for one in (
+        adaptive_trace_model(hot),
+        pixel_replace(hot, algorithm="trace_model"),
+    ):
+        assert off(one).max() < 0.2
+    for one in (
+        adaptive_trace_model(hot, robust_scale=False),
+        pixel_replace(hot, algorithm="trace_model", robust_scale=False),
+    ):
+        assert off(one).min() > 2
+
+
 def test_without_a_model_neighbours_are_taken():
     ds = bare("NIS_WFSS")
     assert isinstance(adaptive_trace_model.plan(ds), Skip)

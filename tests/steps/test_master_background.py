@@ -341,6 +341,7 @@ def test_combination_is_the_mean_without_outliers():
     ds = ds.assign(flux=ds["flux"].copy(data=values), surf_bright=ds["flux"].copy(data=5 * values))
     found = combine_spectra(ds, 30.0, exposure_time=10.0)(ds)
     np.testing.assert_allclose(found.wavelength, grid)
+    assert "wavelength" not in found.columns  # they would take the place of those above
     used = np.array([4, 4, 4, 3, 4, 3, 3, 4, 3, 3, 3.0])
     np.testing.assert_array_equal(found.columns["n_input"], used)
     np.testing.assert_array_equal(found.columns["weight"], 10 * used)

@@ -237,6 +237,14 @@ def test_integrations_are_a_loop(ds):
     assert together["wavelength"].dims == ("y", "x")
 
 
+def test_integrations_may_be_left_as_they_are(ds):
+    cube = integrations(ds)
+    left = resample_spec(cube, several="left")
+    assert left.attrs["status_resample_spec"] == "SKIPPED: integrations are left as they are"
+    assert left["sci"].identical(cube["sci"])
+    assert resample_spec(ds, several="left")["sci"].identical(resample_spec(ds)["sci"])
+
+
 def test_flags(ds):
     out = resample_spec(ds, propagate_dq=True)
     assert out["dq"].dtype == np.uint32

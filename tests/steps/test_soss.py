@@ -15,10 +15,12 @@ from spec2fn.forward.niriss import instrument as nis
 from spec2fn.forward.niriss.instrument import Strip
 from spec2fn.forward.niriss.operator import orders_operator
 from spec2fn.forward.renderers import render
+from spec2fn.io import open_product, save
 from spec2fn.plans.extraction.extract_orders import filled_series
-from spec2fn.schema import meta_of
+from spec2fn.refs import open_reference
+from spec2fn.schema import meta_of, with_meta
 from spec2fn.steps.background import background
-from spec2fn.steps.extract_1d import extract_1d
+from spec2fn.steps.extract_soss import extract_soss
 from spec2fn.steps.pathloss import pathloss
 from spec2fn.steps.photom import photom
 from spec2fn.testing import exposures
@@ -35,7 +37,7 @@ def given():
 
 @pytest.fixture(scope="module")
 def box(given):
-    return extract_1d(given.dataset, **given.references, **BOX)
+    return extract_soss(given.dataset, **given.references, **BOX)
 
 
 def changed(ds, **arrays):
@@ -133,6 +135,12 @@ def test_pathloss_says_why_it_does_nothing(image, given):
     assert "time series" in series.attrs["status_pathloss"]
     other = pathloss(ds.assign_attrs(subarray="SUBSTRIP7"), ref)
     assert "no aperture SUBSTRIP7" in other.attrs["status_pathloss"]
+    unknown = ds.drop_attrs(deep=False).assign_attrs(
+        {k: v for k, v in ds.attrs.items() if k != "tso"}
+    )
+    header = {k: v for k, v in meta_of(ds).primary.items() if k != "TSOVISIT"}
+    with pytest.raises(InputError, match="TSOVISIT is missing"):
+        pathloss(with_meta(unknown, primary=header), ref)
     headers = {k: h for k, h in meta_of(ref).records["headers"].items() if k != "ps"}
     bare = ref.assign_attrs(meta=meta_of(ref).replace(records={"headers": headers}))
     with pytest.raises(ReferenceError, match="no apertures"):
@@ -143,7 +151,7 @@ def test_pathloss_says_why_it_does_nothing(image, given):
 
 
 def test_a_box_sums_what_it_holds(given, box):
-    plan = extract_1d.plan(given.dataset, **given.references, **BOX)
+    plan = extract_soss.plan(given.dataset, **given.references, **BOX)
     sci, err = (given.dataset[n].values.astype(float) for n in ("sci", "err"))
     good = np.isfinite(sci) & np.isfinite(err) & (err > 0) & ~plan.masked
     for k, length in enumerate(plan.lengths):
@@ -165,7 +173,7 @@ def test_masked_pixels_do_not_lower_the_flux(given, box, everywhere):
     which = slice(None) if everywhere else slice(0, 1)
     bad = with_bad_pixels(given.dataset, 0.05, which)
     kept, lost = (
-        extract_1d(bad, **given.references, **BOX, soss_masked_pixels=how)
+        extract_soss(bad, **given.references, **BOX, soss_masked_pixels=how)
         for how in ("rescaled", "dropped")
     )
     bright = box["flux"].values[0, 0] > np.nanpercentile(box["flux"].values[0, 0], 30)
@@ -178,11 +186,11 @@ def test_masked_pixels_do_not_lower_the_flux(given, box, everywhere):
 
 
 def test_models_stand_for_bad_pixels(given):
-    usual = extract_1d(given.dataset, **given.references, **FAST)
+    usual = extract_soss(given.dataset, **given.references, **FAST)
     bad = with_bad_pixels(given.dataset, 0.05)
     for how in ("rescaled", "dropped"):
         options = {**FAST, "soss_bad_pix": "model", "soss_masked_pixels": how}
-        out = extract_1d(bad, **given.references, **options)
+        out = extract_soss(bad, **given.references, **options)
         flux, before = (d["flux"].values[:, 0] for d in (out, usual))
         bright = before > np.nanpercentile(before, 30)
         assert abs(np.median(flux[bright] / before[bright]) - 1) < 0.003
@@ -191,8 +199,8 @@ def test_models_stand_for_bad_pixels(given):
 
 
 def test_optimal_weights_agree_with_the_box_and_are_less_noisy(given):
-    usual = extract_1d(given.dataset, **given.references, **FAST)
-    out = extract_1d(given.dataset, **given.references, **FAST, extraction_type="optimal")
+    usual = extract_soss(given.dataset, **given.references, **FAST)
+    out = extract_soss(given.dataset, **given.references, **FAST, extraction_type="optimal")
     for k in (0, 1):
         a, b = (d["flux"].values[:, k] for d in (usual, out))
         error = usual["flux_error_cov"].values[:, k]
@@ -205,8 +213,8 @@ def test_optimal_weights_agree_with_the_box_and_are_less_noisy(given):
 
 def test_the_background_of_columns_is_subtracted(given, box):
     lifted = changed(given.dataset, sci=(given.dataset["sci"].values + 3.0).astype(np.float32))
-    out = extract_1d(lifted, **given.references, **BOX, subtract_background=True)
-    usual = extract_1d(given.dataset, **given.references, **BOX, subtract_background=True)
+    out = extract_soss(lifted, **given.references, **BOX, subtract_background=True)
+    usual = extract_soss(given.dataset, **given.references, **BOX, subtract_background=True)
     difference = out["background"].values - usual["background"].values
     seen = usual["background"].values != 0  # by pixels that are no reference pixels
     assert seen.mean() > 0.95
@@ -219,14 +227,14 @@ def test_the_background_of_columns_is_subtracted(given, box):
 
 
 def test_order_3_can_be_left_out(given):
-    out = extract_1d(given.dataset, **given.references, **BOX, soss_order_3=False)
+    out = extract_soss(given.dataset, **given.references, **BOX, soss_order_3=False)
     assert out["sporder"].values.tolist() == [1, 2]
 
 
 def test_a_threshold_says_where_both_orders_are_bright(given):
-    usual = extract_1d(given.dataset, **given.references, **FAST)["flux"].values[:, 0]
+    usual = extract_soss(given.dataset, **given.references, **FAST)["flux"].values[:, 0]
     # nothing is: pixels where one order has no wavelengths are fitted all the same
-    out = extract_1d(given.dataset, **given.references, **FAST, soss_threshold=1.0)
+    out = extract_soss(given.dataset, **given.references, **FAST, soss_threshold=1.0)
     flux = out["flux"].values[:, 0]
     assert (flux != usual).any()
     bright = usual > np.nanpercentile(usual, 30)
@@ -236,7 +244,7 @@ def test_a_threshold_says_where_both_orders_are_bright(given):
 def test_an_image_is_one_integration(image):
     ds = image.exposure("science")
     refs = {n: image.references[n] for n in ("pastasoss", "specprofile", "speckernel")}
-    out = extract_1d(ds, **refs, **BOX)
+    out = extract_soss(ds, **refs, **BOX)
     assert out.sizes["integration"] == 1
     assert np.isfinite(out["flux"].values).any()
 
@@ -257,7 +265,7 @@ def test_field_stars_are_fitted_and_subtracted(given, tmp_path):
     stars = np.einsum("ik,kyx->iyx", strengths, images)
     lit = changed(given.dataset, sci=(given.dataset["sci"].values + stars).astype(np.float32))
     usual, bad, clean = (
-        extract_1d(ds, **given.references, **FAST, soss_contaminants=known)
+        extract_soss(ds, **given.references, **FAST, soss_contaminants=known)
         for ds, known in ((given.dataset, None), (lit, None), (lit, images))
     )
     error = usual["flux_error_cov"].values[:, 0]
@@ -266,14 +274,50 @@ def test_field_stars_are_fitted_and_subtracted(given, tmp_path):
         pull = ((out["flux"] - usual["flux"]).values[:, 0] / error)[:, near]
         assert (np.abs(pull).max() > 30) if far else (np.abs(pull).max() < 2), pull
     assert np.isfinite(clean["flux_error_cov"].values[:, 0, near]).all()
+    assert "contaminant_strength" not in usual
+    found, doubt = clean["contaminant_strength"], clean["contaminant_error"].values
+    assert found.dims == ("integration", "contaminant")
+    # of the same exposure without them they would be what the noise makes of them
+    alone = extract_soss(given.dataset, **given.references, **FAST, soss_contaminants=images)
+    noise = alone["contaminant_strength"].values
+    np.testing.assert_allclose(found.values - noise, strengths, rtol=1e-6)
+    assert (np.abs(noise) < 4 * doubt).all()
+    assert (doubt < 0.02 * strengths).all()
     path = tmp_path / "stars.fits"
     fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(images, name="SCI")]).writeto(path)
-    same = extract_1d(lit, **given.references, **FAST, soss_contaminants=str(path))
+    same = extract_soss(lit, **given.references, **FAST, soss_contaminants=str(path))
+    for name in ("contaminant_strength", "contaminant_error"):
+        np.testing.assert_array_equal(same[name], clean[name])
+        saved = open_product(save(clean, tmp_path / f"{name}.fits"))
+        np.testing.assert_array_equal(saved[name], clean[name])
+        assert saved[name].dims == clean[name].dims
     np.testing.assert_allclose(same["flux"].values, clean["flux"].values, rtol=1e-9)
-    one = extract_1d(lit, **given.references, **FAST, soss_contaminants=images[0])
+    one = extract_soss(lit, **given.references, **FAST, soss_contaminants=images[0])
     left = np.abs((one["flux"] - usual["flux"]).values[:, 0] / error)
     assert left[:, 297:304].max() < 2
     assert left[:, 517:524].max() > 30
+
+
+def test_the_strengths_of_field_stars_are_in_the_products(given, tmp_path):
+    images, _ = zeroth_orders(given.dataset["sci"].shape[-2:])
+    obs, refs = exposures.observation(SOSS), dict(exposures.references(SOSS))
+    needed = needed_references(exposures.pipeline(SOSS))
+    options = {"parameter_references": False, "overrides": {k: refs.get(k) for k in needed}}
+    params = {"extract_1d": {**FAST, "soss_contaminants": images}}
+    for name, chunk in (("whole", None), ("cut", 1)):
+        calibrate(obs, tmp_path / name, params=params, chunk_integrations=chunk, **options)
+    (path,) = (tmp_path / "whole").glob("*_x1d*.fits")
+    for name, dims in (
+        ("STRENGTH", "integration,contaminant"),
+        ("STR_ERR", "contaminant"),
+    ):
+        with fits.open(path) as a, fits.open(tmp_path / "cut" / path.name) as b:
+            assert a[name].header["DIMS"] == dims
+            np.testing.assert_array_equal(a[name].data, b[name].data)
+    whole, cut = (open_product(tmp_path / n / path.name) for n in ("whole", "cut"))
+    assert whole.sizes["contaminant"] == 2
+    assert whole["contaminant_strength"].shape == (obs.science.sizes["integration"], 2)
+    np.testing.assert_array_equal(cut["contaminant_strength"], whole["contaminant_strength"])
 
 
 @pytest.mark.parametrize(
@@ -287,7 +331,7 @@ def test_field_stars_are_fitted_and_subtracted(given, tmp_path):
 )
 def test_images_of_field_stars_have_to_fit(given, images, says):
     with pytest.raises(InputError, match=says):
-        extract_1d.plan(given.dataset, **given.references, **FAST, soss_contaminants=images)
+        extract_soss.plan(given.dataset, **given.references, **FAST, soss_contaminants=images)
 
 
 def test_noise_of_columns_is_fitted_and_subtracted(given):
@@ -295,7 +339,7 @@ def test_noise_of_columns_is_fitted_and_subtracted(given):
     level = rng.normal(0.0, 3.0, (2, 1, given.dataset.sizes["x"]))
     noisy = changed(given.dataset, sci=(given.dataset["sci"].values + level).astype(np.float32))
     usual, bad, clean = (
-        extract_1d(ds, **given.references, **FAST, soss_flicker=sigma)
+        extract_soss(ds, **given.references, **FAST, soss_flicker=sigma)
         for ds, sigma in ((given.dataset, None), (noisy, None), (noisy, 3.0))
     )
     found = clean["background"].values[:, 0]
@@ -320,7 +364,7 @@ def test_noise_of_columns_is_fitted_and_subtracted(given):
 def test_what_is_fitted_with_the_orders_needs_them(given):
     for asked in ({"soss_flicker": 1.0}, {"soss_contaminants": np.ones((256, 768))}):
         with pytest.raises(ParameterError, match="set soss_atoca=True"):
-            extract_1d.plan(given.dataset, **given.references, **BOX, **asked)
+            extract_soss.plan(given.dataset, **given.references, **BOX, **asked)
 
 
 @pytest.mark.parametrize("along", [{}, {"soss_flicker": 0.5}], ids=["plain", "columns"])
@@ -331,8 +375,8 @@ def test_errors_are_as_large_as_what_is_missing_to_the_light_of_the_columns(give
     strip = Strip("SUBSTRIP256", 256, columns=768)
     operator = orders_operator(strip, truth.wavelength)
     left = nis.throughput_left(START)
-    plan = extract_1d.plan(given.dataset, **given.references, **FAST)
-    out = extract_1d(given.dataset, **given.references, **{**FAST, "soss_tikfac": None}, **along)
+    plan = extract_soss.plan(given.dataset, **given.references, **FAST)
+    out = extract_soss(given.dataset, **given.references, **{**FAST, "soss_tikfac": None}, **along)
     box = (plan.weights * operator.profile).sum(axis=1)
     columns = left * operator.columns(truth.flux) * box
     flux, error = (out[n].values for n in ("flux", "flux_error_cov"))
@@ -388,6 +432,52 @@ def test_an_order_without_a_row_says_so(box):
     assert any("order 3" in w for w in meta_of(out).records["warnings"])
     none = photom(box, ref.isel(photom_row=orders > 3))
     assert "no row" in none.attrs["status_photom"]
+
+
+def test_an_estimate_says_where_the_grid_is_fine(given, tmp_path):
+    wave = np.linspace(0.7, 3.0, 6000)
+    smooth = np.stack([wave, 5.0 - wave])
+    line = np.stack([wave, 5.0 - wave + 40 * np.exp(-0.5 * ((wave - 1.5) / 0.002) ** 2)])
+
+    def nodes(estimate):
+        params = {**FAST, "soss_rtol": 1e-3, "soss_estimate": estimate}
+        return extract_soss.plan(given.dataset, **given.references, **params).models.joint.wave
+
+    coarse, fine = nodes(smooth), nodes(line)
+    near = [((g > 1.49) & (g < 1.51)).sum() for g in (coarse, fine)]
+    assert near[1] > 4 * near[0]
+    far = [g[np.abs(g - 1.5) > 0.05] for g in (coarse, fine)]
+    np.testing.assert_array_equal(*far)
+    # in any order, with gaps, and from files of spectra
+    gaps = line[:, ::-1].copy()
+    gaps[1, 100] = np.nan
+    np.testing.assert_allclose(nodes(gaps), fine, rtol=1e-12)
+    table = fits.BinTableHDU.from_columns(
+        [fits.Column(n, "D", array=v) for n, v in zip(("WAVELENGTH", "FLUX"), line, strict=True)],
+        name="EXTRACT1D",
+    )
+    path = tmp_path / "estimate.fits"
+    fits.HDUList([fits.PrimaryHDU(), table]).writeto(path)
+    np.testing.assert_array_equal(nodes(str(path)), fine)
+    np.testing.assert_array_equal(nodes(open_reference(path)), fine)
+    table.columns.change_name("FLUX", "LIGHT")
+    table.writeto(tmp_path / "light.fits")
+    with pytest.raises(InputError, match=r"soss_estimate has no EXTRACT1D\.FLUX"):
+        nodes(str(tmp_path / "light.fits"))
+    with pytest.raises(InputError, match="four finite values"):
+        nodes(np.full((2, 9), np.nan))
+
+
+def test_a_searched_factor_hardly_depends_on_the_estimate(given, box):
+    # an official spectrum, such as the one of the box, is an estimate
+    wave, flux = box["wavelength"].values[0], box["flux"].values[0, 0]
+    searched = {**FAST, "soss_tikfac": None}
+    found = [
+        extract_soss.plan(given.dataset, **given.references, **searched, soss_estimate=estimate)
+        for estimate in (None, np.stack([wave, 1e4 * flux]))
+    ]
+    first, second = (float(plan.models.joint.factor) for plan in found)
+    assert second == pytest.approx(first, rel=0.05)
 
 
 # ---- whole runs

@@ -8,6 +8,7 @@ geometry (:class:`spec2fn.wcs.grism.GrismGeometry`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,7 +88,7 @@ def grism_operator(
         gain = response.gain(wavelength, step)
         geometries[str(response.order)] = OrderGeometry(*place, wavelength, gain)
     shape = exposure.sizes["y"], exposure.sizes["x"]
-    operator = Dispersal(geometries, source, shape, x0, y0)
+    operator = Dispersal(geometries, source, shape, x0, y0, sources[0].area)
     return operator, brightness, tuple(s.source for s in sources)
 
 
@@ -105,4 +106,4 @@ def redispersed(operator: Dispersal, geometry: GrismGeometry) -> Dispersal:
         )
         for name, one in operator.orders.items()
     }
-    return Dispersal(orders, operator.source, operator.shape, operator.x0, operator.y0)
+    return replace(operator, orders=orders)

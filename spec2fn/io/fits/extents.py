@@ -49,6 +49,8 @@ EXTRA_PLANES = {
     "variance_inflation": "VAR_INFL",
     "common_error": "COM_ERR",
     "common_share": "COM_SHARE",
+    "contaminant_strength": "STRENGTH",
+    "contaminant_error": "STR_ERR",
 }
 """Variables of ours that the JWST layout does not know, written behind everything it knows."""
 

@@ -234,8 +234,8 @@ class FitsFile:
         scale, zero = hdu.value("BSCALE", 1), hdu.value("BZERO", 0)
         return native if (scale, zero) == (1, 0) else native * float(scale) + float(zero)
 
-    def table(self, hdu: Hdu) -> Table:
-        """Read a binary table; its columns are converted when they are used.
+    def table(self, hdu: Hdu, rows: slice = slice(None)) -> Table:
+        """Read a binary table, or successive rows; columns are converted when they are used.
 
         Raises
         ------
@@ -248,9 +248,9 @@ class FitsFile:
         try:
             fields = [_field(hdu, i) for i in range(1, int(hdu.value("TFIELDS")) + 1)]
             plain = [f for f in fields if f is not None]
-            rows, length = hdu.shape
+            count, length = hdu.shape
             if len(plain) < len(fields):
-                return Table(_with_astropy(hdu, self.data(hdu)), frozenset())
+                return Table(_with_astropy(hdu, self.data(hdu))[rows], frozenset())
         except InputError:
             raise
         except Exception as err:
@@ -263,8 +263,46 @@ class FitsFile:
             msg = f"{self.path}: the columns of {hdu.name} do not fill its rows; fetch it again"
             raise InputError(msg)
         unsigned = frozenset(name for name, _, _, flag in plain if flag)
-        buffer = self.raw(hdu.start, rows * dtype.itemsize)
-        return Table(np.frombuffer(buffer, dtype, rows), unsigned)
+        chosen = range(count)[rows]
+        first = min(chosen, default=0) * dtype.itemsize
+        buffer = self.raw(hdu.start + first, len(chosen) * dtype.itemsize)
+        return Table(np.frombuffer(buffer, dtype, len(chosen)), unsigned)
+
+    def column(self, hdu: Hdu, name: str, rows: slice = slice(None)) -> HostArray:
+        """Read a column of a binary table, or some rows of it, and nothing beside it.
+
+        Raises
+        ------
+        InputError
+            As :meth:`table` and :meth:`raw`.
+        """
+        head = self.table(hdu, slice(0, 0))
+        fields = head.stored.dtype.fields
+        if type(head.stored) is not np.ndarray or fields is None:  # it needs more than a view
+            return self.table(hdu)[name][rows]
+        kind, offset = fields[name][:2]
+        chosen = range(hdu.shape[0])[rows]
+        stored = np.empty(len(chosen), [(name, kind.base, kind.shape)])
+        cells = stored.view(np.uint8).reshape(len(chosen), kind.itemsize)
+        starts = [hdu.start + row * hdu.shape[1] + offset for row in chosen]
+        self._fill(cells, starts)
+        return Table(stored, head.unsigned)[name]
+
+    def _fill(self, pieces: HostArray, starts: list[int]) -> None:
+        """Read pieces (n, size) of bytes from so many offsets."""
+        if self.content is not None:
+            for piece, start in zip(pieces, starts, strict=True):
+                piece[:] = np.frombuffer(self.content, np.uint8, len(piece), start)
+            return
+        try:
+            with self.path.open("rb") as stream:
+                for piece, start in zip(pieces, starts, strict=True):
+                    stream.seek(start)
+                    if stream.readinto(piece.data) < len(piece):
+                        msg = f"{self.path}: the file has become shorter; restore it"
+                        raise InputError(msg)
+        except OSError as err:
+            raise InputError(_unreadable(self.path, err)) from err
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,9 +31,17 @@ from spec2fn.io.fits.keywords import (
     SLIT_SECTIONS,
     STEP_KEYWORDS,
     UNRECORDED,
+    UNRECORDED_OFF,
 )
 from spec2fn.modes import mode_of
-from spec2fn.schema import FIELD_FILES, FIELD_KEYWORDS, MODE_ATTRS, SCALARS, meta_of
+from spec2fn.schema import (
+    FIELD_FILES,
+    FIELD_KEYWORDS,
+    MODE_ATTRS,
+    SCALARS,
+    SWITCHED_OFF,
+    meta_of,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -266,11 +274,15 @@ def _references(ds: xr.Dataset) -> dict[str, str]:
 
 
 def _steps(ds: xr.Dataset, given: Mapping[str, Card]) -> dict[str, str]:
+    status = {name: str(ds.attrs.get(f"status_{name}") or "") for name in STEP_KEYWORDS}
     said = {
-        name: str(ds.attrs[f"status_{name}"]).split(":")[0].split()[0]
-        for name in STEP_KEYWORDS
-        if ds.attrs.get(f"status_{name}")
+        name: text.split(":")[0].split()[0]
+        for name, text in status.items()
+        if text and not (name in UNRECORDED_OFF and text == SWITCHED_OFF)
     }
+    if ds.attrs.get("status_nsclean") == "COMPLETE":
+        # which has no keyword of its own; its successor has
+        said["clean_flicker_noise"] = "COMPLETE"
     mode = mode_of(ds)
     kind = RECORDED_OF_KIND.get("lamp" if mode.lamp else mode.layout, {})
     implied = {
@@ -281,7 +293,7 @@ def _steps(ds: xr.Dataset, given: Mapping[str, Card]) -> dict[str, str]:
         if STEP_KEYWORDS[name][0] not in given
     }
     instrument = str(ds.attrs.get("instrument"))
-    of_mode = UNRECORDED.get(f"{instrument} {mode.layout}", ())
+    of_mode = UNRECORDED.get(f"{instrument} {'lamp' if mode.lamp else mode.layout}", ())
     implied -= {*UNRECORDED.get(instrument, UNRECORDED["MIRI"]), *of_mode}
     return {**dict.fromkeys(implied, "SKIPPED"), **said}
 

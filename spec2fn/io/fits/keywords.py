@@ -26,6 +26,7 @@ __all__ = [
     "SPECTRUM_KEYWORDS",
     "STEP_KEYWORDS",
     "UNRECORDED",
+    "UNRECORDED_OFF",
 ]
 
 # record -> (keyword, comment)
@@ -170,9 +171,15 @@ UNRECORDED: Mapping[str, tuple[str, ...]] = {
     "MIRI traces": ("barshadow", "fringe", "residual_fringe", "straylight", "targ_centroid"),
     "NIRCAM": ("residual_fringe", "targ_centroid"),
     "NIRISS": ("residual_fringe", "targ_centroid"),
-    "NIRSPEC": ("fringe", "residual_fringe", "straylight", "targ_centroid", "wfss_contam"),
+    "NIRSPEC": ("wfss_contam",),
+    "NIRSPEC slits": ("fringe", "residual_fringe", "straylight", "targ_centroid"),
+    "NIRSPEC lamp": ("fringe", "residual_fringe", "straylight", "targ_centroid"),
 }
-"""Steps of :data:`ALWAYS_RECORDED` that products of an instrument (and layout) do not mention."""
+"""Steps of :data:`ALWAYS_RECORDED` that products of an instrument (and layout, or with its lamps)
+do not mention."""
+
+UNRECORDED_OFF = ("master_background", "resample_spec")
+"""Steps that official products do not mention when they were switched off."""
 
 RECORDED_WITH: Mapping[str, tuple[str, ...]] = {
     "photom": ALWAYS_RECORDED,

@@ -68,8 +68,6 @@ def extents(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
         return model_extents(ds, integrations)
     found = int_times(ds, integrations)
     times = [] if found is None else [found]
-    if "flux" in ds and "spectrum" in ds.dims:
-        return [*times, *_spectra(ds, integrations)]
     unwritten = mode_of(ds).unwritten
 
     def images(names: Iterable[str]) -> list[Extent]:
@@ -82,6 +80,8 @@ def extents(ds: xr.Dataset, integrations: int | None) -> list[Extent]:
         return out
 
     extra = images(EXTRA_PLANES)
+    if "flux" in ds and "spectrum" in ds.dims:
+        return [*times, *_spectra(ds, integrations), *extra]
     if "sci" in ds and "wave" in ds["sci"].dims:
         return [*images(CUBE_PLANES), *times, wavelength_table(ds), *extra]
     names = list(PLANES)

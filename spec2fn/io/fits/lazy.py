@@ -14,7 +14,7 @@ from spec2fn.typing import HostArray
 if TYPE_CHECKING:
     from xarray import Variable
 
-__all__ = ["lazy_stack", "lazy_variable"]
+__all__ = ["lazy_columns", "lazy_stack", "lazy_variable"]
 
 
 def lazy_variable(
@@ -71,3 +71,34 @@ def lazy_stack(
         return np.empty((len(hdus), *shape), fill.dtype)[(slice(0), *key[1:])]
 
     return deferred_array(("slit", *dims), (len(hdus), *shape), fill.dtype, read, attrs)
+
+
+def lazy_columns(
+    file: FitsFile,
+    hdus: list[Hdu],
+    column: str,
+    shape: tuple[int, int, int],
+    *,
+    fill: np.generic,
+    attrs: Mapping[str, Any] | None = None,
+) -> Variable:
+    """Return a variable (integration, spectrum, wave) that a table for each spectrum holds.
+
+    Rows of the tables are integrations; shorter spectra are padded with `fill`, whose type is that
+    of the variable. Those of thousands of integrations take gigabytes.
+    """
+
+    def read(key: Key) -> HostArray:
+        first, rest = key[0], key[1:]
+        rows = first if isinstance(first, slice) else slice(*_one(range(shape[0])[first]))
+        parts = [file.column(hdu, column, rows) for hdu in hdus]
+        out = np.full((len(parts[0]), *shape[1:]), fill)
+        for k, part in enumerate(parts):
+            out[:, k, : part.shape[1]] = part
+        return np.asarray(out[(slice(None) if isinstance(first, slice) else 0, *rest)])
+
+    return deferred_array(("integration", "spectrum", "wave"), shape, fill.dtype, read, attrs)
+
+
+def _one(index: int) -> tuple[int, int]:
+    return index, index + 1

@@ -90,7 +90,7 @@ class Combination(Plan):
         total = weight.sum(axis=0)
         columns: dict[str, Array] = {}
         for name, values in held.items():
-            if name == "dq":
+            if name in {"dq", "wavelength"}:  # they are the plan's
                 continue
             taken = values[rows[:, None], place].astype(weight.dtype)
             used = (weight > 0) & ~xp.isnan(taken)

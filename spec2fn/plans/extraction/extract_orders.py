@@ -7,6 +7,7 @@ that are spread over a long series.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -20,8 +21,9 @@ from spec2fn.kernels.atoca import (
     Atoca,
     contamination_variance,
 )
-from spec2fn.kernels.atoca_nuisances import contaminant_variance
+from spec2fn.kernels.atoca_nuisances import contaminant_variance, strength_covariance
 from spec2fn.kernels.column_background import column_background
+from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.series import from_neighbours
 from spec2fn.kernels.soss_trace import box_weights, place_trace
 from spec2fn.plan_base import Plan, array, labels
@@ -32,6 +34,7 @@ from spec2fn.plans.extraction.soss_references import (
     trace_model,
 )
 from spec2fn.plans.extraction.trace_fit import fit_traces
+from spec2fn.schema import meta_of
 from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
@@ -39,7 +42,15 @@ if TYPE_CHECKING:
 
     from spec2fn.parameters import Parameters
 
-__all__ = ["NEIGHBOURS", "Given", "OrdersPlan", "Series", "filled_series", "plan_orders"]
+__all__ = [
+    "NEIGHBOURS",
+    "Apertures",
+    "Given",
+    "OrdersPlan",
+    "Series",
+    "filled_series",
+    "plan_orders",
+]
 
 _WHO = "extract_1d"
 NEIGHBOURS = 9
@@ -47,6 +58,28 @@ NEIGHBOURS = 9
 _SMALL, _LARGE = "SUBSTRIP96", "SUBSTRIP256"
 _SMALL_ROWS = 96
 _STRIPES = "STRIPE_SOSS"  # of multistripe readouts of the large one
+
+
+class Apertures(NamedTuple):
+    """The pixels of the apertures alone: (order, pixel, disp).
+
+    Attributes
+    ----------
+    at : int array
+        Index of the pixels of an image, one after the other.
+    weights : array
+    profiles : array, (order, order, pixel, disp)
+        Light of the second order in the aperture of the first.
+    own : array
+        That of the order itself.
+    modelled : array of bool
+    """
+
+    at: Array
+    weights: Array
+    profiles: Array
+    own: Array
+    modelled: Array
 
 
 class OrdersPlan(Plan):
@@ -93,6 +126,8 @@ class OrdersPlan(Plan):
         With which the model was made.
     fitted : Position, optional
         Where the traces are, if that was fitted.
+    strength_error : array of float64, (contaminant,), optional
+        Standard errors of the strengths of field stars, if these are fitted.
     """
 
     extracts_from: ClassVar[str] = "orders"
@@ -116,6 +151,27 @@ class OrdersPlan(Plan):
     oversampling: int = 2
     threshold: float = 1e-2
     fitted: Position | None = None
+    strength_error: Array | None = array("contaminant", default=None)
+
+    @functools.cached_property
+    def apertures(self) -> Apertures:
+        """The pixels of the apertures, which are the same for all pieces of a series."""
+        xp = array_namespace(self.weights, self.profile, self.rows)
+        rows = xp.asarray(self.rows)
+        columns = xp.broadcast_to(xp.asarray(np.arange(rows.shape[-1])), rows.shape)
+        order = np.arange(rows.shape[0])[:, None, None]
+        weights, profile = xp.asarray(self.weights), xp.asarray(self.profile)
+        profiles = xp.moveaxis(profile[:, rows, columns], 0, 1)
+        modelled = np.zeros(rows.shape, bool)
+        if self.models is not None:
+            modelled = xp.asarray(self.models.modelled)[rows, columns]
+        return Apertures(
+            rows.astype(int) * weights.shape[-1] + columns,
+            weights[order, rows, columns],
+            profiles,
+            profile[order, rows, columns],
+            modelled,
+        )
 
 
 class Given(NamedTuple):
@@ -151,7 +207,7 @@ def plan_orders(
     references : tuple of xarray.Dataset
         PASTASOSS, SPECPROFILE, SPECKERNEL.
     params : Parameters
-        Of :func:`spec2fn.steps.extract_1d.extract_1d`.
+        Of :func:`spec2fn.steps.extract_soss.extract_soss`.
     given : Given, optional
 
     Returns
@@ -162,8 +218,8 @@ def plan_orders(
     Raises
     ------
     InputError, ReferenceError
-        See :mod:`spec2fn.plans.extraction.soss_references`; also if a reference is missing, or
-        images of field stars cannot be used.
+        See :mod:`spec2fn.plans.extraction.soss_references`; also if a reference or SUBARRAY is
+        missing, or images of field stars cannot be used.
     ParameterError
         If something is to be fitted with the orders, and these are not.
     """
@@ -192,7 +248,7 @@ def plan_orders(
         weights = apertures
     background = _bright_share(shape[0]) if params.subtract_background else 0.0
     replaced = params.soss_bad_pix == "model"
-    models = contamination = None
+    models = contamination = strength_error = None
     if params.soss_atoca or replaced:
         kernel = spectral_kernel(speckernel)
         tables = zip(wave, wavelength, profile, apertures, model.throughputs, strict=True)
@@ -200,6 +256,8 @@ def plan_orders(
         models = _models(detector, series, model.separation, params, given or Given())
         contamination = contamination_variance(models, weights)
         contamination += contaminant_variance(models, weights)
+        if given is not None and given.contaminants is not None:
+            strength_error = np.sqrt(np.diag(strength_covariance(models)))
     elif params.soss_flicker is not None or params.soss_contaminants is not None:
         msg = (
             f"{_WHO}: soss_contaminants and soss_flicker are fitted together with the orders, which"
@@ -227,6 +285,7 @@ def plan_orders(
         params.soss_n_os,
         params.soss_threshold,
         found,
+        strength_error,
     )
 
 
@@ -323,11 +382,11 @@ def _cannot(ds: xr.Dataset) -> str:
             f"orders are told apart with FILTER CLEAR only, for which the references know the"
             f" throughput; this exposure is through {through or 'an unknown filter'}"
         )
-    subarray = str(ds.attrs.get("subarray", "")).upper()
+    subarray = str(ds.attrs.get("subarray") or meta_of(ds).require("SUBARRAY", _WHO)).upper()
     if subarray not in (_SMALL, _LARGE) and not subarray.endswith(_STRIPES):
         return (
             f"spectra are extracted from the subarrays {_LARGE} and {_SMALL}; this exposure is of"
-            f" {subarray or 'an unknown one'}"
+            f" {subarray}"
         )
     return ""
 

@@ -300,7 +300,7 @@ def plan_trace_model(ds: xr.Dataset, params: Parameters) -> TraceModelPlan:
             continue
         splines, kept = one
         profile[k] = splines(along[k])
-        weight[k] = column_scales(kept, profile[k])[1]
+        weight[k] = column_scales(kept, profile[k], robust=params.robust_scale)[1]
         if not knots or stack.separate:
             # the first spline says how far from the middle sources are looked for
             knots = int(splines.last[splines.known][0]) + 1 if splines.known.any() else 0

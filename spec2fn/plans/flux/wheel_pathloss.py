@@ -65,7 +65,7 @@ def plan_wheel_pathloss(ds: xr.Dataset, reference: xr.Dataset) -> WheelPathlossP
     Parameters
     ----------
     ds : xarray.Dataset
-        No time series; its keyword PWCPOS is the angle [deg].
+        Its keyword TSOVISIT says whether it is of a time series, PWCPOS is the angle [deg].
     reference : xarray.Dataset
         For every subarray a table ``ps`` (1, column, angle) with the keywords of its grid.
 
@@ -77,13 +77,17 @@ def plan_wheel_pathloss(ds: xr.Dataset, reference: xr.Dataset) -> WheelPathlossP
     Raises
     ------
     InputError
-        If PWCPOS is missing or no number.
+        If TSOVISIT is missing, or PWCPOS is missing or no number.
     ReferenceError
         If the reference holds no such table.
     """
-    if ds.attrs.get("tso"):
-        return "time series are not corrected for it"
     meta = meta_of(ds)
+    series = ds.attrs.get("tso")
+    if series is None:
+        # whether there is a correction depends on it
+        series = meta.require("TSOVISIT", "pathloss")
+    if series:
+        return "time series are not corrected for it"
     position = meta.number("PWCPOS", "pathloss")
     subarray = str(ds.attrs.get("subarray") or meta.require("SUBARRAY", "pathloss")).upper()
     headers = meta_of(reference).records.get("headers", {})

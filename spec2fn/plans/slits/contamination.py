@@ -345,6 +345,7 @@ def direct_pixels(
     # the order of the peer among equal labels, on which its chunks depend
     order = np.argsort(labels) if official else np.argsort(labels, kind="stable")
     rows, columns, labels, flux = (a[order] for a in (rows, columns, labels, flux))
+    size = None
     if official:
         x, y = place(columns + 0.5, rows + 0.5)
     else:
@@ -355,6 +356,7 @@ def direct_pixels(
         area = np.abs(along[0] * across[1] - along[1] * across[0])
         # light of a pixel larger than those of the detector comes from all of it
         several = max(1, int(np.ceil(np.sqrt(np.median(area)) - 0.1)))
+        size = float(np.median(area)) / several**2
         steps = (np.arange(several) + 0.5) / several - 0.5
         dy, dx = (np.tile(s.ravel(), rows.size) for s in np.meshgrid(steps, steps, indexing="ij"))
         rows, columns, labels, flux = (
@@ -368,7 +370,7 @@ def direct_pixels(
         )
         part = np.arange(start, end)[finite]
         if part.size:
-            yield DirectPixels(int(labels[start]), x[part], y[part], flux[part])
+            yield DirectPixels(int(labels[start]), x[part], y[part], flux[part], size)
 
 
 def _chunks(sources: Sequence[DirectPixels], most: int) -> list[list[DirectPixels]]:

@@ -9,7 +9,7 @@ import xarray as xr
 from spec2fn.errors import InputError, ReferenceError
 from spec2fn.plans.extraction.soss_references import order_profiles, spectral_kernel, trace_model
 from spec2fn.schema import meta_of, with_meta
-from spec2fn.steps.extract_1d import extract_1d
+from spec2fn.steps.extract_soss import extract_soss
 from spec2fn.testing import exposures
 
 
@@ -103,7 +103,7 @@ def test_the_kernel_has_a_width(given):
 )
 def test_what_cannot_be_extracted_is_left_alone_and_says_why(given, attrs, says):
     ds = given.dataset.assign_attrs(attrs)
-    out = extract_1d(ds, **given.references)
+    out = extract_soss(ds, **given.references)
     assert out.attrs["status_extract_1d"].startswith("SKIPPED: ")
     assert says in out.attrs["status_extract_1d"]
     assert "sci" in out
@@ -112,11 +112,11 @@ def test_what_cannot_be_extracted_is_left_alone_and_says_why(given, attrs, says)
 def test_references_are_needed(given):
     for name in ("pastasoss", "specprofile", "speckernel"):
         with pytest.raises(ReferenceError, match=f"reference {name!r} is missing"):
-            extract_1d(given.dataset, **{**given.references, name: None})
+            extract_soss(given.dataset, **{**given.references, name: None})
 
 
 def test_a_grid_has_to_be_one(given):
     with pytest.raises(InputError, match="soss_wave_grid_in has no WAVEGRID"):
-        extract_1d(
+        extract_soss(
             given.dataset, **given.references, soss_wave_grid_in=xr.Dataset({"sci": ("x", [1.0])})
         )
