@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -294,32 +294,37 @@ class Compiled:
             variables of `science` may have it among their dims; products have it first, where
             they depend on it. Realisations are computed in batches of bounded memory.
             ``integration``: each integration goes through the pipeline alone.
-            ``slit``: refused if there are several, see below.
+            ``slit``: always refused, see below.
 
         Raises
         ------
         PlanError
-            For ``slit``, naming a field of a plan that lists the pixels of all slits: a program
-            computes with all slits of a bucket at once, and does not grow with them. Single
-            steps are mapped by :func:`spec2fn.transforms.vmap`. When it is called, for a field
-            that cannot be mapped along ``integration``.
+            For ``slit``, naming a field of a plan, if possible one that lists the pixels of all
+            slits: a program computes with all slits of a bucket at once, and does not grow with
+            them. Single steps are mapped by :func:`spec2fn.transforms.vmap`. When it is called,
+            for a field that cannot be mapped along ``integration``.
         ContractError
-            When it is called, if nothing has the dim, or its length is not the same everywhere.
+            For ``slit``, if there are no slits. When it is called, if nothing has the dim, or its
+            length is not the same everywhere.
         """
         if dim == "slit":
-            listed = (
-                p for p, v in _described(self._packed, "") if any("(slit" in d for d in v.dims)
-            )
-            field = next(listed, None)
-            if field is not None:
-                msg = (
-                    f"vmap: {field} runs over all slits together and cannot be mapped along 'slit';"
-                    " a compiled pipeline computes with all slits of a bucket at once"
-                )
-                raise PlanError(msg)
+            self._refuse_slits()
         if dim == "integration":
             return functools.partial(self._by_element, dim)
         return functools.partial(self._by_realisation, dim)
+
+    def _refuse_slits(self) -> NoReturn:
+        known = {path: variable.dims for path, variable in _described(self._packed, "")}
+        held = [path for path, dims in known.items() if "slit" in dims]
+        joint = [path for path, dims in known.items() if any("(slit" in d for d in dims)]
+        if not held and not joint:
+            raise ContractError("vmap: nothing in this pipeline has the dim 'slit'")
+        why = "runs over all slits together" if joint else "is that of all slits of a bucket"
+        msg = (
+            f"vmap: {(joint or held)[0]} {why} and cannot be mapped along 'slit'; a compiled"
+            " pipeline computes with all slits of a bucket at once, and does not grow with them"
+        )
+        raise PlanError(msg)
 
     # -- mapping -------------------------------------------------------------------------------
 

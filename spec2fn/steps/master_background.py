@@ -192,7 +192,9 @@ def master_background(  # noqa: PLR0917 - one for each reference
         for independent. All of it is added to ``var_poisson``: flat_field sets
         ``var_flat`` anew, and ``var_rnoise``, by which resample_spec weighs pixels, has to stay
         that of the pixels themselves (weights that vary from row to row change the sum over an
-        undersampled star). If false, errors stay as they were.
+        undersampled star). Errors of flats in the background are part of it. Slitlets of
+        background lose part of their own noise, so that their errors are too large. If false,
+        errors stay as they were.
     corrections : tuple of Step, optional
         The steps that calibrate the background; those with ``skip`` are left out. In a pipeline
         these are the steps that follow, with the parameters (and replacements) they have there;
