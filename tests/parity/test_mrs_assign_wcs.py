@@ -57,7 +57,9 @@ def test_the_gwcs_is_the_peers(case, allowed):
     mine = wcs.invert(*target, with_bounding_box=False)
     back = inverse_of_the_detector(other, target, theirs.meta.wcsinfo.velosys)
     for a, b in zip(mine, back, strict=True):
-        allowed("inverse").close(a, b)
+        both = np.isfinite(a) & np.isfinite(b)
+        assert np.mean(np.isfinite(a) == np.isfinite(b)) > 0.999
+        allowed("inverse").close(a[both], b[both])
 
 
 def test_parts_of_the_gwcs_have_the_peers_names(case):
@@ -130,5 +132,8 @@ def test_every_sub_band_in_flight(name, allowed, tmp_path):
     inside = [w[np.isfinite(world[0])][::7] for w in world]
     mine = lower(wcs, "world", "detector")(*inside)
     for a, b in zip(mine, inverse_of_the_detector(other, inside, 12345.6), strict=True):
-        allowed("inverse").close(a, b)
+        # at the ends of a band it depends on the wavelength whether a channel has it
+        both = np.isfinite(a) & np.isfinite(b)
+        assert np.mean(np.isfinite(a) == np.isfinite(b)) > 0.999
+        allowed("inverse").close(a[both], b[both])
     assert ours.attrs["s_region"] == theirs.meta.wcsinfo.s_region
