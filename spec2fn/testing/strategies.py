@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from spec2fn.dq import Pixel
 from spec2fn.pieces import Pieces
@@ -21,6 +22,7 @@ from spec2fn.typing import HostArray
 if TYPE_CHECKING:
     import xarray as xr
     from hypothesis.strategies import DrawFn, SearchStrategy
+    from numpy.typing import DTypeLike
 
     from spec2fn.pieces import Exposure
 
@@ -30,6 +32,9 @@ __all__ = [
     "exposures",
     "flags",
     "flats",
+    "integers",
+    "masks",
+    "numbers",
     "planes",
     "scales",
     "shapes",
@@ -39,12 +44,18 @@ __all__ = [
 SHAPES: tuple[tuple[int, ...], ...] = ((1, 1), (4, 3), (9, 6), (2, 9, 6))
 """The pool of shapes, ([integration,] y, x)."""
 
+_STEPS = 64
+"""Largest value that is drawn, in units of the smallest."""
 
-def share(fraction: float) -> settings:
-    """Settings with a fraction of the profile's examples, at least 2: for expensive tests."""
-    # what is drawn are seeds, of which a smaller one is not simpler: shrinking would only take time
-    phases = (Phase.explicit, Phase.reuse, Phase.generate)
-    return settings(max_examples=max(2, round(settings().max_examples * fraction)), phases=phases)
+
+def share(fraction: float, *, shrink: bool = False) -> settings:
+    """Settings with a fraction of the profile's examples, at least 1: for expensive tests.
+
+    Where seeds are drawn a smaller one is not simpler, and shrinking would only take time. The
+    first example is always the simplest, seed 0.
+    """
+    phases = (Phase.explicit, Phase.reuse, Phase.generate, *((Phase.shrink,) if shrink else ()))
+    return settings(max_examples=max(1, round(settings().max_examples * fraction)), phases=phases)
 
 
 def shapes(ndim: int | None = None) -> SearchStrategy[tuple[int, ...]]:
@@ -57,33 +68,68 @@ def scales() -> SearchStrategy[float]:
     return st.floats(-3.0, 3.0).map(lambda e: float(np.float32(10.0**e)))
 
 
-@st.composite
 def planes(
-    draw: DrawFn, shape: tuple[int, ...], *, positive: bool = False, finite: bool = False
-) -> HostArray:
-    """Images, float32, of the given shape.
+    shape: tuple[int, ...],
+    *,
+    positive: bool = False,
+    finite: bool = False,
+    dtype: DTypeLike = np.float32,
+) -> SearchStrategy[HostArray]:
+    """Images of the given shape, every pixel of which is drawn.
 
-    Positive as variances are, or about half of the pixels are negative; if they are to be finite,
-    NaN and infinities are left out.
+    Their values are multiples of one power of two between 2**-14 and 2**6, at most 64 times it, so
+    that sums of them are exact; a failing example shrinks to zeros and ones.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    positive : bool
+        As variances are; otherwise about half of the pixels are negative.
+    finite : bool
+        Leave out NaN and infinities.
+    dtype : dtype
+        A floating type.
     """
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    out = rng.standard_normal(shape) * draw(scales())
-    if positive:
-        out = np.abs(out)
-    out = out.astype(np.float32)
-    special = [0.0] if finite else [0.0, np.nan, np.inf] + ([] if positive else [-np.inf])
-    flat = out.reshape(-1)
-    where = rng.permutation(flat.size)[: len(special)]
-    flat[where] = special[: len(where)]
-    return out
+    special = [] if finite else [np.nan, np.inf] + ([] if positive else [-np.inf])
+    values = np.arange(-_STEPS, _STEPS + 1 + len(special), dtype=np.float64)
+    values[values.size - len(special) :] = special
+    lowest = 0 if positive else -_STEPS
+    codes = arrays(
+        np.int16, shape, elements=st.integers(lowest, _STEPS + len(special)), fill=st.nothing()
+    )
+
+    def decode(drawn: tuple[HostArray, int]) -> HostArray:
+        code, power = drawn
+        return (values[code + _STEPS] * 2.0**power).astype(dtype)
+
+    return st.tuples(codes, st.integers(-14, 6)).map(decode)
+
+
+def numbers(
+    shape: tuple[int, ...], lowest: float, highest: float, *, step: float
+) -> SearchStrategy[HostArray]:
+    """Arrays of float64 of multiples of a step between two multiples of it, ends included."""
+    ends = round(lowest / step), round(highest / step)
+    return integers(shape, *ends).map(lambda n: n * step)
+
+
+def integers(shape: tuple[int, ...], lowest: int, highest: int) -> SearchStrategy[HostArray]:
+    """Arrays of int64 of integers between two of them, ends included."""
+    elements = st.integers(lowest, highest)
+    return arrays(np.int64, shape, elements=elements, fill=st.nothing())
+
+
+def masks(shape: tuple[int, ...]) -> SearchStrategy[HostArray]:
+    """Boolean images of the given shape, every pixel of which is drawn."""
+    return arrays(np.bool_, shape, elements=st.booleans(), fill=st.nothing())
 
 
 @st.composite
 def flags(draw: DrawFn, shape: tuple[int, ...]) -> HostArray:
     """Data-quality planes, uint32: single pixels, and often a row without a good pixel."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    bits = np.array([0, 0, 0, Pixel.JUMP_DET, Pixel.DO_NOT_USE, Pixel.DO_NOT_USE | Pixel.DEAD])
-    out = rng.choice(bits, size=shape).astype(np.uint32)
+    bits = (0, Pixel.JUMP_DET, Pixel.DO_NOT_USE, Pixel.DO_NOT_USE | Pixel.DEAD)
+    elements = st.sampled_from([int(b) for b in bits])
+    out = draw(arrays(np.uint32, shape, elements=elements, fill=st.nothing()))
     if draw(st.booleans()):
         out[..., draw(st.integers(0, shape[-2] - 1)), :] |= np.uint32(Pixel.DO_NOT_USE)
     return out

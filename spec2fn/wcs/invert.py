@@ -183,5 +183,5 @@ def _newton(  # noqa: PLR0917 - internal, called in two places
     a = xp.where(singular[..., None, None], unit, a)
     move = xp.linalg.solve(a, b[..., None])[..., 0]
     move = xp.where(bad[..., None], xp.asarray(np.nan, dtype=move.dtype), move)
-    moved = xp.max(xp.where(xp.isnan(move), xp.zeros_like(move), xp.abs(move)))
+    moved = xp.max(xp.where(xp.isnan(move), xp.zeros_like(move), xp.abs(move)), initial=0.0)
     return tuple(c + move[..., k] for k, c in enumerate(guess)), moved

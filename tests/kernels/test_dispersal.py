@@ -1,7 +1,5 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.special import ndtr
 
 from spec2fn.kernels.dispersal import Dispersal, OrderGeometry, gather, splat
@@ -9,39 +7,11 @@ from spec2fn.kernels.dispersal import Dispersal, OrderGeometry, gather, splat
 SHAPE = (23, 31)
 
 
-def squares(x, y, light, shape):
-    """Areas that unit squares share with pixels, one square and one pixel at a time."""
-    out = np.zeros(shape)
-    for xs, ys, value in zip(x.ravel(), y.ravel(), light.ravel(), strict=True):
-        for j in range(shape[0]):
-            for i in range(shape[1]):
-                dx = max(0.0, min(xs, i) + 1 - max(xs, i))
-                dy = max(0.0, min(ys, j) + 1 - max(ys, j))
-                out[j, i] += value * dx * dy
-    return out
-
-
 def drawn(seed, number=40, margin=4.0):
     rng = np.random.default_rng(seed)
     x = rng.uniform(-margin, SHAPE[1] + margin, number)
     y = rng.uniform(-margin, SHAPE[0] + margin, number)
     return x, y, rng.normal(size=number), rng.normal(size=SHAPE)
-
-
-@given(st.integers(0, 2**31))
-@settings(max_examples=20, deadline=None)
-def test_light_falls_on_pixels_by_the_area_they_share(seed):
-    x, y, light, _ = drawn(seed)
-    np.testing.assert_allclose(splat(x, y, light, SHAPE), squares(x, y, light, SHAPE), atol=1e-13)
-
-
-@given(st.integers(0, 2**31), st.sampled_from([None, 0.25, 1.0]))
-@settings(max_examples=50, deadline=None)
-def test_picking_up_is_adjoint_to_laying_down(seed, area):
-    x, y, light, image = drawn(seed)
-    ours = (splat(x, y, light, SHAPE, area) * image).sum()
-    theirs = (light * gather(x, y, image, area)).sum()
-    assert abs(ours - theirs) <= 1e-12 * np.abs(light).sum()
 
 
 def gaussian(x0, y0, width, pixel=1.0, half=15):

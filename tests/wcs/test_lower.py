@@ -150,3 +150,9 @@ def test_the_jacobian_of_numpy_is_that_of_jax(wcs):
     _, numeric = jacobian(lowered, (x, y))
     _, exact = jacobian(lowered, (jnp.asarray(x), jnp.asarray(y)))
     np.testing.assert_allclose(np.array(numeric), np.array(exact), rtol=1e-8, atol=1e-12)
+
+
+def test_newton_inverts_no_points_at_all(wcs):
+    none = np.zeros(0)
+    for found in invert(lower(wcs), (none, none), (none, none)):
+        assert found.shape == (0,)

@@ -191,6 +191,7 @@ def _regions(ds: xr.Dataset, refs: References, slices: set[int]) -> HostArray:
 
 
 def _detector_to_slices(contents: _Mrs, velocity: Model | None) -> Model:
+    from astropy.modeling.models import Identity
     from astropy.modeling.models import Mapping as Reorder
     from gwcs.selector import LabelMapper, LabelMapperArray, LabelMapperRange, RegionsSelector
     from stdatamodels.jwst.transforms.models import MIRI_AB2Slice
@@ -202,7 +203,9 @@ def _detector_to_slices(contents: _Mrs, velocity: Model | None) -> Model:
             wavelength = wavelength | velocity
         # alpha and lambda are polynomials of (y, x), beta is one of x
         model = Reorder([1, 0, 0, 1, 0]) | contents.alpha[i] & contents.beta[i] & wavelength
-        model.inverse = Reorder([2, 0, 2, 0]) | contents.x[i] & contents.y[i]
+        back = Reorder([2, 0, 2, 0]) | contents.x[i] & contents.y[i]
+        # those of the detector are not barycentric
+        model.inverse = back if velocity is None else Identity(2) & velocity.inverse | back
         selector[number] = model
     axes = ("alpha", "beta", "lam")
     slice_of = {

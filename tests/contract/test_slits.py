@@ -17,8 +17,8 @@ CASES = [
     if name.rpartition("/")[2] not in WHOLE
 ]
 SEVERAL = [c for c in CASES if c.values[1] != "NRS_BRIGHTOBJ" and not c.values[0].startswith("fs/")]
-SEEDS = st.integers(0, 2**32 - 1)
-PADS = st.tuples(st.integers(0, 5), st.integers(0, 7))
+SEEDS = st.integers(1, 2**32 - 1)
+PADS = st.tuples(st.integers(2, 5), st.integers(1, 7))
 
 
 def by_slit(out):
@@ -50,8 +50,14 @@ def assert_same_slits(out, expected, ids=None):
 
 def turned(slits, seed):
     rng = np.random.default_rng(seed)
-    buckets = [b.isel(slit=rng.permutation(b.sizes["slit"])) for b in slits.buckets]
-    return Slits(tuple(buckets[i] for i in rng.permutation(len(buckets))))
+    buckets = [b.isel(slit=shuffled(rng, b.sizes["slit"])) for b in slits.buckets]
+    return Slits(tuple(buckets[i] for i in shuffled(rng, len(buckets))))
+
+
+def shuffled(rng, n):
+    """Another order, if there is one."""
+    order = rng.permutation(n)
+    return order[::-1] if np.array_equal(order, np.arange(n)) else order
 
 
 def widened(bucket, y, x):
@@ -92,7 +98,7 @@ def emptied(slits, kind):
 def test_order_does_not_matter(name, exp_type):
     given_to = exposures.step_input(name, exp_type)
 
-    @strategies.share(0.05)
+    @strategies.share(0.01)
     @given(seed=SEEDS)
     def check(seed):
         slits = strategies.disturb(given_to.dataset, seed)
@@ -105,7 +111,7 @@ def test_order_does_not_matter(name, exp_type):
 def test_some_slits_are_those_of_all(name, exp_type):
     given_to = exposures.step_input(name, exp_type)
 
-    @strategies.share(0.05)
+    @strategies.share(0.01)
     @given(seed=SEEDS)
     def check(seed):
         slits = strategies.disturb(given_to.dataset, seed)
@@ -121,7 +127,7 @@ def test_some_slits_are_those_of_all(name, exp_type):
 def test_padding_does_not_matter(name, exp_type):
     given_to = exposures.step_input(name, exp_type)
 
-    @strategies.share(0.05)
+    @strategies.share(0.01)
     @given(seed=SEEDS, pads=PADS)
     def check(seed, pads):
         slits = strategies.disturb(given_to.dataset, seed)

@@ -81,5 +81,5 @@ class PipelineMachine(RuleBasedStateMachine):
 
 TestPipelineMachine = PipelineMachine.TestCase
 TestPipelineMachine.settings = settings(
-    max_examples=max(3, settings.default.max_examples // 5), stateful_step_count=10, deadline=None
+    max_examples=max(3, settings.default.max_examples // 20), stateful_step_count=10, deadline=None
 )
