@@ -11,6 +11,7 @@ title for all snippets of the page::
     <!-- tests: not run: why -->    (and listed in NOT_RUN)
 """
 
+import json
 import os
 import re
 import shlex
@@ -196,7 +197,12 @@ def given_integral_fields(folder):
         with use_cache(cache, demo.CONTEXT):
             made = calibrate(association, folder.path / "out", params=PLANES[mode])
         shutil.copy(made.files["cal"], folder.path / f"jw01234_{name}_cal.fits")
-    return cache  # the page asks for references of the last one
+    # the page asks for references of the last one, and calibrates it
+    table = json.loads(association.read_text())
+    for member in table["products"][0]["members"]:
+        member["expname"] = f"{mode}/{member['expname']}"
+    (folder.path / "spec2_asn.json").write_text(json.dumps(table))
+    return cache
 
 
 def given_mrs(folder):
@@ -371,6 +377,11 @@ def check_integral_fields(folder, ns):
     assert (covered >= (ns["cube"]["wmap"].values.ravel() > 0)).all()
     assert ns["pixels"].shape == ns["ones"].shape
     assert (folder / "pixels.fits").stat().st_size > 1e6
+    assert {f.rpartition("_")[2] for f in files(folder, "*_00001_*_*.fits")} >= {
+        "cal.fits",
+        "s3d.fits",
+        "x1d.fits",
+    }
     check_gradients(ns["grads"], {0: ["sci"], 1: ["centre", "radius"]})
     back, grid = (ns["sky_back"], ns["flux_back"]), ns["grid"]
     assert [b.shape for b in back] == [grid.shape, grid.shape]
