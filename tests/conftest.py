@@ -1,6 +1,9 @@
 """Settings shared by all tests."""
 
 import os
+import sys
+
+import pytest
 
 # Mixing float32 pixels with float64 geometry by accident is an error in the tests; broadcasting
 # over integrations is part of the kernels' contract and stays allowed.
@@ -8,3 +11,11 @@ os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # every program is compiled anew, and nothing is left in the home of who runs the tests
 os.environ.setdefault("SPEC2FN_CACHE", "off")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_are_forgotten():
+    """Compiled programs of a file serve no other, and take gigabytes in a long session."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
