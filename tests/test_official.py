@@ -164,6 +164,10 @@ def test_what_the_step_of_another_mode_takes_is_passed_over():
     for mode, its in (("NIRISS_SOSS", "soss_width"), ("MIRI_LRS_SLITLESS", "bkg_order")):
         with pytest.raises(ParameterError, match=f"no parameter 'bkg_ordr'.*{its}"):
             settled(mode, extract_1d={"bkg_ordr": 1})
+    # the type of a reference is no parameter, in whichever pipeline
+    for mode in ("NIRISS_SOSS", "MIRI_LRS_SLITLESS", "NIRSPEC_AUTOFLAT"):
+        with pytest.raises(ParameterError, match="no parameter 'apcorr'"):
+            settled(mode, extract_1d={"apcorr": "x.fits"})
 
 
 def test_options_of_the_pipeline_are_no_steps():

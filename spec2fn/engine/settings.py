@@ -221,7 +221,7 @@ def _entry(source: Mapping[str, Any], step: Step) -> Mapping[str, Any]:
 
 def _takes(step: Step, name: str) -> bool:
     """Whether a step has a parameter, or takes the reference that ``override_<type>`` names."""
-    return name in step.parameters or name.removeprefix(_OVERRIDE) in step.refs
+    return name in step.parameters or name in {f"{_OVERRIDE}{reftype}" for reftype in step.refs}
 
 
 def has_step(pipeline: Pipeline, label: str) -> bool:
