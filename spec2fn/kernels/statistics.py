@@ -160,7 +160,8 @@ def clip_bounds(
     Returns
     -------
     low, high : ndarray, (…), float64
-        Values in ``[low, high]`` are kept; NaN where there is no finite value.
+        Limits of the last iteration: values in ``[low, high]`` are kept, also one that an earlier
+        iteration had left out (as in `astropy.stats.sigma_clip`). NaN where no value is finite.
     """
     n, shape = values.shape[0], values.shape[1:]
     flat = values.reshape(n, -1)
