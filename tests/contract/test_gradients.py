@@ -46,7 +46,7 @@ def test_gradients_are_finite_at_masked_pixels_too(name, exp_type):
     # spectra that have been extracted before they are calibrated
     plane = "sci" if parts is not None or "sci" in given_to.dataset else "flux"
     wrt = (plane,) if parts is None else tuple(f"{i}/sci" for i in range(len(parts)))
-    gradient = transforms.value_and_grad(loss, wrt=wrt)
+    gradient = transforms.jit(transforms.value_and_grad(loss, wrt=wrt))
 
     @strategies.share(0.01)
     @given(seed=st.integers(0, 2**32 - 1))
@@ -85,7 +85,8 @@ def test_gradients_of_the_spectrum_agree_with_finite_differences(exp_type, wrt):
     given_refs = {"flat": refs["flat"], "photom": refs["photom"]}
     name = {"sci": "sci", "flat": "flat/sci", "photom": "photom/photom.photmjsr"}[wrt]
     where = 0 if wrt == "sci" else 1
-    _, found = transforms.value_and_grad(loss, wrt={where: (name,)})(science, given_refs)
+    gradient = transforms.jit(transforms.value_and_grad(loss, wrt={where: (name,)}))
+    _, found = gradient(science, given_refs)
     slope = np.asarray(found[where][name], dtype=np.float64)
     assert np.isfinite(slope).all()
     assert (slope != 0).any()
