@@ -220,7 +220,14 @@ def miri_mrs():
     return rest, mrs_exposure(), mrs_references(), {}, flats
 
 
-@pytest.fixture(scope="module", params=[nirspec_ifu, miri_mrs], ids=lambda f: f.__name__)
+# what takes a minute is to compile the fits of fringes
+CASES = [
+    pytest.param(nirspec_ifu, id="nirspec_ifu"),
+    pytest.param(miri_mrs, id="miri_mrs", marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def case(request):
     """What follows assign_wcs, run once, and as a function of exposure, references and plans."""
     rest, start, refs, members, flats = request.param()

@@ -423,7 +423,7 @@ def test_compiled_and_differentiated():
         flux, level = out["flux"].data[..., 1, :] / AREA, out["background"].data[..., 0, :] * AREA
         return xp.nansum(flux) + xp.nansum(level) * 1e6
 
-    _, grads = value_and_grad(total, wrt=("sci", "pixar_sr"))(bucket, plan)
+    _, grads = jit(value_and_grad(total, wrt=("sci", "pixar_sr")))(bucket, plan)
     assert all(np.isfinite(np.asarray(g)).all() for g in grads.values())
     for k in range(2):
         change = np.zeros(2)

@@ -291,7 +291,7 @@ def test_a_limit_of_brightness_needs_the_catalog(field):
 
 def test_gradients_with_respect_to_spectra_and_pixels(field):
     jax = pytest.importorskip("jax")
-    from spec2fn.transforms import value_and_grad
+    from spec2fn.transforms import jit, value_and_grad
 
     plan = field.plan()
 
@@ -300,7 +300,7 @@ def test_gradients_with_respect_to_spectra_and_pixels(field):
         return sum((jax.numpy.nan_to_num(b["sci"].data) ** 2).sum() for b in corrected.buckets)
 
     with jax.enable_x64(True):
-        _, gradient = value_and_grad(total, {1: ["coefficients"]})(field.slits, plan)
+        _, gradient = jit(value_and_grad(total, {1: ["coefficients"]}))(field.slits, plan)
         slope = np.asarray(gradient[1]["coefficients"])
         k = int(np.argmax(np.abs(slope)))
         ends = []

@@ -336,7 +336,7 @@ def test_missing_references_and_orders():
 
 def test_gradients():
     jax = pytest.importorskip("jax")
-    from spec2fn.transforms import value_and_grad
+    from spec2fn.transforms import jit, value_and_grad
 
     geometry = geometry_of(exposure(), references())
     x0, y0 = np.array([[300.0], [1500.0]]), np.array([[400.0], [1000.0]])
@@ -353,7 +353,7 @@ def test_gradients():
 
         for function in (wave, place):
             names = ["dx", "dy", "wave", "angle"]
-            value, grads = value_and_grad(function, names)(geometry)
+            value, grads = jit(value_and_grad(function, names))(geometry)
             np.testing.assert_allclose(value, function(geometry), rtol=1e-12)
             for name in names:
                 held = getattr(geometry, name)
