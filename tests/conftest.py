@@ -1,5 +1,6 @@
 """Settings shared by all tests."""
 
+import gc
 import os
 import sys
 
@@ -19,3 +20,6 @@ def _programs_are_forgotten():
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
+    # exposures that all files share are not searched for garbage again and again
+    gc.collect()
+    gc.freeze()

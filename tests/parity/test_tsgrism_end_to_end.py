@@ -10,7 +10,10 @@ from tests.parity.headers import same_keywords
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
-SCENARIOS = ("nircam_tsgrism", "nircam_tsgrism_f322w2")
+SCENARIOS = (
+    "nircam_tsgrism",
+    pytest.param("nircam_tsgrism_f322w2", marks=pytest.mark.slow),
+)
 # written by whoever made the file, or recorded by us alone
 OURS = {"DATE", "FILENAME", "CAL_VER", "CAL_VCS", "CRDS_VER", "R_EXTR1D"}
 # our table has one column more
