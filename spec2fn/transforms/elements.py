@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from spec2fn.transforms.labels import Label, LabelRead
 from spec2fn.transforms.lists import Parts, local_positions, referring
 from spec2fn.transforms.packing import Packed, PyTree, Static, content_key, unpack
 from spec2fn.typing import Array, HostArray
+
+if TYPE_CHECKING:
+    import jax
 
 __all__ = ["Along", "COMPUTED", "FIXED", "Leaf", "MAPPED", "Out"]
 
@@ -39,6 +42,28 @@ class Leaf:
     data: Array
     axis: int
     listed: bool = False
+
+    def stacked(self, keep: bool) -> Array:
+        """Return what the elements have, one behind the other; what all have is not repeated."""
+        if self.axis < 0:
+            return self.data
+        xp = array_namespace(self.data)
+        first = xp.moveaxis(self.data, self.axis, 0)
+        stacked: Array = xp.expand_dims(first, self.axis + 1) if self._kept(keep) else first
+        return stacked
+
+    def of_one(self, keep: bool) -> Array | jax.ShapeDtypeStruct:
+        """Return what one element has, or its shape and type."""
+        import jax
+
+        if self.axis < 0:
+            return self.data
+        shape = list(self.data.shape)
+        shape[self.axis : self.axis + 1] = [1] if self._kept(keep) else []
+        return jax.ShapeDtypeStruct(tuple(shape), self.data.dtype)
+
+    def _kept(self, keep: bool) -> bool:
+        return keep and not self.listed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,7 +101,7 @@ def _stacked(parts: list[Out], groups: list[HostArray]) -> Array:
             stacks.append(data)
         elif part.labelled:
             values = np.asarray(data)
-            each = [v.values if isinstance(v, Label) else [v] * n for v in values.flat]
+            each = [v.of_each if isinstance(v, Label) else [v] * n for v in values.flat]
             stacks.append(np.array(each).T.reshape(n, *values.shape))
         else:
             xp = array_namespace(data)

@@ -166,28 +166,27 @@ def _run(function: Callable[..., Any], element: PyTree, *, keep: bool) -> PyTree
     from jax.extend.core import jaxpr_as_fun
 
     held, tree = jax.tree_util.tree_flatten(element)
-    leaves, axes = [leaf.data for leaf in held], [leaf.axis for leaf in held]
-    kept = [leaf.axis if keep and not leaf.listed else -1 for leaf in held]
 
     def one(*cut: jax.Array) -> PyTree:
-        cut = tuple(
-            c if a < 0 else jax.numpy.expand_dims(c, a) for c, a in zip(cut, kept, strict=True)
-        )
         args, kwargs = unpack(jax.tree_util.tree_unflatten(tree, cut))
         return pack(function(*args, **kwargs))
 
-    cut = [
-        leaf if a < 0 else jax.ShapeDtypeStruct((*leaf.shape[:a], *leaf.shape[a + 1 :]), leaf.dtype)
-        for leaf, a in zip(leaves, axes, strict=True)
-    ]
-    traced, shapes = jax.make_jaxpr(one, return_shape=True)(*cut)
+    traced, shapes = jax.make_jaxpr(one, return_shape=True)(*(leaf.of_one(keep) for leaf in held))
+    axes = [leaf.axis for leaf in held]
     origins = _origins(traced.jaxpr, axes)
+    leaves = [leaf.stacked(keep) for leaf in held]
     out = jax.vmap(
         jaxpr_as_fun(traced),
-        in_axes=[None if a < 0 else a for a in axes],
+        in_axes=[None if a < 0 else 0 for a in axes],
         out_axes=[0 if o == MAPPED else None for o in origins],
     )(*leaves)
-    returned = [Out(data, origin) for data, origin in zip(out, origins, strict=True)]
+    # what the function passes on stays what it was, also if it cannot be traced
+    number = {v: i for i, v in enumerate(traced.jaxpr.invars)}
+    passed = (None if hasattr(v, "val") else number.get(v) for v in traced.jaxpr.outvars)
+    returned = [
+        Out(data if i is None else leaves[i], origin)
+        for data, origin, i in zip(out, origins, passed, strict=True)
+    ]
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(shapes), returned)
 
 

@@ -11,7 +11,7 @@ from spec2fn.testing import exposures, strategies
 
 DIMS = {
     "integration": ("MIR_LRS-SLITLESS", "NRS_BRIGHTOBJ"),
-    "slit": ("NRS_FIXEDSLIT", "NRS_MSASPEC"),
+    "slit": ("NRS_FIXEDSLIT", "NRS_MSASPEC", "NIS_WFSS"),
 }
 DEFAULT = ("MIR_LRS-SLITLESS", "NRS_FIXEDSLIT")  # the others are slow: most time is compilation
 PLANES = ("sci", "var_poisson")
@@ -92,7 +92,7 @@ def test_mapping_along_a_dim_equals_the_step(dim, name, exp_type):
             marks=() if exp_type in DEFAULT and name != "flat_field" else pytest.mark.slow,
         )
         for name in LISTS
-        for exp_type in DIMS["slit"]
+        for exp_type in ("NRS_FIXEDSLIT", "NRS_MSASPEC")
     ],
 )
 def test_slits_that_plans_list_together_can_be_mapped_and_differentiated(name, exp_type):

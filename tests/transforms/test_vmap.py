@@ -68,6 +68,7 @@ def same(out, expected):
         if variable.dtype.kind == "f":
             np.testing.assert_allclose(out[name], variable, rtol=1e-12)
         else:
+            assert out[name].dtype == variable.dtype, name
             np.testing.assert_array_equal(out[name], variable)
 
 
@@ -119,12 +120,14 @@ def test_what_a_function_looks_at_decides_how_often_it_is_traced(bucket, plan):
     def by_type(ds, plan):
         factor = 2.0 if str(ds["source_type"].values[0]) == "POINT" else 3.0
         traces.append(factor)
-        kind = np.array(plan.kinds, dtype="U8")
-        return ds.assign(sci=(ds["sci"].dims, ds["sci"].data * factor), kind=("slit", kind))
+        kind, passed = np.array(plan.kinds, dtype="U8"), np.array(plan.kinds)
+        new = {"kind": ("slit", kind), "passed": ("slit", passed)}
+        return ds.assign(sci=(ds["sci"].dims, ds["sci"].data * factor), **new)
 
     out = transforms.vmap(by_type, "slit")(bucket, plan)
     factor = np.where(np.array(KINDS) == "POINT", 2.0, 3.0)[:, None, None, None]
-    same(out, bucket.assign(sci=bucket["sci"] * factor, kind=("slit", np.array(KINDS))))
+    kinds = {name: ("slit", np.array(KINDS)) for name in ("kind", "passed")}
+    same(out, bucket.assign(sci=bucket["sci"] * factor, **kinds))
     # one of all slits each time it looks, one for each value, in the order of the slits
     assert sorted(set(traces)) == [2.0, 3.0]
     assert len(traces) <= 4
