@@ -137,6 +137,18 @@ def test_slits_that_plans_list_together_can_be_mapped_and_differentiated(name, e
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max(), err_msg=path)
 
 
+@pytest.mark.slow
+def test_warnings_of_some_slits_are_those_of_a_bucket():
+    given_to = exposures.step_input("photom", "NRS_FIXEDSLIT")
+    ds = max(given_to.dataset.buckets, key=lambda b: b.sizes["slit"])
+    # without areas of pixels there is something to say of slits without a point source
+    photom = given_to.references["photom"].drop_vars(("pixar_a2", "pixar_sr"), errors="ignore")
+    plan = given_to.step.plan(ds, photom)
+    assert [bool(w) for w in plan.warnings] == [False, True, True]
+    out = transforms.jit(transforms.vmap(given_to.step, "slit"))(ds, photom, plan=plan)
+    assert_same(out, given_to.step(ds, photom, plan=plan), "slit", set())
+
+
 def assert_same(out, expected, dim, untraced):
     assert set(out.variables) == set(expected.variables) - untraced
     # the spectrum of a single integration is no time series
