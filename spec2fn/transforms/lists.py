@@ -27,11 +27,12 @@ field declares says what its values refer to, which is all that a map has to kno
 * Numbers that refer to a list are positions in it; ``n + i``, beyond its end, stays beyond it.
 * Positions that refer to a member say which slits it is for. It is None for the others.
 
-One slit has lists as short as those of a bucket of which it is the only one, but padded to the
-longest that any slit has, and one more. In the padding its last element is repeated, which has no
-effect where a field says by its `padding` what has none (a weight of 0), or where nothing refers
-to it; positions in another list are those of its padding. Slits without any elements, of which
-none could be repeated, are mapped apart from the others.
+In a map each slit has its part of a list, as in a plan that was made for this slit alone, but
+padded to one more than the longest part. The last element is repeated there. That has no effect if
+the list is only looked up (no position is one of the padding), or if a field that is a factor of
+all others says by its `padding` what has none: a weight of 0. Padding of positions in another list
+refers to the padding there. Slits without any elements, of which none could be repeated, are mapped
+apart.
 """
 
 from __future__ import annotations

@@ -30,8 +30,9 @@ def vmap(
     """Map a function of Datasets over a named dimension.
 
     Variables that have `dim`, and fields of plans that are declared with it
-    (:mod:`spec2fn.plan_base`), are mapped along it wherever it stands among their dims;
-    everything else is broadcast.
+    (:mod:`spec2fn.plan_base`), are mapped along it wherever it stands among their dims. Lists of
+    what all slits have are cut into the part of each (:mod:`spec2fn.transforms.lists`).
+    Everything else is broadcast.
 
     The function is traced once. What cannot be traced and differs along `dim`, such as the name
     or the source type of a slit, is carried along; if the function looks at it, elements with the
