@@ -10,9 +10,10 @@ A field of arrays is declared with :func:`array`, which names its axes::
 
 Names are separated by blanks. ``""`` is a number; ``4`` is an axis of that length, ``_`` one of
 any length; ``[integration]`` may be missing; ``...`` stands for any axes (that nothing is mapped
-along); ``(slit pixel)`` is one axis that runs over several dims at once. A tuple or mapping of
-arrays has the dims of each. A dim has the same length in all fields of a plan. What describes the
-exposure without being computed with (a gwcs, headers) is declared with :func:`outside`.
+along); ``(slit pixel)`` is one axis that runs over several dims at once. An arrow says what values
+refer to, so that lists can be cut into those of each slit (:mod:`spec2fn.transforms.lists`). A
+tuple or mapping of arrays has the dims of each. A dim has the same length in all fields of a plan.
+What describes the exposure (a gwcs, headers) is declared with :func:`outside`.
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ class Dims(NamedTuple):
 
     kind: str
     names: str
+    padding: object = None
 
     @functools.cache  # noqa: B019 - there are few
     def of(self, ndim: int) -> tuple[str, ...] | None:
         """Return the name of each axis of an array of `ndim` axes; None if it has others."""
-        found = re.findall(r"\([^)]*\)|\S+", self.names)
+        found = re.findall(r"\([^)]*\)|\S+", self.names.partition(" -> ")[0])
         if "..." in found:
             more = ndim - len(found) + 1
             i = found.index("...")
@@ -49,12 +51,12 @@ class Dims(NamedTuple):
         return tuple(n.strip("[]") for n in found) if ndim == len(found) else None
 
 
-def array(dims: str, *, default: object = dataclasses.MISSING) -> Any:  # noqa: ANN401 - takes the type of the field
+def array(dims: str, *, default: object = dataclasses.MISSING, padding: object = None) -> Any:  # noqa: ANN401 - takes the type of the field
     """Declare a field of arrays, with the dims of their axes (see :mod:`spec2fn.plan_base`).
 
-    With a `default` it may be left out.
+    With a `default` it may be left out; a list of weights has a `padding` of 0.
     """
-    return field(default=default, metadata={"dims": Dims("array", dims)})
+    return field(default=default, metadata={"dims": Dims("array", dims, padding)})
 
 
 def labels(dim: str, *, default: object = dataclasses.MISSING) -> Any:  # noqa: ANN401 - takes the type of the field
@@ -127,15 +129,13 @@ class Plan:
 
     def _check(self, name: str, dims: Dims, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
         axes = dims.of(len(shape))
+        why = "it has another number of axes" if axes is None else ""
         for axis, length in zip(axes or (), shape, strict=False):
             known = int(axis) if axis.isdigit() else sizes.setdefault(axis, length)
             if known != length and axis != "_":
-                why = f"the length of {axis!r} is {known}"
-                break
-        else:
-            if axes is not None:
-                return
-            why = "it has another number of axes"
+                why = why or f"the length of {axis!r} is {known}"
+        if not why:
+            return
         msg = (
             f"{type(self).__name__}.{name} needs dims ({dims.names}), found shape {tuple(shape)}:"
             f" {why}; make all arrays of a plan for the same exposure, or declare other dims"

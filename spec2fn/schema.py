@@ -529,13 +529,13 @@ def with_problems(bucket: xr.Dataset, problems: Sequence[str], *, lost: bool = T
     bucket : xarray.Dataset
         Problems that it records already are kept.
     problems : sequence of str
-        By slit, empty where there is none.
+        By slit, empty where there is none; nothing is recorded without any text by slit.
     lost : bool
         The slits have no value any more (the variable ``slit_problem``); otherwise they go on,
         and this is a warning (``slit_warning``).
     """
     name = "slit_problem" if lost else "slit_warning"
-    if not lost and not any(problems):
+    if not problems:
         return bucket
     before = [""] * len(problems)
     if name in bucket:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spec2fn.compiled.cache import use_cache
 from spec2fn.compiled.outputs import cut, joined, labelled
+from spec2fn.compiled.slit_by_slit import slit_by_slit
 from spec2fn.compiled.trace import Traced, trace
 from spec2fn.engine.pipeline import Observation, Product
 from spec2fn.engine.run import Result, run
 from spec2fn.engine.settings import Settings
-from spec2fn.errors import ContractError, DatasetError, InputError, PlanError, nearest
+from spec2fn.errors import ContractError, DatasetError, InputError, nearest
 from spec2fn.pieces import Exposure, Pieces, pieces_of
 from spec2fn.schema import Meta
 from spec2fn.transforms.mapping import map_arrays, vmap
@@ -294,37 +295,24 @@ class Compiled:
             variables of `science` may have it among their dims; products have it first, where
             they depend on it. Realisations are computed in batches of bounded memory.
             ``integration``: each integration goes through the pipeline alone.
-            ``slit``: always refused, see below.
+            ``slit``: from where there are slits, each of them goes through the steps alone, but
+            for those that do something with all slits together (a master background, the
+            extraction). The products are those of :meth:`products`, which computes with all
+            slits of a bucket at once; that is faster.
 
         Raises
         ------
         PlanError
-            For ``slit``, naming a field of a plan, if possible one that lists the pixels of all
-            slits: a program computes with all slits of a bucket at once, and does not grow with
-            them. Single steps are mapped by :func:`spec2fn.transforms.vmap`. When it is called,
-            for a field that cannot be mapped along ``integration``.
+            When it is called, for a field of a plan that cannot be mapped, by name.
         ContractError
             For ``slit``, if there are no slits. When it is called, if nothing has the dim, or its
             length is not the same everywhere.
         """
-        if dim == "slit":
-            self._refuse_slits()
-        if dim == "integration":
+        if dim == "slit" and not any("slit" in v.dims for _, v in _described(self._packed, "")):
+            raise ContractError("vmap: nothing in this pipeline has the dim 'slit'")
+        if dim in ("integration", "slit"):
             return functools.partial(self._by_element, dim)
         return functools.partial(self._by_realisation, dim)
-
-    def _refuse_slits(self) -> NoReturn:
-        known = {path: variable.dims for path, variable in _described(self._packed, "")}
-        held = [path for path, dims in known.items() if "slit" in dims]
-        joint = [path for path, dims in known.items() if any("(slit" in d for d in dims)]
-        if not held and not joint:
-            raise ContractError("vmap: nothing in this pipeline has the dim 'slit'")
-        why = "runs over all slits together" if joint else "is that of all slits of a bucket"
-        msg = (
-            f"vmap: {(joint or held)[0]} {why} and cannot be mapped along 'slit'; a compiled"
-            " pipeline computes with all slits of a bucket at once, and does not grow with them"
-        )
-        raise PlanError(msg)
 
     # -- mapping -------------------------------------------------------------------------------
 
@@ -432,6 +420,9 @@ class Compiled:
 
             def whole(arrays: Mapping[str, Array]) -> PyTree:
                 inputs = unpack(self._filled(arrays))
+                if dim == "slit":
+                    pipeline = slit_by_slit(self.settings.pipeline)
+                    return pack(self._apply(inputs, replace(self.settings, pipeline=pipeline)))
                 return pack(vmap(self._apply, dim)(inputs))
 
             self._programs["whole", dim] = jax.jit(whole)
@@ -470,15 +461,16 @@ class Compiled:
         leaves = [arrays.get(path, leaf) for path, leaf in self._leaves.items()]
         return jax.tree_util.tree_unflatten(self._flat[1], leaves)
 
-    def _apply(self, inputs: Mapping[str, Any]) -> Products:
+    def _apply(self, inputs: Mapping[str, Any], settings: Settings | None = None) -> Products:
+        settings = settings or self.settings
         result = run(
-            self.settings.pipeline,
+            settings.pipeline,
             inputs[_SCIENCE],
             inputs["refs"],
             members=inputs["members"],
-            params=self.settings,
+            params=settings,
             plans=inputs["plans"],
-            **_asked_for(self.settings, self.kinds),
+            **_asked_for(settings, self.kinds),
         )
         return {kind: {**result.saved, **result.products}[kind] for kind in self.kinds}
 

@@ -121,6 +121,7 @@ def drizzle_overlap(
         area=area[order],
         shape_in=shape_in,
         shape_out=(int(shape_out[0]), int(shape_out[1])),
+        by_slit=(len(order),),
     )
 
 
@@ -151,7 +152,8 @@ def neighbour_pairs(overlap: Overlap, axis: int) -> Pairs:
     parts = joined(found)
     order = np.argsort(parts[2], kind="stable")
     first, second, slots = (part[order].astype(np.int32) for part in parts)
-    return Pairs(first, second, slots, lags)
+    by_lag = np.bincount(slots // overlap.n_out, minlength=lags)
+    return Pairs(first, second, slots, lags, overlap.shape_out, (tuple(by_lag.tolist()),))
 
 
 def _moved(flat: HostArray, width: int, target: tuple[int, int], position: int) -> HostArray:
@@ -175,9 +177,10 @@ def stack_overlaps(
     images : int
         How many there are.
     shape_in, shape_out : tuple of int
-        (y, x) of the padded images; those of the stack are (n * y, x).
+        (y, x) of the padded images.
     """
-    n = sum(one.rows.size for one in overlaps.values())
+    by_slit = tuple(overlaps[i].rows.size if i in overlaps else 0 for i in range(images))
+    n = sum(by_slit)
     # filled in place: there may be millions of entries
     rows, cols, area = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n)
     end = 0
@@ -190,8 +193,9 @@ def stack_overlaps(
         rows=rows,
         cols=cols,
         area=area,
-        shape_in=(images * shape_in[0], shape_in[1]),
-        shape_out=(images * shape_out[0], shape_out[1]),
+        shape_in=shape_in,
+        shape_out=shape_out,
+        by_slit=by_slit,
     )
 
 
@@ -205,6 +209,7 @@ def stack_pairs(
     lags = max((p.lags for p in pairs.values()), default=1)
     n_out = images * shape_out[0] * shape_out[1]
     n = sum(p.first.size for p in pairs.values())
+    by_slit = np.zeros((images, lags), dtype=int)
     first, second, slots = (np.empty(n, np.int32) for _ in range(3))
     end = 0
     for lag in range(lags):
@@ -214,8 +219,9 @@ def stack_pairs(
             low, high = np.searchsorted(one.slots, [lag * pixels, (lag + 1) * pixels])
             rows = one.slots[low:high].astype(np.int64) - lag * pixels
             here = slice(end, end := end + rows.size)
+            by_slit[i, lag] = rows.size
             slots[here] = lag * n_out + _moved(rows, overlaps[i].shape_out[1], shape_out, i)
             first[here] = one.first[low:high] + before
             second[here] = one.second[low:high] + before
             before += overlaps[i].rows.size
-    return Pairs(first, second, slots, lags)
+    return Pairs(first, second, slots, lags, shape_out, tuple(map(tuple, by_slit.tolist())))

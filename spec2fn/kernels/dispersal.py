@@ -181,6 +181,8 @@ class Dispersal(Plan):
         Geometry by order.
     source : int array, (pixel,)
         Position of the source of each pixel among the spectra.
+    sources : int
+        Number of spectra; some may have no pixel.
     shape : (int, int)
         Of the grism image.
     x0, y0 : array, (pixel,), optional
@@ -191,6 +193,7 @@ class Dispersal(Plan):
 
     orders: Mapping[str, OrderGeometry]
     source: Array = array("pixel")
+    sources: int
     shape: Shape
     x0: Array | None = array("pixel", default=None)
     y0: Array | None = array("pixel", default=None)
@@ -228,14 +231,13 @@ class Dispersal(Plan):
     def adjoint_spectra(self, image: Array, brightness: Array) -> dict[str, Array]:
         """The adjoint in the spectra for given brightness, by order, shape (source, wave)."""
         xp = array_namespace(image, brightness, self.source)
-        many = int(np.max(np.asarray(self.source), initial=-1)) + 1
         out = {}
         for name, order in self.orders.items():
             picked = gather(order.x, order.y, image, self.area) * brightness * order.gain[:, None]
             if xp is np:
-                sums = [np.bincount(self.source, one, minlength=many) for one in picked]
+                sums = [np.bincount(self.source, one, minlength=self.sources) for one in picked]
                 out[name] = np.stack(sums, axis=1)
             else:
-                zero = xp.zeros((many, len(picked)), dtype=picked.dtype)
+                zero = xp.zeros((self.sources, len(picked)), dtype=picked.dtype)
                 out[name] = zero.at[self.source].add(picked.T)
         return out

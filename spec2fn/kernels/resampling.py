@@ -6,6 +6,7 @@ Data have their pixels flattened into the last axis; leading axes (integrations)
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from spec2fn.kernels.namespace import (
     usable,
 )
 from spec2fn.kernels.sums import sum_by
-from spec2fn.plan_base import Plan, array
+from spec2fn.plan_base import Plan, array, labels
 from spec2fn.typing import Array, HostArray
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
 class Overlap(Plan):
     """Sparse operator from input to output pixels, entries sorted by output pixel.
 
+    The images of several slits stand on top of each other.
+
     Attributes
     ----------
     rows, cols : (n,) int32
@@ -43,24 +46,27 @@ class Overlap(Plan):
     area : (n,) float64
         Fraction of the (shrunken) input pixel that falls on the output pixel.
     shape_in, shape_out : tuple of int
-        (y, x) of the input cutout and of the output image.
+        (y, x) of the input cutout and of the output image, of one slit.
+    by_slit : tuple of int
+        Number of entries of each slit.
     """
 
-    rows: Array = array("(slit entry)")
-    cols: Array = array("(slit entry)")
-    area: Array = array("(slit entry)")
+    rows: Array = array("(slit entry) -> shape_out")
+    cols: Array = array("(slit entry) -> shape_in")
+    area: Array = array("(slit entry)", padding=0.0)
     shape_in: tuple[int, int]
     shape_out: tuple[int, int]
+    by_slit: tuple[int, ...] = labels("slit -> (slit entry)")
 
     @property
     def n_in(self) -> int:
-        """Number of input pixels."""
-        return self.shape_in[0] * self.shape_in[1]
+        """Number of input pixels, of all slits."""
+        return len(self.by_slit) * math.prod(self.shape_in)
 
     @property
     def n_out(self) -> int:
-        """Number of output pixels."""
-        return self.shape_out[0] * self.shape_out[1]
+        """Number of output pixels, of all slits."""
+        return len(self.by_slit) * math.prod(self.shape_out)
 
     @functools.cached_property
     def runs(self) -> tuple[HostArray, HostArray]:
@@ -79,12 +85,18 @@ class Pairs(Plan):
         ``(lag - 1) * n_out + row`` of the first entry, ascending.
     lags : int
         Largest lag (at least 1).
+    shape_out : tuple of int
+        (y, x) of the output image of one slit.
+    by_slit : tuple of tuple of int
+        Number of pairs of each slit, by lag.
     """
 
-    first: Array = array("(slit pair)")
-    second: Array = array("(slit pair)")
-    slots: Array = array("(slit pair)")
+    first: Array = array("(slit pair) -> (slit entry)")
+    second: Array = array("(slit pair) -> (slit entry)")
+    slots: Array = array("(slit pair) -> shape_out")
     lags: int
+    shape_out: tuple[int, int]
+    by_slit: tuple[tuple[int, ...], ...] = labels("slit -> (slit pair)")
 
     @functools.cached_property
     def runs(self) -> tuple[HostArray, HostArray]:

@@ -111,7 +111,7 @@ def wavecorr(
         wavelength_uncorrected=(old.dims, old.data, dict(old.attrs)),
         wavelength_corrected=("slit", applies),
     )
-    out = with_problems(out, plan.problems, lost=False)
+    out = with_problems(out, plan.warnings or (), lost=False)
     wcs = meta_of(ds).wcs
     if isinstance(wcs, Mapping) and not any(is_traced(v) for v in (values, applies)):
         out = with_meta(out, wcs=_corrected(ds, wcs, plan, np.asarray(values)))

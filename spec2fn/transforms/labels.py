@@ -25,6 +25,11 @@ class Label:
         self.values = values
         self.identity = identity  # of an index, whose values are looked up
 
+    @property
+    def of_each(self) -> list[object] | HostArray:
+        """The values of the elements, as an array if they were one."""
+        return self.values.tolist() if self.values.dtype == object else self.values
+
     def _read(self, *_: object) -> NoReturn:
         raise LabelRead(self)
 

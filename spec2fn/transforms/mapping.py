@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import numpy as np
 
 from spec2fn.errors import ContractError
-from spec2fn.kernels.namespace import array_namespace
 from spec2fn.plan_base import Plan
 from spec2fn.slits import Slits
 from spec2fn.transforms.elements import COMPUTED, MAPPED, Along, Leaf, Out
@@ -31,8 +30,9 @@ def vmap(
     """Map a function of Datasets over a named dimension.
 
     Variables that have `dim`, and fields of plans that are declared with it
-    (:mod:`spec2fn.plan_base`), are mapped along it wherever it stands among their dims;
-    everything else is broadcast.
+    (:mod:`spec2fn.plan_base`), are mapped along it wherever it stands among their dims. Lists of
+    what all slits have are cut into the part of each (:mod:`spec2fn.transforms.lists`).
+    Everything else is broadcast.
 
     The function is traced once. What cannot be traced and differs along `dim`, such as the name
     or the source type of a slit, is carried along; if the function looks at it, elements with the
@@ -103,9 +103,9 @@ def map_arrays(
         Of :func:`~spec2fn.transforms.packing.pack`.
     """
     leaves = {name: Leaf(data, 0 if name in mapped else -1) for name, data in arrays.items()}
-    out = _run(function, ((leaves,), {}), None, keep=False)
+    out = _run(function, ((leaves,), {}), keep=False)
     n = len(arrays[next(iter(mapped))])
-    return Along(dim, None, keep=False).join([out], [np.arange(n)])
+    return Along(dim, keep=False).join([out], [np.arange(n)])
 
 
 def _by_bucket(
@@ -131,7 +131,7 @@ def _by_bucket(
 
 def _mapped(function: Callable[..., Any], packed: PyTree, dim: str, *, keep: bool) -> PyTree:
     """Map a function of packed arguments along a dim."""
-    whole = Along(dim, None, keep=keep)
+    whole = Along(dim, keep=keep)
     whole.split(packed)
     if len(whole.sizes) != 1:
         lengths = ", ".join(f"{n} ({w})" for n, w in whole.sizes.items()) or "none"
@@ -143,10 +143,9 @@ def _mapped(function: Callable[..., Any], packed: PyTree, dim: str, *, keep: boo
     (n,) = whole.sizes
 
     def by_group(index: HostArray) -> list[tuple[HostArray, PyTree]]:
-        along = Along(dim, index, keep=keep)
+        along = Along(dim, index, n, keep=keep)
         try:
-            element, some = along.split(packed), index if len(index) < n else None
-            return [(index, _run(function, element, some, keep=keep))]
+            return [(index, _run(function, along.split(packed), keep=keep))]
         except LabelRead as read:
             if not any(label is read.label for label in along.labels):
                 raise  # of a map around this one
@@ -159,10 +158,8 @@ def _mapped(function: Callable[..., Any], packed: PyTree, dim: str, *, keep: boo
     return whole.join([out for _, out in groups], [index for index, _ in groups])
 
 
-def _run(
-    function: Callable[..., Any], element: PyTree, index: HostArray | None, *, keep: bool
-) -> PyTree:
-    """Map a function over some elements (None: all) with one trace.
+def _run(function: Callable[..., Any], element: PyTree, *, keep: bool) -> PyTree:
+    """Map a function over elements with one trace.
 
     Leaves of the argument are :class:`Leaf`, those of the result :class:`Out`.
     """
@@ -170,33 +167,27 @@ def _run(
     from jax.extend.core import jaxpr_as_fun
 
     held, tree = jax.tree_util.tree_flatten(element)
-    leaves, axes = [leaf.data for leaf in held], [leaf.axis for leaf in held]
 
     def one(*cut: jax.Array) -> PyTree:
-        if keep:
-            cut = tuple(
-                c if a < 0 else jax.numpy.expand_dims(c, a) for c, a in zip(cut, axes, strict=True)
-            )
         args, kwargs = unpack(jax.tree_util.tree_unflatten(tree, cut))
         return pack(function(*args, **kwargs))
 
-    if index is not None:
-        leaves = [
-            leaf if a < 0 else array_namespace(leaf).take(leaf, index, axis=a)
-            for leaf, a in zip(leaves, axes, strict=True)
-        ]
-    cut = [
-        leaf if a < 0 else jax.ShapeDtypeStruct((*leaf.shape[:a], *leaf.shape[a + 1 :]), leaf.dtype)
-        for leaf, a in zip(leaves, axes, strict=True)
-    ]
-    traced, shapes = jax.make_jaxpr(one, return_shape=True)(*cut)
+    traced, shapes = jax.make_jaxpr(one, return_shape=True)(*(leaf.of_one(keep) for leaf in held))
+    axes = [leaf.axis for leaf in held]
     origins = _origins(traced.jaxpr, axes)
+    leaves = [leaf.stacked(keep) for leaf in held]
     out = jax.vmap(
         jaxpr_as_fun(traced),
-        in_axes=[None if a < 0 else a for a in axes],
+        in_axes=[None if a < 0 else 0 for a in axes],
         out_axes=[0 if o == MAPPED else None for o in origins],
     )(*leaves)
-    returned = [Out(data, origin) for data, origin in zip(out, origins, strict=True)]
+    # what the function passes on stays what it was, also if it cannot be traced
+    number = {v: i for i, v in enumerate(traced.jaxpr.invars)}
+    passed = (None if hasattr(v, "val") else number.get(v) for v in traced.jaxpr.outvars)
+    returned = [
+        Out(data if i is None else leaves[i], origin)
+        for data, origin, i in zip(out, origins, passed, strict=True)
+    ]
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(shapes), returned)
 
 

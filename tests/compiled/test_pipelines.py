@@ -183,3 +183,22 @@ def test_mapped_over_realisations_equals_a_loop(compiled):
         alone = compiled.products({"science/sci": one})[kind]
         for a, b in zip(pieces_of(mapped), pieces_of(alone), strict=True):
             assert_same(a.isel(realisation=i), b)
+
+
+@pytest.mark.parametrize(
+    "exp_type",
+    [
+        "NIS_WFSS",
+        pytest.param("NRS_FIXEDSLIT", marks=pytest.mark.slow),
+        pytest.param("NRS_MSASPEC", marks=pytest.mark.slow),
+    ],
+)
+def test_slits_one_by_one_equal_all_of_them_at_once(exp_type, planned):
+    compiled = planned(exp_type)
+    sci = compiled.value("science/sci")
+    values = {"science/sci": (1.5 * sci).astype(sci.dtype)}
+    alone, expected = compiled.vmap("slit")(values), compiled.products(values)
+    assert set(alone) == set(expected)
+    assert any(b.sizes["slit"] > 1 for b in expected["cal"].buckets)
+    for kind, product in expected.items():
+        assert_same(alone[kind], product)

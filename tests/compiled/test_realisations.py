@@ -5,7 +5,7 @@ import pytest
 
 import spec2fn
 from spec2fn.engine.pipeline import Observation
-from spec2fn.errors import ContractError, DatasetError, InputError, PlanError
+from spec2fn.errors import ContractError, DatasetError, InputError
 from spec2fn.forward.renderers import render
 from spec2fn.pipelines import MODES
 from spec2fn.testing import exposures
@@ -103,13 +103,9 @@ def test_values_are_checked(planned):
         compiled.only("s2d")
     with pytest.raises(ContractError, match="need a first axis 'realisation' of one length"):
         compiled.vmap("realisation")({"science/sci": compiled.value("science/sci")})
-    with pytest.raises(PlanError, match=r"plans/flat_field/0/.* cannot be mapped along 'slit'"):
-        compiled.vmap("slit")
 
 
-def test_pipelines_are_not_mapped_along_slits(planned):
-    with pytest.raises(PlanError, match=r"plans/\S+ is that of all slits of a bucket"):
-        planned("NRC_TSGRISM").vmap("slit")
+def test_without_slits_nothing_is_mapped_along_them(planned):
     with pytest.raises(ContractError, match="nothing in this pipeline has the dim 'slit'"):
         planned("NIS_SOSS").vmap("slit")
 

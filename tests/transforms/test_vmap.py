@@ -22,6 +22,7 @@ class Weights(Plan):
     kinds: tuple[str, ...] = labels("slit", default=KINDS)
     members: tuple[int, ...] = positions("slit", default=())
     listed: Array | None = array("(slit pixel)", default=None)
+    placed: Array | None = array("slit -> (slit pixel)", default=None)
     anything: Array | None = array("...", default=None)
     forgotten: object = None
 
@@ -67,6 +68,7 @@ def same(out, expected):
         if variable.dtype.kind == "f":
             np.testing.assert_allclose(out[name], variable, rtol=1e-12)
         else:
+            assert out[name].dtype == variable.dtype, name
             np.testing.assert_array_equal(out[name], variable)
 
 
@@ -118,12 +120,14 @@ def test_what_a_function_looks_at_decides_how_often_it_is_traced(bucket, plan):
     def by_type(ds, plan):
         factor = 2.0 if str(ds["source_type"].values[0]) == "POINT" else 3.0
         traces.append(factor)
-        kind = np.array(plan.kinds, dtype="U8")
-        return ds.assign(sci=(ds["sci"].dims, ds["sci"].data * factor), kind=("slit", kind))
+        kind, passed = np.array(plan.kinds, dtype="U8"), np.array(plan.kinds)
+        new = {"kind": ("slit", kind), "passed": ("slit", passed)}
+        return ds.assign(sci=(ds["sci"].dims, ds["sci"].data * factor), **new)
 
     out = transforms.vmap(by_type, "slit")(bucket, plan)
     factor = np.where(np.array(KINDS) == "POINT", 2.0, 3.0)[:, None, None, None]
-    same(out, bucket.assign(sci=bucket["sci"] * factor, kind=("slit", np.array(KINDS))))
+    kinds = {name: ("slit", np.array(KINDS)) for name in ("kind", "passed")}
+    same(out, bucket.assign(sci=bucket["sci"] * factor, **kinds))
     # one of all slits each time it looks, one for each value, in the order of the slits
     assert sorted(set(traces)) == [2.0, 3.0]
     assert len(traces) <= 4
@@ -190,6 +194,7 @@ def test_gradients_and_compiled_maps(bucket, plan):
         ({"forgotten": np.zeros(7)}, r"Weights\.forgotten is an array of shape \(7,\).*array\(\"…"),
         ({"anything": np.zeros(7)}, r"Weights\.anything is an array of shape \(7,\)"),
         ({"listed": np.zeros(7)}, r"Weights\.listed has an axis \(slit pixel\).* along 'slit'"),
+        ({"placed": np.zeros(3, int)}, r"Weights\.placed holds positions in \(slit pixel\), of wh"),
         ({"members": (1,)}, r"Weights\.members holds positions \(1,\).* along 'slit'"),
     ],
 )
@@ -207,6 +212,128 @@ def test_positions_of_all_and_empty_lists_are_no_obstacle(bucket, plan):
         return weighted(ds, plan)
 
     same(transforms.vmap(members, "slit")(bucket, whole), weighted(bucket, whole))
+
+
+class Lit(Plan):
+    """Pixels that are listed."""
+
+    position: Array = array("(slit pixel) -> entry")
+    entry: Array = array("slit y x -> (slit pixel)")
+    by_slit: tuple[int, ...] = labels("slit -> (slit pixel)")
+
+
+class Summed(Plan):
+    """Listed pixels that go into sums, which come one after the other, slit by slit in each."""
+
+    pixel: Array = array("(slit term) -> (slit pixel)")
+    place: Array = array("(slit term) -> shape")
+    shape: tuple[int, int]
+    by_slit: tuple[tuple[int, ...], ...] = labels("slit -> (slit term)")
+
+
+class Listing(Plan):
+    """Lists of two kinds, some for the slits in `some` once more."""
+
+    lit: Lit
+    weight: Array = array("(slit pixel)", padding=0.0)
+    factor: tuple[Array, ...] = array("(slit pixel)")
+    summed: Summed
+    some: tuple[int, ...] = positions("slit -> other", default=())
+    other: Lit | None = None
+
+
+def lit(true):
+    position = np.flatnonzero(true)
+    entry = np.full(true.shape, len(position) + 1)
+    entry[:, 0] = len(position)  # beyond the list in another way
+    entry.reshape(-1)[position] = np.arange(len(position))
+    return Lit(position, entry, tuple(true.sum((1, 2)).tolist()))
+
+
+def listing(rng, true, some=(0, 2)):
+    """What is true, and two sums of it in each row of four for every slit."""
+    pixels = lit(true)
+    n, (slit, row, _) = len(pixels.position), np.nonzero(true)
+    second = np.flatnonzero(rng.uniform(size=n) < 0.5)
+    pixel = np.concatenate([np.arange(n), second])
+    place = np.concatenate([slit * 4 + row, slit[second] * 4 + row[second] + 4 * len(true)])
+    counts = [[int((slit == i).sum()), int((slit[second] == i).sum())] for i in range(len(true))]
+    return Listing(
+        pixels,
+        rng.uniform(1, 2, n),
+        (rng.uniform(1, 2, n), rng.uniform(1, 2, n)),
+        Summed(pixel, place, (1, 4), tuple(map(tuple, counts))),
+        some,
+        lit(true[list(some)]) if some else None,
+    )
+
+
+def with_lists(ds, plan):
+    """Write an image of what is listed, and sums of it."""
+    slits, listed = ds.sizes["slit"], plan.lit.position
+    values = jnp.asarray(ds["flux"].data).reshape(-1)[listed] * plan.factor[0] * plan.factor[1]
+    image = jnp.concatenate([values, jnp.array([-1.0, -2.0])])[plan.lit.entry]
+    terms = (values * plan.weight)[plan.summed.pixel]
+    sums = jnp.zeros(2 * slits * 4).at[plan.summed.place].add(terms).reshape(2, slits, 4)
+    again = jnp.full(image.shape, jnp.nan)
+    if plan.some:
+        chosen = jnp.asarray(ds["flux"].data)[jnp.array(plan.some)].reshape(-1)
+        values = jnp.concatenate([chosen[plan.other.position], jnp.array([-3.0, -4.0])])
+        again = again.at[jnp.array(plan.some)].set(values[plan.other.entry])
+    new = {"image": image, "again": again}
+    out = ds.assign({n: (("slit", "y", "x"), v) for n, v in new.items()})
+    return out.assign(sums=(("slit", "order", "y"), jnp.moveaxis(sums, 1, 0)))
+
+
+@pytest.mark.parametrize(
+    ("some", "lost"), [((), None), ((1,), 0), ((0, 2), 0), ((0, 2), 1), ((0, 1, 2), 2)]
+)
+def test_lists_of_all_slits_are_cut_into_those_of_each(rng, bucket, lost, some):
+    true = rng.uniform(size=(3, 4, 5)) < np.array([0.2, 0.9, 0.5])[:, None, None]
+    true[:, 1, 1] = True
+    flux = np.where(true, rng.normal(size=true.shape), np.nan)  # what is not listed has no value
+    if lost is not None:
+        true[lost] = False
+    ds, plan = bucket.assign(flux=(("slit", "y", "x"), flux)), listing(rng, true, some)
+    mapped = transforms.vmap(with_lists, "slit")
+    same(transforms.jit(mapped)(ds, plan=plan), with_lists(ds, plan))
+
+    def loss(function):
+        def of(ds, plan):
+            out = function(ds, plan)
+            return jnp.sum(out["image"].data ** 2) + jnp.sum(out["sums"].data ** 3)
+
+        return of
+
+    wrt = {0: ("flux",), 1: ("weight", "factor/1")}
+    (_, found), (_, expected) = (
+        transforms.jit(transforms.value_and_grad(loss(f), wrt))(ds, plan)
+        for f in (mapped, with_lists)
+    )
+    for i, names in wrt.items():
+        for name in names:
+            assert np.isfinite(expected[i][name]).all()
+            np.testing.assert_allclose(found[i][name], expected[i][name], rtol=1e-10)
+
+
+def test_lists_do_not_matter_along_another_dim(rng, bucket):
+    true = np.ones((3, 4, 5), dtype=bool)
+    plan = listing(rng, true)
+
+    def each(ds, plan):
+        return with_lists(ds.assign(flux=ds["sci"]), plan).drop_vars("flux")
+
+    out = transforms.vmap(each)(bucket, plan)
+    for i in range(2):
+        expected = each(bucket.isel(integration=i), plan)
+        np.testing.assert_allclose(out["image"].isel(integration=i), expected["image"])
+
+
+def test_a_list_must_be_as_long_as_its_slits_say(rng, bucket):
+    plan = listing(rng, np.ones((3, 4, 5), dtype=bool))
+    short = Listing(plan.lit, plan.weight[1:], (plan.factor[0][1:],) * 2, plan.summed)
+    with pytest.raises(PlanError, match=r"Listing\.weight has 59 elements along \(slit pixel\)"):
+        transforms.vmap(with_lists, "slit")(bucket, short)
 
 
 def test_lengths_must_agree(bucket, plan):

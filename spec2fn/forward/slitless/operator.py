@@ -88,7 +88,7 @@ def grism_operator(
         gain = response.gain(wavelength, step)
         geometries[str(response.order)] = OrderGeometry(*place, wavelength, gain)
     shape = exposure.sizes["y"], exposure.sizes["x"]
-    operator = Dispersal(geometries, source, shape, x0, y0, sources[0].area)
+    operator = Dispersal(geometries, source, len(sources), shape, x0, y0, sources[0].area)
     return operator, brightness, tuple(s.source for s in sources)
 
 

@@ -105,7 +105,7 @@ def apply_factor(ds: xr.Dataset, factor: Factor, *, inverse: bool = False) -> xr
         ds = ds.assign(var_flat=(ds["sci"].dims, planes.pop("var_flat")))
     out = replace_data(ds, units=factor.units, dq=new_dq, **planes)
     out = set_scalars(out, **factor.scalars).assign(factor.variables)
-    out = with_problems(out, factor.problems) if factor.problems else out
+    out = with_problems(out, factor.problems)
     return with_problems(out, factor.warnings, lost=False)
 
 

@@ -58,6 +58,8 @@ class GrismPhotomPlan(Plan):
         By slit: why it has no calibration, or an empty string; empty for an image.
     left_alone : tuple of str
         By slit: why it is left in count rates, or an empty string; empty for an image.
+    mixed : bool
+        Whether some of the slits are left in count rates: one attribute cannot say the unit then.
     """
 
     rows: Array = array("[slit]")
@@ -70,7 +72,8 @@ class GrismPhotomPlan(Plan):
     time_tables: tuple[str, ...]
     time_rows: tuple[Array, ...] = array("[slit]", default=())
     problems: tuple[str, ...] | None = labels("slit", default=None)
-    left_alone: tuple[str, ...] = ()
+    left_alone: tuple[str, ...] = labels("slit", default=())
+    mixed: bool = False
 
     def factor(
         self, ds: xr.Dataset, photom: xr.Dataset, area: xr.Dataset | None, *, inverse: bool
@@ -111,8 +114,7 @@ class GrismPhotomPlan(Plan):
             value.astype(dtype),
             self.covered,
             applies=None if applies.all() else applies,
-            # one attribute cannot say it where units differ from slit to slit
-            units=str(by_slit[0]) if len(set(by_slit.tolist())) == 1 else "see bunit",
+            units=str(by_slit[0]) if by_slit.size and (inverse or not self.mixed) else "see bunit",
             variables=variables,
             problems=self.problems,
         )
@@ -200,7 +202,7 @@ def plan_grism_photom(
             for v in (places[index], places[index + 1], part, within)
         )
     covered &= step > 0
-    kept = params.uncalibrated == "kept"
+    kept = params.uncalibrated == "kept" and not single
     tables, time_rows = time_tables(ds, photom, found, params)
     planes = (low, high, fraction, covered, np.where(covered, step, 1.0))
     numbers = (np.array([row or 0 for row in found]), *time_rows)
@@ -213,7 +215,8 @@ def plan_grism_photom(
         time_tables=tables,
         time_rows=tuple(map(np.asarray, numbers[1:])),
         problems=None if single else (("",) * len(found) if kept else problems),
-        left_alone=problems if kept and not single else ("",) * (0 if single else len(found)),
+        left_alone=problems if kept else ("",) * (0 if single else len(found)),
+        mixed=kept and any(problems) and not all(problems),
     )
 
 

@@ -19,12 +19,7 @@ from spec2fn.kernels.tables import GAUSS_3
 from spec2fn.modes import mode_of
 from spec2fn.plans.flux.factors import extrapolates
 from spec2fn.plans.flux.spectral_flat import FlatImagePlan, FlatTablePlan, SpectralFlatPlan
-from spec2fn.plans.flux.tables import (
-    Segment,
-    list_pixels,
-    make_bank,
-    wavelengths_of,
-)
+from spec2fn.plans.flux.tables import Segment, list_pixels, make_bank, wavelengths_of
 from spec2fn.schema import need, require
 from spec2fn.subarray import subarray_origin
 from spec2fn.typing import HostArray

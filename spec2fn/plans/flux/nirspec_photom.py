@@ -105,14 +105,16 @@ class SlitPhotomPlan(Plan):
         By slit: why it has no calibration, or an empty string.
     units : tuple of str
         By slit.
+    unit : str
+        That of all slits; "see bunit" if they differ: one attribute cannot say it then.
     kept : tuple of int
         Slits for which the factors for point and uniform sources are kept.
     time_rows : tuple of array of int, shape (slit,)
         Rows of each of the `time_tables`.
     uniform : ResponsePlan, optional
         Of these slits with wavelengths for uniform sources; None if these are the same.
-    warnings : tuple of str
-        By slit: what is to be known of its calibration, or an empty string.
+    warnings : tuple of str, optional
+        By slit: what is to be known of its calibration, or an empty string; None if nothing is.
     """
 
     rows: Array = array("slit")
@@ -123,10 +125,11 @@ class SlitPhotomPlan(Plan):
     time_tables: tuple[str, ...]
     problems: tuple[str, ...] = labels("slit")
     units: tuple[str, ...] = labels("slit")
-    kept: tuple[int, ...] = positions("slit", default=())
+    unit: str
+    kept: tuple[int, ...] = positions("slit -> uniform", default=())
     time_rows: tuple[Array, ...] = array("slit", default=())
     uniform: ResponsePlan | None = None
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] | None = labels("slit", default=None)
 
     def factor(self, ds: xr.Dataset, photom: xr.Dataset, _: object, *, inverse: bool) -> Factor:
         """Return flux density or surface brightness per count rate, slit by slit."""
@@ -164,11 +167,10 @@ class SlitPhotomPlan(Plan):
             value,
             covered,
             flags=flags,
-            # one attribute cannot say it where units differ from slit to slit
-            units=units[0] if len(set(units)) == 1 else "see bunit",
+            units="DN/s" if inverse else self.unit,
             variables=variables,
             problems=self.problems,
-            warnings=self.warnings,
+            warnings=self.warnings or (),
         )
 
 
@@ -361,6 +363,7 @@ def plan_slit_photom(
             some_segments = [segments[i] for i in kept]
             uniform = _response(some, "wavelength_uncorrected", some_segments, extend)
     tables, time_rows = time_tables(ds, photom, rows, params)
+    units = tuple("MJy" if p else "MJy/sr" for p in point)
     return SlitPhotomPlan(
         rows=np.array([0 if r is None else r for r in rows], dtype=int),
         point=point,
@@ -369,8 +372,9 @@ def plan_slit_photom(
         response=_response(ds, "wavelength", segments, extend),
         time_tables=tables,
         problems=tuple(problems),
-        warnings=tuple(warnings),
-        units=tuple("MJy" if p else "MJy/sr" for p in point),
+        warnings=tuple(warnings) if any(warnings) else None,
+        units=units,
+        unit=units[0] if len(set(units)) == 1 else "see bunit",
         kept=kept,
         time_rows=time_rows,
         uniform=uniform,

@@ -165,7 +165,7 @@ class SpectralFlatPlan(Plan):
     tables: tuple[FlatTablePlan | None, ...]
     images: tuple[FlatImagePlan | None, ...]
     problems: tuple[str, ...] = labels("slit")
-    point: tuple[int, ...] = positions("slit", default=())
+    point: tuple[int, ...] = positions("slit -> uniform", default=())
     uniform: SpectralFlatPlan | None = None
     extrapolated: Array | None = array("(slit pixel)", default=None)
     outside: Array | None = array("(slit pixel)", default=None)
@@ -280,7 +280,7 @@ class SpectralFlatPlan(Plan):
     ) -> Iterator[tuple[Array | None, Array]]:
         """Table of the fast variation, and the errors of the image of the shutters."""
         values, errors, shutters = lines
-        xp = array_namespace(wave, *values)
+        xp = array_namespace(wave, *values, self.width)
         lit = None if self.lit is None else xp.asarray(self.lit[piece])
         x = wave if lit is None else xp.where(lit, wave, xp.zeros((), dtype=wave.dtype))
         width, cells = xp.asarray(self.width[piece]), table.bank.cells[:, piece]

@@ -13,7 +13,7 @@ import numpy as np
 
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.tables import cell_lines
-from spec2fn.plan_base import Plan, array
+from spec2fn.plan_base import Plan, array, labels
 from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
@@ -46,10 +46,13 @@ class PixelList(Plan):
     entry : array of int32, shape (slit, y, x)
         Place in the list; ``n`` for a pixel of a slit that is not in the list, ``n + 1`` for
         padding.
+    by_slit : tuple of int
+        How many of them each slit has.
     """
 
-    position: Array = array("(slit pixel)")
-    entry: Array = array("slit y x")
+    position: Array = array("(slit pixel) -> entry")
+    entry: Array = array("slit y x -> (slit pixel)")
+    by_slit: tuple[int, ...] = labels("slit -> (slit pixel)")
 
 
 class TableBank(Plan):
@@ -148,7 +151,7 @@ def list_pixels(listed: HostArray, true: HostArray) -> PixelList:
     count = len(position)
     entry = np.where(true, np.int32(count), np.int32(count + 1))
     entry.reshape(-1)[position] = np.arange(count, dtype=np.int32)
-    return PixelList(position, entry)
+    return PixelList(position, entry, tuple(np.count_nonzero(listed, axis=(1, 2)).tolist()))
 
 
 def _with_constant_ends(one: Segment) -> Segment:

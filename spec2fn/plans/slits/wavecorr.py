@@ -49,10 +49,10 @@ class WavecorrPlan(Plan):
         Positions of the source across the slit, in units of its width.
     index : array of int32, shape (slit, y, x)
         Lower end of the cell of `points` each pixel is in.
-    problems : tuple of str
-        Why a slit could not be evaluated.
     left_alone : tuple of str
         By slit: why it is not corrected; empty where it is.
+    warnings : tuple of str, optional
+        By slit: why it could not be evaluated; None if all could.
     """
 
     applies: Array = array("slit")
@@ -62,8 +62,8 @@ class WavecorrPlan(Plan):
     offsets: Array = array("slit knot place")
     positions: Array = array("slit place")
     index: Array = array("slit y x")
-    problems: tuple[str, ...] = labels("slit")
     left_alone: tuple[str, ...] = labels("slit")
+    warnings: tuple[str, ...] | None = labels("slit", default=None)
 
 
 def plan_wavecorr(ds: xr.Dataset, reference: xr.Dataset) -> WavecorrPlan:
@@ -239,8 +239,8 @@ def _neutral(ds: xr.Dataset, n: int, m: int, problems: tuple[str, ...]) -> Wavec
         offsets=np.zeros((slits, n, m)),
         positions=np.tile(np.arange(m, dtype=np.float64), (slits, 1)),
         index=np.zeros((slits, ds.sizes["y"], ds.sizes["x"]), dtype=np.int32),
-        problems=problems,
         left_alone=("",) * len(problems),
+        warnings=problems if any(problems) else None,
     )
 
 
