@@ -7,6 +7,7 @@ JAX sorted segment sums.
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 
 import numpy as np
@@ -209,7 +210,7 @@ def _from_planes(op: CubeOperator, values: Array, d: int, power: int = 1) -> Arr
     beyond = xp.zeros((*values.shape[:-1], 1), dtype=values.dtype)
     picked = xp.concatenate([values, beyond], axis=-1)[..., xp.asarray(op.position[d])]
     if xp is np:
-        flat = picked.reshape(-1, op.rows.shape[0])
+        flat = picked.reshape(math.prod(values.shape[:-1]), op.rows.shape[0])
         summed = (_matrix(op, entries).T @ flat.T).T
         return factor * summed.reshape(*values.shape[:-1], op.pixels.shape[0])
     shares = entries * picked[..., _row_of_entry(op, xp)]
