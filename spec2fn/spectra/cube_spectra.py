@@ -96,7 +96,9 @@ def _block(
     inner = None if plan.inner is None else plan.inner[planes]
     outer = None if plan.outer is None else plan.outer[planes]
     kept = None if outer is None else _kept(data, valid, cover, plan.sigma_clip)
-    box = _box(plan.centre, radius if outer is None else xp.maximum(radius, outer), data.shape)
+    reach = radius if outer is None else xp.maximum(radius, outer)
+    neighbours = 0 if kernel is None else max(kernel.shape[-2:]) // 2
+    box = _box(plan.centre, reach + neighbours, data.shape)
     data, *others = (a[(..., *box)] for a in held)
     shape, origin = (data.shape[-2], data.shape[-1]), (box[0].start, box[1].start)
 

@@ -237,11 +237,13 @@ def test_exact_errors_are_those_of_independent_spaxels():
     assert (point["flux_error_cov"] > 0.7 * point["flux_error"]).all()
 
 
-def with_covariances(ds, factor=2.0):
-    """Voxels of which the covariances are so many times their variance, with their neighbours."""
-    kernel = np.array([[1, 2, 1], [2, 0, 2], [1, 2, 1]]) / 12
+def with_covariances(ds, reach=1):
+    """Voxels of which the covariances are twice their variance, with all so far away."""
+    kernel = np.ones((2 * reach + 1, 2 * reach + 1))
+    kernel[reach, reach] = 0
+    kernel /= kernel.sum()
     return ds.assign(
-        covariance_sum=factor * ds["err"] ** 2,
+        covariance_sum=2 * ds["err"] ** 2,
         covariance_kernel=(("wave", "lag_y", "lag_x"), np.tile(kernel, (N, 1, 1)).astype("f4")),
     )
 
@@ -273,14 +275,15 @@ def test_errors_of_integrations_with_covariances_scale_with_those_of_spaxels(kin
 
 
 def test_covariances_are_traced_with_finite_gradients():
-    ds = with_covariances(cube())
+    ds = with_covariances(cube(), 4)
     plan = extract_1d.plan(ds, *REFS)
 
     def error(ds):
         return extract_1d(ds, plan=plan)["flux_error_cov"].data.sum()
 
     value, grads = transforms.value_and_grad(error, ("err", "covariance_sum"))(ds)
-    assert float(value) == pytest.approx(float(error(ds)), rel=1e-5)
+    # NumPy looks at the part of a plane that matters, JAX at all of it
+    assert float(value) == pytest.approx(float(error(ds)), rel=1e-9)
     for name, grad in grads.items():
         assert np.isfinite(grad).all()
         assert np.any(grad)
