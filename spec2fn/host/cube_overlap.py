@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = [
     "assemble",
     "assemble_voxels",
+    "covariance_kernel",
+    "entries_between",
     "paired",
     "plane_overlaps",
     "roi_entries",
@@ -34,6 +36,9 @@ __all__ = [
 
 # Pixels worked on at once, in threads.
 _CHUNK = 65536
+
+# Planes in which correlations are computed, and the smallest that count, over the largest.
+_PLANES, _LEAST = 16, 0.01
 
 Weight: TypeAlias = Callable[[HostArray, HostArray], HostArray]
 """A value by plane (or squared distance) and pixel."""
@@ -269,6 +274,96 @@ def paired(op: CubeOperator, offset: tuple[int, int, int]) -> CubeOperator:
         spectral=spectral[: max(depth, 0)] * spectral[planes:],
         shape=op.shape,
     )
+
+
+def entries_between(
+    op: CubeOperator, first: int, last: int
+) -> tuple[HostArray, HostArray, HostArray]:
+    """Return what makes up the voxels from `first` on and before `last`.
+
+    Returns
+    -------
+    voxels, pixels, weights : (n,)
+        Flat index of the voxel, position in ``op.pixels``, and weight of each entry.
+    """
+    found = []
+    for d, spectral in enumerate(op.spectral):
+        a, b = np.searchsorted(op.rows, np.array((first, last), op.rows.dtype) - d * op.plane)
+        entries = slice(int(op.starts[a]), int(op.starts[b]))
+        pixel, spatial = op.cols[entries], op.spatial[entries]
+        part, voxel = spectral[pixel], np.repeat(op.rows[a:b], np.diff(op.starts[a : b + 1]))
+        if op.power is None or op.softening is None:
+            weight = spatial * part
+        else:
+            away = np.maximum(spatial + part, 0.0) ** (op.power[pixel] / 2)
+            weight = 1 / np.maximum(away, op.softening[pixel])
+        reached = part >= 0
+        found.append((voxel[reached] + d * op.plane, pixel[reached], weight[reached]))
+    voxels, pixels, weights = map(np.concatenate, zip(*found, strict=True))
+    return voxels, pixels, weights
+
+
+def covariance_kernel(op: CubeOperator) -> HostArray:
+    """Return how the covariances of a voxel are spread over the others of its plane.
+
+    The mean of each plane, for pixels of one variance. It varies little with wavelength: a few
+    planes are computed, those between are interpolated.
+
+    Returns
+    -------
+    (wave, lag_y, lag_x) float32
+        Sums to 1 in each plane (0 if voxels share no pixels); the middle, of the voxel itself, is
+        0.
+    """
+    planes, _, nx = op.shape
+    at, made = [], []
+    (held,) = np.nonzero(np.diff(np.searchsorted(op.voxels, np.arange(planes + 1) * op.plane)))
+    for k in held[np.unique(np.linspace(0, held.size - 1, _PLANES).round().astype(int))]:
+        voxel, pixel, weight = entries_between(op, k * op.plane, (k + 1) * op.plane)
+        if voxel.size:
+            at.append(k)
+            made.append(_autocorrelation(voxel - k * op.plane, pixel, weight, nx))
+    if not made:
+        at, made = [0], [np.zeros((1, 1))]
+    ry, rx = (max(m.shape[i] // 2 for m in made) for i in (0, 1))
+    whole = np.zeros((len(made), 2 * ry + 1, 2 * rx + 1))
+    for one, m in zip(whole, made, strict=True):
+        cy, cx = m.shape[0] // 2, m.shape[1] // 2
+        one[ry - cy : ry + cy + 1, rx - cx : rx + cx + 1] = m
+    whole[:, ry, rx] = 0
+    y, x = np.nonzero((whole >= _LEAST * whole.max()).any(axis=0))
+    cy, cx = abs(y - ry).max(initial=0), abs(x - rx).max(initial=0)
+    whole = whole[:, ry - cy : ry + cy + 1, rx - cx : rx + cx + 1]
+    total = whole.sum(axis=(1, 2), keepdims=True)
+    whole /= np.where(total > 0, total, 1)
+    place = np.interp(np.arange(planes), at, np.arange(len(at)))
+    low = np.minimum(place.astype(int), max(len(at) - 2, 0))
+    high = np.minimum(low + 1, len(at) - 1)
+    part = (place - low)[:, None, None]
+    return ((1 - part) * whole[low] + part * whole[high]).astype(np.float32)
+
+
+def _autocorrelation(spaxel: HostArray, pixel: HostArray, weight: HostArray, nx: int) -> HostArray:
+    """Products of the shares of a pixel in two spaxels, summed by how far apart these are."""
+    total = np.bincount(spaxel, weight)[spaxel]
+    weight = np.divide(weight, total, out=np.zeros(total.shape), where=total > 0)
+    _, who = np.unique(pixel, return_inverse=True)
+
+    def within(place: HostArray) -> HostArray:
+        lowest = np.full(who.max() + 1, place.max())
+        np.minimum.at(lowest, who, place)
+        return place - lowest[who]
+
+    y, x = map(within, np.divmod(spaxel, nx))
+    height, width = int(y.max()) + 1, int(x.max()) + 1
+    patch = np.zeros((who.max() + 1, height, width))
+    patch[who, y, x] = weight
+    pairs = np.tensordot(patch, patch, (0, 0))
+    lag_y = np.arange(height)[:, None] - np.arange(height) + height - 1
+    lag_x = np.arange(width)[:, None] - np.arange(width) + width - 1
+    out = np.zeros((2 * height - 1, 2 * width - 1))
+    np.add.at(out, (lag_y[:, None, :, None], lag_x[:, None, :]), pairs)
+    return out
 
 
 def _operator(

@@ -12,10 +12,33 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spec2fn.kernels.namespace import array_namespace, safe_divide
+from spec2fn.kernels.namespace import array_namespace, positive_root, safe_divide
 from spec2fn.typing import Array
 
-__all__ = ["CubeSums", "clipping_limits", "extract_aperture", "extract_whole"]
+__all__ = ["CubeSums", "Spaxels", "clipping_limits", "extract_aperture", "extract_whole"]
+
+
+class Spaxels(NamedTuple):
+    """A cube, each array (…, wave, y, x), zero where it holds no data.
+
+    Attributes
+    ----------
+    data : array
+    variances : tuple of array
+        Components of the variance.
+    cover : array
+        Fraction of a spaxel that holds data, from 0 to 1.
+    joint : array, optional
+        Sum of the covariances with the other spaxels of the plane; by default there are none.
+    kernel : array, (wave, lag_y, lag_x), optional
+        Share of these with the spaxel so many rows and columns away.
+    """
+
+    data: Array
+    variances: tuple[Array, ...]
+    cover: Array
+    joint: Array | None = None
+    kernel: Array | None = None
 
 
 class CubeSums(NamedTuple):
@@ -33,7 +56,7 @@ class CubeSums(NamedTuple):
         Sums of the variances of single spaxels, as if a spaxel that is covered by half had half
         the variance; those of `flux` contain those of the background.
     variance_cov : array
-        Variance of `flux` as the linear function of independent spaxels that it is.
+        Variance of `flux` as the linear function of spaxels that it is.
     empty : bool array
         No data in the aperture.
     """
@@ -155,10 +178,7 @@ def _total(weights: Array, values: Array) -> Array:
 
 
 def extract_aperture(
-    data: Array,
-    variances: tuple[Array, ...],
-    cover: Array,
-    valid: Array,
+    spaxels: Spaxels,
     aperture: Array,
     *,
     annulus: Array | None = None,
@@ -169,13 +189,7 @@ def extract_aperture(
 
     Parameters
     ----------
-    data : array, (…, wave, y, x)
-        Zero where not `valid`.
-    variances : tuple of array, each (…, wave, y, x)
-        Components of the variance, zero where not `valid`.
-    cover : array, (…, wave, y, x)
-        Fraction of a spaxel that holds data, from 0 to 1.
-    valid : bool array, (…, wave, y, x)
+    spaxels : Spaxels
     aperture, annulus : array of float64, (wave, y, x)
         Overlaps; without an annulus nothing is subtracted.
     kept : bool array, (…, wave, y, x), optional
@@ -183,8 +197,8 @@ def extract_aperture(
     areas : tuple of array, (wave,)
         Nominal areas of aperture and annulus, used where no spaxel holds data.
     """
+    data, variances, cover, joint, kernel = spaxels
     xp = array_namespace(data, aperture)
-    cover = xp.where(valid, cover, xp.zeros_like(cover))
     own = _total(aperture, cover)
     empty = own == 0
     npixels = xp.where(empty, areas[0], own)
@@ -205,42 +219,43 @@ def extract_aperture(
         sums = tuple(s + scale * scale * b for s, b in zip(sums, below, strict=True))
         operator = aperture - scale[..., None, None] * clipped
     exact = _total(operator * operator, sum(variances))
+    if joint is not None and kernel is not None:
+        # times the mean weight of the neighbours, by their noise
+        sigma = positive_root(sum(variances))
+        near, share = _around(operator * sigma, kernel), _around(sigma, kernel)
+        exact = exact + _total(operator * joint, safe_divide(near, share, share > 0, fill=0.0))
     return CubeSums(flux, background, npixels, area, sums, below, exact, empty)
 
 
-def extract_whole(
-    data: Array,
-    variances: tuple[Array, ...],
-    cover: Array,
-    valid: Array,
-    kept: Array,
-) -> CubeSums:
+def _around(values: Array, kernel: Array) -> Array:
+    """Sums over the neighbours of each spaxel, with the shares of these."""
+    reach = [(n // 2, n // 2) for n in kernel.shape[-2:]]
+    ny, nx = values.shape[-2:]
+    padded = array_namespace(values).pad(values, [(0, 0)] * (values.ndim - 2) + reach)
+    lags = np.ndindex(*kernel.shape[-2:])
+    return sum(kernel[..., j, i, None, None] * padded[..., j : j + ny, i : i + nx] for j, i in lags)
+
+
+def extract_whole(spaxels: Spaxels, kept: Array) -> CubeSums:
     """Sum over all spaxels of every plane, for an extended source; nothing is subtracted.
 
-    The parameters are those of :func:`extract_aperture`. The background is the same sum without
-    the spaxels that the clipping rejects.
+    The background is the same sum without the spaxels that the clipping rejects (not `kept`).
     """
+    data, variances, cover, joint, _ = spaxels
     xp = array_namespace(data, cover)
-    axes = (-2, -1)
-    size = data.shape[-2] * data.shape[-1]
-    cover = xp.where(valid, cover, xp.zeros_like(cover)).astype(np.float64)
-    own = xp.sum(cover, axis=axes)
+
+    def total(value: Array, where: Array | bool = True) -> Array:
+        return xp.sum(value, axis=(-2, -1), dtype=np.float64, where=where)
+
+    own = total(cover)
     empty = own == 0
-    some = xp.any(kept, axis=axes)
-
-    def inside(value: Array) -> Array:
-        return xp.sum(xp.where(kept, value, xp.zeros_like(value)), axis=axes, dtype=np.float64)
-
-    def whole(value: Array) -> Array:
-        return xp.sum(value, axis=axes, dtype=np.float64)
-
     return CubeSums(
-        whole(data),
-        inside(data),
-        xp.where(empty, float(size), own),
-        xp.where(some, inside(cover), 0.0),
-        tuple(whole(v) for v in variances),
-        tuple(inside(v) for v in variances),
-        whole(sum(variances)),
+        total(data),
+        total(data, kept),
+        xp.where(empty, float(data.shape[-2] * data.shape[-1]), own),
+        total(cover, kept),
+        tuple(total(v) for v in variances),
+        tuple(total(v, kept) for v in variances),
+        total(sum(variances, start=0.0 if joint is None else joint)),
         empty,
     )

@@ -8,6 +8,7 @@ JAX sorted segment sums.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import numpy as np
@@ -27,7 +28,6 @@ __all__ = [
     "covariance",
     "low_coverage",
     "to_cube",
-    "variance_inflation",
 ]
 
 # planes are low if less of them is covered than this share of the quantile of those with data
@@ -155,25 +155,29 @@ def apply(op: CubeOperator, values: Array, power: int = 1) -> Array:
     -------
     (..., v) float
     """
-    xp = array_namespace(values)
-    depth = op.spectral.shape[0]
+    return _sums(op, [values] * op.spectral.shape[0], power)
+
+
+def _sums(op: CubeOperator, by_depth: Sequence[Array], power: int = 1) -> Array:
+    """Weighted sums by voxel, of values that pixels have in their first plane and those after."""
+    xp, values = array_namespace(*by_depth), by_depth[0]
     # what lies beyond the last plane is collected behind the others
     out = xp.zeros((*values.shape[:-1], op.voxels.shape[0] + 1), dtype=values.dtype)
     if xp is np:
         flat = out.reshape(-1, out.shape[-1])
-        data = values.reshape(-1, values.shape[-1])
         matrix = None
-        for d in range(depth):
+        for d, one_plane in enumerate(by_depth):
             if matrix is None or op.power is not None:
                 matrix = _matrix(op, _entries(op, d, power, np).astype(values.dtype, copy=False))
             factor = _spectral(op, d, power, np)
+            data = one_plane.reshape(-1, values.shape[-1])
             for target, one in zip(flat, data, strict=True):
                 target[op.position[d]] += matrix @ (factor * one)
         return out[..., :-1]
     of_entry = _row_of_entry(op, xp)
-    for d in range(depth):
+    for d, one_plane in enumerate(by_depth):
         weight = _entries(op, d, power, xp) * _spectral(op, d, power, xp)[op.cols]
-        parts = weight.astype(values.dtype) * values[..., op.cols]
+        parts = weight.astype(values.dtype) * one_plane[..., op.cols]
         summed = sum_by(parts, of_entry, op.rows.shape[0], ascending=True)
         out = out.at[..., xp.asarray(op.position[d])].add(summed, indices_are_sorted=True)
     return out[..., :-1]
@@ -231,18 +235,35 @@ def combine(op: CubeOperator, sci: Array, err: Array, good: Array) -> dict[str, 
     Returns
     -------
     dict
-        ``weight``, ``sci``, ``var`` and ``wmap``, each (..., v) float32, for the voxels
-        ``op.voxels``. Means and variances are 0 where no pixel contributes.
+        ``weight``, ``sci``, ``var``, ``covariance_sum`` (with the other voxels of the plane) and
+        ``wmap``, each (..., v) float32, for the voxels ``op.voxels``. Means and variances are 0
+        where no pixel contributes.
     """
     xp = array_namespace(sci, err)
-    zero = xp.zeros((), dtype=sci.dtype)
+    zero, one = (xp.asarray(v, dtype=sci.dtype) for v in (0, 1))
     used = good.astype(sci.dtype)
-    sigma = xp.where(good, err, zero)
-    sums = [(used, 1), (xp.where(good, sci, zero), 1), (sigma * sigma, 2), (used, 0)]
+    variance = xp.where(good, err, zero) ** 2
+    weight = apply(op, used)
+    safe = xp.where(weight > 0, weight, one)
+    share = xp.where(weight > 0, one / safe, zero)
+    depth = range(op.spectral.shape[0])
+    sums: list[Callable[[], Array]] = [
+        # covariance of pixels with the sum of each plane that they reach, by voxel
+        lambda: _sums(op, [variance * _from_planes(op, share, d) for d in depth]),
+        lambda: apply(op, xp.where(good, sci, zero)),
+        lambda: apply(op, variance, 2),
+        lambda: apply(op, used, 0),
+    ]
     together = in_threads if xp is np else map
-    weight, flux, noise, number = together(lambda s: apply(op, *s), sums)
-    safe = xp.where(weight > 0, weight, xp.ones((), dtype=sci.dtype))
-    return {"weight": weight, "sci": flux / safe, "var": noise / (safe * safe), "wmap": number}
+    shared, flux, noise, number = together(lambda s: s(), sums)
+    var = noise / (safe * safe)
+    return {
+        "weight": weight,
+        "sci": flux / safe,
+        "var": var,
+        "covariance_sum": xp.maximum(shared * share - var, zero),
+        "wmap": number,
+    }
 
 
 def by_plane(op: CubeOperator, values: Array) -> Array:
@@ -277,43 +298,6 @@ def low_coverage(covered: Array) -> Array:
     first, second = (xp.take_along_axis(ordered, i, -1) for i in (low, xp.minimum(low + 1, last)))
     limit = first + fraction * (second - first)
     return (counts > 0) & (counts < _TOO_LITTLE * limit)
-
-
-def variance_inflation(
-    op: CubeOperator, weight: Array, variance: Array, var: Array, keep: Array
-) -> Array:
-    """Return how much noisier the sum of a plane is than its voxels say.
-
-    Neighbouring voxels share detector pixels, so that the variance of a sum over many of them is
-    larger than the sum of their variances.
-
-    Parameters
-    ----------
-    op : CubeOperator
-    weight, var : (..., v) float
-        Sum of the weights, and variance, of each voxel of ``op.voxels``.
-    variance : (..., p) float
-        Of the pixels used, 0 for the others.
-    keep : (..., v) bool
-        Voxels that are summed.
-
-    Returns
-    -------
-    (..., wave) float
-        Variance of the sum over the kept voxels of a plane, over the sum of their variances; 1
-        where there is none.
-    """
-    xp = array_namespace(weight, variance)
-    one = xp.ones((), dtype=weight.dtype)
-    reciprocal = safe_divide(one, weight, keep & (weight > 0), fill=0.0)
-    first = xp.asarray(op.first)
-    joint = xp.zeros((*weight.shape[:-1], op.shape[0]), dtype=weight.dtype)
-    for d in range(op.spectral.shape[0]):
-        # share of each pixel in the sum of that plane
-        share = _from_planes(op, reciprocal, d)
-        joint = joint + sum_by(variance * share * share, first + d, op.shape[0])
-    alone = by_plane(op, xp.where(keep & (weight > 0), var, xp.zeros((), dtype=var.dtype)))
-    return safe_divide(joint, alone, alone > 0, fill=1.0)
 
 
 def covariance(

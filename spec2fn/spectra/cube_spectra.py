@@ -11,6 +11,7 @@ from spec2fn.dq import PIXEL
 from spec2fn.kernels.circles import circle_overlap, circle_sampled
 from spec2fn.kernels.cube_extraction import (
     CubeSums,
+    Spaxels,
     clipping_limits,
     extract_aperture,
     extract_whole,
@@ -41,28 +42,32 @@ def extract_cube(ds: xr.Dataset, plan: CubeExtractionPlan) -> xr.Dataset:
     return out if is_traced(columns["flux"]) else with_warnings(out, *plan.warnings)
 
 
-def _planes(ds: xr.Dataset) -> tuple[Array, tuple[Array, ...], Array]:
-    """Data, components of the variance (or the square of the error alone) and coverage."""
+def _planes(ds: xr.Dataset) -> tuple[tuple[Array, ...], Array | None]:
+    """Data, coverage, components of the variance (or the error alone), and what spaxels share.
+
+    Without a kernel there are no covariances, otherwise they come last.
+    """
     dims = ds["sci"].dims
     data = ds["sci"].data
     xp = array_namespace(data)
+    cover = ds["wmap"].data if "wmap" in ds else xp.isfinite(data).astype(np.float32)
     if all(n in ds and ds[n].dims == dims for n in VARIANCES):
         errors = tuple(ds[n].data for n in VARIANCES)
     else:
         errors = (ds["err"].data,) if "err" in ds else ()
-    cover = ds["wmap"].data if "wmap" in ds else xp.isfinite(data).astype(np.float32)
-    return data, errors, cover
+    if "covariance_sum" not in ds:
+        return (data, cover, *errors), None
+    return (data, cover, *errors, ds["covariance_sum"].data), ds["covariance_kernel"].data
 
 
 def _sums(ds: xr.Dataset, plan: CubeExtractionPlan) -> CubeSums:
-    data, errors, cover = _planes(ds)
-    xp = array_namespace(data, plan.centre)
+    held, kernel = _planes(ds)
+    data = held[0]
+    xp = array_namespace(*held, plan.centre)
     n = data.shape[-3]
     # NumPy goes through the cube in blocks of planes, JAX compiles the whole at once
     step = n if xp is not np else max(1, _BLOCK * n // max(data.size, 1))
-    parts = [
-        _block(plan, slice(k, min(k + step, n)), data, errors, cover) for k in range(0, n, step)
-    ]
+    parts = [_block(plan, slice(k, min(k + step, n)), held, kernel) for k in range(0, n, step)]
     if len(parts) == 1:
         return parts[0]
 
@@ -75,26 +80,26 @@ def _sums(ds: xr.Dataset, plan: CubeExtractionPlan) -> CubeSums:
 
 
 def _block(
-    plan: CubeExtractionPlan, planes: slice, data: Array, errors: tuple[Array, ...], cover: Array
+    plan: CubeExtractionPlan, planes: slice, held: tuple[Array, ...], kernel: Array | None
 ) -> CubeSums:
     """Sums of some planes."""
-    at = (..., planes, slice(None), slice(None))
-    data, cover, errors = data[at], cover[at], tuple(e[at] for e in errors)
-    xp = array_namespace(data, plan.centre)
+    data, cover, *errors = held = tuple(a[..., planes, :, :] for a in held)
+    kernel = None if kernel is None else kernel[planes].astype(np.float64)
+    xp = array_namespace(*held, plan.centre)
     valid = (cover > 0) & xp.isfinite(data)
     for e in errors:
         valid = valid & xp.isfinite(e)
-    cover = xp.minimum(cover, xp.ones_like(cover))
     if plan.radius is None:
         kept = _kept(data, valid, cover, plan.sigma_clip)
-        return extract_whole(*_masked(data, errors, cover, valid), valid, kept)
+        return extract_whole(_masked(held, valid, kernel), kept)
     radius = plan.radius[planes]
     inner = None if plan.inner is None else plan.inner[planes]
     outer = None if plan.outer is None else plan.outer[planes]
     kept = None if outer is None else _kept(data, valid, cover, plan.sigma_clip)
-    box = _box(plan.centre, radius if outer is None else xp.maximum(radius, outer), data.shape)
-    data, cover, valid = data[(..., *box)], cover[(..., *box)], valid[(..., *box)]
-    errors = tuple(e[(..., *box)] for e in errors)
+    reach = radius if outer is None else xp.maximum(radius, outer)
+    neighbours = 0 if kernel is None else max(kernel.shape[-2:]) // 2
+    box = _box(plan.centre, reach + neighbours, data.shape)
+    data, *others = (a[(..., *box)] for a in held)
     shape, origin = (data.shape[-2], data.shape[-1]), (box[0].start, box[1].start)
 
     def disc(r: Array) -> Array:
@@ -108,8 +113,7 @@ def _block(
         annulus = disc(outer) - disc(inner)
         ring = math.pi * (outer * outer - inner * inner)
     return extract_aperture(
-        *_masked(data, errors, cover, valid),
-        valid,
+        _masked((data, *others), valid[(..., *box)], kernel),
         disc(radius),
         annulus=annulus,
         kept=None if kept is None else kept[(..., *box)],
@@ -117,27 +121,22 @@ def _block(
     )
 
 
-def _masked(
-    data: Array, errors: tuple[Array, ...], cover: Array, valid: Array
-) -> tuple[Array, tuple[Array, ...], Array]:
-    """Data and variances in float64, zero where there are none, before anything is computed."""
-    xp = array_namespace(data)
-
-    def plane(array: Array) -> Array:
-        return xp.where(valid, array, xp.zeros_like(array)).astype(np.float64)
-
+def _masked(held: tuple[Array, ...], valid: Array, kernel: Array | None) -> Spaxels:
+    """Planes in float64, zero where they are not valid, before anything is computed."""
+    xp = array_namespace(valid, *held)
+    data, cover, *errors = (xp.where(valid, a, xp.zeros_like(a)).astype(np.float64) for a in held)
+    joint = None if kernel is None else errors.pop()
     # a single array is the error, three are the components of the variance
-    single = len(errors) == 1
-    variances = tuple(plane(e) ** 2 if single else plane(e) for e in errors)
+    variances = tuple(e**2 for e in errors) if len(errors) == 1 else tuple(errors)
     if not variances:  # an unknown error is not 0
         variances = (xp.full(data.shape, np.nan),)
-    return plane(data), variances, cover.astype(np.float64)
+    return Spaxels(data, variances, xp.minimum(cover, 1.0), joint, kernel)
 
 
 def _kept(data: Array, valid: Array, cover: Array, sigma: float) -> Array:
     """Valid spaxels that are no outliers of their plane, the whole field of view considered."""
     xp = array_namespace(data, valid)
-    full = valid & (cover == 1)
+    full = valid & (cover >= 1)
     flat, known = data.reshape(*data.shape[:-2], -1), full.reshape(*full.shape[:-2], -1)
     if xp is np:  # leave out what no plane covers
         seen = known.any(axis=tuple(range(known.ndim - 1)))
@@ -169,6 +168,7 @@ def _columns(ds: xr.Dataset, plan: CubeExtractionPlan, sums: CubeSums) -> dict[s
     gain: Number = ds["pixar_sr"].data * MJY_TO_JY if plan.calibrated else 1.0
     correction: Number = 1.0 if plan.correction is None else plan.correction
     errors = plan.covar_scale**2
+    independent = 1.0 if "covariance_sum" in ds else errors
     pixels = _divisor(sums.npixels)
     below = _divisor(sums.npixels_background)
     single = len(sums.variances) == 1
@@ -180,7 +180,7 @@ def _columns(ds: xr.Dataset, plan: CubeExtractionPlan, sums: CubeSums) -> dict[s
         "background": background,
         "npixels": sums.npixels,
         "dq": xp.where(sums.empty, np.uint32(PIXEL["DO_NOT_USE"]), np.uint32(0)),
-        "flux_error_cov": safe_sqrt(sums.variance_cov * _inflation(ds, plan)) * gain * correction,
+        "flux_error_cov": safe_sqrt(sums.variance_cov * independent) * gain * correction,
     }
     scales = {
         "flux": ("flux_error", sums.variances, (gain * correction) ** 2),
@@ -204,16 +204,6 @@ def _columns(ds: xr.Dataset, plan: CubeExtractionPlan, sums: CubeSums) -> dict[s
         }
         out |= function_named(further, "spec2fn.spectra")(plan, spectra)
     return out
-
-
-def _inflation(ds: xr.Dataset, plan: CubeExtractionPlan) -> Number:
-    """How much larger the variance of a sum is than that of independent spaxels."""
-    if "variance_inflation" not in ds:
-        return plan.covar_scale**2
-    known = ds["variance_inflation"].data
-    xp = array_namespace(known)
-    known = xp.where(xp.isfinite(known), known, xp.ones_like(known))
-    return known.astype(np.float64)
 
 
 def _divisor(area: Array) -> Array:

@@ -172,9 +172,11 @@ def cube_build(
         ``sci``, ``err``, ``dq``, ``wmap`` (number of pixels that contribute); ``wavelength``
         (wave) [um]; and
 
-        ``variance_inflation`` ([integration,] wave) float32
-            Variance of the sum of a plane, over the sum of the variances of its voxels: how
-            much larger the variance of an aperture sum is than ``err`` suggests.
+        ``covariance_sum`` ([integration,] wave, y, x) float32
+            Sum of the covariances of a voxel with all others of its plane: by how much more the
+            variance of a sum grows with it than by its own.
+        ``covariance_kernel`` (wave, lag_y, lag_x) float32
+            Share of these with the voxel so many rows and columns away, on average; sums to 1.
         ``covariance`` ([integration,] lag, wave, y, x) float32, if asked for
             Covariance of a voxel with the next one along x, y, and wave; 0 where they share
             no pixel.
@@ -208,7 +210,7 @@ def _cube(ds: xr.Dataset, part: OneCubePlan, labels: dict[str, str], *, holes: b
     # gathering is what takes time
     sci, err, good = (p.reshape(*p.shape[:-2], -1)[..., op.pixels] for p in (sci, err, good))
     found = kernel.combine(op, sci, err, good)
-    weight, var = found["weight"], found["var"]
+    weight = found["weight"]
     reached = weight > 0
     keep = reached
     if ds.attrs.get("instrument") == "MIRI":
@@ -217,7 +219,8 @@ def _cube(ds: xr.Dataset, part: OneCubePlan, labels: dict[str, str], *, holes: b
     zero, nan = (xp.asarray(v, dtype=sci.dtype) for v in (0, math.nan))
     planes = {
         "sci": kernel.to_cube(op, xp.where(keep, found["sci"], nan), nan),
-        "err": kernel.to_cube(op, xp.where(keep, positive_root(var), nan), nan),
+        "err": kernel.to_cube(op, xp.where(keep, positive_root(found["var"]), nan), nan),
+        "covariance_sum": kernel.to_cube(op, xp.where(keep, found["covariance_sum"], nan), nan),
         "dq": _flags(op, keep, reached, dq.dtype, holes=holes),
         "wmap": kernel.to_cube(op, xp.where(keep, found["wmap"], zero), zero),
     }
@@ -226,10 +229,9 @@ def _cube(ds: xr.Dataset, part: OneCubePlan, labels: dict[str, str], *, holes: b
     attrs = {n: dict(ds[n].attrs) for n in ("sci", "err", "dq")}
     new: dict[str, Any] = {n: (dims, v, attrs.get(n, {})) for n, v in planes.items()}
     new["wavelength"] = (("wave",), part.wavelength, {"units": "um"})
-    variance = xp.where(good, err, zero) ** 2
-    inflation = kernel.variance_inflation(op, weight, variance, var, keep)
-    new["variance_inflation"] = ((*lead, "wave"), inflation)
+    new["covariance_kernel"] = (("wave", "lag_y", "lag_x"), part.covariance_kernel)
     if part.pairs:
+        variance = xp.where(good, err, zero) ** 2
         shared = [
             kernel.covariance(op, pairs, weight, variance, offset)
             for pairs, offset in zip(part.pairs, COVARIANCE_OFFSETS, strict=True)

@@ -172,8 +172,8 @@ def extract_1d(
         a slit has none is in ``meta.records["slits_not_extracted"]``.
         ``flux_error`` is the square root of the sum of the variance columns, in
         which a background enters as if it were measured on other pixels; ``flux_error_cov`` is
-        the error of the whole linear operator on the image, correlations included (of cubes as
-        far as ``variance_inflation`` (wave) says; without it, `ifu_covar_scale` stands for them).
+        the error of the whole linear operator on the image, correlations included (of cubes by
+        ``covariance_sum`` and ``covariance_kernel``, or else `ifu_covar_scale`).
 
     Raises
     ------

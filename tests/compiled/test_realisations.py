@@ -15,11 +15,6 @@ FAST = "NRS_BRIGHTOBJ"
 LAMP = "NRS_LAMP:FIXEDSLIT:LINE"
 
 
-# where it is not 1: what is known of the covariance of a cube is how much noisier the sum of a
-# whole plane is. In an aperture fewer spaxels have all of their neighbours; 0.934 was measured
-BOUNDS = {"MIR_MRS": (0.90, 1.0)}
-
-
 @pytest.mark.parametrize(
     "exp_type",
     [pytest.param(m, marks=() if m == FAST else pytest.mark.slow) for m in exposures.EXP_TYPES],
@@ -30,8 +25,7 @@ def test_the_scatter_is_the_stated_error(exp_type, planned):
     flux = noisy.products["x1d"]["flux"]
     assert flux.dims == ("realisation", *compiled.first.products["x1d"]["flux"].dims)
     ratio = measured(noisy.ratio(), noisy.planned)
-    low, high = BOUNDS.get(exp_type, (0.95, 1.05))
-    assert low < float(np.sqrt((ratio**2).mean())) < high
+    assert 0.95 < float(np.sqrt((ratio**2).mean())) < 1.05
     # noise has no mean
     mean = (flux.mean("realisation") - noisy.planned["flux"]) / noisy.stated()
     assert abs(float(measured(mean, noisy.planned).mean())) < 0.05
@@ -52,6 +46,44 @@ def test_the_scatter_of_spectra_of_lamps_is_the_stated_error():
     compiled = spec2fn.compile(observation, pipeline, lamp.references, kinds=("x1d",))
     noisy = spec2fn.realisations(compiled, 100, key=2)
     assert noisy.coverage() == pytest.approx(1.0, abs=0.05)
+
+
+def star_behind_an_ifu(mode, short, long, **extraction):
+    """The exposure of the demo, through a part of its pipeline, planned."""
+    one, (_, pipeline) = render(mode), MODES[mode]
+    params = {
+        "cube_build": {"wavemin": short, "wavemax": long},
+        "extract_1d": {"bkg_sigma_clip": 10.0, **extraction},
+    }
+    if mode == "MIR_MRS":
+        params["cube_build"]["channel"] = "2" if long > 8 else "1"
+        params["extract_1d"]["ifu_rfcorr"] = False
+    observation = Observation(one.science, one.members)
+    return spec2fn.compile(observation, pipeline, one.references, params=params, kinds=("x1d",))
+
+
+STARS = {"NRS_IFU": (3.5, 3.7), "MIR_MRS": (8.0, 8.06)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", STARS)
+def test_the_scatter_of_stars_behind_an_ifu_is_the_stated_error(mode):
+    noisy = spec2fn.realisations(star_behind_an_ifu(mode, *STARS[mode]), 100, key=2)
+    assert noisy.coverage() == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "rtol"), [(2.0, 0.005), (1.0, 0.02), (0.5, 0.04)])
+def test_the_stated_error_of_a_star_is_that_of_the_linear_function(size, rtol):
+    # spaxels at the rim share as much with their neighbours as others do on average only: 0.2 %
+    # were seen, of apertures with a radius of 1.6 and 0.8 spaxels 1 and 3 %
+    compiled = star_behind_an_ifu("MIR_MRS", 5.3, 5.33, ifu_rscale=size)
+    stated = spec2fn.realisations(compiled, 2).stated().values[0, 12]
+    science = compiled.observation.science
+    variance = np.nan_to_num(science["var_poisson"].values + science["var_rnoise"].values)
+    _, slopes = compiled.value_and_grad(lambda products: products["x1d"]["flux"].data[0, 12])()
+    slope = np.asarray(slopes["science/sci"], dtype=np.float64)
+    assert stated == pytest.approx(np.sqrt((slope**2 * variance).sum()), rel=rtol)
 
 
 def test_a_key_gives_the_same_realisations_however_many(planned):

@@ -3,7 +3,12 @@ import pytest
 from astropy.stats import sigma_clipped_stats
 
 from spec2fn.kernels.circles import circle_overlap
-from spec2fn.kernels.cube_extraction import clipping_limits, extract_aperture, extract_whole
+from spec2fn.kernels.cube_extraction import (
+    Spaxels,
+    clipping_limits,
+    extract_aperture,
+    extract_whole,
+)
 
 SHAPE = (4, 15, 17)  # wave, y, x
 CENTRE = np.array([8.2, 7.1])
@@ -63,7 +68,7 @@ def scene(background=2.0):
 def test_a_source_on_a_flat_background_keeps_its_flux():
     data, aperture, annulus, areas = scene()
     one = np.ones(SHAPE)
-    sums = extract_aperture(data, (one,), one, one > 0, aperture, annulus=annulus, areas=areas)
+    sums = extract_aperture(Spaxels(data, (one,), one), aperture, annulus=annulus, areas=areas)
     truth = 2 * np.pi * 0.6**2 * np.arange(1.0, SHAPE[0] + 1)
     np.testing.assert_allclose(sums.flux, truth, rtol=5e-3)
     np.testing.assert_allclose(sums.background / sums.npixels_background, 2.0, rtol=1e-6)
@@ -78,9 +83,56 @@ def test_the_exact_variance_is_that_of_simulated_noise():
     noise = rng.normal(size=(3000, *SHAPE)) * sigma
     one = np.ones(SHAPE)
     options = {"annulus": annulus, "areas": areas}
-    many = extract_aperture(noise, (sigma**2,), one, one > 0, aperture, **options)
-    one_sum = extract_aperture(noise[0], (sigma**2,), one, one > 0, aperture, **options)
+    many = extract_aperture(Spaxels(noise, (sigma**2,), one), aperture, **options)
+    one_sum = extract_aperture(Spaxels(noise[0], (sigma**2,), one), aperture, **options)
     np.testing.assert_allclose(many.flux.std(axis=0), np.sqrt(one_sum.variance_cov), rtol=0.05)
+
+
+@pytest.mark.parametrize("kept", [None, "some"])
+def test_the_variance_of_noise_that_is_alike_everywhere_is_exact(kept):
+    # noise that is smoothed over the whole plane, of which the middle is looked at
+    smooth = np.array([[0.2, 0.5, 0.1], [0.6, 1.0, 0.4], [0.0, 0.7, 0.3]])
+    reach = 2
+    kernel = np.zeros((2 * reach + 1, 2 * reach + 1))
+    for a, b in np.ndindex(3, 3):
+        for c, d in np.ndindex(3, 3):
+            kernel[c - a + reach, d - b + reach] += smooth[a, b] * smooth[c, d]
+    variance, joint = kernel[reach, reach], kernel.sum() - kernel[reach, reach]
+    kernel[reach, reach] = 0
+    data, aperture, annulus, areas = scene()
+    wide = [(0, 0), (5, 5), (5, 5)]
+    aperture, annulus = np.pad(aperture, wide), np.pad(annulus, wide)
+    kept = None if kept is None else np.random.default_rng(8).random(aperture.shape) < 0.8
+    full = np.full(aperture.shape, 1.0)
+    held = (np.pad(data, wide), (variance * full,), full, joint * full)
+    kernels = np.broadcast_to(kernel / kernel.sum(), (SHAPE[0], *kernel.shape))
+    found = extract_aperture(
+        Spaxels(*held, kernels), aperture, annulus=annulus, kept=kept, areas=areas
+    )
+    clipped = annulus if kept is None else np.where(kept, annulus, 0)
+    area = annulus.sum(axis=(1, 2))
+    weight = aperture - (aperture.sum(axis=(1, 2)) / area)[:, None, None] * clipped
+    # of the noise before it was smoothed
+    before = np.zeros((SHAPE[0], aperture.shape[1] + 2, aperture.shape[2] + 2))
+    for a, b in np.ndindex(3, 3):
+        before[:, a : a + weight.shape[1], b : b + weight.shape[2]] += smooth[a, b] * weight
+    np.testing.assert_allclose(found.variance_cov, (before**2).sum(axis=(1, 2)), rtol=1e-10)
+
+
+def test_a_single_spaxel_and_all_of_them_have_the_variance_that_is_known():
+    rng = np.random.default_rng(9)
+    variance, joint, kernel = (rng.uniform(0.5, 2.0, s) for s in (SHAPE, SHAPE, (SHAPE[0], 3, 5)))
+    kernel[:, 1, 2] = 0
+    one = np.ones(SHAPE)
+    spaxels = Spaxels(one, (variance,), one, joint, kernel)
+    areas = (np.ones(SHAPE[0]),) * 2
+    single = np.zeros(SHAPE)
+    single[:, 5, 6] = 1
+    found = extract_aperture(spaxels, single, areas=areas)
+    np.testing.assert_allclose(found.variance_cov, variance[:, 5, 6])
+    true = (variance + joint).sum(axis=(1, 2))
+    np.testing.assert_allclose(extract_aperture(spaxels, one, areas=areas).variance_cov, true)
+    np.testing.assert_allclose(extract_whole(spaxels, one > 0).variance_cov, true)
 
 
 def test_spaxels_without_data_count_neither_as_flux_nor_as_area():
@@ -88,15 +140,9 @@ def test_spaxels_without_data_count_neither_as_flux_nor_as_area():
     valid = np.ones(SHAPE, bool)
     valid[1, :, :8] = False
     valid[2] = False
-    sums = extract_aperture(
-        np.where(valid, data, 0.0),
-        (valid.astype(float),),
-        np.ones(SHAPE),
-        valid,
-        aperture,
-        annulus=annulus,
-        areas=areas,
-    )
+    held = valid.astype(float)
+    spaxels = Spaxels(np.where(valid, data, 0.0), (held,), held)
+    sums = extract_aperture(spaxels, aperture, annulus=annulus, areas=areas)
     assert sums.npixels[1] == pytest.approx(aperture[1, :, 8:].sum())
     assert sums.empty.tolist() == [False, False, True, False]
     assert sums.flux[2] == 0
@@ -111,7 +157,7 @@ def test_an_extended_source_is_the_sum_over_the_field():
     valid[0, 3, 4] = True
     kept = valid & (data < 100)
     masked = np.where(valid, data, 0.0)
-    sums = extract_whole(masked, (masked**2,), np.ones(SHAPE), valid, kept)
+    sums = extract_whole(Spaxels(masked, (masked**2,), valid.astype(float)), kept)
     np.testing.assert_allclose(sums.flux, [data[k][valid[k]].sum() for k in range(SHAPE[0])])
     np.testing.assert_allclose(sums.npixels, valid.sum(axis=(1, 2)))
     np.testing.assert_allclose(sums.background / sums.npixels_background, 3.0, rtol=0.02)

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from spec2fn.host.cube_overlap import assemble, assemble_voxels, paired, roi_entries
+from spec2fn.host.cube_overlap import (
+    assemble,
+    assemble_voxels,
+    covariance_kernel,
+    entries_between,
+    paired,
+    roi_entries,
+)
 from spec2fn.host.quadrilaterals import quad_entries
 from spec2fn.kernels import cubes
 
@@ -136,21 +143,80 @@ def test_a_constant_stays_the_same(op):
     np.testing.assert_allclose(found["sci"][reached], 3.0, rtol=1e-6)
 
 
-def test_variance_inflation_is_that_of_the_covariance_matrix(op):
-    rng = np.random.default_rng(9)
-    variance = rng.uniform(1, 2, op.pixels.size).astype(np.float32)
-    matrix = dense(op)
+def covariances(op, err, good):
+    """Covariance matrix of the voxels, from the matrix of the operator."""
+    matrix = dense(op)[:, good]
     total = matrix.sum(axis=1)
     scaled = matrix / np.where(total > 0, total, 1)[:, None]
-    full = scaled @ np.diag(variance) @ scaled.T
-    true = []
-    for plane in range(SHAPE[0]):
-        block = full[plane * op.plane :][: op.plane, plane * op.plane :][:, : op.plane]
-        true.append(block.sum() / np.trace(block) if np.trace(block) > 0 else 1.0)
-    weight = cubes.apply(op, np.ones(op.pixels.size, np.float32))
-    var = np.diag(full).astype(np.float32)[op.voxels]
-    found = cubes.variance_inflation(op, weight, variance, var, weight > 0)
-    np.testing.assert_allclose(found, true, rtol=1e-4)
+    return scaled @ np.diag(err[good].astype(float) ** 2) @ scaled.T
+
+
+def noise(op):
+    rng = np.random.default_rng(9)
+    return rng.uniform(1, 2, op.pixels.size).astype(np.float32), rng.random(op.pixels.size) < 0.8
+
+
+def test_covariances_with_the_plane_are_those_of_the_covariance_matrix(op):
+    err, good = noise(op)
+    full = covariances(op, err, good)
+    plane = np.arange(op.n_out) // op.plane
+    true = np.where(plane == plane[:, None], full, 0).sum(axis=1) - np.diag(full)
+    found = cubes.combine(op, np.zeros_like(err), err, good)["covariance_sum"]
+    assert true.max() > 0.1
+    np.testing.assert_allclose(found, true[op.voxels], rtol=1e-4, atol=1e-6)
+    # each integration has its own
+    both = cubes.combine(
+        op, np.zeros((2, err.size), np.float32), np.stack([err, 3 * err]), np.stack([good, good])
+    )
+    np.testing.assert_allclose(both["covariance_sum"][0], found, rtol=1e-6)
+    np.testing.assert_allclose(both["covariance_sum"][1], 9 * found, rtol=1e-5, atol=1e-5)
+
+
+def test_jax_finds_the_same_covariances(op):
+    jnp = pytest.importorskip("jax.numpy")
+    err, good = noise(op)
+    one, other = (
+        cubes.combine(op, xp.asarray(err), xp.asarray(err), xp.asarray(good)) for xp in (np, jnp)
+    )
+    for name in one:
+        np.testing.assert_allclose(other[name], one[name], rtol=2e-5, atol=1e-5)
+
+
+def test_covariances_are_spread_as_in_the_covariance_matrix(op):
+    full = covariances(op, np.ones(op.pixels.size), np.ones(op.pixels.size, bool))
+    found = covariance_kernel(op)
+    ny, nx = SHAPE[1:]
+    whole = np.zeros((SHAPE[0], 2 * ny - 1, 2 * nx - 1))
+    for v, w in np.argwhere(full > 0):
+        if v // op.plane == w // op.plane and v != w:
+            _, y, x = np.unravel_index(np.array([v, w]), SHAPE)
+            whole[v // op.plane, y[1] - y[0] + ny - 1, x[1] - x[0] + nx - 1] += full[v, w]
+    whole /= whole.sum(axis=(1, 2), keepdims=True)
+    ry, rx = (n // 2 for n in found.shape[1:])
+    inside = whole[:, ny - 1 - ry : ny + ry, nx - 1 - rx : nx + rx]
+    # lags left out have less than a hundredth of the largest share
+    assert inside.sum() == pytest.approx(whole.sum(), rel=0.01)
+    inside = inside / inside.sum(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(found, inside, atol=1e-6)
+    np.testing.assert_allclose(found.sum(axis=(1, 2)), 1, rtol=1e-6)
+    assert not found[:, ry, rx].any()
+
+
+def test_voxels_that_share_no_pixels_have_no_covariance():
+    op = assemble_voxels(np.arange(3), np.arange(3), np.array([0, 30, 31]), np.ones(3), shape=SHAPE)
+    assert not covariance_kernel(op).any()
+    one = np.ones(3, np.float32)
+    assert not cubes.combine(op, one, one, one > 0)["covariance_sum"].any()
+
+
+def test_entries_of_a_range_of_voxels(op):
+    voxel, pixel, weight = entries_between(op, op.plane + 2, 3 * op.plane)
+    found = np.zeros((op.n_out, op.pixels.size))
+    np.add.at(found, (voxel, pixel), weight)
+    true = dense(op)
+    true[: op.plane + 2] = true[3 * op.plane :] = 0
+    np.testing.assert_allclose(found, true, rtol=1e-6)
+    assert voxel.size == (true > 0).sum()
 
 
 @pytest.mark.parametrize("offset", [(0, 0, 1), (0, 1, 0), (1, 0, 0)])

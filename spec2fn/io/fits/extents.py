@@ -46,7 +46,8 @@ __all__ = [
 EXTRA_PLANES = {
     "covariance": "COVAR",
     "variance_cov": "VAR_COV",
-    "variance_inflation": "VAR_INFL",
+    "covariance_sum": "COV_SUM",
+    "covariance_kernel": "COV_KERN",
     "common_error": "COM_ERR",
     "common_share": "COM_SHARE",
     "contaminant_strength": "STRENGTH",

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from spec2fn.errors import ParameterError
+from spec2fn.host.cube_overlap import entries_between
 from spec2fn.kernels.cubes import CubeOperator
 from spec2fn.typing import HostArray
 
@@ -53,28 +52,10 @@ def contributions(op: CubeOperator, voxel: int) -> tuple[HostArray, HostArray]:
     -------
     pixels : (n,) int
         Flat index on the detector, good pixels and bad ones.
-    weights : (n,) float64
+    weights : (n,) float32
     """
-    rows, spectral = np.asarray(op.rows), np.asarray(op.spectral)
-    pixels: list[HostArray] = []
-    weights: list[HostArray] = []
-    for d in range(spectral.shape[0]):
-        row = np.searchsorted(rows, voxel - d * op.plane)
-        if row == rows.size or rows[row] != voxel - d * op.plane:
-            continue
-        entries = slice(int(op.starts[row]), int(op.starts[row + 1]))
-        cols = np.asarray(op.cols)[entries]
-        along, across = spectral[d, cols].astype(float), np.asarray(op.spatial)[entries]
-        if op.power is None:
-            weight = along * across
-        else:
-            distance = np.maximum(along + across, 0.0) ** (np.asarray(op.power)[cols] / 2)
-            weight = 1 / np.maximum(distance, np.asarray(op.softening)[cols])
-        reached = along >= 0
-        pixels.append(np.asarray(op.pixels)[cols[reached]])
-        weights.append(weight[reached])
-    none = [np.zeros(0)]
-    return np.concatenate(pixels or none).astype(int), np.concatenate(weights or none)
+    _, pixels, weights = entries_between(op, voxel, voxel + 1)
+    return op.pixels[pixels], weights
 
 
 def report_voxel(

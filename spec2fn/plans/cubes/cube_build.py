@@ -11,6 +11,7 @@ from spec2fn.errors import InputError, ParameterError
 from spec2fn.host.cube_overlap import (
     assemble,
     assemble_voxels,
+    covariance_kernel,
     paired,
     plane_overlaps,
     roi_entries,
@@ -73,6 +74,8 @@ class OneCubePlan(Plan):
         Detector pixels to voxels.
     pairs : tuple of CubeOperator
         For :data:`COVARIANCE_OFFSETS`; empty unless asked for.
+    covariance_kernel : (w, y, x) float32
+        Share of the covariances of a voxel with the one so many rows and columns away.
     wavelength : (w,) float64
         Of the planes [um].
     pixar_a2, pixar_sr : float
@@ -84,6 +87,7 @@ class OneCubePlan(Plan):
     bands: str
     operator: CubeOperator
     pairs: tuple[CubeOperator, ...]
+    covariance_kernel: Array = array("wave _ _")
     wavelength: Array = array("wave")
     pixar_a2: Number = array("")
     pixar_sr: Number = array("")
@@ -175,6 +179,7 @@ def _one_cube(
         bands=",".join(cube_name([b], instrument) for b in bands),
         operator=operator,
         pairs=pairs,
+        covariance_kernel=covariance_kernel(operator),
         wavelength=sampling.wavelength,
         pixar_a2=np.float64(area),
         pixar_sr=np.float64(area * STERADIAN),
