@@ -48,9 +48,11 @@ PRESETS: Mapping[str, tuple[tuple[str, str, Any], ...]] = {
         ("nsclean", "mask_spectral_regions", False),
         ("nsclean", "n_sigma", 2.0),
         ("nsclean", "single_mask", True),
-        # hot pixels in the scale of the columns of trace models
+        # trace models: missing and hot pixels in the scales of columns, lent profiles
         ("adaptive_trace_model", "robust_scale", False),
+        ("adaptive_trace_model", "interpolate_profiles", False),
         ("pixel_replace", "robust_scale", False),
+        ("pixel_replace", "interpolate_profiles", False),
         ("wfss_contam", "flag_above", None),
         ("wfss_contam", "official_model", True),
         ("wfss_contam", "propagate_variance", False),

@@ -20,7 +20,7 @@ import numpy as np
 
 from spec2fn.typing import HostArray
 
-__all__ = ["ColumnSplines", "SplineSettings", "fit_columns", "native_spacing"]
+__all__ = ["ColumnSplines", "SplineSettings", "fit_columns", "fit_some_columns", "native_spacing"]
 
 DEGREE = 3
 # Polynomials of the four B-splines of an interval: coefficients of powers of the position in it.
@@ -92,6 +92,8 @@ class ColumnSplines:
     low, high : array of float64
         Positions between which the spline holds.
     coefficients : array of float64, (column, last + DEGREE + 1)
+    other : (ColumnSplines, array of float64), optional
+        Further splines, and their share by column: 0 for columns that have one spline alone.
     """
 
     known: HostArray
@@ -101,6 +103,7 @@ class ColumnSplines:
     low: HostArray
     high: HostArray
     coefficients: HostArray
+    other: tuple[ColumnSplines, HostArray] | None = None
 
     @classmethod
     def blank(cls, columns: int, size: int) -> ColumnSplines:
@@ -128,12 +131,14 @@ class ColumnSplines:
         """Whether there is a spline at positions (y, column)."""
         with np.errstate(invalid="ignore"):
             inside: HostArray = (along >= self.low) & (along <= self.high) & self.known
+        if self.other is not None:
+            other, share = self.other
+            inside &= other.holds(along) | (share == 0)
         return inside
 
-    def __call__(self, along: HostArray, *, beyond: bool = False) -> HostArray:
+    def __call__(self, along: HostArray) -> HostArray:
         """Return the profiles at positions (y, column); NaN where there is no spline."""
-        there = np.isfinite(along) & self.known if beyond else self.holds(along)
-        row, column = np.nonzero(there)
+        row, column = np.nonzero(self.holds(along))
         u = (along[row, column] - self.start[column]) / self.step[column]
         interval = np.clip(u.astype(np.intp), 0, self.last[column])
         flat = self.coefficients.reshape(-1)
@@ -141,6 +146,9 @@ class ColumnSplines:
         terms = _BASIS.T @ np.stack([flat[first + k] for k in range(DEGREE + 1)])
         out = np.full(along.shape, np.nan)
         out[row, column] = _horner(terms, u - interval)
+        if self.other is not None:
+            other, share = self.other
+            out = np.where(share == 0, out, (1.0 - share) * out + share * other(along))
         return out
 
 
@@ -161,7 +169,13 @@ def native_spacing(along: HostArray) -> float:
 
 
 def fit_columns(
-    flux: HostArray, along: HostArray, total: HostArray, settings: SplineSettings, order: HostArray
+    flux: HostArray,
+    along: HostArray,
+    total: HostArray,
+    settings: SplineSettings,
+    order: HostArray,
+    *,
+    interpolate: bool = False,
 ) -> ColumnSplines:
     """Fit the profiles of the columns of a slit.
 
@@ -176,16 +190,15 @@ def fit_columns(
     settings : SplineSettings
     order : array of int, (column,)
         In which order columns lend their splines: one whose fit fails takes that of the one before.
+    interpolate : bool
+        It takes the mean of those on both sides instead, by distance, where there are two.
 
     Returns
     -------
     ColumnSplines
         Of profiles with a sum of about one.
     """
-    knots, fewest = settings.counts(along)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        scaled = flux / total
-    wanted = np.count_nonzero(np.isfinite(flux) & np.isfinite(along), axis=0) > fewest
+    scaled, wanted, knots = _start(flux, along, total, settings)
     out = _fit(scaled, along, np.flatnonzero(wanted), settings, knots)
     sequence = order[wanted[order]]
     done = out.known[sequence]
@@ -199,8 +212,55 @@ def fit_columns(
     done = out.known[sequence]
     lender = np.maximum.accumulate(np.where(done, np.arange(len(sequence)), -1))
     borrows = ~done & (lender >= 0)
+    fitted = np.flatnonzero(out.known)
     out.set(sequence[borrows], out, sequence[lender[borrows]])
+    if interpolate and fitted.size:
+        _interpolate(out, np.sort(sequence[borrows]), fitted)
     return out
+
+
+def _interpolate(splines: ColumnSplines, columns: HostArray, fitted: HostArray) -> None:
+    """Let columns between fitted ones have the mean of the splines on both sides."""
+    columns = columns[(columns > fitted[0]) & (columns < fitted[-1])]
+    place = np.searchsorted(fitted, columns)
+    left, right = fitted[place - 1], fitted[place]
+    other = ColumnSplines.blank(splines.known.size, splines.coefficients.shape[1])
+    other.set(columns, splines, right)
+    splines.set(columns, splines, left)
+    share = np.zeros(splines.known.size)
+    share[columns] = (columns - left) / (right - left)
+    splines.other = other, share
+
+
+def fit_some_columns(
+    flux: HostArray, along: HostArray, total: HostArray, settings: SplineSettings
+) -> ColumnSplines:
+    """Fit the profiles of as few columns as reach all others, which take that of the nearest one.
+
+    Parameters
+    ----------
+    flux, along, total, settings
+        See :func:`fit_columns`.
+    """
+    scaled, wanted, knots = _start(flux, along, total, settings)
+    columns = np.flatnonzero(wanted)
+    out = _fit(scaled, along, columns[:: settings.reach], settings, knots)
+    done = np.flatnonzero(out.known)
+    if done.size:
+        place = np.searchsorted((done[:-1] + done[1:]) / 2.0, columns)
+        out.set(columns, out, done[place])
+    return out
+
+
+def _start(
+    flux: HostArray, along: HostArray, total: HostArray, settings: SplineSettings
+) -> tuple[HostArray, HostArray, int]:
+    """Divided columns, which of them have enough pixels, and the number of intervals."""
+    knots, fewest = settings.counts(along)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scaled = flux / total
+    wanted = np.count_nonzero(np.isfinite(flux) & np.isfinite(along), axis=0) > fewest
+    return scaled, wanted, knots
 
 
 def _fit(

@@ -60,6 +60,7 @@ def adaptive_trace_model(
     slope_limit: Annotated[float, Range(0.0)] = 0.1,
     psf_optimal: bool = False,
     robust_scale: bool = True,
+    interpolate_profiles: bool = True,
     save_intermediate_results: bool = False,
 ) -> Exposure:
     """Model the trace of a compact source by splines across the dispersion.
@@ -89,8 +90,14 @@ def adaptive_trace_model(
         The target is one point source: use the model everywhere and without its residuals.
         `fit_threshold` and `slope_limit` do not count.
     robust_scale : bool
-        A hot pixel among the few brightest of a column has no part in the scale of the model
-        there. Without, it raises the model of the whole column.
+        What columns are divided by before splines are fitted to them is what their sum would be
+        without missing and hot pixels, and a hot pixel among the few brightest of a column has no
+        part in the scale of the model there. Without, a column that lacks bright pixels raises
+        the shoulders of the profiles around it, and a hot pixel the model of its column.
+    interpolate_profiles : bool
+        Columns around which the trace is too little tilted to sample the profile have the mean of
+        the profiles on both sides of them, by distance. Without, they have that of the last
+        column before them that has one.
     save_intermediate_results : bool
         Keep the model of all pixels and that of compact sources, and with `oversample` the
         interpolated data and residuals, as ``spline_full``, ``spline_used``, ``linear_interp``

@@ -59,7 +59,8 @@ def _plan(ds: xr.Dataset, *, params: Parameters) -> PixelReplacePlan:
         reason = unsupported(ds)
         if reason or "trace_model" in ds:
             return PixelReplacePlan(SlicesPlan(), without=reason)
-        values = {**adaptive_trace_model.defaults(), "robust_scale": params.robust_scale}
+        shared = {n: getattr(params, n) for n in ("robust_scale", "interpolate_profiles")}
+        values = {**adaptive_trace_model.defaults(), **shared}
         own = Parameters(adaptive_trace_model.name, values)
         return PixelReplacePlan(SlicesPlan(), plan_trace_model(ds, own))
     if params.algorithm != "fit_profile" or not (mode_of(ds).sliced or "slice_id" in ds):
@@ -92,6 +93,7 @@ def pixel_replace(
     algorithm: Literal["fit_profile", "mingrad", "trace_model"] = "mingrad",
     n_adjacent_cols: Annotated[int, Range(1, 4095)] = 3,
     robust_scale: bool = True,
+    interpolate_profiles: bool = True,
 ) -> xr.Dataset:
     """Replace flagged pixels by estimates from their neighbours.
 
@@ -115,7 +117,7 @@ def pixel_replace(
         that this step has by default.
     n_adjacent_cols : int
         Columns on either side that make the profile of ``fit_profile``.
-    robust_scale : bool
+    robust_scale, interpolate_profiles : bool
         Of a model that is made here, as in ``adaptive_trace_model``.
 
     Returns

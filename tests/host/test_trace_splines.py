@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from scipy.interpolate import make_lsq_spline
 
-from spec2fn.host.trace_splines import SplineSettings, fit_columns, native_spacing
+from spec2fn.host.trace_splines import (
+    SplineSettings,
+    fit_columns,
+    fit_some_columns,
+    native_spacing,
+)
 
 SETTINGS = SplineSettings(reach=15, spacing=1.6)
 
@@ -111,6 +116,28 @@ def test_a_column_without_a_fit_takes_the_spline_before_it():
             )
 
 
+def test_a_column_between_two_fits_takes_the_mean_of_both():
+    flux, along = spectrum()
+    total = np.nansum(flux, axis=0)
+    total[30:50] = 0.0
+    settings = SplineSettings(reach=5, spacing=2.5, knots=18, fewest=3)
+    columns = np.arange(70)
+    before, after = (fit_columns(flux, along, total, settings, o) for o in (columns, columns[::-1]))
+    splines = fit_columns(flux, along, total, settings, columns, interpolate=True)
+    one, other, found = (s(along) for s in (before, after, splines))
+    # those whose splines are lent
+    left = int(np.flatnonzero((before.coefficients == before.coefficients[40]).all(axis=1))[0])
+    right = int(np.flatnonzero((after.coefficients == after.coefficients[40]).all(axis=1))[-1])
+    assert 25 < left < 36
+    assert 43 < right < 55
+    share = (np.arange(36, 44) - left) / (right - left)
+    expected = (1 - share) * one[:, 36:44] + share * other[:, 36:44]
+    np.testing.assert_allclose(found[:, 36:44], expected, rtol=1e-12)
+    np.testing.assert_array_equal(np.isfinite(found), splines.holds(along))
+    np.testing.assert_array_equal(found[:, : left + 1], one[:, : left + 1])
+    np.testing.assert_array_equal(found[:, right:], one[:, right:])
+
+
 def test_intervals_without_pixels_give_no_spline():
     flux, along = spectrum()
     flux[np.abs(along - 0.1) < 0.16] = np.nan
@@ -124,3 +151,18 @@ def test_spacing_of_pixels():
     _, along = spectrum()
     assert native_spacing(along) == pytest.approx(0.1, rel=1e-5)
     assert np.isnan(native_spacing(np.full((3, 4), np.nan)))
+
+
+def test_some_columns_lend_their_splines_to_their_neighbours():
+    flux, along = spectrum()
+    total = np.nansum(flux, axis=0)
+    some = fit_some_columns(flux, along, total, SETTINGS)
+    all_of = fit_columns(flux, along, total, SETTINGS, np.arange(flux.shape[1]))
+    assert some.known.all()
+    lenders = np.flatnonzero(all_of.known & (np.arange(flux.shape[1]) % SETTINGS.reach == 0))
+    assert lenders.size > 3
+    nearest = lenders[np.abs(np.arange(flux.shape[1])[:, None] - lenders).argmin(axis=1)]
+    for name in ("start", "step", "last", "low", "high", "coefficients"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(all_of, name)[nearest], name)
+    nothing = fit_some_columns(np.full_like(flux, np.nan), along, total, SETTINGS)
+    assert not nothing.known.any()

@@ -107,17 +107,32 @@ def scenario(peerbench, tmp_path_factory):
     return make
 
 
-def _make(peerbench, folder, name, seed, steps, made):
-    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    env.pop("JAX_NUMPY_DTYPE_PROMOTION", None)
+@pytest.fixture
+def exposures(peerbench, tmp_path, crds_cache):
+    """``exposures(name)``: those of a scenario with seed 0, which the peer has not seen."""
+
+    def make(name):
+        _generate(peerbench, tmp_path / name, name, 0, ())
+        crds_cache(tmp_path / name)
+        return tmp_path / name
+
+    yield make
+    shutil.rmtree(tmp_path)  # up to gigabytes, which pytest would keep
+
+
+def _generate(peerbench, folder, name, seed, made):
     given = [word for setting in made for word in ("--set", setting)]
-    _call([peerbench / "make.py", name, folder, "--seed", seed, *given], env)
+    _call([peerbench / "make.py", name, folder, "--seed", seed, *given])
+
+
+def _make(peerbench, folder, name, seed, steps, made):
+    _generate(peerbench, folder, name, seed, made)
     config = folder / "scenario.json"
     settings = json.loads(config.read_text())
     for step, values in steps.items():
         settings["steps"].setdefault(step, {}).update(values)
     config.write_text(json.dumps(settings))
-    _call([peerbench / "run_peer.py", folder, "--save-all", "--out", folder / "steps"], env)
+    _call([peerbench / "run_peer.py", folder, "--save-all", "--out", folder / "steps"])
     failed = json.loads((folder / "steps" / "timing.json").read_text())["error"]
     assert not failed, f"the peer failed on {name}: {failed}"
     out = folder / "peer_out"
@@ -127,7 +142,9 @@ def _make(peerbench, folder, name, seed, steps, made):
             shutil.copy(path, out)
 
 
-def _call(command, env):
+def _call(command):
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    env.pop("JAX_NUMPY_DTYPE_PROMOTION", None)
     done = subprocess.run(
         [sys.executable, *map(str, command)], env=env, capture_output=True, text=True, check=False
     )
@@ -310,6 +327,24 @@ class WholeRun:
         The peer saves what it has skipped as well.
         """
         return [(k, path) for k, path in self.peer.items() if k not in self.skipped]
+
+    def disagreements(self, compare, row_of, flags=("DQ",), without=()):
+        """Calibrate; give kind, plane and agreeing fraction of what agrees less than it may.
+
+        `row_of` gives the row of ``allowed.yaml`` for a kind; planes of `flags` have to be
+        identical to its `dq`, those `without` are not looked at.
+        """
+        low = []
+        for kind, path in self.files():
+            least = row_of(kind)
+            for row in compare(path, self.ours(kind), least.rtol):
+                assert "problem" not in row, (kind, row)
+                plane = str(row["plane"][0])
+                if plane in without:
+                    continue
+                if row.get("ok", 1.0) < (least.dq if plane in flags else least.ok):
+                    low.append((kind, row["plane"], row["ok"]))
+        return low
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 """Associations of generated exposures without a whole run to compare: each finds all it needs."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
@@ -27,15 +24,12 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_an_association_finds_all_it_needs(name, peerbench, tmp_path, crds_cache):
-    env = {k: v for k, v in os.environ.items() if k != "JAX_NUMPY_DTYPE_PROMOTION"}
-    command = [sys.executable, str(peerbench / "make.py"), name, str(tmp_path)]
-    subprocess.run(command, env=env, check=True, capture_output=True)
-    crds_cache(tmp_path)
-    scenario = json.loads((tmp_path / "scenario.json").read_text())
-    asn = json.loads((tmp_path / scenario["asn"]).read_text())
+def test_an_association_finds_all_it_needs(name, exposures):
+    folder = exposures(name)
+    scenario = json.loads((folder / "scenario.json").read_text())
+    asn = json.loads((folder / scenario["asn"]).read_text())
     # with the official names of steps and parameters, as the scenario has them
-    job = prepare(tmp_path / scenario["asn"], params=scenario["steps"])
+    job = prepare(folder / scenario["asn"], params=scenario["steps"])
     assert job.mode == MODES[OTHERS[name]][0]
     assert job.name == asn["products"][0]["name"]
     assert job.missing == ()

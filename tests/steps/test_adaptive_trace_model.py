@@ -1,11 +1,13 @@
 """adaptive_trace_model on point sources in slits and slices, whose traces are known."""
 
 import functools
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from astropy.io import fits
 
+from spec2fn.compatibility import preset
 from spec2fn.dq import PIXEL
 from spec2fn.engine.step import Skip
 from spec2fn.errors import DatasetError, ParameterError
@@ -16,6 +18,7 @@ from spec2fn.schema import meta_of, replace_data, status_of, with_meta
 from spec2fn.steps.adaptive_trace_model import adaptive_trace_model
 from spec2fn.steps.pixel_replace import pixel_replace
 from spec2fn.testing import exposures
+from spec2fn.wcs.coordinates import with_coordinates
 from spec2fn.wcs.evaluate import evaluate
 from spec2fn.wcs.finer import coarse_pixels
 
@@ -28,16 +31,16 @@ def bare(exp_type):
     return exposures.step_input("adaptive_trace_model", exp_type).dataset
 
 
-def lit(ds, along, width, seed=1, bad=0.02):
+def lit(ds, along, width, seed=1, bad=0.02, noise_of=lambda truth: np.full(truth.shape, 1 / SNR)):
     """The exposure with a source of some width [units of `along`] at 0.15 of the largest one."""
     rng = np.random.default_rng(seed)
     peak = 0.15 * np.nanmax(along)
-    x = np.arange(along.shape[-1])
-    truth = np.exp(-0.5 * ((along - peak) / width) ** 2) * (1 + 0.5 * np.sin(x / 20))
+    place = np.indices(along.shape)[-ds.attrs["dispaxis"]]
+    truth = np.exp(-0.5 * ((along - peak) / width) ** 2) * (1 + 0.5 * np.sin(place / 20))
     known = np.isfinite(ds["sci"].values) & np.isfinite(truth)
     shape = ds["sci"].shape
     off = ~known | (rng.random(shape) < bad)
-    noise = np.full(shape, 1 / SNR)
+    noise = np.broadcast_to(noise_of(truth), shape)
     planes = {
         "sci": np.broadcast_to(truth, shape) + rng.normal(size=shape) * noise,
         "err": noise,
@@ -296,6 +299,61 @@ def test_hot_pixels_do_not_raise_the_model_of_their_columns():
         pixel_replace(hot, algorithm="trace_model", robust_scale=False),
     ):
         assert off(one).min() > 2
+
+
+def in_five_slices(bad, width=0.17):
+    """A bright source with the noise of its photons in slices of the MRS."""
+    ds = bare("MIR_MRS")
+    number = ds["slice_id"].values
+    ds = ds.assign(sci=ds["sci"].where((number >= 105) & (number < 110)))
+    along = with_coordinates(ds, "test")["alpha"].values
+    return lit(ds, along, width, bad=bad, noise_of=lambda t: np.sqrt(np.abs(t) + 0.002) / 200)
+
+
+def residuals(ds, **how):
+    """Median of the residuals [standard deviations], by signal-to-noise ratio, and their width."""
+    model = adaptive_trace_model(ds, fit_threshold=0.0, **how)["trace_model"].values
+    sci, err = ds["sci"].values, ds["err"].values
+    there = np.isfinite(model) & np.isfinite(sci)
+    pull, ratio = ((sci - model) / err)[there], (model / err)[there]
+    bins = [(ratio >= low) & (ratio < high) for low, high in pairwise((3, 10, 30, 100, 300))]
+    assert min(map(np.count_nonzero, bins)) > 2000
+    low, high = np.percentile(pull, [15.87, 84.13])
+    return np.array([np.median(pull[b]) for b in bins]), (high - low) / 2
+
+
+@pytest.mark.parametrize("bad", [0.0, 0.02, 0.05])
+def test_residuals_are_noise(bad):
+    ds, _ = in_five_slices(bad)
+    middle, width = residuals(ds)
+    # measured: 0.05 and 0.96 for any of them
+    assert np.abs(middle).max() < 0.08
+    assert width < 1.0
+
+
+def test_missing_pixels_raise_the_shoulders_of_official_models():
+    ds, _ = in_five_slices(0.05)
+    middle, width = residuals(ds, **preset("jwst-3.0")["adaptive_trace_model"])
+    # the brightest pixels come out too low, since the scale fits all of them
+    assert middle[1] < -1
+    assert middle[3] > 0.1
+    assert width > 1.2
+
+
+def test_profiles_that_no_row_samples_lie_between_those_of_other_rows():
+    # in the middle of the detector the trace follows the columns
+    ds, truth = in_five_slices(0.01, width=0.16 * (1 + 1e-4 * np.arange(1024)[:, None]))
+
+    def off(**how):
+        model = adaptive_trace_model(ds, fit_threshold=0.0, **how)["trace_model"].values
+        away = ((model - truth) / ds["err"].values)[420:640]
+        bright = np.isfinite(away) & ((truth / ds["err"].values)[420:640] > 10)
+        assert bright.sum() > 5000
+        return np.sqrt(np.mean(away[bright] ** 2))
+
+    # measured: 0.67 and 1.50
+    assert off() < 0.8
+    assert off(interpolate_profiles=False) > 1.3
 
 
 def test_without_a_model_neighbours_are_taken():

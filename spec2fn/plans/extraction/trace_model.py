@@ -23,7 +23,13 @@ from spec2fn.host.trace_sources import (
     steep_positions,
     trimmed,
 )
-from spec2fn.host.trace_splines import ColumnSplines, SplineSettings, fit_columns, native_spacing
+from spec2fn.host.trace_splines import (
+    ColumnSplines,
+    SplineSettings,
+    fit_columns,
+    fit_some_columns,
+    native_spacing,
+)
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.kernels.trace_model import FineGrid, column_scale, median_image
 from spec2fn.modes import mode_of
@@ -281,7 +287,7 @@ def plan_trace_model(ds: xr.Dataset, params: Parameters) -> TraceModelPlan:
     along = stack.along.astype(np.float32)
     # by slit: its splines, and the fluxes that they were fitted to
     fitted = [
-        _splines(flux[k], error[k], along[k], limits, manner)
+        _splines(flux[k], error[k], along[k], limits, manner, params=params)
         for k, limits in enumerate(_limits(flux, stack, limit))
     ]
     where: FinePositions | None = None
@@ -371,6 +377,8 @@ def _splines(
     along: HostArray,
     limits: tuple[float | None, float | None],
     manner: _Manner,
+    *,
+    params: Parameters,
 ) -> tuple[ColumnSplines, HostArray] | None:
     """The splines of a slit, and its fluxes without bad ends; None if it holds no source."""
     profile = cross_profile(flux, error, along)
@@ -383,8 +391,24 @@ def _splines(
     # traces that nods leave would make the sum of a column small
     positive = np.nanmin(profile.snr) < _NEGATIVE
     total = np.sum(flux, axis=0, where=flux > 0 if positive else np.isfinite(flux))
+    if params.robust_scale:
+        total = _without_gaps(flux, along, total, manner.settings)
     order = _order(flux.shape[1], manner.order)
-    return fit_columns(flux, along, total, manner.settings, order), flux
+    between = bool(params.interpolate_profiles)
+    return fit_columns(flux, along, total, manner.settings, order, interpolate=between), flux
+
+
+def _without_gaps(
+    flux: HostArray, along: HostArray, total: HostArray, settings: SplineSettings
+) -> HostArray:
+    """Sums of columns as if no pixel were missing and none hot, by profiles fitted beforehand.
+
+    The sum of a column whose peak is missing is low, and so raises all of its other pixels. Their
+    fit would leave out the bright ones alone: the shoulders of the profile would be too high.
+    """
+    profile = fit_some_columns(flux, along, total, settings)(along)
+    scale = column_scales(flux, profile, robust=True)[0]
+    return np.where(np.isfinite(scale) & (scale > 0), scale, total)
 
 
 def _without_ends(region: HostArray, width: int) -> HostArray:
