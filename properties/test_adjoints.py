@@ -84,8 +84,7 @@ def test_dispersing_a_field(data):
         for m in ("1", "2")
     }
     source = np.sort(data.draw(integers((pixels,), 0, sources - 1)))
-    source[-1] = sources - 1  # the last source has pixels
-    field = Dispersal(orders, source, DETECTOR, area=data.draw(AREAS))
+    field = Dispersal(orders, source, sources, DETECTOR, area=data.draw(AREAS))
     flux, image = data.draw(signed(pixels)), data.draw(signed(*DETECTOR))
     spectra = {m: data.draw(signed(sources, waves)) for m in orders}
     assert_adjoint(lambda v: field(v, spectra), lambda v: field.adjoint(v, spectra), flux, image)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from spec2fn.kernels.namespace import array_namespace
@@ -17,7 +19,7 @@ def sum_by(values: Array, index: Array, size: int, *, ascending: bool = False) -
     """
     xp = array_namespace(values)
     if xp is np:
-        flat = values.reshape(-1, values.shape[-1])
+        flat = values.reshape(math.prod(values.shape[:-1]), values.shape[-1])
         summed = np.stack([np.bincount(index, v, size)[:size] for v in flat])
         return summed.reshape(*values.shape[:-1], size).astype(values.dtype)
     import jax
