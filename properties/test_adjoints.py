@@ -38,8 +38,8 @@ def assert_adjoint(there, back, x, y, near=1e-12):
     forth, home = np.asarray(there(x), float), np.asarray(back(y), float)
     assert forth.shape == y.shape
     assert home.shape == x.shape
-    size = np.abs(there(np.abs(x))).max() * np.abs(y).sum()
-    size += np.abs(back(np.abs(y))).max() * np.abs(x).sum()
+    size = np.abs(there(np.abs(x))).max(initial=0.0) * np.abs(y).sum()
+    size += np.abs(back(np.abs(y))).max(initial=0.0) * np.abs(x).sum()
     assert abs(np.vdot(forth, y) - np.vdot(x, home)) <= near * size
 
 
