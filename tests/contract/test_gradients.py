@@ -13,7 +13,13 @@ from spec2fn.engine.step import Skip
 from spec2fn.testing import exposures, strategies
 
 CASES = [
-    pytest.param(name, exp_type, id=f"{name}-{exp_type}")
+    # fixed slits beside slitlets have the steps of fixed slits alone
+    pytest.param(
+        name,
+        exp_type,
+        id=f"{name}-{exp_type}",
+        marks=pytest.mark.nightly if name.startswith("fs/") else (),
+    )
     for exp_type in exposures.EXP_TYPES
     for name in exposures.step_keys(exp_type)
     if find_step(exposures.pipeline(exp_type), name).traceable

@@ -14,7 +14,13 @@ from spec2fn.pipelines import MODES
 from spec2fn.testing import contract, exposures, strategies
 
 CASES = [
-    pytest.param(name, exp_type, id=f"{name}-{exp_type}")
+    # fixed slits beside slitlets have the steps of fixed slits alone
+    pytest.param(
+        name,
+        exp_type,
+        id=f"{name}-{exp_type}",
+        marks=pytest.mark.nightly if name.startswith("fs/") else (),
+    )
     for exp_type in exposures.EXP_TYPES
     for name in exposures.step_keys(exp_type)
 ]
