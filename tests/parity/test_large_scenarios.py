@@ -1,6 +1,6 @@
 """Generated exposures that are too large for the peer: each runs through, and finds its truth.
 
-What they take is that of a process of its own, as users start it.
+Each is a process of its own, as users start it, so that its memory can be told.
 """
 
 import importlib.util
@@ -28,15 +28,12 @@ class Calibrated:
     ----------
     folder, out : Path
         Of the exposures, and of the products.
-    seconds : float
-        Of processors.
     memory : int
         Highest resident size [byte].
     """
 
     folder: Path
     out: Path
-    seconds: float
     memory: int
 
     def product(self, kind):
@@ -64,7 +61,7 @@ def calibrated(exposures, tmp_path):
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 0
-        return Calibrated(folder, out, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+        return Calibrated(folder, out, used.ru_maxrss * 1024)
 
     return run
 
@@ -103,8 +100,7 @@ def test_two_hundred_shutters(calibrated, allowed):
             slits = [h.data for h in hdus if h.name == "SCI"]
             assert len(slits) == 201
             assert all(np.isfinite(s).any() for s in slits)
-    # measured: 15 s, 1076 MB
-    assert run.seconds < 40
+    # measured: 1076 MB
     assert run.memory < 2000 * MB
 
 
@@ -143,8 +139,6 @@ def test_five_hundred_sources(calibrated, peerbench, allowed):
         assert np.median(ratios) == allowed("sources").approx(1)
         if order == 1:
             assert np.abs(np.array(ratios) - 1).max() < 0.06
-    # measured: 10 s of processors, of which there are two
-    assert run.seconds < 20
 
 
 def test_a_thousand_integrations(calibrated):
@@ -159,9 +153,8 @@ def test_a_thousand_integrations(calibrated):
     used = (wave > low) & (wave < high)
     ratio = np.where(used, flux / expected / transit[:, None], np.nan)
     assert np.abs(np.nanmedian(ratio, axis=1) - 1).max() < 1e-3
-    # measured: 9 s of processors, and less memory than the exposure has bytes
+    # less memory than the exposure has bytes
     (exposure,) = run.folder.glob("*_rateints.fits")
-    assert run.seconds < 15
     assert run.memory < 0.9 * exposure.stat().st_size
 
 
