@@ -190,7 +190,7 @@ def test_mapped_over_realisations_equals_a_loop(compiled):
     [
         "NIS_WFSS",
         pytest.param("NRS_FIXEDSLIT", marks=pytest.mark.slow),
-        pytest.param("NRS_MSASPEC", marks=pytest.mark.slow),
+        pytest.param("NRS_MSASPEC", marks=pytest.mark.nightly),
     ],
 )
 def test_slits_one_by_one_equal_all_of_them_at_once(exp_type, planned):

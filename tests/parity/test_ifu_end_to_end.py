@@ -70,6 +70,7 @@ def assert_same_grid(theirs, ours, row):
             assert y == (x if isinstance(x, str) or x is None else row.approx(x))
 
 
+@pytest.mark.nightly
 def test_the_background_differs_by_the_residual_fringes_alone(whole_run, allowed):
     peer = whole_run("miri_mrs_12short").peer
     ds = open_product(peer["pixel_replace"]).load()

@@ -82,11 +82,11 @@ def peer_table(path, refs, source_type="POINT", **given):
     [
         {"source_type": "EXTENDED"},
         {"subtract_background": False},
-        {"apply_apcorr": False},
+        pytest.param({"apply_apcorr": False}, marks=pytest.mark.nightly),
         {"ifu_autocen": True},
         {"center_xy": (12.3, 20.7)},
-        {"center_xy": (3.0, 38.2)},
-        {"ifu_covar_scale": 1.6},
+        pytest.param({"center_xy": (3.0, 38.2)}, marks=pytest.mark.nightly),
+        pytest.param({"ifu_covar_scale": 1.6}, marks=pytest.mark.nightly),
         {"bkg_sigma_clip": 2.0},
     ],
     ids=str,
@@ -109,6 +109,7 @@ def test_radii_in_widths_of_the_point_spread_function(scenario, allowed):
     compare(out, peer_table(path, paths, ifu_rscale=1.2), allowed("spectra"))
 
 
+@pytest.mark.nightly
 def test_without_a_correction_of_residual_fringes(scenario, allowed):
     folder = scenario("miri_mrs_34long")
     (path,) = (folder / "steps").glob("*_s3d.fits")
