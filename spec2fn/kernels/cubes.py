@@ -7,14 +7,13 @@ JAX sorted segment sums.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import numpy as np
 
 from spec2fn.kernels.namespace import array_namespace, safe_divide
-from spec2fn.kernels.sums import sum_by
+from spec2fn.kernels.sums import as_rows, sum_by
 from spec2fn.plan_base import Plan, array
 from spec2fn.threads import in_threads
 from spec2fn.typing import Array, Number
@@ -164,14 +163,13 @@ def _sums(op: CubeOperator, by_depth: Sequence[Array], power: int = 1) -> Array:
     # what lies beyond the last plane is collected behind the others
     out = xp.zeros((*values.shape[:-1], op.voxels.shape[0] + 1), dtype=values.dtype)
     if xp is np:
-        flat = out.reshape(-1, out.shape[-1])
+        flat = as_rows(out)
         matrix = None
         for d, one_plane in enumerate(by_depth):
             if matrix is None or op.power is not None:
                 matrix = _matrix(op, _entries(op, d, power, np).astype(values.dtype, copy=False))
             factor = _spectral(op, d, power, np)
-            data = one_plane.reshape(-1, values.shape[-1])
-            for target, one in zip(flat, data, strict=True):
+            for target, one in zip(flat, as_rows(one_plane), strict=True):
                 target[op.position[d]] += matrix @ (factor * one)
         return out[..., :-1]
     of_entry = _row_of_entry(op, xp)
@@ -214,8 +212,7 @@ def _from_planes(op: CubeOperator, values: Array, d: int, power: int = 1) -> Arr
     beyond = xp.zeros((*values.shape[:-1], 1), dtype=values.dtype)
     picked = xp.concatenate([values, beyond], axis=-1)[..., xp.asarray(op.position[d])]
     if xp is np:
-        flat = picked.reshape(math.prod(values.shape[:-1]), op.rows.shape[0])
-        summed = (_matrix(op, entries).T @ flat.T).T
+        summed = (_matrix(op, entries).T @ as_rows(picked).T).T
         return factor * summed.reshape(*values.shape[:-1], op.pixels.shape[0])
     shares = entries * picked[..., _row_of_entry(op, xp)]
     return factor * sum_by(shares, op.cols, op.pixels.shape[0])

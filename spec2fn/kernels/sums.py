@@ -9,7 +9,12 @@ import numpy as np
 from spec2fn.kernels.namespace import array_namespace
 from spec2fn.typing import Array
 
-__all__ = ["sum_by"]
+__all__ = ["as_rows", "sum_by"]
+
+
+def as_rows(values: Array) -> Array:
+    """Return values (..., n) as (m, n), also where there are none."""
+    return values.reshape(math.prod(values.shape[:-1]), values.shape[-1])
 
 
 def sum_by(values: Array, index: Array, size: int, *, ascending: bool = False) -> Array:
@@ -19,8 +24,7 @@ def sum_by(values: Array, index: Array, size: int, *, ascending: bool = False) -
     """
     xp = array_namespace(values)
     if xp is np:
-        flat = values.reshape(math.prod(values.shape[:-1]), values.shape[-1])
-        summed = np.stack([np.bincount(index, v, size)[:size] for v in flat])
+        summed = np.stack([np.bincount(index, v, size)[:size] for v in as_rows(values)])
         return summed.reshape(*values.shape[:-1], size).astype(values.dtype)
     import jax
 

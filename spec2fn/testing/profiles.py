@@ -8,13 +8,13 @@ from hypothesis import HealthCheck, settings
 
 __all__ = ["load_profile"]
 
-_EXAMPLES = {"dev": 100, "ci": 60, "nightly": 2000}
+_EXAMPLES = {"dev": 100, "ci": 100, "nightly": 2000}
 
 
 def load_profile() -> None:
     """Load the profile of that name.
 
-    ``dev`` by default: 100 examples; ``ci`` if CI is set: 60, the same ones every time;
+    ``dev`` by default: 100 examples; ``ci`` if CI is set: as many, the same ones every time;
     ``nightly``: 2000. An example may take as long as it wants.
     """
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
