@@ -12,7 +12,7 @@ import numpy as np
 from spec2fn.compiled.cache import use_cache
 from spec2fn.compiled.outputs import cut, joined, labelled
 from spec2fn.compiled.slit_by_slit import slit_by_slit
-from spec2fn.compiled.trace import Traced, trace
+from spec2fn.compiled.trace import Traced, jit, trace
 from spec2fn.engine.pipeline import Observation, Product
 from spec2fn.engine.run import Result, run
 from spec2fn.engine.settings import Settings
@@ -227,7 +227,7 @@ class Compiled:
             value = value.data if hasattr(value, "dims") else value
             return jax.numpy.asarray(value)
 
-        program = jax.jit(jax.value_and_grad(scalar))
+        program = jit(jax.value_and_grad(scalar))
 
         def wrapper(
             values: Mapping[str, Array] | None = None,
@@ -281,7 +281,7 @@ class Compiled:
             ) -> tuple[PyTree, PyTree]:
                 return jax.jvp(lambda s: traced({**others, **s}), (some,), (along,))
 
-            self._programs[traced] = jax.jit(pushed)
+            self._programs[traced] = jit(pushed)
         made, derivative = self._programs[traced](chosen, along, arrays)
         return self._labelled(unpack(made), science), self._labelled(unpack(derivative), science)
 
@@ -386,8 +386,6 @@ class Compiled:
         self, dim: str, varied: tuple[str, ...], *, finite: bool
     ) -> tuple[Callable[..., Any], ...]:
         """What is the same for all along a dim, and the rest mapped along it."""
-        import jax
-
         key = (dim, varied, finite)
         if key not in self._programs:
             fixed, rest = self._trace({}).parted(varied, finite=finite)
@@ -397,7 +395,7 @@ class Compiled:
                 mapped = [p for p in varied if p in arrays]
                 return map_arrays(lambda one: unpack(rest(one)), arrays, mapped, dim)
 
-            self._programs[key] = (fixed.program, jax.jit(several))
+            self._programs[key] = (fixed.program, jit(several))
         programs: tuple[Callable[..., Any], ...] = self._programs[key]
         return programs
 
@@ -413,7 +411,6 @@ class Compiled:
         science: Exposure | None = None,
         refs: Mapping[str, Any] | None = None,
     ) -> Products:
-        import jax
 
         given = self._given(values, science, refs)
         if ("whole", dim) not in self._programs:
@@ -425,7 +422,7 @@ class Compiled:
                     return pack(self._apply(inputs, replace(self.settings, pipeline=pipeline)))
                 return pack(vmap(self._apply, dim)(inputs))
 
-            self._programs["whole", dim] = jax.jit(whole)
+            self._programs["whole", dim] = jit(whole)
         program = self._programs["whole", dim]
         return self._labelled(unpack(program(self._arrays | given)), science)
 
@@ -502,7 +499,9 @@ class Compiled:
         """What the products depend on, where the computation takes place."""
         import jax
 
-        return {path: jax.numpy.asarray(self._leaves[path]) for path in self._used}
+        # jax.numpy.asarray would compile a copy for every shape
+        held: dict[str, Array] = jax.device_put({path: self._leaves[path] for path in self._used})
+        return held
 
     @property
     def equations(self) -> int:

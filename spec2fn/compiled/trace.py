@@ -1,4 +1,8 @@
-"""A function of named arrays, traced once, without what has no influence on its result."""
+"""A function of named arrays, traced once, without what has no influence on its result.
+
+JAX keeps no programs on disk that ask the host for something (``jax.pure_callback``). A function
+that does is compiled as several programs, between which the host is asked.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,18 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from spec2fn.transforms.packing import PyTree
 from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr, Jaxpr
 
-__all__ = ["Traced", "trace"]
+__all__ = ["Traced", "jit", "trace"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)  # JAX asks for it, and equations are long
 class Traced:
     """What :func:`trace` returns.
 
@@ -62,8 +68,6 @@ class Traced:
             The first gives a mapping of arrays by names of its own, which the second takes
             together with those that vary.
         """
-        import jax
-
         jaxpr, known = self.jaxpr.jaxpr, dict(zip(self.paths, self.jaxpr.jaxpr.invars, strict=True))
         moving = {v for path, v in known.items() if path in varied}
         after = []
@@ -76,10 +80,8 @@ class Traced:
         used = [v for e in after for v in _variables(e.invars)] + list(_variables(jaxpr.outvars))
         own = set(known.values())
         between = [v for v in dict.fromkeys(used) if v not in moving and v not in own]
-        # in the order in which JAX sorts them
-        held = {f"@{i:06d}": v for i, v in enumerate(between)}
-        names = jax.tree_util.tree_structure(dict.fromkeys(held, 0))
-        fixed = Traced(*_part(self.jaxpr, jaxpr.eqns, known, between), names)
+        held = _named(between, "@")
+        fixed = self._some(jaxpr.eqns, known, held)
         rest = Traced(*_part(self.jaxpr, after, known | held, jaxpr.outvars), self.structure)
         return fixed, rest
 
@@ -88,12 +90,95 @@ class Traced:
         """The compiled function, of exactly the arrays that are needed."""
         import jax
 
-        return jax.jit(self)
+        if not self.asks_host:
+            return jax.jit(self)
+        *before, (last, _) = self.stages()
+        programs = [(part, part.asked if host else part.program) for part, host in before]
+
+        def in_stages(arrays: Mapping[str, Array]) -> PyTree:
+            held = dict(arrays)
+            for part, program in programs:
+                held |= program({path: held[path] for path in part.paths})
+            return last(held)
+
+        return in_stages
+
+    def asked(self, arrays: Mapping[str, Array]) -> PyTree:
+        """Apply the equations one by one, and wait until that is done.
+
+        A process must not end while the host is still being asked.
+        """
+        import jax
+
+        return jax.block_until_ready(self(arrays))
+
+    @property
+    def asks_host(self) -> bool:
+        """Whether something is computed outside of JAX."""
+        return any(map(_asks_host, self.jaxpr.jaxpr.eqns))
+
+    def stages(self) -> list[tuple[Traced, bool]]:
+        """Part what JAX computes from what the host is asked for.
+
+        Returns
+        -------
+        list of (Traced, bool)
+            One after the other, and whether it is for the host. Each gives a mapping of arrays by
+            names of its own, which those after it take together with the arguments; the last
+            gives the result.
+        """
+        jaxpr = self.jaxpr.jaxpr
+        asked: dict[Any, int] = {}  # how often the host has been asked before a variable is known
+        groups: dict[tuple[int, bool], list[Any]] = {}
+        for equation in jaxpr.eqns:
+            host = _asks_host(equation)
+            before = max((asked.get(v, 0) for v in _variables(equation.invars)), default=0)
+            groups.setdefault((before, host), []).append(equation)
+            asked.update(dict.fromkeys(equation.outvars, before + host))
+        given, stages = dict(zip(self.paths, jaxpr.invars, strict=True)), []
+        order = sorted(groups)
+        for i, key in enumerate(order):
+            used = {v for k in order[i + 1 :] for e in groups[k] for v in _variables(e.invars)}
+            used.update(_variables(jaxpr.outvars))
+            made = (v for equation in groups[key] for v in equation.outvars if v in used)
+            held = _named(made, f"#{i:03d}-")
+            stages.append((self._some(groups[key], given, held), key[1]))
+            given |= held
+        last = Traced(*_part(self.jaxpr, [], given, jaxpr.outvars), self.structure)
+        return [*stages, (last, True)]
+
+    def _some(
+        self, equations: list[Any], given: Mapping[str, Any], made: Mapping[str, Any]
+    ) -> Traced:
+        """What computes some of the variables, by name."""
+        import jax
+
+        names = jax.tree_util.tree_structure(dict.fromkeys(made, 0))
+        return Traced(*_part(self.jaxpr, equations, given, list(made.values())), names)
 
     @functools.cached_property
     def equations(self) -> int:
         """Number of equations, with those inside of loops and functions."""
         return _count(self.jaxpr.jaxpr)
+
+
+def _named(variables: Iterable[Any], prefix: str) -> dict[str, Any]:
+    """Variables by name, in the order in which JAX sorts them."""
+    return {f"{prefix}{i:06d}": v for i, v in enumerate(variables)}
+
+
+def _asks_host(equation: Any) -> bool:  # noqa: ANN401 - of JAX
+    inner = (one for value in equation.params.values() for one in _jaxprs(value))
+    name = equation.primitive.name
+    return name == "pure_callback" or any(_asks_host(e) for one in inner for e in one.eqns)
+
+
+def _jaxprs(value: Any) -> Iterator[Jaxpr]:  # noqa: ANN401 - a parameter of an equation
+    """Equations inside of an equation."""
+    for one in value if isinstance(value, (tuple, list)) else (value,):
+        inner = getattr(one, "jaxpr", one)
+        if hasattr(inner, "eqns"):
+            yield inner
 
 
 def _variables(atoms: Iterable[Any]) -> Iterator[Any]:
@@ -155,13 +240,28 @@ def trace(function: Callable[[Mapping[str, Array]], PyTree], arrays: Mapping[str
     return Traced(*_part(closed, closed.jaxpr.eqns, given, closed.jaxpr.outvars), structure)
 
 
+def jit(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """Compile a function of pytrees with :func:`jax.jit`, in stages if it asks the host."""
+    import jax
+
+    whole = jax.jit(function)
+    staged: dict[Any, Callable[[Mapping[str, Array]], PyTree] | None] = {}
+
+    def call(*args: PyTree) -> PyTree:
+        leaves, structure = jax.tree_util.tree_flatten(args)
+        arrays = _named(leaves, "")
+        key = (structure, tuple((np.shape(a), jax.numpy.result_type(a)) for a in leaves))
+        if key not in staged:
+            traced = whole.trace(*args)
+            out = jax.tree_util.tree_structure(traced.out_info)
+            one = Traced(tuple(arrays), traced.jaxpr, out)
+            staged[key] = one.program if one.asks_host else None
+        program = staged[key]
+        return whole(*args) if program is None else program(arrays)
+
+    return call
+
+
 def _count(jaxpr: Jaxpr) -> int:
-    total = 0
-    for equation in jaxpr.eqns:
-        total += 1
-        for value in equation.params.values():
-            for one in value if isinstance(value, (tuple, list)) else (value,):
-                inner = getattr(one, "jaxpr", one)
-                if hasattr(inner, "eqns"):
-                    total += _count(inner)
-    return total
+    inner = (one for e in jaxpr.eqns for value in e.params.values() for one in _jaxprs(value))
+    return len(jaxpr.eqns) + sum(map(_count, inner))
