@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, Union, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, TypeVar, Union, cast
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Exposure", "Pieces", "pieces_of", "variables_of"]
+__all__ = ["Exposure", "Pieces", "freeze", "pieces_of", "variables_of"]
+
+_T = TypeVar("_T")
 
 
 class Pieces(ABC):
@@ -60,3 +62,16 @@ def variables_of(value: object) -> Iterator[xr.Variable]:
     """Iterate over the variables of all Datasets of an exposure."""
     for ds in pieces_of(value):
         yield from ds.variables.values()
+
+
+def freeze(after: _T, before: object) -> _T:
+    """Make what was made of an exposure, not what was taken from it, read-only.
+
+    Buffers are shared by exposures.
+    """
+    kept = {id(v._data) for v in variables_of(before)}  # noqa: SLF001 - `.data` loads lazy data
+    for var in variables_of(after):
+        data = var._data  # noqa: SLF001
+        if hasattr(data, "setflags") and id(data) not in kept:
+            data.setflags(write=False)
+    return after

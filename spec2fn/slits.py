@@ -18,7 +18,7 @@ import numpy as np
 
 from spec2fn.dq import PIXEL
 from spec2fn.errors import DatasetError, InputError, Spec2fnError, nearest
-from spec2fn.pieces import Pieces
+from spec2fn.pieces import Pieces, freeze
 from spec2fn.schema import VARIANCES, with_problems
 from spec2fn.typing import HostArray
 
@@ -38,7 +38,11 @@ __all__ = [
 
 MAX_BUCKETS = 16
 PADDING = PIXEL["DO_NOT_USE"] | PIXEL["NON_SCIENCE"]
-_WASTE = 0.15  # padded area that is accepted to save a bucket
+# Padding that is accepted to save a bucket, as a part of its area
+_WASTE = 0.15
+
+FREE_PADDING = 100_000
+"""As many pixels of padding are calibrated in the time that another bucket takes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +139,7 @@ class Slits(Pieces):
             mask = np.asarray(keep(bucket), dtype=bool)
             if mask.any():
                 kept.append(bucket if mask.all() else bucket.isel(slit=np.flatnonzero(mask)))
-        return Slits(tuple(kept))
+        return freeze(Slits(tuple(kept)), self)
 
     def select(self, names: Iterable[str] = (), source_ids: Iterable[int] = ()) -> Slits:
         """Return the slits with one of these names or source ids; cost is that of the selection.
@@ -208,8 +212,8 @@ def strings(ds: xr.Dataset, name: str) -> list[str]:
 def group_shapes(shapes: Sequence[tuple[int, int]], most: int = MAX_BUCKETS) -> list[list[int]]:
     """Group shapes into at most `most` buckets with little padding.
 
-    Shapes are merged greedily, the pair that wastes least first, while the waste is small or
-    there are too many buckets.
+    Shapes are merged greedily, the pair that wastes least first, while the waste is small (15 % of
+    the area, or :data:`FREE_PADDING`) or there are too many buckets.
 
     Parameters
     ----------
@@ -233,10 +237,13 @@ def group_shapes(shapes: Sequence[tuple[int, int]], most: int = MAX_BUCKETS) -> 
     while len(members) > 1:
         area = np.maximum(sizes[:, None], sizes[None]).prod(axis=2)
         area = area * (number[:, None] + number[None])
-        waste = area / np.maximum(filled[:, None] + filled[None], 1) - 1
+        true = np.maximum(filled[:, None] + filled[None], 1)
+        waste = (area - true) / true
+        if len(members) <= most:
+            waste[area - true > np.maximum(_WASTE * true, FREE_PADDING)] = np.inf
         waste[np.triu_indices(len(members))] = np.inf
         first, second = np.unravel_index(np.argmin(waste), waste.shape)
-        if waste[first, second] > _WASTE and len(members) <= most:
+        if np.isinf(waste[first, second]):
             break
         sizes[second] = np.maximum(sizes[first], sizes[second])
         number[second] += number[first]

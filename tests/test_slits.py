@@ -64,6 +64,28 @@ def test_similar_shapes_share_a_bucket_and_waste_is_small():
     assert padded < 1.3 * sum(h * w for h, w in many)
 
 
+def test_padding_that_takes_no_time_saves_buckets(monkeypatch):
+    shapes = [(20, 100)] * 3 + [(30, 120), (5, 400)]
+    padded = 4 * 30 * 120 - (3 * 20 * 100 + 30 * 120)  # of the first four as one
+    for free, expected in ((0, 3), (padded - 1, 3), (padded, 2), (100_000, 1)):
+        monkeypatch.setattr("spec2fn.slits.FREE_PADDING", free)
+        groups = group_shapes(shapes)
+        assert len(groups) == expected, free
+        assert sorted(i for g in groups for i in g) == list(range(len(shapes)))
+    # long ones differ by more than that
+    assert len(group_shapes([(300, 2000), (100, 2000)])) == 2
+
+
+def test_selected_slits_cannot_be_written_to(slits):
+    chosen = slits.where(lambda b: b["source_id"].values % 20 == 0)
+    assert 0 < len(chosen) < len(slits)
+    for bucket in chosen.buckets:
+        for variable in bucket.variables.values():
+            assert not variable.data.flags.writeable or any(
+                variable.data is v.data for b in slits.buckets for v in b.variables.values()
+            )
+
+
 def test_selection(slits):
     chosen = slits.select(names=["S2"], source_ids=[50])
     assert chosen.names == ("S2", "S5")

@@ -6,7 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,9 +19,8 @@ from spec2fn.schema import described, has_value
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["blank_pieces", "blank_status", "check_references", "common_status", "freeze"]
+__all__ = ["blank_pieces", "blank_status", "check_references", "common_status"]
 
-T = TypeVar("T")
 
 _BLANK_PIECES: ContextVar[bool] = ContextVar("_BLANK_PIECES", default=False)
 
@@ -110,13 +109,3 @@ def _good_somewhere(ds: xr.Dataset) -> bool:
         return False
     good = (ds["dq"].values & PIXEL["DO_NOT_USE"]) == 0
     return bool((np.isfinite(ds["sci"].values) & good).any())
-
-
-def freeze(after: T, before: object) -> T:
-    """Make what a step has made, not what it was given, read-only: buffers are shared."""
-    kept = {id(v._data) for v in variables_of(before)}  # noqa: SLF001 - `.data` loads lazy data
-    for var in variables_of(after):
-        data = var._data  # noqa: SLF001
-        if hasattr(data, "setflags") and id(data) not in kept:
-            data.setflags(write=False)
-    return after

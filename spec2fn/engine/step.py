@@ -25,12 +25,12 @@ from typing import (
     overload,
 )
 
-from spec2fn.engine.outcome import blank_status, check_references, common_status, freeze
+from spec2fn.engine.outcome import blank_status, check_references, common_status
 from spec2fn.errors import ContractError, HostOnlyError
 from spec2fn.kernels.namespace import is_traced
 from spec2fn.members import check_members
 from spec2fn.parameters import Parameter, Parameters, check_order, parameters_of, unknown_parameter
-from spec2fn.pieces import Exposure, Pieces, variables_of
+from spec2fn.pieces import Exposure, Pieces, freeze, variables_of
 from spec2fn.schema import require, with_status, with_warnings
 from spec2fn.threads import one_blas_thread
 

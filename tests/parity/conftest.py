@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import yaml
 
+import spec2fn.slits
 from spec2fn.compatibility import preset
 
 SLOW = (
@@ -46,6 +47,14 @@ def pytest_collection_modifyitems(items):
             later = item.get_closest_marker("nightly")
             if item.path.stem.removeprefix("test_").startswith(SLOW) and not later:
                 item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _buckets_of_the_user():
+    """These exposures are large; other tests have as many buckets as they can."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spec2fn.slits, "FREE_PADDING", 100_000)
+        yield
 
 
 ENV = {
