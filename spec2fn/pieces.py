@@ -65,10 +65,7 @@ def variables_of(value: object) -> Iterator[xr.Variable]:
 
 
 def freeze(after: _T, before: object) -> _T:
-    """Make what was made of an exposure, not what was taken from it, read-only.
-
-    Buffers are shared by exposures.
-    """
+    """Make read-only what was made of an exposure (not what was taken): buffers are shared."""
     kept = {id(v._data) for v in variables_of(before)}  # noqa: SLF001 - `.data` loads lazy data
     for var in variables_of(after):
         data = var._data  # noqa: SLF001

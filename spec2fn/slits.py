@@ -10,7 +10,7 @@ selecting cannot misalign anything. ``ysize`` and ``xsize`` hold the true size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,23 +26,15 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
-    "MAX_BUCKETS",
     "PADDING",
     "Slits",
     "apply_by_slit",
     "as_one_slit",
-    "group_shapes",
     "padding",
     "strings",
 ]
 
-MAX_BUCKETS = 16
 PADDING = PIXEL["DO_NOT_USE"] | PIXEL["NON_SCIENCE"]
-# Padding that is accepted to save a bucket, as a part of its area
-_WASTE = 0.15
-
-FREE_PADDING = 100_000
-"""As many pixels of padding are calibrated in the time that another bucket takes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,51 +199,6 @@ def strings(ds: xr.Dataset, name: str) -> list[str]:
     if name not in ds:
         return [""] * ds.sizes["slit"]
     return [str(v).strip() for v in ds[name].values]
-
-
-def group_shapes(shapes: Sequence[tuple[int, int]], most: int = MAX_BUCKETS) -> list[list[int]]:
-    """Group shapes into at most `most` buckets with little padding.
-
-    Shapes are merged greedily, the pair that wastes least first, while the waste is small (15 % of
-    the area, or :data:`FREE_PADDING`) or there are too many buckets.
-
-    Parameters
-    ----------
-    shapes : sequence of (int, int)
-        Heights and widths.
-    most : int
-
-    Returns
-    -------
-    list of list of int
-        Indices into `shapes` by bucket.
-    """
-    distinct: dict[tuple[int, int], list[int]] = {}
-    for i, (height, width) in enumerate(shapes):
-        distinct.setdefault((int(height), int(width)), []).append(i)
-    order = sorted(distinct)
-    members = [distinct[shape] for shape in order]
-    sizes = np.array(order, dtype=np.int64).reshape(-1, 2)
-    number = np.array([len(m) for m in members], dtype=np.int64)
-    filled = sizes.prod(axis=1) * number  # pixels of the slits themselves
-    while len(members) > 1:
-        area = np.maximum(sizes[:, None], sizes[None]).prod(axis=2)
-        area = area * (number[:, None] + number[None])
-        true = np.maximum(filled[:, None] + filled[None], 1)
-        waste = (area - true) / true
-        if len(members) <= most:
-            waste[area - true > np.maximum(_WASTE * true, FREE_PADDING)] = np.inf
-        waste[np.triu_indices(len(members))] = np.inf
-        first, second = np.unravel_index(np.argmin(waste), waste.shape)
-        if np.isinf(waste[first, second]):
-            break
-        sizes[second] = np.maximum(sizes[first], sizes[second])
-        number[second] += number[first]
-        filled[second] += filled[first]
-        members[second] = members[first] + members[second]
-        sizes, number, filled = (np.delete(a, first, axis=0) for a in (sizes, number, filled))
-        del members[first]
-    return [sorted(m) for m in members]
 
 
 def apply_by_slit(function: Callable[[xr.Dataset], xr.Dataset], slits: Slits) -> Slits | None:

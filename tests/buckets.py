@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from spec2fn.slits import MAX_BUCKETS, Slits, group_shapes, padding
+from spec2fn.buckets import MAX_BUCKETS, group_shapes
+from spec2fn.slits import Slits, padding
 
 
 def bucketize(slits: Sequence[xr.Dataset], most: int = MAX_BUCKETS) -> Slits:

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-import spec2fn.slits
+import spec2fn.buckets
 
 # Exposures of the tests are small; their slits are to have as many buckets as those of large ones.
-spec2fn.slits.FREE_PADDING = 0
+spec2fn.buckets.FREE_PADDING = 0
 
 # Mixing float32 pixels with float64 geometry by accident is an error in the tests; broadcasting
 # over integrations is part of the kernels' contract and stays allowed.

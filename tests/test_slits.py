@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from spec2fn.buckets import MAX_BUCKETS, group_shapes
 from spec2fn.errors import DatasetError, InputError
-from spec2fn.slits import MAX_BUCKETS, PADDING, Slits, group_shapes
+from spec2fn.slits import PADDING, Slits
 from tests.buckets import bucketize
 
 SHAPES = [(20, 100), (22, 101), (5, 400), (20, 99), (0, 0), (6, 390)]
@@ -68,7 +69,7 @@ def test_padding_that_takes_no_time_saves_buckets(monkeypatch):
     shapes = [(20, 100)] * 3 + [(30, 120), (5, 400)]
     padded = 4 * 30 * 120 - (3 * 20 * 100 + 30 * 120)  # of the first four as one
     for free, expected in ((0, 3), (padded - 1, 3), (padded, 2), (100_000, 1)):
-        monkeypatch.setattr("spec2fn.slits.FREE_PADDING", free)
+        monkeypatch.setattr("spec2fn.buckets.FREE_PADDING", free)
         groups = group_shapes(shapes)
         assert len(groups) == expected, free
         assert sorted(i for g in groups for i in g) == list(range(len(shapes)))

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["blank_pieces", "blank_status", "check_references", "common_status"]
 
-
 _BLANK_PIECES: ContextVar[bool] = ContextVar("_BLANK_PIECES", default=False)
 
 

@@ -24,10 +24,7 @@ GAUSS_3 = ((-_HALF, 5.0 / 18.0), (0.0, 8.0 / 18.0), (_HALF, 5.0 / 18.0))
 
 
 def indices(stored: Array) -> Array:
-    """Return indices in the type in which NumPy gathers fastest; JAX's are left as they are.
-
-    Plans store them in less, because there are many.
-    """
+    """Return indices, of which plans store many, as NumPy gathers fastest; JAX's are left."""
     return stored.astype(np.intp) if isinstance(stored, np.ndarray) else stored
 
 

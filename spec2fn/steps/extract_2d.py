@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from spec2fn.buckets import group_shapes
 from spec2fn.engine.step import PLANNED, Skip, step
 from spec2fn.modes import mode_of
 from spec2fn.parameters import Parameters, Range
@@ -12,7 +13,7 @@ from spec2fn.plans.slits.grism_cutouts import plan_grism_cutouts
 from spec2fn.plans.slits.srctype import is_time_series
 from spec2fn.plans.slits.trace_window import WindowPlan, plan_window
 from spec2fn.schema import INT_TIMES, meta_of
-from spec2fn.slits import Slits, group_shapes
+from spec2fn.slits import Slits
 
 if TYPE_CHECKING:
     import xarray as xr

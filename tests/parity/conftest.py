@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import yaml
 
-import spec2fn.slits
+import spec2fn.buckets
 from spec2fn.compatibility import preset
 
 SLOW = (
@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(items):
 def _buckets_of_the_user():
     """These exposures are large; other tests have as many buckets as they can."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spec2fn.slits, "FREE_PADDING", 100_000)
+        patch.setattr(spec2fn.buckets, "FREE_PADDING", 100_000)
         yield
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.buckets import group_shapes
 from spec2fn.errors import InputError
 from spec2fn.io.fits.asdf_wcs import deferred_list, deferred_wcs
 from spec2fn.io.fits.exposures import (
@@ -36,7 +37,7 @@ from spec2fn.schema import (
     SHUTTERS_ALONG,
     Meta,
 )
-from spec2fn.slits import Slits, group_shapes, padding
+from spec2fn.slits import Slits, padding
 from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:

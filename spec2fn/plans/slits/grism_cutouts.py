@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.buckets import group_shapes
 from spec2fn.errors import DatasetError, InputError, NoDataOnDetectorError
 from spec2fn.plans.slits.extract_2d import Extract2dPlan
 from spec2fn.plans.slits.grism_boxes import (
@@ -18,7 +19,6 @@ from spec2fn.plans.slits.grism_boxes import (
 from spec2fn.plans.slits.grism_objects import boxes_of_objects
 from spec2fn.plans.slits.spectral_orders import extracted_orders
 from spec2fn.schema import meta_of
-from spec2fn.slits import group_shapes
 from spec2fn.typing import HostArray
 
 if TYPE_CHECKING:
