@@ -197,8 +197,10 @@ class Compiled:
             If `science` or a reference does not have the variables, or is of another mode.
         """
         given = self._given(values, science, refs)
-        program = self._trace(given).program
-        return self._labelled(unpack(program(self._arrays | given)), science)
+        traced = self._trace(given)
+        return self._labelled(
+            unpack(self._halves(traced)[1].program(self._held(traced, given))), science
+        )
 
     def value_and_grad(
         self, loss: Callable[[Products], Any], wrt: Sequence[str] = ("science/sci",)
@@ -221,13 +223,15 @@ class Compiled:
 
         self._check(wrt)
 
-        def scalar(chosen: Mapping[str, Array], others: Mapping[str, Array]) -> Array:
-            arrays = {**others, **chosen}
-            value = loss(unpack(self._trace(arrays)(arrays)))
-            value = value.data if hasattr(value, "dims") else value
-            return jax.numpy.asarray(value)
+        programs: dict[Traced, Callable[..., Any]] = {}
 
-        program = jit(jax.value_and_grad(scalar))
+        def program(part: Traced) -> Callable[..., Any]:
+            def scalar(chosen: Mapping[str, Array], others: Mapping[str, Array]) -> Array:
+                value = loss(unpack(part({**others, **chosen})))
+                value = value.data if hasattr(value, "dims") else value
+                return jax.numpy.asarray(value)
+
+            return jit(jax.value_and_grad(scalar))
 
         def wrapper(
             values: Mapping[str, Array] | None = None,
@@ -235,9 +239,17 @@ class Compiled:
             science: Exposure | None = None,
             refs: Mapping[str, Any] | None = None,
         ) -> tuple[jax.Array, dict[str, jax.Array]]:
-            arrays = self._arrays | self._given(values, science, refs)
-            chosen = {path: jax.numpy.asarray(arrays.pop(path)) for path in wrt}
-            value, gradients = program(chosen, arrays)
+            given = self._given(values, science, refs)
+            part = traced = self._trace(given)
+            fixed, rest = self._halves(traced)
+            arrays = self._arrays | given
+            if set(wrt).isdisjoint(fixed.paths):
+                part, arrays = rest, self._held(traced, given)
+            chosen = {path: jax.numpy.asarray(arrays[path]) for path in wrt}
+            others = {path: arrays[path] for path in part.paths if path not in chosen}
+            if part not in programs:
+                programs[part] = program(part)
+            value, gradients = programs[part](chosen, others)
             return value, dict(gradients)
 
         return wrapper
@@ -484,6 +496,25 @@ class Compiled:
                 {**self._leaves, **other},
             )
         return self._traces[key]
+
+    def _halves(self, traced: Traced) -> tuple[Traced, Traced]:
+        """What references and plans determine without any exposure, and the rest."""
+        if ("halves", traced) not in self._programs:
+            exposures = [p for p in traced.paths if p.startswith((f"{_SCIENCE}/", "members/"))]
+            self._programs["halves", traced] = traced.parted(exposures)
+        halves: tuple[Traced, Traced] = self._programs["halves", traced]
+        return halves
+
+    def _held(self, traced: Traced, given: Mapping[str, Array]) -> dict[str, Array]:
+        """What the rest depends on, computed once unless it depends on what is given."""
+        fixed, _ = self._halves(traced)
+        arrays, key = {**self._arrays, **given}, ("held", traced)
+        made = self._programs.get(key)
+        if made is None or not given.keys().isdisjoint(fixed.paths):
+            made = fixed.program(arrays)
+        if given.keys().isdisjoint(fixed.paths):
+            self._programs[key] = made
+        return {**arrays, **made}
 
     @functools.cached_property
     def _traces(self) -> dict[Any, Traced]:
