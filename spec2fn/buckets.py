@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -15,7 +15,9 @@ FREE_PADDING = 100_000
 _WASTE = 0.15  # padded area that is accepted to save a bucket
 
 
-def group_shapes(shapes: Sequence[tuple[int, int]], most: int = MAX_BUCKETS) -> list[list[int]]:
+def group_shapes(
+    shapes: Sequence[tuple[int, int]], most: int = MAX_BUCKETS, *, kinds: Sequence[Hashable] = ()
+) -> list[list[int]]:
     """Group shapes into at most `most` buckets with little padding.
 
     Shapes are merged greedily, the pair that wastes least first, while the waste is small (15 % of
@@ -26,12 +28,18 @@ def group_shapes(shapes: Sequence[tuple[int, int]], most: int = MAX_BUCKETS) -> 
     shapes : sequence of (int, int)
         Heights and widths.
     most : int
+    kinds : sequence, optional
+        Of each: slits of different kinds go different ways, and share no bucket.
 
     Returns
     -------
     list of list of int
         Indices into `shapes` by bucket.
     """
+    if len(set(kinds)) > 1:
+        alike = [[i for i, k in enumerate(kinds) if k == kind] for kind in dict.fromkeys(kinds)]
+        groups = [(some, group_shapes([shapes[i] for i in some], most)) for some in alike]
+        return [[some[i] for i in group] for some, found in groups for group in found]
     distinct: dict[tuple[int, int], list[int]] = {}
     for i, (height, width) in enumerate(shapes):
         distinct.setdefault((int(height), int(width)), []).append(i)

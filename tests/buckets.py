@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from spec2fn.buckets import MAX_BUCKETS, group_shapes
+from spec2fn.buckets import FREE_PADDING, MAX_BUCKETS, group_shapes
 from spec2fn.slits import Slits, padding
+
+__all__ = ["FREE_PADDING", "bucketize"]
 
 
 def bucketize(slits: Sequence[xr.Dataset], most: int = MAX_BUCKETS) -> Slits:

@@ -7,7 +7,7 @@ import xarray as xr
 from spec2fn.buckets import MAX_BUCKETS, group_shapes
 from spec2fn.errors import DatasetError, InputError
 from spec2fn.slits import PADDING, Slits
-from tests.buckets import bucketize
+from tests.buckets import FREE_PADDING, bucketize
 
 SHAPES = [(20, 100), (22, 101), (5, 400), (20, 99), (0, 0), (6, 390)]
 
@@ -68,13 +68,19 @@ def test_similar_shapes_share_a_bucket_and_waste_is_small():
 def test_padding_that_takes_no_time_saves_buckets(monkeypatch):
     shapes = [(20, 100)] * 3 + [(30, 120), (5, 400)]
     padded = 4 * 30 * 120 - (3 * 20 * 100 + 30 * 120)  # of the first four as one
-    for free, expected in ((0, 3), (padded - 1, 3), (padded, 2), (100_000, 1)):
+    for free, expected in ((0, 3), (padded - 1, 3), (padded, 2), (FREE_PADDING, 1)):
         monkeypatch.setattr("spec2fn.buckets.FREE_PADDING", free)
         groups = group_shapes(shapes)
         assert len(groups) == expected, free
         assert sorted(i for g in groups for i in g) == list(range(len(shapes)))
-    # long ones differ by more than that
+    assert FREE_PADDING == 100_000  # long ones differ by more than that
     assert len(group_shapes([(300, 2000), (100, 2000)])) == 2
+
+
+def test_kinds_share_no_bucket():
+    shapes, kinds = [(20, 100), (20, 100), (20, 100), (5, 400)], ["a", "b", "a", "b"]
+    assert sorted(group_shapes(shapes, kinds=kinds)) == [[0, 2], [1], [3]]
+    assert group_shapes(shapes[:3], kinds=["a"] * 3) == group_shapes(shapes[:3]) == [[0, 1, 2]]
 
 
 def test_selected_slits_cannot_be_written_to(slits):

@@ -198,9 +198,8 @@ class Compiled:
         """
         given = self._given(values, science, refs)
         traced = self._trace(given)
-        return self._labelled(
-            unpack(self._halves(traced)[1].program(self._held(traced, given))), science
-        )
+        _, rest = self._halves(traced)
+        return self._labelled(unpack(rest.program(self._held(traced, given))), science)
 
     def value_and_grad(
         self, loss: Callable[[Products], Any], wrt: Sequence[str] = ("science/sci",)
@@ -507,13 +506,18 @@ class Compiled:
 
     def _held(self, traced: Traced, given: Mapping[str, Array]) -> dict[str, Array]:
         """What the rest depends on, computed once unless it depends on what is given."""
+        import jax
+
         fixed, _ = self._halves(traced)
-        arrays, key = {**self._arrays, **given}, ("held", traced)
-        made = self._programs.get(key)
-        if made is None or not given.keys().isdisjoint(fixed.paths):
-            made = fixed.program(arrays)
-        if given.keys().isdisjoint(fixed.paths):
-            self._programs[key] = made
+        arrays = {**self._arrays, **given}
+        own = {path: arrays[path] for path in fixed.paths}
+        if not given.keys().isdisjoint(own):
+            return {**arrays, **fixed.program(own)}
+        latest, made = self._programs.get("held", (None, {}))
+        if latest is not traced:
+            with jax.ensure_compile_time_eval():  # it outlives a trace in which it is made
+                made = fixed.program(own)
+            self._programs["held"] = traced, made
         return {**arrays, **made}
 
     @functools.cached_property
@@ -531,7 +535,9 @@ class Compiled:
         import jax
 
         # jax.numpy.asarray would compile a copy for every shape
-        held: dict[str, Array] = jax.device_put({path: self._leaves[path] for path in self._used})
+        with jax.ensure_compile_time_eval():
+            leaves = {path: self._leaves[path] for path in self._used}
+            held: dict[str, Array] = jax.device_put(leaves)
         return held
 
     @property

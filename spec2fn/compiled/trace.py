@@ -66,22 +66,28 @@ class Traced:
         -------
         fixed, rest : Traced
             The first gives a mapping of arrays by names of its own, which the second takes
-            together with those that vary.
+            together with those that vary. Neither can be parted once more.
         """
         jaxpr, known = self.jaxpr.jaxpr, dict(zip(self.paths, self.jaxpr.jaxpr.invars, strict=True))
         moving = {v for path, v in known.items() if path in varied}
-        after = []
+        late = set()
         for equation in jaxpr.eqns:
             if finite and _is_mask(equation):
                 continue
             if equation.effects or any(v in moving for v in _variables(equation.invars)):
-                after.append(equation)
+                late.add(id(equation))
                 moving.update(equation.outvars)
-        used = [v for e in after for v in _variables(e.invars)] + list(_variables(jaxpr.outvars))
-        own = set(known.values())
-        between = [v for v in dict.fromkeys(used) if v not in moving and v not in own]
-        held = _named(between, "@")
-        fixed = self._some(jaxpr.eqns, known, held)
+        used = dict.fromkeys(v for e in jaxpr.eqns if id(e) in late for v in _variables(e.invars))
+        used |= dict.fromkeys(_variables(jaxpr.outvars))
+        for equation in reversed(jaxpr.eqns):
+            # what is only spread out need not be held: its input is, which is smaller
+            if id(equation) not in late and _is_spread(equation) and equation.outvars[0] in used:
+                late.add(id(equation))
+                moving.update(equation.outvars)
+                used |= dict.fromkeys(_variables(equation.invars))
+        held = _named((v for v in used if v not in moving and v not in known.values()), "@")
+        fixed = self._some([e for e in jaxpr.eqns if not e.effects], known, held)
+        after = [e for e in jaxpr.eqns if id(e) in late]
         rest = Traced(*_part(self.jaxpr, after, known | held, jaxpr.outvars), self.structure)
         return fixed, rest
 
@@ -92,13 +98,20 @@ class Traced:
 
         if not self.asks_host:
             return jax.jit(self)
-        *before, (last, _) = self.stages()
-        programs = [(part, part.asked if host else part.program) for part, host in before]
+        stages, last = self.stages()
+        needed = set(last.paths)
+        programs: list[tuple[Any, ...]] = []
+        for part, host in reversed(stages):
+            programs.insert(
+                0, (part.asked if host else part.program, part.paths, frozenset(needed))
+            )
+            needed.update(part.paths)
 
         def in_stages(arrays: Mapping[str, Array]) -> PyTree:
             held = dict(arrays)
-            for part, program in programs:
-                held |= program({path: held[path] for path in part.paths})
+            for program, paths, later in programs:
+                held |= program({path: held[path] for path in paths})
+                held = {path: array for path, array in held.items() if path in later}
             return last(held)
 
         return in_stages
@@ -117,15 +130,16 @@ class Traced:
         """Whether something is computed outside of JAX."""
         return any(map(_asks_host, self.jaxpr.jaxpr.eqns))
 
-    def stages(self) -> list[tuple[Traced, bool]]:
+    def stages(self) -> tuple[list[tuple[Traced, bool]], Traced]:
         """Part what JAX computes from what the host is asked for.
 
         Returns
         -------
-        list of (Traced, bool)
+        stages : list of (Traced, bool)
             One after the other, and whether it is for the host. Each gives a mapping of arrays by
-            names of its own, which those after it take together with the arguments; the last
-            gives the result.
+            names of its own, which those after it take together with the arguments.
+        result : Traced
+            Puts the result together, without equations.
         """
         jaxpr = self.jaxpr.jaxpr
         asked: dict[Any, int] = {}  # how often the host has been asked before a variable is known
@@ -144,8 +158,7 @@ class Traced:
             held = _named(made, f"#{i:03d}-")
             stages.append((self._some(groups[key], given, held), key[1]))
             given |= held
-        last = Traced(*_part(self.jaxpr, [], given, jaxpr.outvars), self.structure)
-        return [*stages, (last, True)]
+        return stages, Traced(*_part(self.jaxpr, [], given, jaxpr.outvars), self.structure)
 
     def _some(
         self, equations: list[Any], given: Mapping[str, Any], made: Mapping[str, Any]
@@ -160,6 +173,14 @@ class Traced:
     def equations(self) -> int:
         """Number of equations, with those inside of loops and functions."""
         return _count(self.jaxpr.jaxpr)
+
+
+def _is_spread(equation: Any) -> bool:  # noqa: ANN401 - of JAX
+    """Whether an equation gives elements of something that is smaller, in another shape or type."""
+    if equation.primitive.name not in ("broadcast_in_dim", "reshape", "convert_element_type"):
+        return False
+    sizes = [v.aval.size * v.aval.dtype.itemsize for v in (equation.invars[0], equation.outvars[0])]
+    return bool(sizes[0] <= sizes[1])
 
 
 def _named(variables: Iterable[Any], prefix: str) -> dict[str, Any]:
@@ -241,7 +262,7 @@ def trace(function: Callable[[Mapping[str, Array]], PyTree], arrays: Mapping[str
 
 
 def jit(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """Compile a function of pytrees with :func:`jax.jit`, in stages if it asks the host."""
+    """Compile a function of arrays in pytrees by :func:`jax.jit`; in stages if it asks the host."""
     import jax
 
     whole = jax.jit(function)

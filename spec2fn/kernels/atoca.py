@@ -245,6 +245,7 @@ def column_pulls(plan: Atoca, data: Array) -> Array:
     """
     xp = array_namespace(plan.profile, data, *(fit.weight for fit in plan.fits))
     if xp is not np:
+        # as a product of matrices it would be transposed first, which takes longer
         return (plan.weights() * data[..., None, :, :]).sum(axis=-2)
     flat = data.reshape(-1, data.shape[-2] * data.shape[-1])
     found = np.stack([plan.summing @ image for image in flat])

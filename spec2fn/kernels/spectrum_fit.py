@@ -553,10 +553,13 @@ def _factor(fit: SpectrumFit, variance: Array, prepared: Equations | None) -> Ar
 
     def on_host(given: Mapping[str, Array]) -> HostArray:
         host: dict[str, Any] = {name: np.array(a) for name, a in given.items()}
-        covariance = host.pop("variance")
-        if not latest or any(not np.array_equal(getattr(latest[0], n), host[n]) for n in host):
-            latest[:] = [replace(fit, **host, **rest)]
-        return np.asarray(_factor(latest[0], covariance, None))
+        covariance, smoothness = host.pop("variance"), float(host.pop("factor"))
+        one = latest[0] if latest else None
+        same = (np.array_equal(getattr(one, n), a, equal_nan=True) for n, a in host.items())
+        if one is None or not all(same):
+            one = replace(fit, **host, **rest)
+            latest[:] = [one]
+        return one.equations.factorise(covariance, smoothness)
 
     empty = np.zeros((0, fit.response.shape[1]))
     covered = np.zeros(fit.response.shape[:2], bool)

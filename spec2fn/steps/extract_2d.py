@@ -45,7 +45,8 @@ def _plan_slits(ds: xr.Dataset, params: Parameters) -> Extract2dPlan:
     ids = chosen(whole.batch.slits, params.slit_names, params.source_ids)
     wcs, left_out = cut_outs(whole, ids, (ds.sizes["x"], ds.sizes["y"]))
     positions = _measured_positions(ds, wcs)
-    groups = group_shapes([(int(y), int(x)) for x, y in wcs.sizes[list(wcs.ids)]])
+    shapes = [(int(y), int(x)) for x, y in wcs.sizes[list(wcs.ids)]]
+    groups = group_shapes(shapes, kinds=[wcs.batch.slits[i].fixed for i in wcs.ids])
     buckets = tuple(bucket(wcs, [wcs.ids[i] for i in group], positions) for group in groups)
     return Extract2dPlan(buckets, wcs, left_out)
 

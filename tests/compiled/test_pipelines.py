@@ -122,6 +122,23 @@ def test_gradients_equal_finite_differences(compiled):
     assert_gradients(compiled, chosen(compiled))
 
 
+@pytest.mark.parametrize(
+    "exp_type",
+    [
+        pytest.param(m, marks=() if m in ("MIR_LRS-SLITLESS", "NIS_SOSS") else pytest.mark.slow)
+        for m in exposures.EXP_TYPES
+    ],
+)
+def test_gradients_by_pixels_alone(exp_type, planned):
+    """What references determine is no part of that program."""
+    compiled = planned(exp_type)
+    reference = next(p for p in compiled.parameters() if p.startswith("refs/"))
+    _, alone = compiled.value_and_grad(total)()
+    _, both = compiled.value_and_grad(total, wrt=("science/sci", reference))()
+    one, other = (np.asarray(g["science/sci"]) for g in (alone, both))
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
+
+
 # numbers of the plan by which the subtracted spectrum is measured, and laid on the slitlets
 BACKGROUND = (
     "corrections/1/0/shares",

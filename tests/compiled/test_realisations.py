@@ -1,5 +1,8 @@
 """Noise through pipelines: its scatter is the error that spectra state."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -190,6 +193,36 @@ def test_other_references(planned):
         np.testing.assert_allclose(
             slopes["science/sci"], more["science/sci"], rtol=1e-5, atol=1e-6 * scale
         )
+
+
+def test_what_references_determine_is_computed_once(planned):
+    compiled = planned(FAST)
+    compiled.products()
+    traced = compiled._trace({})
+    fixed, _ = compiled._halves(traced)
+    assert fixed.paths
+    (made,) = (out for key, out in compiled._programs.items() if key == "held")
+    compiled.products(science=compiled.observation.science)
+    assert compiled._programs["held"] is made
+    held = compiled._held(traced, {})
+    assert all(held[name] is array for name, array in made[1].items())
+    # nothing is held that grows with the integrations and is only a plane spread out
+    pixels = compiled.observation.science["sci"].size
+    assert max(array.size for array in made[1].values()) < pixels
+
+
+def test_the_first_call_may_stand_in_a_trace(planned):
+    one = planned(FAST).only("x1d")
+    compiled = dataclasses.replace(one)  # without what it has computed already
+    sci = compiled.value("science/sci")
+
+    def total(pixels):
+        return jnp.nansum(compiled.products({"science/sci": pixels})["x1d"]["flux"].data)
+
+    within = jax.jit(total)(sci)
+    np.testing.assert_allclose(within, total(sci), rtol=1e-6)
+    slopes = jax.jit(jax.grad(total))(sci)
+    np.testing.assert_allclose((slopes * sci).sum(), within, rtol=1e-4)
 
 
 def test_a_jvp_is_a_directional_derivative(planned):

@@ -22,6 +22,7 @@ import yaml
 
 import spec2fn.buckets
 from spec2fn.compatibility import preset
+from tests.buckets import FREE_PADDING
 
 SLOW = (
     "cube_build",
@@ -49,11 +50,11 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.slow)
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _buckets_of_the_user():
     """These exposures are large; other tests have as many buckets as they can."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spec2fn.buckets, "FREE_PADDING", 100_000)
+        patch.setattr(spec2fn.buckets, "FREE_PADDING", FREE_PADDING)
         yield
 
 
