@@ -10,6 +10,7 @@ import spec2fn
 
 ROOT = Path(spec2fn.__file__).parent
 GROUND = {
+    "buckets",
     "compatibility",
     "contents",
     "cubes",
