@@ -17,6 +17,7 @@ from spec2fn.engine.pipeline import Observation, Product
 from spec2fn.engine.run import Result, run
 from spec2fn.engine.settings import Settings
 from spec2fn.errors import ContractError, DatasetError, InputError, nearest
+from spec2fn.kernels.namespace import is_traced
 from spec2fn.pieces import Exposure, Pieces, pieces_of
 from spec2fn.schema import Meta
 from spec2fn.transforms.mapping import map_arrays, vmap
@@ -506,8 +507,6 @@ class Compiled:
 
     def _held(self, traced: Traced, given: Mapping[str, Array]) -> dict[str, Array]:
         """What the rest depends on, computed once unless it depends on what is given."""
-        import jax
-
         fixed, _ = self._halves(traced)
         arrays = {**self._arrays, **given}
         own = {path: arrays[path] for path in fixed.paths}
@@ -515,8 +514,7 @@ class Compiled:
             return {**arrays, **fixed.program(own)}
         latest, made = self._programs.get("held", (None, {}))
         if latest is not traced:
-            with jax.ensure_compile_time_eval():  # it outlives a trace in which it is made
-                made = fixed.program(own)
+            made = _outside_of_traces(fixed.program, own)
             self._programs["held"] = traced, made
         return {**arrays, **made}
 
@@ -535,10 +533,8 @@ class Compiled:
         import jax
 
         # jax.numpy.asarray would compile a copy for every shape
-        with jax.ensure_compile_time_eval():
-            leaves = {path: self._leaves[path] for path in self._used}
-            held: dict[str, Array] = jax.device_put(leaves)
-        return held
+        leaves = {path: self._leaves[path] for path in self._used}
+        return _outside_of_traces(jax.device_put, leaves)
 
     @property
     def equations(self) -> int:
@@ -655,6 +651,19 @@ class Compiled:
             primary = meta if isinstance(meta, Meta) else None
         eager = {**self.first.saved, **self.first.products}
         return {k: labelled(p, eager[k], primary) for k, p in products.items()}
+
+
+def _outside_of_traces(
+    function: Callable[[dict[str, Array]], dict[str, Array]], arrays: dict[str, Array]
+) -> dict[str, Array]:
+    """Apply a function to known arrays, so that the result outlives a trace in which it is made."""
+    import jax
+
+    made = function(arrays)
+    if any(map(is_traced, made.values())):
+        with jax.ensure_compile_time_eval():  # which takes longer to compile
+            made = function(arrays)
+    return made
 
 
 def _asked_for(settings: Settings, kinds: Collection[str]) -> dict[str, Any]:
