@@ -238,11 +238,11 @@ def test_what_all_realisations_have_in_common_is_computed_once(planned):
     fixed, rest = traced.parted(("science/sci",), finite=True)
     assert rest.equations < 0.2 * traced.equations
     arrays = compiled._arrays
-    held = fixed(arrays)
-    again = unpack(rest({**arrays, **held}))["x1d"]
+    held = fixed.program(arrays)
+    again = unpack(rest.program({**arrays, **held}))["x1d"]
     # masks are those that the first part was given, everything else those of the second
     moved = {**arrays, "science/sci": arrays["science/sci"] * 1.5}
-    brighter = unpack(rest({**moved, **held}))["x1d"]
+    brighter = unpack(rest.program({**moved, **held}))["x1d"]
     np.testing.assert_allclose(again["flux"], compiled.products()["x1d"]["flux"].data, rtol=1e-6)
     np.testing.assert_allclose(brighter["flux"], 1.5 * again["flux"].data, rtol=1e-5)
     # without that knowledge pixels that become NaN are masked
@@ -250,7 +250,7 @@ def test_what_all_realisations_have_in_common_is_computed_once(planned):
     sci = np.array(arrays["science/sci"])
     sci[:, ::3] = np.nan
     lost = {**arrays, "science/sci": sci}
-    made = unpack(rest({**lost, **fixed(arrays)}))["x1d"]["flux"].data
+    made = unpack(rest.program({**lost, **fixed.program(arrays)}))["x1d"]["flux"].data
     np.testing.assert_allclose(
         made, compiled.products({"science/sci": sci})["x1d"]["flux"].data, rtol=1e-5
     )
