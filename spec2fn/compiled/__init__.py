@@ -7,8 +7,9 @@ one. Nothing here is imported before it is asked for, and ``spec2fn run`` asks o
 
 from __future__ import annotations
 
-from spec2fn.compiled.pipeline import Compiled, Variable
+from spec2fn.compiled.pipeline import Compiled
 from spec2fn.compiled.realisations import Realisations, realisations
 from spec2fn.compiled.source import compile
+from spec2fn.compiled.variables import Variable
 
 __all__ = ["Compiled", "Realisations", "Variable", "compile", "realisations"]

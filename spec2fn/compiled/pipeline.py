@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,23 +12,23 @@ import numpy as np
 from spec2fn.compiled.cache import use_cache
 from spec2fn.compiled.outputs import cut, joined, labelled
 from spec2fn.compiled.slit_by_slit import slit_by_slit
-from spec2fn.compiled.trace import Traced, jit, trace
+from spec2fn.compiled.trace import Traced, jit, outside_of_traces, trace
+from spec2fn.compiled.variables import Variable, described
 from spec2fn.engine.pipeline import Observation, Product
 from spec2fn.engine.run import Result, run
 from spec2fn.engine.settings import Settings
 from spec2fn.errors import ContractError, DatasetError, InputError, nearest
-from spec2fn.kernels.namespace import is_traced
 from spec2fn.pieces import Exposure, Pieces, pieces_of
 from spec2fn.schema import Meta
 from spec2fn.transforms.mapping import map_arrays, vmap
-from spec2fn.transforms.packing import Packed, PyTree, pack, unpack
+from spec2fn.transforms.packing import PyTree, pack, unpack
 from spec2fn.transforms.tracing import named_leaves
 from spec2fn.typing import Array, HostArray
 
 if TYPE_CHECKING:
     import jax
 
-__all__ = ["Compiled", "Variable"]
+__all__ = ["Compiled"]
 
 Products = Mapping[str, Any]
 _SCIENCE = "science"
@@ -36,25 +36,6 @@ _SCIENCE = "science"
 # Bytes of pixels of realisations that may be in work at once, and planes alive for each.
 _BATCH_BYTES = 256 * 2**20
 _PLANES_IN_WORK = 20
-
-
-@dataclass(frozen=True)
-class Variable:
-    """What a pipeline is a function of.
-
-    Attributes
-    ----------
-    dims : tuple of str
-    shape : tuple of int
-    dtype : numpy.dtype
-    units : str
-        Empty where there are none, or they are not known.
-    """
-
-    dims: tuple[str, ...]
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    units: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,9 +134,9 @@ class Compiled:
         Float arrays of the exposure, its members, references and plans; those that have no
         influence on a product are left out.
         """
-        described = dict(_described(self._packed, ""))
+        known = dict(described(self._packed, ""))
         return {
-            path: described[path]
+            path: known[path]
             for path in self._used
             if np.dtype(self._leaves[path].dtype).kind == "f"
         }
@@ -320,7 +301,7 @@ class Compiled:
             For ``slit``, if there are no slits. When it is called, if nothing has the dim, or its
             length is not the same everywhere.
         """
-        if dim == "slit" and not any("slit" in v.dims for _, v in _described(self._packed, "")):
+        if dim == "slit" and not any("slit" in v.dims for _, v in described(self._packed, "")):
             raise ContractError("vmap: nothing in this pipeline has the dim 'slit'")
         if dim in ("integration", "slit"):
             return functools.partial(self._by_element, dim)
@@ -423,7 +404,6 @@ class Compiled:
         science: Exposure | None = None,
         refs: Mapping[str, Any] | None = None,
     ) -> Products:
-
         given = self._given(values, science, refs)
         if ("whole", dim) not in self._programs:
 
@@ -514,7 +494,7 @@ class Compiled:
             return {**arrays, **fixed.program(own)}
         latest, made = self._programs.get("held", (None, {}))
         if latest is not traced:
-            made = _outside_of_traces(fixed.program, own)
+            made = outside_of_traces(fixed.program, own)
             self._programs["held"] = traced, made
         return {**arrays, **made}
 
@@ -534,7 +514,7 @@ class Compiled:
 
         # jax.numpy.asarray would compile a copy for every shape
         leaves = {path: self._leaves[path] for path in self._used}
-        return _outside_of_traces(jax.device_put, leaves)
+        return outside_of_traces(jax.device_put, leaves)
 
     @property
     def equations(self) -> int:
@@ -653,19 +633,6 @@ class Compiled:
         return {k: labelled(p, eager[k], primary) for k, p in products.items()}
 
 
-def _outside_of_traces(
-    function: Callable[[dict[str, Array]], dict[str, Array]], arrays: dict[str, Array]
-) -> dict[str, Array]:
-    """Apply a function to known arrays, so that the result outlives a trace in which it is made."""
-    import jax
-
-    made = function(arrays)
-    if any(map(is_traced, made.values())):
-        with jax.ensure_compile_time_eval():  # which takes longer to compile
-            made = function(arrays)
-    return made
-
-
 def _asked_for(settings: Settings, kinds: Collection[str]) -> dict[str, Any]:
     """What a run has to be told to make products, or keep the output of steps."""
     markers = {e.kind: e.optional for e in settings.pipeline if isinstance(e, Product)}
@@ -673,32 +640,3 @@ def _asked_for(settings: Settings, kinds: Collection[str]) -> dict[str, Any]:
         "products": tuple(k for k in kinds if markers.get(k)),
         "save_steps": tuple(k for k in kinds if k not in markers),
     }
-
-
-def _described(value: PyTree, prefix: str, dims: Any = None) -> Iterator[tuple[str, Variable]]:  # noqa: ANN401 - spec2fn.plan_base.Dims
-    """Every array of packed values by path."""
-    if isinstance(value, Packed):
-        kind = value.kind
-        layout = {}
-        if kind == "dataset":
-            layout = {name: (d, dict(a)) for name, d, a, _ in value.template.value[1]}
-        for name, one in value.arrays.items():
-            path = f"{prefix}{name}"
-            if name in layout and hasattr(one, "shape"):
-                named, attrs = layout[name]
-                units = str(attrs.get("units", ""))
-                yield path, Variable(named, tuple(one.shape), np.dtype(one.dtype), units)
-            else:
-                declared = value.template.value[1].declared.get(name) if kind == "plan" else dims
-                yield from _described(one, f"{path}/", declared)
-    elif isinstance(value, Mapping):
-        for key, one in value.items():
-            yield from _described(one, f"{prefix}{key}/", dims)
-    elif isinstance(value, tuple):
-        for i, one in enumerate(value):
-            yield from _described(one, f"{prefix}{i}/", dims)
-    elif hasattr(value, "shape") or isinstance(value, float):
-        array = np.asarray(value) if isinstance(value, float) else value
-        names = dims.of(array.ndim) if dims is not None else None
-        names = tuple("_" for _ in range(array.ndim)) if names is None else names
-        yield prefix.rstrip("/"), Variable(names, tuple(array.shape), np.dtype(array.dtype))

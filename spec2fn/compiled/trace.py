@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spec2fn.kernels.namespace import is_traced
 from spec2fn.transforms.packing import PyTree
 from spec2fn.typing import Array
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr, Jaxpr
 
-__all__ = ["Traced", "jit", "trace"]
+__all__ = ["Traced", "jit", "outside_of_traces", "trace"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)  # JAX asks for it, and equations are long
@@ -281,6 +282,19 @@ def jit(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
         return whole(*args) if program is None else program(arrays)
 
     return call
+
+
+def outside_of_traces(
+    function: Callable[[dict[str, Array]], dict[str, Array]], arrays: dict[str, Array]
+) -> dict[str, Array]:
+    """Apply a function to known arrays, so that the result outlives a trace in which it is made."""
+    import jax
+
+    made = function(arrays)
+    if any(map(is_traced, made.values())):
+        with jax.ensure_compile_time_eval():  # which takes longer to compile
+            made = function(arrays)
+    return made
 
 
 def _count(jaxpr: Jaxpr) -> int:

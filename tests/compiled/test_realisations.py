@@ -201,7 +201,7 @@ def test_what_references_determine_is_computed_once(planned):
     traced = compiled._trace({})
     fixed, _ = compiled._halves(traced)
     assert fixed.paths
-    (made,) = (out for key, out in compiled._programs.items() if key == "held")
+    made = compiled._programs["held"]
     compiled.products(science=compiled.observation.science)
     assert compiled._programs["held"] is made
     held = compiled._held(traced, {})
